@@ -1,0 +1,19 @@
+"""Alert-CLIP: abnormality-aware tuning of CLIP for video anomaly detection.
+
+Modules in reading order; each imports only what stands before it:
+
+- ``errors``, ``files``: one error type for bad input, atomic writes, progress.
+- ``params``: every knob of a run, typed.
+- ``data``: VAGTA annotations, boxes, videos, frame cache, clips, the synthetic mini world.
+- ``model``: open_clip towers with split attention, LoRA, temporal transformer, regions, export.
+- ``losses``: one function per objective of the paper.
+- ``training``: one loop for Stage I and Stage II.
+- ``diagnosis``, ``evaluation``, ``explain``: MeanSignScore, zero-shot metrics, attention maps.
+- ``figures``: a tidy table in, a figure out.
+- ``score``: score your own videos.
+
+Axis letters: B clips, T frames, R regions, K hard negatives, C prompts, D embedding dimension,
+N patch tokens, H and W pixels. A mask is True where the entry is real.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,179 @@
+"""Every knob of a run: typed, flat, and refused when misspelt.
+
+A profile (``params/<profile>.yaml``) states only where it deviates from the defaults below,
+which are the paper's values (supplementary Table 4) or, where it is silent, ours.
+"""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from alertclip.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+PROFILES = ROOT / "params"
+
+Projection = Literal["q", "k", "v", "out"]
+Tower = Literal["visual", "text"]
+
+
+class Params(BaseModel):
+    """All parameters of a run. Paths are relative to the project root, annotations to data_root."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    profile: str = "paper"
+    seed: int = 42  # Table 4
+    device: str = "auto"  # auto = cuda where present, else cpu
+    workers: int = Field(2, ge=0)  # processes that decode or render
+
+    # Data. world: "vagta" = the published files; "miniworld" = rendered here, synthetic.
+    world: Literal["vagta", "miniworld"] = "vagta"
+    data_root: str = "${ALERTCLIP_DATA}"
+    annotations_train: str = "Final_ucf_fgclip_translated_qwen_train.json"
+    annotations_test: str = "Final_ucf_fgclip_translated_qwen_test.json"
+    annotations_dev: str = ""  # empty = a share of the training videos
+    hard_negatives_train: str = "qwen_vl_train.json"
+    hard_negatives_test: str = ""
+    validation_fraction: float = Field(0.05, gt=0, lt=1)  # ours: the test set selects nothing
+    strip_class_prefix: bool = False  # protocols point 20: the prefix states the class
+    world_train: int = Field(800, ge=2)
+    world_dev: int = Field(160, ge=2)
+    world_test: int = Field(400, ge=2)
+    world_style: Literal["flat", "line"] = "flat"
+    world_seed: int = 0
+
+    # Model.
+    backbone: str = "ViT-B-32-quickgelu"  # Table 4 text; B/16 is an overlay
+    pretrained: str | None = "openai"
+    num_frames: int = Field(256, ge=1)  # Table 4
+    lora_targets: list[Projection] = ["q", "k", "v"]  # Table 4 "include k"
+    lora_towers: list[Tower] = ["visual", "text"]
+    region_pooling: Literal["mean", "temporal"] = "mean"  # supplementary C.2
+    patch_tokens: Literal["plain", "value"] = "plain"
+    temporal_layers: int = Field(2, ge=1)  # supplementary C.1
+    temporal_heads: int = Field(8, ge=1)
+    temporal_dropout: float = Field(0.1, ge=0, lt=1)
+    checkpointing: str = "all"  # none | all | a number k: every k-th block
+    negatives: Literal["micro", "accumulated"] = "micro"  # micro = 8-way, as Table 4 reads
+    evaluation_batch_size: int = Field(8, ge=1)
+    bootstrap_samples: int = Field(1000, ge=10)
+    prompts: str = "params/prompts.yaml"
+
+    # Stage I, Table 4, first column.
+    stage1_batch_size: int = Field(8, ge=1)
+    stage1_accumulation: int = Field(16, ge=1)
+    stage1_base_lr: float = Field(5e-6, gt=0)
+    stage1_text_lr: float = Field(2e-6, gt=0)
+    stage1_temporal_lr: float = Field(5e-6, gt=0)  # Table 4 names none: the base rate
+    stage1_weight_decay: float = Field(0.01, ge=0)
+    stage1_warmup_ratio: float = Field(0.05, ge=0, lt=1)
+    stage1_grad_norm: float = Field(1.0, gt=0)
+    stage1_epochs: int = Field(100, ge=1)
+    stage1_steps: int | None = None  # optimiser steps; overrides epochs
+    stage1_precision: Literal["fp32", "bf16"] = "fp32"
+    stage1_lora_rank: int = Field(4, ge=1)
+    stage1_lora_alpha: float = Field(8, gt=0)
+    stage1_lora_dropout: float = Field(0.05, ge=0, lt=1)
+    stage1_save_steps: int = Field(50, ge=1)
+    stage1_save_limit: int = Field(10, ge=1)
+
+    # Stage II, Table 4, second column. The loss weights are unpublished ("weighted").
+    stage2_batch_size: int = Field(8, ge=1)
+    stage2_accumulation: int = Field(16, ge=1)
+    stage2_base_lr: float = Field(4e-6, gt=0)
+    stage2_text_lr: float = Field(1.5e-6, gt=0)
+    stage2_temporal_lr: float = Field(4e-6, gt=0)
+    stage2_weight_decay: float = Field(0.01, ge=0)
+    stage2_warmup_ratio: float = Field(0.10, ge=0, lt=1)
+    stage2_grad_norm: float = Field(1.0, gt=0)
+    stage2_epochs: int = Field(20, ge=1)
+    stage2_steps: int | None = None
+    stage2_precision: Literal["fp32", "bf16"] = "bf16"
+    stage2_lora_rank: int = Field(16, ge=1)
+    stage2_lora_alpha: float = Field(32, gt=0)
+    stage2_lora_dropout: float = Field(0.05, ge=0, lt=1)
+    stage2_save_steps: int = Field(100, ge=1)
+    stage2_save_limit: int = Field(2, ge=1)
+    loss_global_weight: float = Field(1.0, ge=0)
+    loss_region_weight: float = Field(1.0, ge=0)
+    loss_hard_weight: float = Field(1.0, ge=0)
+
+    # Notebook 00.
+    video: str = ""  # a file to score; empty = one of the run's test videos
+
+    @model_validator(mode="after")
+    def _check(self) -> "Params":
+        if not self.lora_targets or not self.lora_towers:
+            raise ValueError("lora_targets and lora_towers must not be empty")
+        if self.checkpointing not in ("none", "all") and not self.checkpointing.isdigit():
+            raise ValueError("checkpointing must be none, all or a number of blocks")
+        return self
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder into which this profile's run writes."""
+        return ROOT / "runs" / self.profile
+
+    @property
+    def data_dir(self) -> Path:
+        """The data root with environment variables resolved."""
+        if self.world == "miniworld":
+            return self.run_dir / "world"
+        expanded = os.path.expandvars(self.data_root)
+        if "$" in expanded:
+            raise InputError(
+                f"data_root is {self.data_root} and that variable is not set: set it to the folder"
+                " that holds UCF_Crimes_Videos/, MSAD/ and the VAGTA json files, or pass"
+                " -p data_root=FOLDER"
+            )
+        return ROOT / expanded
+
+
+def load_params(profile: str, overrides: dict[str, Any] | None = None) -> Params:
+    """Read ``params/<profile>.yaml`` and overlays, apply ``overrides``, check every name and type.
+
+    A profile may name several overlays joined by ``+`` ("paper+paper-b16"); later ones win and the
+    first names the run. Raises InputError naming the parameter, the file and the nearest name.
+    """
+    values: dict[str, Any] = {"profile": profile}
+    for name in profile.split("+"):
+        values |= _read_yaml(PROFILES / f"{name}.yaml")
+    return _validate(values | (overrides or {}), f"params/{profile}.yaml or -p")
+
+
+def notebook_params(profile: str, overrides: dict[str, Any]) -> Params:
+    """Parameters of a notebook: its profile with the values the reader or run_all.sh overrides."""
+    return load_params(profile, overrides)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        known = sorted(p.stem for p in PROFILES.glob("*.yaml"))
+        raise InputError(f"{path.name}: no such profile in params/; there are {', '.join(known)}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise InputError(f"{path.name}: not valid YAML: {error}") from None
+    _validate({"profile": path.stem} | values, f"params/{path.name}")
+    return values
+
+
+def _validate(values: dict[str, Any], source: str) -> Params:
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{source}: " + "; ".join(_explain(e) for e in error.errors())) from None
+
+
+def _explain(error: dict[str, Any]) -> str:
+    name = ".".join(str(part) for part in error["loc"]) or "parameters"
+    if error["type"] != "extra_forbidden":
+        return f"{name}: {error['msg']} (got {error['input']!r})"
+    near = difflib.get_close_matches(name, Params.model_fields, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"{name}: no such parameter{hint}"
