@@ -1,0 +1,84 @@
+"""From parameters to clips: the one place that knows which files a profile reads.
+
+The mini world is rendered on first use; the real data are only checked, never fetched. From here
+on nothing in the library knows which of the two it works on.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from alertclip.data import miniworld
+from alertclip.data.cache import FrameCache
+from alertclip.data.clips import ClipDataset, split_validation
+from alertclip.data.vagta import Item, Report, load_surrogate, load_vagta
+from alertclip.errors import InputError
+from alertclip.params import Params
+
+Split = Literal["train", "dev", "test"]
+VAGTA_PAGE = "https://github.com/ClarkZhu216/Alert-CLIP_dataset"
+
+
+def prepare_data(P: Params) -> Path:
+    """Return the data root; render the mini world if it is not there yet."""
+    root = P.data_dir
+    if P.world == "miniworld":
+        miniworld.generate(
+            root,
+            P.world_train,
+            P.world_dev,
+            P.world_test,
+            P.world_style,
+            P.world_seed,
+            max(1, P.workers),
+        )
+    check_data(P)
+    return root
+
+
+def check_data(P: Params) -> None:
+    """Raise one InputError that lists every missing file: what, from where, to put where."""
+    root = P.data_dir
+    videos = {"UCF_Crimes_Videos": "UCF-Crime", "MSAD": "MSAD"} if P.world == "vagta" else {}
+    missing = [
+        f"{root / folder}/: the {name} videos, from its authors (request form)"
+        for folder, name in videos.items()
+        if not (root / folder).is_dir()
+    ]
+    train = [P.annotations_train, P.hard_negatives_train]
+    if not any((root / name).is_file() for name in train if name):
+        missing.append(f"{root / train[0]} or {root / train[1]}: VAGTA training text, {VAGTA_PAGE}")
+    if not (root / P.annotations_test).is_file():
+        missing.append(f"{root / P.annotations_test}: VAGTA test text, {VAGTA_PAGE}")
+    if missing:
+        raise InputError(f"profile {P.profile} lacks data:\n- " + "\n- ".join(missing))
+
+
+def load_split(P: Params, split: Split) -> tuple[list[Item], Report]:
+    """Items of a split with the validation report of the files they came from.
+
+    dev is its own file where the profile has one, else a share of the training videos; the
+    training split is then the rest, so that the two never share a video.
+    """
+    if split == "test" or (split == "dev" and P.annotations_dev):
+        name = P.annotations_test if split == "test" else P.annotations_dev
+        negatives = P.hard_negatives_test if split == "test" else ""
+        return load_vagta(P.data_dir / name, P.data_dir / negatives if negatives else None)
+    items, report = _load_training_text(P)
+    if P.annotations_dev:
+        return items, report
+    train, validation = split_validation(items, P.validation_fraction, P.seed)
+    return (train if split == "train" else validation), report
+
+
+def _load_training_text(P: Params) -> tuple[list[Item], Report]:
+    negatives = P.data_dir / P.hard_negatives_train
+    if (P.data_dir / P.annotations_train).is_file():
+        return load_vagta(P.data_dir / P.annotations_train, negatives)
+    return load_surrogate(negatives)
+
+
+def clip_dataset(P: Params, split: Split, image_size: tuple[int, int]) -> ClipDataset:
+    """Clips of a split at ``image_size`` (H, W), decoded through the run's frame cache."""
+    items, _ = load_split(P, split)
+    cache = FrameCache(P.run_dir / "cache", image_size)
+    return ClipDataset(P.data_dir, items, P.num_frames, cache, workers=P.workers)

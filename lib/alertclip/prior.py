@@ -1,0 +1,239 @@
+"""MiniCLIP: a small open_clip model pre-trained on stills of the synthetic mini world.
+
+It stands where OpenAI's CLIP stands in the paper, so that the whole method runs without a
+download. It is engineered to resemble CLIP's weakness: it learns scenes, colours, objects and
+postures from neutral captions and never learns which twin of a pair is the abnormal one. The
+card written beside the weights says so. ``python -m alertclip.prior --out DIR`` makes it again.
+"""
+
+import argparse
+import math
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from open_clip.model import CLIP
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers.trainers import BpeTrainer
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import log_softmax
+from transformers import PreTrainedTokenizerFast
+
+from alertclip.data import miniworld
+from alertclip.files import atomic_write, progress, write_json
+
+IMAGE_SIZE = 128
+CONTEXT_LENGTH = 40
+PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<start>", "<end>"
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def model_config(vocab_size: int) -> dict:
+    """open_clip ``model_cfg`` of MiniCLIP: a plain ViT-S-like tower, the code path of ViT-B/32."""
+    return {
+        "embed_dim": 128,
+        "vision_cfg": {
+            "image_size": IMAGE_SIZE,
+            "patch_size": 16,
+            "layers": 4,
+            "width": 192,
+            "head_width": 32,
+            "pool_type": "avg",
+        },
+        "text_cfg": {
+            "context_length": CONTEXT_LENGTH,
+            "vocab_size": vocab_size,
+            "width": 192,
+            "heads": 6,
+            "layers": 2,
+            "hf_tokenizer_name": "miniclip",  # read from the folder itself by open_clip
+            "tokenizer_kwargs": {"clean": "lower"},
+        },
+    }
+
+
+def train_tokenizer(texts: list[str], vocab_size: int = 2048) -> PreTrainedTokenizerFast:
+    """Byte-level BPE over ``texts``; any English text stays encodable.
+
+    END gets the highest id because open_clip pools the text tower at the largest token id.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = BpeTrainer(
+        vocab_size=vocab_size - 1,
+        special_tokens=[PAD, UNKNOWN, START],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens([END])
+    special = [(token, tokenizer.token_to_id(token)) for token in (START, END)]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{START} $A {END}", special_tokens=special
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        unk_token=UNKNOWN,
+        bos_token=START,
+        eos_token=END,
+    )
+
+
+def soft_contrastive_loss(
+    image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor, caption_ids: torch.Tensor
+) -> torch.Tensor:
+    """Symmetric InfoNCE whose target mass is shared by identical captions.
+
+    image, text: (B, D) l2-normalised; caption_ids: (B,) equal where captions are equal.
+    """
+    targets = (caption_ids[:, None] == caption_ids[None, :]).float()
+    targets = targets / targets.sum(1, keepdim=True)
+    logits = scale * image.float() @ text.float().T
+    by_image = -(targets * log_softmax(logits, 1)).sum(1).mean()
+    by_text = -(targets * log_softmax(logits.T, 1)).sum(1).mean()
+    return (by_image + by_text) / 2
+
+
+def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """uint8 (B,H,W,3) -> normalised float (B,3,H,W): flip, shift by up to 6 pixels, brightness."""
+    x = images.permute(0, 3, 1, 2).float() / 255
+    flip = torch.rand(len(x), generator=generator) < 0.5
+    x = torch.where(flip[:, None, None, None], x.flip(3), x)
+    down, right = torch.randint(-6, 7, (2,), generator=generator).tolist()
+    x = x.roll((down, right), (2, 3))
+    x = x * (0.8 + 0.4 * torch.rand(len(x), 1, 1, 1, generator=generator))
+    return (x.clamp(0, 1) - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+
+
+def learning_rate(step: int, steps: int, peak: float) -> float:
+    """Linear warm-up over 5 % of the steps, then cosine to zero."""
+    warmup = max(1, steps // 20)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+
+
+def pretrain(
+    images: np.ndarray,
+    captions: list[str],
+    tokenizer: PreTrainedTokenizerFast,
+    steps: int,
+    batch_size: int = 256,
+    peak_lr: float = 1.2e-3,
+    seed: int = 0,
+) -> CLIP:
+    """Train MiniCLIP contrastively on stills (N,H,W,3) uint8 with one caption each."""
+    torch.manual_seed(seed)
+    model = CLIP(**_architecture(len(tokenizer)))
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=peak_lr, betas=(0.9, 0.98), weight_decay=0.05
+    )
+    tokens = encode_captions(tokenizer, captions)
+    caption_ids = torch.tensor(np.unique(captions, return_inverse=True)[1])
+    generator = torch.Generator().manual_seed(seed)
+    for step in progress(range(steps), steps, "pre-training MiniCLIP", every_s=20):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, peak_lr)
+        picked = torch.randint(len(images), (batch_size,), generator=generator)
+        x = augment(torch.from_numpy(images[picked.numpy()]), generator)
+        loss = _loss(model, x, tokens[picked], caption_ids[picked])
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, math.log(100))
+        if step % 100 == 0:
+            print(f"step {step}: loss {loss.item():.3f}", flush=True)
+    return model.eval()
+
+
+def _loss(
+    model: CLIP, x: torch.Tensor, tokens: torch.Tensor, caption_ids: torch.Tensor
+) -> torch.Tensor:
+    # bf16 with the math backend: 3x fp32 on a CPU with bf16 units (flash backward is slow there).
+    with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):
+        image = model.encode_image(x, normalize=True)
+        text = model.encode_text(tokens, normalize=True)
+    return soft_contrastive_loss(image, text, model.logit_scale.exp(), caption_ids)
+
+
+def _architecture(vocab_size: int) -> dict:
+    config = model_config(vocab_size)
+    text = {k: v for k, v in config["text_cfg"].items() if not k.endswith(("_name", "_kwargs"))}
+    return config | {"text_cfg": text}
+
+
+def encode_captions(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> torch.Tensor:
+    """Token ids (B, CONTEXT_LENGTH) as open_clip's own wrapper makes them from the folder."""
+    return tokenizer(
+        captions,
+        return_tensors="pt",
+        max_length=CONTEXT_LENGTH,
+        padding="max_length",
+        truncation=True,
+    ).input_ids
+
+
+def save_prior(model: CLIP, tokenizer: PreTrainedTokenizerFast, out: Path, card: dict) -> None:
+    """Write an open_clip ``local-dir`` folder: config, fp16 weights, tokenizer, card.json."""
+    out.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(out)
+    preprocess = {
+        "mean": MEAN,
+        "std": STD,
+        "interpolation": "bilinear",
+        "resize_mode": "squash",
+    }
+    write_json(
+        out / "open_clip_config.json",
+        {"model_cfg": model_config(len(tokenizer)), "preprocess_cfg": preprocess},
+    )
+    weights = {k: v.half().contiguous() for k, v in model.state_dict().items()}
+    with atomic_write(out / "open_clip_model.safetensors") as temporary:
+        save_file(weights, temporary)
+    write_json(out / "card.json", card)
+
+
+def main() -> None:
+    """Command line: render stills, train the tokenizer and the model, save both."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--stills", type=int, default=60_000)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    start = time.monotonic()
+    images, captions, _ = miniworld.stills(
+        args.stills, args.seed, (IMAGE_SIZE, IMAGE_SIZE), args.workers
+    )
+    tokenizer = train_tokenizer(captions)
+    model = pretrain(images, captions, tokenizer, args.steps, seed=args.seed)
+    card = {
+        "what": "MiniCLIP, a synthetic stand-in for CLIP; it knows nothing of the real world",
+        "engineered": "neutral captions; 35% of the stills show the abnormal twin of a pair under"
+        " neutral words; topic and generic words are drawn independently of the twin, so that the"
+        " model sees postures and objects but has no notion of abnormal",
+        "stills": args.stills,
+        "steps": args.steps,
+        "batch_size": 256,
+        "seed": args.seed,
+        "minutes": round((time.monotonic() - start) / 60, 1),
+        "machine": platform.machine(),
+        "versions": {"torch": torch.__version__, "open_clip": open_clip.__version__},
+        "command": f"python -m alertclip.prior --out DIR --stills {args.stills}"
+        f" --steps {args.steps} --seed {args.seed}",
+    }
+    save_prior(model, tokenizer, args.out, card)
+
+
+if __name__ == "__main__":
+    main()
