@@ -77,7 +77,7 @@ def _sets(raw: dict[str, Any], path: Path | str, prefix: str) -> PromptSets:
 
 
 def _sentences(value: Any, path: Path | str, entry: str) -> tuple[str, ...]:
-    good = isinstance(value, list) and value and all(isinstance(s, str) and s.strip() for s in value)
-    if not good:
+    sentences = value if isinstance(value, list) else []
+    if not sentences or not all(isinstance(s, str) and s.strip() for s in sentences):
         raise InputError(f"{path}: {entry} must be a list of at least one non-empty sentence")
-    return tuple(value)
+    return tuple(sentences)

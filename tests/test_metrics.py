@@ -1,0 +1,112 @@
+"""AUC and AP against scikit-learn, ground truth, and the annotation file's quirks."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from alertclip.diagnosis import paired_difference
+from alertclip.errors import InputError
+from alertclip.evaluation.metrics import (
+    FrameScores,
+    auc_statistic,
+    average_precision,
+    frame_metrics,
+    hold,
+    inside,
+    parse_temporal_annotations,
+    roc_auc,
+    video_metrics,
+)
+
+
+@pytest.mark.parametrize("levels", [3, 1000])  # many ties, few ties
+def test_metrics_equal_scikit_learn(levels):
+    rng = np.random.default_rng(0)
+    scores, labels = rng.integers(0, levels, 200) / levels, rng.integers(0, 2, 200)
+    assert roc_auc(scores, labels, 1 - labels) == pytest.approx(roc_auc_score(labels, scores))
+    ours = average_precision(scores, labels, 1 - labels)
+    assert ours == pytest.approx(average_precision_score(labels, scores))
+
+
+def test_weights_repeat_items():
+    rng = np.random.default_rng(1)
+    scores, labels, weights = rng.normal(size=30), np.arange(30) % 2, rng.integers(0, 4, (5, 30))
+    got = auc_statistic(labels)(scores, weights)
+    for row, value in zip(weights, got, strict=True):
+        expected = roc_auc_score(np.repeat(labels, row), np.repeat(scores, row))
+        assert value == pytest.approx(expected)
+
+
+def test_auc_is_antisymmetric_and_rank_only():
+    rng = np.random.default_rng(2)
+    scores, labels = rng.normal(size=50), np.arange(50) % 2
+    auc = roc_auc(scores, labels, 1 - labels)
+    assert roc_auc(-scores, labels, 1 - labels) == pytest.approx(1 - auc)
+    assert roc_auc(np.exp(scores), labels, 1 - labels) == pytest.approx(auc)
+
+
+def test_video_metrics_and_paired_auc():
+    labels = np.repeat([0, 1], 40)
+    weak = np.random.default_rng(3).normal(size=80) + 0.3 * labels
+    strong = weak + 2.0 * labels
+    table = video_metrics(strong, labels, n_boot=100).set_index("metric")
+    auc = table.loc["video AUC"]
+    assert auc["low"] <= auc["value"] <= auc["high"] and auc["n"] == 80
+    difference = paired_difference(weak, strong, auc_statistic(labels), n_boot=100)
+    assert difference.low > 0
+
+
+def test_one_class_is_refused_by_name():
+    with pytest.raises(InputError, match="all 3 videos are abnormal"):
+        video_metrics([0.1, 0.2, 0.3], [1, 1, 1])
+    with pytest.raises(InputError, match="video scores: score 1 is not finite"):
+        video_metrics([0.1, np.nan], [0, 1])
+
+
+def test_frame_metrics_against_scikit_learn():
+    rng = np.random.default_rng(4)
+    truth = [inside(np.arange(40), [(10, 20)]), inside(np.arange(60), [(0, 5), (50, 60)])]
+    videos = [
+        FrameScores("a", np.round(rng.normal(size=40) + truth[0], 1), truth[0], True),
+        FrameScores("b", np.round(rng.normal(size=60) + truth[1], 1), truth[1], True),
+        FrameScores("n", np.round(rng.normal(size=50) - 2, 1), np.zeros(50, bool), False),
+    ]
+    table = frame_metrics(videos, n_boot=50).set_index("metric")
+    y, s = (np.concatenate([getattr(v, f) for v in videos]) for f in ("truth", "scores"))
+    assert table.loc["frame AUC", "value"] == pytest.approx(roc_auc_score(y, s))
+    assert table.loc["frame AP", "value"] == pytest.approx(average_precision_score(y, s))
+    inner = roc_auc_score(y[:100], s[:100])
+    assert table.loc["in-clip frame AUC", "value"] == pytest.approx(inner)
+    assert table["n"].tolist() == [150, 150, 100]
+    with pytest.raises(InputError, match="for frame AUC are normal"):
+        frame_metrics(videos[2:])
+
+
+def test_truth_is_end_exclusive_and_scores_hold():
+    truth = inside(np.arange(10), [(2, 4), (8, 9)])
+    assert np.flatnonzero(truth).tolist() == [2, 3, 8]
+    np.testing.assert_array_equal(hold([0.1, 0.9], [1, 4], 6), [0.1, 0.1, 0.1, 0.1, 0.9, 0.9])
+
+
+def test_annotation_file_quirks(tmp_path):
+    path = tmp_path / "Temporal_Anomaly_Annotation.txt"
+    path.write_bytes(
+        b"Abuse028_x264.mp4  Abuse  165  240  -1  -1  \r\n"
+        b"Arson018_x264  Arson  10  20  30  40\r\n\r\n"
+        b"Normal_Videos_003_x264.mp4\tNormal\t-1\t-1\t-1\t-1\r\n"
+    )
+    annotations = parse_temporal_annotations(path)
+    assert annotations["Abuse028_x264"].spans == ((165, 240),)
+    assert annotations["Arson018_x264"].spans == ((10, 20), (30, 40))
+    assert annotations["Normal_Videos_003_x264"].spans == ()
+    path.write_text("Abuse028_x264.mp4  Abuse  165\n")
+    with pytest.raises(InputError, match="line 1"):
+        parse_temporal_annotations(path)
+
+
+def test_published_annotations(shared_data):
+    path = shared_data / "ucf_crime/lists/Temporal_Anomaly_Annotation.txt"
+    annotations = parse_temporal_annotations(path)
+    assert len(annotations) == 290
+    assert sum(len(a.spans) == 2 for a in annotations.values()) == 16
+    assert sum(not a.spans for a in annotations.values()) == 150
