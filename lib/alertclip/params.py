@@ -61,6 +61,7 @@ class Params(BaseModel):
     checkpointing: str = "all"  # none | all | a number k: every k-th block
     negatives: Literal["micro", "accumulated"] = "micro"  # micro = 8-way, as Table 4 reads
     evaluation_batch_size: int = Field(8, ge=1)
+    validate_steps: int = Field(50, ge=1)  # ours: optimiser steps between validations
     bootstrap_samples: int = Field(1000, ge=10)
     prompts: str = "params/prompts.yaml"
 
