@@ -1,0 +1,25 @@
+"""One function per figure: a tidy table in, a matplotlib Figure out; ``save`` writes PNG and CSV.
+
+Figures carry ``_repr_png_``, so a notebook shows one by naming it last in a cell.
+"""
+
+from alertclip.figures.curves import anomaly_curve, loss_curves
+from alertclip.figures.images import boxes_on_frames, frames_grid
+from alertclip.figures.results import auc_comparison, dataset_overview, mss_per_class
+from alertclip.figures.spaces import prompt_similarity_matrix, similarity_gap, umap_panels
+from alertclip.figures.style import Figure, save
+
+__all__ = [
+    "Figure",
+    "anomaly_curve",
+    "auc_comparison",
+    "boxes_on_frames",
+    "dataset_overview",
+    "frames_grid",
+    "loss_curves",
+    "mss_per_class",
+    "prompt_similarity_matrix",
+    "save",
+    "similarity_gap",
+    "umap_panels",
+]
