@@ -31,7 +31,7 @@ def loss_curves(
     Columns: step, term, value (nats).
     """
     require(table, ["step", "term", "value"], "loss curves")
-    figure = new_figure(8, 4)
+    figure = new_figure(9, 4)
     axes = figure.subplots()
     terms = in_order(table["term"])
     palette = colours(terms)
@@ -82,7 +82,6 @@ def anomaly_curve(
             show_frame(last, frame, "attention", attention[i])
         if text:
             figure.axes[-1].set_xlabel(text, fontsize=9)
-    legend_outside(figure, axes)
     headline(figure, title, caption)
     return figure
 
@@ -95,3 +94,4 @@ def _curve(axes: Axes, table: pd.DataFrame, spans: Sequence[tuple[float, float]]
                      label="ground truth" if i == 0 else None)
     axes.set(xlabel="time (s)", ylabel="anomaly score (0 to 1)", ylim=(0, 1))
     axes.set_xlim(0, max(float(table["time_s"].max()), 1e-3))
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1.1), ncols=2, borderaxespad=0)

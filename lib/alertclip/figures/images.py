@@ -102,7 +102,7 @@ def _grid(
     columns = min(columns, len(frames))
     rows = math.ceil(len(frames) / columns)
     shape = frames[0].shape
-    figure = new_figure(2.7 * columns, 0.6 + rows * (2.7 * shape[0] / shape[1] + 0.75))
+    figure = new_figure(2.7 * columns, 0.6 + rows * (2.7 * shape[0] / shape[1] + 0.55))
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for empty in panels[len(frames):]:
         empty.set_visible(False)

@@ -8,6 +8,7 @@ from alertclip.figures.style import (
     INK,
     MARKERS,
     PALETTE,
+    PAPER,
     Figure,
     colours,
     headline,
@@ -26,7 +27,7 @@ def dataset_overview(table: pd.DataFrame, title: str = "Items per class") -> Fig
     counts = table.groupby(["class_name", "split"], sort=False)["items"].sum().unstack(fill_value=0)
     splits = in_order(table["split"])
     counts = counts[splits].loc[counts.sum(axis=1).sort_values().index]
-    figure = new_figure(8, 1.6 + 0.2 * len(counts) * len(splits) + 0.1 * len(counts))
+    figure = new_figure(9, 1.2 + 0.2 * len(counts) * len(splits) + 0.1 * len(counts))
     axes = figure.subplots()
     thickness = 0.8 / len(splits)
     for i, split in enumerate(splits):
@@ -57,13 +58,13 @@ def mss_per_class(
     counts = table.groupby("class_name", sort=False)["n"].max()
     rows = [f"{name}  (n = {n})" for name, n in counts.items()]
     shown = table.assign(row=[f"{c}  (n = {counts[c]})" for c in table["class_name"]])
-    figure = new_figure(8, 1.9 + _row_height(shown["model"].nunique()) * len(rows))
+    figure = new_figure(9, 1.5 + _row_height(shown["model"].nunique()) * len(rows))
     axes = figure.subplots()
     _intervals(axes, shown.rename(columns={"mss": "value"}), rows, "model")
     axes.axvline(0, color=INK, linewidth=1)
     axes.set_xlabel("MeanSignScore (difference of cosines; above 0: right prompts preferred)")
     legend_outside(figure, axes)
-    headline(figure, title, caption or "Point: mean over n videos. Line: 95% bootstrap interval.")
+    headline(figure, title, caption or _marks(table, "mean over n videos"))
     return figure
 
 
@@ -79,15 +80,24 @@ def auc_comparison(
     require(table, ["setting", "model", "value", "low", "high", "n"], "AUC comparison")
     counts = table.groupby("setting", sort=False)["n"].max()
     names = {setting: f"{setting}\n(n = {n:,})" for setting, n in counts.items()}
-    figure = new_figure(8, 1.9 + _row_height(table["model"].nunique()) * len(names))
+    figure = new_figure(9, 1.5 + _row_height(table["model"].nunique()) * len(names))
     axes = figure.subplots()
     _intervals(axes, table.assign(row=table["setting"].map(names)), list(names.values()), "model")
     if chance is not None:
         axes.axvline(chance, color=INK, linewidth=1, linestyle=":", label="chance")
     axes.set_xlabel("AUC or AP (%)" if chance is None else "AUC (%)")
     legend_outside(figure, axes)
-    headline(figure, title, caption or "Point: value. Line: 95% bootstrap interval over videos.")
+    headline(figure, title, caption or _marks(table, "value on n items"))
     return figure
+
+
+def _marks(table: pd.DataFrame, point: str) -> str:
+    paper = " Black bar: the paper's number for that model." if _has_paper(table) else ""
+    return f"Point: {point}. Line: 95% bootstrap interval over videos.{paper}"
+
+
+def _has_paper(table: pd.DataFrame) -> bool:
+    return "paper" in table and bool(table["paper"].notna().any())
 
 
 def _row_height(models: int) -> float:
@@ -103,9 +113,9 @@ def _intervals(axes: Axes, table: pd.DataFrame, rows: list[str], by: str) -> Non
         y = np.array([rows.index(row) for row in part["row"]]) + offsets[i]
         axes.hlines(y, part["low"], part["high"], color=palette[model])
         axes.plot(part["value"], y, MARKERS[i % len(MARKERS)], color=palette[model], label=model)
-        if "paper" in part and part["paper"].notna().any():
+        if _has_paper(part):
             axes.plot(part["paper"], y, "|", color="black", markersize=13, markeredgewidth=2.2,
-                      label="paper, in the row of its model")
+                      label=PAPER)
     axes.set_yticks(range(len(rows)), rows)
     axes.set_ylim(len(rows) - 0.45, -0.55)
     axes.grid(axis="y", visible=False)

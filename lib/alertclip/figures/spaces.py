@@ -60,7 +60,7 @@ def similarity_gap(
     Columns: key, class_name, normal, abnormal, gap; rows are drawn top to bottom.
     """
     require(table, ["key", "class_name", "normal", "abnormal", "gap"], "similarity gap")
-    figure = new_figure(8, 2.0 + 0.36 * len(table))
+    figure = new_figure(9.5, 1.5 + 0.36 * len(table))
     axes = figure.subplots()
     y = range(len(table))
     axes.hlines(y, table["normal"], table["abnormal"], color="#999999", linewidth=2, zorder=1)
@@ -74,7 +74,7 @@ def similarity_gap(
     labels = [f"{key} ({name})" for key, name in pairs]
     axes.set_yticks(y, [wrap(label, 42) for label in labels])
     axes.set_ylim(len(table) - 0.4, -0.6)
-    axes.margins(x=0.18)
+    axes.margins(x=0.25)
     axes.set_xlabel("mean cosine similarity")
     axes.grid(axis="y", visible=False)
     legend_outside(figure, axes)
@@ -90,7 +90,7 @@ def umap_panels(table: pd.DataFrame, title: str = "", caption: str = "") -> Figu
     """
     require(table, ["panel", "x", "y", "group"], "UMAP panels")
     panels, groups = in_order(table["panel"]), in_order(table["group"])
-    figure = new_figure(max(6.0, 4.2 * len(panels)), 5)
+    figure = new_figure(1.4 + 4 * len(panels), 4.6)
     palette = colours(groups)
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for i, group in enumerate(groups):
@@ -99,6 +99,6 @@ def umap_panels(table: pd.DataFrame, title: str = "", caption: str = "") -> Figu
                          color=palette[group], marker=MARKERS[i % len(MARKERS)])
         axes.set_title(f"{panel} (n = {(table['panel'] == panel).sum()})")
         axes.set(xlabel="UMAP 1 (no unit)", ylabel="UMAP 2 (no unit)", xticks=[], yticks=[])
-    legend_outside(figure, axes, columns=5)
+    legend_outside(figure, axes)
     headline(figure, title, caption)
     return figure

@@ -19,6 +19,7 @@ STYLE = Path(__file__).with_name("alertclip.mplstyle")
 NORMAL, ABNORMAL, INK = "#0072B2", "#D55E00", "#333333"
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 MARKERS = "osD^vP*X"
+PAPER = "paper"
 
 Arguments = ParamSpec("Arguments")
 
@@ -88,13 +89,13 @@ def headline(figure: Figure, title: str, caption: str = "") -> None:
                          color=INK)
 
 
-def legend_outside(figure: Figure, axes: Axes, columns: int = 4) -> None:
-    """One legend above the axes and outside the data."""
+def legend_outside(figure: Figure, axes: Axes) -> None:
+    """One legend to the right of the axes, outside the data; the paper's mark comes last."""
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
-    if unique:
-        figure.legend(unique.values(), unique.keys(), loc="outside upper left",
-                      ncols=min(columns, len(unique)))
+    names = sorted(unique, key=lambda name: name == PAPER)
+    if names:
+        figure.legend([unique[name] for name in names], names, loc="outside right upper")
 
 
 def in_order(values: Iterable[str]) -> list[str]:
