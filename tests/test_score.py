@@ -1,0 +1,116 @@
+"""Scoring videos: every frame gets a row, bad files are named, nothing is overwritten."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from alertclip import score
+from alertclip.errors import InputError
+from alertclip.params import PROFILES
+from alertclip.prompts import load_prompts
+
+BLUE, RED = (20, 20, 220), (220, 20, 20)
+
+
+class ColourModel(nn.Module):
+    """Stands for AlertCLIP: a frame's embedding is its mean colour, abnormal prompts are red."""
+
+    image_size, grid = (32, 32), (2, 2)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logit_scale = nn.Parameter(torch.tensor(3.0))
+        attention = nn.Module()
+        attention.num_heads = 1
+        attention.q_proj, attention.k_proj = nn.Linear(3, 3), nn.Linear(3, 3)
+        visual = nn.Module()
+        visual.attn, visual.pool_type = attention, "avg"
+        visual.attn.forward = lambda x: x
+        self.clip = nn.Module()
+        self.clip.visual = visual
+        self.longest = 0
+
+    def encode_frames(self, frames: torch.Tensor) -> None:
+        tokens = nn.functional.adaptive_avg_pool2d(frames[0].float(), 2).flatten(2)
+        self.clip.visual.attn(tokens.transpose(1, 2))
+
+    def encode_clip(self, frames: torch.Tensor, mask: torch.Tensor) -> SimpleNamespace:
+        self.longest = max(self.longest, frames.shape[1])
+        return SimpleNamespace(z=frames.float().mean(dim=(-1, -2)))
+
+    def encode_text(self, sentences: list[str]) -> torch.Tensor:
+        abnormal = load_prompts(PROFILES / "prompts.yaml").sets.abnormal
+        colours = [RED if sentence in abnormal else BLUE for sentence in sentences]
+        return nn.functional.normalize(torch.tensor(colours, dtype=torch.float32), dim=-1)
+
+
+def write_video(path: Path, frames: int = 40, fps: int = 8) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), fps, (64, 48))
+    for i in range(frames):
+        colour = BLUE if i < frames // 2 else RED
+        writer.write(np.full((48, 64, 3), colour[::-1], np.uint8))  # OpenCV writes BGR
+    writer.release()
+    return path
+
+
+@pytest.fixture
+def model(monkeypatch) -> ColourModel:
+    model = ColourModel().eval()
+    monkeypatch.setattr(score, "load_model", lambda *_: (model, "colour model, not tuned"))
+    return model
+
+
+def test_curve_has_a_row_per_frame_and_finds_the_event(model, tmp_path):
+    prompts = score.embed_prompts(model, load_prompts(PROFILES / "prompts.yaml"))
+    video = write_video(tmp_path / "a.mp4")
+    curve = score.score_video(model, video, prompts, num_frames=4, stride=4)
+    table = curve.table()
+    assert table["frame"].tolist() == list(range(40))
+    assert table["time_s"].iloc[-1] == pytest.approx(39 / 8)
+    assert table["score"].between(0, 1).all()
+    assert (table["score"][:20] < 0.1).all() and (table["score"][20:] > 0.9).all()
+    assert curve.captions[-1] in load_prompts(PROFILES / "prompts.yaml").sets.abnormal
+    assert model.longest == 4, "a window must not grow with the video"
+
+
+def test_one_bad_file_does_not_stop_the_rest(model, tmp_path, capsys):
+    good = [write_video(tmp_path / folder / "clip.mp4", 16) for folder in ("a", "b")]
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"not a video")
+    missing = tmp_path / "missing.mp4"
+    out = tmp_path / "out"
+    videos = [str(path) for path in (good[0], broken, missing, good[1])]
+    assert score.main([*videos, "--out", str(out)]) == 1
+    summary = pd.read_csv(out / "summary.csv", keep_default_na=False)
+    assert summary["status"].tolist() == ["scored", "failed", "failed", "scored"]
+    assert "broken.mp4" in summary["reason"][1] and "no such file" in summary["reason"][2]
+    assert summary["output"].tolist() == ["a__clip", "broken", "missing", "b__clip"]
+    names = {path.name for path in out.iterdir()}
+    assert names == {"summary.csv", "a__clip.csv", "a__clip.png", "b__clip.csv", "b__clip.png"}
+    assert "not tuned" in capsys.readouterr().out
+    assert score.main([str(good[0]), "--out", str(out)]) == 0
+
+
+def test_output_names_never_collide():
+    paths = ["/x/a/clip.mp4", "/y/a/clip.mp4", "/x/a/clip.avi", "/x/Clip.mp4", "/x/summary.mp4",
+             "/x/a__clip.mp4", "/x/alone.mp4", "/x/alone.mp4"]
+    names = score.output_names([Path(path) for path in paths])
+    assert len(names) == 7 and len({name.casefold() for name in names.values()} | {"summary"}) == 8
+    assert names[Path("/x/alone.mp4")] == "alone"
+
+
+def test_bad_options_are_refused(model, tmp_path, capsys):
+    for option in ("--num-frames=0", "--stride=1.5", "--fps=0"):
+        with pytest.raises(SystemExit):
+            score.main(["v.mp4", "--out", str(tmp_path), option])
+    assert score.main(["v.mp4", "--out", str(tmp_path), "--prompts", "none.yaml"]) == 2
+    assert "none.yaml" in capsys.readouterr().err
+    with pytest.raises(InputError, match="v.mp4: no such file"):
+        score.score_video(model, "v.mp4", None)
