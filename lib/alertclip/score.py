@@ -30,7 +30,7 @@ from alertclip.prompts import Prompts, load_prompts
 RATE = 2.0  # sampled frames per second: near the field's 16-frame snippets at 30 fps
 CHUNK = 128  # frames held in memory at once
 KEY_FRAMES = 4
-DISPLAY = (240, 320)  # height, width of key frames in the figure
+DISPLAY_HEIGHT = 240  # pixels of a key frame in the figure
 HELD = "score held from each sampled frame to the next"
 
 
@@ -39,12 +39,13 @@ class ScoreCurve:
     """Anomaly score of one video: T sampled frames out of ``n_frames`` decodable ones.
 
     sampled (T,) native frame numbers from 0; scores (T,) in 0..1; captions (T,) the prompt
-    nearest to each sampled frame.
+    nearest to each sampled frame. aspect is width / height.
     """
 
     video: Path
     n_frames: int
     fps: float
+    aspect: float
     sampled: np.ndarray
     scores: np.ndarray
     captions: list[str]
@@ -115,7 +116,10 @@ def score_video(
         margin, caption = _score_window(model, window, prompts)
         scores.append(torch.sigmoid(model.logit_scale.exp() * margin).cpu().numpy())
         nearest += [prompts.sentences[i] for i in caption.tolist()]
-    return ScoreCurve(path, info.frames, info.fps, sampled, np.concatenate(scores), nearest)
+    return ScoreCurve(
+        path, info.frames, info.fps, info.width / info.height, sampled, np.concatenate(scores),
+        nearest,
+    )
 
 
 def _windows(
@@ -150,10 +154,11 @@ def draw(model: AlertCLIP, curve: ScoreCurve, caption: str) -> figures.Figure:
     """The curve with its key frames, where the visual tower looks in them, and top captions."""
     peaks = curve.peaks()
     frames = curve.sampled[peaks]
+    shown = (DISPLAY_HEIGHT, round(DISPLAY_HEIGHT * curve.aspect))
     seen = _to_tensor(model, read_frames(curve.video, frames, model.image_size))
     return figures.anomaly_curve(
         curve.table(),
-        list(read_frames(curve.video, frames, DISPLAY)),
+        list(read_frames(curve.video, frames, shown)),
         list(frames / curve.fps),
         list(attention_maps(model, seen).numpy()),
         title=curve.video.name,
