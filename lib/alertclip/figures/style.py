@@ -82,7 +82,8 @@ def require(table: pd.DataFrame, columns: Iterable[str], figure: str) -> None:
 def headline(figure: Figure, title: str, caption: str = "") -> None:
     """Title at the top left, caption (what the marks are, n, interval) at the bottom."""
     if title:
-        figure.suptitle(wrap(title, int(figure.get_figwidth() * 8)), x=0.01, ha="left", weight="bold")
+        text = wrap(title, int(figure.get_figwidth() * 8))
+        figure.suptitle(text, x=0.01, ha="left", weight="bold")
     if caption:
         width = int(figure.get_figwidth() * 13.5)
         figure.supxlabel("\n".join(textwrap.wrap(caption, width)), x=0.01, ha="left", fontsize=9,
