@@ -1,0 +1,204 @@
+"""Every random draw of a clip, made before the twin is chosen.
+
+``draw_plan(seed, ...)`` takes no label, so a plan cannot know which twin will be shown: the two
+twins of a seed share scene, light, people, clothes, props, timing, noise and compression.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+FPS, FRAMES, WIDTH, HEIGHT = 8, 64, 320, 240
+SECONDS = FRAMES / FPS
+
+
+class Pair(NamedTuple):
+    """A class and the everyday events that look like it."""
+
+    event: str
+    class_name: str
+    dataset: str
+    normal: tuple[str, ...]
+
+
+PAIRS = (
+    Pair("fight", "Fighting", "UCF-Crime", ("hug", "talk", "handshake", "dance")),
+    Pair("robbery", "Robbery", "UCF-Crime", ("hand-over",)),
+    Pair("shooting", "Shooting", "UCF-Crime", ("photo",)),
+    Pair("smash", "Vandalism", "UCF-Crime", ("clean",)),
+    Pair("crash", "RoadAccidents", "UCF-Crime", ("wait", "park")),
+    Pair("fire", "Fire", "MSAD", ("grill",)),
+    Pair("explosion", "Explosion", "UCF-Crime", ("steam",)),
+    Pair("fall", "People_falling", "MSAD", ("stretch", "tie shoe", "wave", "sit")),
+)
+CLASSES = tuple(pair.class_name for pair in PAIRS)
+
+OUTDOOR = ("street", "park", "square", "car park", "bridge")
+INDOOR = ("station platform", "corridor", "library", "shop")
+HELD_OUT_SCENE = "playground"  # in a fifth of the test plans, nowhere else
+SCENES = OUTDOOR + INDOOR
+
+# Seeds are the numbers in the file names; the ranges are disjoint by construction.
+SEED_START = {"train": 1, "dev": 50_001, "test": 70_001, "stills": 100_001}
+SEED_ROOM = {"train": 50_000, "dev": 20_000, "test": 30_000, "stills": 10_000_000}
+
+CLOTHES = {
+    "red": (196, 40, 42),
+    "blue": (36, 76, 190),
+    "green": (40, 140, 62),
+    "yellow": (228, 196, 48),
+    "white": (236, 236, 232),
+    "black": (30, 30, 34),
+    "grey": (128, 130, 134),
+    "orange": (230, 122, 30),
+    "purple": (120, 52, 150),
+    "pink": (232, 136, 168),
+}
+TROUSERS = ("blue", "black", "grey", "green", "purple", "white")
+SKINS = ((245, 208, 176), (224, 172, 132), (164, 112, 76), (104, 68, 48))
+HAIRS = ((40, 28, 22), (92, 58, 34), (176, 132, 70), (120, 118, 116))
+
+
+class Look(NamedTuple):
+    """How a person is dressed and built."""
+
+    kind: str  # "man" | "woman"
+    upper: str  # colour names
+    lower: str
+    upper_rgb: tuple[int, int, int]
+    lower_rgb: tuple[int, int, int]
+    skin: tuple[int, int, int]
+    hair: tuple[int, int, int]
+    size: float  # of the clip's body height
+    striped: bool
+
+
+class Bystander(NamedTuple):
+    """Someone who passes behind the action."""
+
+    look: Look
+    start: float  # x at t = 0, body heights from the centre of the action
+    speed: float  # body heights per second, sign = direction; 0 stands
+    phase: float
+
+
+class Plan(NamedTuple):
+    """One clip, but for the twin shown."""
+
+    seed: int
+    style: str
+    pair: Pair
+    normal_event: str
+    scene: str
+    distance: float
+    crowd: float
+    occlusion: float
+    night: float
+    compression: float
+    height: float  # body height, pixels
+    ground: float  # y of the feet, pixels
+    centre: float  # x of the action, pixels
+    mirror: bool
+    start: int  # first frame of the event
+    end: int  # one past its last frame
+    tempo: float
+    looks: tuple[Look, Look]
+    bystanders: tuple[Bystander, ...]
+    cars: tuple[tuple[str, tuple[int, int, int]], ...]
+    cloud: int  # grey level of steam, smoke and dust
+    light: tuple[float, float, float]
+    stamp: str
+    chance: tuple[float, ...]  # spare uniforms for the events, indexed by name in events.py
+    particles: np.ndarray  # (64, 4) uniforms
+
+    @property
+    def difficulty(self) -> str:
+        """easy | medium | hard, by the mean of the five dials."""
+        dials = (self.distance, self.crowd, self.occlusion, self.night, self.compression)
+        mean = sum(dials) / len(dials)
+        return "easy" if mean < 0.44 else "medium" if mean < 0.56 else "hard"
+
+
+def _jitter(rng: np.random.Generator, colour: tuple[int, int, int]) -> tuple[int, int, int]:
+    return tuple(int(c) for c in np.clip(np.asarray(colour) + rng.integers(-12, 13, 3), 0, 255))
+
+
+def _look(rng: np.random.Generator, avoid: str = "") -> Look:
+    upper = str(rng.choice([name for name in CLOTHES if name != avoid]))
+    lower = str(rng.choice([name for name in TROUSERS if name != upper]))
+    return Look(
+        kind=str(rng.choice(["man", "woman"])),
+        upper=upper,
+        lower=lower,
+        upper_rgb=_jitter(rng, CLOTHES[upper]),
+        lower_rgb=_jitter(rng, tuple(int(c * 0.8) for c in CLOTHES[lower])),
+        skin=SKINS[rng.integers(len(SKINS))],
+        hair=HAIRS[rng.integers(len(HAIRS))],
+        size=float(rng.uniform(0.92, 1.06)),
+        striped=bool(rng.random() < 0.2),
+    )
+
+
+def _bystander(rng: np.random.Generator) -> Bystander:
+    look = _look(rng)
+    side = float(rng.choice([-1.0, 1.0]))
+    walks = rng.random() < 0.7
+    start = side * float(rng.uniform(0.5, 1.3))
+    speed = -side * float(rng.uniform(0.1, 0.3)) if walks else 0.0
+    return Bystander(look, start, speed, float(rng.uniform(0, 1)))
+
+
+def _scene(rng: np.random.Generator, pair: Pair, split: str) -> str:
+    outside_only = pair.event in ("crash", "fire")
+    scene = str(rng.choice(OUTDOOR if outside_only else SCENES))
+    held_out = rng.random() < 0.2
+    return HELD_OUT_SCENE if held_out and split == "test" else scene
+
+
+def _cars(rng: np.random.Generator) -> tuple[tuple[str, tuple[int, int, int]], ...]:
+    names = rng.choice(list(CLOTHES), 2, replace=False)
+    return tuple((str(name), _jitter(rng, CLOTHES[str(name)])) for name in names)
+
+
+def draw_plan(seed: int, split: str, world_seed: int = 0, style: str = "flat") -> Plan:
+    """The plan of one pair of twins.
+
+    ``seed`` modulo 8 picks the pair, so that any run of consecutive seeds is balanced.
+    """
+    rng = np.random.default_rng([world_seed, seed])
+    pair = PAIRS[seed % len(PAIRS)]
+    distance, crowd, occlusion, night, compression = (float(x) for x in rng.random(5))
+    height = HEIGHT * float(rng.uniform(0.5, 0.64)) * (1 - 0.36 * distance)
+    start = int(rng.integers(15, 27))  # .23 to .41 of the clip
+    length = int(rng.integers(30, 49))
+    first = _look(rng)
+    return Plan(
+        seed=seed,
+        style=style,
+        pair=pair,
+        normal_event=str(rng.choice(pair.normal)),
+        scene=_scene(rng, pair, split),
+        distance=distance,
+        crowd=crowd,
+        occlusion=occlusion,
+        night=night,
+        compression=compression,
+        height=height,
+        ground=HEIGHT * (0.95 - 0.1 * distance) + float(rng.uniform(-3, 3)),
+        centre=WIDTH * float(rng.uniform(0.44, 0.56)),
+        mirror=bool(rng.random() < 0.5),
+        start=start,
+        end=min(FRAMES, start + length),
+        tempo=float(rng.uniform(0.85, 1.2)),
+        looks=(first, _look(rng, avoid=first.upper)),
+        bystanders=tuple(_bystander(rng) for _ in range(3))[: round(crowd * 3)],
+        cars=_cars(rng),
+        cloud=int(rng.choice([70, 110, 165, 225])),
+        light=tuple(float(x) for x in rng.uniform(0.88, 1.08, 3)),
+        stamp=f"2024-{rng.integers(1, 13):02d}-{rng.integers(1, 29):02d} {rng.integers(24):02d}:"
+        f"{rng.integers(60):02d}:"
+        if rng.random() < 0.5
+        else "",
+        chance=tuple(float(x) for x in rng.random(8)),
+        particles=rng.random((64, 4)),
+    )
