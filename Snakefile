@@ -1,0 +1,42 @@
+# One rule per notebook, generated from the table in lib/alertclip/notebooks.py.
+# ./run_all.sh calls this; directly, e.g. on a cluster:
+#   snakemake --config profile=paper --executor slurm --jobs 4
+import shlex
+import sys
+
+from alertclip.notebooks import NOTEBOOKS, inputs, parse_overrides
+from alertclip.files import sha256_json
+from alertclip.params import ROOT, load_params
+
+workdir: str(ROOT)
+
+PROFILE = str(config.get("profile", "mini"))
+PAIRS = config.get("overrides", [])
+PARAMS = load_params(PROFILE, parse_overrides(PAIRS))
+RUN = PARAMS.run_dir.relative_to(ROOT)
+
+
+rule all:
+    input:
+        [f"{RUN}/{book.name}.ipynb" for book in NOTEBOOKS],
+
+
+# Outputs are the executed notebook and its report only: Snakemake deletes the outputs of a rule
+# before it runs it, and worlds, caches and checkpoints have to survive to be resumed.
+for book in NOTEBOOKS:
+
+    rule:
+        name:
+            f"nb_{book.name}"
+        input:
+            [f"{RUN}/{name}.ipynb" for name in book.needs],
+        output:
+            f"{RUN}/{book.name}.ipynb",
+            f"{RUN}/{book.name}.html",
+        params:
+            inputs=sha256_json(inputs(book, PARAMS)),
+            call=shlex.join([sys.executable, "-m", "alertclip.notebooks", book.name, PROFILE, *PAIRS]),
+        threads: workflow.cores or 1
+        priority: len(NOTEBOOKS) - NOTEBOOKS.index(book)
+        shell:
+            "{params.call}"

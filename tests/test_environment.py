@@ -1,0 +1,96 @@
+"""One list of packages: pyproject.toml -> requirements.txt -> environment.yml -> what is installed.
+
+After a change in pyproject.toml, compile the lock again:
+
+    uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 --no-header
+        --no-annotate --no-emit-index-url --no-emit-find-links -o requirements.txt
+"""
+
+import re
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+MACHINES = {
+    "linux": {"sys_platform": "linux", "platform_machine": "x86_64", "os_name": "posix"},
+    "mac": {"sys_platform": "darwin", "platform_machine": "arm64", "os_name": "posix"},
+}
+
+
+def direct(root: Path) -> list[Requirement]:
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]["test"]
+    return [Requirement(line) for line in project["dependencies"] + extras]
+
+
+def locked(root: Path) -> list[Requirement]:
+    return [Requirement(line) for line in (root / "requirements.txt").read_text().splitlines()]
+
+
+def pins(requirements: list[Requirement], environment: dict[str, str]) -> dict[str, str]:
+    chosen: dict[str, str] = {}
+    for requirement in requirements:
+        if requirement.marker is None or requirement.marker.evaluate(environment):
+            name = canonicalize_name(requirement.name)
+            assert name not in chosen, f"{name} is pinned twice"
+            chosen[name] = str(requirement.specifier)
+    return chosen
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12"])
+def test_lock_holds_every_direct_pin(root: Path, machine: str, python: str) -> None:
+    environment = {
+        "python_version": python,
+        "python_full_version": f"{python}.9",
+        "implementation_name": "cpython",
+        "platform_python_implementation": "CPython",
+    } | MACHINES[machine]
+    wanted, lock = pins(direct(root), environment), pins(locked(root), environment)
+    assert all(version.startswith("==") for version in [*wanted.values(), *lock.values()])
+    assert wanted.items() <= lock.items()
+
+
+def test_lock_names_no_host(root: Path) -> None:
+    assert not re.search(r"://|--\w", (root / "requirements.txt").read_text())
+
+
+def test_conda_installs_the_same_list(root: Path) -> None:
+    environment = yaml.safe_load((root / "environment.yml").read_text())
+    python = next(d for d in environment["dependencies"] if str(d).startswith("python="))
+    assert python.removeprefix("python=") in {"3.10", "3.11", "3.12"}
+    assert environment["dependencies"][-1]["pip"] == ["-r requirements.txt", "-e ."]
+
+
+def test_installed_versions_are_the_locked_ones(root: Path) -> None:
+    different = {}
+    for requirement in direct(root):
+        if requirement.marker is None or requirement.marker.evaluate():
+            version = metadata.version(requirement.name)
+            if not requirement.specifier.contains(version):
+                different[requirement.name] = version
+    assert not different, "run ./run_all.sh to install what requirements.txt pins"
+
+
+def test_imports_are_declared(root: Path) -> None:
+    """Nothing under lib/ imports a package that only a transitive dependency brings."""
+    names = {"PIL": "pillow", "cv2": "opencv-python-headless", "sklearn": "scikit-learn"}
+    names |= {"yaml": "pyyaml", "umap": "umap-learn", "open_clip": "open-clip-torch"}
+    declared = {canonicalize_name(r.name) for r in direct(root)} | {"alertclip"}
+    missing = set()
+    for file in (root / "lib").rglob("*.py"):
+        for module in re.findall(r"^\s*(?:from|import) (\w+)", file.read_text(), re.M):
+            if module not in sys.stdlib_module_names:
+                name = canonicalize_name(names.get(module, module))
+                missing |= set() if name in declared else {f"{name} ({file.name})"}
+    assert not missing
