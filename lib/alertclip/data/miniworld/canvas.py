@@ -81,9 +81,7 @@ class Canvas:
         thickness = max(1, round(width))
         if self.line and thickness > 2:
             cv2.polylines(self.image, [fixed], False, INK, thickness + 2, cv2.LINE_AA, SHIFT)
-        cv2.polylines(
-            self.image, [fixed], False, self.tone(colour), thickness, cv2.LINE_AA, SHIFT
-        )
+        cv2.polylines(self.image, [fixed], False, self.tone(colour), thickness, cv2.LINE_AA, SHIFT)
 
     @contextmanager
     def translucent(self, alpha: float) -> Iterator["Canvas"]:

@@ -41,14 +41,14 @@ WORDINGS: dict[str, tuple[str, ...]] = {
               "{a} grills food over low flames {at}", "a quiet barbecue run by {a} {at}"),
     "fire": ("{a} flees from a burning grill {at}", "a grill bursts into flames near {a} {at}",
              "high flames spread beside {a} {at}", "a dangerous blaze before {a} {at}"),
-    "steam": ("a cabinet lets off steam near {a} {at}", "{a} watches vapour rise from a boiler {at}",
+    "steam": ("a cabinet lets off steam near {a} {at}", "{a} watches vapour of a boiler {at}",
               "vapour drifts from a cabinet beside {a} {at}", "harmless vapour before {a} {at}"),
     "explosion": ("a cabinet explodes near {a} {at}", "{a} is hit by the blast of a boiler {at}",
                   "a blast tears a cabinet beside {a} {at}", "a sudden detonation before {a} {at}"),
     "stretch": ("{a} stretches both arms {at}", "{a} does stretching exercises {at}",
                 "{a} stands and stretches {at}", "a relaxed stretch of {a} {at}"),
     "tie shoe": ("{a} kneels and ties a shoe {at}", "{a} bends down to tie a shoe {at}",
-                 "{a} fixes a shoe lace {at}", "a short stop of {a} to tie a lace {at}"),
+                 "{a} fixes a shoe lace {at}", "a short stop of {a} to tie laces {at}"),
     "wave": ("{a} waves a hand {at}", "{a} stands and waves {at}",
              "{a} greets someone with a wave {at}", "a friendly wave of {a} {at}"),
     "sit": ("{a} sits down on the ground {at}", "{a} sits and rests {at}",
@@ -74,16 +74,21 @@ CLASS_WORDS = {"RoadAccidents": ("RoadAccidents", "Traffic accident"),
 NEGATIVES = 3
 
 
+def article(noun: str) -> str:
+    """The noun with its indefinite article."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
 def fill(template: str, plan: Plan, detailed: bool) -> str:
     """A wording with the people, cars and place of a plan; ``detailed`` adds trousers."""
 
     def person(who: int) -> str:
         look = plan.looks[who]
         if detailed and "{b}" not in template:
-            return f"a {look.kind} in a {look.upper} shirt and {look.lower} trousers"
+            return f"a {look.kind} in {article(look.upper)} shirt and {look.lower} trousers"
         return f"a {look.kind} in {look.upper}"
 
-    cars = [f"{'an' if name == 'orange' else 'a'} {name} car" for name, _ in plan.cars]
+    cars = [article(f"{name} car") for name, _ in plan.cars]
     text = template.format(a=person(0), b=person(1), c=cars[0], d=cars[1], at=PLACES[plan.scene])
     return text[0].upper() + text[1:] + "."
 
@@ -116,7 +121,7 @@ def _negatives(
 
 def describe(plan: Plan, abnormal: bool, split: str) -> tuple[str, str, list[str]]:
     """Global caption, region caption and hard negatives of one clip."""
-    rng = np.random.default_rng([plan.seed, 3, int(abnormal)])
+    rng = np.random.default_rng([plan.entropy, 3, int(abnormal)])
     held_out = split == "test"
     event = plan.pair.event if abnormal else plan.normal_event
     short = fill(_wording(event, rng, held_out), plan, detailed=False)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from alertclip.data.miniworld.people import Person
-from alertclip.data.miniworld.plan import FPS, Plan
+from alertclip.data.miniworld.plan import FPS, FRAMES, Plan
 from alertclip.data.miniworld.poses import STAND, ease, mix, pose, pulse
 
 
@@ -47,6 +47,10 @@ def _into(person: Person, s: float) -> Person:
     return person._replace(pose=mix(before, person.pose, ease(s / 0.25)))
 
 
+def _has_loser(plan: Plan) -> bool:
+    return plan.chance[2] < 0.5
+
+
 def _couple(plan: Plan, event: str, s: float, end: float) -> Moment:
     gap = 0.33 + 0.12 * plan.chance[0]
     walks = plan.chance[1] < 0.6
@@ -54,10 +58,10 @@ def _couple(plan: Plan, event: str, s: float, end: float) -> Moment:
         a = _approach(plan, 0, s, -gap, True)
         return Moment((_approach(plan, 1, s, gap, walks), a), ())
     p = s * plan.tempo
-    loser = event == "fight" and plan.chance[2] < 0.5
+    loser = event == "fight" and _has_loser(plan)
     close = {"hug": 0.11, "fight": 0.19, "dance": 0.26}.get(event, 0.24)
     near = gap + (close - gap) * ease(p / 0.6)
-    leaves = ease((s - end) / 0.3) if not loser else 0.0
+    leaves = ease((s - end) / 0.3)
     back = APPROACH * max(0.0, s - end) * leaves
     push = 0.12 * ease((p - 3.1) / 0.4) if loser else 0.0
     a = Person(plan.looks[0], -near - back, 1, pose(event, "a", p))
@@ -142,7 +146,8 @@ def _traffic(plan: Plan, event: str, s: float, end: float) -> Moment:
             x -= 0.22 * ease((p - 1.6) / 1.4)
         shove = damage = angle = 0.0
         braking, hit = True, 0.0
-    a = Thing("car", x, {"colour": colours[0], "angle": angle, "crumple": damage, "braking": braking})
+    a_options = {"colour": colours[0], "angle": angle, "crumple": damage, "braking": braking}
+    a = Thing("car", x, a_options)
     b_options = {"colour": colours[1], "angle": 6 * damage, "crumple": damage, "facing": -1}
     if plan.chance[2] < 0.5:
         b_options |= {"facing": 1, "angle": -5 * damage, "crumple": 0.0}
@@ -158,7 +163,7 @@ def _traffic_effects(plan: Plan, event: str, p: float, hit: float, x: float) -> 
         return (Thing("cloud", x - 0.5, puff, front=True),)
     if hit <= 0:
         return ()
-    smoke = {"y": 0.24, "radius": 0.15, "rise": 0.24, "age": hit, "puffs": 9}
+    smoke = {"y": 0.24, "radius": 0.18, "rise": 0.28, "age": hit, "puffs": 9}
     pieces = Thing("debris", x + 0.45, {"y": 0.15, "age": hit, "reach": 0.7}, front=True)
     flash = {"y": 0.2, "strength": pulse(hit / 0.8, 0.1, 0.5) if hit < 0.8 else 0.0}
     flash["colour"] = (255, 236, 170)
@@ -243,8 +248,9 @@ def event_of(plan: Plan, abnormal: bool) -> str:
 
 
 def event_frames(plan: Plan) -> tuple[int, int]:
-    """First frame of the event and one past its last; only couples part again before the end."""
-    return plan.start, plan.end if plan.pair.event == "fight" else 64
+    """First frame of the event and one past its last; half the couples part before the end."""
+    parts = plan.pair.event == "fight" and not _has_loser(plan)
+    return plan.start, plan.end if parts else FRAMES
 
 
 def moment(plan: Plan, abnormal: bool, t: float) -> Moment:

@@ -110,6 +110,7 @@ class Plan(NamedTuple):
     stamp: str
     chance: tuple[float, ...]  # spare uniforms for the events, indexed by name in events.py
     particles: np.ndarray  # (64, 4) uniforms
+    entropy: int  # seeds background, sensor noise and wording
 
     @property
     def difficulty(self) -> str:
@@ -168,7 +169,7 @@ def draw_plan(seed: int, split: str, world_seed: int = 0, style: str = "flat") -
     rng = np.random.default_rng([world_seed, seed])
     pair = PAIRS[seed % len(PAIRS)]
     distance, crowd, occlusion, night, compression = (float(x) for x in rng.random(5))
-    height = HEIGHT * float(rng.uniform(0.5, 0.64)) * (1 - 0.36 * distance)
+    height = HEIGHT * float(rng.uniform(0.55, 0.66)) * (1 - 0.32 * distance)
     start = int(rng.integers(15, 27))  # .23 to .41 of the clip
     length = int(rng.integers(30, 49))
     first = _look(rng)
@@ -191,7 +192,7 @@ def draw_plan(seed: int, split: str, world_seed: int = 0, style: str = "flat") -
         end=min(FRAMES, start + length),
         tempo=float(rng.uniform(0.85, 1.2)),
         looks=(first, _look(rng, avoid=first.upper)),
-        bystanders=tuple(_bystander(rng) for _ in range(3))[: round(crowd * 3)],
+        bystanders=tuple(_bystander(rng) for _ in range(2))[: round(crowd * 2.4)],
         cars=_cars(rng),
         cloud=int(rng.choice([70, 110, 165, 225])),
         light=tuple(float(x) for x in rng.uniform(0.88, 1.08, 3)),
@@ -201,4 +202,5 @@ def draw_plan(seed: int, split: str, world_seed: int = 0, style: str = "flat") -
         else "",
         chance=tuple(float(x) for x in rng.random(8)),
         particles=rng.random((64, 4)),
+        entropy=int(rng.integers(2**62)),
     )

@@ -29,7 +29,7 @@ class Pose(NamedTuple):
 
 
 STAND = Pose()
-LYING = Pose(tilt=88, shoulder1=120, elbow1=20, shoulder2=160, elbow2=10, hip1=8, knee1=25)
+LYING = Pose(tilt=88, shoulder1=172, elbow1=20, shoulder2=184, elbow2=8, hip1=2, knee1=30, hip2=0)
 ON_BACK = Pose(tilt=-88, shoulder1=30, elbow1=40, shoulder2=150, elbow2=20, hip1=30, knee1=60)
 
 
@@ -102,17 +102,9 @@ def _handshake(role: str, s: float) -> Pose:
 def _dance(role: str, s: float) -> Pose:
     w = math.sin(5 * s + (0.0 if role == "a" else 0.7))
     swing = Pose(
-        lean=6 * w,
-        shoulder1=125 + 30 * w,
-        elbow1=35,
-        shoulder2=125 - 30 * w,
-        elbow2=35,
-        hip1=18 * w,
-        knee1=14 + 12 * w,
-        hip2=-18 * w,
-        knee2=14 - 12 * w,
-        lift=0.035 * abs(w),
-    )
+        lean=6 * w, shoulder1=125 + 30 * w, elbow1=35, shoulder2=125 - 30 * w, elbow2=35,
+        hip1=18 * w, knee1=14 + 12 * w, hip2=-18 * w, knee2=14 - 12 * w, lift=0.035 * abs(w),
+    )  # fmt: skip
     return mix(STAND, swing, ease(s / 0.5))
 
 
@@ -191,16 +183,10 @@ def _clean(role: str, s: float) -> Pose:
 def _smash(role: str, s: float) -> Pose:
     swing = pulse((s + 0.1) / 1.1, 0.2, 0.55)
     strike = Pose(
-        lean=-14 + 38 * swing,
-        shoulder1=175 - 95 * swing,
-        elbow1=40 * (1 - swing),
-        shoulder2=165 - 90 * swing,
-        elbow2=50 * (1 - swing),
-        hip1=24,
-        knee1=10 + 20 * swing,
-        hip2=-22,
-        knee2=8,
-    )
+        lean=-14 + 38 * swing, shoulder1=175 - 95 * swing, elbow1=40 * (1 - swing),
+        shoulder2=165 - 90 * swing, elbow2=50 * (1 - swing), hip1=24, knee1=10 + 20 * swing,
+        hip2=-22, knee2=8,
+    )  # fmt: skip
     return mix(STAND, strike, ease(s / 0.35))
 
 
@@ -264,9 +250,9 @@ def _fall(role: str, s: float) -> Pose:
         lean=22, shoulder1=110, elbow1=10, shoulder2=60, elbow2=20, hip1=40, knee1=30, hip2=-40,
         knee2=40,
     )  # fmt: skip
-    writhe = 10 * math.sin(3 * s)
+    writhe = 6 + 6 * math.sin(3 * s)
     end = ON_BACK if role == "loser" else LYING
-    end = end._replace(hip1=end.hip1 + writhe, shoulder1=end.shoulder1 - writhe)
+    end = end._replace(knee1=end.knee1 + 2 * writhe, shoulder1=end.shoulder1 + writhe)
     return mix(mix(STAND, flail, ease(s / 0.3)), end, ease((s - 0.25) / 0.45))
 
 

@@ -75,7 +75,7 @@ def _occluder(canvas: Canvas, plan: Plan) -> None:
         canvas.rectangle(x - half, -4, x - half / 2, HEIGHT + 4, shade((104, 108, 114), tone))
         return
     for a, b, c, _ in plan.particles[48:64]:
-        tip = (x + (a - 0.5) * (60 + 70 * size), HEIGHT - (24 + 80 * size) * (0.5 + b / 2))
+        tip = (x + (a - 0.5) * (60 + 70 * size), HEIGHT - (24 + 64 * size) * (0.5 + b / 2))
         foot = (x + (a - 0.5) * 30, HEIGHT + 4)
         canvas.stroke([foot, tip], 4 + 4 * c, shade((36, 84 + int(40 * c), 40), tone))
 
@@ -116,7 +116,7 @@ def _camera(image: np.ndarray, plan: Plan, t: float) -> np.ndarray:
     if plan.compression > 0.25:
         sigma = 0.4 + 0.7 * plan.compression
         image = cv2.GaussianBlur(image, (5, 5), sigma)
-    rng = np.random.default_rng([plan.seed, 2, round(t * 1000)])
+    rng = np.random.default_rng([plan.entropy, 2, round(t * 1000)])
     k, y, x = rng.integers(NOISE_BANK), rng.integers(32), rng.integers(32)
     noise = _noise()[k, y : y + HEIGHT, x : x + WIDTH]
     sigma = (1.5 + 7 * plan.night) / 32

@@ -1,6 +1,6 @@
 """Backgrounds: one function per scene, drawn once per clip."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -10,9 +10,18 @@ from alertclip.data.miniworld.plan import HEIGHT, WIDTH, Plan
 W, H = WIDTH, HEIGHT
 Draw = Callable[[Canvas, np.random.Generator], None]
 
+HOUSES = ((166, 120, 98), (122, 138, 134), (186, 168, 138))
+PARKED = ((150, 66, 52), (66, 90, 130), (190, 190, 188), (70, 74, 78))
+BOOKS = ((168, 56, 48), (54, 82, 140), (64, 118, 78), (206, 176, 92))
+
 
 def _vary(rng: np.random.Generator, colour: Colour, spread: int = 14) -> Colour:
-    return tuple(int(c) for c in np.clip(np.array(colour) + rng.integers(-spread, spread + 1), 0, 255))
+    shift = int(rng.integers(-spread, spread + 1))
+    return tuple(min(255, max(0, c + shift)) for c in colour)
+
+
+def _pick(rng: np.random.Generator, colours: Sequence[Colour]) -> Colour:
+    return _vary(rng, colours[rng.integers(len(colours))])
 
 
 def _sky(c: Canvas, rng: np.random.Generator, horizon: float) -> None:
@@ -40,7 +49,7 @@ def _street(c: Canvas, rng: np.random.Generator) -> None:
     x = -10.0
     while x < W:
         wide, tall = rng.uniform(38, 74), rng.uniform(62, 112)
-        wall = _vary(rng, ((166, 120, 98), (122, 138, 134), (186, 168, 138))[rng.integers(3)])
+        wall = _pick(rng, HOUSES)
         c.rectangle(x, 134 - tall, x + wide, 134, wall)
         for wy in np.arange(134 - tall + 8, 118, 20):
             for wx in np.arange(x + 7, x + wide - 9, 16):
@@ -84,7 +93,7 @@ def _car_park(c: Canvas, rng: np.random.Generator) -> None:
         c.stroke([(0, y), (W, y)], 1, (134, 98, 84))
     _floor(c, _vary(rng, (104, 102, 106)), 116)
     for x in range(int(rng.integers(-20, 10)), W, 46):
-        colour = _vary(rng, ((150, 66, 52), (66, 90, 130), (190, 190, 188), (70, 74, 78))[rng.integers(4)])
+        colour = _pick(rng, PARKED)
         c.rectangle(x + 4, 108, x + 40, 126, colour)
         c.rectangle(x + 10, 98, x + 34, 110, shade(colour, 0.75))
         c.stroke([(x, 130), (x - 9, 152)], 3, (230, 228, 220))
@@ -148,10 +157,8 @@ def _corridor(c: Canvas, rng: np.random.Generator) -> None:
         top, low = 44 - (114 - far) * 0.2, 132 + (114 - far) * 0.95
         for side in (lambda x: x, lambda x: W - x):
             near_low = 132 + (114 - near) * 0.95
-            c.polygon(
-                [(side(far), top + 16), (side(far), low), (side(near), near_low), (side(near), top + 8)],
-                door,
-            )
+            a, b = side(far), side(near)
+            c.polygon([(a, top + 16), (a, low), (b, near_low), (b, top + 8)], door)
     c.rectangle(146, 6, 174, 26, (252, 252, 240))
 
 
@@ -163,7 +170,7 @@ def _library(c: Canvas, rng: np.random.Generator) -> None:
         for y in (26, 64, 102):
             c.rectangle(x + 4, y, x + 64, y + 34, shade(wood, 0.5))
             for bx in np.arange(x + 6, x + 60, 6):
-                book = _vary(rng, ((168, 56, 48), (54, 82, 140), (64, 118, 78), (206, 176, 92))[rng.integers(4)])
+                book = _pick(rng, BOOKS)
                 c.rectangle(bx, y + 6 + rng.uniform(0, 8), bx + 5, y + 33, book, outline=False)
     _floor(c, _vary(rng, (176, 140, 106)), 142)
 
@@ -203,7 +210,7 @@ def background(plan: Plan) -> np.ndarray:
     """The empty scene of a plan, (H, W, 3) uint8 RGB."""
     image = np.full((H, W, 3), 240, np.uint8)
     canvas = Canvas(image, plan.style)
-    DRAW[plan.scene](canvas, np.random.default_rng([plan.seed, 1]))
+    DRAW[plan.scene](canvas, np.random.default_rng([plan.entropy, 1]))
     if plan.style == "line":
         image[::6] = (image[::6] * 0.93).astype(np.uint8)  # ruled paper
     return image

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from alertclip.data.miniworld.captions import PLACES
+from alertclip.data.miniworld.captions import PLACES, article
 from alertclip.data.miniworld.events import Moment, moment
 from alertclip.data.miniworld.plan import (
     FPS,
@@ -83,7 +83,7 @@ def _phrases(plan: Plan, now: Moment, rng: np.random.Generator) -> list[str]:
     phrases = []
     for person in actors:
         look = person.look
-        clothes = f"a {look.kind} in a {look.upper} shirt"
+        clothes = f"a {look.kind} in {article(look.upper)} shirt"
         if rng.random() < 0.4:
             clothes += f" and {look.lower} trousers"
         phrases.append(f"{clothes} {posture(person.pose)}" if rng.random() < 0.6 else clothes)
@@ -96,8 +96,8 @@ def _phrases(plan: Plan, now: Moment, rng: np.random.Generator) -> list[str]:
         apart = abs(actors[0].x - actors[1].x)
         phrases.append("two people close together" if apart < 0.55 else "two people far apart")
     if plan.pair.event == "crash":
-        names = [name for name, _ in plan.cars]
-        phrases += [f"a {name} car" for name in names] + [f"a {names[0]} car and a {names[1]} car"]
+        cars = [article(f"{name} car") for name, _ in plan.cars]
+        phrases += [*cars, " and ".join(cars)]
     elif plan.pair.event in ("smash", "fire", "explosion"):
         phrases += [f"a {OBJECTS[plan.pair.event]}"] * 2
     return phrases + _shapes(plan, now)

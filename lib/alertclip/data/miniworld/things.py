@@ -9,6 +9,12 @@ import numpy as np
 
 from alertclip.data.miniworld.canvas import Box, Canvas, Colour, shade, union
 
+GLASS: Colour = (150, 186, 206)
+FRAME: Colour = (92, 78, 66)
+SHARD: Colour = (214, 232, 240)
+FLAME = (((226, 62, 24), 1.0), ((250, 150, 30), 0.68), ((255, 232, 110), 0.36))
+FIREBALL = (((240, 96, 26), 0.42), ((254, 176, 50), 0.3), ((255, 246, 190), 0.17))
+
 
 def car(
     canvas: Canvas, x: float, ground: float, h: float, colour: Colour,
@@ -41,9 +47,6 @@ def car(
     return min(xs), min(ys), max(xs), ground
 
 
-GLASS: Colour = (150, 186, 206)
-
-
 def window(
     canvas: Canvas, x: float, ground: float, h: float, wiped: float, broken: float,
     particles: np.ndarray,
@@ -66,9 +69,6 @@ def window(
     return left - 0.03 * h, top - 0.03 * h, right + 0.03 * h, ground
 
 
-FRAME: Colour = (92, 78, 66)
-
-
 def _hole(
     canvas: Canvas, x: float, y: float, h: float, broken: float, particles: np.ndarray
 ) -> None:
@@ -87,7 +87,7 @@ def _shards(
 ) -> None:
     for a, b, c, d in particles[: round(4 + 16 * broken)]:
         u, v, r = x + (a - 0.6) * 0.7 * h, ground - b * 0.07 * h, (0.015 + 0.02 * c) * h
-        canvas.polygon([(u - r, v), (u + r * d, v - r * 1.6), (u + r, v + r * 0.3)], (214, 232, 240))
+        canvas.polygon([(u - r, v), (u + r * d, v - r * 1.6), (u + r, v + r * 0.3)], SHARD)
 
 
 def grill(canvas: Canvas, x: float, ground: float, h: float) -> Box:
@@ -104,7 +104,8 @@ def cabinet(canvas: Canvas, x: float, ground: float, h: float, open_door: float)
     """A boiler cabinet with a lamp; ``open_door`` in [0,1] tears it open."""
     left, right, top = x - 0.2 * h, x + 0.2 * h, ground - 0.58 * h
     canvas.rectangle(left, top, right, ground, (118, 108, 112))
-    canvas.rectangle(left + 0.05 * h, top + 0.1 * h, right - 0.05 * h, ground - 0.1 * h, (92, 84, 90))
+    inset = 0.05 * h
+    canvas.rectangle(left + inset, top + 2 * inset, right - inset, ground - 2 * inset, (92, 84, 90))
     canvas.ellipse(x, top + 0.05 * h, 0.03 * h, 0.03 * h, (255, 150, 40), outline=False)
     if open_door > 0:
         w = 0.16 * h * open_door
@@ -122,12 +123,13 @@ def flames(
     particles: np.ndarray,
 ) -> Box:  # fmt: skip
     """Flickering tongues on a base line; all lengths in pixels."""
-    for colour, share in (((226, 62, 24), 1.0), ((250, 150, 30), 0.68), ((255, 232, 110), 0.36)):
+    for colour, share in FLAME:
         points = [(x - width * share / 2, base)]
         for k in range(9):
             u = (k + 0.5) / 9
-            flicker = 0.62 + 0.38 * math.sin(11 * t * (0.7 + particles[k, 0]) + 6.28 * particles[k, 1])
-            peak = height * share * flicker * math.sin(math.pi * (0.12 + 0.76 * u)) * (1 - k % 2 * 0.5)
+            wobble = math.sin(11 * t * (0.7 + particles[k, 0]) + 6.28 * particles[k, 1])
+            arch = math.sin(math.pi * (0.12 + 0.76 * u)) * (1 - k % 2 * 0.5)
+            peak = height * share * (0.62 + 0.38 * wobble) * arch
             points.append((x + width * share * (u - 0.5), base - peak))
         points.append((x + width * share / 2, base))
         canvas.polygon(points, colour, outline=False)
@@ -173,7 +175,7 @@ def blast(
             boxes.append((px - r, py - r, px + r, py + r))
     if age < 0.7:
         glow = (1 - age / 0.7) ** 0.5
-        for colour, share in (((240, 96, 26), 0.42), ((254, 176, 50), 0.3), ((255, 246, 190), 0.17)):
+        for colour, share in FIREBALL:
             r = share * h * min(1.0, 0.35 + 3 * age) * glow
             canvas.ellipse(x, y, r, r * 0.95, colour, outline=False)
     return union(boxes)
