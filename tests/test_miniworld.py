@@ -1,0 +1,186 @@
+"""The mini world: nothing leaks before the event, files follow the schemas, seeds decide all."""
+
+import csv
+import hashlib
+import json
+
+import av
+import numpy as np
+import pytest
+
+from alertclip.data import miniworld
+from alertclip.data.miniworld.captions import WORDINGS
+from alertclip.data.miniworld.plan import FPS, FRAMES, PAIRS, SEED_ROOM, SEED_START, draw_plan
+from alertclip.data.miniworld.poses import LYING, ON_BACK, STAND, pose, posture
+from alertclip.data.miniworld.render import render, render_clip
+from alertclip.data.miniworld.stills import GENERIC, TOPICS
+from alertclip.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    out = tmp_path_factory.mktemp("world")
+    miniworld.generate(out, train=20, dev=2, test=16, workers=1)
+    return out
+
+
+def clips(world):
+    with (world / "clips.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def frames(path):
+    with av.open(str(path)) as container:
+        return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
+
+
+@pytest.mark.parametrize("style", ["flat", "line"])
+def test_twins_are_equal_until_the_event_and_differ_after(style):
+    for seed in range(70_001, 70_033):
+        plan = draw_plan(seed, "test", 0, style)
+        for k in (0, plan.start // 2, plan.start - 2, plan.start - 1):
+            normal, abnormal = (render(plan, twin, k / FPS)[0] for twin in (False, True))
+            assert np.array_equal(normal, abnormal), (seed, k)
+        after = (plan.start + 12) / FPS
+        assert not np.array_equal(render(plan, False, after)[0], render(plan, True, after)[0])
+
+
+def test_twins_are_equal_until_the_event_after_h264(world):
+    rows = [row for row in clips(world) if row["split"] == "test"]
+    for normal, abnormal in zip(rows[::2], rows[1::2], strict=True):
+        start = int(float(normal["event_start_s"]) * FPS)
+        assert normal["seed"] == abnormal["seed"] and 0.22 <= start / FRAMES <= 0.42
+        a, b = (frames(world / row["video"]) for row in (normal, abnormal))
+        assert a.shape == b.shape == (FRAMES, 240, 320, 3)
+        assert np.array_equal(a[:start], b[:start]) and not np.array_equal(a, b)
+
+
+def test_same_seed_same_files_whatever_the_workers(world, tmp_path):
+    miniworld.generate(tmp_path, train=20, dev=2, test=16, workers=2)
+
+    def digests(root):
+        files = sorted(p for p in root.rglob("*") if p.is_file())
+        return {p.relative_to(root): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+    assert digests(tmp_path) == digests(world)
+
+
+def test_a_clip_does_not_depend_on_the_others():
+    first = [image for image, _ in render_clip(draw_plan(3, "train"), True)]
+    list(render_clip(draw_plan(4, "train"), False))
+    again = [image for image, _ in render_clip(draw_plan(3, "train"), True)]
+    assert np.array_equal(first, again)
+
+
+def test_complete_worlds_are_reused_and_interrupted_ones_resumed(world):
+    mark = world / "world.json"
+    row = clips(world)[5]
+    missing, kept = world / row["video"], world / clips(world)[0]["video"]
+    before, stamp = missing.read_bytes(), kept.stat().st_mtime_ns
+    missing.unlink()
+    miniworld.generate(world, train=20, dev=2, test=16, workers=1)
+    assert not missing.exists()  # complete: nothing is looked at again
+    mark.write_text(json.dumps({**json.loads(mark.read_text()), "complete": False}))
+    miniworld.generate(world, train=20, dev=2, test=16, workers=1)
+    assert missing.read_bytes() == before and kept.stat().st_mtime_ns == stamp
+
+
+def test_foreign_folders_and_odd_counts_are_refused(tmp_path):
+    (tmp_path / "MSAD").mkdir()
+    with pytest.raises(InputError, match="another folder"):
+        miniworld.generate(tmp_path, train=0, dev=0, test=2)
+    with pytest.raises(InputError, match="even"):
+        miniworld.generate(tmp_path / "new", train=0, dev=3, test=2)
+
+
+def test_splits_are_balanced_and_disjoint(world):
+    rows = clips(world)
+    train, test = ([r for r in rows if r["split"] == s] for s in ("train", "test"))
+    assert len(train) == 20 and sum(int(r["label"]) for r in train) == 8
+    assert sorted(r["class_name"] for r in test if r["label"] == "1") == sorted(miniworld.CLASSES)
+    assert len({r["video"] for r in rows}) == len(rows)
+    ends = [(SEED_START[s], SEED_START[s] + SEED_ROOM[s]) for s in SEED_START]
+    assert all(a[1] <= b[0] for a, b in zip(ends[:-1], ends[1:], strict=True))
+    elsewhere = {draw_plan(s, split).scene for split in ("train", "stills") for s in range(400)}
+    assert miniworld.HELD_OUT_SCENE not in elsewhere and len(elsewhere) >= 8
+    assert any(
+        draw_plan(s, "test").scene == miniworld.HELD_OUT_SCENE for s in range(70_001, 70_041)
+    )
+
+
+def test_annotations_follow_the_published_schema(world):
+    for split in ("train", "dev", "test"):
+        items = json.loads((world / f"vagta_{split}.json").read_text())
+        hard = json.loads((world / f"hard_negatives_{split}.json").read_text())["items"]
+        for item, negatives in zip(items, hard, strict=True):
+            abnormal = not item["global_caption"].startswith("Normal video: ")
+            track = item["box_infos"][0]
+            assert bool(track) == abnormal and (world / item["video"]).exists()
+            assert (item["timestamps"] == [0.0, 8.0]) == (not abnormal and "UCF" in item["video"])
+            assert len(set(negatives["hard_negative"]) - set(item["region_captions"])) == 3
+            for caption in (*item["region_captions"], *negatives["hard_negative"]):
+                assert len(caption.split()) <= 20, caption
+            if track:
+                _check_track(track)
+                assert negatives["frames_25"] == [track[0]["frame"], track[-1]["frame"]]
+
+
+def _check_track(track):
+    clock = [key["frame"] for key in track]
+    assert clock == sorted(set(clock)) and clock[0] >= 1 and clock[-1] <= 200
+    assert [key["enabled"] for key in track] == [True] * (len(track) - 1) + [False]
+    for x1, y1, x2, y2 in (key["bbox"] for key in track):
+        assert 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1
+
+
+def test_boxes_hold_what_the_event_changes():
+    inside = total = 0.0
+    for seed in range(70_001, 70_017):
+        plan = draw_plan(seed, "test")
+        t = (plan.start + 14) / FPS
+        (normal, a), (abnormal, b) = (render(plan, twin, t) for twin in (False, True))
+        change = np.abs(normal.astype(int) - abnormal).sum(2)
+        x1, y1, x2, y2 = (f(p, q) for f, p, q in zip((min, min, max, max), a, b, strict=True))
+        rows, columns = (
+            slice(int(y1 * 240), int(y2 * 240) + 1),
+            slice(int(x1 * 320), int(x2 * 320) + 1),
+        )
+        inside, total = inside + change[rows, columns].sum(), total + change.sum()
+    assert inside / total > 0.93  # the rest: shadows, spilt noise
+
+
+def test_the_held_out_wording_never_reaches_training(world):
+    openings = [w[-1].split("{")[0].strip() for w in WORDINGS.values()]
+    for split in ("train", "dev"):
+        text = (world / f"vagta_{split}.json").read_text()
+        text += (world / f"hard_negatives_{split}.json").read_text()
+        assert not [o for o in openings if o.lower() in text.lower()]
+
+
+def test_every_event_has_wordings_and_poses():
+    for pair in PAIRS:
+        for event in (pair.event, *pair.normal):
+            assert len(set(WORDINGS[event])) == 4
+            if pair.event != "crash":
+                assert pose(event, "a", 1.0) == pose(event, "a", 1.0)
+    names = [
+        posture(p) for p in (STAND, LYING, ON_BACK, pose("sit", "a", 3), pose("tie shoe", "a", 2))
+    ]
+    assert names == ["standing", *["lying on the ground"] * 2, "sitting", "bent over"]
+    assert posture(pose("shooting", "a", 0.8)) == posture(pose("photo", "a", 0.8))
+
+
+def test_stills_are_neutral_seeded_and_paired():
+    images, captions, attributes = miniworld.stills(400, seed=0, size=(64, 48), workers=1)
+    assert images.shape == (400, 64, 48, 3) and len(captions) == len(attributes) == 400
+    again, _, _ = miniworld.stills(16, seed=0, size=(64, 48), workers=1)
+    assert np.array_equal(again, images[:16])
+    loaded = {*GENERIC, *(word for words in TOPICS.values() for word in words)}
+    topical = [c.split(",")[0].split(" on the ")[0].split(" in the ")[0] for c in captions]
+    assert 0.08 < np.mean([t in loaded for t in topical]) < 0.22
+    rest = [", ".join(c.split(", ")[1:]) if t in loaded else c
+            for c, t in zip(captions, topical, strict=True)]  # fmt: skip
+    words = {word for caption in rest for word in caption.replace(",", "").split()}
+    assert not words & {*GENERIC, "fight", "robbery", "shooting", "crash", "explosion", "fire",
+                        "fall", "gun", "weapon", "broken", "hug", "dance"}  # fmt: skip
+    assert 0.25 < np.mean([a["abnormal"] == "1" for a in attributes]) < 0.45
