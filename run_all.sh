@@ -65,6 +65,7 @@ fi
 if [[ ${1:-} == --test ]]; then
   "$ALERTCLIP_PYTHON" -m ruff check .
   "$ALERTCLIP_PYTHON" -m ruff format --check .
+  export OMP_NUM_THREADS=1 # the two workers share the cores
   exec "$ALERTCLIP_PYTHON" -m pytest -q -n 2 "${@:2}"
 fi
 exec "$ALERTCLIP_PYTHON" -m alertclip.run "$@"

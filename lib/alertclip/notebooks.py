@@ -21,7 +21,6 @@ import yaml
 from nbconvert import HTMLExporter
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
-from traitlets.config import Config
 
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, read_json, sha256_file, sha256_json, write_json
@@ -222,9 +221,11 @@ class _Engine(NBClientEngine):
             cell_start(cell, cell_index, **options)
 
         nb_man.cell_start = start
-        # Sockets of the file system: no open port, and no warning of the kernel about one.
-        config = Config({"KernelManager": {"transport": "ipc"}})
-        return super().execute_managed_notebook(nb_man, kernel_name, config=config, **kwargs)
+        # The kernel's own remarks (ports, shutdown) help no reader; the cells' stderr still comes.
+        quiet = ["--IPKernelApp.log_level=50"]
+        return super().execute_managed_notebook(
+            nb_man, kernel_name, extra_arguments=quiet, **kwargs
+        )
 
 
 papermill_engines.register("alertclip", _Engine)
@@ -259,6 +260,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130  # run_all.sh says what it means
     return 0
 
 

@@ -231,7 +231,13 @@ def _run(params: Params, plan: dict[str, str], args: argparse.Namespace, lock: i
     if not plan:
         return 0
     # The child inherits the lock, so it holds even if this process is killed first.
-    return subprocess.run(command(plan, args), cwd=ROOT, pass_fds=[lock]).returncode
+    child = subprocess.Popen(command(plan, args), cwd=ROOT, pass_fds=[lock])
+    try:
+        return child.wait()
+    except KeyboardInterrupt:
+        child.wait()  # it got the signal too, and tidies up
+        print("Stopped. The same command goes on from here.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":
