@@ -1,10 +1,10 @@
-# One rule per notebook, generated from the table in lib/alertclip/notebooks.py.
+# One rule per notebook, generated from the table in lib/alertclip/workflow.py.
 # ./run_all.sh calls this; directly, e.g. on a cluster:
 #   snakemake --config profile=paper --executor slurm --jobs 4
 import shlex
 import sys
 
-from alertclip.notebooks import NOTEBOOKS, inputs, parse_overrides
+from alertclip.workflow import NOTEBOOKS, inputs, parse_overrides
 from alertclip.files import sha256_json
 from alertclip.params import ROOT, load_params
 
@@ -35,7 +35,7 @@ for book in NOTEBOOKS:
             f"{RUN}/{book.name}.html",
         params:
             inputs=sha256_json(inputs(book, PARAMS)),
-            call=shlex.join([sys.executable, "-m", "alertclip.notebooks", book.name, PROFILE, *PAIRS]),
+            call=shlex.join([sys.executable, "-m", "alertclip.workflow", book.name, PROFILE, *PAIRS]),
         threads: workflow.cores or 1
         priority: len(NOTEBOOKS) - NOTEBOOKS.index(book)
         shell:

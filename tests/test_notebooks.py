@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from alertclip import notebooks
+from alertclip import workflow
 from alertclip.errors import InputError
 from alertclip.params import ROOT
 
@@ -31,7 +31,7 @@ def code_cells(path: Path) -> list[nbformat.NotebookNode]:
 
 
 def test_workflow_lists_exactly_the_notebooks() -> None:
-    assert {b.stem for b in BOOKS} == {b.name for b in notebooks.NOTEBOOKS}
+    assert {b.stem for b in BOOKS} == {b.name for b in workflow.NOTEBOOKS}
 
 
 @pytest.mark.parametrize("path", BOOKS, ids=lambda p: p.stem)
@@ -77,7 +77,7 @@ def write_notebook(path: Path, body: str, tags: tuple[str, ...] = ("parameters",
 
 def test_execute_injects_and_uses_this_python(tmp_path: Path) -> None:
     book = write_notebook(tmp_path / "book.ipynb", "import sys\nprint(overrides, sys.executable)")
-    out = notebooks.execute(book, tmp_path / "run/book.ipynb", {"overrides": {"seed": 7}}, {"a": 1})
+    out = workflow.execute(book, tmp_path / "run/book.ipynb", {"overrides": {"seed": 7}}, {"a": 1})
     done = json.loads(out.read_text())
     printed = "".join(done["cells"][-1]["outputs"][0]["text"])
     assert printed.split("} ") == ["{'seed': 7", f"{sys.executable}\n"]
@@ -89,8 +89,8 @@ def test_execute_injects_and_uses_this_python(tmp_path: Path) -> None:
 def test_failed_notebook_is_kept_apart(tmp_path: Path) -> None:
     book = write_notebook(tmp_path / "book.ipynb", "print('before')\n1 / 0")
     out = tmp_path / "run/book.ipynb"
-    with pytest.raises(notebooks.NotebookError, match=r"In \[2\] failed with ZeroDivisionError"):
-        notebooks.execute(book, out, {})
+    with pytest.raises(workflow.NotebookError, match=r"In \[2\] failed with ZeroDivisionError"):
+        workflow.execute(book, out, {})
     assert not out.exists() and not out.with_suffix(".html").exists()
     assert "before" in out.with_suffix(".failed.ipynb").read_text()
 
@@ -98,12 +98,12 @@ def test_failed_notebook_is_kept_apart(tmp_path: Path) -> None:
 def test_unknown_parameter_is_refused(tmp_path: Path) -> None:
     book = write_notebook(tmp_path / "book.ipynb", "")
     with pytest.raises(InputError, match="no parameter profil; did you mean profile"):
-        notebooks.execute(book, tmp_path / "out.ipynb", {"profil": "mini"})
+        workflow.execute(book, tmp_path / "out.ipynb", {"profil": "mini"})
     untagged = write_notebook(tmp_path / "untagged.ipynb", "", tags=())
     with pytest.raises(InputError, match="no cell is tagged"):
-        notebooks.execute(untagged, tmp_path / "out.ipynb", {})
+        workflow.execute(untagged, tmp_path / "out.ipynb", {})
 
 
 def test_imported_files_follow_modules() -> None:
-    files = {str(f.relative_to(ROOT)) for f in notebooks.imported_files("import alertclip.params")}
+    files = {str(f.relative_to(ROOT)) for f in workflow.imported_files("import alertclip.params")}
     assert files == {f"lib/alertclip/{name}.py" for name in ("__init__", "params", "errors")}

@@ -8,10 +8,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from alertclip import notebooks, run
+from alertclip import run, workflow
 from alertclip.errors import InputError
-from alertclip.notebooks import Notebook
 from alertclip.params import Params, load_params
+from alertclip.workflow import Notebook
 
 FIRST = Notebook("01_first", ignores=("stage", "video"))
 SECOND = Notebook("02_second", needs=("01_first",), writes=("stage1",))
@@ -19,12 +19,12 @@ THIRD = Notebook("00_third", needs=("02_second",))
 
 
 @pytest.fixture
-def workflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three chained notebooks in a project of their own; returns its folder."""
     books = (FIRST, SECOND, THIRD)
-    for module in (notebooks, run):
+    for module in (workflow, run):
         monkeypatch.setattr(module, "NOTEBOOKS", books)
-    monkeypatch.setattr(notebooks, "FOLDER", tmp_path / "notebooks")
+    monkeypatch.setattr(workflow, "FOLDER", tmp_path / "notebooks")
     monkeypatch.setattr(Params, "run_dir", property(lambda self: tmp_path / "runs"))
     (tmp_path / "notebooks").mkdir()
     for book in books:
@@ -37,7 +37,7 @@ def finish(params: Params, *books: Notebook) -> None:
     """Leave what a complete execution of ``books`` leaves."""
     for book in books:
         done = nbformat.read(book.path, as_version=4)
-        done.metadata["alertclip"] = notebooks.record_of(book, params)
+        done.metadata["alertclip"] = workflow.record_of(book, params)
         for name in (*book.writes, "."):
             (params.run_dir / name).mkdir(parents=True, exist_ok=True)
         nbformat.write(done, params.run_dir / f"{book.name}.ipynb")
@@ -49,7 +49,7 @@ def plan(params: Params, **selection: str) -> list[str]:
     return list(run.pending(params, run.select(**selection), forced))
 
 
-def test_runs_once_and_then_nothing(workflow: Path) -> None:
+def test_runs_once_and_then_nothing(project: Path) -> None:
     params = load_params("smoke")
     assert plan(params) == ["01_first", "02_second", "00_third"]
     finish(params, FIRST, SECOND, THIRD)
@@ -58,7 +58,7 @@ def test_runs_once_and_then_nothing(workflow: Path) -> None:
     assert plan(load_params("smoke", {"workers": 7})) == []
 
 
-def test_only_what_changed_runs_again(workflow: Path) -> None:
+def test_only_what_changed_runs_again(project: Path) -> None:
     params = load_params("smoke")
     finish(params, FIRST, SECOND, THIRD)
     longer = load_params("smoke", {"stage1_steps": 9})
@@ -69,7 +69,7 @@ def test_only_what_changed_runs_again(workflow: Path) -> None:
     assert plan(params) == ["02_second", "00_third"]
 
 
-def test_interrupted_run_goes_on(workflow: Path) -> None:
+def test_interrupted_run_goes_on(project: Path) -> None:
     params = load_params("smoke")
     finish(params, FIRST, SECOND, THIRD)
     longer = load_params("smoke", {"seed": 1})
@@ -79,7 +79,7 @@ def test_interrupted_run_goes_on(workflow: Path) -> None:
     assert plan(longer) == ["02_second", "00_third"]
 
 
-def test_only_and_from(workflow: Path) -> None:
+def test_only_and_from(project: Path) -> None:
     params = load_params("smoke")
     assert plan(params, only="02") == ["01_first", "02_second"]
     finish(params, FIRST, SECOND, THIRD)
@@ -91,7 +91,7 @@ def test_only_and_from(workflow: Path) -> None:
 
 
 def test_overrides_are_checked_before_work(capsys: pytest.CaptureFixture[str]) -> None:
-    assert notebooks.parse_overrides(["a=5e-6", "b=[q, v]"]) == {"a": "5e-6", "b": ["q", "v"]}
+    assert workflow.parse_overrides(["a=5e-6", "b=[q, v]"]) == {"a": "5e-6", "b": ["q", "v"]}
     assert run.main(["smoke", "-p", "stage1_step=5", "-n"]) == 2
     assert "did you mean stage1_steps?" in capsys.readouterr().err
     assert run.main(["smoke", "-p", "seed", "-n"]) == 2

@@ -1,7 +1,7 @@
 """What ``run_all.sh`` does once the environment stands: check, plan, run, say where to look.
 
 Every parameter, file and weight is checked before any work starts. A notebook runs again when
-something that decides its result changed (``notebooks.inputs``), compared by content and not by
+something that decides its result changed (``workflow.inputs``), compared by content and not by
 date, so that a fresh checkout of the same files changes nothing. Snakemake orders and executes.
 """
 
@@ -17,11 +17,11 @@ from pathlib import Path
 
 import yaml
 
-from alertclip import notebooks
+from alertclip import workflow
 from alertclip.errors import InputError
 from alertclip.files import atomic_write
-from alertclip.notebooks import NOTEBOOKS, Notebook
 from alertclip.params import ROOT, Params, load_params
+from alertclip.workflow import NOTEBOOKS, Notebook
 
 SOURCES = {
     "annotations": "VAGTA's annotation files, published by the authors of Alert-CLIP",
@@ -123,7 +123,7 @@ def _upstream(book: Notebook) -> set[str]:
 
 def _reason(book: Notebook, params: Params, plan: dict[str, str]) -> str:
     """Why a notebook must run, or an empty string; a reason starting with "not" is a must."""
-    old = notebooks.recorded(book, params.run_dir)
+    old = workflow.recorded(book, params.run_dir)
     if not old:
         return "not run yet"
     absent = [folder for folder in book.writes if not (params.run_dir / folder).exists()]
@@ -132,7 +132,7 @@ def _reason(book: Notebook, params: Params, plan: dict[str, str]) -> str:
     after = [name for name in book.needs if name in plan]
     if after:
         return f"after {', '.join(after)}"
-    new = notebooks.record_of(book, params)
+    new = workflow.record_of(book, params)
     before, now = old.get("inputs", {}), new["inputs"]
     changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
     if changed:
@@ -180,8 +180,8 @@ def summary(params: Params) -> str:
     lines = [f"{params.profile}:"]
     for book in NOTEBOOKS:
         out = run_dir / f"{book.name}.ipynb"
-        if notebooks.recorded(book, run_dir):
-            seconds = notebooks.read_json(out)["metadata"]["papermill"]["duration"]
+        if workflow.recorded(book, run_dir):
+            seconds = workflow.read_json(out)["metadata"]["papermill"]["duration"]
             report = os.path.relpath(out.with_suffix(".html"))
             lines.append(f"  {book.name:20} {seconds:7.0f} s   {report}")
     lines.append(f"  figures and their tables: {os.path.relpath(run_dir / 'figures')}")
@@ -209,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a profile; exit code 2 for bad input, Snakemake's otherwise."""
     args = _arguments(sys.argv[1:] if argv is None else argv)
     try:
-        params = load_params(args.profile, notebooks.parse_overrides(args.parameter))
+        params = load_params(args.profile, workflow.parse_overrides(args.parameter))
         chosen = select(args.only, args.start)
         check_inputs(params)
         plan = pending(params, chosen, args.force or bool(args.only or args.start))

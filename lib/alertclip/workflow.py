@@ -1,6 +1,6 @@
 """Execute one notebook with its parameters, and know what each notebook depends on.
 
-The Snakefile calls ``python -m alertclip.notebooks 03_stage1_global mini [name=value ...]``. The
+The Snakefile calls ``python -m alertclip.workflow 03_stage1_global mini [name=value ...]``. The
 executed copy appears under ``runs/<profile>/`` only when it is complete; a failed one is kept
 beside it as ``NN_name.failed.ipynb``.
 """
