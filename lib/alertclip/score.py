@@ -147,7 +147,7 @@ def _score_window(
 
 def _to_tensor(model: AlertCLIP, frames: np.ndarray) -> torch.Tensor:
     device = next(model.parameters()).device
-    return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).to(device)
+    return torch.tensor(frames, device=device).permute(0, 3, 1, 2)  # a copy: frames are read-only
 
 
 def draw(model: AlertCLIP, curve: ScoreCurve, caption: str) -> figures.Figure:

@@ -92,6 +92,7 @@ def _curve(axes: Axes, table: pd.DataFrame, spans: Sequence[tuple[float, float]]
     for i, (start, end) in enumerate(spans):
         axes.axvspan(start, end, color=ABNORMAL, alpha=0.2, linewidth=0,
                      label="ground truth" if i == 0 else None)
-    axes.set(xlabel="time (s)", ylabel="anomaly score (0 to 1)", ylim=(0, 1))
-    axes.set_xlim(0, max(float(table["time_s"].max()), 1e-3))
+    axes.set(xlabel="time (s)", ylabel="anomaly score (0 to 1)", ylim=(-0.02, 1.02))
+    last = float(table["time_s"].max())
+    axes.set_xlim(0, max(last * 1.02, 1e-3))
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1.1), ncols=2, borderaxespad=0)
