@@ -79,12 +79,18 @@ def article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-def fill(template: str, plan: Plan, detailed: bool) -> str:
-    """A wording with the people, cars and place of a plan; ``detailed`` adds trousers."""
+def fill(template: str, plan: Plan, detail: str) -> str:
+    """A wording with the people, cars and place of a plan.
+
+    detail: "coarse" leaves clothes out (so that captions recur, as VAGTA's do), "clothes" names
+    the shirt, "full" the trousers too where there is one person.
+    """
 
     def person(who: int) -> str:
         look = plan.looks[who]
-        if detailed and "{b}" not in template:
+        if detail == "coarse":
+            return f"a {look.kind}"
+        if detail == "full" and "{b}" not in template:
             return f"a {look.kind} in {article(look.upper)} shirt and {look.lower} trousers"
         return f"a {look.kind} in {look.upper}"
 
@@ -110,13 +116,13 @@ def _prefix(plan: Plan, abnormal: bool, rng: np.random.Generator) -> str:
 
 
 def _negatives(
-    plan: Plan, abnormal: bool, rng: np.random.Generator, held_out: bool, detailed: bool
+    plan: Plan, abnormal: bool, rng: np.random.Generator, held_out: bool, detail: str
 ) -> list[str]:
     """Three wordings of what the other twin could show, same people and place."""
     events = plan.pair.normal if abnormal else (plan.pair.event,)
     wordings = [w for event in events for w in WORDINGS[event][: None if held_out else -1]]
     order = rng.permutation(len(wordings))[:NEGATIVES]
-    return [fill(wordings[k], plan, detailed) for k in order]
+    return [fill(wordings[k], plan, detail) for k in order]
 
 
 def describe(plan: Plan, abnormal: bool, split: str) -> tuple[str, str, list[str]]:
@@ -124,8 +130,9 @@ def describe(plan: Plan, abnormal: bool, split: str) -> tuple[str, str, list[str
     rng = np.random.default_rng([plan.entropy, 3, int(abnormal)])
     held_out = split == "test"
     event = plan.pair.event if abnormal else plan.normal_event
-    short = fill(_wording(event, rng, held_out), plan, detailed=False)
-    detailed = bool(rng.random() < 0.6)
-    region = fill(_wording(event, rng, held_out), plan, detailed)
-    negatives = _negatives(plan, abnormal, rng, held_out, detailed)
+    brief = "coarse" if rng.random() < 0.3 else "clothes"
+    short = fill(_wording(event, rng, held_out), plan, brief)
+    detail = str(rng.choice(["coarse", "clothes", "full"], p=[0.2, 0.3, 0.5]))
+    region = fill(_wording(event, rng, held_out), plan, detail)
+    negatives = _negatives(plan, abnormal, rng, held_out, detail)
     return _prefix(plan, abnormal, rng) + short[0].lower() + short[1:], region, negatives
