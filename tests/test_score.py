@@ -21,8 +21,6 @@ BLUE, RED = (20, 20, 220), (220, 20, 20)
 class ColourModel(nn.Module):
     """Stands for AlertCLIP: a frame's embedding is its mean colour, abnormal prompts are red."""
 
-    image_size, grid = (32, 32), (2, 2)
-
     def __init__(self) -> None:
         super().__init__()
         self.logit_scale = nn.Parameter(torch.tensor(3.0))
@@ -32,13 +30,15 @@ class ColourModel(nn.Module):
         visual = nn.Module()
         visual.attn, visual.pool_type = attention, "avg"
         visual.attn.forward = lambda x: x
-        self.clip = nn.Module()
-        self.clip.visual = visual
+        self.visual = visual
+        self.backbone = SimpleNamespace(
+            image_size=(32, 32), grid=(2, 2), model=SimpleNamespace(visual=visual)
+        )
         self.longest = 0
 
     def encode_frames(self, frames: torch.Tensor) -> None:
         tokens = nn.functional.adaptive_avg_pool2d(frames[0].float(), 2).flatten(2)
-        self.clip.visual.attn(tokens.transpose(1, 2))
+        self.visual.attn(tokens.transpose(1, 2))
 
     def encode_clip(self, frames: torch.Tensor, mask: torch.Tensor) -> SimpleNamespace:
         self.longest = max(self.longest, frames.shape[1])
@@ -71,7 +71,7 @@ def test_curve_has_a_row_per_frame_and_finds_the_event(model, tmp_path):
     prompts = score.embed_prompts(model, load_prompts(PROFILES / "prompts.yaml"))
     video = write_video(tmp_path / "a.mp4")
     curve = score.score_video(model, video, prompts, num_frames=4, stride=4)
-    table = curve.table()
+    table = curve.table
     assert table["frame"].tolist() == list(range(40))
     assert table["time_s"].iloc[-1] == pytest.approx(39 / 8)
     assert table["score"].between(0, 1).all()

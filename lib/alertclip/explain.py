@@ -54,12 +54,12 @@ def patch_maps(flow: Tensor, grid: tuple[int, int], pool: str) -> Tensor:
 @torch.inference_mode()
 def attention_maps(model: nn.Module, frames: Tensor) -> Tensor:
     """Rollout of an AlertCLIP's visual tower: frames (T, 3, H, W) uint8 -> (T, h, w), sums to 1."""
-    visual = model.clip.visual
+    visual, grid = model.backbone.model.visual, model.backbone.grid
     with _recorded(visual) as blocks:
         model.encode_frames(frames[None])
     if not blocks:
         raise InputError("attention maps need a visual tower with split attention (a ViT)")
-    return patch_maps(rollout(torch.stack(blocks)), model.grid, visual.pool_type).cpu()
+    return patch_maps(rollout(torch.stack(blocks)), grid, visual.pool_type).cpu()
 
 
 @contextmanager

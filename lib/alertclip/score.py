@@ -9,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,7 @@ class ScoreCurve:
     scores: np.ndarray
     captions: list[str]
 
+    @cached_property
     def table(self) -> pd.DataFrame:
         """One row per decodable frame: frame (from 0), time_s, score (held)."""
         frames = np.arange(self.n_frames)
@@ -112,7 +114,7 @@ def score_video(
     stride = stride or max(1, round(info.fps / rate))
     sampled = np.arange(0, info.frames, stride)
     scores, nearest = [], []
-    for window in _windows(path, sampled, num_frames, model.image_size):
+    for window in _windows(path, sampled, num_frames, model.backbone.image_size):
         margin, caption = _score_window(model, window, prompts)
         scores.append(torch.sigmoid(model.logit_scale.exp() * margin).cpu().numpy())
         nearest += [prompts.sentences[i] for i in caption.tolist()]
@@ -155,9 +157,9 @@ def draw(model: AlertCLIP, curve: ScoreCurve, caption: str) -> figures.Figure:
     peaks = curve.peaks()
     frames = curve.sampled[peaks]
     shown = (DISPLAY_HEIGHT, round(DISPLAY_HEIGHT * curve.aspect))
-    seen = _to_tensor(model, read_frames(curve.video, frames, model.image_size))
+    seen = _to_tensor(model, read_frames(curve.video, frames, model.backbone.image_size))
     return figures.anomaly_curve(
-        curve.table(),
+        curve.table,
         list(read_frames(curve.video, frames, shown)),
         list(frames / curve.fps),
         list(attention_maps(model, seen).numpy()),
@@ -227,7 +229,7 @@ def _score_one(
     row = {"video": str(video), "output": name, "frames": 0, "max": None, "mean": None}
     try:
         curve = score_video(model, video, prompts, options.num_frames, options.fps, options.stride)
-        table = curve.table()
+        table = curve.table
         _write_table(table, options.out / f"{name}.csv")
         with atomic_write(options.out / f"{name}.png") as temporary:
             temporary.write_bytes(draw(model, curve, f"{line}; {HELD}.")._repr_png_())

@@ -105,9 +105,8 @@ def _embed(model: torch.nn.Module, samples: list[dict], device: torch.device, pr
     batch = collate(samples)
     reduced = precision == "bf16"
     with torch.autocast(device.type, torch.bfloat16) if reduced else nullcontext():
-        mask = batch.mask.to(device)
-        frames = model.encode_frames(batch.frames.to(device))
-        clip = model.pool_frames(frames.v, mask)
+        pixels, mask = batch.frames.to(device), batch.mask.to(device)
+        frames, clip = model.encode_frames(pixels), model.encode_clip(pixels, mask)
     return {
         "embedding": _unit(clip.embedding),
         "z": _unit(clip.z),
