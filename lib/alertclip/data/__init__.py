@@ -1,0 +1,1 @@
+"""Data: annotations to typed records, videos to frames, both to batches."""

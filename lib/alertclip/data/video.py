@@ -1,0 +1,169 @@
+"""Videos: how many frames they truly hold, frames by index, and which indices to take."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alertclip.errors import InputError
+from alertclip.files import read_json, sha256_file, write_json
+
+TIME_LIMIT = 300.0  # seconds for one request; an hour of 320x240 video decodes in about 30
+
+
+class DecodeError(InputError):
+    """A video that cannot be decoded: the message names the file and the reason."""
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video holds: ``frames`` is the number that decodes, not what the container says."""
+
+    frames: int
+    fps: float
+    width: int
+    height: int
+    sha256: str
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return self.frames / self.fps
+
+
+class DecodeWorker:
+    """One decoding process with a wall-clock limit per request; killed and replaced when late."""
+
+    def __init__(self, time_limit: float = TIME_LIMIT, module: str = "alertclip.data.decoding"):
+        self.time_limit, self.module = time_limit, module
+        self._process: subprocess.Popen | None = None
+        self._lock = threading.Lock()
+
+    def ask(self, path: Path, **request: Any) -> tuple[dict[str, Any], bytes]:
+        """Send a request about ``path``; DecodeError if it fails, dies or takes too long."""
+        with self._lock:
+            process = self._running()
+            timer = threading.Timer(self.time_limit, process.kill)
+            timer.start()
+            try:
+                head, body = _exchange(process, {"path": str(path), **request})
+            except (OSError, ValueError):
+                late = timer.finished.is_set() or not timer.is_alive()
+                self.close()
+                reason = f"no answer in {self.time_limit:g} s" if late else "the decoder died"
+                raise DecodeError(f"{path}: {reason}; convert the file or leave it out") from None
+            finally:
+                timer.cancel()
+        if "error" in head:
+            raise DecodeError(f"{path}: cannot be decoded ({head['error']}); convert or replace it")
+        return head, body
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _running(self) -> subprocess.Popen:
+        if self._process is None or self._process.poll() is not None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", self.module],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=_environment(),
+            )
+        return self._process
+
+
+def _environment() -> dict[str, str]:
+    # The worker must find this very package, installed or not.
+    root = str(Path(__file__).resolve().parents[2])
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+
+
+def _exchange(process: subprocess.Popen, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    process.stdin.write(json.dumps(request).encode() + b"\n")
+    process.stdin.flush()
+    head = json.loads(process.stdout.readline())
+    size = int(np.prod(head["shape"])) if "shape" in head else 0
+    body = process.stdout.read(size)
+    if len(body) != size:
+        raise ValueError("answer cut short")
+    return head, body
+
+
+_worker = DecodeWorker()
+_known: dict[tuple[str, int, int], VideoInfo] = {}
+
+
+def probe(path: Path | str, store: Path | None = None, worker: DecodeWorker = _worker) -> VideoInfo:
+    """Count the decodable frames of a video once; remembered in ``store`` by content hash."""
+    path = _existing(path)
+    status = path.stat()
+    key = (str(path), status.st_size, status.st_mtime_ns)
+    if key not in _known:
+        _known[key] = _probe(path, store, worker)
+    return _known[key]
+
+
+def _probe(path: Path, store: Path | None, worker: DecodeWorker) -> VideoInfo:
+    digest = sha256_file(path)
+    sidecar = store / f"{digest}.json" if store else None
+    if sidecar and sidecar.exists():
+        return VideoInfo(**read_json(sidecar))
+    head, _ = worker.ask(path, what="count")
+    info = VideoInfo(sha256=digest, **head)
+    if sidecar:
+        write_json(sidecar, asdict(info))
+    return info
+
+
+def read_frames(
+    path: Path | str,
+    indices: Sequence[int],
+    size: tuple[int, int],
+    backend: str = "decord",
+    worker: DecodeWorker = _worker,
+) -> np.ndarray:
+    """Frames (T, H, W, 3) uint8 by native index, squashed to ``size`` = (H, W) by the decoder."""
+    path = _existing(path)
+    indices = [int(i) for i in indices]
+    if not indices or min(indices) < 0:
+        raise DecodeError(f"{path}: frame indices must be at least 0 and not empty")
+    head, body = worker.ask(path, what="read", indices=indices, size=list(size), backend=backend)
+    return np.frombuffer(body, np.uint8).reshape(head["shape"])
+
+
+def uniform_indices(start: float, end: float, fps: float, frames: int, count: int) -> np.ndarray:
+    """Native indices at the centres of ``count`` equal bins of [start, end) s: at most (count,).
+
+    A span with fewer frames than bins gives each of its frames once; the caller pads and masks.
+    """
+    first = min(max(0, round(start * fps)), frames - 1)
+    last = min(max(first + 1, round(end * fps)), frames)
+    if last - first <= count:
+        return np.arange(first, last)
+    return (first + (np.arange(count) + 0.5) * (last - first) / count).astype(int)
+
+
+def snippet_indices(frames: int, length: int = 16) -> np.ndarray:
+    """Middle frame of every full or partial ``length``-frame snippet, as 16-frame detectors do."""
+    starts = np.arange(0, frames, length)
+    return np.minimum(starts + length // 2, frames - 1)
+
+
+def _existing(path: Path | str) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise DecodeError(f"{path}: no such file")
+    return path
