@@ -1,11 +1,14 @@
 """Rollout: rows sum to 1, uniform attention gives a uniform map, probabilities are right."""
 
+import open_clip
 import pytest
 import torch
 from torch import nn
 
 from alertclip.errors import InputError
-from alertclip.explain import attention_probabilities, patch_maps, rollout
+from alertclip.explain import attention_maps, attention_probabilities, patch_maps, rollout
+from alertclip.model.alertclip import AlertCLIP
+from alertclip.model.backbone import from_clip
 
 
 class Projections(nn.Module):
@@ -46,3 +49,24 @@ def test_attention_to_one_patch_is_found():
     assert maps.flatten().argmax() == 4 and maps.sum() == pytest.approx(1)
     with pytest.raises(InputError, match="3 x 3"):
         patch_maps(rollout(attention), (3, 3), "tok")
+
+
+@pytest.mark.parametrize("pool", ["tok", "avg"])
+def test_maps_of_a_vision_tower_sum_to_one(pool):
+    config = {
+        "vision_cfg": {
+            "layers": 2,
+            "width": 32,
+            "head_width": 8,
+            "patch_size": 8,
+            "image_size": [32, 48],
+            "pool_type": pool,
+        },
+        "text_cfg": {"context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 1},
+    }
+    clip = open_clip.CLIP(embed_dim=16, **config)
+    model = AlertCLIP(from_clip(clip, lambda _: None, "tiny", config)).eval()
+    frames = torch.randint(0, 255, (3, 3, 32, 48), dtype=torch.uint8)
+    maps = attention_maps(model, frames)
+    assert maps.shape == (3, 4, 6)
+    torch.testing.assert_close(maps.sum((1, 2)), torch.ones(3))

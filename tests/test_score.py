@@ -21,6 +21,8 @@ BLUE, RED = (20, 20, 220), (220, 20, 20)
 class ColourModel(nn.Module):
     """Stands for AlertCLIP: a frame's embedding is its mean colour, abnormal prompts are red."""
 
+    image_size, grid = (32, 32), (2, 2)
+
     def __init__(self) -> None:
         super().__init__()
         self.logit_scale = nn.Parameter(torch.tensor(3.0))
@@ -30,15 +32,13 @@ class ColourModel(nn.Module):
         visual = nn.Module()
         visual.attn, visual.pool_type = attention, "avg"
         visual.attn.forward = lambda x: x
-        self.visual = visual
-        self.backbone = SimpleNamespace(
-            image_size=(32, 32), grid=(2, 2), model=SimpleNamespace(visual=visual)
-        )
+        self.clip = nn.Module()
+        self.clip.visual = visual
         self.longest = 0
 
     def encode_frames(self, frames: torch.Tensor) -> None:
         tokens = nn.functional.adaptive_avg_pool2d(frames[0].float(), 2).flatten(2)
-        self.visual.attn(tokens.transpose(1, 2))
+        self.clip.visual.attn(tokens.transpose(1, 2))
 
     def encode_clip(self, frames: torch.Tensor, mask: torch.Tensor) -> SimpleNamespace:
         self.longest = max(self.longest, frames.shape[1])
@@ -99,11 +99,25 @@ def test_one_bad_file_does_not_stop_the_rest(model, tmp_path, capsys):
 
 
 def test_output_names_never_collide():
-    paths = ["/x/a/clip.mp4", "/y/a/clip.mp4", "/x/a/clip.avi", "/x/Clip.mp4", "/x/summary.mp4",
-             "/x/a__clip.mp4", "/x/alone.mp4", "/x/alone.mp4"]
+    paths = [
+        "/x/a/clip.mp4",
+        "/y/a/clip.mp4",
+        "/x/a/clip.avi",
+        "/x/Clip.mp4",
+        "/x/summary.mp4",
+        "/x/a__clip.mp4",
+        "/x/alone.mp4",
+        "/x/alone.mp4",
+    ]
     names = score.output_names([Path(path) for path in paths])
     assert len(names) == 7 and len({name.casefold() for name in names.values()} | {"summary"}) == 8
     assert names[Path("/x/alone.mp4")] == "alone"
+
+
+def test_untrained_weights_are_never_scored_silently(tmp_path, capsys):
+    out = str(tmp_path)
+    assert score.main(["v.mp4", "--out", out, "--model", "ViT-B-32-quickgelu"]) == 2
+    assert "--pretrained" in capsys.readouterr().err
 
 
 def test_bad_options_are_refused(model, tmp_path, capsys):

@@ -54,7 +54,7 @@ def patch_maps(flow: Tensor, grid: tuple[int, int], pool: str) -> Tensor:
 @torch.inference_mode()
 def attention_maps(model: nn.Module, frames: Tensor) -> Tensor:
     """Rollout of an AlertCLIP's visual tower: frames (T, 3, H, W) uint8 -> (T, h, w), sums to 1."""
-    visual, grid = model.backbone.model.visual, model.backbone.grid
+    visual, grid = model.clip.visual, model.grid
     with _recorded(visual) as blocks:
         model.encode_frames(frames[None])
     if not blocks:

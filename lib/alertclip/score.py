@@ -114,12 +114,17 @@ def score_video(
     stride = stride or max(1, round(info.fps / rate))
     sampled = np.arange(0, info.frames, stride)
     scores, nearest = [], []
-    for window in _windows(path, sampled, num_frames, model.backbone.image_size):
+    for window in _windows(path, sampled, num_frames, model.image_size):
         margin, caption = _score_window(model, window, prompts)
         scores.append(torch.sigmoid(model.logit_scale.exp() * margin).cpu().numpy())
         nearest += [prompts.sentences[i] for i in caption.tolist()]
     return ScoreCurve(
-        path, info.frames, info.fps, info.width / info.height, sampled, np.concatenate(scores),
+        path,
+        info.frames,
+        info.fps,
+        info.width / info.height,
+        sampled,
+        np.concatenate(scores),
         nearest,
     )
 
@@ -152,17 +157,26 @@ def _to_tensor(model: AlertCLIP, frames: np.ndarray) -> torch.Tensor:
     return torch.tensor(frames, device=device).permute(0, 3, 1, 2)  # a copy: frames are read-only
 
 
-def draw(model: AlertCLIP, curve: ScoreCurve, caption: str) -> figures.Figure:
-    """The curve with its key frames, where the visual tower looks in them, and top captions."""
+def draw(
+    model: AlertCLIP,
+    curve: ScoreCurve,
+    caption: str,
+    spans: Sequence[tuple[float, float]] = (),
+) -> figures.Figure:
+    """The curve with its key frames, where the visual tower looks in them, and top captions.
+
+    ``spans`` (s) are annotated events to shade.
+    """
     peaks = curve.peaks()
     frames = curve.sampled[peaks]
     shown = (DISPLAY_HEIGHT, round(DISPLAY_HEIGHT * curve.aspect))
-    seen = _to_tensor(model, read_frames(curve.video, frames, model.backbone.image_size))
+    seen = _to_tensor(model, read_frames(curve.video, frames, model.image_size))
     return figures.anomaly_curve(
         curve.table,
         list(read_frames(curve.video, frames, shown)),
         list(frames / curve.fps),
         list(attention_maps(model, seen).numpy()),
+        spans,
         title=curve.video.name,
         caption=caption,
         key_captions=[curve.captions[i] for i in peaks],
@@ -196,6 +210,8 @@ def load_model(name: str, pretrained: str | None, device: str) -> tuple[AlertCLI
     if (Path(name) / "alert_clip.json").exists():
         model, line = load_alertclip(name), f"tuned Alert-CLIP from {Path(name).name}"
     else:
+        if not pretrained and name != "miniclip" and not name.startswith("local-dir:"):
+            raise InputError(f"{name}: give --pretrained too (such as openai), else it is random")
         backbone = load_backbone(name, pretrained)
         model, line = AlertCLIP(backbone), f"{backbone.name}, not tuned for anomalies"
     return model.to(device).eval(), line
@@ -223,7 +239,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _score_one(
-    model: AlertCLIP, prompts: PromptEmbeddings, video: Path, name: str, line: str,
+    model: AlertCLIP,
+    prompts: PromptEmbeddings,
+    video: Path,
+    name: str,
+    line: str,
     options: argparse.Namespace,
 ) -> dict[str, object]:
     row = {"video": str(video), "output": name, "frames": 0, "max": None, "mean": None}
@@ -250,12 +270,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m alertclip.score", description=__doc__)
     parser.add_argument("videos", nargs="+", type=Path, metavar="VIDEO")
     parser.add_argument("--out", type=Path, required=True, help="folder for CSV and PNG files")
-    parser.add_argument("--model", default="miniclip",
-                        help="exported Alert-CLIP folder, local-dir:PATH, an open_clip name, or"
-                             " miniclip (default: small, trained on rendered scenes only)")
+    parser.add_argument(
+        "--model",
+        default="miniclip",
+        help="exported Alert-CLIP folder, local-dir:PATH, an open_clip name, or"
+        " miniclip (default: small, trained on rendered scenes only)",
+    )
     parser.add_argument("--pretrained", help="open_clip tag or safetensors file for --model")
     parser.add_argument("--prompts", type=Path, default=PROFILES / "prompts.yaml")
-    parser.add_argument("--num-frames", type=_count, default=8, help="frames per window")
+    parser.add_argument(
+        "--num-frames",
+        type=_count,
+        default=8,
+        help="frames per window; best as in training (default 8)",
+    )
     parser.add_argument("--fps", type=_rate, default=RATE, help="samples per second of video")
     parser.add_argument("--stride", type=_count, help="native frames per sample; overrides fps")
     return parser

@@ -40,10 +40,15 @@ class ClipEmbeddings:
         """Write ``path`` (safetensors) and, last, ``path`` with suffix .json (names, digest)."""
         path = Path(path)
         with atomic_write(path) as temporary:
-            save_file({name: np.ascontiguousarray(getattr(self, name)) for name in ARRAYS},
-                      temporary, metadata={"digest": digest})
-        write_json(path.with_suffix(".json"),
-                   {"digest": digest, "classes": self.classes, "keys": self.keys})
+            save_file(
+                {name: np.ascontiguousarray(getattr(self, name)) for name in ARRAYS},
+                temporary,
+                metadata={"digest": digest},
+            )
+        write_json(
+            path.with_suffix(".json"),
+            {"digest": digest, "classes": self.classes, "keys": self.keys},
+        )
 
     @classmethod
     def load(cls, path: Path | str) -> "ClipEmbeddings":
@@ -52,8 +57,11 @@ class ClipEmbeddings:
         names = read_json(path.with_suffix(".json"))
         try:
             arrays = load_file(path)
-            loaded = cls(**{name: arrays[name] for name in ARRAYS},
-                         classes=names["classes"], keys=names["keys"])
+            loaded = cls(
+                **{name: arrays[name] for name in ARRAYS},
+                classes=names["classes"],
+                keys=names["keys"],
+            )
         except (OSError, SafetensorError, KeyError) as error:
             raise InputError(f"{path}: not embeddings ({error}); delete it and run again") from None
         if not len(loaded.embedding) == len(loaded.classes) == len(loaded.keys):
@@ -100,13 +108,14 @@ def reuse_or_embed(
 
 
 @torch.inference_mode()
-def _embed(model: torch.nn.Module, samples: list[dict], device: torch.device, precision: str
-           ) -> dict[str, np.ndarray | list[str]]:
+def _embed(
+    model: torch.nn.Module, samples: list[dict], device: torch.device, precision: str
+) -> dict[str, np.ndarray | list[str]]:
     batch = collate(samples)
     reduced = precision == "bf16"
     with torch.autocast(device.type, torch.bfloat16) if reduced else nullcontext():
-        pixels, mask = batch.frames.to(device), batch.mask.to(device)
-        frames, clip = model.encode_frames(pixels), model.encode_clip(pixels, mask)
+        frames = model.encode_frames(batch.frames.to(device))
+        clip = model.pool_frames(frames.v, batch.mask.to(device))
     return {
         "embedding": _unit(clip.embedding),
         "z": _unit(clip.z),

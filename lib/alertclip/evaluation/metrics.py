@@ -18,9 +18,7 @@ Spans = Sequence[tuple[float, float]]
 Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
-def zero_shot_margin(
-    embedding: np.ndarray, normal: np.ndarray, abnormal: np.ndarray
-) -> np.ndarray:
+def zero_shot_margin(embedding: np.ndarray, normal: np.ndarray, abnormal: np.ndarray) -> np.ndarray:
     """S_A - S_N, the zero-shot anomaly score: embedding (..., D) of clips or frames -> (...)."""
     similarities = set_similarities(embedding, normal, abnormal)
     return similarities[..., 1] - similarities[..., 0]
@@ -38,9 +36,7 @@ def roc_auc(scores: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> n
         return area / (true[..., -1] * false[..., -1])
 
 
-def average_precision(
-    scores: np.ndarray, positive: np.ndarray, negative: np.ndarray
-) -> np.ndarray:
+def average_precision(scores: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
     """Average precision, sum of (R_i - R_{i-1}) P_i over thresholds; arguments as in roc_auc."""
     true, false = _counts(scores, positive, negative)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -91,9 +87,7 @@ class FrameScores:
     abnormal: bool
 
 
-def frame_metrics(
-    videos: Sequence[FrameScores], n_boot: int = 1000, seed: int = 0
-) -> pd.DataFrame:
+def frame_metrics(videos: Sequence[FrameScores], n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Frame-level AUC and AP over all videos, and AUC inside abnormal videos only.
 
     Columns metric, value, low, high, n (frames). In-clip AUC leaves normal videos out, so it
@@ -103,8 +97,7 @@ def frame_metrics(
     plan = [(f"frame {name}", videos, metric) for name, metric in METRICS.items()]
     plan.append(("in-clip frame AUC", abnormal, roc_auc))
     return _table(
-        (name, _frame_interval(chosen, metric, name, n_boot, seed))
-        for name, chosen, metric in plan
+        (name, _frame_interval(chosen, metric, name, n_boot, seed)) for name, chosen, metric in plan
     )
 
 
