@@ -19,9 +19,16 @@ def embeddings(n: int = 8, frames: int = 4) -> ClipEmbeddings:
     z[labels == 1, 2:] = [0, 1]
     clip = np.where(labels[:, None] == 1, [[0.0, 1.0]], [[1.0, 0.0]]).astype(np.float32)
     times = np.tile(np.arange(frames, dtype=np.float32), (n, 1))
-    return ClipEmbeddings(clip, z, z, np.ones((n, frames), bool), times, labels,
-                          ["Fire" if label else "Normal" for label in labels],
-                          [f"clip{i}" for i in range(n)])
+    return ClipEmbeddings(
+        clip,
+        z,
+        z,
+        np.ones((n, frames), bool),
+        times,
+        labels,
+        ["Fire" if label else "Normal" for label in labels],
+        [f"clip{i}" for i in range(n)],
+    )
 
 
 def encode_text(sentences: list[str]) -> torch.Tensor:

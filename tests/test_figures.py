@@ -26,38 +26,62 @@ def scene(seed: int, height: int = 60, width: int = 80) -> np.ndarray:
 
 
 def overview() -> figures.Figure:
-    rows = [(c, s, 3 ** (i + k)) for i, c in enumerate(CLASSES[1:] + ["Water_incident"])
-            for k, s in enumerate(["train", "test"])]
+    rows = [
+        (c, s, 3 ** (i + k))
+        for i, c in enumerate(CLASSES[1:] + ["Water_incident"])
+        for k, s in enumerate(["train", "test"])
+    ]
     return figures.dataset_overview(pd.DataFrame(rows, columns=["class_name", "split", "items"]))
 
 
 def boxes() -> figures.Figure:
-    rows = [(0, "Fighting001 at 3.2 s", 0.2, 0.3, 0.6, 0.9, "Two men fight beside a red car", 1),
-            (1, "Normal012 at 1.0 s", 0.02, 0.02, 0.98, 0.98, "People walk along the pavement", 0),
-            (2, "Fire004 at 5.0 s", 0.5, 0.1, 0.9, 0.5, "A bin burns", 1),
-            (2, "Fire004 at 5.0 s", 0.1, 0.4, 0.3, 0.9, "A man runs away", 1)]
+    rows = [
+        (0, "Fighting001 at 3.2 s", 0.2, 0.3, 0.6, 0.9, "Two men fight beside a red car", 1),
+        (1, "Normal012 at 1.0 s", 0.02, 0.02, 0.98, 0.98, "People walk along the pavement", 0),
+        (2, "Fire004 at 5.0 s", 0.5, 0.1, 0.9, 0.5, "A bin burns", 1),
+        (2, "Fire004 at 5.0 s", 0.1, 0.4, 0.3, 0.9, "A man runs away", 1),
+    ]
     names = ["frame", "title", "x1", "y1", "x2", "y2", "caption", "label"]
     return figures.boxes_on_frames([scene(i) for i in range(3)], pd.DataFrame(rows, columns=names))
 
 
 def matrix() -> figures.Figure:
-    names = ["people going about their day", "an ordinary day on the street",
-             "people fighting each other", "a dangerous fire burning out of control"]
+    names = [
+        "people going about their day",
+        "an ordinary day on the street",
+        "people fighting each other",
+        "a dangerous fire burning out of control",
+    ]
     rows = [(a, b, 1.0 if a == b else 0.68 + 0.03 * i) for i, a in enumerate(names) for b in names]
     return figures.prompt_similarity_matrix(pd.DataFrame(rows, columns=["row", "column", "cosine"]))
 
 
 def gap() -> figures.Figure:
-    table = pd.DataFrame({"key": ["Fighting001_x264", "Robbery012_x264", "Normal_Videos_003_x264"],
-                          "class_name": ["Fighting", "Robbery", "Normal"],
-                          "normal": [0.21, 0.25, 0.24], "abnormal": [0.23, 0.22, 0.2]})
+    table = pd.DataFrame(
+        {
+            "key": ["Fighting001_x264", "Robbery012_x264", "Normal_Videos_003_x264"],
+            "class_name": ["Fighting", "Robbery", "Normal"],
+            "normal": [0.21, 0.25, 0.24],
+            "abnormal": [0.23, 0.22, 0.2],
+        }
+    )
     return figures.similarity_gap(table.assign(gap=table["abnormal"] - table["normal"]))
 
 
 def mss() -> figures.Figure:
-    rows = [(m, c, v := -0.05 + 0.06 * j + 0.005 * i, v - 0.02, v + 0.02, 400 if c == "all" else 50,
-             -0.0564 if (m, c) == ("untuned", "all") else np.nan)
-            for j, m in enumerate(MODELS) for i, c in enumerate(CLASSES)]
+    rows = [
+        (
+            m,
+            c,
+            v := -0.05 + 0.06 * j + 0.005 * i,
+            v - 0.02,
+            v + 0.02,
+            400 if c == "all" else 50,
+            -0.0564 if (m, c) == ("untuned", "all") else np.nan,
+        )
+        for j, m in enumerate(MODELS)
+        for i, c in enumerate(CLASSES)
+    ]
     names = ["model", "class_name", "mss", "low", "high", "n", "paper"]
     return figures.mss_per_class(pd.DataFrame(rows, columns=names))
 
@@ -65,16 +89,22 @@ def mss() -> figures.Figure:
 def losses() -> figures.Figure:
     steps = np.arange(100)
     noise = np.random.default_rng(0).normal(scale=0.1, size=(3, 100))
-    rows = [(s, term, (3 - k) * np.exp(-s / 40) + 0.5 + noise[k, s])
-            for k, term in enumerate(["global", "region", "hard negative"]) for s in steps]
+    rows = [
+        (s, term, (3 - k) * np.exp(-s / 40) + 0.5 + noise[k, s])
+        for k, term in enumerate(["global", "region", "hard negative"])
+        for s in steps
+    ]
     return figures.loss_curves(pd.DataFrame(rows, columns=["step", "term", "value"]))
 
 
 def umap() -> figures.Figure:
     rng = np.random.default_rng(0)
-    rows = [(p, *(rng.normal(size=2) + shift * (g == "abnormal")), g)
-            for p, shift in (("before", 0.2), ("after", 4)) for g in ("normal", "abnormal")
-            for _ in range(60)]
+    rows = [
+        (p, *(rng.normal(size=2) + shift * (g == "abnormal")), g)
+        for p, shift in (("before", 0.2), ("after", 4))
+        for g in ("normal", "abnormal")
+        for _ in range(60)
+    ]
     table = pd.DataFrame(rows, columns=["panel", "x", "y", "group"])
     return figures.umap_panels(table, "Clip embeddings", "One point per clip; UMAP, cosine.")
 
@@ -84,17 +114,30 @@ def curve() -> figures.Figure:
     table = pd.DataFrame({"time_s": time, "score": 0.1 + 0.7 * ((time > 3) & (time < 6))})
     yy, xx = np.mgrid[:6, :8]
     attention = [np.exp(-((xx - 2 * i) ** 2 + (yy - 3) ** 2) / 4) for i in range(4)]
-    captions = ["people going about their day", "people fighting each other",
-                "a person falling and getting hurt", "an ordinary day on the street"]
+    captions = [
+        "people going about their day",
+        "people fighting each other",
+        "a person falling and getting hurt",
+        "an ordinary day on the street",
+    ]
     return figures.anomaly_curve(
-        table, [scene(i) for i in range(4)], [0.5, 3.4, 5.1, 7.2], attention, [(3.2, 6.1)],
-        "Fighting001_x264", "MiniCLIP, untuned; score held between samples.", captions)
+        table,
+        [scene(i) for i in range(4)],
+        [0.5, 3.4, 5.1, 7.2],
+        attention,
+        [(3.2, 6.1)],
+        "Fighting001_x264",
+        "MiniCLIP, untuned; score held between samples.",
+        captions,
+    )
 
 
 def auc() -> figures.Figure:
-    rows = [(s, m, v := 60 + 12 * j - 3 * i, v - 3, v + 3, 400, 88.02 if (i, j) == (0, 0) else None)
-            for i, s in enumerate(["video AUC", "frame AUC", "in-clip frame AUC"])
-            for j, m in enumerate(MODELS)]
+    rows = [
+        (s, m, v := 60 + 12 * j - 3 * i, v - 3, v + 3, 400, 88.02 if (i, j) == (0, 0) else None)
+        for i, s in enumerate(["video AUC", "frame AUC", "in-clip frame AUC"])
+        for j, m in enumerate(MODELS)
+    ]
     names = ["setting", "model", "value", "low", "high", "n", "paper"]
     return figures.auc_comparison(pd.DataFrame(rows, columns=names))
 

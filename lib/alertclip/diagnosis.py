@@ -178,9 +178,7 @@ def project_2d(embedding: np.ndarray, seed: int = 0, neighbours: int = 15) -> np
 
     neighbours = min(neighbours, len(embedding) - 2)
     # The spectral start needs many more points than dimensions; PCA serves any number.
-    reducer = UMAP(
-        n_neighbors=neighbours, metric="cosine", init="pca", random_state=seed, n_jobs=1
-    )
+    reducer = UMAP(n_neighbors=neighbours, metric="cosine", init="pca", random_state=seed, n_jobs=1)
     return reducer.fit_transform(np.asarray(embedding, np.float32))
 
 

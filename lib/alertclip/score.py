@@ -21,7 +21,7 @@ from alertclip.data.video import probe, read_frames
 from alertclip.errors import InputError
 from alertclip.evaluation.metrics import hold
 from alertclip.explain import attention_maps
-from alertclip.files import atomic_write, progress
+from alertclip.files import progress
 from alertclip.model.alertclip import AlertCLIP
 from alertclip.model.backbone import load_backbone
 from alertclip.model.export import load_alertclip
@@ -232,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for video, name in output_names(options.videos).items():
         rows.append(_score_one(model, prompts, video, name, line, options))
         print("{video}: {status} {reason}".format(**rows[-1]).rstrip())
-        _write_table(pd.DataFrame(rows), options.out / "summary.csv")
+        figures.write_table(pd.DataFrame(rows), options.out / "summary.csv")
     failed = sum(row["status"] == "failed" for row in rows)
     print(f"{len(rows) - failed} scored, {failed} failed; see {options.out / 'summary.csv'}")
     return 1 if failed else 0
@@ -250,20 +250,13 @@ def _score_one(
     try:
         curve = score_video(model, video, prompts, options.num_frames, options.fps, options.stride)
         table = curve.table
-        _write_table(table, options.out / f"{name}.csv")
-        with atomic_write(options.out / f"{name}.png") as temporary:
-            temporary.write_bytes(draw(model, curve, f"{line}; {HELD}.")._repr_png_())
+        figures.save(draw(model, curve, f"{line}; {HELD}."), name, table, options.out)
     except Exception as error:  # whatever is wrong with one file must not stop the others
         reason = " ".join(str(error).split()) or type(error).__name__
         return row | {"status": "failed", "reason": reason, "model": line}
     top, mean = table["score"].max(), table["score"].mean()
     values = {"frames": len(table), "max": round(top, 6), "mean": round(mean, 6)}
     return row | values | {"status": "scored", "reason": "", "model": line}
-
-
-def _write_table(table: pd.DataFrame, path: Path) -> None:
-    with atomic_write(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
 
 
 def _parser() -> argparse.ArgumentParser:

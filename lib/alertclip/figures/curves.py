@@ -72,8 +72,14 @@ def anomaly_curve(
     _curve(axes, table, spans)
     for i, (frame, time) in enumerate(zip(key_frames, key_times, strict=True)):
         axes.axvline(time, color="black", linewidth=0.9, linestyle="--")
-        axes.annotate("ABCDEFGH"[i % 8], (time, 1.02), xycoords=("data", "axes fraction"),
-                      ha="center", weight="bold", annotation_clip=False)
+        axes.annotate(
+            "ABCDEFGH"[i % 8],
+            (time, 1.02),
+            xycoords=("data", "axes fraction"),
+            ha="center",
+            weight="bold",
+            annotation_clip=False,
+        )
         name = f"{'ABCDEFGH'[i % 8]}  {time:.1f} s"
         text = wrap(key_captions[i], 26) if len(key_captions) else ""
         show_frame(figure.add_subplot(grid[1, i]), frame, name)
@@ -87,11 +93,18 @@ def anomaly_curve(
 
 
 def _curve(axes: Axes, table: pd.DataFrame, spans: Sequence[tuple[float, float]]) -> None:
-    axes.plot(table["time_s"], table["score"], color=NORMAL, drawstyle="steps-post",
-              label="anomaly score")
+    axes.plot(
+        table["time_s"], table["score"], color=NORMAL, drawstyle="steps-post", label="anomaly score"
+    )
     for i, (start, end) in enumerate(spans):
-        axes.axvspan(start, end, color=ABNORMAL, alpha=0.2, linewidth=0,
-                     label="ground truth" if i == 0 else None)
+        axes.axvspan(
+            start,
+            end,
+            color=ABNORMAL,
+            alpha=0.2,
+            linewidth=0,
+            label="ground truth" if i == 0 else None,
+        )
     axes.set(xlabel="time (s)", ylabel="anomaly score (0 to 1)", ylim=(-0.02, 1.02))
     last = float(table["time_s"].max())
     axes.set_xlim(0, max(last * 1.02, 1e-3))

@@ -31,8 +31,15 @@ def show_frame(
     axes.imshow(frame, extent=(0, width, height, 0))
     if attention is not None:
         shown = attention / max(float(attention.max()), 1e-12)
-        axes.imshow(shown, extent=(0, width, height, 0), cmap="inferno", alpha=0.5,
-                    interpolation="bilinear", vmin=0, vmax=1)
+        axes.imshow(
+            shown,
+            extent=(0, width, height, 0),
+            cmap="inferno",
+            alpha=0.5,
+            interpolation="bilinear",
+            vmin=0,
+            vmax=1,
+        )
     axes.set(xticks=[], yticks=[])
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
@@ -87,9 +94,17 @@ def _boxes(axes: Axes, size: tuple[int, int], rows: pd.DataFrame) -> None:
     height, width = size
     for row in rows.itertuples():
         corner, extent = (row.x1 * width, row.y1 * height), (row.x2 - row.x1, row.y2 - row.y1)
-        axes.add_patch(Rectangle(
-            corner, extent[0] * width, extent[1] * height, fill=False, linewidth=2,
-            edgecolor=ABNORMAL if row.label else NORMAL, linestyle="--" if row.label else "-"))
+        axes.add_patch(
+            Rectangle(
+                corner,
+                extent[0] * width,
+                extent[1] * height,
+                fill=False,
+                linewidth=2,
+                edgecolor=ABNORMAL if row.label else NORMAL,
+                linestyle="--" if row.label else "-",
+            )
+        )
     captions = [wrap(caption, 34) for caption in rows["caption"]]
     axes.set_xlabel("\n".join(captions), fontsize=9)
 
@@ -104,6 +119,6 @@ def _grid(
     shape = frames[0].shape
     figure = new_figure(2.7 * columns, 0.6 + rows * (2.7 * shape[0] / shape[1] + 0.55))
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for empty in panels[len(frames):]:
+    for empty in panels[len(frames) :]:
         empty.set_visible(False)
     return figure, panels[: len(frames)]

@@ -114,8 +114,15 @@ def _intervals(axes: Axes, table: pd.DataFrame, rows: list[str], by: str) -> Non
         axes.hlines(y, part["low"], part["high"], color=palette[model])
         axes.plot(part["value"], y, MARKERS[i % len(MARKERS)], color=palette[model], label=model)
         if _has_paper(part):
-            axes.plot(part["paper"], y, "|", color="black", markersize=13, markeredgewidth=2.2,
-                      label=PAPER)
+            axes.plot(
+                part["paper"],
+                y,
+                "|",
+                color="black",
+                markersize=13,
+                markeredgewidth=2.2,
+                label=PAPER,
+            )
     axes.set_yticks(range(len(rows)), rows)
     axes.set_ylim(len(rows) - 0.45, -0.55)
     axes.grid(axis="y", visible=False)

@@ -32,15 +32,27 @@ def prompt_similarity_matrix(
     axes = figure.subplots()
     low = min(0.0, float(cosine.to_numpy().min()))
     image = axes.imshow(cosine, cmap="cividis", vmin=low, vmax=1, aspect="auto")
-    axes.set_xticks(range(len(columns)), [wrap(c, 28) for c in columns], rotation=50, ha="right",
-                    rotation_mode="anchor")
+    axes.set_xticks(
+        range(len(columns)),
+        [wrap(c, 28) for c in columns],
+        rotation=50,
+        ha="right",
+        rotation_mode="anchor",
+    )
     axes.set_yticks(range(len(rows)), [wrap(r, 34) for r in rows])
     axes.grid(visible=False)
     if max(len(rows), len(columns)) <= ANNOTATED:
         for (i, j), value in _cells(cosine):
             dark = value < (low + 1) / 2
-            axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=9,
-                      color="white" if dark else "black")
+            axes.text(
+                j,
+                i,
+                f"{value:.2f}",
+                ha="center",
+                va="center",
+                fontsize=9,
+                color="white" if dark else "black",
+            )
     figure.colorbar(image, ax=axes, label="cosine similarity", shrink=0.8)
     headline(figure, title, caption)
     return figure
@@ -68,8 +80,14 @@ def similarity_gap(
     axes.scatter(table["abnormal"], y, color=ABNORMAL, marker="s", label="S_A, abnormal prompts")
     right = table[["normal", "abnormal"]].max(axis=1)
     for place, edge, gap in zip(y, right, table["gap"], strict=True):
-        axes.annotate(f"gap {gap:+.3f}", (edge, place), xytext=(9, 0), fontsize=9, va="center",
-                      textcoords="offset points")
+        axes.annotate(
+            f"gap {gap:+.3f}",
+            (edge, place),
+            xytext=(9, 0),
+            fontsize=9,
+            va="center",
+            textcoords="offset points",
+        )
     pairs = zip(table["key"], table["class_name"], strict=True)
     labels = [f"{key} ({name})" for key, name in pairs]
     axes.set_yticks(y, [wrap(label, 42) for label in labels])
@@ -95,8 +113,16 @@ def umap_panels(table: pd.DataFrame, title: str = "", caption: str = "") -> Figu
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for i, group in enumerate(groups):
             part = table[(table["panel"] == panel) & (table["group"] == group)]
-            axes.scatter(part["x"], part["y"], s=18, alpha=0.75, label=group, linewidths=0,
-                         color=palette[group], marker=MARKERS[i % len(MARKERS)])
+            axes.scatter(
+                part["x"],
+                part["y"],
+                s=18,
+                alpha=0.75,
+                label=group,
+                linewidths=0,
+                color=palette[group],
+                marker=MARKERS[i % len(MARKERS)],
+            )
         axes.set_title(f"{panel} (n = {(table['panel'] == panel).sum()})")
         axes.set(xlabel="UMAP 1 (no unit)", ylabel="UMAP 2 (no unit)", xticks=[], yticks=[])
     legend_outside(figure, axes)

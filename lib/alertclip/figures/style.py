@@ -45,8 +45,9 @@ def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
     def wrapper(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Figure:
         with matplotlib.rc_context():
             matplotlib.rcdefaults()
-            matplotlib.rcParams.update(matplotlib.rc_params_from_file(
-                STYLE, use_default_template=False))
+            matplotlib.rcParams.update(
+                matplotlib.rc_params_from_file(STYLE, use_default_template=False)
+            )
             return draw(*args, **kwargs)
 
     return wrapper
@@ -63,11 +64,16 @@ def save(figure: Figure, name: str, table: pd.DataFrame, folder: Path | str) -> 
     The same figure and table give the same bytes. Returns the figure for display.
     """
     folder = Path(folder)
-    with atomic_write(folder / f"{name}.csv") as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+    write_table(table, folder / f"{name}.csv")
     with atomic_write(folder / f"{name}.png") as temporary:
         figure._write(temporary)
     return figure
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a CSV atomically, the same bytes on every system."""
+    with atomic_write(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
 
 
 def require(table: pd.DataFrame, columns: Iterable[str], figure: str) -> None:
@@ -86,8 +92,9 @@ def headline(figure: Figure, title: str, caption: str = "") -> None:
         figure.suptitle(text, x=0.01, ha="left", weight="bold")
     if caption:
         width = int(figure.get_figwidth() * 13.5)
-        figure.supxlabel("\n".join(textwrap.wrap(caption, width)), x=0.01, ha="left", fontsize=9,
-                         color=INK)
+        figure.supxlabel(
+            "\n".join(textwrap.wrap(caption, width)), x=0.01, ha="left", fontsize=9, color=INK
+        )
 
 
 def legend_outside(figure: Figure, axes: Axes) -> None:
@@ -112,5 +119,7 @@ def wrap(text: str, width: int) -> str:
 def colours(names: Sequence[str]) -> dict[str, str]:
     """A colour per name; normal and abnormal always have theirs."""
     fixed = {"normal": NORMAL, "abnormal": ABNORMAL}
-    return {name: fixed.get(str(name).lower(), PALETTE[i % len(PALETTE)])
-            for i, name in enumerate(names)}
+    return {
+        name: fixed.get(str(name).lower(), PALETTE[i % len(PALETTE)])
+        for i, name in enumerate(names)
+    }
