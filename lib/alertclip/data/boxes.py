@@ -8,7 +8,7 @@ WHOLE_FRAME: Box = (0.0, 0.0, 1.0, 1.0)
 HALF_WINDOW = 8  # annotation frames on each side of a track with a single keyframe (ours)
 
 
-def frame_time(frame: int) -> float:
+def frame_time(frame: float) -> float:
     """Seconds of a 1-based annotation frame."""
     return (frame - 1) / CLOCK
 
@@ -38,16 +38,25 @@ def box_at(track: tuple[Keyframe, ...], time: float) -> Box | None:
         return None
     if len(track) == 1:
         return track[0].box
-    frame = time * CLOCK + 1
+    frame = _annotation_frame(time)
     frames = [k.frame for k in track]
     after = min(int(np.searchsorted(frames, frame, side="right")), len(track) - 1)
     before, following = track[after - 1], track[after]
-    if not before.enabled and frame > before.frame + 1e-6:
+    for keyframe in (before, following):
+        if frame == keyframe.frame:
+            return keyframe.box
+    if not before.enabled:
         return None
     share = float(np.clip((frame - before.frame) / (following.frame - before.frame), 0, 1))
     return tuple(
         (1 - share) * a + share * b for a, b in zip(before.box, following.box, strict=True)
     )
+
+
+def _annotation_frame(time: float) -> float:
+    # A time computed from a frame number is that frame, whatever the last bit says.
+    frame = time * CLOCK + 1
+    return float(round(frame)) if abs(frame - round(frame)) < 1e-6 else frame
 
 
 def boxes_at(region: Region, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -65,9 +65,12 @@ class Item:
     @property
     def key(self) -> str:
         """Unique name: the video and, for a segment, its times after #."""
-        if self.timestamps is None:
-            return self.video
-        return "{}#{:g}-{:g}".format(self.video, *self.timestamps)
+        return item_key(self.video, self.timestamps)
+
+
+def item_key(video: str, timestamps: tuple[float, float] | None) -> str:
+    """Name of a clip: its video and, for a segment, "#start-end" in s."""
+    return video if timestamps is None else "{}#{:.10g}-{:.10g}".format(video, *timestamps)
 
 
 @dataclass(frozen=True)

@@ -1,54 +1,62 @@
 """Read VAGTA exactly as published: both JSON shapes, every quirk counted (protocols 1.2-1.6)."""
 
-import math
 import re
 from collections import defaultdict
-from functools import cache
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from alertclip.data.records import Item, Keyframe, Region, Report
+from alertclip.data import checks
+from alertclip.data.boxes import frame_time
+from alertclip.data.records import Item, Keyframe, Region, Report, item_key
 from alertclip.errors import InputError
 from alertclip.files import read_json
 
 __all__ = ["Item", "Keyframe", "Region", "Report", "load_surrogate", "load_vagta", "strip_prefix"]
 
-MAX_TOKENS = 20  # the contract of the hard-negative prompts (supplementary A.4)
-PREFIX = re.compile(r"^[^:]{0,60}\bvideo\b[^:]{0,40}:\s*", re.IGNORECASE)
-Negatives = dict[tuple[Any, ...], tuple[str, ...]]
+# "Normal video:", "<Class> anomaly video:", once "Water incident: Abnormal video showing"
+PREFIX = re.compile(
+    r"^(?:[^:]{0,60}\bvideos?\b[^:]{0,40}:|[^:]{0,30}: abnormal video showing)\s*", re.IGNORECASE
+)
+SAME_TIME = 0.05  # s; segments that touch within the annotations' rounding do not overlap
+Segment = tuple[float, float] | None
 
 
 def load_vagta(annotations: Path, hard_negatives: Path | None = None) -> tuple[list[Item], Report]:
     """Items of a file in the test file's schema, with hard negatives from the qwen file if given.
 
-    Negatives are matched by video and region index, for segments also by timestamps. Raises
-    InputError if a file is missing or is not of this schema; bad items become rows of the report.
+    Negatives are matched by video, region index and timestamps. Raises InputError if a file is
+    missing, malformed or not of this schema; a bad item is left out and becomes a row of the
+    report, which also counts every quirk that was mended or kept.
     """
-    rows = read_json(annotations)
+    rows = _read(annotations)
     if not isinstance(rows, list):
         raise InputError(f"{annotations}: expected a list of items as in VAGTA's test file")
     report = Report()
-    negatives = _negatives_by_region(hard_negatives, report) if hard_negatives else {}
-    items = [i for row in rows if (i := _item(row, negatives, report)) is not None]
-    _count_duplicates(items, report)
-    return items, report
+    negatives = _Negatives.read(hard_negatives, report) if hard_negatives else None
+    items = [item for row in rows if (item := _item(row, negatives, report)) is not None]
+    if negatives:
+        negatives.report_unused(report)
+    return _checked(items, report), report
 
 
 def load_surrogate(hard_negatives: Path) -> tuple[list[Item], Report]:
     """Training items from the qwen file alone, with the flagged surrogates of protocols 1.6.
 
-    Global captions are templated from region captions in the style of the test file; regions keep
-    their time span and take the whole frame as box.
+    Abnormal regions of one video form one item. Global captions are made from the first region
+    caption in the style of the test file; regions keep their time span and take the whole frame
+    as box. Errors and the report are those of load_vagta.
     """
-    report, groups = Report(), defaultdict(list)
-    for row in _qwen_rows(hard_negatives):
-        key = _video(row, report)
-        if key and isinstance(row.get("region_caption"), str):
-            groups[key, _pair(row.get("timestamps"))].append(row)
-        elif key:
-            report.add(key, "no region caption", "item left out")
-    items = [_surrogate_item(*key, rows, report) for key, rows in groups.items()]
-    return items, report
+    report = Report()
+    groups: dict[tuple[str, Segment], list[dict]] = defaultdict(list)
+    for row in _qwen_rows(hard_negatives, report):
+        if not checks.is_text(row.get("region_caption")):
+            report.add(_row_key(row), "no region caption", "region left out")
+            continue
+        groups[row["video"], row["timestamps"]].append(row)
+    items = [_surrogate_item(*group, rows, report) for group, rows in groups.items()]
+    return _checked(items, report), report
 
 
 def strip_prefix(caption: str) -> str:
@@ -56,186 +64,158 @@ def strip_prefix(caption: str) -> str:
     return PREFIX.sub("", caption)
 
 
-def _surrogate_item(
-    video: str, timestamps: tuple[float, float] | None, rows: list[dict], report: Report
-) -> Item:
-    rows = sorted(rows, key=lambda row: row.get("region_index") or 0)
+def _item(row: Any, negatives: "_Negatives | None", report: Report) -> Item | None:
+    video = checks.video_path(row, report)
+    if video is None:
+        return None
+    valid, timestamps = checks.segment(video, row.get("timestamps"), report)
+    key = item_key(video, timestamps)
+    caption, captions, boxes = map(row.get, ("global_caption", "region_captions", "box_infos"))
+    texts = [caption, *captions] if isinstance(captions, list) and captions else [None]
+    if not all(map(checks.is_text, texts)):
+        report.add(key, "captions missing or not text", "item left out")
+        return None
+    if not isinstance(boxes, list) or len(boxes) != len(captions):
+        report.add(key, "boxes do not match region captions", "item left out")
+        return None
+    if not valid:
+        return None
+    if not PREFIX.match(caption):
+        report.add(key, "global caption without class prefix", "kept")
+    checks.text_findings(key, "global caption", caption, report)
+    regions = []
+    for index, (text, raw) in enumerate(zip(captions, boxes, strict=True)):
+        checks.text_findings(key, "region caption", text, report)
+        found = negatives.take(key, (video, index, timestamps), text, report) if negatives else ()
+        regions.append(Region(text, checks.box_track(key, raw, report), found))
+    item = Item(video, caption, tuple(regions), timestamps)
+    if item.is_abnormal and not all(boxes):
+        report.add(key, "abnormal region without boxes", "whole frame instead")
+    return item
+
+
+def _surrogate_item(video: str, timestamps: Segment, rows: list[dict], report: Report) -> Item:
+    key = item_key(video, timestamps)
+    rows = sorted(rows, key=lambda row: row["region_index"])
+    if [row["region_index"] for row in rows] != list(range(len(rows))):
+        report.add(key, "region indices with gaps", "kept in their order")
     regions = []
     for row in rows:
-        frames = _pair(row.get("frames_25"))
-        span = None if frames is None else ((frames[0] - 1) / 25.0, (frames[1] - 1) / 25.0)
-        if span and span[0] == span[1]:
-            report.add(video, "region of a single frame", "kept with its nearest sampled frame")
         caption = row["region_caption"]
-        negatives = _clean_negatives(video, caption, row.get("hard_negative"), report)
-        regions.append(Region(caption, (), negatives, span))
+        checks.text_findings(key, "region caption", caption, report)
+        found = checks.clean_negatives(key, caption, row.get("hard_negative"), report)
+        regions.append(Region(caption, (), found, _span(key, row.get("frames_25"), report)))
     item = Item(video, "", tuple(regions), timestamps)
     prefix = f"{item.class_name} abnormal video" if item.is_abnormal else "Normal video"
     used = ("global caption", "boxes") if item.is_abnormal else ("global caption",)
-    report.add(item.key, "surrogate: " + " and ".join(used), "templated caption, whole-frame box")
+    action = "templated caption" + (", whole-frame box" if item.is_abnormal else "")
+    report.add(key, "surrogate: " + " and ".join(used), action)
     return Item(video, f"{prefix}: {regions[0].caption}", tuple(regions), timestamps, used)
 
 
-def _item(row: Any, negatives: Negatives, report: Report) -> Item | None:
-    video = _video(row, report)
-    if video is None:
+def _span(key: str, raw: Any, report: Report) -> Segment:
+    """Seconds of ``frames_25`` = [first, last], 1-based frames of the annotation clock."""
+    pair = checks.number_pair(raw)
+    if raw is not None and (pair is None or pair[0] < 1):
+        report.add(key, "frames_25 are not two increasing frames", "whole clip instead")
+    if pair is None or pair[0] < 1:
         return None
-    captions, boxes = row.get("region_captions"), row.get("box_infos")
-    caption = row.get("global_caption")
-    if not isinstance(caption, str) or not isinstance(captions, list) or not captions:
-        report.add(video, "captions missing or not text", "item left out")
-        return None
-    if not isinstance(boxes, list) or len(boxes) != len(captions):
-        report.add(video, "boxes do not match region captions", "item left out")
-        return None
-    timestamps = _timestamps(video, row.get("timestamps"), report)
-    if not PREFIX.match(caption):
-        report.add(video, "global caption without class prefix", "kept")
-    regions = tuple(
-        _region(video, timestamps, i, str(text), track, negatives, report)
-        for i, (text, track) in enumerate(zip(captions, boxes, strict=True))
-    )
-    for text in (caption, *(region.caption for region in regions)):
-        _check_text(video, text, report)
-    return Item(video, caption, regions, timestamps)
+    if pair[0] == pair[1]:
+        report.add(key, "region of a single frame", "kept with its nearest sampled frame")
+    return frame_time(pair[0]), frame_time(pair[1])
 
 
-def _region(
-    video: str,
-    timestamps: tuple[float, float] | None,
-    index: int,
-    caption: str,
-    track: Any,
-    negatives: Negatives,
-    report: Report,
-) -> Region:
-    found = negatives.get((video, index, timestamps), ())
-    found = _clean_negatives(video, caption, list(found), report) if negatives else ()
-    return Region(caption, _track(video, track, report), found)
+@dataclass
+class _Negatives:
+    """Rows of the hard-negative file by video, region index and timestamps."""
+
+    rows: dict[tuple[str, int, Segment], dict]
+    unused: set[tuple[str, int, Segment]] = field(default_factory=set)
+
+    @classmethod
+    def read(cls, path: Path, report: Report) -> "_Negatives":
+        table = {_region_id(row): row for row in _qwen_rows(path, report)}
+        return cls(table, set(table))
+
+    def take(
+        self, key: str, region: tuple[str, int, Segment], caption: str, report: Report
+    ) -> tuple[str, ...]:
+        region = (*region[:2], _rounded(region[2]))
+        row = self.rows.get(region, {"hard_negative": [], "region_caption": caption})
+        self.unused.discard(region)
+        if row.get("region_caption") != caption:
+            report.add(key, "hard negatives written for another caption", "kept")
+        return checks.clean_negatives(key, caption, row.get("hard_negative"), report)
+
+    def report_unused(self, report: Report) -> None:
+        for region in sorted(self.unused, key=str):
+            report.add(_row_key(self.rows[region]), "hard negatives without a region", "not used")
 
 
-def _track(video: str, track: Any, report: Report) -> tuple[Keyframe, ...]:
-    if not track:
-        return ()
-    try:
-        keyframes = [_keyframe(video, k, report) for k in track]
-    except (TypeError, KeyError, ValueError) as error:
-        report.add(video, f"bad box: {error}", "track dropped, whole frame instead")
-        return ()
-    if any(a.frame >= b.frame for a, b in zip(keyframes, keyframes[1:], strict=False)):
-        report.add(video, "keyframes not increasing", "sorted, repeated frames dropped")
-        keyframes = sorted({k.frame: k for k in keyframes}.values(), key=lambda k: k.frame)
-    if len(keyframes) == 1:
-        report.add(video, "track with a single keyframe", "short window around it")
-    elif keyframes[-1].enabled:
-        report.add(video, "last keyframe enabled", "box ends there")
-    return tuple(keyframes)
-
-
-def _keyframe(video: str, raw: dict, report: Report) -> Keyframe:
-    box, frame = [float(x) for x in raw["bbox"]], int(raw["frame"])
-    if len(box) != 4 or not all(map(math.isfinite, box)) or frame < 1:
-        raise ValueError("not four finite numbers on a frame from 1")
-    if not (box[0] < box[2] and box[1] < box[3]):
-        raise ValueError("inverted or empty box")
-    clamped = tuple(min(1.0, max(0.0, x)) for x in box)
-    if clamped != tuple(box):
-        if max(abs(a - b) for a, b in zip(box, clamped, strict=True)) > 0.05:
-            raise ValueError("box outside the frame; pixels instead of shares?")
-        report.add(video, "box beyond the frame by rounding", "clamped")
-    return Keyframe(frame, clamped, bool(raw.get("enabled", True)))
-
-
-def _negatives_by_region(path: Path, report: Report) -> Negatives:
-    table: Negatives = {}
-    for row in _qwen_rows(path):
-        video = _video(row, report)
+def _qwen_rows(path: Path, report: Report) -> Iterable[dict]:
+    """Rows with a checked video, region_index and timestamps (s or None); the first of equals."""
+    content = _read(path)
+    rows = content.get("items") if isinstance(content, dict) else None
+    if not isinstance(rows, list):
+        raise InputError(f"{path}: expected VAGTA's qwen file, an object with a list named items")
+    seen = set()
+    for row in rows:
+        video = checks.video_path(row, report)
         if video is None:
             continue
-        key = (video, row.get("region_index"), _pair(row.get("timestamps")))
-        if key in table:
-            report.add(video, "duplicate region in the hard-negative file", "last one kept")
-        table[key] = tuple(x for x in row.get("hard_negative") or () if isinstance(x, str))
-    return table
+        valid, timestamps = checks.segment(video, row.get("timestamps"), report)
+        index = row.get("region_index")
+        if type(index) is not int or index < 0:
+            report.add(video, "region_index is not a whole number from 0", "region left out")
+        elif valid:
+            row = row | {"timestamps": timestamps}
+            if _region_id(row) in seen:
+                report.add(_row_key(row), "duplicate region", "first one kept")
+            else:
+                seen.add(_region_id(row))
+                yield row
 
 
-def _qwen_rows(path: Path) -> list[dict]:
-    content = read_json(path)
-    rows = content.get("items") if isinstance(content, dict) else None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise InputError(f"{path}: expected VAGTA's qwen file, an object with a list named items")
-    return rows
+def _region_id(row: dict) -> tuple[str, int, Segment]:
+    return row["video"], row["region_index"], _rounded(row["timestamps"])
 
 
-def _clean_negatives(video: str, caption: str, raw: Any, report: Report) -> tuple[str, ...]:
-    texts = [t for t in raw if isinstance(t, str) and t.strip()] if isinstance(raw, list) else []
-    if not texts:
-        report.add(video, "no hard negative", "region without hard-negative loss")
-    kept = []
-    for text in texts:
-        if _tokens(text) > MAX_TOKENS:
-            report.add(video, f"hard negative over {MAX_TOKENS} CLIP tokens", "kept")
-        _check_text(video, text, report)
-        if text == caption:
-            report.add(video, "hard negative equals its caption", "dropped")
-            continue
-        kept.append(text)
-    if len(set(kept)) < len(kept):
-        report.add(video, "repeated hard negative", "dropped")
-    return tuple(dict.fromkeys(kept))
+def _row_key(row: dict) -> str:
+    return f"{item_key(row['video'], row['timestamps'])} region {row['region_index']}"
 
 
-def _check_text(video: str, text: str, report: Report) -> None:
-    if not text.isascii():
-        report.add(video, "text is not plain ASCII", "kept")
+def _rounded(segment: Segment) -> Segment:
+    return segment and (round(segment[0], 3), round(segment[1], 3))
 
 
-@cache
-def _tokenizer() -> Any:
-    from open_clip.tokenizer import SimpleTokenizer  # imports torch and reads a vocabulary
-
-    return SimpleTokenizer()
-
-
-@cache
-def _tokens(text: str) -> int:
-    return len(_tokenizer().encode(text))
-
-
-def _video(row: Any, report: Report) -> str | None:
-    video = row.get("video") if isinstance(row, dict) else None
-    if not isinstance(video, str) or not video.strip():
-        report.add(str(row)[:60], "no video path", "item left out")
-        return None
-    path = PurePosixPath(video)
-    if path.is_absolute() or ".." in path.parts or "\\" in video:
-        report.add(video, "path leaves the data root", "item left out")
-        return None
-    return video
-
-
-def _timestamps(video: str, raw: Any, report: Report) -> tuple[float, float] | None:
-    pair = _pair(raw)
-    if raw is not None and pair is None:
-        report.add(video, "timestamps are not two increasing numbers", "whole video instead")
-    if pair and pair[1] - pair[0] < 1:
-        report.add(video, "segment shorter than a second", "kept")
-    if pair and pair[1] - pair[0] > 1800:
-        report.add(video, "segment longer than half an hour", "kept")
-    return pair
-
-
-def _pair(raw: Any) -> tuple[float, float] | None:
-    try:
-        start, end = (float(x) for x in raw)
-    except (TypeError, ValueError):
-        return None
-    return (start, end) if math.isfinite(start) and 0 <= start <= end < math.inf else None
-
-
-def _count_duplicates(items: list[Item], report: Report) -> None:
-    seen: set[str] = set()
+def _checked(items: list[Item], report: Report) -> list[Item]:
+    """Items with unique keys; unusual lengths and overlaps are counted."""
+    unique: dict[str, Item] = {}
     for item in items:
-        if item.key in seen:
-            report.add(item.key, "duplicate item", "kept")
-        seen.add(item.key)
+        if item.key in unique:
+            same = "equal" if item == unique[item.key] else "different"
+            report.add(item.key, f"duplicate item, {same} content", "first one kept")
+        else:
+            unique[item.key] = item
+            checks.length_findings(item.key, item.timestamps, report)
+    _count_overlaps(unique.values(), report)
+    return list(unique.values())
+
+
+def _count_overlaps(items: Iterable[Item], report: Report) -> None:
+    segments = sorted((i.video, *i.timestamps, i.key) for i in items if i.timestamps)
+    last, reached = "", 0.0
+    for video, start, end, key in segments:
+        if video == last and start < reached - SAME_TIME:
+            report.add(key, "overlaps an earlier segment", "kept")
+        reached = max(reached, end) if video == last else end
+        last = video
+
+
+def _read(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except InputError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error}); fetch it again") from None

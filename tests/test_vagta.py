@@ -1,0 +1,308 @@
+"""VAGTA as published: all counts of the real files, and every quirk mended, kept or refused."""
+
+import copy
+import json
+from collections import Counter
+
+import pandas as pd
+import pytest
+
+from alertclip.data.boxes import region_span
+from alertclip.data.checks import token_count
+from alertclip.data.vagta import load_surrogate, load_vagta, strip_prefix
+from alertclip.errors import InputError
+
+VIDEO = "UCF_Crimes_Videos/UCF_Crimes/Videos/Fighting/Fighting002_x264.mp4"
+NORMAL = "UCF_Crimes_Videos/UCF_Crimes/Videos/Testing_Normal_Videos_Anomaly/Normal_Videos_003.mp4"
+
+
+def keyframe(frame=2, bbox=(0.1, 0.2, 0.5, 0.8), enabled=True):
+    return {"frame": frame, "bbox": list(bbox), "enabled": enabled, "_track_id": None}
+
+
+def item(**changes):
+    track = [keyframe(2), keyframe(20, enabled=False)]
+    good = {
+        "video": VIDEO,
+        "global_caption": "Fighting abnormal video: two men fight",
+        "region_captions": ["two men fight"],
+        "box_infos": [track],
+        "timestamps": None,
+    }
+    return good | changes
+
+
+def qwen(**changes):
+    good = {
+        "video": VIDEO,
+        "region_index": 0,
+        "frames_25": [2, 20],
+        "region_caption": "two men fight",
+        "hard_negative": ["two men hug", "two men dance", "two men wave"],
+        "timestamps": None,
+    }
+    return good | changes
+
+
+def written(tmp_path, content, name="file.json"):
+    path = tmp_path / name
+    path.write_text(json.dumps(content))
+    return path
+
+
+def load(tmp_path, *rows):
+    items, report = load_vagta(written(tmp_path, list(rows)))
+    return items, report.counts()
+
+
+def load_qwen(tmp_path, *rows):
+    items, report = load_surrogate(written(tmp_path, {"model": "m", "items": list(rows)}))
+    return items, report.counts()
+
+
+@pytest.fixture(scope="module")
+def test_file(shared_data):
+    return load_vagta(shared_data / "vagta/Final_ucf_fgclip_translated_qwen_test.json")
+
+
+@pytest.fixture(scope="module")
+def train_file(shared_data):
+    return load_surrogate(shared_data / "vagta/qwen_vl_train.json")
+
+
+def test_published_test_file(test_file):
+    items, report = test_file
+    regions = [region for i in items for region in i.regions]
+    tracks = [region.track for region in regions if region.track]
+    assert (len(items), len({i.video for i in items}), len(regions)) == (702, 494, 734)
+    assert (len(tracks), sum(map(len, tracks))) == (290, 2076)
+    assert sum(not track[-1].enabled for track in tracks) == 230
+    assert all(k.enabled for track in tracks for k in track[:-1])
+    assert sum(not i.is_abnormal for i in items) == 444
+    assert sum(i.timestamps is not None for i in items) == 324
+    sets = Counter((i.dataset, i.is_abnormal) for i in items)
+    assert sets == {
+        ("UCF-Crime", True): 138,
+        ("UCF-Crime", False): 324,
+        ("MSAD", True): 120,
+        ("MSAD", False): 120,
+    }
+    assert len({i.class_name for i in items if i.is_abnormal and i.dataset == "UCF-Crime"}) == 13
+    assert len({r.caption for r in regions}) == 570
+    assert len({i.global_caption for i in items}) == 357
+    assert report.counts() == {
+        "last keyframe enabled": 60,
+        "track with a single keyframe": 20,
+        "region caption over 20 CLIP tokens": 20,
+        "box beyond the frame by rounding": 5,
+        "global caption not plain ASCII": 3,
+        "global caption without class prefix": 2,
+        "region caption not plain ASCII": 2,
+    }
+    assert sum(strip_prefix(i.global_caption) != i.global_caption for i in items) == 700
+    assert max(token_count(r.caption) for r in regions) == 32
+
+
+def test_published_hard_negative_file(train_file):
+    items, report = train_file
+    regions = [(i, region) for i in items for region in i.regions]
+    abnormal = [i for i in items if i.is_abnormal]
+    assert (len(regions), len(items), len({i.video for i in items})) == (3726, 3485, 2044)
+    assert (len(abnormal), sum(len(i.regions) for i in abnormal)) == (900, 1141)
+    normal = Counter(i.dataset for i in items if not i.is_abnormal)
+    assert normal == {"UCF-Crime": 2225, "MSAD": 360}
+    assert len({i.video for i in items if not i.is_abnormal}) == 784 + 360
+    per_class = Counter(i.class_name for i, _ in regions if i.dataset == "UCF-Crime")
+    assert per_class["Robbery"] == 195 and per_class["Shooting"] == 52
+    assert len(per_class) == 14
+    assert len({region.caption for _, region in regions}) == 2723
+    assert all(region.span for i, region in regions if i.is_abnormal)
+    counts = report.counts()
+    assert counts["hard negative over 20 CLIP tokens"] == 584
+    assert counts["region caption over 20 CLIP tokens"] == 133
+    assert counts["hard negative equals its caption"] == 2
+    assert counts["no hard negative"] == 1
+    assert counts["region of a single frame"] == 34
+    assert counts["hard negative not plain ASCII"] == 19
+    assert counts["region caption not plain ASCII"] == 21
+    assert counts["segment shorter than 1 s"] == 3
+    assert counts["surrogate: global caption and boxes"] == 900
+    kept = sum(len(region.hard_negatives) for _, region in regions)
+    assert kept == 11175 - 2 - counts["repeated hard negative"]
+    assert counts["overlaps an earlier segment"] == 10
+    overlapping = {r.item.split("#")[0] for r in report.rows if "overlaps" in r.reason}
+    assert len(overlapping) == 8 and any("Normal_Videos046" in video for video in overlapping)
+
+
+def test_published_splits_share_no_video(test_file, train_file):
+    assert not {i.video for i in test_file[0]} & {i.video for i in train_file[0]}
+
+
+def test_negatives_are_merged_by_video_region_and_timestamps(tmp_path):
+    rows = [
+        item(region_captions=["two men fight", "a third falls"], box_infos=[[], []]),
+        item(video=NORMAL, timestamps=[0.0, 10.0]),
+        item(video=NORMAL, timestamps=[10.0, 20.5]),
+    ]
+    negatives = [
+        qwen(region_index=1, region_caption="a third falls", hard_negative=["a third sits"]),
+        qwen(video=NORMAL, timestamps=[10.0, 20.5], hard_negative=["later"], frames_25=None),
+        qwen(video=NORMAL, timestamps=[30.0, 40.0]),
+    ]
+    path = written(tmp_path, {"items": negatives}, "qwen.json")
+    items, report = load_vagta(written(tmp_path, rows), path)
+    found = [[region.hard_negatives for region in i.regions] for i in items]
+    assert found == [[(), ("a third sits",)], [()], [("later",)]]
+    assert report.counts()["no hard negative"] == 2
+    unused = [r for r in report.rows if r.reason == "hard negatives without a region"]
+    assert [r.item for r in unused] == [f"{NORMAL}#30-40 region 0"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"video": "../secret/Fighting/x.mp4"}, "path leaves the data root"),
+        ({"video": "/etc/passwd"}, "path leaves the data root"),
+        ({"video": "a\\..\\b.mp4"}, "path leaves the data root"),
+        ({"video": "a\x00b.mp4"}, "no video path"),
+        ({"video": None}, "no video path"),
+        ({"global_caption": None}, "captions missing or not text"),
+        ({"global_caption": "\ud800"}, "captions missing or not text"),
+        ({"region_captions": []}, "captions missing or not text"),
+        ({"region_captions": [None]}, "captions missing or not text"),
+        ({"region_captions": "two"}, "captions missing or not text"),
+        ({"box_infos": None}, "boxes do not match region captions"),
+        ({"box_infos": [[], []]}, "boxes do not match region captions"),
+        ({"timestamps": "12"}, "timestamps are not two increasing seconds"),
+        ({"timestamps": [5, 2]}, "timestamps are not two increasing seconds"),
+        ({"timestamps": [0, float("inf")]}, "timestamps are not two increasing seconds"),
+        ({"timestamps": [0, 10**400]}, "timestamps are not two increasing seconds"),
+    ],
+)
+def test_a_bad_item_is_left_out_and_the_others_stay(tmp_path, changes, reason):
+    good = item(video="MSAD/MSAD_Videos/Normal_Testing/a b.mp4", box_infos=[[]])
+    items, counts = load(tmp_path, item(**changes), good)
+    assert [i.video for i in items] == [good["video"]]
+    assert counts[reason] == 1
+
+
+@pytest.mark.parametrize("row", [None, 3, "text", [], {}])
+def test_rows_of_a_wrong_type_are_left_out(tmp_path, row):
+    assert load(tmp_path, row) == ([], {"no video path": 1})
+    assert load_qwen(tmp_path, row) == ([], {"no video path": 1})
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"bbox": [0.1, float("nan"), 0.5, 0.8]},
+        {"bbox": [0.5, 0.2, 0.1, 0.8]},
+        {"bbox": [0.1, 0.2, 0.1, 0.8]},
+        {"bbox": [10, 20, 100, 200]},
+        {"bbox": [0.1, 0.2, 0.5]},
+        {"bbox": "0 0 1 1"},
+        {"bbox": [True, 0, 1, 1]},
+        {"frame": 0},
+        {"frame": 2.5},
+        {"frame": float("inf")},
+        {"frame": "2"},
+        {"enabled": "false"},
+    ],
+)
+def test_a_bad_box_drops_its_track_and_keeps_the_item(tmp_path, bad):
+    items, counts = load(tmp_path, item(box_infos=[[keyframe(1), keyframe(5) | bad]]))
+    assert items[0].regions[0].track == ()
+    assert [n for reason, n in counts.items() if reason.startswith("bad box")] == [1]
+
+
+def test_a_keyframe_without_a_key_drops_its_track(tmp_path):
+    items, counts = load(tmp_path, item(box_infos=[[{"frame": 1, "bbox": [0, 0, 1, 1]}]]))
+    assert items[0].regions[0].track == ()
+    assert counts["bad box: a keyframe needs frame, bbox and enabled"] == 1
+
+
+def test_boxes_are_clamped_and_keyframes_sorted(tmp_path):
+    track = [keyframe(9), keyframe(3, (-1e-14, 0.2, 1 + 1e-14, 0.8)), keyframe(9, enabled=False)]
+    items, counts = load(tmp_path, item(box_infos=[track]))
+    kept = items[0].regions[0].track
+    assert [(k.frame, k.enabled) for k in kept] == [(3, True), (9, False)]
+    assert kept[0].box == (0.0, 0.2, 1.0, 0.8)
+    assert counts["box beyond the frame by rounding"] == counts["keyframes not increasing"] == 1
+
+
+def test_hard_negatives_are_cleaned_and_counted(tmp_path):
+    texts = ["Two men  fight", "two men hug", "two men hug", "", 7, "long " * 21, "两个人"]
+    items, counts = load_qwen(tmp_path, qwen(hard_negative=texts))
+    assert items[0].regions[0].hard_negatives == ("two men hug", "long " * 21, "两个人")
+    expected = {
+        "hard negative equals its caption": 1,
+        "repeated hard negative": 1,
+        "hard negative is not text": 2,
+        "hard negative over 20 CLIP tokens": 1,
+        "hard negative not plain ASCII": 1,
+    }
+    assert expected.items() <= counts.items()
+    for raw, reason in [("hug", "hard negatives are not a list"), ([], "no hard negative")]:
+        items, counts = load_qwen(tmp_path, qwen(hard_negative=raw))
+        assert items[0].regions[0].hard_negatives == () and counts[reason] == 1
+
+
+def test_surrogate_items_say_so(tmp_path):
+    rows = [qwen(region_index=1, frames_25=[26, 26]), qwen(), qwen(), qwen(region_index=[])]
+    (made,), counts = load_qwen(tmp_path, *rows)
+    assert made.global_caption == "Fighting abnormal video: two men fight"
+    assert made.surrogate == ("global caption", "boxes")
+    assert [region_span(region) for region in made.regions] == [(0.04, 0.76), (1.0, 1.0)]
+    assert counts["duplicate region"] == counts["region of a single frame"] == 1
+    assert counts["region_index is not a whole number from 0"] == 1
+
+
+def test_segments_that_overlap_repeat_or_are_odd_are_counted(tmp_path):
+    times = [[0, 60], [0, 60], [30, 40], [60, 60.5], [100, 3000]]
+    items, counts = load(tmp_path, *(item(video=NORMAL, timestamps=t) for t in times))
+    assert len(items) == 4 == len({i.key for i in items})
+    assert counts["duplicate item, equal content"] == counts["overlaps an earlier segment"] == 1
+    assert counts["segment shorter than 1 s"] == counts["segment longer than 1800 s"] == 1
+
+
+def test_malformed_files_are_named(tmp_path):
+    path = tmp_path / "broken.json"
+    for content, message in [
+        ('[{"video": ', r"broken\.json.*line 1 column 12"),
+        ('{"items": 1}', r"broken\.json: expected a list"),
+        ("[" * 100_000, r"broken\.json"),
+        ("[" + "1" * 5000 + "]", r"broken\.json"),
+    ]:
+        path.write_text(content)
+        with pytest.raises(InputError, match=message):
+            load_vagta(path)
+    for loader in (load_vagta, load_surrogate):
+        with pytest.raises(InputError, match="missing.json"):
+            loader(tmp_path / "missing.json")
+        with pytest.raises(InputError):
+            loader(tmp_path)
+    with pytest.raises(InputError, match="items"):
+        load_surrogate(written(tmp_path, []))
+
+
+def test_report_is_a_table(tmp_path):
+    rows = [item(global_caption="no prefix"), copy.deepcopy(item(video=3))]
+    _, report = load_vagta(written(tmp_path, rows))
+    report.to_csv(tmp_path / "report.csv")
+    table = pd.read_csv(tmp_path / "report.csv")
+    assert list(table.columns) == ["item", "reason", "action"]
+    assert list(table["action"]) == ["kept", "item left out"]
+
+
+@pytest.mark.parametrize(
+    ("caption", "rest"),
+    [
+        ("Normal video: people walk", "people walk"),
+        ("Abnormal video of people falling: a man falls", "a man falls"),
+        ("Water incident: Abnormal video showing water spilling", "water spilling"),
+        ("Fighting Abnormal Video: a: b", "a: b"),
+        ("A dog drags a belt in a disturbing video.", "A dog drags a belt in a disturbing video."),
+    ],
+)
+def test_prefix_is_stripped(caption, rest):
+    assert strip_prefix(caption) == rest
