@@ -1,0 +1,35 @@
+"""``python -m alertclip.training --profile mini --stage 1 [-p name=value ...]``."""
+
+import argparse
+import sys
+
+import yaml
+
+from alertclip.errors import InputError
+from alertclip.params import load_params
+from alertclip.training.stage import run_stage
+
+
+def main() -> None:
+    """Train one stage of a profile; started again, it goes on where it stopped."""
+    parser = argparse.ArgumentParser(prog="python -m alertclip.training", description=__doc__)
+    parser.add_argument("--profile", default="mini", help="params/<profile>.yaml, joined by +")
+    parser.add_argument("--stage", type=int, choices=(1, 2), required=True)
+    parser.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", dest="overrides")
+    args = parser.parse_args()
+    try:
+        overrides = dict(_override(text) for text in args.overrides)
+        print(run_stage(load_params(args.profile, overrides), args.stage))
+    except InputError as error:
+        sys.exit(str(error))
+
+
+def _override(text: str) -> tuple[str, object]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"-p {text}: write it as -p name=value")
+    return name, yaml.safe_load(value)
+
+
+if __name__ == "__main__":
+    main()

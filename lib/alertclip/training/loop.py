@@ -1,0 +1,198 @@
+"""The one training loop of both stages: resumable to the bit, logged line by line."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from alertclip.data.clips import Batch
+from alertclip.errors import InputError
+from alertclip.files import progress
+from alertclip.model.lora import parameter_groups
+from alertclip.training import checkpoint
+from alertclip.training.backward import accumulated_backward, micro_backward
+from alertclip.training.identity import claim_folder, run_identity
+from alertclip.training.log import History, append_row, read_history, trim_log
+from alertclip.training.objective import collate_seen, embed, objective
+from alertclip.training.schedule import MicroBatches, learning_rate_factor
+from alertclip.training.settings import StageSettings
+from alertclip.training.validation import validate
+
+MAX_LOGIT_SCALE = math.log(100)  # CLIP's own limit on the temperature
+
+
+class TrainingError(InputError):
+    """Training cannot go on: the message names the step and the clips."""
+
+
+def fit(
+    model: nn.Module,
+    train: Dataset,
+    validation: Dataset | None,
+    settings: StageSettings,
+    out: Path,
+    *,
+    regions: bool,
+    seed: int,
+    device: torch.device | str,
+    provenance: Mapping[str, Any] | None = None,
+    workers: int = 0,
+) -> History:
+    """Train the trainable parameters of ``model`` and write ``out``; resume or skip by itself.
+
+    ``regions`` adds the region and hard-negative losses (Stage II). ``provenance`` (the data's
+    hash) joins settings, seed and initial weights in the run's identity: a finished stage of the
+    same identity is loaded, an unfinished one goes on from its last whole checkpoint, the folder
+    of another identity is set aside. Raises TrainingError on a loss or gradient that
+    is not finite.
+    """
+    if len(train) == 0:
+        raise InputError(f"{out.name}: no training clips; see the report of the annotation reader")
+    identity = run_identity(
+        model, settings, seed=seed, items=len(train), regions=regions, provenance=provenance or {}
+    )
+    claim_folder(out, identity)
+    run = Run(model.to(device), settings, out, identity, regions, torch.device(device))
+    total = settings.total_steps(len(train))
+    if run.finished():
+        return read_history(out)
+    start = run.resume(seed)
+    # A generator of their own keeps the loaders from drawing on the state that dropout draws on.
+    load = partial(
+        DataLoader, collate_fn=collate_seen, num_workers=workers, generator=torch.Generator()
+    )
+    sampler = MicroBatches(
+        len(train), settings.batch_size, settings.accumulation, seed, start, total
+    )
+    batches = iter(load(train, batch_sampler=sampler))
+    for step in progress(range(start, total), total - start, f"{out.name} step"):
+        group = [next(batches) for _ in range(settings.accumulation)]
+        run.step(step, total, group, step * settings.items_per_step / len(train))
+        last = step + 1 == total
+        if validation is not None and (last or (step + 1) % settings.validate_steps == 0):
+            run.validate(step + 1, load(validation, batch_size=settings.batch_size))
+        if last or (step + 1) % settings.save_steps == 0:
+            run.save(step + 1)
+    checkpoint.save_final(out, model, {"step": total, "identity": identity})
+    return read_history(out)
+
+
+class Run:
+    """A stage under way: model, optimiser and the folder it writes."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: StageSettings,
+        out: Path,
+        identity: Mapping[str, Any],
+        regions: bool,
+        device: torch.device,
+    ) -> None:
+        self.model, self.settings, self.device = model, settings, device
+        self.out, self.identity = out, identity
+        self.embed: Callable[[Batch], dict[str, Tensor]] = partial(
+            embed, model, regions=regions, device=device, precision=settings.precision
+        )
+        self.objective = partial(objective, model, settings=settings)
+        rates = settings.base_lr, settings.text_lr, settings.temporal_lr
+        self.optimizer = torch.optim.AdamW(parameter_groups(model, *rates, settings.weight_decay))
+        for group in self.optimizer.param_groups:
+            group["base_lr"] = group["lr"]
+
+    def finished(self) -> bool:
+        """Load ``final/`` if this very run has ended before."""
+        state = checkpoint.read_state(self.out / "final")
+        if state is None or state["identity"] != self.identity:
+            return False
+        checkpoint.load_trainable(self.out / "final", self.model)
+        return True
+
+    def resume(self, seed: int) -> int:
+        """Return the step to go on from: that of the last whole checkpoint, or 0."""
+        folder = checkpoint.latest_checkpoint(self.out)
+        if folder is None:
+            torch.manual_seed(seed)
+            trim_log(self.out, 0)
+            return 0
+        state = checkpoint.read_state(folder)
+        checkpoint.load_trainable(folder, self.model)
+        checkpoint.load_optimizer(folder, self.model, self.optimizer)
+        checkpoint.set_random_state(state["random"], self.device)
+        trim_log(self.out, state["step"])
+        return state["step"]
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint after ``step`` optimiser steps."""
+        state = {
+            "step": step,
+            "identity": self.identity,
+            "random": checkpoint.random_state(self.device),
+        }
+        checkpoint.save_checkpoint(
+            self.out, self.model, self.optimizer, state, self.settings.save_limit
+        )
+
+    def step(self, step: int, total: int, batches: Sequence[Batch], epoch: float) -> None:
+        """One optimiser step (0-based ``step``) on its micro-batches; one line in the log."""
+        began = time.perf_counter()
+        self.model.train()
+        factor = learning_rate_factor(step, total, self.settings.warmup_ratio)
+        for group in self.optimizer.param_groups:
+            group["lr"] = factor * group["base_lr"]
+        loss, terms = self.backward(batches)
+        norm = nn.utils.clip_grad_norm_(
+            checkpoint.trainable(self.model).values(), self.settings.grad_norm
+        )
+        self._require_finite(step, batches, loss=loss, grad_norm=norm, **terms)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        with torch.no_grad():
+            self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+        rates = {
+            f"lr_{group['name']}": group["lr"]
+            for group in self.optimizer.param_groups
+            if not group["name"].endswith("_no_decay")
+        }
+        values = {"loss": loss, **terms, "grad_norm": norm, "logit_scale": self._scale()}
+        self._log(
+            split="train",
+            step=step + 1,
+            epoch=epoch,
+            **rates,
+            **{name: float(value) for name, value in values.items()},
+            clips_per_s=self.settings.items_per_step / (time.perf_counter() - began),
+        )
+
+    def validate(self, step: int, loader: DataLoader) -> None:
+        """Validation scores after ``step`` optimiser steps; one line in the log."""
+        self.model.eval()
+        scores = validate(loader, self.embed, self.objective)
+        self._log(split="validation", step=step, **scores)
+
+    def backward(self, batches: Sequence[Batch]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Gradients of one optimiser step; its loss and terms."""
+        if self.settings.negatives == "accumulated" and len(batches) > 1:
+            return accumulated_backward(batches, self.embed, self.objective, self.device)
+        return micro_backward(batches, self.embed, self.objective)
+
+    def _require_finite(self, step: int, batches: Sequence[Batch], **values: Tensor) -> None:
+        broken = [name for name, value in values.items() if not math.isfinite(value)]
+        if broken:
+            keys = ", ".join(key for batch in batches for key in batch.keys)
+            raise TrainingError(
+                f"{self.out.name}: {', '.join(broken)} not finite at optimiser step {step + 1};"
+                f" the clips were {keys}. Look at these clips, or lower the learning rates"
+            )
+
+    def _scale(self) -> Tensor:
+        return self.model.logit_scale.detach().exp()
+
+    def _log(self, **row: Any) -> None:
+        append_row(self.out, row)

@@ -1,0 +1,96 @@
+"""A stage of a profile: data, model, adapters, loop, export."""
+
+from pathlib import Path
+
+import torch
+
+from alertclip.data.clips import ClipDataset
+from alertclip.data.splits import clip_dataset, prepare_data
+from alertclip.errors import InputError
+from alertclip.files import sha256_json
+from alertclip.model.alertclip import AlertCLIP
+from alertclip.model.backbone import load_backbone
+from alertclip.model.export import META, export_open_clip, load_alertclip
+from alertclip.model.lora import add_lora
+from alertclip.params import Params
+from alertclip.training.checkpoint import read_state
+from alertclip.training.loop import fit
+from alertclip.training.settings import stage_settings
+
+
+def run_stage(P: Params, stage: int) -> Path:
+    """Train stage 1 or 2 of a profile and return ``stageN/final``, an open_clip folder.
+
+    Goes on where an interrupted call stopped; does nothing if the stage is finished. Raises
+    InputError if data, weights or, for stage 2, Stage I are missing.
+    """
+    settings = stage_settings(P, stage)
+    prepare_data(P)
+    torch.manual_seed(P.seed)
+    model = initial_model(P, stage)
+    train, dev = (clip_dataset(P, split, model.image_size) for split in ("train", "dev"))
+    out = P.run_dir / f"stage{stage}"
+    fit(
+        model,
+        train,
+        dev,
+        settings,
+        out,
+        regions=stage == 2,
+        seed=P.seed,
+        device=_device(P),
+        provenance=_provenance(P, train),
+    )
+    if not (out / "final" / META).exists():
+        state = read_state(out / "final")
+        export_open_clip(model, out / "final", {"stage": stage, "run": state["identity"]})
+    return out / "final"
+
+
+def initial_model(P: Params, stage: int) -> AlertCLIP:
+    """The model before its first step: CLIP, or the merged Stage I, with new adapters.
+
+    Stage I's adapters are folded into the weights because the ranks differ (Table 4: 4 and 16).
+    """
+    settings = stage_settings(P, stage)
+    before = None if stage == 1 else _finished_stage1(P)
+    model = AlertCLIP(
+        before.backbone if before else load_backbone(P.backbone, P.pretrained),
+        temporal_layers=P.temporal_layers,
+        temporal_heads=P.temporal_heads,
+        temporal_dropout=P.temporal_dropout,
+        region_pooling=P.region_pooling,
+        patch_tokens=P.patch_tokens,
+        checkpointing=P.checkpointing,
+    )
+    if before:
+        model.temporal.load_state_dict(before.temporal.state_dict())
+        model.pooling.load_state_dict(before.pooling.state_dict())
+    rank, alpha, dropout = settings.lora_rank, settings.lora_alpha, settings.lora_dropout
+    model.adapted = add_lora(model.adapted, rank, alpha, dropout, P.lora_targets, P.lora_towers)
+    model.logit_scale.requires_grad_(True)  # CLIP's temperature is learned
+    return model
+
+
+def _finished_stage1(P: Params) -> AlertCLIP:
+    folder = P.run_dir / "stage1" / "final"
+    if not (folder / META).exists():
+        raise InputError(
+            f"Stage II starts from Stage I, and {folder} is not finished: first run"
+            f" python -m alertclip.training --profile {P.profile} --stage 1"
+        )
+    return load_alertclip(folder)
+
+
+def _provenance(P: Params, train: ClipDataset) -> dict[str, object]:
+    """What beside settings and weights decides the result: data by content, model options."""
+    content = [
+        (repr(item), train.cache.info(train.root / item.video).sha256) for item in train.items
+    ]
+    names = ("num_frames", "region_pooling", "patch_tokens", "temporal_dropout")
+    return {"data": sha256_json(content)} | {name: getattr(P, name) for name in names}
+
+
+def _device(P: Params) -> torch.device:
+    automatic = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(automatic if P.device == "auto" else P.device)

@@ -1,0 +1,257 @@
+"""Training: schedule, order, gradients, checkpoints, resume. Tiny CLIP, synthetic clips."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from torch.utils.data import Dataset
+
+from alertclip.data.clips import collate
+from alertclip.model.alertclip import AlertCLIP
+from alertclip.model.backbone import from_clip
+from alertclip.model.lora import add_lora
+from alertclip.params import load_params
+from alertclip.training import StageSettings, TrainingError, fit, stage_settings
+from alertclip.training.checkpoint import checkpoints, latest_checkpoint, trainable
+from alertclip.training.loop import Run
+from alertclip.training.schedule import MicroBatches, epoch_order, learning_rate_factor
+from alertclip.training.validation import recall_at_1, signed_gap
+
+SETTINGS = StageSettings(
+    batch_size=4,
+    accumulation=1,
+    base_lr=1e-2,
+    text_lr=1e-2,
+    temporal_lr=1e-2,
+    weight_decay=0.01,
+    warmup_ratio=0.0,
+    grad_norm=1.0,
+    epochs=1,
+    precision="fp32",
+    save_steps=2,
+    save_limit=2,
+    lora_rank=4,
+    lora_alpha=8,
+    lora_dropout=0.1,
+    steps=4,
+    loss_region_weight=1.0,
+    loss_hard_weight=1.0,
+)
+
+
+def test_paper_settings_are_table_4():
+    paper = load_params("paper")
+    first, second = stage_settings(paper, 1), stage_settings(paper, 2)
+    assert (first.items_per_step, first.base_lr, first.text_lr) == (128, 5e-6, 2e-6)
+    assert (second.base_lr, second.text_lr, second.warmup_ratio) == (4e-6, 1.5e-6, 0.10)
+    assert (first.lora_rank, second.lora_rank) == (4, 16)
+    assert (first.save_steps, first.save_limit) == (50, 10)
+    assert (second.save_steps, second.save_limit) == (100, 2)
+    assert (first.loss_region_weight, first.loss_hard_weight) == (0, 0)
+    assert first.total_steps(3726) == 2910  # 100 epochs of 29.1 optimiser steps
+
+
+def test_schedule_by_hand():
+    factors = [learning_rate_factor(step, 10, 0.2) for step in range(10)]
+    assert factors[:3] == [0.5, 1.0, 1.0]
+    assert factors[6] == pytest.approx(0.5)  # half-way down the cosine
+    assert factors[9] == pytest.approx(0.5 * (1 + np.cos(np.pi * 7 / 8)))
+    assert learning_rate_factor(0, 1, 0.05) == 1.0  # a single step still moves
+
+
+def test_order_depends_on_seed_and_epoch_only():
+    sampler = MicroBatches(items=10, batch_size=2, accumulation=2, seed=7, start=0, total=6)
+    resumed = MicroBatches(items=10, batch_size=2, accumulation=2, seed=7, start=3, total=6)
+    batches = list(sampler)
+    assert batches[6:] == list(resumed)
+    epochs = np.array(batches).reshape(-1)
+    assert epochs[:10].tolist() == epoch_order(10, 7, 0).tolist()
+    assert epochs[10:20].tolist() == epoch_order(10, 7, 1).tolist()
+    assert sorted(epochs[10:20]) == list(range(10))
+    assert epoch_order(10, 8, 0).tolist() != epoch_order(10, 7, 0).tolist()
+
+
+def tiny_model(seed: int = 0, dropout: float = 0.1) -> AlertCLIP:
+    """Alert-CLIP on an open_clip CLIP of 32x32 pixels, width 32, 2 blocks, with adapters."""
+    torch.manual_seed(seed)
+    vision = {"image_size": 32, "patch_size": 16, "layers": 2, "width": 32, "head_width": 8}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 4, "layers": 2}
+    clip = CLIP(32, CLIPVisionCfg(**vision), CLIPTextCfg(**text))
+    tokenizer = open_clip.get_tokenizer("ViT-B-32")
+    model = AlertCLIP(from_clip(clip, tokenizer, "tiny", {}), temporal_heads=4)
+    model.adapted = add_lora(model.adapted, 4, 8, dropout)
+    model.logit_scale.requires_grad_(True)
+    return model
+
+
+class Clips(Dataset):
+    """Synthetic samples as ClipDataset gives them: the colour of the frames is in the caption."""
+
+    def __init__(self, number: int = 10, frames: int = 2) -> None:
+        self.number, self.frames = number, frames
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __getitem__(self, i: int) -> dict:
+        rng = np.random.default_rng(i)
+        frames = rng.integers(0, 40, (self.frames, 32, 32, 3), dtype=np.uint8)
+        frames[..., i % 3] += np.uint8(20 * i)
+        boxes = np.tile(np.array([0.1, 0.2, 0.8, 0.9]), (self.frames, 1))
+        mask = np.ones(self.frames, dtype=bool)
+        negatives = [f"colour {i} absent", f"no {i}", f"never {i}"][: 1 + i % 3]
+        return {
+            "frames": frames,
+            "mask": mask,
+            "global_caption": f"colour {i}",
+            "regions": [(boxes, mask, f"part of colour {i}", negatives)],
+            "label": i % 2,
+            "key": f"clip{i}",
+        }
+
+
+def train(out, settings=SETTINGS, data=None, model=None):
+    model = model or tiny_model()
+    data = data or Clips()
+    history = fit(model, data, Clips(4), settings, out, regions=True, seed=3, device="cpu")
+    return model, history
+
+
+def weights(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_loss_falls_and_only_adapters_head_and_temperature_move(tmp_path):
+    model = tiny_model()
+    before = weights(model)
+    _, history = train(tmp_path, replace(SETTINGS, steps=16, batch_size=8), model=model)
+    losses = [row["loss"] for row in history.steps]
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])
+    moved = {
+        name for name, tensor in weights(model).items() if not torch.equal(tensor, before[name])
+    }
+    assert moved <= trainable(model).keys()
+    for part in ("visual", "lora_B", "temporal.", "pooling.", "logit_scale"):
+        assert any(part in name for name in moved), part
+    assert any("lora_B" in name and "visual" not in name for name in moved)
+
+
+def test_resume_is_equal_to_the_bit(tmp_path, monkeypatch):
+    whole, history = train(tmp_path / "whole")
+    step = Run.step
+
+    def killed(self, number, *args):
+        if number == 3:  # after the checkpoint of step 2, with step 3 already in the log
+            raise KeyboardInterrupt
+        step(self, number, *args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Run, "step", killed)
+        train(tmp_path / "cut")
+    resumed, again = train(tmp_path / "cut")
+    assert same(weights(whole), weights(resumed))
+    assert [r["loss"] for r in history.steps] == [r["loss"] for r in again.steps]
+    assert [r["step"] for r in again.steps] == [1, 2, 3, 4]
+
+
+def test_finished_stage_is_loaded_and_another_run_set_aside(tmp_path):
+    first, _ = train(tmp_path / "stage")
+    log = (tmp_path / "stage/log.jsonl").stat().st_mtime_ns
+    again, history = train(tmp_path / "stage")
+    assert same(weights(first), weights(again)) and len(history.steps) == 4
+    assert (tmp_path / "stage/log.jsonl").stat().st_mtime_ns == log
+    train(tmp_path / "stage", replace(SETTINGS, base_lr=2e-2))
+    assert len(list(tmp_path.glob("stage-*"))) == 1
+    back, _ = train(tmp_path / "stage")
+    assert same(weights(first), weights(back)) and len(list(tmp_path.glob("stage-*"))) == 1
+
+
+def gradients(settings, batches, negatives):
+    model = tiny_model()
+    model.eval()
+    # Adapters start at zero output; moved, every one of them has a gradient to compare.
+    torch.manual_seed(1)
+    for parameter in trainable(model).values():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    run = Run(model, replace(settings, negatives=negatives), None, {}, True, torch.device("cpu"))
+    loss, _ = run.backward(batches)
+    return loss, {name: p.grad for name, p in trainable(model).items() if p.grad is not None}
+
+
+def test_accumulated_negatives_equal_the_big_batch():
+    samples = [Clips()[i] for i in range(8)]
+    halves = [collate(samples[:4]), collate(samples[4:])]
+    loss, big = gradients(SETTINGS, [collate(samples)], "micro")
+    cached_loss, cached = gradients(SETTINGS, halves, "accumulated")
+    micro_loss, micro = gradients(SETTINGS, halves, "micro")
+    torch.testing.assert_close(cached_loss, loss)
+    assert cached.keys() == big.keys()
+    for name, gradient in big.items():
+        torch.testing.assert_close(cached[name], gradient, atol=1e-5, rtol=1e-4)
+    each = [gradients(SETTINGS, [half], "micro") for half in halves]  # contrasted by itself
+    torch.testing.assert_close(micro_loss, (each[0][0] + each[1][0]) / 2)
+    for name, gradient in micro.items():
+        mean = (each[0][1][name] + each[1][1][name]) / 2
+        torch.testing.assert_close(gradient, mean, atol=1e-6, rtol=1e-4)
+
+
+def test_accumulated_replays_dropout():
+    samples = [Clips()[i] for i in range(4)]
+    model = tiny_model(dropout=0.5).train()
+    embeddings = []
+    settings = replace(SETTINGS, negatives="accumulated")
+    run = Run(model, settings, None, {}, True, torch.device("cpu"))
+    embed = run.embed
+    run.embed = lambda batch: embeddings.append(embed(batch)) or embeddings[-1]
+    run.backward([collate(samples[:2]), collate(samples[2:])])
+    assert torch.equal(embeddings[0]["v"], embeddings[2]["v"])
+    assert torch.equal(embeddings[1]["t_neg"], embeddings[3]["t_neg"])
+
+
+def test_nan_names_step_and_clips(tmp_path):
+    model = tiny_model()
+    with torch.no_grad():
+        model.temporal.positions.fill_(float("nan"))
+    with pytest.raises(TrainingError, match=r"step 1; the clips were .*clip\d"):
+        train(tmp_path, model=model)
+    assert latest_checkpoint(tmp_path) is None
+
+
+def test_save_limit_and_torn_checkpoints(tmp_path):
+    train(tmp_path, replace(SETTINGS, steps=8, save_steps=2, save_limit=2))
+    assert [path.name for path in checkpoints(tmp_path)] == [
+        "checkpoint-000006",
+        "checkpoint-000008",
+    ]
+    newest = checkpoints(tmp_path)[-1]
+    (newest / "trainable.safetensors").write_bytes(b"torn")
+    (tmp_path / ".checkpoint-000010.tmp").mkdir()
+    (tmp_path / "checkpoint-000012").mkdir()
+    assert latest_checkpoint(tmp_path).name == "checkpoint-000006"
+
+
+def test_log_has_one_line_per_step_and_validation(tmp_path):
+    train(tmp_path, replace(SETTINGS, validate_steps=2))
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["split"] for row in rows] == ["train", "train", "validation"] * 2
+    wanted = {"lr_base", "lr_text", "lr_temporal", "loss", "loss_global", "loss_region"}
+    wanted |= {"loss_hard", "grad_norm", "logit_scale", "clips_per_s", "epoch", "step"}
+    assert wanted <= rows[0].keys()
+    assert {"validation_loss", "recall_at_1", "signed_gap"} <= rows[2].keys()
+
+
+def test_signed_gap_is_the_sign_score():
+    similarity = torch.tensor([[0.1, 0.5], [0.2, 0.3]])  # clips: normal, abnormal
+    gap = signed_gap(similarity, torch.tensor([0, 1]))
+    assert gap == pytest.approx(((0.1 - 0.5) + (0.3 - 0.2)) / 2)
+    assert signed_gap(similarity, torch.tensor([1, 1])) is None
+    assert recall_at_1(similarity, ["a", "b"]) == 0.5
+    assert recall_at_1(similarity, ["a", "a"]) == 1.0
