@@ -1,6 +1,7 @@
 """What notebook 01 shows of a data set: counts, the validation report, boxes, captions."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,12 @@ def report_counts(loaded: Loaded) -> pd.DataFrame:
     ]
     table = pd.DataFrame(rows, columns=["split", "reason", "action"])
     return table.value_counts(sort=False).rename("items").reset_index()
+
+
+def save_reports(loaded: Loaded, folder: Path) -> None:
+    """Write validation_<split>.csv, one row per finding."""
+    for split, (_, report) in loaded.items():
+        report.to_csv(folder / f"validation_{split}.csv")
 
 
 def box_examples(
