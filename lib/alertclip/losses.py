@@ -49,9 +49,10 @@ def hard_negative_loss(
     v_r, t_r (R, D); t_neg (R, K, D); mask (R, K) True where a negative exists. Regions without
     any negative do not count; if there is none at all the loss is zero.
     """
-    positive = (v_r * t_r).sum(dim=-1, keepdim=True)  # (R, 1)
-    negative = torch.einsum("rd,rkd->rk", v_r, t_neg).masked_fill(~mask, float("-inf"))
-    logits = scale * torch.cat([positive, negative], dim=1)
+    positive = scale * (v_r * t_r).sum(dim=-1, keepdim=True)  # (R, 1)
+    # Scaled before masked: the gradient of scale * -inf is not a number.
+    negative = (scale * torch.einsum("rd,rkd->rk", v_r, t_neg)).masked_fill(~mask, float("-inf"))
+    logits = torch.cat([positive, negative], dim=1)  # (R, 1 + K)
     counted = mask.any(dim=1)
     if not counted.any():
         return positive.sum() * 0

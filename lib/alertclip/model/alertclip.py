@@ -1,8 +1,10 @@
 """Alert-CLIP: CLIP's towers, a temporal transformer, and regions (document 001, Method).
 
-Axis letters: B clips, T frames, R regions, K hard negatives, C texts, D embedding dimension.
+Axis letters: B clips, T frames, R regions, K hard negatives, C texts, D embedding dimension,
+h w patch grid. Every embedding that leaves this module is a unit vector in fp32.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,23 +12,23 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from torch.utils.checkpoint import checkpoint
 
 from alertclip.data.clips import Batch
+from alertclip.errors import InputError
 from alertclip.model.backbone import Backbone
 from alertclip.model.regions import region_sequence
 from alertclip.model.temporal import AttentionPooling, TemporalTransformer
-
+from alertclip.model.tower import PatchTokens, checkpoint_every, image_and_patches
 
 K = 3  # hard negatives per region (supplementary A.4)
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Frame embeddings v (B, T, D), unit length, and projected patch grids (B*T, D, h, w)."""
+    """Frame embeddings v (B, T, D), unit length; projected patch grids (B*T, D, h, w) or None."""
 
     v: Tensor
-    patches: Tensor
+    patches: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,10 @@ class Output:
 
 
 class AlertCLIP(nn.Module):
-    """The model of both stages. At the start it is mean-pooled CLIP, to the last bit of rounding.
+    """The model of both stages. Untrained it is CLIP: the mean of a clip's unit frame embeddings.
 
-    ``checkpointing``: none, all, or a number k (every k-th block is recomputed in the backward).
+    ``checkpointing``: none, all, or a number k (every k-th block of the vision tower is recomputed
+    in the backward pass).
     """
 
     def __init__(
@@ -64,8 +67,8 @@ class AlertCLIP(nn.Module):
         temporal_heads: int = 8,
         temporal_dropout: float = 0.1,
         region_pooling: Literal["mean", "temporal"] = "mean",
-        patch_tokens: Literal["plain", "value"] = "plain",
-        checkpointing: str = "none",
+        patch_tokens: PatchTokens = "plain",
+        checkpointing: str | int = "none",
     ) -> None:
         super().__init__()
         self.backbone, self.adapted = backbone, backbone.model
@@ -74,7 +77,7 @@ class AlertCLIP(nn.Module):
         )
         self.pooling = AttentionPooling(backbone.embed_dim)
         self.region_pooling, self.patch_tokens = region_pooling, patch_tokens
-        self.checkpointing = checkpointing
+        self.checkpoint_every = checkpoint_every(checkpointing)
         shape = (1, 3, 1, 1)
         self.register_buffer("mean", torch.tensor(backbone.mean).view(shape), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std).view(shape), persistent=False)
@@ -82,11 +85,8 @@ class AlertCLIP(nn.Module):
     @property
     def clip(self) -> nn.Module:
         """The open_clip model, with or without adapters around its projections."""
-        return self.adapted.get_base_model() if self._has_adapters else self.adapted
-
-    @property
-    def _has_adapters(self) -> bool:
-        return isinstance(self.adapted, PeftModel)
+        adapted = isinstance(self.adapted, PeftModel)
+        return self.adapted.get_base_model() if adapted else self.adapted
 
     @property
     def logit_scale(self) -> nn.Parameter:
@@ -105,27 +105,33 @@ class AlertCLIP(nn.Module):
 
     def forward(self, batch: Batch, regions: bool = False) -> Output:
         """Embeddings for the global loss and, with ``regions``, for region and hard losses."""
-        frames = self.encode_frames(batch.frames)
+        frames = self.encode_frames(batch.frames, patches=regions)
         v = self.pool_frames(frames.v, batch.mask).embedding
-        t = self.encode_text(batch.global_captions)
         if not regions:
-            return Output(v, t)
+            return Output(v, self.encode_text(batch.global_captions))
         v_r = self.encode_regions(frames.patches, batch.region_clip, batch.boxes, batch.region_mask)
-        t_neg, mask = self._encode_negatives(batch.hard_negatives)
-        return Output(v, t, v_r, self.encode_text(batch.region_captions), t_neg, mask)
+        negatives, mask = fill_negatives(batch.hard_negatives, batch.region_captions)
+        t = self.encode_text([*batch.global_captions, *batch.region_captions, *negatives])
+        t, t_r, t_neg = t.split([len(v), len(v_r), len(negatives)])
+        return Output(v, t, v_r, t_r, t_neg.unflatten(0, mask.shape), mask.to(t.device))
 
-    def encode_frames(self, frames: Tensor) -> Frames:
+    def encode_frames(self, frames: Tensor, patches: bool = False) -> Frames:
         """frames (B, T, 3, H, W) uint8 -> one pass of the vision tower over all of them."""
-        x = (frames.flatten(0, 1).to(self.mean.dtype) / 255 - self.mean) / self.std
-        pooled, patches = self._visual(x)
-        v = normalize(pooled, dim=-1).unflatten(0, frames.shape[:2])
-        return Frames(v, patches.transpose(1, 2).unflatten(2, self.grid))
+        if frames.dtype != torch.uint8 or frames.shape[-2:] != self.image_size:
+            raise InputError(
+                f"frames must be uint8 pixels of size {self.image_size} (H, W), the backbone's, "
+                f"not {frames.dtype} of {tuple(frames.shape[-2:])}"
+            )
+        pixels = (frames.flatten(0, 1) / 255 - self.mean) / self.std
+        tokens = self.patch_tokens if patches else None
+        v, grids = image_and_patches(self.clip.visual, pixels, tokens, self.checkpoint_every)
+        return Frames(normalize(v.float(), dim=-1).unflatten(0, frames.shape[:2]), grids)
 
     def pool_frames(self, v: Tensor, mask: Tensor) -> ClipEmbedding:
         """Temporal transformer and attention pooling: v (B, T, D), mask (B, T)."""
         z = self.temporal(v, mask)
         pooled, weights = self.pooling(z, mask)
-        return ClipEmbedding(normalize(pooled, dim=-1), z, weights)
+        return ClipEmbedding(normalize(pooled.float(), dim=-1), z, weights)
 
     def encode_clip(self, frames: Tensor, mask: Tensor) -> ClipEmbedding:
         """frames (B, T, 3, H, W) uint8, mask (B, T) -> unit clip embeddings."""
@@ -134,53 +140,33 @@ class AlertCLIP(nn.Module):
     def encode_regions(
         self, patches: Tensor, region_clip: Tensor, boxes: Tensor, region_mask: Tensor
     ) -> Tensor:
-        """f^roi, the mean over the frames with a box (or the temporal pooling), unit (R, D)."""
-        sequence = region_sequence(patches, region_clip, boxes, region_mask)
+        """v_r (R, D): mean of f_t^roi over the frames with a box (supplementary C.2), or the
+        temporal transformer over them (document 001). Shapes as in ``region_sequence``."""
+        sequence = region_sequence(patches, region_clip, boxes, region_mask)  # (R, T, D)
         if self.region_pooling == "temporal":
             return self.pool_frames(normalize(sequence, dim=-1), region_mask).embedding
-        count = region_mask.sum(dim=1, keepdim=True)
-        return normalize(sequence.sum(dim=1) / count, dim=-1)
+        return normalize(sequence.sum(dim=1) / region_mask.sum(dim=1, keepdim=True), dim=-1)
 
-    def encode_text(self, texts: list[str]) -> Tensor:
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Unit embeddings (C, D); a text that occurs twice is encoded once."""
-        unique = list(dict.fromkeys(texts))
-        tokens = self.backbone.tokenizer(unique).to(self.mean.device)
-        embeddings = normalize(self.clip.encode_text(tokens), dim=-1)
-        place = {text: i for i, text in enumerate(unique)}
+        place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        tokens = self.backbone.tokenizer(list(place)).to(self.mean.device)
+        embeddings = normalize(self.clip.encode_text(tokens).float(), dim=-1)
         return embeddings[[place[text] for text in texts]]
 
-    def _encode_negatives(self, negatives: list[list[str]]) -> tuple[Tensor, Tensor]:
-        k = max(K, *map(len, negatives))
-        # A region with fewer negatives is filled with any text; the mask takes it out again.
-        filled = [text for row in negatives for text in [*row, *[""] * (k - len(row))]]
-        mask = [[i < len(row) for i in range(k)] for row in negatives]
-        embeddings = self.encode_text(filled).unflatten(0, (len(negatives), k))
-        return embeddings, torch.tensor(mask, device=embeddings.device)
 
-    def _visual(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """open_clip's own steps, with the projected patch tokens kept: (F, D), (F, N, D)."""
-        visual = self.clip.visual
-        x = visual._embeds(x)
-        blocks = visual.transformer.resblocks
-        for number, block in enumerate(blocks[:-1]):
-            x = self._run(block, number, x)
-        last = self._run(blocks[-1], len(blocks) - 1, x)
-        pooled, tokens = visual._pool(last)
-        if self.patch_tokens == "value":
-            _, tokens = visual._pool(_value_path(blocks[-1], x))
-        return pooled @ visual.proj, tokens @ visual.proj
+def fill_negatives(
+    negatives: Sequence[Sequence[str]], captions: Sequence[str]
+) -> tuple[list[str], Tensor]:
+    """R ragged lists as R * K texts, with a mask (R, K) True where a hard negative exists.
 
-    def _run(self, block: nn.Module, number: int, x: Tensor) -> Tensor:
-        every = {"none": 0, "all": 1}.get(self.checkpointing) or int(
-            self.checkpointing if self.checkpointing.isdigit() else 0
-        )
-        if self.training and every and number % every == 0:
-            return checkpoint(block, x, use_reentrant=False)
-        return block(x)
-
-
-def _value_path(block: nn.Module, x: Tensor) -> Tensor:
-    """A block in which each token attends to itself only: sharper patch tokens (FG-CLIP)."""
-    attention = block.attn
-    x = x + block.ls_1(attention.out_proj(attention.v_proj(block.ln_1(x))))
-    return x + block.ls_2(block.mlp(block.ln_2(x)))
+    K is at least the paper's, so that micro-batches can be joined. Gaps hold the region's own
+    caption, which is encoded anyway.
+    """
+    k = max([K, *map(len, negatives)])
+    texts = [
+        text
+        for row, caption in zip(negatives, captions, strict=True)
+        for text in [*row, *[caption] * (k - len(row))]
+    ]
+    return texts, torch.tensor([[i < len(row) for i in range(k)] for row in negatives])

@@ -8,11 +8,21 @@ from torch import nn
 from alertclip.errors import InputError
 from alertclip.model.attention import SplitAttention
 
+PROJECTIONS = ("q", "k", "v", "out")
 TOWERS = {"visual": r"visual\.transformer", "text": r"transformer"}
 
 
 def target_pattern(targets: Sequence[str], towers: Sequence[str]) -> str:
-    """Regular expression of the adapted projections; q, k, v or out, in visual and/or text."""
+    """Regular expression of the adapted projections; q, k, v or out, in visual and/or text.
+
+    Raises InputError on any other name: PEFT would accept "attn" or "out_proj" and train nothing.
+    """
+    unknown = [*set(targets) - set(PROJECTIONS), *set(towers) - set(TOWERS)]
+    if unknown or not targets or not towers:
+        raise InputError(
+            f"LoRA targets {list(targets)} in towers {list(towers)}: choose targets from"
+            f" {list(PROJECTIONS)} and towers from {list(TOWERS)}"
+        )
     prefix = "|".join(TOWERS[tower] for tower in towers)
     return rf"({prefix})\.resblocks\.\d+\.attn\.({'|'.join(targets)})_proj"
 
@@ -25,9 +35,16 @@ def add_lora(
     targets: Sequence[str] = ("q", "k", "v"),
     towers: Sequence[str] = ("visual", "text"),
 ) -> PeftModel:
-    """Freeze ``clip`` and add trainable adapters. InputError on a model that is not split."""
-    if not any(isinstance(m, SplitAttention) for m in clip.modules()):
-        raise InputError("LoRA needs split attention: PEFT is wrong on packed attention")
+    """Freeze ``clip`` and add trainable adapters: output + alpha / rank * B A dropout(x).
+
+    Raises InputError on a model that is not split, or that has adapters not merged yet.
+    """
+    if isinstance(clip, PeftModel):
+        raise InputError("the model has adapters already: merge them first (merge_lora)")
+    if any(isinstance(m, nn.MultiheadAttention) for m in clip.modules()) or not any(
+        isinstance(m, SplitAttention) for m in clip.modules()
+    ):
+        raise InputError("LoRA needs split attention (split_attention): PEFT is wrong on packed")
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,

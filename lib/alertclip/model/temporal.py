@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from alertclip.errors import InputError
+
 MAX_FRAMES = 256  # Table 4
 
 
@@ -35,7 +37,7 @@ class TemporalTransformer(nn.Module):
     def forward(self, v: Tensor, mask: Tensor) -> Tensor:
         """v (B, T, D), mask (B, T) True where real -> z (B, T, D); padding is never attended."""
         if v.shape[1] > len(self.positions):
-            raise ValueError(f"{v.shape[1]} frames, but positions for {len(self.positions)}")
+            raise InputError(f"num_frames is {v.shape[1]}, the most is {len(self.positions)}")
         x = self.encoder(v + self.positions[: v.shape[1]], src_key_padding_mask=~mask)
         return v + self.out(x)
 
