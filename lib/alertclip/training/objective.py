@@ -1,11 +1,13 @@
 """From clips to a batch, its embeddings, and the stage's loss."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from alertclip.data.clips import Batch, collate
 from alertclip.losses import total_loss
@@ -32,10 +34,16 @@ def embed(
 ) -> dict[str, Tensor]:
     """Forward pass of one batch: the tensors of the model's output, by name, in fp32."""
     regions = regions and len(batch.region_captions) > 0
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+    reduced = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    with _attention_kernel(device), reduced:
         output = model(batch.to(device), regions=regions)
     named = {f.name: getattr(output, f.name) for f in fields(output)}
     return {name: value.float() for name, value in named.items() if value is not None}
+
+
+def _attention_kernel(device: torch.device) -> AbstractContextManager:
+    """On a CPU the backward of fused attention is about three times slower than plain products."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 def objective(
