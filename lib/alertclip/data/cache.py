@@ -1,9 +1,11 @@
 """A frame cache keyed by content: decode once, whatever the file is called."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
 
 import numpy as np
 
@@ -33,12 +35,21 @@ class FrameCache:
     ) -> np.ndarray:
         """Frames (T, H, W, 3) uint8, memory-mapped; decoded now if they are not there yet."""
         file = self.file(path, indices)
-        if not file.exists():
+        if (frames := _stored(file)) is None:
             given = {"worker": worker} if worker else {}
-            frames = read_frames(path, indices, self.size, self.backend, **given)
             with atomic_write(file) as temporary:
-                np.save(temporary, frames, allow_pickle=False)
+                decoded = read_frames(path, indices, self.size, self.backend, **given)
+                np.save(temporary, decoded, allow_pickle=False)
+            frames = _stored(file)
+        return frames
+
+
+def _stored(file: Path) -> np.ndarray | None:
+    """Frames of a cache file; None if it is missing or damaged."""
+    try:
         return np.load(file, mmap_mode="r", allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError):
+        return None
 
 
 def parallel_probe(
@@ -56,33 +67,37 @@ def parallel_fill(cache: FrameCache, requests: Sequence[Request], workers: int) 
     """Decode what is missing, in worker processes: request number -> reason, for the failed."""
 
     def one(number: int, worker: DecodeWorker) -> None:
-        path, indices = requests[number]
-        if not cache.file(path, indices).exists():
-            cache.get(path, indices, worker)
+        cache.get(*requests[number], worker)
 
     done = _each(one, list(range(len(requests))), workers, "decoding frames")
     return {number: reason for number, reason in done.items() if isinstance(reason, str)}
 
 
-def _each(work, items: list, workers: int, label: str) -> dict:
-    """Run ``work(item, worker)`` for every item; a DecodeError becomes its text."""
-    pool = [DecodeWorker() for _ in range(max(1, workers))]
-    shares = [items[i :: len(pool)] for i in range(len(pool))]
+def _each(
+    work: Callable[[Any, DecodeWorker], Any], items: Sequence[Any], workers: int, label: str
+) -> dict[Any, Any]:
+    """Run ``work(item, worker)`` for every item; a DecodeError becomes its text.
 
-    def safely(item, worker: DecodeWorker):
+    Other errors, such as a full disk, stop everything: they are not a fault of the video.
+    """
+    pool = [DecodeWorker() for _ in range(max(1, min(workers, len(items))))]
+    free: SimpleQueue[DecodeWorker] = SimpleQueue()
+    for worker in pool:
+        free.put(worker)
+
+    def one(item: Any) -> tuple[Any, Any]:
+        worker = free.get()
         try:
             return item, work(item, worker)
         except DecodeError as error:
             return item, str(error)
-
-    def run(share: list, worker: DecodeWorker) -> list:
-        every = progress(share, len(share), label)
-        return [safely(item, worker) for item in every]
+        finally:
+            free.put(worker)
 
     try:
         with ThreadPoolExecutor(len(pool)) as threads:
-            results = threads.map(run, shares, pool)
-            return {item: result for part in results for item, result in part}
+            done = as_completed([threads.submit(one, item) for item in items])
+            return dict(future.result() for future in progress(done, len(items), label))
     finally:
         for worker in pool:
             worker.close()

@@ -1,6 +1,6 @@
 """From annotated items to batches of frames, boxes and captions."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from alertclip.data.cache import FrameCache, parallel_fill, parallel_probe
 from alertclip.data.records import Finding, Item
 from alertclip.data.video import VideoInfo, uniform_indices
 from alertclip.errors import InputError
+from alertclip.files import sha256_json
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,10 @@ class Batch:
 class ClipDataset(Dataset):
     """Items as samples; what cannot be decoded is left out and named in ``failures``.
 
-    A sample takes ``num_frames`` frames uniformly from the clip (its segment, or the whole video),
-    moved so that each region has a frame inside its span; short clips are padded and masked.
+    A sample takes ``num_frames`` frames from the centres of equal bins of the clip (its segment, or
+    the whole video), in order of time; where a region's span holds none, the nearest moves into it.
+    Clips with fewer frames give each once and are padded with the last, masked False. Times are
+    seconds from the start of the video, also for segments. ``notes`` lists what was mended.
     """
 
     def __init__(
@@ -65,9 +68,12 @@ class ClipDataset(Dataset):
     ) -> None:
         self.root, self.num_frames, self.cache = root, num_frames, cache
         self.failures: list[Finding] = []
+        self.notes: list[Finding] = []
+        _refuse_repeated_keys(items)
         paths = {item.key: _inside(root, item.video) for item in items}
         infos = parallel_probe(cache, paths.values(), workers)
-        readable = self._keep(items, {k: infos[p] for k, p in paths.items()})
+        found = {item.key: _within(item, infos[paths[item.key]]) for item in items}
+        readable = self._keep(items, found)
         self._infos = {item.key: infos[paths[item.key]] for item in readable}
         self._indices = {item.key: self._sample(item) for item in readable}
         requests = [(paths[item.key], self._indices[item.key]) for item in readable]
@@ -100,6 +106,11 @@ class ClipDataset(Dataset):
             "key": item.key,
         }
 
+    def digest(self) -> str:
+        """SHA-256 over the content of the videos and the frames taken from each."""
+        parts = {k: (self._infos[k].sha256, self._indices[k].tolist()) for k in self._indices}
+        return sha256_json(parts)
+
     def _keep(self, items: Sequence[Item], results: dict[str, VideoInfo | str]) -> list[Item]:
         for item in items:
             if isinstance(reason := results.get(item.key), str):
@@ -110,23 +121,51 @@ class ClipDataset(Dataset):
     def _sample(self, item: Item) -> np.ndarray:
         info = self._infos[item.key]
         start, end = item.timestamps or (0.0, info.duration)
-        indices = uniform_indices(start, end, info.fps, info.frames, self.num_frames)
         spans = [span for region in item.regions if (span := region_span(region))]
+        for name, last in [("segment", end), *(("region", span[1]) for span in spans)]:
+            if last > info.duration + 1 / info.fps:
+                reason = f"{name} ends at {last:.2f} s, its video at {info.duration:.2f} s"
+                self.notes.append(Finding(item.key, reason, "clipped"))
+        indices = uniform_indices(start, end, info.fps, info.frames, self.num_frames)
         return cover_spans(indices, spans, info)
 
 
 def cover_spans(
     indices: np.ndarray, spans: Sequence[tuple[float, float]], info: VideoInfo
 ) -> np.ndarray:
-    """Move the nearest index into every span (s) that holds none; order and number stay."""
+    """Move the nearest index into every span (s) that holds none; order and number stay.
+
+    An index that is the only one of another span stays where it is, if any other can move.
+    """
     moved = indices.copy()
-    for start, end in spans:
-        times = moved / info.fps
-        if not ((times >= start) & (times <= end)).any():
-            middle = min(round((start + end) / 2 * info.fps), info.frames - 1)
-            if middle not in moved:
-                moved[np.abs(moved - middle).argmin()] = middle
+    for span in spans:
+        middle = min(round(sum(span) / 2 * info.fps), info.frames - 1)
+        if _holds(span, moved, info) or middle in moved:
+            continue
+        others = [other for other in spans if _holds(other, moved, info)]
+        order = np.argsort(np.abs(moved - middle), kind="stable")
+        free = (i for i in order if all(_holds(o, np.delete(moved, i), info) for o in others))
+        moved[next(free, order[0])] = middle
     return np.sort(moved)
+
+
+def _holds(span: tuple[float, float], indices: np.ndarray, info: VideoInfo) -> bool:
+    times = indices / info.fps
+    return bool(((times >= span[0]) & (times <= span[1])).any())
+
+
+def _within(item: Item, info: VideoInfo | str) -> VideoInfo | str:
+    """The video's info, or why the item has no frame in it."""
+    if isinstance(info, str) or item.timestamps is None or item.timestamps[0] < info.duration:
+        return info
+    start, length = item.timestamps[0], info.duration
+    return f"{item.video}: segment begins at {start:.2f} s, the video ends at {length:.2f} s"
+
+
+def _refuse_repeated_keys(items: Sequence[Item]) -> None:
+    repeated = [key for key, count in Counter(item.key for item in items).items() if count > 1]
+    if repeated:
+        raise InputError(f"{repeated[0]}: {len(repeated)} clips come twice; give each once")
 
 
 def _region_sample(
@@ -147,14 +186,16 @@ def _inside(root: Path, video: str) -> Path:
 def collate(samples: Sequence[dict[str, Any]]) -> Batch:
     """Samples of equal length to a Batch; regions of all clips stand in one list."""
     regions = [(b, region) for b, s in enumerate(samples) for region in s["regions"]]
+    boxes = np.array([r[0] for _, r in regions], np.float32)
+    present = np.array([r[1] for _, r in regions], bool)
     frames = torch.from_numpy(np.stack([s["frames"] for s in samples]))
     return Batch(
         frames=frames.permute(0, 1, 4, 2, 3).contiguous(),  # (B, T, 3, H, W)
         mask=torch.from_numpy(np.stack([s["mask"] for s in samples])),
         global_captions=[s["global_caption"] for s in samples],
         region_clip=torch.tensor([b for b, _ in regions], dtype=torch.long),
-        boxes=torch.from_numpy(np.stack([r[0] for _, r in regions]).astype(np.float32)),
-        region_mask=torch.from_numpy(np.stack([r[1] for _, r in regions])),
+        boxes=torch.from_numpy(boxes.reshape(-1, frames.shape[1], 4)),
+        region_mask=torch.from_numpy(present.reshape(-1, frames.shape[1])),
         region_captions=[r[2] for _, r in regions],
         hard_negatives=[r[3] for _, r in regions],
         labels=torch.tensor([s["label"] for s in samples]),
@@ -165,7 +206,12 @@ def collate(samples: Sequence[dict[str, Any]]) -> Batch:
 def split_validation(
     items: Sequence[Item], fraction: float, seed: int
 ) -> tuple[list[Item], list[Item]]:
-    """Training and validation items: whole videos, the same share of each class, by ``seed``."""
+    """Training and validation items: whole videos, the same share of each class, by ``seed``.
+
+    Every class with two videos or more gives at least one, none gives all it has.
+    """
+    if not 0 < fraction < 1:
+        raise InputError(f"validation fraction {fraction} must lie between 0 and 1")
     by_class: dict[str, list[str]] = defaultdict(list)
     for item in items:
         by_class[item.class_name].append(item.video)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from alertclip.errors import InputError
-from alertclip.files import read_json, sha256_file, write_json
+from alertclip.files import read_json, sha256_file, sha256_json, write_json
 
 TIME_LIMIT = 300.0  # seconds for one request; an hour of 320x240 video decodes in about 30
 
@@ -38,27 +38,37 @@ class VideoInfo:
         return self.frames / self.fps
 
 
+class NoAnswer(DecodeError):
+    """The decoder hung or died: another one may still read the file."""
+
+
 class DecodeWorker:
     """One decoding process with a wall-clock limit per request; killed and replaced when late."""
 
     def __init__(self, time_limit: float = TIME_LIMIT, module: str = "alertclip.data.decoding"):
         self.time_limit, self.module = time_limit, module
         self._process: subprocess.Popen | None = None
-        self._lock = threading.Lock()
+        self._lock, self._owner = threading.Lock(), os.getpid()
 
     def ask(self, path: Path, **request: Any) -> tuple[dict[str, Any], bytes]:
         """Send a request about ``path``; DecodeError if it fails, dies or takes too long."""
+        self._leave_to_parent()
         with self._lock:
-            process = self._running()
-            timer = threading.Timer(self.time_limit, process.kill)
+            process, late = self._running(), threading.Event()
+            timer = threading.Timer(self.time_limit, _kill, (process, late))
             timer.start()
             try:
-                head, body = _exchange(process, {"path": str(path), **request})
+                content = {"path": str(path.absolute()), "limit": self.time_limit, **request}
+                head, body = _exchange(process, content)
             except (OSError, ValueError):
-                late = timer.finished.is_set() or not timer.is_alive()
                 self.close()
-                reason = f"no answer in {self.time_limit:g} s" if late else "the decoder died"
-                raise DecodeError(f"{path}: {reason}; convert the file or leave it out") from None
+                reason = f"no answer in {self.time_limit:g} s" if late.is_set() else "it crashed"
+                raise NoAnswer(
+                    f"{path}: the decoder failed ({reason}); convert the file or leave it out"
+                ) from None
+            except BaseException:  # an interrupted exchange would leave its answer for the next
+                self.close()
+                raise
             finally:
                 timer.cancel()
         if "error" in head:
@@ -69,8 +79,13 @@ class DecodeWorker:
         """End the process."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            self._process.communicate()
             self._process = None
+
+    def _leave_to_parent(self) -> None:
+        # After a fork (data loaders) the pipes are the parent's: take a process of our own.
+        if self._owner != os.getpid():
+            self._lock, self._owner, self._process = threading.Lock(), os.getpid(), None
 
     def _running(self) -> subprocess.Popen:
         if self._process is None or self._process.poll() is not None:
@@ -82,6 +97,11 @@ class DecodeWorker:
                 env=_environment(),
             )
         return self._process
+
+
+def _kill(process: subprocess.Popen, late: threading.Event) -> None:
+    late.set()
+    process.kill()
 
 
 def _environment() -> dict[str, str]:
@@ -109,23 +129,36 @@ _known: dict[tuple[str, int, int], VideoInfo] = {}
 def probe(path: Path | str, store: Path | None = None, worker: DecodeWorker = _worker) -> VideoInfo:
     """Count the decodable frames of a video once; remembered in ``store`` by content hash."""
     path = _existing(path)
-    status = path.stat()
-    key = (str(path), status.st_size, status.st_mtime_ns)
+    key = _file_key(path)
     if key not in _known:
-        _known[key] = _probe(path, store, worker)
+        _known[key] = _probe(path, store, worker, key)
     return _known[key]
 
 
-def _probe(path: Path, store: Path | None, worker: DecodeWorker) -> VideoInfo:
-    digest = sha256_file(path)
+def _probe(path: Path, store: Path | None, worker: DecodeWorker, key: tuple) -> VideoInfo:
+    # Hashing a hundred gigabytes takes minutes: the file's size and time stand for its content.
+    seen = store / f"seen-{sha256_json(key)[:32]}.json" if store else None
+    if info := _remembered(seen):
+        return info
+    try:
+        digest = sha256_file(path)
+    except OSError as error:
+        raise DecodeError(f"{path}: cannot be read ({error.strerror})") from None
     sidecar = store / f"{digest}.json" if store else None
-    if sidecar and sidecar.exists():
-        return VideoInfo(**read_json(sidecar))
-    head, _ = worker.ask(path, what="count")
-    info = VideoInfo(sha256=digest, **head)
-    if sidecar:
-        write_json(sidecar, asdict(info))
+    info = _remembered(sidecar)
+    if info is None:
+        head, _ = worker.ask(path, what="count")
+        info = VideoInfo(sha256=digest, **head)
+    for file in filter(None, (seen, sidecar)):
+        write_json(file, asdict(info))
     return info
+
+
+def _remembered(sidecar: Path | None) -> VideoInfo | None:
+    try:
+        return VideoInfo(**read_json(sidecar)) if sidecar and sidecar.exists() else None
+    except (InputError, TypeError):  # written by another version: count again
+        return None
 
 
 def read_frames(
@@ -135,12 +168,25 @@ def read_frames(
     backend: str = "decord",
     worker: DecodeWorker = _worker,
 ) -> np.ndarray:
-    """Frames (T, H, W, 3) uint8 by native index, squashed to ``size`` = (H, W) by the decoder."""
+    """Frames (T, H, W, 3) uint8 by native index, squashed to ``size`` = (H, W) by the decoder.
+
+    Order and repetitions are those of ``indices``. PyAV serves where decord is missing, fails or
+    hangs. Raises DecodeError naming the file; no call lasts longer than twice the time limit.
+    """
     path = _existing(path)
     indices = [int(i) for i in indices]
     if not indices or min(indices) < 0:
         raise DecodeError(f"{path}: frame indices must be at least 0 and not empty")
-    head, body = worker.ask(path, what="read", indices=indices, size=list(size), backend=backend)
+    known = _known.get(_file_key(path))
+    if known and max(indices) >= known.frames:
+        raise DecodeError(f"{path}: frame {max(indices)} asked for, {known.frames} decode")
+    request = {"what": "read", "indices": indices, "size": [int(side) for side in size]}
+    try:
+        head, body = worker.ask(path, backend=backend, **request)
+    except NoAnswer:
+        if backend != "decord":
+            raise
+        head, body = worker.ask(path, backend="pyav", **request)
     return np.frombuffer(body, np.uint8).reshape(head["shape"])
 
 
@@ -164,6 +210,17 @@ def snippet_indices(frames: int, length: int = 16) -> np.ndarray:
 
 def _existing(path: Path | str) -> Path:
     path = Path(path)
-    if not path.is_file():
+    try:
+        size = path.stat().st_size if path.is_file() else None
+    except OSError as error:
+        raise DecodeError(f"{path}: cannot be opened ({error.strerror})") from None
+    if size is None:
         raise DecodeError(f"{path}: no such file")
+    if size == 0:
+        raise DecodeError(f"{path}: the file is empty; fetch it again")
     return path
+
+
+def _file_key(path: Path) -> tuple[str, int, int]:
+    status = path.stat()
+    return str(path.absolute()), status.st_size, status.st_mtime_ns

@@ -1,0 +1,177 @@
+"""Clips: segments, boxes on sampled frames, padding, failures that are named, and batches."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_video import SIZE, ids, write_ids
+
+from alertclip.data.boxes import WHOLE_FRAME, box_at, region_span
+from alertclip.data.cache import FrameCache
+from alertclip.data.clips import ClipDataset, collate, cover_spans, split_validation
+from alertclip.data.records import Item, Keyframe, Region
+from alertclip.data.vagta import load_vagta
+from alertclip.data.video import VideoInfo
+from alertclip.errors import InputError
+
+FIGHT = "UCF_Crimes_Videos/UCF_Crimes/Videos/Fighting/Fighting002_x264.mp4"
+CALM = "UCF_Crimes_Videos/UCF_Crimes/Videos/Testing_Normal_Videos_Anomaly/Normal_Videos_003.mp4"
+TRACK = (Keyframe(6, (0.0, 0.0, 0.5, 0.5)), Keyframe(16, (0.5, 0.5, 1.0, 1.0), False))
+
+
+def fight(*regions: Region, video: str = FIGHT) -> Item:
+    return Item(video, "Fighting abnormal video: a", regions or (Region("men fight", TRACK),))
+
+
+def calm(start: float, end: float) -> Item:
+    return Item(CALM, "Normal video: b", (Region("people walk"),), (start, end))
+
+
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory) -> Path:
+    data_root = tmp_path_factory.mktemp("data")
+    for video in (FIGHT, CALM):
+        (data_root / video).parent.mkdir(parents=True)
+        write_ids(data_root / video)
+    (data_root / "broken.mp4").write_bytes(b"nothing" * 100)
+    return data_root
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> FrameCache:
+    return FrameCache(tmp_path_factory.mktemp("cache"), SIZE)
+
+
+def test_boxes_follow_the_sampled_frames(data_root, cache):
+    sample = ClipDataset(data_root, [fight()], 8, cache, workers=1)[0]
+    assert ids(sample["frames"]) == [2, 7, 12, 17, 22, 27, 32, 37]
+    np.testing.assert_allclose(sample["times"] * 30, [2, 7, 12, 17, 22, 27, 32, 37])
+    boxes, present, caption, negatives = sample["regions"][0]
+    assert present.tolist() == [0.2 <= t <= 0.6 for t in sample["times"]]
+    for box, there, time in zip(boxes, present, sample["times"], strict=True):
+        np.testing.assert_allclose(box, box_at(TRACK, time) if there else WHOLE_FRAME, rtol=1e-6)
+    assert (caption, negatives, sample["label"]) == ("men fight", [], 1)
+    assert (sample["class_name"], sample["key"]) == ("Fighting", FIGHT)
+    assert sample["mask"].all() and sample["frames"].dtype == np.uint8
+
+
+def test_a_segment_gives_its_own_frames_and_short_ones_are_padded(data_root, cache):
+    dataset = ClipDataset(data_root, [calm(0, 0.5), calm(0.5, 0.6)], 6, cache, workers=1)
+    assert ids(dataset[0]["frames"]) == [1, 3, 6, 8, 11, 13]
+    short = dataset[1]
+    assert ids(short["frames"]) == [15, 16, 17, 17, 17, 17]
+    assert short["mask"].tolist() == [True] * 3 + [False] * 3
+    assert short["times"][0] == 0.5 and short["label"] == 0
+    assert short["regions"][0][1].tolist() == short["mask"].tolist()
+
+
+def test_every_region_gets_a_frame(data_root, cache):
+    regions = [
+        Region(str(f), (Keyframe(f, (0, 0, 0.5, 0.5)), Keyframe(f + 1, (0, 0, 0.5, 0.5))))
+        for f in (3, 4, 25, 30)
+    ]
+    sample = ClipDataset(data_root, [fight(*regions)], 8, cache, workers=1)[0]
+    for region, (_, present, caption, _) in zip(regions, sample["regions"], strict=True):
+        start, end = region_span(region)
+        inside = (sample["times"] >= start) & (sample["times"] <= end)
+        assert inside.any() and present.tolist() == inside.tolist(), caption
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.integers(1, 30),
+    st.lists(st.tuples(st.floats(0, 9), st.floats(0.05, 3)), max_size=5),
+)
+def test_covering_spans_keeps_order_and_number(count, starts):
+    info = VideoInfo(300, 30.0, 4, 4, "")
+    indices = ((np.arange(count) + 0.5) * 300 / count).astype(int)
+    spans = [(start, min(start + length, 9.9)) for start, length in starts]
+    moved = cover_spans(indices, spans, info)
+    assert len(moved) == count and (np.diff(moved) > 0).all()
+    assert moved[0] >= 0 and moved[-1] < 300
+    if len(spans) <= count:
+        times = moved / 30
+        assert all(((times >= s) & (times <= e)).any() for s, e in spans if e > s)
+
+
+def test_what_cannot_be_read_is_named_and_left_out(data_root, cache, tmp_path):
+    outside = tmp_path / "outside.mp4"
+    write_ids(outside, 3)
+    (data_root / "link.mp4").symlink_to(outside)
+    bad = ["gone.mp4", "broken.mp4", "link.mp4"]
+    items = [fight(video=name) for name in bad] + [fight(), calm(5, 6)]
+    dataset = ClipDataset(data_root, items, 4, cache, workers=2)
+    assert [item.key for item in dataset.items] == [FIGHT]
+    failed = {failure.item: failure.reason for failure in dataset.failures}
+    assert failed.keys() == {*bad, f"{CALM}#5-6"}
+    assert "begins at 5.00 s" in failed[f"{CALM}#5-6"] and "gone.mp4" in failed["gone.mp4"]
+    with pytest.raises(InputError, match=r"none of 1 clips.*gone\.mp4"):
+        ClipDataset(data_root, [fight(video="gone.mp4")], 4, cache, workers=1)
+    with pytest.raises(InputError, match="twice"):
+        ClipDataset(data_root, [fight(), fight()], 4, cache, workers=1)
+
+
+def test_times_beyond_the_video_are_clipped_and_noted(data_root, cache):
+    late = Region("late", (Keyframe(1000, (0, 0, 0.5, 0.5)),))
+    dataset = ClipDataset(data_root, [calm(1, 60), fight(late)], 4, cache, workers=1)
+    assert ids(dataset[0]["frames"]) == [31, 33, 36, 38]
+    assert [note.action for note in dataset.notes] == ["clipped", "clipped"]
+    assert "segment ends at 60.00 s, its video at 1.33 s" in dataset.notes[0].reason
+    boxes, present, _, _ = dataset[1]["regions"][0]
+    assert present.tolist() == [False, False, False, True] and boxes[3].tolist() == [0, 0, 0.5, 0.5]
+
+
+def test_digest_follows_videos_and_sampling(data_root, cache):
+    def digest(*items, frames=4):
+        return ClipDataset(data_root, items, frames, cache, workers=1).digest()
+
+    assert digest(fight()) == digest(fight())
+    assert len({digest(fight()), digest(fight(), frames=5), digest(calm(0, 1))}) == 3
+
+
+def test_batch_shapes_and_device(data_root, cache):
+    items = [fight(Region("a", TRACK, ("x", "y")), Region("b")), calm(0.5, 0.6)]
+    dataset = ClipDataset(data_root, items, 6, cache, workers=1)
+    batch = collate([dataset[0], dataset[1]]).to("cpu")
+    assert batch.frames.shape == (2, 6, 3, *SIZE) and batch.frames.dtype == torch.uint8
+    assert batch.frames[0, :, 0, 0, 0].tolist() == dataset[0]["frames"][:, 0, 0, 0].tolist()
+    assert batch.mask.dtype == batch.region_mask.dtype == torch.bool
+    assert batch.region_clip.tolist() == [0, 0, 1] and batch.boxes.shape == (3, 6, 4)
+    assert batch.hard_negatives == [["x", "y"], [], []] and batch.labels.tolist() == [1, 0]
+    assert batch.boxes.dtype == torch.float32 and batch.keys == [FIGHT, f"{CALM}#0.5-0.6"]
+    empty = dict(dataset[1], regions=[])
+    assert collate([empty]).boxes.shape == (0, 6, 4)
+
+
+def test_validation_holds_out_whole_videos_of_every_class():
+    videos = [f"V/{name}/{name}{i}.mp4" for name in ("Arson", "Robbery") for i in range(20)]
+    items = [Item(v, "", (Region("r"),), (s, s + 1.0)) for v in videos for s in range(3)]
+    items.append(Item("V/Fighting/only.mp4", "", (Region("r"),)))
+    train, held = split_validation(items, 0.1, seed=3)
+    assert not {i.video for i in train} & {i.video for i in held}
+    assert len(train) + len(held) == len(items)
+    assert sorted(i.class_name for i in held) == ["Arson"] * 6 + ["Robbery"] * 6
+    assert held == split_validation(items, 0.1, seed=3)[1] != split_validation(items, 0.1, 4)[1]
+    with pytest.raises(InputError, match="fraction"):
+        split_validation(items, 0, seed=3)
+
+
+def test_real_clips_have_their_boxes(shared_data, tmp_path):
+    items, _ = load_vagta(shared_data / "vagta/Final_ucf_fgclip_translated_qwen_test.json")
+    for item in (
+        i for i in items if (shared_data / "ucf_crime/videos" / Path(i.video).name).exists()
+    ):
+        link = tmp_path / item.video
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.exists():
+            link.write_bytes((shared_data / "ucf_crime/videos" / link.name).read_bytes())
+    here = [i for i in items if (tmp_path / i.video).exists()]
+    dataset = ClipDataset(tmp_path, here, 16, FrameCache(tmp_path / "cache", (64, 64)), workers=1)
+    assert not dataset.failures and len(dataset) == len(here) >= 6
+    for sample in dataset:
+        assert sample["mask"].all()
+        for boxes, present, _, _ in sample["regions"]:
+            assert present.any() and (boxes[:, 2:] > boxes[:, :2]).all()
