@@ -1,18 +1,20 @@
 """Any open_clip model with packed attention, ready for LoRA, with the facts others need of it."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import open_clip
-import torch
+from open_clip.pretrained import list_pretrained_tags_by_model
 from torch import Tensor, nn
 
 from alertclip.errors import InputError
+from alertclip.files import read_json
 from alertclip.model.attention import split_attention
 
 MINICLIP = Path(__file__).resolve().parents[1] / "weights" / "miniclip"
+CONFIG = "open_clip_config.json"
 
 
 @dataclass
@@ -27,52 +29,52 @@ class Backbone:
     std: tuple[float, float, float]
     grid: tuple[int, int]  # patches: rows, columns
     embed_dim: int
-    config: dict
+    config: dict[str, Any]  # open_clip's model_cfg
     folder: Path | None = None  # where it came from, if a local-dir
 
 
 def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
-    """Load an open_clip model by name, ``local-dir:PATH`` or ``miniclip``; None = random weights.
+    """Load an open_clip model by name, ``local-dir:PATH`` or ``miniclip``.
 
-    ``pretrained`` is an open_clip tag or a safetensors file. Raises InputError if the weights are
-    not at hand (what, from where, to put where) or do not fit the activation (QuickGELU).
+    ``pretrained`` is a tag of open_clip or a .safetensors file; a folder brings its own weights.
+    A name with None gets random weights, by torch's seed. Raises InputError if weights are not at
+    hand (what, from where, to put where) or were trained with another activation (QuickGELU).
     """
     folder = _folder(name)
-    source = f"local-dir:{folder}" if folder else name
-    _check(name, folder, pretrained)
+    if folder is not None:
+        return _load_folder(name, folder, pretrained)
+    config = open_clip.get_model_config(name)
+    if config is None:
+        raise InputError(f"backbone {name}: no such open_clip model; see open_clip.list_models()")
+    if pretrained is not None:
+        _check_weights(name, pretrained, config)
     try:
-        model, _, _ = open_clip.create_model_and_transforms(
-            source, pretrained=None if folder else pretrained
-        )
-        tokenizer = open_clip.get_tokenizer(source)
+        model, _, _ = open_clip.create_model_and_transforms(name, pretrained=pretrained)
     except Exception as error:  # hub, network and file errors share no base class
-        raise InputError(_missing(name, pretrained, error)) from None
-    return from_clip(model, tokenizer, name, _config(name, folder), folder)
+        raise InputError(_missing(name, pretrained, error)) from error
+    return from_clip(model, open_clip.get_tokenizer(name), name, config)
 
 
 def from_clip(
     model: nn.Module,
     tokenizer: Callable[[list[str]], Tensor],
     name: str,
-    config: dict,
+    config: dict[str, Any],
     folder: Path | None = None,
 ) -> Backbone:
     """Split a stock open_clip CLIP in place and wrap it. ``config`` is its model_cfg."""
-    if not hasattr(model.visual, "transformer") or not hasattr(model, "transformer"):
-        raise InputError(f"{name}: needs a ViT with open_clip's own text tower, like ViT-B-32")
+    _check_architecture(model, name)
     split_attention(model)
-    mean = getattr(model.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
-    std = getattr(model.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
-    size, grid = model.visual.image_size, model.visual.grid_size
+    visual = model.visual
     return Backbone(
         model=model.eval(),
         tokenizer=tokenizer,
         name=name,
-        image_size=tuple(size),
-        mean=tuple(mean),
-        std=tuple(std),
-        grid=tuple(grid),
-        embed_dim=model.visual.output_dim,
+        image_size=tuple(visual.image_size),
+        mean=tuple(getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN),
+        std=tuple(getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD),
+        grid=tuple(visual.grid_size),
+        embed_dim=visual.output_dim,
         config=config,
         folder=folder,
     )
@@ -84,43 +86,75 @@ def _folder(name: str) -> Path | None:
     return Path(name.removeprefix("local-dir:")) if name.startswith("local-dir:") else None
 
 
-def _check(name: str, folder: Path | None, pretrained: str | None) -> None:
-    if folder is not None:
-        if not (folder / "open_clip_config.json").is_file():
-            make = "; python -m alertclip.prior makes it" if name == "miniclip" else ""
-            raise InputError(f"{name}: no open_clip_config.json in {folder}{make}")
+def _load_folder(name: str, folder: Path, pretrained: str | None) -> Backbone:
+    if pretrained is not None:
+        raise InputError(
+            f"backbone {name} brings its own weights: leave pretrained empty, not {pretrained}"
+        )
+    if not (folder / CONFIG).is_file():
+        make = "; python -m alertclip.prior --out makes it" if name == "miniclip" else ""
+        raise InputError(f"backbone {name}: no {CONFIG} in {folder}{make}")
+    config = read_json(folder / CONFIG).get("model_cfg", {})
+    source = f"local-dir:{folder}"
+    try:
+        # Without weights in the folder open_clip would go on with random ones.
+        model, _, _ = open_clip.create_model_and_transforms(source, require_pretrained=True)
+        tokenizer = open_clip.get_tokenizer(source)
+    except Exception as error:  # parsing, missing and misfit files share no base class
+        raise InputError(
+            f"backbone {name}: {folder} needs {CONFIG}, open_clip_model.safetensors that fits it"
+            f" and, if it names one, its tokenizer ({type(error).__name__}: {error})"
+        ) from error
+    return from_clip(model, tokenizer, name, config, folder)
+
+
+def _check_architecture(model: nn.Module, name: str) -> None:
+    visual = model.visual
+    plain = hasattr(visual, "transformer") and hasattr(model, "transformer")
+    if not plain or visual.attn_pool is not None or visual.pool_type not in ("tok", "avg"):
+        raise InputError(
+            f"backbone {name}: needs open_clip's own ViT and text tower, like ViT-B-32-quickgelu"
+        )
+
+
+def _check_weights(name: str, pretrained: str, config: dict[str, Any]) -> None:
+    """Refuse weights that are not there, may hold code, or expect the other activation."""
+    tag = open_clip.get_pretrained_cfg(name, pretrained)
+    trained_with = tag or _config_beside(name, Path(pretrained))
+    if trained_with is None or _quick(trained_with) == _quick(config):
         return
-    config = open_clip.get_model_config(name)
-    if config is None:
-        raise InputError(f"{name}: open_clip knows no such model; see open_clip.list_models()")
-    # Weights of OpenAI were trained with QuickGELU: plain GELU is silently wrong.
-    if pretrained == "openai" and not config.get("quick_gelu"):
-        raise InputError(f"{name} with openai weights needs QuickGELU: use {name}-quickgelu")
-    if pretrained and Path(pretrained).suffix in (".pt", ".pth", ".bin"):
-        raise InputError(f"{pretrained}: may hold code; convert it to .safetensors")
-
-
-def _config(name: str, folder: Path | None) -> dict:
-    if folder is None:
-        return open_clip.get_model_config(name)
-    from alertclip.files import read_json
-
-    return read_json(folder / "open_clip_config.json")["model_cfg"]
-
-
-def _missing(name: str, pretrained: str | None, error: Exception) -> str:
-    logging.getLogger(__name__).debug("loading %s failed", name, exc_info=error)
-    cfg = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else {}
-    hub = (cfg or {}).get("hf_hub", "").rstrip("/")
-    where = f"from {hub} on the Hugging Face hub" if hub else "from its authors"
-    return (
-        f"weights {pretrained} of {name} could not be loaded ({type(error).__name__}). Fetch"
-        f" open_clip_model.safetensors {where}, put it anywhere and pass"
-        " -p pretrained=/path/to/open_clip_model.safetensors"
+    stem = name.removesuffix("-quickgelu")
+    right = f"{stem}-quickgelu" if _quick(trained_with) else stem
+    # The other activation loads without a word and is silently wrong.
+    raise InputError(
+        f"backbone {name} and weights {pretrained} differ in the activation (QuickGELU):"
+        f" use backbone={right}"
     )
 
 
-def random_seeded(name: str, seed: int) -> Backbone:
-    """The architecture ``name`` with random weights by ``seed``: for tests and dry runs."""
-    torch.manual_seed(seed)
-    return load_backbone(name, None)
+def _quick(config: dict[str, Any]) -> bool:
+    return bool(config.get("quick_gelu"))
+
+
+def _config_beside(name: str, path: Path) -> dict[str, Any] | None:
+    """The model_cfg beside a weights file, such as our exports have; None if there is none."""
+    if not path.is_file():
+        tags = ", ".join(list_pretrained_tags_by_model(name))
+        raise InputError(f"pretrained {path}: no such file, and {name} has the tags {tags}")
+    if path.suffix != ".safetensors":
+        raise InputError(f"pretrained {path}: may hold code; convert it to .safetensors")
+    beside = path.with_name(CONFIG)
+    return read_json(beside)["model_cfg"] if beside.is_file() else None
+
+
+def _missing(name: str, pretrained: str | None, error: Exception) -> str:
+    tag = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else None
+    if not tag:
+        return f"backbone {name}, pretrained {pretrained}: {type(error).__name__}: {error}"
+    hub = tag.get("hf_hub", "").rstrip("/")
+    where = f"{hub} on the Hugging Face hub" if hub else tag.get("url", "its authors")
+    return (
+        f"weights {pretrained} of {name} are not in the cache and could not be fetched"
+        f" ({type(error).__name__}). Take open_clip_model.safetensors from {where}, put it"
+        " anywhere and pass pretrained=FOLDER/open_clip_model.safetensors"
+    )

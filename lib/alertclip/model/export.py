@@ -2,23 +2,26 @@
 
 folder/open_clip_config.json, open_clip_model.safetensors   stock open_clip: local-dir:folder
 folder/alert_temporal.safetensors, alert_clip.json          temporal head and provenance
+folder/adapter/                                             the stage's LoRA as PEFT saves it; it
+    fits the weights the stage started from, after ``attention.split_attention``
 """
 
 import shutil
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, read_json, write_json
 from alertclip.model.alertclip import AlertCLIP
 from alertclip.model.attention import pack_state_dict
-from alertclip.model.backbone import load_backbone
+from alertclip.model.backbone import CONFIG, load_backbone
 from alertclip.model.lora import merge_lora
 
-HEAD, META = "alert_temporal.safetensors", "alert_clip.json"
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+WEIGHTS, HEAD, META = "open_clip_model.safetensors", "alert_temporal.safetensors", "alert_clip.json"
+TOKENIZER = ("*token*.json", "vocab.*", "merges.txt", "*.model")  # Hugging Face tokenizer files
 
 
 def export_open_clip(model: AlertCLIP, out: Path, meta: dict[str, Any]) -> Path:
@@ -28,8 +31,10 @@ def export_open_clip(model: AlertCLIP, out: Path, meta: dict[str, Any]) -> Path:
     alert_clip.json: a folder without it is unfinished.
     """
     out.mkdir(parents=True, exist_ok=True)
-    model.adapted = merge_lora(model.adapted)
-    model.backbone.model = model.adapted
+    (out / META).unlink(missing_ok=True)
+    if isinstance(model.adapted, PeftModel):
+        save_adapter(model.adapted, out / "adapter")
+    model.adapted = model.backbone.model = merge_lora(model.adapted)
     _copy_tokenizer(model.backbone.folder, out)
     preprocess = {
         "mean": model.backbone.mean,
@@ -37,12 +42,18 @@ def export_open_clip(model: AlertCLIP, out: Path, meta: dict[str, Any]) -> Path:
         "interpolation": "bicubic",
         "resize_mode": "squash",  # boxes are shares of the whole frame: nothing is cropped
     }
-    config = {"model_cfg": model.backbone.config, "preprocess_cfg": preprocess}
-    write_json(out / "open_clip_config.json", config)
-    _save(pack_state_dict(model.clip.state_dict()), out / "open_clip_model.safetensors")
+    write_json(out / CONFIG, {"model_cfg": model.backbone.config, "preprocess_cfg": preprocess})
+    _save(pack_state_dict(model.clip.state_dict()), out / WEIGHTS)
     _save(_head(model), out / HEAD)
-    write_json(out / META, {"temporal": _shape(model), **meta})
+    write_json(out / META, {**_options(model), **meta})
     return out
+
+
+def save_adapter(adapted: PeftModel, out: Path) -> None:
+    """Write the LoRA of a split model: adapter_config.json and adapter_model.safetensors."""
+    # PEFT would look the base model up on the hub to save resized embeddings; there are none.
+    adapted.save_pretrained(str(out), safe_serialization=True, save_embedding_layers=False)
+    (out / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 
 
 def load_alertclip(folder: Path | str) -> AlertCLIP:
@@ -50,12 +61,18 @@ def load_alertclip(folder: Path | str) -> AlertCLIP:
     folder = Path(folder)
     if not (folder / META).is_file():
         raise InputError(f"{folder}: no {META}; not a finished Alert-CLIP export")
-    shape = read_json(folder / META)["temporal"]
-    model = AlertCLIP(load_backbone(f"local-dir:{folder}"), shape["layers"], shape["heads"])
-    missing, unexpected = model.load_state_dict(load_file(folder / HEAD), strict=False)
-    missing = [name for name in missing if name.startswith(("temporal.", "pooling."))]
-    if missing or unexpected:
-        raise InputError(f"{folder / HEAD}: does not fit: {missing + list(unexpected)}")
+    options = read_json(folder / META)
+    model = AlertCLIP(
+        load_backbone(f"local-dir:{folder}"),
+        options["temporal"]["layers"],
+        options["temporal"]["heads"],
+        region_pooling=options["region_pooling"],
+        patch_tokens=options["patch_tokens"],
+    )
+    state = load_file(folder / HEAD)
+    if state.keys() != _head(model).keys():
+        raise InputError(f"{folder / HEAD}: not the head that {META} describes; export it again")
+    model.load_state_dict(state, strict=False)
     return model.eval()
 
 
@@ -64,9 +81,13 @@ def _head(model: AlertCLIP) -> dict:
     return {k: v for k, v in state.items() if k.startswith(("temporal.", "pooling."))}
 
 
-def _shape(model: AlertCLIP) -> dict[str, int]:
+def _options(model: AlertCLIP) -> dict[str, Any]:
     layers = model.temporal.encoder.layers
-    return {"layers": len(layers), "heads": layers[0].self_attn.num_heads}
+    return {
+        "temporal": {"layers": len(layers), "heads": layers[0].self_attn.num_heads},
+        "region_pooling": model.region_pooling,
+        "patch_tokens": model.patch_tokens,
+    }
 
 
 def _save(tensors: dict, path: Path) -> None:
@@ -75,6 +96,8 @@ def _save(tensors: dict, path: Path) -> None:
 
 
 def _copy_tokenizer(source: Path | None, out: Path) -> None:
-    for name in TOKENIZER if source else ():
-        if (source / name).is_file() and source.resolve() != out.resolve():
-            shutil.copyfile(source / name, out / name)
+    if source is None or source.resolve() == out.resolve():
+        return
+    for pattern in TOKENIZER:
+        for file in source.glob(pattern):
+            shutil.copyfile(file, out / file.name)

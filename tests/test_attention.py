@@ -1,0 +1,199 @@
+"""Splitting changes no number, LoRA is exact on it, and packing gives stock open_clip back."""
+
+import open_clip
+import pytest
+import tiny_clip
+import torch
+from peft import PeftModel
+from torch.nn.functional import linear
+
+from alertclip.errors import InputError
+from alertclip.model.attention import SplitAttention, pack_state_dict, split_attention
+from alertclip.model.lora import add_lora, merge_lora, parameter_groups, target_pattern
+
+PIXELS = torch.randn(3, 3, 24, 32, generator=torch.Generator().manual_seed(0))
+TOKENS = tiny_clip.tokenize(["a man runs", "two cars crash here", "fire"])
+
+
+def towers(model) -> torch.Tensor:
+    return torch.cat([model.encode_image(PIXELS), model.encode_text(TOKENS)])
+
+
+def adapted(rank=2, dropout=0.0, targets=("q", "k", "v"), which=("visual", "text"), seed=0):
+    model = tiny_clip.clip(seed=seed)
+    split_attention(model)
+    torch.manual_seed(seed)
+    return add_lora(model, rank, 2.0 * rank, dropout, targets, which).eval()
+
+
+@pytest.mark.parametrize("pool", ["tok", "avg"])
+def test_split_equals_stock_and_packs_back(pool):
+    model = tiny_clip.clip(pool)
+    expected, stock_state = towers(model), {k: v.clone() for k, v in model.state_dict().items()}
+    assert split_attention(model) == 4
+    torch.testing.assert_close(towers(model), expected, atol=1e-5, rtol=0)
+    packed = pack_state_dict(model.state_dict())
+    assert packed.keys() == stock_state.keys()
+    assert all(torch.equal(packed[name], stock_state[name]) for name in packed)
+    stock = tiny_clip.clip(pool, seed=5)
+    stock.load_state_dict(packed, strict=True)
+    assert torch.equal(towers(stock), expected)
+
+
+def test_vit_b_32_with_quickgelu_is_split_exactly():
+    torch.manual_seed(0)
+    model = open_clip.create_model("ViT-B-32-quickgelu").eval()
+    pixels = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        expected = model.encode_image(pixels)
+        assert split_attention(model) == 24
+        torch.testing.assert_close(model.encode_image(pixels), expected, atol=1e-5, rtol=0)
+
+
+def test_dtype_device_and_frozen_state_are_kept():
+    model = tiny_clip.clip().to(torch.bfloat16).requires_grad_(False)
+    split_attention(model)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert not any(p.requires_grad for p in model.parameters())
+    shadow = tiny_clip.clip().to("meta")
+    split_attention(shadow)
+    assert {p.device.type for p in shadow.parameters()} == {"meta"}
+
+
+def test_bf16_backward_on_cpu_equals_fp32_roughly():
+    attention = SplitAttention(tiny_clip.clip().visual.transformer.resblocks[0].attn)
+    x = torch.randn(2, 13, 32, generator=torch.Generator().manual_seed(1))
+    gradients = []
+    for enabled in (False, True):
+        leaf = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            attention(leaf, leaf, leaf)[0].float().square().sum().backward()
+        gradients.append(leaf.grad)
+    assert (gradients[0] - gradients[1]).norm() < 0.03 * gradients[0].norm()
+
+
+@pytest.mark.parametrize(
+    "targets, which, count",
+    [
+        (("q", "k", "v"), ("visual", "text"), 12),
+        (("q", "v"), ("visual",), 4),
+        (("k",), ("text",), 2),
+        (("out",), ("visual", "text"), 4),
+    ],
+)
+def test_lora_sits_where_it_is_asked_for(targets, which, count):
+    model = adapted(targets=targets, which=which)
+    names = [name for name, _ in model.named_parameters() if "lora_A" in name]
+    assert len(names) == count
+    assert all(any(f".{t}_proj." in n for t in targets) for n in names)
+    assert any(".visual." in n for n in names) == ("visual" in which)
+    assert any(".visual." not in n for n in names) == ("text" in which)
+
+
+def test_adapter_adds_alpha_over_rank_b_a_and_starts_at_zero():
+    model = adapted(rank=2)
+    split = tiny_clip.clip()
+    split_attention(split)
+    assert torch.equal(towers(model), towers(split))  # B starts at zero
+    tiny_clip.stir(model)
+    layer = model.get_base_model().visual.transformer.resblocks[1].attn.k_proj
+    x = torch.randn(4, 32)
+    a, b = layer.lora_A.default.weight, layer.lora_B.default.weight
+    expected = linear(x, layer.base_layer.weight + 2.0 * b @ a, layer.base_layer.bias)
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_merged_equals_unmerged_through_two_stages():
+    model = adapted(rank=2)
+    tiny_clip.stir(model)
+    first = towers(model)
+    merged = merge_lora(model)
+    assert not isinstance(merged, PeftModel)
+    torch.testing.assert_close(towers(merged), first, atol=1e-5, rtol=1e-5)
+
+    second = add_lora(merged, 3, 6.0, 0.0).eval()  # another rank, as in Table 4
+    torch.testing.assert_close(towers(second), first, atol=1e-5, rtol=1e-5)
+    tiny_clip.stir(second, seed=2)
+    expected = towers(second)
+    assert (expected - first).abs().max() > 1e-3
+    stock = tiny_clip.clip(seed=9)
+    stock.load_state_dict(pack_state_dict(merge_lora(second).state_dict()), strict=True)
+    torch.testing.assert_close(towers(stock), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_dropout_acts_in_training_only():
+    model = adapted(dropout=0.5)
+    tiny_clip.stir(model)
+    assert torch.equal(towers(model), towers(model))
+    model.train()
+    assert not torch.equal(towers(model), towers(model))
+
+
+def test_every_adapter_has_the_gradient_of_finite_differences():
+    model = adapted().double()
+    tiny_clip.stir(model)
+    pixels = PIXELS.double()
+
+    def loss() -> torch.Tensor:
+        return model.encode_image(pixels).square().sum() + model.encode_text(TOKENS).square().sum()
+
+    loss().backward()
+    trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    assert len(trainable) == 24 and all("lora_" in n for n in trainable)
+    assert all(p.grad.abs().max() > 0 for p in trainable.values())
+    for name in list(trainable)[::5]:
+        parameter, step = trainable[name], 1e-6
+        with torch.no_grad():
+            parameter[0, 0] += step
+            above = loss()
+            parameter[0, 0] -= 2 * step
+            below = loss()
+            parameter[0, 0] += step
+        difference = (above - below).item() / (2 * step)
+        assert parameter.grad[0, 0].item() == pytest.approx(difference, rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("targets", [["attn"], ["out_proj"], ["q_proj"], []])
+def test_targets_that_peft_gets_wrong_are_refused(targets):
+    with pytest.raises(InputError, match="'q', 'k', 'v', 'out'"):
+        target_pattern(targets, ["visual"])
+
+
+def test_lora_needs_a_split_model_without_adapters():
+    with pytest.raises(InputError, match="split"):
+        add_lora(tiny_clip.clip(), 2, 4, 0.0)
+    half = tiny_clip.clip()
+    split_attention(half.visual)
+    with pytest.raises(InputError, match="split"):
+        add_lora(half, 2, 4, 0.0)
+    with pytest.raises(InputError, match="merge"):
+        add_lora(adapted(), 2, 4, 0.0)
+
+
+def test_attention_that_is_not_packed_is_refused():
+    with pytest.raises(InputError, match="packed"):
+        SplitAttention(torch.nn.MultiheadAttention(8, 2, bias=False, batch_first=True))
+    with pytest.raises(InputError, match="batch-first"):
+        SplitAttention(torch.nn.MultiheadAttention(8, 2))
+
+
+def test_parameter_groups_partition_what_is_trained():
+    model = tiny_clip.alertclip()
+    model.adapted = add_lora(model.adapted, 2, 4, 0.0)
+    model.logit_scale.requires_grad_(True)
+    groups = {g["name"]: g for g in parameter_groups(model, 1.0, 2.0, 3.0, 0.1)}
+    names = {id(p): n for n, p in model.named_parameters() if p.requires_grad}
+    members = {name: [names[id(p)] for p in g["params"]] for name, g in groups.items()}
+    assert sorted(n for ns in members.values() for n in ns) == sorted(names.values())
+    assert {n: (g["lr"], g["weight_decay"]) for n, g in groups.items()} == {
+        "base": (1.0, 0.1),
+        "base_no_decay": (1.0, 0.0),
+        "text": (2.0, 0.1),
+        "temporal": (3.0, 0.1),
+        "temporal_no_decay": (3.0, 0.0),
+    }
+    assert all(".visual." in n for n in members["base"]) and len(members["base"]) == 12
+    assert all("lora_" in n and ".visual." not in n for n in members["text"])
+    assert [n.rpartition(".")[2] for n in members["base_no_decay"]] == ["logit_scale"]
+    assert any("norm1.weight" in n for n in members["temporal_no_decay"])
+    assert any(n == "pooling.score.0.weight" for n in members["temporal"])

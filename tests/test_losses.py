@@ -1,0 +1,195 @@
+"""Losses against hand computation, open_clip, a float64 derivation, and their symmetries."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from open_clip.loss import ClipLoss
+from torch.nn.functional import normalize
+
+from alertclip.losses import global_loss, hard_negative_loss, info_nce, region_loss, total_loss
+
+SCALE = torch.tensor(5.0)
+
+
+def unit(*shape: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return normalize(torch.randn(*shape, generator=generator), dim=-1)
+
+
+def names(count: int) -> list[str]:
+    return [f"caption {i}" for i in range(count)]
+
+
+def info_nce_by_definition(x, t, scale, captions) -> float:
+    """InfoNCE written out in float64: pairs that share a caption leave the denominators."""
+    s = scale * np.asarray(x, np.float64) @ np.asarray(t, np.float64).T
+    terms = []
+    for i in range(len(s)):
+        others = [j for j in range(len(s)) if j == i or captions[j] != captions[i]]
+        terms.append(-s[i, i] + np.log(np.exp(s[i, others]).sum()))
+        terms.append(-s[i, i] + np.log(np.exp(s[others, i]).sum()))
+    return float(np.mean(terms))
+
+
+def hard_by_definition(v, t, negatives, scale, mask) -> float:
+    terms = []
+    for n in range(len(v)):
+        positive = np.exp(scale * float(v[n].double() @ t[n].double()))
+        others = [
+            np.exp(scale * float(v[n].double() @ negatives[n, k].double()))
+            for k in range(negatives.shape[1])
+            if mask[n, k]
+        ]
+        if others:
+            terms.append(-np.log(positive / (positive + sum(others))))
+    return float(np.mean(terms))
+
+
+def test_info_nce_two_by_two_by_hand():
+    # Similarities [[1, 0.6], [0, 0.8]] at scale 1: not symmetric, so a transpose would show.
+    x, t = torch.eye(2), torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    rows = [math.log(1 + math.exp(0.6 - 1)), math.log(1 + math.exp(0 - 0.8))]
+    columns = [math.log(1 + math.exp(0 - 1)), math.log(1 + math.exp(0.6 - 0.8))]
+    expected = (sum(rows) / 2 + sum(columns) / 2) / 2
+    assert info_nce(x, t, torch.tensor(1.0), names(2)).item() == pytest.approx(expected)
+    assert sum(rows) != pytest.approx(sum(columns), abs=1e-2)
+
+
+def test_hard_loss_by_hand():
+    v, t = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.8, 0.6]])
+    negatives = torch.tensor([[[0.6, 0.8], [0.0, 1.0], [1.0, 0.0]]])
+    mask = torch.tensor([[True, True, False]])  # the third, the worst, does not exist
+    expected = math.log(1 + math.exp(2 * (0.6 - 0.8)) + math.exp(2 * (0.0 - 0.8)))
+    loss = hard_negative_loss(v, t, negatives, torch.tensor(2.0), mask)
+    assert loss.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("loss", [global_loss, region_loss])
+def test_equals_open_clip_when_captions_are_unique(loss):
+    x, t = unit(7, 8), unit(7, 8, seed=1)
+    torch.testing.assert_close(loss(x, t, SCALE, names(7)), ClipLoss()(x, t, SCALE))
+
+
+def test_identical_captions_are_never_negatives():
+    captions = ["a", "b", "a", "c"]
+    x, t = unit(4, 8).requires_grad_(), unit(4, 8, seed=1)
+    t[2] = t[0]
+    loss = global_loss(x, t, SCALE, captions)
+    expected = info_nce_by_definition(x.detach(), t, 5.0, captions)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    assert abs(loss.item() - ClipLoss()(x, t, SCALE).item()) > 1e-2
+    # All alike: nothing to contrast, no push.
+    same = global_loss(x, t[:1].expand(4, -1), SCALE, ["a"] * 4)
+    same.backward()
+    assert same.item() == 0 and x.grad.abs().max() == 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    captions=st.lists(st.sampled_from("abcd"), min_size=1, max_size=6),
+    seed=st.integers(0, 10_000),
+    scale=st.floats(0.1, 100),
+)
+def test_info_nce_is_its_definition(captions, seed, scale):
+    x = unit(len(captions), 4, seed=seed).double()
+    t = unit(len(captions), 4, seed=seed + 1).double()
+    loss = info_nce(x, t, torch.tensor(scale, dtype=torch.float64), captions)
+    assert loss.item() == pytest.approx(
+        info_nce_by_definition(x, t, scale, captions), rel=1e-9, abs=1e-9
+    )
+    assert loss.item() >= 0
+    swapped = info_nce(t, x, torch.tensor(scale, dtype=torch.float64), captions)
+    torch.testing.assert_close(loss, swapped)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    counts=st.lists(st.integers(0, 4), min_size=1, max_size=5).filter(any),
+    seed=st.integers(0, 10_000),
+    scale=st.floats(0.1, 50),
+)
+def test_ragged_hard_loss_is_its_definition(counts, seed, scale):
+    regions = len(counts)
+    v, t = unit(regions, 4, seed=seed).double(), unit(regions, 4, seed=seed + 1).double()
+    negatives = unit(regions, 4, 4, seed=seed + 2).double()
+    mask = torch.arange(4) < torch.tensor(counts)[:, None]
+    s = torch.tensor(scale, dtype=torch.float64)
+    loss = hard_negative_loss(v, t, negatives, s, mask)
+    expected = hard_by_definition(v, t, negatives, scale, mask)
+    assert loss.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    other = torch.where(mask[..., None], negatives, -negatives)  # what is masked has no say
+    assert torch.equal(loss, hard_negative_loss(v, t, other, s, mask))
+
+
+def test_ragged_gradients_are_finite_and_signed():
+    v, t = unit(3, 8).requires_grad_(), unit(3, 8, seed=1)
+    negatives = unit(3, 3, 8, seed=2).requires_grad_()
+    scale = SCALE.clone().requires_grad_()
+    mask = torch.tensor([[True, True, True], [True, False, False], [False, False, False]])
+    hard_negative_loss(v, t, negatives, scale, mask).backward()
+    assert scale.grad.isfinite()
+    assert negatives.grad[~mask].abs().max() == 0 and v.grad[2].abs().max() == 0
+    assert ((negatives.grad * v.detach()[:, None]).sum(-1)[mask] > 0).all()  # pushed away
+    step = v.detach() - 0.01 * v.grad
+    change = (step - v.detach()) * (t - negatives.detach()[:, 0])
+    assert (change.sum(-1)[:2] > 0).all()  # towards the caption, away from a negative
+
+
+def test_contrast_pulls_pairs_and_pushes_others():
+    s = torch.zeros(3, 3, requires_grad=True)
+    info_nce(s, torch.eye(3), torch.tensor(1.0), names(3)).backward()
+    assert (s.grad.diagonal() < 0).all() and (s.grad[~torch.eye(3, dtype=torch.bool)] > 0).all()
+
+
+def test_temperature_gradient_equals_finite_differences():
+    x, t = unit(4, 8).double(), unit(4, 8, seed=1).double()
+    scale = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda s: info_nce(x, t, s, ["a", "b", "a", "c"]), scale)
+
+
+def test_order_does_not_matter():
+    x, t, captions = unit(5, 8), unit(5, 8, seed=1), ["a", "b", "a", "c", "d"]
+    negatives, mask = unit(5, 3, 8, seed=2), torch.arange(15).reshape(5, 3) % 4 > 0
+    order = torch.tensor([3, 0, 4, 2, 1])
+    shuffled = [captions[i] for i in order]
+    torch.testing.assert_close(
+        info_nce(x[order], t[order], SCALE, shuffled), info_nce(x, t, SCALE, captions)
+    )
+    turned = negatives[order].flip(1), SCALE, mask[order].flip(1)
+    torch.testing.assert_close(
+        hard_negative_loss(x[order], t[order], *turned),
+        hard_negative_loss(x, t, negatives, SCALE, mask),
+    )
+
+
+def test_no_hard_negative_at_all_is_zero_with_a_graph():
+    v = unit(2, 8).requires_grad_()
+    mask = torch.zeros(2, 3, dtype=torch.bool)
+    loss = hard_negative_loss(v, unit(2, 8, seed=1), unit(2, 3, 8), SCALE, mask)
+    loss.backward()
+    assert loss.item() == 0 and v.grad.abs().max() == 0
+
+
+def test_total_is_the_weighted_sum_and_stage_1_the_global_term():
+    embeddings = {"v": unit(3, 8), "t": unit(3, 8, seed=1)}
+    captions, regions = names(3), ["r", "s", "r", "u"]
+    first = total_loss(embeddings, SCALE, captions, [], (1.0, 0.1, 0.5))
+    assert torch.equal(first.total, global_loss(embeddings["v"], embeddings["t"], SCALE, captions))
+    assert first.region == 0 and first.hard == 0
+    embeddings |= {
+        "v_r": unit(4, 8, seed=2),
+        "t_r": unit(4, 8, seed=3),
+        "t_neg": unit(4, 3, 8, seed=4),
+        "negative_mask": torch.ones(4, 3),  # as training casts it
+    }
+    second = total_loss(embeddings, SCALE, captions, regions, (1.0, 0.1, 0.5))
+    assert torch.equal(second.global_, first.global_)
+    expected = region_loss(embeddings["v_r"], embeddings["t_r"], SCALE, regions)
+    assert torch.equal(second.region, expected)
+    torch.testing.assert_close(
+        second.total, second.global_ + 0.1 * second.region + 0.5 * second.hard
+    )
