@@ -103,7 +103,8 @@ def test_what_cannot_be_read_is_named_and_left_out(data_root, cache, tmp_path):
     (data_root / "link.mp4").symlink_to(outside)
     bad = ["gone.mp4", "broken.mp4", "link.mp4"]
     items = [fight(video=name) for name in bad] + [fight(), calm(5, 6)]
-    dataset = ClipDataset(data_root, items, 4, cache, workers=2)
+    with pytest.warns(UserWarning, match="4 of 5 clips are left out"):
+        dataset = ClipDataset(data_root, items, 4, cache, workers=2)
     assert [item.key for item in dataset.items] == [FIGHT]
     failed = {failure.item: failure.reason for failure in dataset.failures}
     assert failed.keys() == {*bad, f"{CALM}#5-6"}

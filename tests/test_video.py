@@ -160,15 +160,13 @@ def test_unreadable_files_are_named(tmp_path, clip, worker):
 
 
 def test_a_decoder_that_hangs_is_killed_and_pyav_reads_instead(clip, hanging):
-    worker = DecodeWorker(time_limit=3, module=hanging)
+    patient, hasty = DecodeWorker(5, hanging), DecodeWorker(1, hanging)
     began = time.monotonic()
-    try:
-        assert ids(read_frames(clip, [5], SIZE, worker=worker)) == [5]
-        with pytest.raises(DecodeError, match="decoder failed"):
-            worker.ask(clip, what="read", indices=[5], size=SIZE, backend="decord")
-    finally:
-        worker.close()
-    assert 6 <= time.monotonic() - began < 20
+    assert ids(read_frames(clip, [5], SIZE, worker=patient)) == [5]
+    with pytest.raises(DecodeError, match=r"ids é\.mp4: .*no answer in 1 s"):
+        hasty.ask(clip, what="read", indices=[5], size=SIZE, backend="decord")
+    assert 6 <= time.monotonic() - began < 60
+    patient.close()
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no alarms")
@@ -201,7 +199,7 @@ def test_forked_loaders_leave_the_parents_decoder_alone(clip):
     assert video._worker._process.pid == before
 
 
-def test_cache_is_keyed_by_content_filled_once_and_survives_damage(tmp_path, clip, monkeypatch):
+def test_cache_is_keyed_by_content_filled_once_and_survives_damage(tmp_path, clip):
     cache = FrameCache(tmp_path / "cache", (16, 24))
     bad = bad_files(tmp_path, clip)
     infos = parallel_probe(cache, [clip, *bad.values()], workers=2)

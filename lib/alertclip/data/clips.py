@@ -1,5 +1,6 @@
 """From annotated items to batches of frames, boxes and captions."""
 
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -82,6 +83,9 @@ class ClipDataset(Dataset):
         if not self.items:
             reasons = "; ".join(f.reason for f in self.failures[:3])
             raise InputError(f"none of {len(items)} clips under {root} can be read: {reasons}")
+        if self.failures:
+            left_out = f"{len(self.failures)} of {len(items)} clips are left out"
+            warnings.warn(f"{left_out}; the first: {self.failures[0].reason}", stacklevel=2)
 
     def __len__(self) -> int:
         return len(self.items)

@@ -1,5 +1,6 @@
 """Videos: how many frames they truly hold, frames by index, and which indices to take."""
 
+import atexit
 import json
 import os
 import subprocess
@@ -77,6 +78,7 @@ class DecodeWorker:
 
     def close(self) -> None:
         """End the process."""
+        self._leave_to_parent()
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
@@ -123,6 +125,7 @@ def _exchange(process: subprocess.Popen, request: dict[str, Any]) -> tuple[dict[
 
 
 _worker = DecodeWorker()
+atexit.register(_worker.close)
 _known: dict[tuple[str, int, int], VideoInfo] = {}
 
 
