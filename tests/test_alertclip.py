@@ -1,0 +1,293 @@
+"""AlertCLIP: CLIP at the start, one pass of the tower, temporal head, regions, texts."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny_clip
+import torch
+from torch import nn
+from torch.nn.functional import normalize
+
+from alertclip.data.clips import Batch
+from alertclip.errors import InputError
+from alertclip.losses import total_loss
+from alertclip.model.alertclip import fill_negatives
+from alertclip.model.lora import add_lora
+from alertclip.model.regions import region_sequence, roi_features
+from alertclip.model.temporal import AttentionPooling, TemporalTransformer
+from alertclip.model.tower import image_and_patches
+
+WHOLE = [0.0, 0.0, 1.0, 1.0]
+
+
+def pixels(model, frames: torch.Tensor) -> torch.Tensor:
+    return (frames / 255 - model.mean) / model.std
+
+
+def make_batch(clips: int = 2, frames: int = 3, seed: int = 0) -> Batch:
+    """One region per clip, then a second one in clip 0; 3, 1 and 0 hard negatives."""
+    regions = clips + 1
+    boxes = torch.tensor([WHOLE, [0.1, 0.2, 0.7, 0.9], [0.5, 0.0, 1.0, 0.5]])[:regions]
+    mask = torch.ones(clips, frames, dtype=torch.bool)
+    mask[-1, -1] = False
+    region_mask = torch.ones(regions, frames, dtype=torch.bool)
+    region_mask[1, 0] = False
+    return Batch(
+        frames=tiny_clip.frames(clips, frames, seed=seed),
+        mask=mask,
+        global_captions=["a fight", "a calm street"][:clips],
+        region_clip=torch.tensor([0, 1, 0])[:regions],
+        boxes=boxes[:, None].expand(-1, frames, -1).contiguous(),
+        region_mask=region_mask,
+        region_captions=["two men fight", "a woman walks", "a man falls"][:regions],
+        hard_negatives=[["two men hug", "men dance", "two men talk"], ["a woman runs"], []],
+        labels=torch.tensor([1, 0])[:clips],
+        keys=["x", "y"][:clips],
+    )
+
+
+@pytest.mark.parametrize("pool", ["tok", "avg"])
+def test_tower_equals_stock_encode_image(pool):
+    frames = tiny_clip.frames(2, 3)
+    model, stock = tiny_clip.alertclip(pool), tiny_clip.clip(pool)
+    expected = stock.encode_image(pixels(model, frames.flatten(0, 1)), normalize=True)
+    v = model.encode_frames(frames).v
+    assert v.shape == (2, 3, 16)
+    torch.testing.assert_close(v.flatten(0, 1), expected, atol=1e-5, rtol=0)
+
+
+def test_grid_holds_the_projected_last_tokens_in_place():
+    model = tiny_clip.alertclip()
+    x = pixels(model, tiny_clip.frames(2))
+    stock = tiny_clip.clip()
+    tokens = stock.visual.forward_intermediates(x, indices=1, normalize_intermediates=True)
+    expected = torch.einsum(
+        "fchw,cd->fdhw", tokens["image_intermediates"][0], stock.visual.proj
+    )
+    grid = image_and_patches(model.clip.visual, x, "plain")[1]
+    torch.testing.assert_close(grid, expected, atol=1e-5, rtol=0)
+
+
+def test_value_path_equals_a_last_block_whose_attention_is_the_identity():
+    model = tiny_clip.alertclip()
+    x, visual = pixels(model, tiny_clip.frames(2)), model.clip.visual
+    feature, grid = image_and_patches(visual, x, "value")
+    plain = image_and_patches(visual, x, "plain")
+    assert torch.equal(feature, plain[0]) and not torch.allclose(grid, plain[1], atol=1e-2)
+    last = visual.transformer.resblocks[-1].attn
+    last.forward = lambda query, *_, **__: (last.out_proj(last.v_proj(query)), None)
+    torch.testing.assert_close(image_and_patches(visual, x, "plain")[1], grid)
+
+
+def test_one_pass_of_the_tower_gives_frames_and_patches():
+    model, calls = tiny_clip.alertclip(), []
+    model.clip.visual.conv1.register_forward_hook(lambda *_: calls.append(1))
+    model(make_batch(), regions=True)
+    assert len(calls) == 1
+    assert model.encode_frames(tiny_clip.frames(1, 1)).patches is None
+
+
+@pytest.mark.parametrize("policy, recomputed", [("none", 0), ("all", 2), ("2", 1), (1, 2)])
+def test_checkpointing_changes_no_gradient(policy, recomputed):
+    def gradients(checkpointing) -> tuple[list, int]:
+        model = tiny_clip.alertclip(temporal_dropout=0.0, checkpointing=checkpointing)
+        torch.manual_seed(0)
+        model.adapted = add_lora(model.adapted, 2, 4, 0.2)
+        tiny_clip.stir(model)
+        passes = []
+        for block in model.clip.visual.transformer.resblocks:
+            block.register_forward_pre_hook(lambda *_: passes.append(1))
+        torch.manual_seed(3)
+        model.train()(make_batch()).v.square().cumsum(-1).sum().backward()
+        return [p.grad for p in model.parameters() if p.grad is not None], len(passes) - 2
+
+    plain, none = gradients("none")
+    ours, extra = gradients(policy)
+    assert (none, extra) == (0, recomputed)
+    for a, b in zip(plain, ours, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_unknown_checkpointing_is_refused():
+    with pytest.raises(InputError, match="neither none, all nor a number"):
+        tiny_clip.alertclip(checkpointing="some")
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_untrained_model_is_the_masked_mean_of_unit_frames(training):
+    model = tiny_clip.alertclip().train(training)  # even dropout has no say yet
+    frames, mask = tiny_clip.frames(2, 4), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
+    v = model.encode_frames(frames).v
+    torch.testing.assert_close(v.norm(dim=-1), torch.ones(2, 4))
+    clip = model.encode_clip(frames, mask)
+    expected = normalize(torch.stack([v[0].mean(0), v[1, :2].mean(0)]), dim=-1)
+    torch.testing.assert_close(clip.embedding, expected, atol=1e-6, rtol=0)
+    assert torch.equal(clip.z, v)
+    assert clip.weights[1].tolist() == [0.5, 0.5, 0, 0]
+
+
+def test_padding_has_no_say_and_order_does():
+    temporal, pooling = TemporalTransformer(16, heads=2), AttentionPooling(16)
+    for module in (temporal, pooling):
+        tiny_clip.stir(module.eval())
+    v, mask = torch.randn(2, 5, 16), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]).bool()
+    z = temporal(v, mask)
+    changed = v.clone()
+    changed[~mask] = 9.0
+    torch.testing.assert_close(temporal(changed, mask)[mask], z[mask])
+    alone = temporal(v[1:, :3], mask[1:, :3])
+    torch.testing.assert_close(alone[0], z[1, :3])
+    pooled, weights = pooling(z, mask)
+    torch.testing.assert_close(weights.sum(1), torch.ones(2))
+    assert weights[1, 3:].tolist() == [0, 0] and weights[1, 0] != weights[1, 1]
+    torch.testing.assert_close(pooled[1], (weights[1, :3, None] * z[1, :3]).sum(0))
+    backwards = temporal(v[:1].flip(1), mask[:1]).flip(1)
+    assert (backwards - z[:1]).abs().max() > 1e-2
+
+
+def test_temporal_head_is_the_papers():
+    temporal, pooling = TemporalTransformer(512), AttentionPooling(512)
+    layers = temporal.encoder.layers
+    assert len(layers) == 2 and temporal.positions.shape == (256, 512)
+    assert all(layer.norm_first and layer.self_attn.num_heads == 8 for layer in layers)
+    assert [layer.linear1.out_features for layer in layers] == [2048, 2048]
+    assert [layer.dropout.p for layer in layers] == [0.1, 0.1]
+    assert [m.out_features for m in pooling.score if isinstance(m, nn.Linear)] == [256, 1]
+    with pytest.raises(InputError, match="257"):
+        temporal(torch.zeros(1, 257, 512), torch.ones(1, 257).bool())
+
+
+def test_whole_frame_gives_the_mean_of_the_grid():
+    patches = torch.randn(2, 5, 3, 4)
+    found = roi_features(patches, torch.tensor([1, 0]), torch.tensor([WHOLE, WHOLE]))
+    torch.testing.assert_close(found, patches.mean(dim=(2, 3)).flip(0))
+
+
+@pytest.mark.parametrize("grid", [(7, 7), (14, 14), (3, 8)])
+def test_roi_of_constant_and_ramp(grid):
+    h, w = grid
+    rows, columns = (torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w
+    ramp = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None]  # y and x of the cell
+    boxes = torch.tensor([[0.3, 0.4, 0.5, 0.8], [0.61, 0.32, 0.77, 0.7]])
+    found = roi_features(ramp, torch.zeros(2), boxes)
+    x1, y1, x2, y2 = boxes.T
+    expected = torch.stack([(y1 + y2) / 2, (x1 + x2) / 2], dim=1)
+    torch.testing.assert_close(found, expected)
+    constant = roi_features(torch.full((1, 2, h, w), 3.0), torch.zeros(2), boxes)
+    torch.testing.assert_close(constant, torch.full((2, 2), 3.0))
+
+
+def test_region_takes_its_own_clip_and_frames():
+    patches = torch.arange(6.0).reshape(6, 1, 1, 1).expand(6, 2, 3, 4)  # clip 0: 0 1 2, 1: 3 4 5
+    boxes = torch.tensor(WHOLE).expand(2, 3, 4)
+    mask = torch.tensor([[True, False, True], [False, True, True]])
+    sequence = region_sequence(patches, torch.tensor([1, 0]), boxes, mask)
+    assert sequence[..., 0].tolist() == [[3, 0, 5], [0, 1, 2]]
+    mask[1] = False
+    with pytest.raises(ValueError, match=r"regions \[1\]"):
+        region_sequence(patches, torch.tensor([1, 0]), boxes, mask)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "temporal"])
+def test_region_embedding_is_the_mean_over_frames_with_a_box(pooling):
+    model = tiny_clip.alertclip("avg", region_pooling=pooling)
+    frames = model.encode_frames(tiny_clip.frames(1, 3), patches=True)
+    boxes, mask = torch.tensor(WHOLE).expand(1, 3, 4), torch.tensor([[True, True, False]])
+    found = model.encode_regions(frames.patches, torch.tensor([0]), boxes, mask)
+    features = frames.patches.mean(dim=(2, 3))[:2]  # with average pooling: the image feature
+    torch.testing.assert_close(normalize(features, dim=-1), frames.v[0, :2])
+    if pooling == "temporal":
+        features = normalize(features, dim=-1)
+    expected = normalize(features.mean(0), dim=0)
+    torch.testing.assert_close(found[0], expected, atol=1e-6, rtol=0)
+
+
+def test_texts_are_encoded_once_and_keep_their_place():
+    model, rows = tiny_clip.alertclip(), []
+    model.clip.token_embedding.register_forward_hook(lambda _, args, __: rows.append(len(args[0])))
+    texts = ["a fight", "calm", "a fight", "fire here", "calm"]
+    embeddings = model.encode_text(texts)
+    assert rows == [3]
+    stock = tiny_clip.clip().encode_text(tiny_clip.tokenize(texts), normalize=True)
+    torch.testing.assert_close(embeddings, stock, atol=1e-5, rtol=0)
+
+
+def test_forward_reads_every_part_of_the_batch():
+    model, batch = tiny_clip.alertclip(), make_batch()
+    calls = []
+    model.clip.token_embedding.register_forward_hook(lambda _, args, __: calls.append(len(args[0])))
+    output = model(batch, regions=True)
+    assert calls == [2 + 3 + 4]  # gaps of the ragged negatives cost nothing
+    assert output.negative_mask.tolist() == [[True] * 3, [True, False, False], [False] * 3]
+    torch.testing.assert_close(output.t, model.encode_text(batch.global_captions))
+    torch.testing.assert_close(output.t_r, model.encode_text(batch.region_captions))
+    torch.testing.assert_close(output.t_neg[0], model.encode_text(batch.hard_negatives[0]))
+    torch.testing.assert_close(output.t_neg[1, :1], model.encode_text(batch.hard_negatives[1]))
+    torch.testing.assert_close(output.v, model.encode_clip(batch.frames, batch.mask).embedding)
+    for name in ("v", "t", "v_r", "t_r", "t_neg"):
+        length = getattr(output, name).norm(dim=-1)
+        torch.testing.assert_close(length, torch.ones_like(length))
+    assert model(batch).v_r is None
+
+
+def test_negatives_may_exceed_the_papers_three():
+    texts, mask = fill_negatives([["a", "b", "c", "d"], []], ["own", "other"])
+    assert texts == ["a", "b", "c", "d"] + ["other"] * 4
+    assert mask.tolist() == [[True] * 4, [False] * 4]
+
+
+@pytest.mark.parametrize("patch_tokens", ["plain", "value"])
+@pytest.mark.parametrize("pooling", ["mean", "temporal"])
+def test_every_trainable_part_learns_from_stage_2(pooling, patch_tokens):
+    model = tiny_clip.alertclip(region_pooling=pooling, patch_tokens=patch_tokens)
+    model.adapted = add_lora(model.adapted, 2, 4, 0.0)
+    model.logit_scale.requires_grad_(True)
+    tiny_clip.stir(model, scale=0.1)
+    batch = make_batch()
+    embeddings = dict(vars(model.train()(batch, regions=True)))
+    losses = total_loss(
+        embeddings,
+        model.logit_scale.exp(),
+        batch.global_captions,
+        batch.region_captions,
+        (1.0, 1.0, 1.0),
+    )
+    losses.total.backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            # Adding one number to every frame's score changes no softmax.
+            flat = name == "pooling.score.2.bias" or "in_proj_bias" in name
+            assert parameter.grad.isfinite().all(), name
+            assert flat or parameter.grad.abs().max() > 0, name
+        else:
+            assert parameter.grad is None, name
+
+
+def test_regions_learn_from_the_region_loss_alone():
+    model, batch = tiny_clip.alertclip(), make_batch()
+    moved = replace(batch, boxes=batch.boxes.flip(0).contiguous())
+    with torch.no_grad():
+        first, second = model(batch, regions=True), model(moved, regions=True)
+    assert torch.equal(first.v, second.v)
+    assert (first.v_r - second.v_r).abs().max() > 1e-3
+
+
+def test_bf16_autocast_gives_fp32_units_near_fp32():
+    model, batch = tiny_clip.alertclip(), make_batch()
+    with torch.no_grad():
+        exact = model(batch, regions=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            reduced = model(batch, regions=True)
+    for name in ("v", "t", "v_r", "t_r"):
+        a, b = getattr(exact, name), getattr(reduced, name)
+        assert b.dtype == torch.float32
+        assert ((a * b).sum(-1) > 0.999).all(), name
+
+
+def test_frames_of_another_size_or_type_are_refused():
+    model = tiny_clip.alertclip()
+    with pytest.raises(InputError, match=r"\(24, 32\)"):
+        model.encode_frames(tiny_clip.frames(1, 2).transpose(-1, -2))
+    with pytest.raises(InputError, match="uint8"):
+        model.encode_frames(torch.from_numpy(np.zeros((1, 2, 3, 24, 32), np.float32)))

@@ -1,0 +1,144 @@
+"""Exports: stock open_clip reads them without this package, and AlertCLIP comes back whole."""
+
+import shutil
+
+import open_clip
+import pytest
+import tiny_clip
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+
+from alertclip.errors import InputError
+from alertclip.files import read_json
+from alertclip.model.alertclip import AlertCLIP
+from alertclip.model.backbone import MINICLIP, load_backbone
+from alertclip.model.export import HEAD, META, export_open_clip, load_alertclip
+from alertclip.model.lora import add_lora, merge_lora
+
+TEXTS = ["two men fight", "a calm street"]
+
+
+@pytest.fixture
+def tuned():
+    """A tiny AlertCLIP with open_clip's tokenizer, everything trainable moved."""
+    config = tiny_clip.config()
+    config["text_cfg"] |= {"vocab_size": 49408, "context_length": 77}
+    torch.manual_seed(0)
+    clip = open_clip.CLIP(**config)
+    backbone = tiny_clip.from_clip(clip, open_clip.get_tokenizer("ViT-B-32"), "tiny", config)
+    model = AlertCLIP(backbone, 1, 2, region_pooling="temporal", patch_tokens="value").eval()
+    model.adapted = add_lora(model.adapted, 2, 4, 0.1)
+    model.logit_scale.requires_grad_(True)
+    tiny_clip.stir(model)
+    return model.eval()
+
+
+@torch.no_grad()
+def embeddings(model: AlertCLIP) -> list[torch.Tensor]:
+    frames, mask = tiny_clip.frames(1, 3), torch.ones(1, 3, dtype=torch.bool)
+    clip = model.encode_clip(frames, mask)
+    return [model.encode_frames(frames).v[0], clip.embedding, clip.z, model.encode_text(TEXTS)]
+
+
+@torch.no_grad()
+def test_stock_open_clip_loads_the_export(tuned, tmp_path):
+    before, scale = embeddings(tuned), tuned.logit_scale.item()
+    out = export_open_clip(tuned, tmp_path / "export", {"stage": 1})
+    stock, _, preprocess = open_clip.create_model_and_transforms(
+        f"local-dir:{out}", require_pretrained=True
+    )
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{out}")
+    pixels = (tiny_clip.frames(3) / 255 - tuned.mean) / tuned.std
+    image = stock.eval().encode_image(pixels, normalize=True)
+    torch.testing.assert_close(image, before[0], atol=1e-5, rtol=0)
+    text = stock.encode_text(tokenizer(TEXTS), normalize=True)
+    torch.testing.assert_close(text, before[3], atol=1e-5, rtol=0)
+    assert stock.logit_scale.item() == pytest.approx(scale)
+    config = read_json(out / "open_clip_config.json")
+    assert config["model_cfg"]["quick_gelu"] is True
+    assert config["preprocess_cfg"]["resize_mode"] == "squash"
+    assert "size=[24, 32]" in repr(preprocess) and "CenterCrop" not in repr(preprocess)
+
+
+def test_alertclip_comes_back_whole(tuned, tmp_path):
+    before = embeddings(tuned)
+    export_open_clip(tuned, tmp_path, {"stage": 2, "data": "abc"})
+    again = load_alertclip(tmp_path)
+    for old, new in zip(before, embeddings(again), strict=True):
+        torch.testing.assert_close(new, old, atol=1e-5, rtol=0)
+    assert (again.region_pooling, again.patch_tokens) == ("temporal", "value")
+    assert not again.training
+    meta = read_json(tmp_path / META)
+    assert (meta["stage"], meta["data"], meta["temporal"]["layers"]) == (2, "abc", 1)
+
+
+def test_adapter_fits_the_weights_the_stage_started_from(tuned, tmp_path):
+    start = {
+        name.replace(".base_layer", ""): value.clone()
+        for name, value in tuned.clip.state_dict().items()
+        if "lora_" not in name
+    }
+    before = embeddings(tuned)
+    export_open_clip(tuned, tmp_path, {})
+    files = sorted(p.name for p in (tmp_path / "adapter").iterdir())
+    assert files == ["adapter_config.json", "adapter_model.safetensors"]
+    tuned.adapted.load_state_dict(start, strict=True)
+    assert (embeddings(tuned)[0] - before[0]).abs().max() > 1e-3
+    tuned.adapted = PeftModel.from_pretrained(tuned.adapted, str(tmp_path / "adapter")).eval()
+    for old, new in zip(before, embeddings(tuned), strict=True):
+        torch.testing.assert_close(new, old, atol=1e-5, rtol=0)
+
+
+def test_second_stage_starts_from_the_export(tuned, tmp_path):
+    export_open_clip(tuned, tmp_path / "stage1", {})
+    model = load_alertclip(tmp_path / "stage1")
+    before = embeddings(model)
+    model.adapted = add_lora(model.adapted, 3, 6, 0.0)
+    for old, new in zip(before, embeddings(model.eval()), strict=True):
+        torch.testing.assert_close(new, old, atol=1e-6, rtol=0)
+    tiny_clip.stir(model, seed=2)
+    expected = embeddings(model)
+    export_open_clip(model, tmp_path / "stage2", {})
+    for old, new in zip(expected, embeddings(load_alertclip(tmp_path / "stage2")), strict=True):
+        torch.testing.assert_close(new, old, atol=1e-5, rtol=0)
+    assert merge_lora(model.adapted) is model.adapted  # nothing left to merge
+
+
+def test_unfinished_and_foreign_folders_are_refused(tuned, tmp_path):
+    export_open_clip(tuned, tmp_path / "a", {})
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "b" / META).unlink()
+    with pytest.raises(InputError, match=f"no {META}"):
+        load_alertclip(tmp_path / "b")
+    deeper = AlertCLIP(load_backbone(f"local-dir:{tmp_path / 'a'}"), 2, 2)
+    export_open_clip(deeper, tmp_path / "deeper", {})
+    shutil.copy(tmp_path / "deeper" / HEAD, tmp_path / "a" / HEAD)
+    with pytest.raises(InputError, match="not the head"):
+        load_alertclip(tmp_path / "a")
+    assert "temporal.positions" in load_file(tmp_path / "a" / HEAD)
+
+
+def test_a_failed_export_leaves_no_finished_folder(tuned, tmp_path, monkeypatch):
+    export_open_clip(tuned, tmp_path, {})
+
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("alertclip.model.export.save_file", full)
+    with pytest.raises(OSError, match="no space"):
+        export_open_clip(tuned, tmp_path, {})
+    assert not (tmp_path / META).exists() and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.skipif(not MINICLIP.is_dir(), reason="MiniCLIP has not been trained yet")
+@torch.no_grad()
+def test_own_tokenizer_travels_with_the_export(tmp_path):
+    model = AlertCLIP(load_backbone("miniclip"))
+    out = export_open_clip(model, tmp_path, {})
+    stock = open_clip.create_model(f"local-dir:{out}").eval()
+    tokens = open_clip.get_tokenizer(f"local-dir:{out}")(TEXTS)
+    assert torch.equal(tokens, model.backbone.tokenizer(TEXTS))
+    torch.testing.assert_close(
+        stock.encode_text(tokens, normalize=True), model.encode_text(TEXTS), atol=1e-5, rtol=0
+    )
