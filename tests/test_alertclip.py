@@ -62,9 +62,7 @@ def test_grid_holds_the_projected_last_tokens_in_place():
     x = pixels(model, tiny_clip.frames(2))
     stock = tiny_clip.clip()
     tokens = stock.visual.forward_intermediates(x, indices=1, normalize_intermediates=True)
-    expected = torch.einsum(
-        "fchw,cd->fdhw", tokens["image_intermediates"][0], stock.visual.proj
-    )
+    expected = torch.einsum("fchw,cd->fdhw", tokens["image_intermediates"][0], stock.visual.proj)
     grid = image_and_patches(model.clip.visual, x, "plain")[1]
     torch.testing.assert_close(grid, expected, atol=1e-5, rtol=0)
 
