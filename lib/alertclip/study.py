@@ -13,7 +13,6 @@ import numpy as np
 import open_clip
 import pandas as pd
 import torch
-from IPython.display import Image
 from torch.nn.functional import normalize
 
 from alertclip import diagnosis, figures
@@ -301,11 +300,9 @@ def provenance(P: Params) -> dict[str, object]:
     }
 
 
-def show(figure: figures.Figure, name: str, table: pd.DataFrame, P: Params) -> Image:
-    """Save a figure and its table under the run's figures/ and show the very file."""
-    folder = P.run_dir / "figures"
-    figures.save(figure, name, table, folder)
-    return Image(filename=folder / f"{name}.png")
+def show(figure: figures.Figure, name: str, table: pd.DataFrame, P: Params) -> figures.Figure:
+    """Save a figure with its table under the run's figures/; named last in a cell, it is shown."""
+    return figures.save(figure, name, table, P.run_dir / "figures")
 
 
 def export(P: Params) -> pd.DataFrame:
