@@ -1,13 +1,11 @@
 """From clips to a batch, its embeddings, and the stage's loss."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from alertclip.data.clips import Batch, collate
 from alertclip.losses import total_loss
@@ -34,16 +32,10 @@ def embed(
 ) -> dict[str, Tensor]:
     """Forward pass of one batch: the tensors of the model's output, by name, in fp32."""
     regions = regions and len(batch.region_captions) > 0
-    reduced = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-    with _attention_kernel(device), reduced:
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         output = model(batch.to(device), regions=regions)
     named = {f.name: getattr(output, f.name) for f in fields(output)}
     return {name: value.float() for name, value in named.items() if value is not None}
-
-
-def _attention_kernel(device: torch.device) -> AbstractContextManager:
-    """On a CPU the backward of fused attention is about three times slower than plain products."""
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 def objective(
@@ -54,13 +46,9 @@ def objective(
     settings: StageSettings,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss of embeddings that come from ``batches``, with its terms detached for the log."""
-    # The temperature multiplies clips and regions, not their logits: the logit of an absent
-    # negative is -inf, and its zero gradient times -inf would make the temperature's NaN.
-    scale = model.logit_scale.exp()
-    scaled = {name: scale * embeddings[name] for name in ("v", "v_r") if name in embeddings}
     losses = total_loss(
-        embeddings | scaled,
-        torch.ones_like(scale),
+        embeddings,
+        model.logit_scale.exp(),
         [caption for batch in batches for caption in batch.global_captions],
         [caption for batch in batches for caption in batch.region_captions],
         (settings.loss_global_weight, settings.loss_region_weight, settings.loss_hard_weight),

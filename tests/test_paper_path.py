@@ -1,0 +1,119 @@
+"""The paper profile end to end, on files in the layout and schema of the real datasets."""
+
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from alertclip import params as params_module
+from alertclip.errors import InputError
+from alertclip.params import load_params
+from alertclip.training import read_history, run_stage
+
+UCF = "UCF_Crimes_Videos/UCF_Crimes/Videos"
+MSAD = "MSAD/MSAD_Videos"
+# video, timestamps, whether the region has a box track
+CLIPS = [
+    (f"{UCF}/Abuse/Abuse001_x264.mp4", None, True),
+    (f"{UCF}/Fighting/Fighting002_x264.mp4", None, True),
+    (f"{UCF}/Training_Normal_Videos_Anomaly/Normal_Videos001_x264.mp4", [0.0, 0.8], False),
+    (f"{UCF}/Training_Normal_Videos_Anomaly/Normal_Videos001_x264.mp4", [0.8, 1.6], False),
+    (f"{MSAD}/MSAD_anomaly_videos/Fire/Fire_1.mp4", None, True),
+    (f"{MSAD}/Normal_Training/pedestrian street/street_3.mp4", None, False),
+]
+
+
+def write_video(path: Path, seed: int, frames: int = 48, fps: int = 30) -> None:
+    """Noise that moves, 64x48, H.264: enough for a decoder, nothing for a learner."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = np.random.default_rng(seed).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for t in range(frames):
+            frame = av.VideoFrame.from_ndarray(np.roll(picture, t, axis=1), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def annotation(index: int) -> dict:
+    """One item in the schema of VAGTA's test file."""
+    video, timestamps, boxed = CLIPS[index]
+    box = [0.2, 0.1, 0.7, 0.8]
+    keys = [(2, True), (20, True), (36, False)]
+    track = [{"frame": f, "bbox": box, "enabled": e, "_track_id": None} for f, e in keys]
+    return {
+        "video": video,
+        "global_caption": f"Abnormal video: event {index}" if boxed else f"Normal video: {index}",
+        "region_captions": [f"region caption {index}"],
+        "box_infos": [track if boxed else []],
+        "timestamps": timestamps,
+    }
+
+
+def hard_negative(index: int) -> dict:
+    """One item in the schema of qwen_vl_train.json."""
+    video, timestamps, boxed = CLIPS[index]
+    return {
+        "video": video,
+        "region_index": 0,
+        "frames_25": [2, 36] if boxed else None,
+        "region_caption": f"region caption {index}",
+        "hard_negative": [f"contrary {index} {k}" for k in range(3)],
+        "timestamps": timestamps,
+    }
+
+
+@pytest.fixture(scope="module")
+def real_layout(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("datasets")
+    for seed, video in enumerate(sorted({clip[0] for clip in CLIPS})):
+        write_video(root / video, seed)
+    full = [annotation(i) for i in range(len(CLIPS))]
+    negatives = {"model": "qwen-vl-max", "items": [hard_negative(i) for i in range(len(CLIPS))]}
+    stem = "Final_ucf_fgclip_translated_qwen"
+    (root / f"{stem}_train.json").write_text(json.dumps(full))
+    (root / f"{stem}_test.json").write_text(json.dumps(full))
+    (root / "qwen_vl_train.json").write_text(json.dumps(negatives))
+    return root
+
+
+@pytest.fixture
+def paper(real_layout, tmp_path, monkeypatch):
+    """Parameters of the paper profile, cut down only in length and size."""
+    monkeypatch.setattr(params_module, "ROOT", tmp_path)
+    small = {"num_frames": 4, "pretrained": None, "workers": 0, "device": "cpu"}
+    small |= {"validation_fraction": 0.3}
+    for stage in (1, 2):
+        small |= {f"stage{stage}_batch_size": 2, f"stage{stage}_accumulation": 1}
+        small |= {f"stage{stage}_steps": stage, f"stage{stage}_precision": "fp32"}
+    return load_params("paper", small | {"data_root": str(real_layout)})
+
+
+def test_both_stages_run_from_the_paper_profile(paper):
+    first = run_stage(paper, 1)
+    second = run_stage(paper, 2)
+    assert first == paper.run_dir / "stage1/final" and second == paper.run_dir / "stage2/final"
+    history = read_history(second.parent)
+    assert [row["step"] for row in history.steps] == [1, 2]
+    assert {"loss_global", "loss_region", "loss_hard"} <= history.steps[0].keys()
+    assert len(history.validation) == 1
+    written = (second / "open_clip_model.safetensors").stat().st_mtime_ns
+    assert run_stage(paper, 2) == second  # finished: nothing is trained again
+    assert (second / "open_clip_model.safetensors").stat().st_mtime_ns == written
+
+
+def test_missing_data_and_weights_say_what_from_where_and_where_to(tmp_path):
+    params = load_params("paper", {"data_root": str(tmp_path), "device": "cpu"})
+    with pytest.raises(InputError) as error:
+        run_stage(params, 1)
+    for word in ("UCF_Crimes_Videos", "MSAD", "qwen_vl_train.json", "github.com", str(tmp_path)):
+        assert word in str(error.value)
+
+
+def test_missing_weights_name_the_file(paper, tmp_path):
+    params = paper.model_copy(update={"pretrained": str(tmp_path / "vit_b_32.safetensors")})
+    with pytest.raises(InputError, match=r"vit_b_32\.safetensors"):
+        run_stage(params, 1)
