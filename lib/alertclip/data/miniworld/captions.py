@@ -79,7 +79,7 @@ def article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-def fill(template: str, plan: Plan, detail: str) -> str:
+def fill(template: str, plan: Plan, detail: str, place: bool = True) -> str:
     """A wording with the people, cars and place of a plan.
 
     detail: "coarse" leaves clothes out (so that captions recur, as VAGTA's do), "clothes" names
@@ -94,8 +94,11 @@ def fill(template: str, plan: Plan, detail: str) -> str:
             return f"a {look.kind} in {article(look.upper)} shirt and {look.lower} trousers"
         return f"a {look.kind} in {look.upper}"
 
-    cars = [article(f"{name} car") for name, _ in plan.cars]
-    text = template.format(a=person(0), b=person(1), c=cars[0], d=cars[1], at=PLACES[plan.scene])
+    cars = ["a car", "another car"]
+    if detail != "coarse":
+        cars = [article(f"{name} car") for name, _ in plan.cars]
+    at = PLACES[plan.scene] if place else ""
+    text = template.format(a=person(0), b=person(1), c=cars[0], d=cars[1], at=at).strip()
     return text[0].upper() + text[1:] + "."
 
 
@@ -130,8 +133,9 @@ def describe(plan: Plan, abnormal: bool, split: str) -> tuple[str, str, list[str
     rng = np.random.default_rng([plan.entropy, 3, int(abnormal)])
     held_out = split == "test"
     event = plan.pair.event if abnormal else plan.normal_event
-    brief = "coarse" if rng.random() < 0.3 else "clothes"
-    short = fill(_wording(event, rng, held_out), plan, brief)
+    # Half of VAGTA's global captions occur more than once: they name the event, not the person.
+    brief = "coarse" if rng.random() < 0.8 else "clothes"
+    short = fill(_wording(event, rng, held_out), plan, brief, place=bool(rng.random() < 0.5))
     detail = str(rng.choice(["coarse", "clothes", "full"], p=[0.2, 0.3, 0.5]))
     region = fill(_wording(event, rng, held_out), plan, detail)
     negatives = _negatives(plan, abnormal, rng, held_out, detail)

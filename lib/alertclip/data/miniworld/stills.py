@@ -11,7 +11,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from alertclip.data.miniworld.captions import PLACES, article
+from alertclip.data.miniworld.captions import PLACES, WORDINGS, article
 from alertclip.data.miniworld.events import Moment, moment
 from alertclip.data.miniworld.plan import (
     FPS,
@@ -28,18 +28,12 @@ from alertclip.data.miniworld.world import parallel
 from alertclip.errors import InputError
 from alertclip.files import progress
 
-ABNORMAL_SHARE, TOPIC_SHARE, GENERIC_SHARE = 0.35, 0.10, 0.05
-GENERIC = ("normal", "unusual", "abnormal", "accident", "everyday", "anomaly")
-TOPICS = {
-    "fight": ("fight", "hug", "dance", "talk", "handshake"),
-    "robbery": ("robbery", "hand-over"),
-    "shooting": ("shooting", "photo"),
-    "smash": ("vandalism", "cleaning"),
-    "crash": ("crash", "parking"),
-    "fire": ("fire", "barbecue"),
-    "explosion": ("explosion", "steam"),
-    "fall": ("fall", "stretching", "waving", "sitting"),
-}
+ABNORMAL_SHARE, TOPIC_SHARE, GENERIC_SHARE = 0.35, 0.25, 0.10
+GENERIC = (
+    "normal video", "unusual video", "abnormal video", "accident", "an ordinary day",
+    "anomaly video", "a dangerous event", "a quiet place", "people going about their day",
+    "a peaceful scene", "someone getting hurt", "nothing unusual happens",
+)  # fmt: skip
 OBJECTS = {
     "robbery": "bag",
     "shooting": "small dark object",
@@ -103,14 +97,22 @@ def _phrases(plan: Plan, now: Moment, rng: np.random.Generator) -> list[str]:
     return phrases + _shapes(plan, now)
 
 
+def _topic(plan: Plan, rng: np.random.Generator) -> str:
+    """What either twin may do, whichever is shown: the words become known, their side does not."""
+    event = plan.pair.event if rng.random() < 0.5 else str(rng.choice(plan.pair.normal))
+    wording = str(rng.choice(WORDINGS[event][:-1]))  # the last one is held out
+    people = {"a": "someone", "b": "a person", "c": "a car", "d": "another car"}
+    return wording.format(**people, at="").strip()
+
+
 def _caption(plan: Plan, now: Moment, rng: np.random.Generator) -> str:
-    """1-3 shuffled phrases and, mostly, the scene; words of 10 % + 5 % ignore the twin."""
+    """1-3 shuffled phrases and, mostly, the scene; a topic or a generic phrase ignores the twin."""
     phrases = list(dict.fromkeys(_phrases(plan, now, rng)))
     rng.shuffle(phrases)
     chosen = phrases[: rng.integers(1, 4)]
     draw = rng.random()
     if draw < TOPIC_SHARE:
-        chosen.insert(0, str(rng.choice(TOPICS[plan.pair.event])))
+        chosen.insert(0, _topic(plan, rng))
     elif draw < TOPIC_SHARE + GENERIC_SHARE:
         chosen.insert(0, str(rng.choice(GENERIC)))
     if rng.random() < 0.85:
