@@ -13,7 +13,7 @@ from alertclip.data.miniworld.captions import WORDINGS
 from alertclip.data.miniworld.plan import FPS, FRAMES, PAIRS, SEED_ROOM, SEED_START, draw_plan
 from alertclip.data.miniworld.poses import LYING, ON_BACK, STAND, pose, posture
 from alertclip.data.miniworld.render import render, render_clip
-from alertclip.data.miniworld.stills import GENERIC, TOPICS
+from alertclip.data.miniworld.stills import GENERIC, PEOPLE
 from alertclip.errors import InputError
 
 
@@ -22,6 +22,10 @@ def world(tmp_path_factory):
     out = tmp_path_factory.mktemp("world")
     miniworld.generate(out, train=20, dev=2, test=16, workers=1)
     return out
+
+
+def wording_text(event):
+    return frozenset(w.format(**PEOPLE, at="").strip() for w in WORDINGS[event][:-1])
 
 
 def clips(world):
@@ -175,12 +179,17 @@ def test_stills_are_neutral_seeded_and_paired():
     assert images.shape == (400, 64, 48, 3) and len(captions) == len(attributes) == 400
     again, _, _ = miniworld.stills(16, seed=0, size=(64, 48), workers=1)
     assert np.array_equal(again, images[:16])
-    loaded = {*GENERIC, *(word for words in TOPICS.values() for word in words)}
-    topical = [c.split(",")[0].split(" on the ")[0].split(" in the ")[0] for c in captions]
-    assert 0.08 < np.mean([t in loaded for t in topical]) < 0.22
-    rest = [", ".join(c.split(", ")[1:]) if t in loaded else c
-            for c, t in zip(captions, topical, strict=True)]  # fmt: skip
+    wild = {wording_text(pair.event) for pair in PAIRS}
+    mild = {wording_text(event) for pair in PAIRS for event in pair.normal}
+    loaded = set(GENERIC).union(*wild, *mild)
+    first = [next((t for t in loaded if c.startswith(t)), "") for c in captions]
+    assert 0.25 < np.mean([bool(t) for t in first]) < 0.45
+    rest = [c.removeprefix(t) for c, t in zip(captions, first, strict=True)]
     words = {word for caption in rest for word in caption.replace(",", "").split()}
-    assert not words & {*GENERIC, "fight", "robbery", "shooting", "crash", "explosion", "fire",
-                        "fall", "gun", "weapon", "broken", "hug", "dance"}  # fmt: skip
+    assert not words & {"fight", "robs", "shoots", "crashes", "explodes", "flames", "falls", "gun",
+                        "abnormal", "unusual", "hug", "dance"}  # fmt: skip
+    # A topic says nothing about the twin: violent words are as likely on either.
+    violent = np.array([any(t in texts for texts in wild) for t in first])
+    shown = np.array([a["abnormal"] == "1" for a in attributes])
+    assert abs(violent[shown].mean() - violent[~shown].mean()) < 0.1
     assert 0.25 < np.mean([a["abnormal"] == "1" for a in attributes]) < 0.45

@@ -34,6 +34,7 @@ GENERIC = (
     "anomaly video", "a dangerous event", "a quiet place", "people going about their day",
     "a peaceful scene", "someone getting hurt", "nothing unusual happens",
 )  # fmt: skip
+PEOPLE = {"a": "someone", "b": "a person", "c": "a car", "d": "another car"}
 OBJECTS = {
     "robbery": "bag",
     "shooting": "small dark object",
@@ -101,8 +102,7 @@ def _topic(plan: Plan, rng: np.random.Generator) -> str:
     """What either twin may do, whichever is shown: the words become known, their side does not."""
     event = plan.pair.event if rng.random() < 0.5 else str(rng.choice(plan.pair.normal))
     wording = str(rng.choice(WORDINGS[event][:-1]))  # the last one is held out
-    people = {"a": "someone", "b": "a person", "c": "a car", "d": "another car"}
-    return wording.format(**people, at="").strip()
+    return wording.format(**PEOPLE, at="").strip()
 
 
 def _caption(plan: Plan, now: Moment, rng: np.random.Generator) -> str:
