@@ -14,6 +14,7 @@ from alertclip import score
 from alertclip.errors import InputError
 from alertclip.params import PROFILES
 from alertclip.prompts import load_prompts
+from alertclip.score import cli
 
 BLUE, RED = (20, 20, 220), (220, 20, 20)
 
@@ -63,7 +64,7 @@ def write_video(path: Path, frames: int = 40, fps: int = 8) -> Path:
 @pytest.fixture
 def model(monkeypatch) -> ColourModel:
     model = ColourModel().eval()
-    monkeypatch.setattr(score, "load_model", lambda *_: (model, "colour model, not tuned"))
+    monkeypatch.setattr(cli, "load_model", lambda *_: (model, "colour model, not tuned"))
     return model
 
 
@@ -87,7 +88,7 @@ def test_one_bad_file_does_not_stop_the_rest(model, tmp_path, capsys):
     missing = tmp_path / "missing.mp4"
     out = tmp_path / "out"
     videos = [str(path) for path in (good[0], broken, missing, good[1])]
-    assert score.main([*videos, "--out", str(out)]) == 1
+    assert cli.main([*videos, "--out", str(out)]) == 1
     summary = pd.read_csv(out / "summary.csv", keep_default_na=False)
     assert summary["status"].tolist() == ["scored", "failed", "failed", "scored"]
     assert "broken.mp4" in summary["reason"][1] and "no such file" in summary["reason"][2]
@@ -95,7 +96,7 @@ def test_one_bad_file_does_not_stop_the_rest(model, tmp_path, capsys):
     names = {path.name for path in out.iterdir()}
     assert names == {"summary.csv", "a__clip.csv", "a__clip.png", "b__clip.csv", "b__clip.png"}
     assert "not tuned" in capsys.readouterr().out
-    assert score.main([str(good[0]), "--out", str(out)]) == 0
+    assert cli.main([str(good[0]), "--out", str(out)]) == 0
 
 
 def test_output_names_never_collide():
@@ -109,22 +110,22 @@ def test_output_names_never_collide():
         "/x/alone.mp4",
         "/x/alone.mp4",
     ]
-    names = score.output_names([Path(path) for path in paths])
+    names = cli.output_names([Path(path) for path in paths])
     assert len(names) == 7 and len({name.casefold() for name in names.values()} | {"summary"}) == 8
     assert names[Path("/x/alone.mp4")] == "alone"
 
 
 def test_untrained_weights_are_never_scored_silently(tmp_path, capsys):
     out = str(tmp_path)
-    assert score.main(["v.mp4", "--out", out, "--model", "ViT-B-32-quickgelu"]) == 2
+    assert cli.main(["v.mp4", "--out", out, "--model", "ViT-B-32-quickgelu"]) == 2
     assert "--pretrained" in capsys.readouterr().err
 
 
 def test_bad_options_are_refused(model, tmp_path, capsys):
     for option in ("--num-frames=0", "--stride=1.5", "--fps=0"):
         with pytest.raises(SystemExit):
-            score.main(["v.mp4", "--out", str(tmp_path), option])
-    assert score.main(["v.mp4", "--out", str(tmp_path), "--prompts", "none.yaml"]) == 2
+            cli.main(["v.mp4", "--out", str(tmp_path), option])
+    assert cli.main(["v.mp4", "--out", str(tmp_path), "--prompts", "none.yaml"]) == 2
     assert "none.yaml" in capsys.readouterr().err
     with pytest.raises(InputError, match="v.mp4: no such file"):
         score.score_video(model, "v.mp4", None)

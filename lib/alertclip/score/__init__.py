@@ -1,12 +1,10 @@
 """Score your own videos: ``python -m alertclip.score VIDEO... --out DIR``.
 
-The score of a sampled frame is sigmoid(logit_scale * (S_A - S_N)), the similarity margin of
-document 001 after the temporal transformer, squashed to 0..1; .5 means no preference. It is held
+The score of a sampled frame is sigmoid(logit_scale * (S_A - S_N)), the similarity margin
+of the paper after the temporal transformer, squashed to 0..1; .5 means no preference. It is held
 until the next sampled frame. Scores rank frames; they are not calibrated probabilities.
 """
 
-import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,13 +19,13 @@ from alertclip.data.video import probe, read_frames
 from alertclip.errors import InputError
 from alertclip.evaluation.metrics import hold
 from alertclip.explain import attention_maps
-from alertclip.files import progress
+from alertclip.files import progress, read_json
 from alertclip.model.alertclip import AlertCLIP
 from alertclip.model.backbone import load_backbone
-from alertclip.model.export import load_alertclip
-from alertclip.params import PROFILES
-from alertclip.prompts import Prompts, load_prompts
+from alertclip.model.export import META, load_alertclip
+from alertclip.prompts import Prompts
 
+FRAMES = 8  # a window where the model does not say
 RATE = 2.0  # sampled frames per second: near the field's 16-frame snippets at 30 fps
 CHUNK = 128  # frames held in memory at once
 KEY_FRAMES = 4
@@ -98,7 +96,7 @@ def score_video(
     model: AlertCLIP,
     path: Path | str,
     prompts: PromptEmbeddings,
-    num_frames: int = 8,
+    num_frames: int = FRAMES,
     rate: float = RATE,
     stride: int | None = None,
 ) -> ScoreCurve:
@@ -183,32 +181,11 @@ def draw(
     )
 
 
-def output_names(videos: Sequence[Path]) -> dict[Path, str]:
-    """A distinct output name per video: its base name, with parent folders where two share it.
-
-    Compared without case, as some file systems do; "summary" is taken by the summary.
-    """
-    videos = list(dict.fromkeys(video.resolve() for video in videos))
-    taken, names = {"summary"}, {}
-    stems = [video.stem.casefold() for video in videos]
-    for video in videos:
-        parts = [*video.parts[1:-1], video.stem]
-        depth = 1 if stems.count(video.stem.casefold()) == 1 else 2
-        name = "__".join(parts[-depth:])
-        while name.casefold() in taken and depth < len(parts):
-            depth += 1
-            name = "__".join(parts[-depth:])
-        if name.casefold() in taken:  # the same folder: clip.mp4 beside clip.avi
-            name += video.suffix.replace(".", "_")
-        taken.add(name.casefold())
-        names[video] = name
-    return names
-
-
 def load_model(name: str, pretrained: str | None, device: str) -> tuple[AlertCLIP, str]:
     """An AlertCLIP for scoring and one line that says which backbone it is and if it is tuned."""
-    if (Path(name) / "alert_clip.json").exists():
-        model, line = load_alertclip(name), f"tuned Alert-CLIP from {Path(name).name}"
+    folder = Path(name.removeprefix("local-dir:"))
+    if (folder / META).exists():
+        model, line = load_alertclip(folder), f"tuned Alert-CLIP from {folder.name}"
     else:
         if not pretrained and name != "miniclip" and not name.startswith("local-dir:"):
             raise InputError(f"{name}: give --pretrained too (such as openai), else it is random")
@@ -217,83 +194,7 @@ def load_model(name: str, pretrained: str | None, device: str) -> tuple[AlertCLI
     return model.to(device).eval(), line
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns 1 if any video failed, 2 if the set-up did."""
-    options = _parser().parse_args(arguments)
-    try:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model, line = load_model(options.model, options.pretrained, device)
-        prompts = embed_prompts(model, load_prompts(options.prompts))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"Model: {line}. Score: sigmoid(logit scale x margin), 0 to 1; {HELD}.")
-    rows = []
-    for video, name in output_names(options.videos).items():
-        rows.append(_score_one(model, prompts, video, name, line, options))
-        print("{video}: {status} {reason}".format(**rows[-1]).rstrip())
-        figures.write_table(pd.DataFrame(rows), options.out / "summary.csv")
-    failed = sum(row["status"] == "failed" for row in rows)
-    print(f"{len(rows) - failed} scored, {failed} failed; see {options.out / 'summary.csv'}")
-    return 1 if failed else 0
-
-
-def _score_one(
-    model: AlertCLIP,
-    prompts: PromptEmbeddings,
-    video: Path,
-    name: str,
-    line: str,
-    options: argparse.Namespace,
-) -> dict[str, object]:
-    row = {"video": str(video), "output": name, "frames": 0, "max": None, "mean": None}
-    try:
-        curve = score_video(model, video, prompts, options.num_frames, options.fps, options.stride)
-        table = curve.table
-        figures.save(draw(model, curve, f"{line}; {HELD}."), name, table, options.out)
-    except Exception as error:  # whatever is wrong with one file must not stop the others
-        reason = " ".join(str(error).split()) or type(error).__name__
-        return row | {"status": "failed", "reason": reason, "model": line}
-    top, mean = table["score"].max(), table["score"].mean()
-    values = {"frames": len(table), "max": round(top, 6), "mean": round(mean, 6)}
-    return row | values | {"status": "scored", "reason": "", "model": line}
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m alertclip.score", description=__doc__)
-    parser.add_argument("videos", nargs="+", type=Path, metavar="VIDEO")
-    parser.add_argument("--out", type=Path, required=True, help="folder for CSV and PNG files")
-    parser.add_argument(
-        "--model",
-        default="miniclip",
-        help="exported Alert-CLIP folder, local-dir:PATH, an open_clip name, or"
-        " miniclip (default: small, trained on rendered scenes only)",
-    )
-    parser.add_argument("--pretrained", help="open_clip tag or safetensors file for --model")
-    parser.add_argument("--prompts", type=Path, default=PROFILES / "prompts.yaml")
-    parser.add_argument(
-        "--num-frames",
-        type=_count,
-        default=8,
-        help="frames per window; best as in training (default 8)",
-    )
-    parser.add_argument("--fps", type=_rate, default=RATE, help="samples per second of video")
-    parser.add_argument("--stride", type=_count, help="native frames per sample; overrides fps")
-    return parser
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text} must be a whole number above 0")
-    return int(text)
-
-
-def _rate(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} must be above 0")
-    return value
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def trained_frames(name: str) -> int:
+    """Frames per clip that an exported folder was trained with; 8 for any other model."""
+    path = Path(name.removeprefix("local-dir:")) / META
+    return read_json(path).get("num_frames", FRAMES) if path.exists() else FRAMES
