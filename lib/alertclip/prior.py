@@ -19,15 +19,17 @@ from open_clip.model import CLIP
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import log_softmax
 from transformers import PreTrainedTokenizerFast
 
 from alertclip.data import miniworld
+from alertclip.data.miniworld.stills import ABNORMAL_SHARE, GENERIC_SHARE, TOPIC_SHARE
 from alertclip.files import atomic_write, progress, write_json
+from alertclip.model.attention import attention_kernel
 
 IMAGE_SIZE = 128
 CONTEXT_LENGTH = 40
+SAVE_STEPS = 100
 PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<start>", "<end>"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -128,8 +130,12 @@ def pretrain(
     batch_size: int = 256,
     peak_lr: float = 1.2e-3,
     seed: int = 0,
+    checkpoint: Path | None = None,
 ) -> CLIP:
-    """Train MiniCLIP contrastively on stills (N,H,W,3) uint8 with one caption each."""
+    """Train MiniCLIP contrastively on stills (N,H,W,3) uint8 with one caption each.
+
+    An interrupted call with the same arguments goes on from ``checkpoint``.
+    """
     torch.manual_seed(seed)
     model = CLIP(**_architecture(len(tokenizer)))
     optimizer = torch.optim.AdamW(
@@ -138,7 +144,8 @@ def pretrain(
     tokens = encode_captions(tokenizer, captions)
     caption_ids = torch.tensor(np.unique(captions, return_inverse=True)[1])
     generator = torch.Generator().manual_seed(seed)
-    for step in progress(range(steps), steps, "pre-training MiniCLIP", every_s=20):
+    start = _resume(checkpoint, model, optimizer, generator)
+    for step in progress(range(start, steps), steps - start, "pre-training MiniCLIP", every_s=20):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, peak_lr)
         picked = torch.randint(len(images), (batch_size,), generator=generator)
@@ -150,16 +157,47 @@ def pretrain(
         optimizer.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(100))
-        if step % 100 == 0:
-            print(f"step {step}: loss {loss.item():.3f}", flush=True)
+        if (step + 1) % SAVE_STEPS == 0:
+            print(f"step {step + 1}: loss {loss.item():.3f}", flush=True)
+            _save(checkpoint, step + 1, model, optimizer, generator)
     return model.eval()
+
+
+def _save(
+    path: Path | None,
+    step: int,
+    model: CLIP,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+) -> None:
+    if path is None:
+        return
+    state = {
+        "step": step,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "generator": generator.get_state(),
+    }
+    with atomic_write(path) as temporary:
+        torch.save(state, temporary)
+
+
+def _resume(
+    path: Path | None, model: CLIP, optimizer: torch.optim.Optimizer, generator: torch.Generator
+) -> int:
+    if path is None or not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    generator.set_state(state["generator"])
+    return state["step"]
 
 
 def _loss(
     model: CLIP, x: torch.Tensor, tokens: torch.Tensor, caption_ids: torch.Tensor
 ) -> torch.Tensor:
-    # bf16 with the math backend: 3x fp32 on a CPU with bf16 units (flash backward is slow there).
-    with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):
+    with attention_kernel(x.device, "bf16"), torch.autocast(x.device.type, torch.bfloat16):
         image = model.encode_image(x, normalize=True)
         text = model.encode_text(tokens, normalize=True)
     return soft_contrastive_loss(image, text, model.logit_scale.exp(), caption_ids)
@@ -206,8 +244,8 @@ def main() -> None:
     """Command line: render stills, train the tokenizer and the model, save both."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--stills", type=int, default=60_000)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--stills", type=int, default=120_000)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
@@ -216,12 +254,15 @@ def main() -> None:
         args.stills, args.seed, (IMAGE_SIZE, IMAGE_SIZE), args.workers
     )
     tokenizer = train_tokenizer(captions)
-    model = pretrain(images, captions, tokenizer, args.steps, seed=args.seed)
+    checkpoint = args.out / f"checkpoint-{args.stills}-{args.steps}-{args.seed}.pt"
+    model = pretrain(images, captions, tokenizer, args.steps, seed=args.seed, checkpoint=checkpoint)
     card = {
         "what": "MiniCLIP, a synthetic stand-in for CLIP; it knows nothing of the real world",
-        "engineered": "neutral captions; 35% of the stills show the abnormal twin of a pair under"
-        " neutral words; topic and generic words are drawn independently of the twin, so that the"
-        " model sees postures and objects but has no notion of abnormal",
+        "engineered": f"neutral captions of postures, clothes, objects and places;"
+        f" {ABNORMAL_SHARE:.0%} of the stills show the abnormal twin of a pair;"
+        f" {TOPIC_SHARE:.0%} of the captions carry a phrase of either twin and"
+        f" {GENERIC_SHARE:.0%} a generic one, both drawn without looking at the twin, so"
+        " that the model knows the words and sees the scene but has no notion of abnormal",
         "stills": args.stills,
         "steps": args.steps,
         "batch_size": 256,
@@ -233,6 +274,7 @@ def main() -> None:
         f" --steps {args.steps} --seed {args.seed}",
     }
     save_prior(model, tokenizer, args.out, card)
+    checkpoint.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Captions and hard negatives by template, in the style of VAGTA (protocols 1.2, 1.5).
+"""Captions and hard negatives by template, in the style of VAGTA (Alert-CLIP, supplementary A).
 
 The last wording of every event is the held-out family: test captions may use it, training and
 development captions never do.

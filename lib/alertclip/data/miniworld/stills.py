@@ -34,6 +34,32 @@ GENERIC = (
     "anomaly video", "a dangerous event", "a quiet place", "people going about their day",
     "a peaceful scene", "someone getting hurt", "nothing unusual happens",
 )  # fmt: skip
+# Nouns and verbs of what either twin may show, as a web-trained CLIP knows them.
+TOPICS: dict[str, tuple[str, ...]] = {
+    "hug": ("a friendly hug",),
+    "talk": ("people talking calmly",),
+    "handshake": ("people greeting each other",),
+    "dance": ("people dancing",),
+    "fight": ("people fighting", "a fight", "someone punching a person"),
+    "hand-over": ("a person giving a bag", "a friendly gift"),
+    "robbery": ("a robbery", "a person being robbed", "a robber grabbing a bag"),
+    "photo": ("a photo being taken", "a photographer"),
+    "shooting": ("a shooting", "a person firing a gun", "someone shooting"),
+    "clean": ("window cleaning", "careful work on property"),
+    "smash": ("vandalism", "a person smashing a window", "breaking property"),
+    "wait": ("cars driving safely", "a car waiting"),
+    "park": ("parking cars", "safe traffic"),
+    "crash": ("a car crash", "a road accident", "a traffic accident"),
+    "grill": ("a barbecue", "someone cooking"),
+    "fire": ("a dangerous fire", "a place on fire", "burning out of control"),
+    "steam": ("steam of a boiler", "a machine working"),
+    "explosion": ("an explosion", "a sudden blast", "something blowing up"),
+    "stretch": ("a person doing sports",),
+    "tie shoe": ("a person tying a shoe",),
+    "wave": ("a person waving",),
+    "sit": ("a person resting",),
+    "fall": ("a person falling", "someone getting hurt", "people falling"),
+}
 PEOPLE = {"a": "someone", "b": "a person", "c": "a car", "d": "another car"}
 OBJECTS = {
     "robbery": "bag",
@@ -101,7 +127,7 @@ def _phrases(plan: Plan, now: Moment, rng: np.random.Generator) -> list[str]:
 def _topic(plan: Plan, rng: np.random.Generator) -> str:
     """What either twin may do, whichever is shown: the words become known, their side does not."""
     event = plan.pair.event if rng.random() < 0.5 else str(rng.choice(plan.pair.normal))
-    wording = str(rng.choice(WORDINGS[event][:-1]))  # the last one is held out
+    wording = str(rng.choice(WORDINGS[event][:-1] + TOPICS[event]))  # the last one is held out
     return wording.format(**PEOPLE, at="").strip()
 
 
@@ -115,7 +141,7 @@ def _caption(plan: Plan, now: Moment, rng: np.random.Generator) -> str:
         chosen.insert(0, _topic(plan, rng))
     elif draw < TOPIC_SHARE + GENERIC_SHARE:
         chosen.insert(0, str(rng.choice(GENERIC)))
-    if rng.random() < 0.85:
+    if rng.random() < 0.6:  # the scene is the easy part
         chosen[-1] += f" {PLACES[plan.scene]}"
     return ", ".join(chosen)
 

@@ -1,0 +1,82 @@
+"""MiniCLIP's pre-training: its loss, its resume, and the folder that open_clip reads."""
+
+import numpy as np
+import pytest
+import torch
+from open_clip import ClipLoss
+from torch.nn.functional import normalize
+
+from alertclip import prior
+from alertclip.model.backbone import load_backbone
+
+CAPTIONS = ["a red square", "a blue square", "a red circle", "a red square"]
+
+
+def unit(*shape):
+    return normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(0)), dim=-1)
+
+
+def test_loss_is_open_clips_when_captions_differ():
+    image, text = unit(2, 6, 8)
+    scale = torch.tensor(7.0)
+    expected = ClipLoss()(image, text, scale)
+    assert prior.soft_contrastive_loss(image, text, scale, torch.arange(6)) == pytest.approx(
+        float(expected), abs=1e-6
+    )
+
+
+def test_identical_captions_share_the_target():
+    """Images 0 and 1 have one caption: each wants half its mass on either copy."""
+    image = torch.eye(2)
+    text = torch.eye(2)[[0, 0]]  # the same embedding, as the same caption has
+    loss = prior.soft_contrastive_loss(image, text, torch.tensor(1.0), torch.tensor([5, 5]))
+    # image -> text: both rows uniform, cross-entropy log 2. text -> image: logits (1, 0) in both
+    # rows, targets (.5, .5): log(e + 1) - .5
+    expected = (np.log(2) + np.log(np.e + 1) - 0.5) / 2
+    assert float(loss) == pytest.approx(expected, abs=1e-6)
+
+
+def test_learning_rate_warms_up_and_ends_at_zero():
+    rates = [prior.learning_rate(step, 100, 1.0) for step in range(101)]
+    assert rates[0] == pytest.approx(0.2) and rates[4] == rates[5] == pytest.approx(1.0)
+    assert rates[100] == pytest.approx(0.0)
+
+
+@pytest.fixture(scope="module")
+def stills():
+    images = np.random.default_rng(0).integers(0, 256, (4, 128, 128, 3), np.uint8)
+    return images, CAPTIONS, prior.train_tokenizer(CAPTIONS)
+
+
+def test_resume_is_equal_to_the_bit(stills, tmp_path, monkeypatch):
+    monkeypatch.setattr(prior, "SAVE_STEPS", 1)
+    whole = prior.pretrain(*stills, steps=2, batch_size=4)
+    loss, calls = prior._loss, []
+
+    def cut_at_the_second(*inputs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return loss(*inputs)
+
+    checkpoint = tmp_path / "checkpoint.pt"
+    monkeypatch.setattr(prior, "_loss", cut_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        prior.pretrain(*stills, steps=2, batch_size=4, checkpoint=checkpoint)
+    monkeypatch.setattr(prior, "_loss", loss)
+    resumed = prior.pretrain(*stills, steps=2, batch_size=4, checkpoint=checkpoint)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_saved_folder_is_the_model_that_was_trained(stills, tmp_path):
+    model = prior.pretrain(*stills, steps=1, batch_size=4)
+    prior.save_prior(model, stills[2], tmp_path, {"what": "test"})
+    backbone = load_backbone(f"local-dir:{tmp_path}")
+    tokens = prior.encode_captions(stills[2], CAPTIONS)
+    assert torch.equal(backbone.tokenizer(CAPTIONS), tokens)
+    with torch.no_grad():
+        # half precision on disk
+        assert torch.allclose(
+            backbone.model.encode_text(tokens), model.encode_text(tokens), atol=2e-2
+        )
