@@ -2,10 +2,17 @@
 
 1. World: a small network trained on clip labels sees the event; frames before it tell nothing.
 2. Prior: a probe on MiniCLIP's frozen embeddings sees the event, the fixed prompts do not.
-3. Phenomenon: Stage I and II change that (measured in the notebooks and by the seeds overlay).
+3. Phenomenon: Stage I and II change that: measured in notebooks 03 and 04.
+
+``python -m alertclip.gates --profile mini --split dev`` measures 1 and 2. The development split
+decides; the test split is for the one final measurement.
 """
 
+import argparse
+from collections.abc import Callable
+
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -13,7 +20,17 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 
+from alertclip import stages
+from alertclip.data.clips import ClipDataset
+from alertclip.data.miniworld import stills
+from alertclip.data.miniworld.captions import PLACES, article
+from alertclip.data.splits import Split, clip_dataset, prepare_data
+from alertclip.diagnosis import Interval, bootstrap_interval, signed_score
+from alertclip.evaluation.metrics import auc_statistic
+from alertclip.figures import write_table
 from alertclip.files import progress
+from alertclip.model.alertclip import AlertCLIP
+from alertclip.params import Params, load_params
 
 
 class EventNetwork(nn.Module):
@@ -87,3 +104,100 @@ def clip_descriptor(frame_embeddings: np.ndarray) -> np.ndarray:
     return np.concatenate(
         [frame_embeddings.mean(1), frame_embeddings.max(1), frame_embeddings.std(1)], 1
     )
+
+
+def world_gate(P: Params, split: Split) -> pd.DataFrame:
+    """Gate 1: AUC of the event network on whole clips and on the frames before any event."""
+    size = stages.stage_model(P, "clip").image_size
+    train, test = (_clips(clip_dataset(P, name, size)) for name in ("train", split))
+    rows = []
+    # Events start after .22 of the clip: of eight uniform frames the first two come before.
+    early = P.num_frames // 4
+    for name, part in (("whole clip", slice(None)), ("before the event", slice(early))):
+        network = train_event_network(train[0][:, part], train[1], seed=P.seed)
+        scores = event_scores(network, test[0][:, part])
+        rows.append(_row(f"event network, {name}: AUC", _auc(P, scores, test[1].numpy())))
+    return pd.DataFrame(rows)
+
+
+def prior_gate(P: Params, split: Split) -> pd.DataFrame:
+    """Gate 2: what MiniCLIP sees (stills, probe) and what its prompts do not (MSS, AUC)."""
+    train, test = (stages.evaluate_stage(P, "clip", name) for name in ("train", split))
+    labels = test.clips.labels
+    probe = probe_scores(clip_descriptor(train.clips.v), train.clips.labels,
+                         clip_descriptor(test.clips.v))  # fmt: skip
+    signed = bootstrap_interval(
+        signed_score(test.similarities, labels), n_boot=P.bootstrap_samples, seed=P.seed
+    )
+    return pd.DataFrame(
+        [
+            *_still_rows(P, stages.stage_model(P, "clip").cpu()),
+            _row("probe on frozen embeddings: AUC", _auc(P, probe, labels)),
+            _row("untuned prompts: AUC", _auc(P, test.margins, labels)),
+            _row("untuned prompts: MSS", signed),
+        ]
+    )
+
+
+PHRASES: dict[str, Callable[[str], str]] = {
+    "scene": lambda value: PLACES[value],
+    "colour": lambda value: f"a person in {article(value)} shirt",
+    "object": lambda value: f"a {value}",
+    "posture": lambda value: f"a person {value}",
+}
+ONE_ACTOR = ("smash", "fire", "explosion", "fall")  # elsewhere "the person" would be ambiguous
+
+
+@torch.inference_mode()
+def _still_rows(P: Params, model: AlertCLIP, count: int = 1200) -> list[dict]:
+    """Zero-shot accuracy per attribute on stills of another world seed than the prior's."""
+    images, _, attributes = stills(count, P.world_seed + 1, model.image_size, max(1, P.workers))
+    frames = torch.from_numpy(images).permute(0, 3, 1, 2)[:, None]  # (N, 1, 3, H, W)
+    v = torch.cat([model.encode_frames(part).v[:, 0] for part in frames.split(64)])
+    rows = []
+    for name, phrase in PHRASES.items():
+        kept = [
+            i
+            for i, a in enumerate(attributes)
+            if a[name] != "none" and (name in ("scene", "object") or a["pair"] in ONE_ACTOR)
+        ]
+        truth = np.array([attributes[i][name] for i in kept])
+        values = sorted(set(truth))
+        text = model.encode_text([phrase(value) for value in values])
+        right = np.array(values)[(v[kept] @ text.T).argmax(1).numpy()] == truth
+        interval = bootstrap_interval(right.astype(float), seed=P.seed)
+        rows.append(_row(f"stills, {name} of {len(values)}: accuracy", interval))
+    return rows
+
+
+def _auc(P: Params, scores: np.ndarray, labels: np.ndarray) -> Interval:
+    return bootstrap_interval(scores, auc_statistic(labels), P.bootstrap_samples, P.seed)
+
+
+def _row(measure: str, interval: Interval) -> dict:
+    return {"measure": measure, **interval._asdict()}
+
+
+def _clips(dataset: ClipDataset) -> tuple[torch.Tensor, torch.Tensor]:
+    frames = [
+        torch.from_numpy(dataset[i]["frames"]).permute(0, 3, 1, 2) for i in range(len(dataset))
+    ]
+    labels = torch.tensor([item.is_abnormal for item in dataset.items])
+    return torch.cat([shrink(f[None]) for f in frames]), labels.long()
+
+
+def main() -> None:
+    """Command line: print the gates and write them to runs/<profile>/gates_<split>.csv."""
+    parser = argparse.ArgumentParser(prog="python -m alertclip.gates", description=__doc__)
+    parser.add_argument("--profile", default="mini")
+    parser.add_argument("--split", choices=("dev", "test"), default="dev")
+    args = parser.parse_args()
+    P = load_params(args.profile)
+    prepare_data(P)
+    table = pd.concat([prior_gate(P, args.split), world_gate(P, args.split)], ignore_index=True)
+    write_table(table, P.run_dir / f"gates_{args.split}.csv")
+    print(table.round(3).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()

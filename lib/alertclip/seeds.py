@@ -1,0 +1,80 @@
+"""The same profile under several seeds: is what one run shows more than luck?
+
+``python -m alertclip.seeds --profile mini --seeds 0 1 2 3 4`` trains both stages once per seed on
+the same videos and writes runs/<profile>/seeds_test.csv: MSS and zero-shot video AUC per model and
+seed, and their paired differences. Finished seeds are reused; world and prior do not change.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+
+from alertclip import stages, study
+from alertclip.data.splits import Split, prepare_data
+from alertclip.figures import write_table
+from alertclip.params import Params, load_params
+from alertclip.training.stage import run_stage
+
+PAIRS = (("clip", "stage1"), ("stage1", "full"), ("clip", "full"))
+
+
+def run_seed(profile: str, seed: int, split: Split) -> pd.DataFrame:
+    """Train one seed under runs/<profile>/seed<seed>/ and measure it."""
+    P = load_params(profile, {"profile": f"{profile}/seed{seed}", "seed": seed})
+    for stage in (1, 2):
+        run_stage(P, stage)
+    return measure(P, split).assign(seed=seed)
+
+
+def measure(P: Params, split: Split) -> pd.DataFrame:
+    """MSS and video AUC (per cent) of each model and their paired differences, with intervals."""
+    results = {name: stages.evaluate_stage(P, name, split) for name in stages.STAGES}
+    mss = study.mss_by_class(P, list(results.values())).query("class_name == 'all'")
+    auc = study.video_auc(P, list(results.values()))
+    rows = [
+        mss[["model", "mss", "low", "high", "n"]]
+        .rename(columns={"mss": "value"})
+        .assign(measure="MSS"),
+        auc[["model", "value", "low", "high", "n"]].assign(measure="AUC"),
+    ]
+    for before, after in PAIRS:
+        difference = study.paired(P, results[before], results[after])
+        rows.append(difference.rename(columns={"difference": "model"}))
+    return pd.concat(rows, ignore_index=True)
+
+
+def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean over seeds with the 95 % interval of Student's t; needs at least two seeds."""
+    rows = []
+    for (measure_name, model), part in table.groupby(["measure", "model"], sort=False):
+        values = part["value"].to_numpy()
+        half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+        mean = values.mean()
+        rows.append((measure_name, model, mean, mean - half, mean + half, len(values)))
+    return pd.DataFrame(rows, columns=["measure", "model", "mean", "low", "high", "seeds"])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line: train, measure, print and write the tables."""
+    parser = argparse.ArgumentParser(prog="python -m alertclip.seeds", description=__doc__)
+    parser.add_argument("--profile", default="mini")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--split", choices=("dev", "test"), default="test")
+    args = parser.parse_args(arguments)
+    P = load_params(args.profile)
+    prepare_data(P)
+    tables = []
+    for seed in args.seeds:
+        tables.append(run_seed(args.profile, seed, args.split))
+        write_table(pd.concat(tables, ignore_index=True), P.run_dir / f"seeds_{args.split}.csv")
+    if len(tables) > 1:
+        summary = over_seeds(pd.concat(tables))
+        write_table(summary, P.run_dir / f"seeds_{args.split}_summary.csv")
+        print(summary.round(4).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
