@@ -4,9 +4,9 @@
 import shlex
 import sys
 
-from alertclip.workflow import NOTEBOOKS, inputs, parse_overrides
+from alertclip.workflow import NOTEBOOKS, inputs
 from alertclip.files import sha256_json
-from alertclip.params import ROOT, load_params
+from alertclip.params import ROOT, load_params, parse_overrides
 
 workdir: str(ROOT)
 

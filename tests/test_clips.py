@@ -68,12 +68,16 @@ def test_a_segment_gives_its_own_frames_and_short_ones_are_padded(data_root, cac
     assert short["regions"][0][1].tolist() == short["mask"].tolist()
 
 
-def test_every_region_gets_a_frame(data_root, cache):
+def test_training_sees_every_region_and_evaluation_knows_of_none(data_root, cache):
     regions = [
         Region(str(f), (Keyframe(f, (0, 0, 0.5, 0.5)), Keyframe(f + 1, (0, 0, 0.5, 0.5))))
         for f in (3, 4, 25, 30)
     ]
-    sample = ClipDataset(data_root, [fight(*regions)], 8, cache, workers=1)[0]
+    blind = ClipDataset(data_root, [fight(*regions)], 8, cache, workers=1)[0]
+    unmarked = ClipDataset(data_root, [fight()], 8, cache, workers=1)[0]
+    assert blind["times"].tolist() == unmarked["times"].tolist()
+    sample = ClipDataset(data_root, [fight(*regions)], 8, cache, workers=1, cover=True)[0]
+    assert sample["times"].tolist() != blind["times"].tolist()
     for region, (_, present, caption, _) in zip(regions, sample["regions"], strict=True):
         start, end = region_span(region)
         inside = (sample["times"] >= start) & (sample["times"] <= end)

@@ -82,6 +82,16 @@ def test_frame_metrics_against_scikit_learn():
         frame_metrics(videos[2:])
 
 
+def test_segments_of_one_video_are_resampled_together():
+    """With a single video every resample is the video itself: the interval has no width."""
+    rng = np.random.default_rng(5)
+    parts = [FrameScores("a", rng.normal(size=30), np.arange(30) < 9, True) for _ in range(4)]
+    table = frame_metrics(parts, n_boot=50)
+    assert table["low"].tolist() == table["high"].tolist()
+    apart = [FrameScores(str(i), p.scores, p.truth, True) for i, p in enumerate(parts)]
+    assert (frame_metrics(apart, n_boot=50)["low"] < table["value"]).all()
+
+
 def test_truth_is_end_exclusive_and_scores_hold():
     truth = inside(np.arange(10), [(2, 4), (8, 9)])
     assert np.flatnonzero(truth).tolist() == [2, 3, 8]

@@ -10,7 +10,7 @@ import pytest
 
 from alertclip import run, workflow
 from alertclip.errors import InputError
-from alertclip.params import Params, load_params
+from alertclip.params import Params, load_params, parse_overrides
 from alertclip.workflow import Notebook
 
 FIRST = Notebook("01_first", ignores=("stage", "video"))
@@ -91,7 +91,7 @@ def test_only_and_from(project: Path) -> None:
 
 
 def test_overrides_are_checked_before_work(capsys: pytest.CaptureFixture[str]) -> None:
-    assert workflow.parse_overrides(["a=5e-6", "b=[q, v]"]) == {"a": "5e-6", "b": ["q", "v"]}
+    assert parse_overrides(["a=5e-6", "b=[q, v]"]) == {"a": "5e-6", "b": ["q", "v"]}
     assert run.main(["smoke", "-p", "stage1_step=5", "-n"]) == 2
     assert "did you mean stage1_steps?" in capsys.readouterr().err
     assert run.main(["smoke", "-p", "seed", "-n"]) == 2
@@ -106,6 +106,10 @@ def test_missing_data_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyP
     message = str(caught.value)
     assert str(tmp_path / params.annotations_train) in message
     assert "MSAD/MSAD_Videos" in message and "UCF-Crime" in message
+    (tmp_path / params.hard_negatives_train).write_text("[]")
+    with pytest.raises(InputError) as caught:
+        run.check_inputs(params)
+    assert params.annotations_train not in str(caught.value)  # the surrogate serves
 
 
 def test_options_after_dashes_reach_snakemake() -> None:

@@ -16,6 +16,7 @@ from alertclip.model.backbone import from_clip
 from alertclip.model.lora import add_lora
 from alertclip.params import load_params
 from alertclip.training import StageSettings, TrainingError, fit, stage_settings
+from alertclip.training.backward import concatenate
 from alertclip.training.checkpoint import checkpoints, latest_checkpoint, trainable
 from alertclip.training.loop import Run
 from alertclip.training.schedule import MicroBatches, epoch_order, learning_rate_factor
@@ -114,11 +115,10 @@ class Clips(Dataset):
         }
 
 
-def train(out, settings=SETTINGS, data=None, model=None):
+def train(out, settings=SETTINGS, model=None, **options):
     model = model or tiny_model()
-    data = data or Clips()
-    history = fit(model, data, Clips(4), settings, out, regions=True, seed=3, device="cpu")
-    return model, history
+    options |= {"regions": True, "seed": 3, "device": "cpu"}
+    return model, fit(model, Clips(), Clips(4), settings, out, **options)
 
 
 def weights(model):
@@ -162,6 +162,12 @@ def test_resume_is_equal_to_the_bit(tmp_path, monkeypatch):
     assert [r["step"] for r in again.steps] == [1, 2, 3, 4]
 
 
+def test_loader_workers_change_nothing(tmp_path):
+    alone, _ = train(tmp_path / "alone")
+    helped, _ = train(tmp_path / "helped", workers=2)
+    assert same(weights(alone), weights(helped))
+
+
 def test_finished_stage_is_loaded_and_another_run_set_aside(tmp_path):
     first, _ = train(tmp_path / "stage")
     log = (tmp_path / "stage/log.jsonl").stat().st_mtime_ns
@@ -184,6 +190,16 @@ def gradients(settings, batches, negatives):
     run = Run(model, replace(settings, negatives=negatives), None, {}, True, torch.device("cpu"))
     loss, _ = run.backward(batches)
     return loss, {name: p.grad for name, p in trainable(model).items() if p.grad is not None}
+
+
+def test_joining_pads_missing_hard_negatives():
+    parts = [
+        {"t_neg": torch.ones(2, 3, 4), "negative_mask": torch.ones(2, 3, dtype=torch.bool)},
+        {"t_neg": torch.ones(1, 5, 4), "negative_mask": torch.ones(1, 5, dtype=torch.bool)},
+    ]
+    joined = concatenate(parts)
+    assert joined["t_neg"].shape == (3, 5, 4)
+    assert joined["negative_mask"].sum(1).tolist() == [3, 3, 5]
 
 
 def test_accumulated_negatives_equal_the_big_batch():

@@ -9,8 +9,12 @@ Modules in reading order; each imports only what stands before it:
 - ``losses``: one function per objective of the paper.
 - ``training``: one loop for Stage I and Stage II.
 - ``diagnosis``, ``evaluation``, ``explain``: MeanSignScore, zero-shot metrics, attention maps.
+- ``prompts``: the fixed prompt file.
 - ``figures``: a tidy table in, a figure out.
 - ``score``: score your own videos.
+- ``stages``, ``study``, ``showcase``: what the notebooks call: models, tables, exports.
+- ``seeds``, ``prior``, ``gates``: several seeds, pre-training, the mini world.s fitness.
+- ``workflow``, ``run``: notebooks executed in order, behind ``run_all.sh``.
 
 Axis letters: B clips, T frames, R regions, K hard negatives, C prompts, D embedding dimension,
 N patch tokens, H and W pixels. A mask is True where the entry is real.

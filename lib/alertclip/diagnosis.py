@@ -1,4 +1,4 @@
-"""MeanSignScore and the entanglement of CLIP's text space (document 001, Figures 1-2, Table 1).
+"""MeanSignScore and the entanglement of CLIP's text space (Alert-CLIP paper, Figures 1-2, Table 1).
 
 Similarities are cosines in [-1, 1]. Intervals are percentile bootstraps that resample videos.
 """
@@ -27,7 +27,7 @@ class Interval(NamedTuple):
 
 
 def set_similarities(embedding: np.ndarray, normal: np.ndarray, abnormal: np.ndarray) -> np.ndarray:
-    """S_N and S_A of document 001: mean cosine of each embedding to P_N and to P_A.
+    """S_N and S_A of the Alert-CLIP paper: mean cosine of each embedding to P_N and to P_A.
 
     embedding (..., D), normal (C_N, D), abnormal (C_A, D), all unit length -> (..., 2).
     """
@@ -36,7 +36,7 @@ def set_similarities(embedding: np.ndarray, normal: np.ndarray, abnormal: np.nda
 
 
 def signed_score(similarities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """SS(x) of document 001: S_A - S_N if x is abnormal, S_N - S_A if it is normal.
+    """SS(x) of the Alert-CLIP paper: S_A - S_N if x is abnormal, S_N - S_A if it is normal.
 
     similarities (B, 2) holds S_N, S_A; labels (B,) is 1 where abnormal -> (B,) in [-2, 2].
     """
@@ -45,7 +45,7 @@ def signed_score(similarities: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def mean_sign_score(similarities: np.ndarray, labels: np.ndarray) -> float:
-    """MSS of document 001: the mean of SS(x) over the data set. Swapping labels negates it."""
+    """MSS of the paper: the mean of SS(x) over the videos. Swapping labels negates it."""
     return float(signed_score(similarities, labels).mean())
 
 

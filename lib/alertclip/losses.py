@@ -1,4 +1,4 @@
-"""The three objectives (document 001, Key Designs 2-4), one pure function each.
+"""The three objectives (Alert-CLIP paper, Key Designs 2-4), one pure function each.
 
 All embeddings are unit vectors; ``scale`` is the inverse temperature. The documents leave the
 equations out; the forms are the InfoNCE of CLIP. Identical captions are never negatives: pairs
@@ -67,7 +67,7 @@ def total_loss(
     region_captions: list[str],
     weights: tuple[float, float, float],
 ) -> Losses:
-    """Weighted sum of the terms (document 001, Loss & Training): L_global alone in Stage I.
+    """Weighted sum of the terms (Alert-CLIP paper, Loss & Training): L_global alone in Stage I.
 
     ``embeddings`` holds v and t and, in Stage II, v_r, t_r, t_neg and negative_mask; ``weights``
     are those of global, region and hard.

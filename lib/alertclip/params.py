@@ -6,16 +6,19 @@ which are the paper's values (supplementary Table 4) or, where it is silent, our
 
 import difflib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from alertclip.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ROOT / "params"
+PAPER_RESULTS = PROFILES / "paper_results.yaml"
+NOT_PROFILES = ("paper_results", "prompts")  # other files of the folder
 
 Projection = Literal["q", "k", "v", "out"]
 Tower = Literal["visual", "text"]
@@ -40,7 +43,7 @@ class Params(BaseModel):
     hard_negatives_train: str = "qwen_vl_train.json"
     hard_negatives_test: str = ""
     validation_fraction: float = Field(0.05, gt=0, lt=1)  # ours: the test set selects nothing
-    strip_class_prefix: bool = False  # protocols point 20: the prefix states the class
+    strip_class_prefix: bool = False  # the caption prefix states the class
     world_train: int = Field(800, ge=2)
     world_dev: int = Field(160, ge=2)
     world_test: int = Field(400, ge=2)
@@ -115,6 +118,14 @@ class Params(BaseModel):
             raise ValueError("checkpointing must be none, all or a number of blocks")
         return self
 
+    @field_validator("backbone", "pretrained")
+    @classmethod
+    def _from_root(cls, value: str | None) -> str | None:
+        """Files are named from the project root, wherever the notebook runs."""
+        if value and value.startswith("local-dir:"):
+            return f"local-dir:{ROOT / value.removeprefix('local-dir:')}"
+        return str(ROOT / value) if value and (ROOT / value).is_file() else value
+
     @property
     def run_dir(self) -> Path:
         """Folder into which this profile's run writes."""
@@ -122,9 +133,10 @@ class Params(BaseModel):
 
     @property
     def data_dir(self) -> Path:
-        """The data root with environment variables resolved."""
+        """The data root with environment variables resolved; equal mini worlds share one."""
         if self.world == "miniworld":
-            return self.run_dir / "world"
+            sizes = f"{self.world_train}-{self.world_dev}-{self.world_test}"
+            return ROOT / "runs" / "worlds" / f"{self.world_style}-{sizes}-{self.world_seed}"
         expanded = os.path.expandvars(self.data_root)
         if "$" in expanded:
             raise InputError(
@@ -138,8 +150,8 @@ class Params(BaseModel):
 def load_params(profile: str, overrides: dict[str, Any] | None = None) -> Params:
     """Read ``params/<profile>.yaml`` and overlays, apply ``overrides``, check every name and type.
 
-    A profile may name several overlays joined by ``+`` ("paper+paper-b16"); later ones win and the
-    first names the run. Raises InputError naming the parameter, the file and the nearest name.
+    A profile may add overlays with ``+`` ("paper+paper-b16"): later ones win, and the whole name is
+    the run's. Raises InputError naming the parameter, the file and the nearest name.
     """
     values: dict[str, Any] = {"profile": profile}
     for name in profile.split("+"):
@@ -147,14 +159,23 @@ def load_params(profile: str, overrides: dict[str, Any] | None = None) -> Params
     return _validate(values | (overrides or {}), f"params/{profile}.yaml or -p")
 
 
-def notebook_params(profile: str, overrides: dict[str, Any]) -> Params:
-    """Parameters of a notebook: its profile with the values the reader or run_all.sh overrides."""
-    return load_params(profile, overrides)
+def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
+    """``["stage1_steps=20", "lora_targets=[q, v]"]`` -> names and values read as YAML."""
+    overrides = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        try:
+            overrides[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InputError(f"-p {pair}: the value is not valid YAML; quote it") from None
+        if not equals:
+            raise InputError(f"-p {pair}: write it as -p name=value")
+    return overrides
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.exists():
-        known = sorted(p.stem for p in PROFILES.glob("*.yaml"))
+        known = sorted(p.stem for p in PROFILES.glob("*.yaml") if p.stem not in NOT_PROFILES)
         raise InputError(f"{path.name}: no such profile in params/; there are {', '.join(known)}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}

@@ -12,7 +12,7 @@ from alertclip.files import sha256_json
 
 @dataclass(frozen=True)
 class PromptSets:
-    """One wording of the normal set P_N and the abnormal set P_A (document 001)."""
+    """One wording of the normal set P_N and the abnormal set P_A (Alert-CLIP paper)."""
 
     normal: tuple[str, ...]
     abnormal: tuple[str, ...]

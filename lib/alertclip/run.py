@@ -20,7 +20,7 @@ import yaml
 from alertclip import workflow
 from alertclip.errors import InputError
 from alertclip.files import atomic_write
-from alertclip.params import ROOT, Params, load_params
+from alertclip.params import ROOT, Params, load_params, parse_overrides
 from alertclip.workflow import NOTEBOOKS, Notebook
 
 SOURCES = {
@@ -31,10 +31,10 @@ SOURCES = {
 }
 
 
-def check_inputs(params: Params) -> None:
+def check_inputs(params: Params, fetch: bool = True) -> None:
     """Raise one InputError that lists every missing file of the run: what, where from, where to."""
     missing = list(_missing_data(params))
-    missing += _missing_weights(params, fetch=not missing)
+    missing += _missing_weights(params, fetch=fetch and not missing)
     if missing:
         raise InputError("\n".join([f"profile {params.profile} cannot run yet:", *missing]))
 
@@ -52,11 +52,20 @@ def _missing_data(params: Params) -> Iterator[str]:
     for field in sorted(type(params).model_fields):
         kind = next((k for k in ("annotations", "hard_negatives") if field.startswith(k)), "")
         name = getattr(params, field) if kind else ""
+        if field == "annotations_train" and _has_negatives(params, root):
+            continue  # the hard-negative file serves as a flagged surrogate
+        if field == "hard_negatives_train" and (root / params.annotations_train).is_file():
+            continue  # captions without hard negatives: the term is left out where there are none
         if name and not (root / name).is_file():
             yield f"- {field}: {root / name} is missing: {SOURCES[kind]}; put it there"
     for name in ("UCF_Crimes_Videos/UCF_Crimes/Videos", "MSAD/MSAD_Videos"):
         if not (root / name).is_dir():
             yield f"- {root / name}: no such folder: {SOURCES[name]}; unpack it there"
+
+
+def _has_negatives(params: Params, root: Path) -> bool:
+    name = params.hard_negatives_train
+    return bool(name) and (root / name).is_file()
 
 
 def _missing_weights(params: Params, fetch: bool) -> Iterator[str]:
@@ -209,9 +218,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a profile; exit code 2 for bad input, Snakemake's otherwise."""
     args = _arguments(sys.argv[1:] if argv is None else argv)
     try:
-        params = load_params(args.profile, workflow.parse_overrides(args.parameter))
+        params = load_params(args.profile, parse_overrides(args.parameter))
         chosen = select(args.only, args.start)
-        check_inputs(params)
+        check_inputs(params, fetch=not args.dry_run)
         plan = pending(params, chosen, args.force or bool(args.only or args.start))
         for book in NOTEBOOKS:
             print(f"  {book.name:20} {plan.get(book.name, '-')}")

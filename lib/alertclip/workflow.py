@@ -17,14 +17,13 @@ from typing import Any
 
 import nbformat
 import papermill
-import yaml
 from nbconvert import HTMLExporter
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, read_json, sha256_file, sha256_json, write_json
-from alertclip.params import ROOT, Params, load_params
+from alertclip.params import PAPER_RESULTS, ROOT, Params, load_params, parse_overrides
 
 FOLDER = ROOT / "notebooks"
 LINE_EVERY_S = 5.0  # a progress line at most this often
@@ -62,20 +61,6 @@ NOTEBOOKS = (
 )
 
 
-def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
-    """``["stage1_steps=20", "lora_targets=[q, v]"]`` -> names and values read as YAML."""
-    overrides = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        try:
-            overrides[name.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise InputError(f"-p {pair}: the value is not valid YAML; quote it") from None
-        if not equals:
-            raise InputError(f"-p {pair}: write it as -p name=value")
-    return overrides
-
-
 def inputs(book: Notebook, params: Params) -> dict[str, str]:
     """Everything outside ``runs/`` that decides a notebook's result: name -> value or SHA-256.
 
@@ -84,7 +69,7 @@ def inputs(book: Notebook, params: Params) -> dict[str, str]:
     """
     skip = (*book.ignores, "workers")
     settings = {k: v for k, v in params.model_dump().items() if not k.startswith(skip)}
-    files = [book.path, *imported_files(_code(book.path)), ROOT / params.prompts]
+    files = [book.path, *imported_files(_code(book.path)), ROOT / params.prompts, PAPER_RESULTS]
     files += sorted(p for p in (ROOT / "lib/alertclip/weights").rglob("*") if p.is_file())
     if params.world == "vagta":
         names = (v for k, v in settings.items() if k.startswith(("annotations_", "hard_")) and v)

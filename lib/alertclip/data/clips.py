@@ -66,8 +66,10 @@ class ClipDataset(Dataset):
         num_frames: int,
         cache: FrameCache,
         workers: int = 2,
+        cover: bool = False,
     ) -> None:
         self.root, self.num_frames, self.cache = root, num_frames, cache
+        self.cover = cover
         self.failures: list[Finding] = []
         self.notes: list[Finding] = []
         _refuse_repeated_keys(items)
@@ -131,7 +133,7 @@ class ClipDataset(Dataset):
                 reason = f"{name} ends at {last:.2f} s, its video at {info.duration:.2f} s"
                 self.notes.append(Finding(item.key, reason, "clipped"))
         indices = uniform_indices(start, end, info.fps, info.frames, self.num_frames)
-        return cover_spans(indices, spans, info)
+        return cover_spans(indices, spans, info) if self.cover else indices
 
 
 def cover_spans(

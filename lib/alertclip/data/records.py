@@ -8,7 +8,7 @@ import pandas as pd
 
 from alertclip.files import atomic_write
 
-CLOCK = 25.0  # frames per second of the annotation clock, not of the videos (protocols 1.2)
+CLOCK = 25.0  # frames per second of the annotation clock, not of the videos
 Box = tuple[float, float, float, float]  # normalised x1 y1 x2 y2
 
 
@@ -25,7 +25,7 @@ class Keyframe:
 class Region:
     """A region caption with its box track; an empty track is the whole frame.
 
-    ``span`` (s) bounds the region where only a time span is known (surrogate of protocols 1.6).
+    ``span`` (s) bounds the region where only a time span is known (a surrogate: `load_surrogate`).
     """
 
     caption: str

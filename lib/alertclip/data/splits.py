@@ -4,15 +4,16 @@ The mini world is rendered on first use; the real data are only checked, never f
 on nothing in the library knows which of the two it works on.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from alertclip.data import miniworld
 from alertclip.data.cache import FrameCache
 from alertclip.data.clips import ClipDataset, split_validation
-from alertclip.data.vagta import Item, Report, load_surrogate, load_vagta
+from alertclip.data.vagta import Item, Report, load_surrogate, load_vagta, strip_prefix
 from alertclip.errors import InputError
-from alertclip.params import Params
+from alertclip.params import ROOT, Params
 
 Split = Literal["train", "dev", "test"]
 VAGTA_PAGE = "https://github.com/ClarkZhu216/Alert-CLIP_dataset"
@@ -64,6 +65,8 @@ def load_split(P: Params, split: Split) -> tuple[list[Item], Report]:
         negatives = P.hard_negatives_test if split == "test" else ""
         return load_vagta(P.data_dir / name, P.data_dir / negatives if negatives else None)
     items, report = _load_training_text(P)
+    if P.strip_class_prefix:
+        items = [replace(i, global_caption=strip_prefix(i.global_caption)) for i in items]
     if P.annotations_dev:
         return items, report
     train, validation = split_validation(items, P.validation_fraction, P.seed)
@@ -73,12 +76,16 @@ def load_split(P: Params, split: Split) -> tuple[list[Item], Report]:
 def _load_training_text(P: Params) -> tuple[list[Item], Report]:
     negatives = P.data_dir / P.hard_negatives_train
     if (P.data_dir / P.annotations_train).is_file():
-        return load_vagta(P.data_dir / P.annotations_train, negatives)
+        return load_vagta(
+            P.data_dir / P.annotations_train, negatives if negatives.is_file() else None
+        )
     return load_surrogate(negatives)
 
 
 def clip_dataset(P: Params, split: Split, image_size: tuple[int, int]) -> ClipDataset:
     """Clips of a split at ``image_size`` (H, W), decoded through the run's frame cache."""
     items, _ = load_split(P, split)
-    cache = FrameCache(P.run_dir / "cache", image_size)
-    return ClipDataset(P.data_dir, items, P.num_frames, cache, workers=P.workers)
+    cache = FrameCache(ROOT / "runs" / "cache", image_size)  # by content: profiles share it
+    # Training may make sure that every region is seen; evaluation must not know where to look.
+    cover = split == "train"
+    return ClipDataset(P.data_dir, items, P.num_frames, cache, P.workers, cover)

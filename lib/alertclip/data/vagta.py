@@ -1,4 +1,4 @@
-"""Read VAGTA exactly as published: both JSON shapes, every quirk counted (protocols 1.2-1.6)."""
+"""Read VAGTA exactly as published: both JSON shapes, every quirk counted."""
 
 import re
 from collections import defaultdict
@@ -42,7 +42,7 @@ def load_vagta(annotations: Path, hard_negatives: Path | None = None) -> tuple[l
 
 
 def load_surrogate(hard_negatives: Path) -> tuple[list[Item], Report]:
-    """Training items from the qwen file alone, with the flagged surrogates of protocols 1.6.
+    """Training items from the qwen file alone, with the flagged surrogates.
 
     Abnormal regions of one video form one item. Global captions are made from the first region
     caption in the style of the test file; regions keep their time span and take the whole frame

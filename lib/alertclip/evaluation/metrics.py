@@ -1,4 +1,4 @@
-"""Zero-shot scores and AUC / AP at video and frame level (protocols of UCF-Crime and MSAD).
+"""Zero-shot scores and AUC / AP at video and frame level.
 
 Ground truth is end-exclusive: an event [s, e) covers s and not e. Intervals resample videos.
 """
@@ -116,7 +116,8 @@ def _frame_interval(
 def _compress(videos: Sequence[FrameScores], name: str) -> tuple[np.ndarray, ...]:
     """Merge the frames of a video that share a score: exact, and far fewer items to resample."""
     parts = []
-    for index, video in enumerate(videos):
+    names = {v.video: i for i, v in enumerate(videos)}  # segments of a video are one unit
+    for video in videos:
         if len(video.scores) != len(video.truth):
             raise InputError(
                 f"{video.video}: {len(video.scores)} scores for {len(video.truth)} frames of truth"
@@ -125,7 +126,7 @@ def _compress(videos: Sequence[FrameScores], name: str) -> tuple[np.ndarray, ...
         scores, where = np.unique(video.scores, return_inverse=True)
         positive = np.bincount(where, weights=video.truth, minlength=len(scores))
         total = np.bincount(where, minlength=len(scores))
-        parts.append((np.full(len(scores), index), scores, positive, total - positive))
+        parts.append((np.full(len(scores), names[video.video]), scores, positive, total - positive))
     if not parts:
         raise InputError(f"{name}: no videos to evaluate")
     columns = zip(*parts, strict=True)

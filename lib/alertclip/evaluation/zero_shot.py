@@ -1,4 +1,4 @@
-"""Zero-shot detection from embeddings and prompts: no training, no threshold (document 001)."""
+"""Zero-shot detection from embeddings and prompts: no training, no threshold (Alert-CLIP paper)."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -43,7 +43,8 @@ def frame_scores(
     for i, key in enumerate(embeddings.keys):
         real = embeddings.mask[i]
         truth = inside(embeddings.times[i][real], spans.get(key, ()))
-        videos.append(FrameScores(key, margins[i][real], truth, bool(embeddings.labels[i])))
+        name, abnormal = key.split("#")[0], bool(embeddings.labels[i])
+        videos.append(FrameScores(name, margins[i][real], truth, abnormal))
     return videos
 
 

@@ -38,11 +38,12 @@ def loss_curves(
     for term in terms:
         part = table[table["term"] == term].sort_values("step")
         axes.plot(part["step"], part["value"], color=palette[term], alpha=0.25, linewidth=0.8)
-        mean = part["value"].rolling(smooth, min_periods=1).mean()
+        window = smooth if len(part) > 3 * smooth else 1  # few values, as of validation: as is
+        mean = part["value"].rolling(window, min_periods=1).mean()
         axes.plot(part["step"], mean, color=palette[term], label=term)
     axes.set(xlabel="optimiser step", ylabel="loss (nats)")
     legend_outside(figure, axes)
-    note = f"Thin: every step. Thick: mean of the last {smooth} logged steps."
+    note = f"Thin: every step. Thick: mean of the last {smooth} steps; validation as it is."
     headline(figure, title, caption or note)
     return figure
 

@@ -1,4 +1,4 @@
-"""Figures of the embedding space: prompt similarities, gaps, projections (document 001, 1-2)."""
+"""Figures of the embedding space: prompt similarities, gaps, projections (paper, Figures 1-2)."""
 
 import pandas as pd
 

@@ -17,6 +17,12 @@ from alertclip.files import atomic_write
 
 STYLE = Path(__file__).with_name("alertclip.mplstyle")
 NORMAL, ABNORMAL, INK = "#0072B2", "#D55E00", "#333333"
+FIXED = {
+    "normal clip": NORMAL,
+    "abnormal clip": ABNORMAL,
+    "normal prompt": "#009E73",
+    "abnormal prompt": "#000000",
+}
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 MARKERS = "osD^vP*X"
 PAPER = "paper"
@@ -117,9 +123,5 @@ def wrap(text: str, width: int) -> str:
 
 
 def colours(names: Sequence[str]) -> dict[str, str]:
-    """A colour per name; normal and abnormal always have theirs."""
-    fixed = {"normal": NORMAL, "abnormal": ABNORMAL}
-    return {
-        name: fixed.get(str(name).lower(), PALETTE[i % len(PALETTE)])
-        for i, name in enumerate(names)
-    }
+    """A colour per name; normal and abnormal clips and prompts always have theirs."""
+    return {name: FIXED.get(str(name), PALETTE[i % len(PALETTE)]) for i, name in enumerate(names)}

@@ -1,4 +1,4 @@
-"""Alert-CLIP: CLIP's towers, a temporal transformer, and regions (document 001, Method).
+"""Alert-CLIP: CLIP's towers, a temporal transformer, and regions (Alert-CLIP paper, Method).
 
 Axis letters: B clips, T frames, R regions, K hard negatives, C texts, D embedding dimension,
 h w patch grid. Every embedding that leaves this module is a unit vector in fp32.
@@ -141,7 +141,7 @@ class AlertCLIP(nn.Module):
         self, patches: Tensor, region_clip: Tensor, boxes: Tensor, region_mask: Tensor
     ) -> Tensor:
         """v_r (R, D): mean of f_t^roi over the frames with a box (supplementary C.2), or the
-        temporal transformer over them (document 001). Shapes as in ``region_sequence``."""
+        temporal transformer over them (Alert-CLIP paper). Shapes as in ``region_sequence``."""
         sequence = region_sequence(patches, region_clip, boxes, region_mask)  # (R, T, D)
         if self.region_pooling == "temporal":
             return self.pool_frames(normalize(sequence, dim=-1), region_mask).embedding

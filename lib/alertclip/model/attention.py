@@ -48,14 +48,17 @@ class SplitAttention(nn.Module):
         )  # (B, heads, N, width / heads)
         mask = None if attn_mask is None else attn_mask.to(q.dtype)
         dropout = self.dropout if self.training else 0.0
-        with _kernel(q):
-            x = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        x = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         return self.out_proj(x.transpose(1, 2).flatten(2)), None
 
 
-def _kernel(q: Tensor) -> AbstractContextManager:
-    # On a CPU the backward of the fused bf16 kernel takes three times as long as plain products.
-    slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad
+def attention_kernel(device: torch.device, precision: str) -> AbstractContextManager:
+    """Plain products for bf16 training on a CPU, where fused attention's backward takes 3x as long.
+
+    Hold it around forward and backward together: checkpointing computes blocks again in the
+    backward, and the kernel must be the same.
+    """
+    slow = device.type == "cpu" and precision == "bf16"
     return sdpa_kernel(SDPBackend.MATH) if slow else nullcontext()
 
 

@@ -3,10 +3,8 @@
 import argparse
 import sys
 
-import yaml
-
 from alertclip.errors import InputError
-from alertclip.params import load_params
+from alertclip.params import load_params, parse_overrides
 from alertclip.training.stage import run_stage
 
 
@@ -18,17 +16,10 @@ def main() -> None:
     parser.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", dest="overrides")
     args = parser.parse_args()
     try:
-        overrides = dict(_override(text) for text in args.overrides)
+        overrides = parse_overrides(args.overrides)
         print(run_stage(load_params(args.profile, overrides), args.stage))
     except InputError as error:
         sys.exit(str(error))
-
-
-def _override(text: str) -> tuple[str, object]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise InputError(f"-p {text}: write it as -p name=value")
-    return name, yaml.safe_load(value)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from alertclip.training.checkpoint import set_torch_rng, torch_rng
 
@@ -63,6 +64,17 @@ def accumulated_backward(
 
 
 def concatenate(parts: Sequence[Embeddings]) -> Embeddings:
-    """Join embeddings of micro-batches along the first axis."""
+    """Join embeddings of micro-batches along the first axis.
+
+    Where one batch has more hard negatives per region, the others are padded; the mask knows.
+    """
     names = dict.fromkeys(name for part in parts for name in part)
-    return {n: torch.cat([part[n] for part in parts if n in part]) for n in names}
+    joined = {}
+    for name in names:
+        tensors = [part[name] for part in parts if name in part]
+        if name in ("t_neg", "negative_mask"):  # (R, K, D) and (R, K)
+            k = max(t.shape[1] for t in tensors)
+            after_k = [0] * 2 * (tensors[0].ndim - 2)
+            tensors = [pad(t, [*after_k, 0, k - t.shape[1]]) for t in tensors]
+        joined[name] = torch.cat(tensors)
+    return joined

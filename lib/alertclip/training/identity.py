@@ -1,6 +1,7 @@
 """What decides the result of a stage, and what to do with a folder of another result."""
 
 import hashlib
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,14 @@ def claim_folder(out: Path, identity: Mapping[str, Any]) -> None:
         return
     if found is not None:
         aside = _aside(out, found)
+        if aside.exists():  # an older, shorter copy of the same run
+            shutil.rmtree(aside)
         out.rename(aside)
         changed = [n for n in sorted(found.keys() | identity) if found.get(n) != identity.get(n)]
         print(f"{out.name}: {', '.join(changed)} changed; the former run is kept as {aside.name}")
-    if _found(_aside(out, identity)) == identity and not out.exists():
+    if _found(_aside(out, identity)) == identity:
+        if out.exists():  # begun and stopped before its first checkpoint: nothing is lost
+            shutil.rmtree(out)
         _aside(out, identity).rename(out)
     out.mkdir(parents=True, exist_ok=True)
 

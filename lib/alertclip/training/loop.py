@@ -3,19 +3,18 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Dataset
 
 from alertclip.data.clips import Batch
 from alertclip.errors import InputError
 from alertclip.files import progress
+from alertclip.model.attention import attention_kernel
 from alertclip.model.lora import parameter_groups
 from alertclip.training import checkpoint
 from alertclip.training.backward import accumulated_backward, micro_backward
@@ -73,7 +72,7 @@ def fit(
         len(train), settings.batch_size, settings.accumulation, seed, start, total
     )
     batches = iter(load(train, batch_sampler=sampler))
-    with attention_kernel(run.device):
+    with attention_kernel(run.device, settings.precision):
         for step in progress(range(start, total), total - start, f"{out.name} step"):
             group = [next(batches) for _ in range(settings.accumulation)]
             run.step(step, total, group, step * settings.items_per_step / len(train))
@@ -84,15 +83,6 @@ def fit(
                 run.save(step + 1)
     checkpoint.save_final(out, model, {"step": total, "identity": identity})
     return read_history(out)
-
-
-def attention_kernel(device: torch.device) -> AbstractContextManager:
-    """On a CPU the backward of fused attention is about three times slower than plain products.
-
-    Holds for forward and backward together: checkpointing computes blocks again in the backward,
-    and the kernel must be the same.
-    """
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 class Run:

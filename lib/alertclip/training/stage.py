@@ -29,7 +29,7 @@ def run_stage(P: Params, stage: int) -> Path:
     torch.manual_seed(P.seed)
     model = initial_model(P, stage)
     train, dev = (clip_dataset(P, split, model.image_size) for split in ("train", "dev"))
-    out = P.run_dir / f"stage{stage}"
+    out, device = P.run_dir / f"stage{stage}", resolve_device(P)
     fit(
         model,
         train,
@@ -38,12 +38,14 @@ def run_stage(P: Params, stage: int) -> Path:
         out,
         regions=stage == 2,
         seed=P.seed,
-        device=_device(P),
+        device=device,
         provenance=_provenance(P, train),
+        workers=P.workers if device.type == "cuda" else 0,  # a CPU has no cores to spare
     )
     if not (out / "final" / META).exists():
         state = read_state(out / "final")
-        export_open_clip(model, out / "final", {"stage": stage, "run": state["identity"]})
+        meta = {"stage": stage, "num_frames": P.num_frames, "run": state["identity"]}
+        export_open_clip(model, out / "final", meta)
     return out / "final"
 
 
@@ -87,10 +89,12 @@ def _provenance(P: Params, train: ClipDataset) -> dict[str, object]:
     content = [
         (repr(item), train.cache.info(train.root / item.video).sha256) for item in train.items
     ]
-    names = ("num_frames", "region_pooling", "patch_tokens", "temporal_dropout")
+    names = ("num_frames", "region_pooling", "patch_tokens", "temporal_dropout", "temporal_heads",
+             "backbone")  # fmt: skip
     return {"data": sha256_json(content)} | {name: getattr(P, name) for name in names}
 
 
-def _device(P: Params) -> torch.device:
+def resolve_device(P: Params) -> torch.device:
+    """The device parameter resolved: auto is CUDA where present."""
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(automatic if P.device == "auto" else P.device)
