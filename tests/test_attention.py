@@ -121,6 +121,25 @@ def test_merged_equals_unmerged_through_two_stages():
     torch.testing.assert_close(towers(stock), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_token_embedding_is_adapted_where_it_is_asked_for():
+    model = adapted(targets=("q", "embedding"))
+    plain = towers(model)
+    names = [n for n, p in model.named_parameters() if p.requires_grad and "token_embedding" in n]
+    assert len(names) == 2 and all("lora_embedding_" in n for n in names)
+    layer = model.get_base_model().token_embedding
+    with torch.no_grad():  # 2.0 = alpha / rank; one word moves, the others stay
+        layer.lora_embedding_A.default.zero_()
+        layer.lora_embedding_A.default[0, TOKENS[0, 1]] = 1.0
+        layer.lora_embedding_B.default[:, 0] = 0.5
+    word = layer.base_layer.weight[TOKENS[0, 1]] + 1.0
+    torch.testing.assert_close(layer(TOKENS[0, 1:2])[0], word)
+    tuned = towers(model)
+    assert (tuned - plain).abs().max() > 1e-3
+    torch.testing.assert_close(towers(merge_lora(model)), tuned, atol=1e-5, rtol=1e-5)
+    with pytest.raises(InputError, match="add text"):
+        target_pattern(["embedding"], ["visual"])
+
+
 def test_dropout_acts_in_training_only():
     model = adapted(dropout=0.5)
     tiny_clip.stir(model)

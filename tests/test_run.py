@@ -10,6 +10,7 @@ import pytest
 
 from alertclip import run, workflow
 from alertclip.errors import InputError
+from alertclip.files import locked
 from alertclip.params import Params, load_params, parse_overrides
 from alertclip.workflow import Notebook
 
@@ -120,10 +121,11 @@ def test_options_after_dashes_reach_snakemake() -> None:
 
 
 def test_one_run_at_a_time(tmp_path: Path) -> None:
-    with run.run_lock(tmp_path), pytest.raises(InputError, match="another run"):  # noqa: SIM117
-        with run.run_lock(tmp_path):
+    lock = tmp_path / ".lock"
+    with locked(lock, wait=False), pytest.raises(InputError, match="another run"):  # noqa: SIM117
+        with locked(lock, wait=False):
             pass
-    with run.run_lock(tmp_path):
+    with locked(lock, wait=False):
         pass  # let go of when the first ended
 
 

@@ -32,6 +32,23 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[int]:
+    """Hold the lock file ``path``; the system lets go of it when the process ends, however it ends.
+
+    Raises InputError at once if another process holds it and ``wait`` is False.
+    """
+    import fcntl  # POSIX only; nothing else here is
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise InputError(f"{path.parent}: another run is at work there; wait for it") from None
+        yield stream.fileno()
+
+
 def sha256_file(path: Path | str) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     digest = hashlib.sha256()

@@ -20,7 +20,7 @@ PROFILES = ROOT / "params"
 PAPER_RESULTS = PROFILES / "paper_results.yaml"
 NOT_PROFILES = ("paper_results", "prompts")  # other files of the folder
 
-Projection = Literal["q", "k", "v", "out"]
+Projection = Literal["q", "k", "v", "out", "embedding"]
 Tower = Literal["visual", "text"]
 
 

@@ -6,66 +6,28 @@ date, so that a fresh checkout of the same files changes nothing. Snakemake orde
 """
 
 import argparse
-import fcntl
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
 
 import yaml
 
 from alertclip import workflow
+from alertclip.data.sources import missing_data
 from alertclip.errors import InputError
-from alertclip.files import atomic_write
+from alertclip.files import atomic_write, locked
 from alertclip.params import ROOT, Params, load_params, parse_overrides
 from alertclip.workflow import NOTEBOOKS, Notebook
-
-SOURCES = {
-    "annotations": "VAGTA's annotation files, published by the authors of Alert-CLIP",
-    "hard_negatives": "VAGTA's hard-negative files, published by the authors of Alert-CLIP",
-    "UCF_Crimes_Videos/UCF_Crimes/Videos": "UCF-Crime (Sultani et al. 2018), the dataset's page",
-    "MSAD/MSAD_Videos": "MSAD (Zhu et al. 2024), on request from its authors",
-}
 
 
 def check_inputs(params: Params, fetch: bool = True) -> None:
     """Raise one InputError that lists every missing file of the run: what, where from, where to."""
-    missing = list(_missing_data(params))
+    missing = missing_data(params)
     missing += _missing_weights(params, fetch=fetch and not missing)
     if missing:
         raise InputError("\n".join([f"profile {params.profile} cannot run yet:", *missing]))
-
-
-def _missing_data(params: Params) -> Iterator[str]:
-    if params.world == "miniworld":
-        return  # notebook 01 renders it
-    try:
-        root = params.data_dir
-    except InputError as error:
-        yield f"- {error}; it should hold:"
-        for name, source in SOURCES.items():
-            yield f"    {name}: {source}"
-        return
-    for field in sorted(type(params).model_fields):
-        kind = next((k for k in ("annotations", "hard_negatives") if field.startswith(k)), "")
-        name = getattr(params, field) if kind else ""
-        if field == "annotations_train" and _has_negatives(params, root):
-            continue  # the hard-negative file serves as a flagged surrogate
-        if field == "hard_negatives_train" and (root / params.annotations_train).is_file():
-            continue  # captions without hard negatives: the term is left out where there are none
-        if name and not (root / name).is_file():
-            yield f"- {field}: {root / name} is missing: {SOURCES[kind]}; put it there"
-    for name in ("UCF_Crimes_Videos/UCF_Crimes/Videos", "MSAD/MSAD_Videos"):
-        if not (root / name).is_dir():
-            yield f"- {root / name}: no such folder: {SOURCES[name]}; unpack it there"
-
-
-def _has_negatives(params: Params, root: Path) -> bool:
-    name = params.hard_negatives_train
-    return bool(name) and (root / name).is_file()
 
 
 def _missing_weights(params: Params, fetch: bool) -> Iterator[str]:
@@ -165,18 +127,6 @@ def command(plan: dict[str, str], args: argparse.Namespace) -> list[str]:
     ]
 
 
-@contextmanager
-def run_lock(run_dir: Path) -> Iterator[int]:
-    """Hold the run folder; the system lets go of it when the process ends, however it ends."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with open(run_dir / ".lock", "w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"{run_dir}: another run is at work there; wait for it") from None
-        yield stream.fileno()
-
-
 def write_resolved(params: Params) -> None:
     """Keep every parameter of the run, defaults included, in ``runs/<profile>/params.yaml``."""
     with atomic_write(params.run_dir / "params.yaml") as temporary:
@@ -226,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"  {book.name:20} {plan.get(book.name, '-')}")
         if args.dry_run:
             return 0
-        with run_lock(params.run_dir) as lock:
+        with locked(params.run_dir / ".lock", wait=False) as lock:
             code = _run(params, plan, args, lock)
     except InputError as error:
         print(error, file=sys.stderr)

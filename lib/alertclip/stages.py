@@ -10,14 +10,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch.nn.functional import normalize
 
 from alertclip import diagnosis
 from alertclip.data.boxes import region_span
 from alertclip.data.clips import ClipDataset
-from alertclip.data.splits import Split, clip_dataset, load_split, prepare_data
+from alertclip.data.splits import Split, clip_dataset, is_surrogate, load_split, prepare_data
 from alertclip.evaluation.embeddings import ClipEmbeddings, embed_clips, reuse_or_embed
 from alertclip.evaluation.metrics import zero_shot_margin
+from alertclip.evaluation.zero_shot import encode_sets
 from alertclip.files import sha256_json
 from alertclip.model.alertclip import AlertCLIP
 from alertclip.model.backbone import load_backbone
@@ -73,7 +73,7 @@ def stage_model(P: Params, stage: Stage) -> AlertCLIP:
 @torch.inference_mode()
 def text_embeddings(model: AlertCLIP, sentences: list[str]) -> np.ndarray:
     """Unit text embeddings (C, D) of ``sentences``."""
-    return normalize(model.encode_text(list(sentences)).float(), dim=-1).cpu().numpy()
+    return model.encode_text(list(sentences)).float().cpu().numpy()
 
 
 def evaluate_stage(
@@ -89,12 +89,7 @@ def evaluate_stage(
         _identity(P, model, split, dataset),
         lambda: embed_clips(model, dataset, P.evaluation_batch_size, resolve_device(P)),
     )
-    return StageResult(
-        stage,
-        clips,
-        text_embeddings(model, list(sets.normal)),
-        text_embeddings(model, list(sets.abnormal)),
-    )
+    return StageResult(stage, clips, *encode_sets(model.encode_text, sets))
 
 
 def _identity(P: Params, model: AlertCLIP, split: Split, dataset: ClipDataset) -> dict[str, object]:
@@ -126,10 +121,11 @@ def event_spans(P: Params, split: Split) -> dict[str, list[tuple[float, float]]]
 
 
 def provenance(P: Params) -> dict[str, object]:
-    """What every reported number carries: profile, seed, parameter hash, prompt hash."""
+    """What every figure and export carries: profile, kind of data, seed, hashes."""
+    data = "synthetic" if P.world == "miniworld" else P.world
     return {
         "profile": P.profile,
-        "synthetic": P.world == "miniworld",
+        "data": f"{data}, surrogate training text" if is_surrogate(P) else data,
         "seed": P.seed,
         "params": sha256_json(P.model_dump())[:12],
         "prompts": load_prompts(ROOT / P.prompts).digest[:12],

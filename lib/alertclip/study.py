@@ -7,9 +7,10 @@ import yaml
 from alertclip import diagnosis, figures
 from alertclip.evaluation.metrics import auc_statistic, frame_metrics, video_metrics
 from alertclip.evaluation.zero_shot import frame_scores, wording_table
+from alertclip.files import write_json
 from alertclip.params import PAPER_RESULTS, ROOT, Params
 from alertclip.prompts import load_prompts
-from alertclip.stages import STAGES, StageResult, event_spans, stage_model, videos
+from alertclip.stages import STAGES, StageResult, event_spans, provenance, stage_model, videos
 from alertclip.training.log import read_history
 
 
@@ -75,16 +76,14 @@ def paired(P: Params, before: StageResult, after: StageResult) -> pd.DataFrame:
     return pd.DataFrame([*rows, {"difference": name, "measure": "AUC", **auc_points}])
 
 
-def umap_table(results: list[StageResult], seed: int, with_text: bool = True) -> pd.DataFrame:
-    """UMAP of clips (and prompts) per model: columns panel, x, y, group."""
+def umap_table(results: list[StageResult], seed: int) -> pd.DataFrame:
+    """UMAP of clips and prompts per model: columns panel, x, y, group."""
     tables = []
     for r in results:
         groups = ["abnormal clip" if label else "normal clip" for label in r.clips.labels]
-        parts = [r.clips.embedding]
-        if with_text:
-            parts += [r.normal, r.abnormal]
-            groups += ["normal prompt"] * len(r.normal) + ["abnormal prompt"] * len(r.abnormal)
-        xy = diagnosis.project_2d(np.concatenate(parts), seed)
+        groups += ["normal prompt"] * len(r.normal) + ["abnormal prompt"] * len(r.abnormal)
+        points = np.concatenate([r.clips.embedding, r.normal, r.abnormal])
+        xy = diagnosis.project_2d(points, seed)
         frame = pd.DataFrame({"x": xy[:, 0], "y": xy[:, 1], "group": groups})
         tables.append(frame.assign(panel=STAGES[r.stage]))
     return pd.concat(tables, ignore_index=True)
@@ -167,4 +166,7 @@ def with_paper(table: pd.DataFrame) -> pd.DataFrame:
 
 def show(figure: figures.Figure, name: str, table: pd.DataFrame, P: Params) -> figures.Figure:
     """Save a figure with its table under the run's figures/; named last in a cell, it is shown."""
+    source = provenance(P)
+    figures.stamp(figure, ", ".join(f"{k}: {v}" for k, v in source.items()))
+    write_json(P.run_dir / "figures" / "provenance.json", source)
     return figures.save(figure, name, table, P.run_dir / "figures")

@@ -14,8 +14,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-BACKENDS = ("decord", "pyav")
-
 
 def count_frames(path: str) -> dict[str, Any]:
     """Frames that really decode, and the stream's rate and size; containers over-report."""

@@ -11,20 +11,19 @@ from typing import Literal
 from alertclip.data import miniworld
 from alertclip.data.cache import FrameCache
 from alertclip.data.clips import ClipDataset, split_validation
+from alertclip.data.sources import missing_data
 from alertclip.data.vagta import Item, Report, load_surrogate, load_vagta, strip_prefix
 from alertclip.errors import InputError
 from alertclip.params import ROOT, Params
 
 Split = Literal["train", "dev", "test"]
-VAGTA_PAGE = "https://github.com/ClarkZhu216/Alert-CLIP_dataset"
 
 
 def prepare_data(P: Params) -> Path:
     """Return the data root; render the mini world if it is not there yet."""
-    root = P.data_dir
     if P.world == "miniworld":
         miniworld.generate(
-            root,
+            P.data_dir,
             P.world_train,
             P.world_dev,
             P.world_test,
@@ -32,26 +31,10 @@ def prepare_data(P: Params) -> Path:
             P.world_seed,
             max(1, P.workers),
         )
-    check_data(P)
-    return root
-
-
-def check_data(P: Params) -> None:
-    """Raise one InputError that lists every missing file: what, from where, to put where."""
-    root = P.data_dir
-    videos = {"UCF_Crimes_Videos": "UCF-Crime", "MSAD": "MSAD"} if P.world == "vagta" else {}
-    missing = [
-        f"{root / folder}/: the {name} videos, from its authors (request form)"
-        for folder, name in videos.items()
-        if not (root / folder).is_dir()
-    ]
-    train = [P.annotations_train, P.hard_negatives_train]
-    if not any((root / name).is_file() for name in train if name):
-        missing.append(f"{root / train[0]} or {root / train[1]}: VAGTA training text, {VAGTA_PAGE}")
-    if not (root / P.annotations_test).is_file():
-        missing.append(f"{root / P.annotations_test}: VAGTA test text, {VAGTA_PAGE}")
+    missing = missing_data(P)
     if missing:
-        raise InputError(f"profile {P.profile} lacks data:\n- " + "\n- ".join(missing))
+        raise InputError("\n".join([f"profile {P.profile} lacks data:", *missing]))
+    return P.data_dir
 
 
 def load_split(P: Params, split: Split) -> tuple[list[Item], Report]:
@@ -73,9 +56,14 @@ def load_split(P: Params, split: Split) -> tuple[list[Item], Report]:
     return (train if split == "train" else validation), report
 
 
+def is_surrogate(P: Params) -> bool:
+    """Whether hard-negative texts stand in for the training captions, which are not there."""
+    return not (P.data_dir / P.annotations_train).is_file()
+
+
 def _load_training_text(P: Params) -> tuple[list[Item], Report]:
     negatives = P.data_dir / P.hard_negatives_train
-    if (P.data_dir / P.annotations_train).is_file():
+    if not is_surrogate(P):
         return load_vagta(
             P.data_dir / P.annotations_train, negatives if negatives.is_file() else None
         )
@@ -83,9 +71,14 @@ def _load_training_text(P: Params) -> tuple[list[Item], Report]:
 
 
 def clip_dataset(P: Params, split: Split, image_size: tuple[int, int]) -> ClipDataset:
-    """Clips of a split at ``image_size`` (H, W), decoded through the run's frame cache."""
+    """Clips of a split at ``image_size`` (H, W), decoded through the shared frame cache.
+
+    What cannot be read, and what was mended, is written to videos/<split>.csv of the run.
+    """
     items, _ = load_split(P, split)
     cache = FrameCache(ROOT / "runs" / "cache", image_size)  # by content: profiles share it
     # Training may make sure that every region is seen; evaluation must not know where to look.
     cover = split == "train"
-    return ClipDataset(P.data_dir, items, P.num_frames, cache, P.workers, cover)
+    dataset = ClipDataset(P.data_dir, items, P.num_frames, cache, P.workers, cover)
+    Report([*dataset.failures, *dataset.notes]).to_csv(P.run_dir / "videos" / f"{split}.csv")
+    return dataset

@@ -1,10 +1,8 @@
 """Clip and frame embeddings of a data set, computed once and reused while nothing changed."""
 
 from collections.abc import Callable, Sized
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -74,7 +72,6 @@ def embed_clips(
     dataset: Sized,
     batch_size: int = 8,
     device: str | torch.device = "cpu",
-    precision: Literal["fp32", "bf16"] = "fp32",
 ) -> ClipEmbeddings:
     """Embed every clip of a ClipDataset in its order, without gradients, in evaluation mode."""
     if not len(dataset):
@@ -84,7 +81,7 @@ def embed_clips(
     parts = []
     for start in progress(starts, len(starts), "embed clips"):
         samples = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
-        parts.append(_embed(model, samples, torch.device(device), precision))
+        parts.append(_embed(model, samples, torch.device(device)))
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in ARRAYS}
     classes = [name for part in parts for name in part["classes"]]
     keys = [key for part in parts for key in part["keys"]]
@@ -109,13 +106,11 @@ def reuse_or_embed(
 
 @torch.inference_mode()
 def _embed(
-    model: torch.nn.Module, samples: list[dict], device: torch.device, precision: str
+    model: torch.nn.Module, samples: list[dict], device: torch.device
 ) -> dict[str, np.ndarray | list[str]]:
     batch = collate(samples)
-    reduced = precision == "bf16"
-    with torch.autocast(device.type, torch.bfloat16) if reduced else nullcontext():
-        frames = model.encode_frames(batch.frames.to(device))
-        clip = model.pool_frames(frames.v, batch.mask.to(device))
+    frames = model.encode_frames(batch.frames.to(device))
+    clip = model.pool_frames(frames.v, batch.mask.to(device))
     return {
         "embedding": _unit(clip.embedding),
         "z": _unit(clip.z),

@@ -7,7 +7,7 @@ from alertclip.figures.curves import anomaly_curve, loss_curves
 from alertclip.figures.images import boxes_on_frames, frames_grid
 from alertclip.figures.results import auc_comparison, dataset_overview, mss_per_class
 from alertclip.figures.spaces import prompt_similarity_matrix, similarity_gap, umap_panels
-from alertclip.figures.style import Figure, save, write_table
+from alertclip.figures.style import Figure, save, stamp, write_table
 
 __all__ = [
     "Figure",
@@ -21,6 +21,7 @@ __all__ = [
     "prompt_similarity_matrix",
     "save",
     "similarity_gap",
+    "stamp",
     "umap_panels",
     "write_table",
 ]

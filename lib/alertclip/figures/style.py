@@ -103,6 +103,12 @@ def headline(figure: Figure, title: str, caption: str = "") -> None:
         )
 
 
+def stamp(figure: Figure, line: str) -> None:
+    """Add ``line`` (where the numbers come from) as the last one under the figure."""
+    text = "\n".join(filter(None, [figure.get_supxlabel(), line]))
+    figure.supxlabel(text, x=0.01, ha="left", fontsize=9, color=INK)
+
+
 def legend_outside(figure: Figure, axes: Axes) -> None:
     """One legend to the right of the axes, outside the data; the paper's mark comes last."""
     handles, labels = axes.get_legend_handles_labels()

@@ -9,22 +9,28 @@ from alertclip.errors import InputError
 from alertclip.model.attention import SplitAttention
 
 PROJECTIONS = ("q", "k", "v", "out")
+EMBEDDING = "embedding"
 TOWERS = {"visual": r"visual\.transformer", "text": r"transformer"}
 
 
 def target_pattern(targets: Sequence[str], towers: Sequence[str]) -> str:
-    """Regular expression of the adapted projections; q, k, v or out, in visual and/or text.
+    """Regular expression of the adapted layers, in the visual and/or text tower.
 
+    They are the projections q, k, v or out, and "embedding": the token embedding of the text tower.
     Raises InputError on any other name: PEFT would accept "attn" or "out_proj" and train nothing.
     """
-    unknown = [*set(targets) - set(PROJECTIONS), *set(towers) - set(TOWERS)]
+    unknown = [*set(targets) - {*PROJECTIONS, EMBEDDING}, *set(towers) - set(TOWERS)]
     if unknown or not targets or not towers:
         raise InputError(
             f"LoRA targets {list(targets)} in towers {list(towers)}: choose targets from"
-            f" {list(PROJECTIONS)} and towers from {list(TOWERS)}"
+            f" {[*PROJECTIONS, EMBEDDING]} and towers from {list(TOWERS)}"
         )
+    if EMBEDDING in targets and "text" not in towers:
+        raise InputError("LoRA target embedding: it is in the text tower; add text to lora_towers")
     prefix = "|".join(TOWERS[tower] for tower in towers)
-    return rf"({prefix})\.resblocks\.\d+\.attn\.({'|'.join(targets)})_proj"
+    projections = "|".join(target for target in targets if target != EMBEDDING)
+    pattern = rf"({prefix})\.resblocks\.\d+\.attn\.({projections})_proj"
+    return rf"{pattern}|token_embedding" if EMBEDDING in targets else pattern
 
 
 def add_lora(

@@ -17,7 +17,7 @@ from alertclip.data.miniworld.annotations import entries, write_annotations
 from alertclip.data.miniworld.plan import PAIRS, SEED_ROOM, SEED_START, draw_plan
 from alertclip.data.miniworld.video import Job, make, relative_path
 from alertclip.errors import InputError
-from alertclip.files import progress, read_json, sha256_json, write_json
+from alertclip.files import locked, progress, read_json, sha256_json, write_json
 
 ABNORMAL_SHARE = 0.4  # of the training clips; other splits hold both twins of every pair
 VIDEO_ROOTS = ("UCF_Crimes_Videos", "MSAD")
@@ -124,13 +124,17 @@ def generate(
         raise InputError(f"style={style!r}: choose 'flat' or 'line'")
     if dev % 2 or test % 2 or min(train, dev, test) < 0 or train + dev + test == 0:
         raise InputError(f"train={train} dev={dev} test={test}: dev and test must be even, >= 0")
-    identity = _identity(train, dev, test, style, seed)
-    if _prepare(out, identity):
-        return out / "world.json"
     counts = {"train": train, "dev": dev, "test": test}
     jobs = [job for split, n in counts.items() for job in clip_jobs(split, n, style, seed)]
+    with locked(out.with_name(f".{out.name}.lock")):  # profiles share worlds
+        _render(out, _identity(train, dev, test, style, seed), jobs, workers)
+    return out / "world.json"
+
+
+def _render(out: Path, identity: dict[str, Any], jobs: list[Job], workers: int) -> None:
+    if _prepare(out, identity):
+        return
     work = parallel(partial(_make_and_describe, out), jobs, workers)
     made = list(zip(jobs, progress(work, len(jobs), "rendering clips"), strict=True))
     write_annotations(out, made)
     write_json(out / "world.json", {**identity, "complete": True})
-    return out / "world.json"

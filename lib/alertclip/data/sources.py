@@ -1,0 +1,47 @@
+"""The files a profile needs from elsewhere: what each is, who publishes it, where to put it."""
+
+from collections.abc import Iterator
+
+from alertclip.errors import InputError
+from alertclip.params import Params
+
+VAGTA_PAGE = "https://github.com/ClarkZhu216/Alert-CLIP_dataset"
+SOURCES = {
+    "annotations": f"VAGTA's annotations, {VAGTA_PAGE}",
+    "hard_negatives": f"VAGTA's hard negatives, {VAGTA_PAGE}",
+    "UCF_Crimes_Videos/UCF_Crimes/Videos": "UCF-Crime (Sultani et al. 2018), the dataset's page",
+    "MSAD/MSAD_Videos": "MSAD (Zhu et al. 2024), on request from its authors",
+}
+
+
+def missing_data(P: Params) -> list[str]:
+    """One line for each missing file of a profile; none for the mini world, rendered on demand."""
+    if P.world == "miniworld":
+        return []
+    try:
+        root = P.data_dir
+    except InputError as error:
+        return [f"- {error}; it should hold:", *(f"    {k}: {v}" for k, v in SOURCES.items())]
+    folders = [name for name in SOURCES if "/" in name and not (root / name).is_dir()]
+    return [
+        *(f"- {field}: {root / name} is missing: {source}" for field, name, source in _texts(P)),
+        *(f"- {root / name}: no such folder: {SOURCES[name]}; unpack it there" for name in folders),
+    ]
+
+
+def _texts(P: Params) -> Iterator[tuple[str, str, str]]:
+    """Missing annotation files: parameter, file name, source.
+
+    Of the two training files one is enough: captions without hard negatives leave that term out,
+    and hard negatives without captions serve as flagged surrogates.
+    """
+    train = {
+        "annotations_train": P.annotations_train,
+        "hard_negatives_train": P.hard_negatives_train,
+    }
+    here = {field for field, name in train.items() if name and (P.data_dir / name).is_file()}
+    others = ("annotations_dev", "annotations_test", "hard_negatives_test")
+    for field, name in ({} if here else train).items() | {f: getattr(P, f) for f in others}.items():
+        if name and not (P.data_dir / name).is_file():
+            kind = "annotations" if field.startswith("annotations") else "hard_negatives"
+            yield field, name, SOURCES[kind]
