@@ -130,8 +130,8 @@ def test_token_embedding_is_adapted_where_it_is_asked_for():
     with torch.no_grad():  # 2.0 = alpha / rank; one word moves, the others stay
         layer.lora_embedding_A.default.zero_()
         layer.lora_embedding_A.default[0, TOKENS[0, 1]] = 1.0
-        layer.lora_embedding_B.default[:, 0] = 0.5
-    word = layer.base_layer.weight[TOKENS[0, 1]] + 1.0
+        layer.lora_embedding_B.default.zero_()[0, 0] = 0.5
+    word = layer.base_layer.weight[TOKENS[0, 1]] + torch.eye(16)[0]
     torch.testing.assert_close(layer(TOKENS[0, 1:2])[0], word)
     tuned = towers(model)
     assert (tuned - plain).abs().max() > 1e-3
