@@ -82,7 +82,9 @@ def boxes_on_frames(
     require(table, names, "boxes on frames")
     firsts = table.drop_duplicates("frame").set_index("frame")["title"]
     titles = pd.DataFrame({"title": [firsts.get(i, "") for i in range(len(frames))]})
-    figure, panels = _grid(frames, titles, columns, "boxes on frames")
+    lines = table["caption"].map(lambda text: 1 + wrap(text, 34).count("\n"))
+    most = 1 + lines.groupby(table["frame"]).sum().max()
+    figure, panels = _grid(frames, titles, columns, "boxes on frames", most)
     for i, (axes, frame) in enumerate(zip(panels, frames, strict=True)):
         show_frame(axes, frame, wrap(titles["title"].iloc[i], 34))
         _boxes(axes, frame.shape[:2], table[table["frame"] == i])
@@ -110,14 +112,15 @@ def _boxes(axes: Axes, size: tuple[int, int], rows: pd.DataFrame) -> None:
 
 
 def _grid(
-    frames: Sequence[np.ndarray], table: pd.DataFrame, columns: int, name: str
+    frames: Sequence[np.ndarray], table: pd.DataFrame, columns: int, name: str, lines: int = 2
 ) -> tuple[Figure, list[Axes]]:
     if len(frames) != len(table) or not len(frames):
         raise InputError(f"{name}: {len(frames)} frames for {len(table)} titles; give one each")
     columns = min(columns, len(frames))
     rows = math.ceil(len(frames) / columns)
     shape = frames[0].shape
-    figure = new_figure(2.7 * columns, 0.6 + rows * (2.7 * shape[0] / shape[1] + 0.55))
+    height = 2.7 * shape[0] / shape[1] + 0.1 + 0.16 * lines  # the image and its lines of text
+    figure = new_figure(2.7 * columns, 0.8 + rows * height)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for empty in panels[len(frames) :]:
         empty.set_visible(False)

@@ -116,8 +116,8 @@ def umap_panels(table: pd.DataFrame, title: str = "", caption: str = "") -> Figu
             axes.scatter(
                 part["x"],
                 part["y"],
-                s=18,
-                alpha=0.75,
+                s=14,
+                alpha=0.55,
                 label=group,
                 linewidths=0,
                 color=palette[group],

@@ -97,15 +97,13 @@ def headline(figure: Figure, title: str, caption: str = "") -> None:
         text = wrap(title, int(figure.get_figwidth() * 8))
         figure.suptitle(text, x=0.01, ha="left", weight="bold")
     if caption:
-        width = int(figure.get_figwidth() * 13.5)
-        figure.supxlabel(
-            "\n".join(textwrap.wrap(caption, width)), x=0.01, ha="left", fontsize=9, color=INK
-        )
+        stamp(figure, caption)
 
 
 def stamp(figure: Figure, line: str) -> None:
-    """Add ``line`` (where the numbers come from) as the last one under the figure."""
-    text = "\n".join(filter(None, [figure.get_supxlabel(), line]))
+    """Add ``line`` (such as where the numbers come from) as the last one under the figure."""
+    lines = textwrap.wrap(line, int(figure.get_figwidth() * 13))
+    text = "\n".join([*figure.get_supxlabel().splitlines(), *lines])
     figure.supxlabel(text, x=0.01, ha="left", fontsize=9, color=INK)
 
 

@@ -122,7 +122,8 @@ class AlertCLIP(nn.Module):
                 f"frames must be uint8 pixels of size {self.image_size} (H, W), the backbone's, "
                 f"not {frames.dtype} of {tuple(frames.shape[-2:])}"
             )
-        pixels = (frames.flatten(0, 1) / 255 - self.mean) / self.std
+        scale = 1 / (255 * self.std)
+        pixels = torch.addcmul(-self.mean / self.std, frames.flatten(0, 1).float(), scale)
         tokens = self.patch_tokens if patches else None
         v, grids = image_and_patches(self.clip.visual, pixels, tokens, self.checkpoint_every)
         return Frames(normalize(v.float(), dim=-1).unflatten(0, frames.shape[:2]), grids)
