@@ -18,6 +18,8 @@
 # Results: runs/<profile>/. Interrupted runs continue where they stopped.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
+# Progress here is plain text: no notebook widgets are needed.
+export PYTHONWARNINGS="ignore:IProgress not found${PYTHONWARNINGS:+,$PYTHONWARNINGS}"
 export PYTHONNOUSERSITE=1 PYTHONUTF8=1 JUPYTER_PREFER_ENV_PATH=1
 unset PYTHONPATH PYTHONHOME JUPYTER_PATH
 

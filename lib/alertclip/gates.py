@@ -30,7 +30,7 @@ from alertclip.evaluation.metrics import auc_statistic
 from alertclip.figures import write_table
 from alertclip.files import progress
 from alertclip.model.alertclip import AlertCLIP
-from alertclip.params import Params, load_params
+from alertclip.params import Params, load_params, parse_overrides
 
 
 class EventNetwork(nn.Module):
@@ -191,8 +191,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m alertclip.gates", description=__doc__)
     parser.add_argument("--profile", default="mini")
     parser.add_argument("--split", choices=("dev", "test"), default="dev")
+    parser.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", dest="overrides")
     args = parser.parse_args()
-    P = load_params(args.profile)
+    P = load_params(args.profile, parse_overrides(args.overrides))
     prepare_data(P)
     table = pd.concat([prior_gate(P, args.split), world_gate(P, args.split)], ignore_index=True)
     write_table(table, P.run_dir / f"gates_{args.split}.csv")

@@ -15,7 +15,7 @@ from alertclip.training.log import read_history
 
 
 def mss_by_class(P: Params, results: list[StageResult]) -> pd.DataFrame:
-    """MSS with intervals, one row per model and class ("all" first)."""
+    """MSS with intervals beside the paper's, one row per model and class ("all" first)."""
     tables = []
     for r in results:
         table = diagnosis.mss_table(
@@ -27,7 +27,7 @@ def mss_by_class(P: Params, results: list[StageResult]) -> pd.DataFrame:
             videos(r.clips),
         )
         tables.append(table.assign(model=STAGES[r.stage]))
-    return pd.concat(tables, ignore_index=True)
+    return with_paper(pd.concat(tables, ignore_index=True), "mss", "class_name")
 
 
 def video_auc(P: Params, results: list[StageResult]) -> pd.DataFrame:
@@ -42,7 +42,7 @@ def video_auc(P: Params, results: list[StageResult]) -> pd.DataFrame:
 
 
 def zero_shot(P: Params, results: list[StageResult]) -> pd.DataFrame:
-    """Video-level and frame-level AUC and AP in per cent, with intervals, per model."""
+    """Video-level and frame-level AUC and AP in per cent, with intervals, beside the paper's."""
     rows, spans = [], event_spans(P, "test")
     for r in results:
         video = video_metrics(
@@ -52,7 +52,8 @@ def zero_shot(P: Params, results: list[StageResult]) -> pd.DataFrame:
         frame = frame_metrics(scores, P.bootstrap_samples, P.seed)
         rows.append(pd.concat([video, frame]).assign(model=STAGES[r.stage]))
     table = pd.concat(rows, ignore_index=True)
-    return _per_cent(table).rename(columns={"metric": "setting"})
+    table = _per_cent(table).rename(columns={"metric": "setting"})
+    return with_paper(table, "zero_shot", "setting")
 
 
 def paired(P: Params, before: StageResult, after: StageResult) -> pd.DataFrame:
@@ -157,11 +158,14 @@ def gaps_per_class(result: StageResult) -> pd.DataFrame:
     return table.groupby("class_name", sort=True).head(1).sort_values("class_name")
 
 
-def with_paper(table: pd.DataFrame) -> pd.DataFrame:
-    """Add the paper's MSS (params/paper_results.yaml) by model and class; nan where it has none."""
-    mss = yaml.safe_load(PAPER_RESULTS.read_text(encoding="utf-8"))["mss"]
-    pairs = zip(table["model"], table["class_name"], strict=True)
-    return table.assign(paper=[mss.get(model, {}).get(name, np.nan) for model, name in pairs])
+def with_paper(table: pd.DataFrame, result: str, by: str) -> pd.DataFrame:
+    """Add column paper: its number (params/paper_results.yaml) by model and ``by``; nan if none.
+
+    ``result`` is a heading of that file: "mss" (by class_name) or "zero_shot" (by setting).
+    """
+    reported = yaml.safe_load(PAPER_RESULTS.read_text(encoding="utf-8"))[result]
+    pairs = zip(table["model"], table[by], strict=True)
+    return table.assign(paper=[reported.get(model, {}).get(name, np.nan) for model, name in pairs])
 
 
 def show(figure: figures.Figure, name: str, table: pd.DataFrame, P: Params) -> figures.Figure:

@@ -92,8 +92,9 @@ def auc_comparison(
 
 
 def _marks(table: pd.DataFrame, point: str) -> str:
-    paper = " Black bar: the paper's number for that model." if _has_paper(table) else ""
-    return f"Point: {point}. Line: 95% bootstrap interval over videos.{paper}"
+    paper = " Black bar: the paper's number for that model, on real data."
+    text = f"Point: {point}. Line: 95% bootstrap interval over videos."
+    return text + paper if _has_paper(table) else text
 
 
 def _has_paper(table: pd.DataFrame) -> bool:
