@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_video import SIZE, ids, write_ids
 
+from alertclip.data import splits
 from alertclip.data.boxes import WHOLE_FRAME, box_at, region_span
 from alertclip.data.cache import FrameCache
 from alertclip.data.clips import ClipDataset, collate, cover_spans, split_validation
@@ -180,3 +181,14 @@ def test_real_clips_have_their_boxes(shared_data, tmp_path):
         assert sample["mask"].all()
         for boxes, present, _, _ in sample["regions"]:
             assert present.any() and (boxes[:, 2:] > boxes[:, :2]).all()
+
+
+def test_a_video_of_two_splits_stops_the_run(monkeypatch):
+    videos = {"train": ["a.mp4", "b.mp4"], "dev": ["c.mp4"], "test": ["d.mp4"]}
+    monkeypatch.setattr(
+        splits, "load_split", lambda P, split: ([Item(v, "", ()) for v in videos[split]], None)
+    )
+    splits.require_disjoint(None)
+    videos["test"].append("b.mp4")
+    with pytest.raises(InputError, match=r"b\.mp4 is in both train and test"):
+        splits.require_disjoint(None)

@@ -56,6 +56,15 @@ def load_split(P: Params, split: Split) -> tuple[list[Item], Report]:
     return (train if split == "train" else validation), report
 
 
+def require_disjoint(P: Params) -> None:
+    """Raise InputError naming a video that is in two of train, dev and test."""
+    owner: dict[str, Split] = {}
+    for split in ("train", "dev", "test"):
+        for video in {item.video for item in load_split(P, split)[0]}:
+            if owner.setdefault(video, split) != split:
+                raise InputError(f"{video} is in both {owner[video]} and {split}: keep it in one")
+
+
 def is_surrogate(P: Params) -> bool:
     """Whether hard-negative texts stand in for the training captions, which are not there."""
     return not (P.data_dir / P.annotations_train).is_file()

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from alertclip.data.clips import ClipDataset
-from alertclip.data.splits import clip_dataset, prepare_data
+from alertclip.data.splits import clip_dataset, prepare_data, require_disjoint
 from alertclip.errors import InputError
 from alertclip.files import sha256_json
 from alertclip.model.alertclip import AlertCLIP
@@ -26,6 +26,7 @@ def run_stage(P: Params, stage: int) -> Path:
     """
     settings = stage_settings(P, stage)
     prepare_data(P)
+    require_disjoint(P)
     torch.manual_seed(P.seed)
     model = initial_model(P, stage)
     train, dev = (clip_dataset(P, split, model.image_size) for split in ("train", "dev"))
