@@ -20,8 +20,8 @@ CLIPS = [
     (f"{UCF}/Fighting/Fighting002_x264.mp4", None, True),
     (f"{UCF}/Training_Normal_Videos_Anomaly/Normal_Videos001_x264.mp4", [0.0, 0.8], False),
     (f"{UCF}/Training_Normal_Videos_Anomaly/Normal_Videos001_x264.mp4", [0.8, 1.6], False),
-    (f"{MSAD}/MSAD_anomaly_videos/Fire/Fire_1.mp4", None, True),
-    (f"{MSAD}/Normal_Training/pedestrian street/street_3.mp4", None, False),
+    (f"{MSAD}/MSAD_anomaly_videos/Fire/Fire_10.mp4", None, True),
+    (f"{MSAD}/Normal_Training/pedestrian street/street_30.mp4", None, False),
 ]
 
 
@@ -75,7 +75,8 @@ def real_layout(tmp_path_factory) -> Path:
     negatives = {"model": "qwen-vl-max", "items": [hard_negative(i) for i in range(len(CLIPS))]}
     stem = "Final_ucf_fgclip_translated_qwen"
     (root / f"{stem}_train.json").write_text(json.dumps(full))
-    (root / f"{stem}_test.json").write_text(json.dumps(full))
+    others = [item | {"video": item["video"].replace("0", "9")} for item in full]
+    (root / f"{stem}_test.json").write_text(json.dumps(others))
     (root / "qwen_vl_train.json").write_text(json.dumps(negatives))
     return root
 

@@ -18,7 +18,8 @@ from alertclip.errors import InputError
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ROOT / "params"
 PAPER_RESULTS = PROFILES / "paper_results.yaml"
-NOT_PROFILES = ("paper_results", "prompts")  # other files of the folder
+BENCHMARKS = PROFILES / "benchmarks.yaml"
+NOT_PROFILES = ("benchmarks", "paper_results", "prompts")  # other files of the folder
 
 Projection = Literal["q", "k", "v", "out", "embedding"]
 Tower = Literal["visual", "text"]
@@ -106,6 +107,21 @@ class Params(BaseModel):
     loss_global_weight: float = Field(1.0, ge=0)
     loss_region_weight: float = Field(1.0, ge=0)
     loss_hard_weight: float = Field(1.0, ge=0)
+
+    # Detectors on frozen features, and the benchmark they are trained and tested on.
+    benchmark: str = "ucf_crime"  # a name of params/benchmarks.yaml
+    detector_seeds: list[int] = [0, 1, 2]  # every table averages them
+    detector_videos: int | None = None  # training videos, drawn by seed; None = all
+    snippet_length: int = Field(16, ge=1)  # frames per VadCLIP feature
+    snippet_frames: int = Field(16, ge=1)  # of which embedded and averaged; unpublished
+    snippet_crops: Literal[1, 5, 10] = 10  # VadCLIP; in training every crop is a sample
+    snippet_test_crop: int = Field(5, ge=0)  # VadCLIP: 5 on UCF-Crime, 0 on XD-Violence
+    frame_stride: int = Field(1, ge=1)  # frames per AnomalyCLIP feature
+    detector_variant: Literal["official", "paper"] = "official"
+    vadclip_preset: Literal["ucf", "xd"] = "ucf"
+    vadclip_changes: dict[str, Any] = {}  # to the preset, by name of its settings
+    anomalyclip_preset: Literal["ucf", "xd", "sht"] = "ucf"
+    anomalyclip_changes: dict[str, Any] = {}
 
     # Notebook 00.
     video: str = ""  # a file to score; empty = one of the run's test videos

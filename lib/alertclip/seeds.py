@@ -1,7 +1,7 @@
 """The same profile under several seeds: is what one run shows more than luck?
 
 ``python -m alertclip.seeds --profile mini --seeds 0 1 2 3 4`` trains both stages once per seed on
-the same videos and writes runs/<profile>/seeds_test.csv: MSS and zero-shot video AUC per model and
+the same videos and writes runs/<profile>/seeds_test.csv: MSS and zero-shot AUCs per model and
 seed, and their paired differences. Finished seeds are reused; world and prior do not change.
 """
 
@@ -30,20 +30,17 @@ def run_seed(profile: str, seed: int, split: Split) -> pd.DataFrame:
 
 
 def measure(P: Params, split: Split) -> pd.DataFrame:
-    """MSS and video AUC (per cent) of each model and their paired differences, with intervals."""
+    """MSS and AUCs (per cent) of each model and their paired differences, with intervals."""
     results = {name: stages.evaluate_stage(P, name, split) for name in stages.STAGES}
     mss = study.mss_by_class(P, list(results.values())).query("class_name == 'all'")
-    auc = study.video_auc(P, list(results.values()))
-    rows = [
-        mss[["model", "mss", "low", "high", "n"]]
-        .rename(columns={"mss": "value"})
-        .assign(measure="MSS"),
-        auc[["model", "value", "low", "high", "n"]].assign(measure="AUC"),
-    ]
+    table = study.zero_shot(P, list(results.values()), split)
+    aucs = table[table["setting"].str.endswith("AUC")].rename(columns={"setting": "measure"})
+    rows = [mss.rename(columns={"mss": "value"}).assign(measure="MSS"), aucs]
     for before, after in PAIRS:
-        difference = study.paired(P, results[before], results[after])
+        difference = study.paired(P, results[before], results[after], split)
         rows.append(difference.rename(columns={"difference": "model"}))
-    return pd.concat(rows, ignore_index=True)
+    columns = ["model", "measure", "value", "low", "high", "n"]
+    return pd.concat([row[columns] for row in rows], ignore_index=True)
 
 
 def over_seeds(table: pd.DataFrame) -> pd.DataFrame:

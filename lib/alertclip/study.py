@@ -5,7 +5,15 @@ import pandas as pd
 import yaml
 
 from alertclip import diagnosis, figures
-from alertclip.evaluation.metrics import auc_statistic, frame_metrics, video_metrics
+from alertclip.data.splits import Split
+from alertclip.evaluation.metrics import (
+    FrameScores,
+    auc_statistic,
+    frame_metrics,
+    roc_auc,
+    video_metrics,
+)
+from alertclip.evaluation.recognition import frame_metric
 from alertclip.evaluation.zero_shot import frame_scores, wording_table
 from alertclip.files import write_json
 from alertclip.params import PAPER_RESULTS, ROOT, Params
@@ -30,51 +38,53 @@ def mss_by_class(P: Params, results: list[StageResult]) -> pd.DataFrame:
     return with_paper(pd.concat(tables, ignore_index=True), "mss", "class_name")
 
 
-def video_auc(P: Params, results: list[StageResult]) -> pd.DataFrame:
-    """Zero-shot video AUC in per cent with intervals, one row per model."""
-    rows = []
-    for r in results:
-        table = video_metrics(
-            r.margins, r.clips.labels, P.bootstrap_samples, P.seed, videos(r.clips)
-        )
-        rows.append(table[table["metric"] == "video AUC"].assign(model=STAGES[r.stage]))
-    return _per_cent(pd.concat(rows, ignore_index=True))
-
-
-def zero_shot(P: Params, results: list[StageResult]) -> pd.DataFrame:
+def zero_shot(P: Params, results: list[StageResult], split: Split = "test") -> pd.DataFrame:
     """Video-level and frame-level AUC and AP in per cent, with intervals, beside the paper's."""
-    rows, spans = [], event_spans(P, "test")
+    rows = []
     for r in results:
         video = video_metrics(
             r.margins, r.clips.labels, P.bootstrap_samples, P.seed, videos(r.clips)
         )
-        scores = frame_scores(r.clips, r.normal, r.abnormal, spans)
-        frame = frame_metrics(scores, P.bootstrap_samples, P.seed)
+        frame = frame_metrics(_frames(P, r, split), P.bootstrap_samples, P.seed)
         rows.append(pd.concat([video, frame]).assign(model=STAGES[r.stage]))
     table = pd.concat(rows, ignore_index=True)
     table = _per_cent(table).rename(columns={"metric": "setting"})
     return with_paper(table, "zero_shot", "setting")
 
 
-def paired(P: Params, before: StageResult, after: StageResult) -> pd.DataFrame:
-    """Differences after - before on the same clips: MSS and video AUC (points), with intervals."""
-    labels, groups = before.clips.labels, videos(before.clips)
+def paired(
+    P: Params, before: StageResult, after: StageResult, split: Split = "test"
+) -> pd.DataFrame:
+    """Differences after - before on the same clips, with intervals: MSS, and AUC in points."""
+    labels, draws = before.clips.labels, (P.bootstrap_samples, P.seed)
+    groups = videos(before.clips)
     signed = [diagnosis.signed_score(r.similarities, labels) for r in (before, after)]
-    mss = diagnosis.paired_difference(
-        *signed, n_boot=P.bootstrap_samples, seed=P.seed, groups=groups
+    mss = diagnosis.paired_difference(*signed, diagnosis.mean, *draws, groups)
+    video = diagnosis.paired_difference(
+        before.margins, after.margins, auc_statistic(labels), *draws, groups
     )
-    auc = diagnosis.paired_difference(
-        before.margins,
-        after.margins,
-        auc_statistic(labels),
-        P.bootstrap_samples,
-        P.seed,
-        groups,
-    )
+    frames = [_frames(P, r, split) for r in (before, after)]
+    inside = [[video for video in part if video.abnormal] for part in frames]
+    aucs = {
+        "video AUC": video,
+        "frame AUC": frame_metric(frames, roc_auc, "frame AUC", *draws, difference),
+        "in-clip frame AUC": frame_metric(inside, roc_auc, "in-clip AUC", *draws, difference),
+    }
+    rows = [{"measure": "MSS", **mss._asdict()}]
+    for name, interval in aucs.items():
+        points = {k: v if k == "n" else 100 * v for k, v in interval._asdict().items()}
+        rows.append({"measure": name, **points})
     name = f"{STAGES[after.stage]} minus {STAGES[before.stage]}"
-    rows = [{"difference": name, "measure": "MSS", **mss._asdict()}]
-    auc_points = {k: v if k == "n" else 100 * v for k, v in auc._asdict().items()}
-    return pd.DataFrame([*rows, {"difference": name, "measure": "AUC", **auc_points}])
+    return pd.DataFrame([{"difference": name, **row} for row in rows])
+
+
+def difference(values: np.ndarray) -> np.ndarray:
+    """Second row minus first: (2, n) -> (n,)."""
+    return values[1] - values[0]
+
+
+def _frames(P: Params, result: StageResult, split: Split) -> list[FrameScores]:
+    return frame_scores(result.clips, result.normal, result.abnormal, event_spans(P, split))
 
 
 def umap_table(results: list[StageResult], seed: int) -> pd.DataFrame:
@@ -161,9 +171,9 @@ def gaps_per_class(result: StageResult) -> pd.DataFrame:
 def with_paper(table: pd.DataFrame, result: str, by: str) -> pd.DataFrame:
     """Add column paper: its number (params/paper_results.yaml) by model and ``by``; nan if none.
 
-    ``result`` is a heading of that file: "mss" (by class_name) or "zero_shot" (by setting).
+    ``result`` is a heading of that file, such as "mss" (by class_name); without one, all are nan.
     """
-    reported = yaml.safe_load(PAPER_RESULTS.read_text(encoding="utf-8"))[result]
+    reported = yaml.safe_load(PAPER_RESULTS.read_text(encoding="utf-8")).get(result, {})
     pairs = zip(table["model"], table[by], strict=True)
     return table.assign(paper=[reported.get(model, {}).get(name, np.nan) for model, name in pairs])
 

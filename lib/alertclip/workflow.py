@@ -23,11 +23,13 @@ from papermill.exceptions import PapermillExecutionError
 
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, read_json, sha256_file, sha256_json, write_json
-from alertclip.params import PAPER_RESULTS, ROOT, Params, load_params, parse_overrides
+from alertclip.params import BENCHMARKS, PAPER_RESULTS, ROOT, Params, load_params, parse_overrides
 
 FOLDER = ROOT / "notebooks"
 LINE_EVERY_S = 5.0  # a progress line at most this often
 TRAINING = ("stage", "loss_", "lora_", "temporal_", "negatives", "checkpointing")
+DETECTION = ("benchmark", "detector_", "snippet_", "frame_stride", "vadclip_", "anomalyclip_")
+OTHERS = ("video", *DETECTION)  # parameters of notebooks 00 and 06
 
 
 class NotebookError(InputError):
@@ -51,13 +53,14 @@ class Notebook:
 
 # In running order: 00 scores a video with the model that 04 exports.
 NOTEBOOKS = (
-    Notebook("01_data_filtering", ignores=(*TRAINING, "video")),
-    Notebook("02_mss_diagnosis", ("01_data_filtering",), (*TRAINING, "video")),
+    Notebook("01_data_filtering", ignores=(*TRAINING, *OTHERS)),
+    Notebook("02_mss_diagnosis", ("01_data_filtering",), (*TRAINING, *OTHERS)),
     Notebook(
-        "03_stage1_global", ("01_data_filtering",), ("stage2_", "loss_", "video"), ("stage1",)
+        "03_stage1_global", ("01_data_filtering",), ("stage2_", "loss_", *OTHERS), ("stage1",)
     ),
-    Notebook("04_stage2_joint", ("03_stage1_global",), ("video",), ("stage2", "export")),
-    Notebook("00_quickstart", ("04_stage2_joint",)),
+    Notebook("04_stage2_joint", ("03_stage1_global",), OTHERS, ("stage2", "export")),
+    Notebook("06_weakly_supervised", ("04_stage2_joint",), ("video",)),
+    Notebook("00_quickstart", ("04_stage2_joint",), DETECTION),
 )
 
 
@@ -69,7 +72,8 @@ def inputs(book: Notebook, params: Params) -> dict[str, str]:
     """
     skip = (*book.ignores, "workers")
     settings = {k: v for k, v in params.model_dump().items() if not k.startswith(skip)}
-    files = [book.path, *imported_files(_code(book.path)), ROOT / params.prompts, PAPER_RESULTS]
+    files = [book.path, *imported_files(_code(book.path)), ROOT / params.prompts]
+    files += [PAPER_RESULTS, BENCHMARKS]
     files += sorted(p for p in (ROOT / "lib/alertclip/weights").rglob("*") if p.is_file())
     if params.world == "vagta":
         names = (v for k, v in settings.items() if k.startswith(("annotations_", "hard_")) and v)

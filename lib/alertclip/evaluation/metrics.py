@@ -104,7 +104,7 @@ def frame_metrics(videos: Sequence[FrameScores], n_boot: int = 1000, seed: int =
 def _frame_interval(
     videos: Sequence[FrameScores], metric: Metric, name: str, n_boot: int, seed: int
 ) -> Interval:
-    owner, scores, positive, negative = _compress(videos, name)
+    owner, scores, positive, negative = compress(videos, name)
 
     def statistic(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return metric(values, weights * positive, weights * negative)
@@ -113,7 +113,7 @@ def _frame_interval(
     return interval._replace(n=int(positive.sum() + negative.sum()))
 
 
-def _compress(videos: Sequence[FrameScores], name: str) -> tuple[np.ndarray, ...]:
+def compress(videos: Sequence[FrameScores], name: str) -> tuple[np.ndarray, ...]:
     """Merge the frames of a video that share a score: exact, and far fewer items to resample."""
     parts = []
     names = {v.video: i for i, v in enumerate(videos)}  # segments of a video are one unit

@@ -3,7 +3,7 @@
 Figures carry ``_repr_png_``, so a notebook shows one by naming it last in a cell.
 """
 
-from alertclip.figures.curves import anomaly_curve, loss_curves
+from alertclip.figures.curves import anomaly_curve, loss_curves, score_curves
 from alertclip.figures.images import boxes_on_frames, frames_grid
 from alertclip.figures.results import auc_comparison, dataset_overview, mss_per_class
 from alertclip.figures.spaces import prompt_similarity_matrix, similarity_gap, umap_panels
@@ -20,6 +20,7 @@ __all__ = [
     "mss_per_class",
     "prompt_similarity_matrix",
     "save",
+    "score_curves",
     "similarity_gap",
     "stamp",
     "umap_panels",

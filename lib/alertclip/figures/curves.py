@@ -110,3 +110,39 @@ def _curve(axes: Axes, table: pd.DataFrame, spans: Sequence[tuple[float, float]]
     last = float(table["time_s"].max())
     axes.set_xlim(0, max(last * 1.02, 1e-3))
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1.1), ncols=2, borderaxespad=0)
+
+
+@styled
+def score_curves(table: pd.DataFrame, title: str = "", caption: str = "") -> Figure:
+    """Anomaly scores of several models over single videos, one panel each, truth shaded.
+
+    Columns: video, time_s, model, score (0 to 1), truth (0 or 1).
+    """
+    require(table, ["video", "time_s", "model", "score", "truth"], "score curves")
+    names, models = in_order(table["video"]), in_order(table["model"])
+    palette = colours(models)
+    figure = new_figure(9, 0.8 + 1.7 * len(names))
+    panels = figure.subplots(len(names), 1, squeeze=False)[:, 0]
+    for axes, name in zip(panels, names, strict=True):
+        rows = table[table["video"] == name]
+        truth = rows[rows["model"] == models[0]]
+        axes.fill_between(
+            truth["time_s"],
+            truth["truth"],
+            step="post",
+            color=ABNORMAL,
+            alpha=0.2,
+            linewidth=0,
+            label="ground truth",
+        )
+        for model in models:
+            part = rows[rows["model"] == model]
+            axes.step(
+                part["time_s"], part["score"], where="post", color=palette[model], label=model
+            )
+        axes.set(ylim=(-0.02, 1.02), ylabel="score (0 to 1)")
+        axes.set_title(name, fontsize=9, loc="left", weight="normal")
+    axes.set_xlabel("time (s)")
+    legend_outside(figure, axes)
+    headline(figure, title, caption)
+    return figure

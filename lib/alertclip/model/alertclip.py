@@ -117,16 +117,23 @@ class AlertCLIP(nn.Module):
 
     def encode_frames(self, frames: Tensor, patches: bool = False) -> Frames:
         """frames (B, T, 3, H, W) uint8 -> one pass of the vision tower over all of them."""
+        pixels = self._pixels(frames.flatten(0, 1))
+        tokens = self.patch_tokens if patches else None
+        v, grids = image_and_patches(self.clip.visual, pixels, tokens, self.checkpoint_every)
+        return Frames(normalize(v.float(), dim=-1).unflatten(0, frames.shape[:2]), grids)
+
+    def image_features(self, frames: Tensor) -> Tensor:
+        """frames (F, 3, H, W) uint8 -> features (F, D) as CLIP projects them, not normalised."""
+        return image_and_patches(self.clip.visual, self._pixels(frames))[0].float()
+
+    def _pixels(self, frames: Tensor) -> Tensor:
         if frames.dtype != torch.uint8 or frames.shape[-2:] != self.image_size:
             raise InputError(
                 f"frames must be uint8 pixels of size {self.image_size} (H, W), the backbone's, "
                 f"not {frames.dtype} of {tuple(frames.shape[-2:])}"
             )
         scale = 1 / (255 * self.std)
-        pixels = torch.addcmul(-self.mean / self.std, frames.flatten(0, 1).float(), scale)
-        tokens = self.patch_tokens if patches else None
-        v, grids = image_and_patches(self.clip.visual, pixels, tokens, self.checkpoint_every)
-        return Frames(normalize(v.float(), dim=-1).unflatten(0, frames.shape[:2]), grids)
+        return torch.addcmul(-self.mean / self.std, frames.float(), scale)
 
     def pool_frames(self, v: Tensor, mask: Tensor) -> ClipEmbedding:
         """Temporal transformer and attention pooling: v (B, T, D), mask (B, T)."""

@@ -66,6 +66,8 @@ def write_annotations(root: Path, made: Sequence[tuple[Job, tuple[dict, dict, di
         meta = {"meta_file": f"vagta_{split}.json", "model": "template", "created_at": 0}
         negatives = [hard for _, hard, _ in part]
         write_json(root / f"hard_negatives_{split}.json", {**meta, "items": negatives})
+        with atomic_write(root / f"{split}.txt") as temporary:
+            temporary.write_text("".join(f"{row['video']}\n" for _, _, row in part), "utf-8")
     rows = [row for _, (_, _, row) in made]
     with atomic_write(root / "clips.csv") as temporary, temporary.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, list(rows[0]))

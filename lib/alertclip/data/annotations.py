@@ -1,0 +1,279 @@
+"""Temporal ground truth of the public benchmarks, one reader per annotation format.
+
+Events are native frame numbers, end-exclusive. Names are without folder and suffix and are matched
+exactly. The readers take CRLF, a byte-order mark and blank lines, which occur in published copies.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from alertclip.errors import InputError
+
+Span = tuple[int, int]
+SNIPPET = 16  # frames per feature in VadCLIP, RTFM and MSAD
+
+
+@dataclass(frozen=True)
+class VideoTruth:
+    """Events of one video: spans (start, end) in native frames, end-exclusive."""
+
+    name: str
+    classes: tuple[str, ...]  # empty if the video is normal or the annotation names no class
+    spans: tuple[Span, ...]
+    is_abnormal: bool
+    span_classes: tuple[str, ...] = ()  # class of each span; empty if the annotation names none
+
+
+def frame_truth(truth: VideoTruth, n_frames: int) -> np.ndarray:
+    """Abnormal frames, (n_frames,) bool; an event that outlasts the video is cut at its end."""
+    frames = np.zeros(n_frames, bool)
+    for start, end in truth.spans:
+        frames[start:end] = True
+    return frames
+
+
+def snippet_truth(truth: VideoTruth, n_snippets: int) -> np.ndarray:
+    """VadCLIP's frame truth of a video of n_snippets features: (16 * n_snippets,) bool.
+
+    The official code fills one snippet more than there are features and drops it again, so that
+    the frames behind the last whole snippet do not count.
+    """
+    return frame_truth(truth, (n_snippets + 1) * SNIPPET)[:-SNIPPET]
+
+
+def frame_class_truth(truth: VideoTruth, n_frames: int, classes: Sequence[str]) -> np.ndarray:
+    """Frames of each class, (n_frames, len(classes)) bool; the normal column stays False.
+
+    Raises InputError if the annotation names no class per event, or one that is not asked for.
+    """
+    if len(truth.span_classes) != len(truth.spans):
+        raise InputError(f"{truth.name}: the annotation names no class per event")
+    frames = np.zeros((n_frames, len(classes)), bool)
+    for (start, end), name in zip(truth.spans, truth.span_classes, strict=True):
+        if name not in classes:
+            raise InputError(f"{truth.name}: class {name} is none of {', '.join(classes)}")
+        frames[start:end, list(classes).index(name)] = True
+    return frames
+
+
+def mask_runs(mask: np.ndarray) -> np.ndarray:
+    """Runs of True in mask (F,): (K, 2) start and end, end-exclusive."""
+    steps = np.diff(np.concatenate([[0], np.asarray(mask, bool).astype(np.int8), [0]]))
+    return np.stack([np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)], axis=1)
+
+
+def text_lines(path: Path | str) -> list[tuple[int, str]]:
+    """Numbered lines of a text file, blank ones left out; InputError names an unreadable file."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: cannot read it ({error.strerror}); put the file there") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error.reason}); fetch it again") from None
+    return [(n, line.strip()) for n, line in enumerate(lines, start=1) if line.strip()]
+
+
+def read_ucf(
+    path: Path | str, classes: Sequence[str], normal: str, inclusive: bool = False
+) -> dict[str, VideoTruth]:
+    """UCF-Crime: six fields, name, class, s1, e1, s2, e2; -1 -1 = no event (Sultani et al. 2018).
+
+    ``inclusive`` counts the end frame as abnormal, as RTFM, LAVAD and AnomalyCLIP do. InputError
+    names the line of a row that is malformed, repeated, or at odds with its class.
+    """
+
+    def parse(fields: list[str], where: str) -> VideoTruth:
+        if len(fields) != 6:
+            raise InputError(f"{where}: expected name, class and four frame numbers")
+        name, label, *numbers = fields
+        if label not in classes:
+            raise InputError(f"{where}: class {label} is none of {', '.join(classes)}")
+        pairs = [numbers[i : i + 2] for i in (0, 2) if numbers[i : i + 2] != ["-1", "-1"]]
+        spans = tuple(_span(pair, where, inclusive) for pair in pairs)
+        if bool(spans) != (label != normal):
+            raise InputError(f"{where}: {len(spans)} events in a video of class {label}")
+        labels = () if label == normal else (label,)
+        return VideoTruth(video_name(name), labels, spans, bool(spans), labels * len(spans))
+
+    return _table(path, parse)
+
+
+def read_xd(
+    path: Path | str, codes: Mapping[str, str], normal: str, inclusive: bool = False
+) -> dict[str, VideoTruth]:
+    """XD-Violence, annotations.txt: name and pairs of frames (Wu et al. 2020); violent videos only.
+
+    codes: class by code. The rows name no class per event; the first of the video's stands for
+    all, as in AnomalyCLIP's lists. Errors as in read_ucf.
+    """
+
+    def parse(fields: list[str], where: str) -> VideoTruth:
+        name, labels = _xd_row(fields, where, codes, normal)
+        spans = tuple(_span(pair, where, inclusive) for pair in _tuples(fields[1:], 2, where))
+        return VideoTruth(name, labels, spans, True, labels[:1] * len(spans))
+
+    return _table(path, parse)
+
+
+def read_xd_classes(
+    path: Path | str, codes: Mapping[str, str], normal: str, inclusive: bool = False
+) -> dict[str, VideoTruth]:
+    """XD-Violence, annotations_multiclasses.txt: name and triples code, start, end (VadCLIP)."""
+
+    def parse(fields: list[str], where: str) -> VideoTruth:
+        name, labels = _xd_row(fields, where, codes, normal)
+        triples = _tuples(fields[1:], 3, where)
+        spans = tuple(_span(triple[1:], where, inclusive) for triple in triples)
+        events = tuple(_class(triple[0], codes, where) for triple in triples)
+        return VideoTruth(name, labels, spans, True, events)
+
+    return _table(path, parse)
+
+
+def xd_classes(
+    name: str, codes: Mapping[str, str], normal: str, where: str = "XD-Violence"
+) -> tuple[str, ...]:
+    """Classes of an XD-Violence video by its name, most important first; empty if it is normal.
+
+    The name ends in _label_ and up to three codes, padded with 0: "..._label_B1-B2-0".
+    """
+    found = re.search(r"_label_([A-Z0-9-]+)$", name)
+    if not found:
+        raise InputError(f"{where}: {name} does not end in _label_ and its codes")
+    classes = tuple(_class(c, codes, where) for c in found[1].split("-") if c != "0")
+    if not classes or (normal in classes and len(classes) > 1):
+        raise InputError(f"{where}: {name} must be either {normal} or of one to three classes")
+    return () if normal in classes else classes
+
+
+def read_mask(name: str, path: Path) -> VideoTruth:
+    """ShanghaiTech: one value per frame, not 0 where abnormal (Luo et al. 2017).
+
+    Videos with a three-digit number were made for training: normal, without a mask.
+    """
+    if not re.fullmatch(r"\d\d_\d{3,4}", name):
+        raise InputError(f"{name}: not a ShanghaiTech name such as 01_0014 or 01_002")
+    if len(name) == len("01_002"):
+        return VideoTruth(name, (), (), False)
+    spans = _runs(_vector(path))
+    return VideoTruth(name, (), spans, bool(spans))
+
+
+def read_tracks(name: str, path: Path) -> VideoTruth:
+    """UBnormal: rows object, first, last frame, inclusive (Acsintoae et al. 2022, official code).
+
+    Only videos called abnormal_* have such a file.
+    """
+    if name.startswith("normal_"):
+        return VideoTruth(name, (), (), False)
+    spans = []
+    for number, line in text_lines(path):
+        where, fields = f"{path}, line {number}", line.split(",")
+        if len(fields) != 3:
+            raise InputError(f"{where}: expected object,start,end")
+        spans.append(_span(fields[1:], where, inclusive=True))
+    if not spans:
+        raise InputError(f"{path}: no tracks, though {name} is an abnormal video")
+    return VideoTruth(name, (), tuple(spans), True)
+
+
+def read_vector(
+    path: Path, names: Sequence[str], snippets: Mapping[str, int], classes: Sequence[str]
+) -> list[VideoTruth]:
+    """MSAD: one value per frame of all videos in list order (official code).
+
+    snippets: number of 16-frame features per name. InputError if the lengths do not add up, or a
+    video called MSAD_normal_* has abnormal frames: the order or a count is then wrong.
+    """
+    if missing := [name for name in names if name not in snippets]:
+        raise InputError(f"{missing[0]}: no snippet count; give one for each video of the list")
+    ends = np.cumsum([SNIPPET * snippets[name] for name in names])
+    vector = _vector(path)
+    if not len(names) or len(vector) != ends[-1]:
+        wanted = int(ends[-1]) if len(names) else 0
+        raise InputError(f"{path}: {len(vector)} frames, but the list's snippets make {wanted}")
+    return [
+        _msad_video(name, _runs(part), classes, path)
+        for name, part in zip(names, np.split(vector, ends[:-1]), strict=True)
+    ]
+
+
+def video_name(entry: str) -> str:
+    """A list entry without folder and suffix; names contain dots, so only known suffixes go."""
+    return re.sub(r"\.(mp4|avi|npy)$", "", entry.rsplit("/", 1)[-1])
+
+
+def _msad_video(
+    name: str, spans: tuple[Span, ...], classes: Sequence[str], path: Path
+) -> VideoTruth:
+    label = name.rpartition("_")[0]
+    if name.startswith("MSAD_normal_"):
+        if spans:
+            raise InputError(f"{path}: {name} has abnormal frames; check list order and counts")
+        return VideoTruth(name, (), (), False)
+    if label not in classes:
+        raise InputError(f"{name}: neither MSAD_normal_* nor <class>_<number>")
+    return VideoTruth(name, (label,), spans, True, (label,) * len(spans))
+
+
+def _table(
+    path: Path | str, parse: Callable[[list[str], str], VideoTruth]
+) -> dict[str, VideoTruth]:
+    table: dict[str, VideoTruth] = {}
+    for number, line in text_lines(path):
+        where = f"{path}, line {number}"
+        truth = parse(line.split(), where)
+        if truth.name in table:
+            raise InputError(f"{where}: {truth.name} stands twice; keep one row")
+        table[truth.name] = truth
+    return table
+
+
+def _span(fields: Sequence[str], where: str, inclusive: bool) -> Span:
+    try:
+        start, end = (int(field.strip().removesuffix(".0")) for field in fields)
+    except ValueError:
+        raise InputError(f"{where}: {' '.join(fields)} are not two frame numbers") from None
+    if not 0 <= start < end + inclusive:
+        raise InputError(f"{where}: event {start} {end} must start at 0 or later, before its end")
+    return start, end + inclusive
+
+
+def _tuples(fields: list[str], size: int, where: str) -> list[list[str]]:
+    if not fields or len(fields) % size:
+        raise InputError(f"{where}: {len(fields)} fields after the name are not groups of {size}")
+    return [fields[i : i + size] for i in range(0, len(fields), size)]
+
+
+def _xd_row(
+    fields: list[str], where: str, codes: Mapping[str, str], normal: str
+) -> tuple[str, tuple[str, ...]]:
+    name = video_name(fields[0])
+    labels = xd_classes(name, codes, normal, where)
+    if not labels:
+        raise InputError(f"{where}: {name} is a normal video, but has events")
+    return name, labels
+
+
+def _class(code: str, codes: Mapping[str, str], where: str) -> str:
+    if code not in codes:
+        raise InputError(f"{where}: code {code} is none of {', '.join(codes)}")
+    return codes[code]
+
+
+def _runs(mask: np.ndarray) -> tuple[Span, ...]:
+    return tuple((int(start), int(end)) for start, end in mask_runs(mask))
+
+
+def _vector(path: Path) -> np.ndarray:
+    try:
+        vector = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: not a readable array ({error}); fetch it again") from None
+    if vector.ndim != 1:
+        raise InputError(f"{path}: shape {vector.shape}, expected one value per frame")
+    return vector

@@ -1,0 +1,1 @@
+"""Weakly supervised detectors on frozen CLIP features: VadCLIP and AnomalyCLIP."""

@@ -1,0 +1,133 @@
+"""Snippet features of whole videos: the input of the weakly supervised detectors.
+
+One file per video and crop, ``<name>__<crop>.npy`` of (snippets, D) float32, laid out as VadCLIP's
+authors publish theirs. The folder's name ends in a hash of backbone and rule, and features.json
+spells both out, so that features of one backbone never pass for another's. How 16 frames became
+one published feature is not disclosed; here it is the mean over evenly spaced frames of a snippet.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from alertclip.data.cache import FrameCache, parallel_fill, parallel_probe
+from alertclip.errors import InputError
+from alertclip.files import atomic_write, progress, sha256_json, write_json
+from alertclip.model.alertclip import AlertCLIP
+from alertclip.training.identity import weights_hash
+
+CROPS = (1, 5, 10)  # whole frame; centre and corners; the same mirrored
+MARGIN = 8 / 7  # crops are taken from frames resized to 256 for 224
+
+
+@dataclass(frozen=True)
+class SnippetRule:
+    """How a video becomes features: frames per snippet, how many of them are embedded, crops."""
+
+    length: int = 16
+    frames: int = 16
+    crops: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.frames <= self.length or self.crops not in CROPS:
+            raise InputError(
+                f"snippets of {self.length} frames, {self.frames} embedded, {self.crops} crops:"
+                f" embed 1 to {self.length} frames, and take {CROPS} crops"
+            )
+
+
+def snippet_frames(n_frames: int, rule: SnippetRule) -> np.ndarray:
+    """Native indices (n, rule.frames) of the whole snippets; a shorter video makes one snippet."""
+    starts = np.arange(max(1, n_frames // rule.length)) * rule.length
+    offsets = (np.arange(rule.frames) + 0.5) * rule.length / rule.frames
+    return np.minimum(starts[:, None] + offsets.astype(int), n_frames - 1)
+
+
+def take_crop(frames: np.ndarray, size: tuple[int, int], crop: int) -> np.ndarray:
+    """Crop 0 centre, 1-4 corners, 5-9 the same mirrored: (F, H', W', 3) -> (F, *size, 3)."""
+    height, width = (have - want for have, want in zip(frames.shape[1:3], size, strict=True))
+    corners = [(0, 0), (0, width), (height, 0), (height, width)]
+    top, left = [(height // 2, width // 2), *corners][crop % 5]
+    part = frames[:, top : top + size[0], left : left + size[1]]
+    return part[:, :, ::-1] if crop >= 5 else part
+
+
+@torch.inference_mode()
+def video_features(model: AlertCLIP, frames: np.ndarray, rule: SnippetRule) -> np.ndarray:
+    """Features (crops, n, D) of a video's snippet frames (n * rule.frames, H', W', 3) uint8."""
+    crops = []
+    for crop in range(rule.crops):
+        part = take_crop(frames, model.image_size, crop).copy()  # the cache is read-only
+        pixels = torch.from_numpy(part).permute(0, 3, 1, 2).to(model.mean.device)
+        v = torch.cat([model.image_features(chunk) for chunk in pixels.split(64)])
+        crops.append(v.unflatten(0, (-1, rule.frames)).mean(1).cpu().numpy())
+    return np.stack(crops)
+
+
+def extract_features(
+    model: AlertCLIP,
+    videos: Sequence[Path],
+    rule: SnippetRule,
+    root: Path,
+    cache_root: Path,
+    workers: int,
+) -> Path:
+    """Write the missing features of ``videos`` under ``root``; returns their folder.
+
+    What cannot be decoded is left out and named, with its reason, in failures.json. Raises
+    InputError if two videos share a name, which the layout cannot tell apart.
+    """
+    _refuse_equal_names(videos)
+    made_by = {"backbone": weights_hash(model.clip.visual), **asdict(rule)}
+    folder = root / f"features-{sha256_json(made_by)[:8]}"
+    write_json(folder / "features.json", made_by)
+    missing = [path for path in videos if not feature_file(folder, path, rule.crops - 1).exists()]
+    size = tuple(round(s * MARGIN) if rule.crops > 1 else s for s in model.image_size)
+    failures = {}
+    for path, result in _decoded(FrameCache(cache_root, size), missing, rule, workers):
+        if isinstance(result, str):
+            failures[path.name] = result
+            continue
+        for crop, features in enumerate(video_features(model, result, rule)):
+            with atomic_write(feature_file(folder, path, crop)) as temporary:
+                np.save(temporary, features, allow_pickle=False)
+    write_json(folder / "failures.json", failures)
+    return folder
+
+
+def feature_file(folder: Path, video: Path, crop: int) -> Path:
+    """File of a video's features, in the official layout."""
+    return folder / f"{video.stem}__{crop}.npy"
+
+
+def read_features(path: Path) -> np.ndarray:
+    """Features (n, D) float32 of a file of this layout, ours or published; InputError names it."""
+    try:
+        features = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: not a feature file ({error}); extract it again") from None
+    if features.ndim != 2 or not len(features) or not np.isfinite(features).all():
+        raise InputError(f"{path}: shape {features.shape} or values are not features (n, D)")
+    return features.astype(np.float32)
+
+
+def _decoded(
+    cache: FrameCache, videos: Sequence[Path], rule: SnippetRule, workers: int
+) -> Iterator[tuple[Path, np.ndarray | str]]:
+    infos = parallel_probe(cache, videos, workers)
+    readable = [path for path in videos if not isinstance(infos[path], str)]
+    yield from ((path, infos[path]) for path in videos if isinstance(infos[path], str))
+    requests = [(p, snippet_frames(infos[p].frames, rule).ravel()) for p in readable]
+    failed = parallel_fill(cache, requests, workers)
+    for i, request in enumerate(progress(requests, len(requests), "snippet features")):
+        yield request[0], failed[i] if i in failed else cache.get(*request)
+
+
+def _refuse_equal_names(videos: Sequence[Path]) -> None:
+    seen: dict[str, Path] = {}
+    for path in videos:
+        if seen.setdefault(path.stem, path) != path:
+            raise InputError(f"{path} and {seen[path.stem]} share a name; rename one")

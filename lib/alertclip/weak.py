@@ -1,0 +1,181 @@
+"""Weakly supervised detection with exchanged backbones (Alert-CLIP, main table).
+
+A detector is trained on the frozen image features and the text tower of CLIP, Stage I or Full, on
+video-level labels alone; frame-level truth is read after training, to measure.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from alertclip import stages
+from alertclip.data.annotations import SNIPPET, VideoTruth
+from alertclip.data.benchmarks import Benchmark, Split, load_benchmark, read_list, read_truth
+from alertclip.data.splits import prepare_data
+from alertclip.detectors import anomalyclip, vadclip
+from alertclip.detectors.features import SnippetRule, extract_features, feature_file, read_features
+from alertclip.detectors.videos import training_videos
+from alertclip.errors import InputError
+from alertclip.model.alertclip import AlertCLIP
+from alertclip.params import ROOT, Params
+
+Detector = Literal["vadclip", "anomalyclip"]
+DETECTORS: dict[Detector, str] = {"vadclip": "VadCLIP", "anomalyclip": "AnomalyCLIP"}
+
+
+class TrainingSet(NamedTuple):
+    """Features (n, D) of each training video and crop, with its video-level classes."""
+
+    features: list[np.ndarray]
+    classes: list[tuple[str, ...]]
+
+
+class EvaluationSet(NamedTuple):
+    """Features (n, D) of each video, with its temporal truth."""
+
+    features: list[np.ndarray]
+    truths: list[VideoTruth]
+
+
+class VideoScores(NamedTuple):
+    """A scored video: anomaly (n,) and class probabilities (n, C) per feature."""
+
+    anomaly: np.ndarray
+    probabilities: np.ndarray
+
+
+Score = Callable[[np.ndarray], VideoScores]
+"""A trained detector: features (n, D) of a video -> its scores."""
+
+
+def detector_benchmark(P: Params) -> tuple[Benchmark, Path]:
+    """The benchmark of a profile and the data root it lies in."""
+    prepare_data(P)
+    return load_benchmark(P.benchmark), P.data_dir
+
+
+def snippet_rule(P: Params, detector: Detector) -> SnippetRule:
+    """How videos become features: snippets for VadCLIP, single frames for AnomalyCLIP."""
+    if detector == "anomalyclip":
+        return SnippetRule(P.frame_stride, 1, 1)
+    return SnippetRule(P.snippet_length, P.snippet_frames, P.snippet_crops)
+
+
+def training_set(P: Params, model: AlertCLIP, detector: Detector) -> TrainingSet:
+    """Features of the benchmark's training videos; every crop counts as a video (official)."""
+    benchmark, root = detector_benchmark(P)
+    videos = training_videos(benchmark, root)
+    if P.detector_videos:
+        order = np.random.default_rng(P.seed).permutation(len(videos))
+        videos = [videos[i] for i in sorted(order[: P.detector_videos])]
+    rule = snippet_rule(P, detector)
+    folder = _extract(P, model, [video.path for video in videos], rule)
+    files = [
+        (feature_file(folder, v.path, crop), v.classes)
+        for v in videos
+        for crop in range(rule.crops)
+    ]
+    here = [(file, classes) for file, classes in files if file.exists()]
+    if not here:
+        raise InputError(f"no training video of {benchmark.title} can be read; see {folder}")
+    return TrainingSet([read_features(file) for file, _ in here], [classes for _, classes in here])
+
+
+def evaluation_set(
+    P: Params, model: AlertCLIP, detector: Detector, split: Split = "test"
+) -> EvaluationSet:
+    """Features, one crop each, and truth of a split's videos, without those that do not decode."""
+    benchmark, root = detector_benchmark(P)
+    entries, rule = read_list(benchmark, root, split), snippet_rule(P, detector)
+    videos = {entry.name: benchmark.video_path(root, entry.entry) for entry in entries}
+    folder = _extract(P, model, list(videos.values()), rule)
+    crop = min(P.snippet_test_crop, rule.crops - 1)
+    files = {name: feature_file(folder, path, crop) for name, path in videos.items()}
+    features = {name: read_features(file) for name, file in files.items() if file.exists()}
+    snippets = {name: len(x) * rule.length // SNIPPET for name, x in features.items()}
+    by_class = benchmark.class_annotation_file is not None
+    truths = read_truth(benchmark, root, split=split, by_class=by_class, snippets=snippets)
+    kept = [truth for truth in truths if truth.name in features]
+    return EvaluationSet([features[truth.name] for truth in kept], kept)
+
+
+def _extract(P: Params, model: AlertCLIP, videos: Sequence[Path], rule: SnippetRule) -> Path:
+    root, cache = P.run_dir / "features", ROOT / "runs" / "cache"
+    return extract_features(model, videos, rule, root, cache, P.workers)
+
+
+def fit_vadclip(
+    P: Params, model: AlertCLIP, data: TrainingSet, classes: Sequence[str], seed: int
+) -> Score:
+    """Train VadCLIP; its anomaly score is the C-branch (UCF-Crime) or the A-branch (XD)."""
+    benchmark = load_benchmark(P.benchmark)
+    settings = vadclip.preset(P.vadclip_preset, P.detector_variant, **P.vadclip_changes)
+    torch.manual_seed(seed)
+    text = vadclip.CLIPText(model.clip, model.backbone.tokenizer)
+    detector = vadclip.VadCLIP(text, prompts(benchmark, classes), settings)
+    detector.to(model.mean.device)
+    named = [labels or (benchmark.normal_class,) for labels in data.classes]
+    vadclip.fit(detector, data.features, vadclip.multi_hot(named, classes), seed)
+    return partial(_score_vadclip, detector, benchmark.metric == "AP")
+
+
+def _score_vadclip(detector: vadclip.VadCLIP, aligned: bool, features: np.ndarray) -> VideoScores:
+    scores = vadclip.score_video(detector, features)
+    anomaly = scores.prob2 if aligned else scores.prob1
+    return VideoScores(anomaly.numpy(), scores.probabilities.numpy())
+
+
+def fit_anomalyclip(
+    P: Params, model: AlertCLIP, data: TrainingSet, classes: Sequence[str], seed: int
+) -> Score:
+    """Train AnomalyCLIP; the normality prototype comes from the normal training videos."""
+    benchmark = load_benchmark(P.benchmark)
+    normal_id = list(classes).index(benchmark.normal_class)
+    changes = {"normal_id": normal_id, "variant": P.detector_variant} | P.anomalyclip_changes
+    settings = anomalyclip.preset(P.anomalyclip_preset, **changes)
+    videos = [torch.from_numpy(features) for features in data.features]
+    labels = [classes.index(names[0]) if names else normal_id for names in data.classes]
+    normal = [video for video, label in zip(videos, labels, strict=True) if label == normal_id]
+    torch.manual_seed(seed)
+    detector = anomalyclip.AnomalyCLIP(
+        model.clip,
+        model.backbone.tokenizer,
+        prompts(benchmark, classes),
+        anomalyclip.normality_prototype(normal),
+        settings,
+    ).to(model.mean.device)
+    anomalyclip.fit(detector, videos, labels, seed)
+    return partial(_score_anomalyclip, detector)
+
+
+def _score_anomalyclip(detector: anomalyclip.AnomalyCLIP, features: np.ndarray) -> VideoScores:
+    scores = anomalyclip.score_video(detector, torch.from_numpy(features))
+    return VideoScores(scores.p_anomaly.numpy(), scores.probabilities.numpy())
+
+
+FIT = {"vadclip": fit_vadclip, "anomalyclip": fit_anomalyclip}
+
+
+def prompts(benchmark: Benchmark, classes: Sequence[str]) -> list[str]:
+    """Text of each class: VadCLIP's where the benchmark has it, else the name in words."""
+    named = dict(zip(benchmark.classes, benchmark.prompts, strict=False))
+    return [named.get(name, name.replace("_", " ").lower()) for name in classes]
+
+
+def score_backbone(
+    P: Params, stage: stages.Stage, detector: Detector, split: Split = "test"
+) -> tuple[EvaluationSet, list[list[VideoScores]]]:
+    """Train on one backbone under every detector seed; the test set and its scores per seed."""
+    model = stages.stage_model(P, stage)
+    benchmark, _ = detector_benchmark(P)
+    train, test = training_set(P, model, detector), evaluation_set(P, model, detector, split)
+    fit = FIT[detector]
+    scores = []
+    for seed in P.detector_seeds:
+        score = fit(P, model, train, benchmark.classes, seed)
+        scores.append([score(features) for features in test.features])
+    return test, scores

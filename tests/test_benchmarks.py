@@ -1,0 +1,292 @@
+"""Benchmarks as data: published lists and arrays, every format by hand, bad rows refused."""
+
+import json
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+import yaml
+
+from alertclip.data.annotations import (
+    VideoTruth,
+    frame_class_truth,
+    frame_truth,
+    mask_runs,
+    read_mask,
+    read_tracks,
+    read_ucf,
+    read_vector,
+    read_xd,
+    read_xd_classes,
+    snippet_truth,
+    xd_classes,
+)
+from alertclip.data.benchmarks import BENCHMARKS, load_benchmark, read_list, read_truth
+from alertclip.errors import InputError
+from alertclip.evaluation.metrics import FrameScores, frame_metrics
+
+UCF, XD = load_benchmark("ucf_crime"), load_benchmark("xd_violence")
+CODES = {code: name for name, code in XD.codes.items()}
+FIGHT = "v=a.b__#1_label_B1-0-0"
+ROW = "Abuse028_x264  Abuse  165  240  -1  -1  "
+
+
+def written(tmp_path, *lines, name="rows.txt", end="\n", bom=""):
+    path = tmp_path / name
+    path.write_bytes((bom + end.join(lines) + end).encode())
+    return path
+
+
+def ucf(path, **options):
+    return read_ucf(path, UCF.classes, UCF.normal_class, **options)
+
+
+def xd(path, read=read_xd, **options):
+    return read(path, CODES, XD.normal_class, **options)
+
+
+@pytest.mark.parametrize("name", yaml.safe_load(BENCHMARKS.read_text()))
+def test_every_benchmark_is_consistent(name):
+    benchmark = load_benchmark(name)
+    for split, counts in benchmark.class_counts.items():
+        assert sum(counts.values()) == benchmark.counts[split]["abnormal"]
+        assert set(counts) == set(benchmark.abnormal_classes)
+
+
+def test_totals_of_the_dataset_papers():
+    totals = {"ucf_crime": 1900, "xd_violence": 4754, "shanghaitech": 437, "msad": 720}
+    for name, total in (totals | {"ubnormal": 543}).items():
+        assert sum(sum(c.values()) for c in load_benchmark(name).counts.values()) == total
+
+
+def test_misspelt_names_and_fields(tmp_path):
+    with pytest.raises(InputError, match="no benchmark UCF-Crime; did you mean ucf_crime"):
+        load_benchmark("UCF-Crime")
+    raw = yaml.safe_load(BENCHMARKS.read_text())
+    raw["msad"]["fsp"] = raw["msad"].pop("fps")
+    raw["ucf_crime"]["novel"].append("Abuse")  # already a base class
+    path = tmp_path / "benchmarks.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    with pytest.raises(InputError, match="msad: (fps|fsp)"):
+        load_benchmark("msad", path)
+    with pytest.raises(InputError, match="base and novel must be disjoint"):
+        load_benchmark("ucf_crime", path)
+
+
+def test_video_paths(tmp_path):
+    path = UCF.video_path(tmp_path, "Abuse/Abuse028_x264.mp4")
+    assert path.relative_to(tmp_path / UCF.video_root).as_posix() == "Abuse/Abuse028_x264.mp4"
+    path = load_benchmark("ubnormal").video_path(tmp_path, "abnormal_scene_12_scenario_3_fog")
+    assert path.parts[-2:] == ("Scene12", "abnormal_scene_12_scenario_3_fog.mp4")
+
+
+def test_frame_truth_is_end_exclusive_and_cut():
+    truth = VideoTruth("v", ("a",), ((2, 4), (6, 99)), True, ("a", "b"))
+    assert np.flatnonzero(frame_truth(truth, 8)).tolist() == [2, 3, 6, 7]
+    by_class = frame_class_truth(truth, 8, ["normal", "b", "a"])
+    assert [np.flatnonzero(c).tolist() for c in by_class.T] == [[], [6, 7], [2, 3]]
+    with pytest.raises(InputError, match="v: class b"):
+        frame_class_truth(truth, 8, ["normal", "a"])
+    unnamed = VideoTruth("01_0014", (), ((2, 4),), True)
+    with pytest.raises(InputError, match="01_0014: the annotation names no class"):
+        frame_class_truth(unnamed, 8, ["a"])
+
+
+def test_snippet_truth_keeps_whole_snippets_only():
+    truth = snippet_truth(VideoTruth("v", ("a",), ((30, 40),), True, ("a",)), n_snippets=2)
+    assert len(truth) == 32 and np.flatnonzero(truth).tolist() == [30, 31]
+
+
+def test_mask_runs():
+    assert mask_runs(np.array([1, 1, 0, 0, 1, 0, 1])).tolist() == [[0, 2], [4, 5], [6, 7]]
+    assert mask_runs(np.zeros(3)).shape == (0, 2)
+
+
+def test_ucf_rows(tmp_path):
+    normal = "Normal_Videos_003_x264.mp4  Normal  -1  -1  -1  -1"
+    two = "Arson011_x264.mp4  Arson  150  420  680  1267"
+    path = written(tmp_path, ROW, "", two, normal, end="\r\n", bom="\ufeff")
+    table = ucf(path)
+    assert list(table) == ["Abuse028_x264", "Arson011_x264", "Normal_Videos_003_x264"]
+    arson = table["Arson011_x264"]
+    assert (arson.spans, arson.span_classes) == (((150, 420), (680, 1267)), ("Arson", "Arson"))
+    assert table["Normal_Videos_003_x264"] == VideoTruth("Normal_Videos_003_x264", (), (), False)
+    inclusive = ucf(path, inclusive=True)["Arson011_x264"]
+    assert inclusive.spans == ((150, 421), (680, 1268))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("Abuse1  Abuse  165  240", "expected name, class and four"),
+        ("Abuse1  Abusing  165  240  -1  -1", "class Abusing"),
+        ("Abuse1  Abuse  165  x  -1  -1", "165 x are not two frame numbers"),
+        ("Abuse1  Abuse  240  165  -1  -1", "event 240 165"),
+        ("Abuse1  Abuse  165  -1  -1  -1", "event 165 -1"),
+        ("Abuse1  Abuse  -1  -1  -1  -1", "0 events in a video of class Abuse"),
+        ("Normal1  Normal  3  9  -1  -1", "1 events in a video of class Normal"),
+        ("Abuse028_x264.mp4  Abuse  165  240  -1  -1", "Abuse028_x264 stands twice"),
+    ],
+)
+def test_bad_ucf_rows_name_their_line(tmp_path, row, message):
+    path = written(tmp_path, ROW, "", row)
+    with pytest.raises(InputError, match=re.escape(f"{path}, line 3: ") + message):
+        ucf(path)
+
+
+def test_xd_rows(tmp_path):
+    both = "v=c__#00-01_label_G-B2-0"
+    plain = written(tmp_path, f"{FIGHT}.mp4 0 15 20 30", f"{both} 5 9 8 12")
+    assert xd(plain)[FIGHT].spans == ((0, 15), (20, 30))
+    assert xd(plain, inclusive=True)[FIGHT].spans == ((0, 16), (20, 31))
+    assert xd(plain)[both].span_classes == (
+        "explosion",
+        "explosion",
+    )  # the first code stands for all
+    path = written(tmp_path, f"{both} B2 5 9 G 8 12", name="classes.txt")
+    truth = xd(path, read_xd_classes)[both]
+    assert truth.classes == ("explosion", "shooting")
+    assert truth.span_classes == ("shooting", "explosion")
+    for row, message in {
+        f"{FIGHT} 0 15 20": "3 fields",
+        f"{FIGHT}": "0 fields",
+        "v=x__#1_label_A 0 15": "normal video",
+        "v=x__#1_label_B3-0-0 0 15": "code B3",
+        "v=x__#1_label_A-B1-0 0 15": "must be either",
+        "v=x__#1 0 15": "does not end in _label_",
+    }.items():
+        with pytest.raises(InputError, match=f"rows.txt, line 1: .*{message}"):
+            xd(written(tmp_path, row))
+    assert xd_classes("v=x__#1_label_A", CODES, "normal") == ()
+
+
+def test_shanghaitech_masks(tmp_path):
+    path = tmp_path / "01_0014.npy"
+    np.save(path, np.array([0, 1, 1, 0, 255], np.uint8))
+    assert read_mask("01_0014", path) == VideoTruth("01_0014", (), ((1, 3), (4, 5)), True)
+    assert not read_mask(
+        "01_002", tmp_path / "01_002.npy"
+    ).is_abnormal  # made for training: no mask
+    with pytest.raises(InputError, match="01_0015.npy"):
+        read_mask("01_0015", tmp_path / "01_0015.npy")
+    np.save(path, np.array([object()]), allow_pickle=True)
+    with pytest.raises(InputError, match="01_0014.npy: not a readable array"):
+        read_mask("01_0014", path)
+
+
+def test_ubnormal_tracks_are_inclusive(tmp_path):
+    path = written(tmp_path, "1,23,25", "2,30.0,31.0")
+    truth = read_tracks("abnormal_scene_1_scenario_1", path)
+    assert truth.spans == ((23, 26), (30, 32)) and truth.is_abnormal
+    assert not read_tracks("normal_scene_1_scenario_1", tmp_path / "absent").is_abnormal
+    with pytest.raises(InputError, match="rows.txt, line 1"):
+        read_tracks("abnormal_scene_1_scenario_1", written(tmp_path, "1 23 25"))
+
+
+def test_msad_vector_is_cut_by_snippets(tmp_path):
+    names, counts = ["Fire_1", "MSAD_normal_testing_1"], {"Fire_1": 2, "MSAD_normal_testing_1": 1}
+    vector = np.zeros(48)
+    vector[[20, 31]] = 1
+    path = tmp_path / "gt.npy"
+    np.save(path, vector)
+    fire, normal = read_vector(path, names, counts, ["Fire"])
+    assert (fire.classes, fire.spans) == (("Fire",), ((20, 21), (31, 32)))
+    assert not normal.is_abnormal
+    with pytest.raises(InputError, match="MSAD_normal_testing_1 has abnormal frames"):
+        read_vector(path, names[::-1], counts | {"MSAD_normal_testing_1": 2, "Fire_1": 1}, ["Fire"])
+    with pytest.raises(InputError, match="48 frames, but the list's snippets make 64"):
+        read_vector(path, names, counts | {"Fire_1": 3}, ["Fire"])
+    with pytest.raises(InputError, match="Fire_1: no snippet count"):
+        read_vector(path, names, {}, ["Fire"])
+
+
+def test_lists_match_exact_names(tmp_path):
+    folder = tmp_path / UCF.annotation_root
+    folder.mkdir(parents=True)
+    written(folder, "Abuse/Abuse028_x264.mp4", "", "Abuse/Abuse02.mp4", name="Anomaly_Test.txt")
+    written(folder, ROW, name=UCF.annotation_file)
+    with pytest.raises(InputError, match="Anomaly_Test.txt, line 3: Abuse02 has no row in"):
+        read_truth(UCF, tmp_path)
+    written(folder, "a/Abuse028_x264.mp4", "b/Abuse028_x264.mp4", name="Anomaly_Test.txt")
+    with pytest.raises(InputError, match="line 2: Abuse028_x264 stands in .*line 1 already"):
+        read_list(UCF, tmp_path)
+    with pytest.raises(InputError, match="UCF-Crime has no val split, but train, test"):
+        read_list(UCF, tmp_path, "val")
+
+
+def test_crops_of_a_video_count_once(tmp_path):
+    folder = tmp_path / XD.annotation_root
+    folder.mkdir()
+    rows = [f"/x/{FIGHT}__{crop}.npy,B1-0-0" for crop in (0, 1)]
+    written(folder, "path,label", *rows, name="xd_CLIP_rgbtest.csv")
+    assert [entry.name for entry in read_list(XD, tmp_path)] == [FIGHT]
+    written(folder, "path,label", rows[0], rows[0], name="xd_CLIP_rgbtest.csv")
+    with pytest.raises(InputError, match="line 3: .*__0 stands in .*line 2"):
+        read_list(XD, tmp_path)
+
+
+def test_published_ucf_lists(shared_data):
+    for split, counts in UCF.counts.items():
+        folders = Counter(e.entry.split("/")[0] for e in read_list(UCF, shared_data, split))
+        normal = [folder for folder in folders if "Normal" in folder]
+        assert sum(folders.pop(folder) for folder in normal) == counts["normal"]
+        assert folders == UCF.class_counts[split]
+
+
+def test_published_ucf_arrays(shared_data):
+    truths = read_truth(UCF, shared_data)
+    abnormal = [truth for truth in truths if truth.is_abnormal]
+    assert Counter(t.classes[0] for t in abnormal) == UCF.class_counts["test"]
+    assert sum(len(t.spans) == 2 for t in abnormal) == 16
+    folder = shared_data / UCF.annotation_root
+    segments = json.loads((folder / "gt_segment_ucf.json").read_text())
+    labels = json.loads((folder / "gt_label_ucf.json").read_text())
+    assert [[[int(s), int(e)] for s, e in spans] for spans in segments[:140]] == [
+        [list(span) for span in truth.spans] for truth in abnormal
+    ]
+    assert labels[:140] == [list(truth.span_classes) for truth in abnormal]
+    assert labels[140:] == [["A"]] * (len(truths) - 140) == [["A"]] * 150
+
+
+def test_published_xd_arrays(shared_data):
+    truths = read_truth(XD, shared_data, by_class=True)
+    abnormal = [truth for truth in truths if truth.is_abnormal]
+    assert {"abnormal": len(abnormal), "normal": len(truths) - len(abnormal)} == XD.counts["test"]
+    assert Counter(t.classes[0] for t in abnormal) == XD.class_counts["test"]
+    assert Counter(len(t.classes) for t in abnormal) == {1: 453, 2: 43, 3: 4}
+    segments = json.loads((shared_data / XD.annotation_root / "gt_segment.json").read_text())
+    labels = json.loads((shared_data / XD.annotation_root / "gt_label.json").read_text())
+    for truth, spans, codes in zip(truths[:500], segments, labels, strict=False):
+        assert [[str(s), str(e)] for s, e in truth.spans] == spans
+        assert [XD.codes[name] for name in truth.span_classes] == codes
+    assert labels[500:] == [["A"]] * 300 and not any(t.is_abnormal for t in truths[500:])
+    events = Counter(name for truth in truths for name in truth.span_classes)
+    assert {XD.codes[k]: n for k, n in events.items()} == {
+        "B6": 494, "B1": 245, "B2": 214, "B4": 154, "G": 150, "B5": 15
+    }  # fmt: skip
+
+
+def test_xd_annotations_agree_but_for_five_videos(shared_data):
+    """The file with classes has one more event, of 139 frames, and four gaps of a frame."""
+    plain, by_class = (read_truth(XD, shared_data, by_class=flag) for flag in (False, True))
+    assert [truth.name for truth in plain] == [truth.name for truth in by_class]
+    extra = [
+        frame_truth(a, 20_000).astype(int) - frame_truth(b, 20_000)
+        for a, b in zip(plain, by_class, strict=True)
+    ]
+    assert sorted(e.sum() for e in extra if e.any()) == [-139, 1, 1, 1, 1]
+
+
+def test_oracle_and_random_scores_on_the_real_truth(shared_data):
+    rng = np.random.default_rng(0)
+    oracle, random = [], []
+    for truth in read_truth(UCF, shared_data):
+        n = max([end for _, end in truth.spans], default=1000) + 200
+        frames = frame_truth(truth, n)
+        for videos, scores in ((oracle, frames * 1.0), (random, rng.integers(0, 9, n) / 9)):
+            videos.append(FrameScores(truth.name, scores, frames, truth.is_abnormal))
+    perfect = frame_metrics(oracle, n_boot=20)
+    assert perfect[["value", "low", "high"]].to_numpy() == pytest.approx(1.0)
+    chance = frame_metrics(random, n_boot=200).set_index("metric").loc["frame AUC"]
+    assert chance["low"] <= 0.5 <= chance["high"] and chance["high"] - chance["low"] < 0.05

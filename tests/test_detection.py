@@ -1,0 +1,359 @@
+"""mAP@IoU by hand and against a frame-set derivation; class-wise and open-vocabulary metrics."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from alertclip.data.annotations import VideoTruth, frame_class_truth, frame_truth
+from alertclip.data.benchmarks import load_benchmark, read_truth
+from alertclip.errors import InputError
+from alertclip.evaluation.detection import (
+    Segments,
+    class_confidence,
+    curve_segments,
+    detection_average_precision,
+    detection_map,
+    matches,
+    non_maximum_suppression,
+    temporal_iou,
+)
+from alertclip.evaluation.metrics import FrameScores, frame_metrics
+from alertclip.evaluation.recognition import (
+    ClassScores,
+    anomaly_metrics,
+    class_metrics,
+    false_alarm_rate,
+    macro_auc,
+    open_vocabulary,
+)
+
+CLASSES = ["normal", "fight", "fire"]
+
+
+def event(name, *spans, label="fight"):
+    return VideoTruth(name, (label,), spans, True, (label,) * len(spans))
+
+
+def normal(name):
+    return VideoTruth(name, (), (), False)
+
+
+def values(table):
+    return table["value"].tolist()
+
+
+def reference_map(scores, truths, classes, normal_class, with_normal, iou):
+    """mAP written out with sets of frames, one prediction and one event at a time."""
+    total = []
+    for c, label in enumerate(classes):
+        found, events = [], []
+        for i, (curves, truth) in enumerate(zip(scores, truths, strict=True)):
+            labelled = zip(truth.spans, truth.span_classes, strict=True)
+            events += [(i, *span) for span, name in labelled if name == label]
+            if label == normal_class and not truth.is_abnormal:
+                events.append((i, 0, len(curves)))
+            curve = [float(x) for x in curves[:, c]]
+            if len(curve) < 16 or not (with_normal or truth.is_abnormal):
+                continue
+            top = sorted(curve, reverse=True)[: len(curve) // 16]
+            limit, start = max(curve) - 0.6 * (max(curve) - min(curve)), None
+            for t, value in enumerate([*curve, -np.inf]):
+                if value > limit and start is None:
+                    start = t
+                elif value <= limit and start is not None:
+                    if t - start >= 2:
+                        peak = max(curve[start:t]) + 0.7 * sum(top) / len(top)
+                        found.append((peak, i, start, t))
+                    start = None
+        if not found:
+            return 0.0
+        hits, precisions, n_events = 0, [], len(events)
+        for rank, (_, i, start, end) in enumerate(sorted(found, reverse=True), start=1):
+            mine = set(range(start, end))
+            best, best_iou = None, iou
+            for candidate in events:
+                theirs = set(range(*candidate[1:])) if candidate[0] == i else set()
+                overlap = len(mine & theirs) / len(mine | theirs)
+                if overlap >= best_iou:
+                    best, best_iou = candidate, overlap
+            if best:
+                events.remove(best)
+                hits += 1
+                precisions.append(hits / rank)
+        total.append(sum(precisions) / n_events if precisions else 0.0)
+    return 100 * float(np.mean(total))
+
+
+def random_case(seed, n_videos=12):
+    rng = np.random.default_rng(seed)
+    scores, truths = [], []
+    for i in range(n_videos):
+        n = 16 * int(rng.integers(2, 9))
+        curves = np.exp(np.repeat(rng.normal(size=(n // 4, 3)), 4, axis=0) * 2)
+        scores.append(curves / curves.sum(axis=1, keepdims=True))
+        if i % 3 == 0:
+            truths.append(normal(f"n{i}"))
+            continue
+        starts = rng.integers(0, n - 10, 2)
+        spans = tuple((int(s), int(s + rng.integers(4, 30))) for s in starts)
+        labels = tuple(rng.choice(CLASSES[1:], 2))
+        truths.append(VideoTruth(f"v{i}", labels[:1], spans, True, labels))
+    return scores, truths
+
+
+def test_temporal_iou_by_hand():
+    spans = np.array([[0, 10], [5, 15], [10, 20], [3, 5], [7, 7]])
+    assert temporal_iou((0, 10), spans).tolist() == [1.0, 5 / 15, 0.0, 0.2, 0.0]
+
+
+def test_segments_by_hand():
+    curve = np.full(32, 0.1)
+    curve[[2, 3, 4]], curve[20], curve[[30, 31]] = (0.9, 0.6, 0.43), 0.8, 0.7
+    assert class_confidence(curve) == pytest.approx((0.9 + 0.8) / 2)  # 32 / 16 = 2 frames
+    spans, scores = curve_segments(curve)  # threshold 0.9 - 0.6 * 0.8 = 0.42; frame 20 is too short
+    assert spans.tolist() == [[2, 5], [30, 32]]
+    assert scores == pytest.approx([0.9 + 0.7 * 0.85, 0.7 + 0.7 * 0.85])
+    # Exactly at the threshold is outside: max 1, min 0, threshold 1 - 0.6.
+    at = np.zeros(32)
+    at[4:6], at[6] = 1.0, 1 - 0.6
+    assert curve_segments(at)[0].tolist() == [[4, 6]]
+
+
+@pytest.mark.parametrize("curve", [np.full(32, 0.5), np.arange(15) / 15, -np.arange(32.0) - 1])
+def test_curves_without_segments(curve):
+    assert len(curve_segments(curve)[0]) == 0
+
+
+def test_suppression_keeps_the_higher_of_two():
+    spans = np.array([[0, 10], [0, 9], [0, 6], [20, 30]])
+    kept, scores = non_maximum_suppression(spans, np.array([0.5, 0.9, 0.7, 0.1]))
+    # [0, 9) wins; [0, 10) overlaps it by 0.9 and goes, [0, 6) by 6 / 9 > 0.6 too.
+    assert kept.tolist() == [[0, 9], [20, 30]] and scores.tolist() == [0.9, 0.1]
+    kept, _ = non_maximum_suppression(np.array([[0, 10], [0, 6]]), np.array([0.9, 0.5]))
+    assert len(kept) == 2  # exactly 0.6 stays
+
+
+def test_matching_is_greedy_and_hits_an_event_once():
+    found = Segments(
+        np.array([0, 0, 1, 0]), np.array([[0, 10], [1, 11], [0, 10], [20, 26]]), np.arange(4)[::-1]
+    )
+    truth = {0: np.array([[2, 12], [0, 10], [20, 30]])}
+    # First takes [0, 10), the second what remains of the two; no event in video 1; then 6 / 10.
+    assert matches(found, truth, 0.5).tolist() == [True, True, False, True]
+    assert matches(found, truth, 0.6).tolist() == [True, True, False, True]  # IoU >= threshold
+    assert matches(found, truth, 0.9).tolist() == [True, False, False, False]
+    single = {0: np.array([[0, 10]])}
+    assert matches(found, single, 0.1).tolist() == [True, False, False, False]
+
+
+def test_average_precision_by_hand():
+    hits = np.array([True, False, True, False])
+    assert detection_average_precision(hits, 5) == pytest.approx((1 / 1 + 2 / 3) / 5)
+    assert detection_average_precision(np.zeros(3, bool), 0) == 0.0
+
+
+@pytest.mark.parametrize("with_normal", [True, False])
+@pytest.mark.parametrize("normal_class", ["normal", None])
+def test_map_equals_frame_sets(with_normal, normal_class):
+    for seed in range(4):
+        scores, truths = random_case(seed)
+        table = detection_map(scores, truths, CLASSES, normal_class, with_normal)
+        expected = [
+            reference_map(scores, truths, CLASSES, normal_class, with_normal, iou)
+            for iou in (0.1, 0.2, 0.3, 0.4, 0.5)
+        ]
+        assert values(table) == pytest.approx([*expected, np.mean(expected)])
+        assert table["metric"].iloc[[0, -1]].tolist() == ["mAP@0.1", "mAP@AVG"]
+        assert 0 < expected[0] < 100 and expected[0] > expected[-1]
+
+
+def test_normal_class_in_both_variants():
+    """Perfect scores: XD-Violence counts whole normal videos, UCF-Crime's labels never match."""
+    truths = [event("a", (10, 20)), event("b", (0, 8), label="fire"), normal("n")]
+    scores = []
+    for truth in truths:
+        abnormal = frame_class_truth(truth, 48, CLASSES) * 1.0
+        abnormal[:, 0] = (~frame_truth(truth, 48)) * 0.9 if truth.is_abnormal else 1.0
+        scores.append(abnormal)
+    # The constant curve of the normal video has no segment, so only a ramp can match it.
+    scores[2][0, 0] = 0.0
+    assert values(detection_map(scores, truths, CLASSES, "normal"))[4] == pytest.approx(100)
+    assert values(detection_map(scores, truths, CLASSES, None)) == pytest.approx([200 / 3] * 6)
+    left_out = detection_map(scores, truths, CLASSES, "normal", with_normal=False)
+    assert values(left_out) == pytest.approx([200 / 3] * 6)
+
+
+def test_a_class_without_segments_empties_the_map():
+    scores, truths = random_case(0)
+    for curves in scores:
+        curves[:, 2] = 0.2
+    assert values(detection_map(scores, truths, CLASSES, "normal")) == [0.0] * 6
+
+
+def test_bad_detection_input_names_the_video():
+    scores, truths = random_case(0)
+    with pytest.raises(InputError, match="scores of 11 videos for the truth of 12"):
+        detection_map(scores[1:], truths, CLASSES, None)
+    with pytest.raises(InputError, match=r"n0: scores of shape .*expected \(T, 2\)"):
+        detection_map(scores, truths, CLASSES[:2], None)
+    scores[1][3, 1] = np.nan
+    with pytest.raises(InputError, match="v1: its scores are not finite"):
+        detection_map(scores, truths, CLASSES, None)
+    truths[0] = VideoTruth("x", ("a",), ((0, 4),), True, ("a",))
+    with pytest.raises(InputError, match="x: class a is none of"):
+        detection_map(scores, truths, CLASSES, None)
+
+
+def test_oracle_detection_on_the_real_truth(shared_data):
+    benchmark = load_benchmark("ucf_crime")
+    truths = read_truth(benchmark, shared_data)
+    scores = []
+    for truth in truths:
+        n = -(-max([end for _, end in truth.spans], default=160) // 16) * 16 + 16
+        curves = frame_class_truth(truth, n, benchmark.classes) * 1.0
+        curves[: n // 2, 0] = 0.1  # the normal class must have some segment
+        scores.append(curves)
+    table = detection_map(scores, truths, benchmark.classes, benchmark.detection_normal_class)
+    assert values(table) == pytest.approx([100 * 13 / 14] * 6)
+
+
+def class_case(seed=0, absent=()):
+    rng = np.random.default_rng(seed)
+    videos = []
+    for i, label in enumerate(["fight", "fire", "fight", None, None]):
+        n = 30 + 10 * i
+        truth = np.zeros((n, 3), bool)
+        if label and label not in absent:
+            truth[5:15, CLASSES.index(label)] = True
+        truth[:, 0] = ~truth[:, 1:].any(axis=1)  # the normal class has frames, but no row
+        scores = np.round(rng.uniform(size=(n, 3)) + 0.4 * truth, 1)  # many ties
+        videos.append(ClassScores(f"v{i}", scores, truth))
+    return videos
+
+
+def test_class_metrics_against_scikit_learn():
+    videos = class_case()
+    table = class_metrics(videos, CLASSES, "normal", n_boot=50).set_index(["class_name", "metric"])
+    scores, truth = (np.concatenate([getattr(v, f) for v in videos]) for f in ("scores", "truth"))
+    for metric, function in {"AUC": roc_auc_score, "AP": average_precision_score}.items():
+        each = [function(truth[:, c], scores[:, c]) for c in (1, 2)]
+        assert table.loc[("fight", metric), "value"] == pytest.approx(each[0])
+        assert table.loc[("fire", metric), "value"] == pytest.approx(each[1])
+        assert table.loc[("mean", metric), "value"] == pytest.approx(np.mean(each))
+    assert set(table["n"]) == {250} and (table["low"] <= table["high"]).all()
+
+
+def test_mean_interval_resamples_all_classes_together():
+    """Two classes with the same columns: their mean has exactly the interval of one of them."""
+    videos = [
+        ClassScores(v.video, v.scores[:, [0, 1, 1]], v.truth[:, [0, 1, 1]]) for v in class_case()
+    ]
+    table = class_metrics(videos, CLASSES, "normal", n_boot=60).set_index(["class_name", "metric"])
+    for metric in ("AUC", "AP"):
+        one, mean = (
+            table.loc[(name, metric), ["value", "low", "high"]] for name in ("fire", "mean")
+        )
+        assert mean.tolist() == pytest.approx(one.tolist())
+    single = [
+        FrameScores(v.video, v.scores[:, 1], v.truth[:, 1], bool(v.truth[:, 1].any()))
+        for v in videos
+    ]
+    reference = frame_metrics(single, n_boot=60).set_index("metric").loc["frame AUC"]
+    assert table.loc[("fire", "AUC"), "low"] == pytest.approx(reference["low"])
+
+
+def test_absent_classes_do_not_count():
+    table = class_metrics(class_case(absent=["fire"]), CLASSES, "normal", n_boot=20)
+    assert set(table["class_name"]) == {"mean", "fight"}
+    means = table.set_index(["metric", "class_name"])["value"].unstack()
+    assert means["mean"].tolist() == means["fight"].tolist()
+    with pytest.raises(InputError, match="no frame of any abnormal class"):
+        class_metrics(class_case(absent=["fire", "fight"]), CLASSES, "normal")
+
+
+def test_class_metrics_name_a_video_of_wrong_length():
+    videos = class_case()
+    videos[1] = ClassScores("short", videos[1].scores[:-1], videos[1].truth)
+    with pytest.raises(InputError, match=r"short: scores \(39, 3\) and truth \(40, 3\)"):
+        class_metrics(videos, CLASSES, "normal")
+
+
+def anomaly_case():
+    truth = np.array([0, 1, 1, 0], bool)
+    return [
+        FrameScores("a", np.array([0.1, 0.9, 0.4, 0.4]), truth, True),
+        FrameScores("b", np.array([0.8, 0.7, 0.2, 0.3]), truth, True),
+        FrameScores("n", np.array([0.5, 0.1, 0.2, 0.1, 0.6]), np.zeros(5, bool), False),
+        FrameScores("m", np.array([0.1, 0.0, 0.2]), np.zeros(3, bool), False),
+    ]
+
+
+def test_anomaly_metrics_by_hand():
+    videos = anomaly_case()
+    table = anomaly_metrics(videos, n_boot=40).set_index("metric")
+    y, s = (np.concatenate([getattr(v, f) for v in videos]) for f in ("truth", "scores"))
+    assert table.loc["micro AUC", "value"] == pytest.approx(roc_auc_score(y, s))
+    assert table.loc["AnoAUC", "value"] == pytest.approx(roc_auc_score(y[:8], s[:8]))
+    assert table.loc["frame AP", "value"] == pytest.approx(average_precision_score(y, s))
+    padded = [roc_auc_score([0, *v.truth, 1], [0, *v.scores, 1]) for v in videos]
+    assert padded[0] == pytest.approx(8.5 / 9)  # one tie
+    assert table.loc["macro AUC", "value"] == pytest.approx(np.mean(padded))
+    assert table.loc["false-alarm rate", "value"] == pytest.approx(2 / 8)  # 0.5 itself counts
+    assert table["n"].to_dict() == {
+        "micro AUC": 16, "frame AP": 16, "AnoAUC": 8, "macro AUC": 4, "false-alarm rate": 8
+    }  # fmt: skip
+    assert (table["low"] <= table["value"]).all() and (table["value"] <= table["high"]).all()
+
+
+def test_false_alarms_are_resampled_by_video():
+    rate = false_alarm_rate(anomaly_case(), n_boot=400)
+    assert (rate.low, rate.high) == (0.0, pytest.approx(2 / 5))  # only "m", only "n"
+    clips = [replace(video, video="one") for video in anomaly_case()]
+    for interval in (false_alarm_rate(clips, n_boot=50), macro_auc(clips, n_boot=50)):
+        assert interval.low == pytest.approx(interval.high)  # clips of one video stay together
+    with pytest.raises(InputError, match="no normal videos"):
+        false_alarm_rate(anomaly_case()[:2])
+
+
+@pytest.mark.parametrize("metric", [anomaly_metrics, macro_auc, false_alarm_rate])
+def test_length_mismatch_names_the_video(metric):
+    videos = [*anomaly_case(), FrameScores("short", np.zeros(3), np.zeros(4, bool), False)]
+    with pytest.raises(InputError, match="short: 3 scores for 4 frames"):
+        metric(videos)
+
+
+def open_case():
+    truths = [event("a", (1, 3)), event("b", (1, 3), label="fire"), normal("n"), normal("m")]
+    return anomaly_case(), truths
+
+
+def test_open_vocabulary_in_both_readings():
+    videos, truths = open_case()
+    table = open_vocabulary(videos, truths, base=["fight"], novel=["fire"], n_boot=20)
+    table = table.set_index(["subset", "normals", "metric"]).sort_index()
+    chosen = {"overall": [0, 1], "base": [0], "novel": [1]}
+    for subset, abnormal in chosen.items():
+        for normals in (True, False):
+            part = [videos[i] for i in (abnormal + [2, 3] if normals else abnormal)]
+            y, s = (np.concatenate([getattr(v, f) for v in part]) for f in ("truth", "scores"))
+            row = table.loc[(subset, normals)]
+            assert row.loc["AUC", "value"] == pytest.approx(roc_auc_score(y, s))
+            assert row.loc["AP", "value"] == pytest.approx(average_precision_score(y, s))
+            assert row.loc["AUC", "n"] == len(y)
+
+
+def test_open_vocabulary_assigns_by_first_class():
+    videos, truths = open_case()
+    both = VideoTruth("b", ("fire", "fight"), ((1, 3),), True, ("fight",))
+    truths[1] = both
+    table = open_vocabulary(videos, truths, ["fight"], ["fire"], n_boot=10)
+    kept = table.set_index(["subset", "normals", "metric"])["n"]
+    assert kept["novel", False, "AUC"] == kept["base", False, "AUC"] == 4
+    with pytest.raises(InputError, match="novel AUC: no videos|for novel AUC are normal"):
+        open_vocabulary(videos, truths, ["fight"], ["fire"], drop_multi_label=True, n_boot=10)
+    with pytest.raises(InputError, match="b: its class, fire, must be either base or novel"):
+        open_vocabulary(videos, truths, ["fight"], [])
+    with pytest.raises(InputError, match="m: no such video"):
+        open_vocabulary(videos, truths[:3], ["fight"], ["fire"])
