@@ -331,7 +331,7 @@ def open_case():
 
 def test_open_vocabulary_in_both_readings():
     videos, truths = open_case()
-    table = open_vocabulary(videos, truths, base=["fight"], novel=["fire"], n_boot=20)
+    table = open_vocabulary([videos], truths, base=["fight"], novel=["fire"], n_boot=20)
     table = table.set_index(["subset", "normals", "metric"]).sort_index()
     chosen = {"overall": [0, 1], "base": [0], "novel": [1]}
     for subset, abnormal in chosen.items():
@@ -348,12 +348,12 @@ def test_open_vocabulary_assigns_by_first_class():
     videos, truths = open_case()
     both = VideoTruth("b", ("fire", "fight"), ((1, 3),), True, ("fight",))
     truths[1] = both
-    table = open_vocabulary(videos, truths, ["fight"], ["fire"], n_boot=10)
+    table = open_vocabulary([videos], truths, ["fight"], ["fire"], n_boot=10)
     kept = table.set_index(["subset", "normals", "metric"])["n"]
     assert kept["novel", False, "AUC"] == kept["base", False, "AUC"] == 4
     with pytest.raises(InputError, match="novel AUC: no videos|for novel AUC are normal"):
-        open_vocabulary(videos, truths, ["fight"], ["fire"], drop_multi_label=True, n_boot=10)
+        open_vocabulary([videos], truths, ["fight"], ["fire"], drop_multi_label=True, n_boot=10)
     with pytest.raises(InputError, match="b: its class, fire, must be either base or novel"):
-        open_vocabulary(videos, truths, ["fight"], [])
+        open_vocabulary([videos], truths, ["fight"], [])
     with pytest.raises(InputError, match="m: no such video"):
-        open_vocabulary(videos, truths[:3], ["fight"], ["fire"])
+        open_vocabulary([videos], truths[:3], ["fight"], ["fire"])

@@ -24,6 +24,13 @@ Columns = list[list[FrameScores]]
 """Frame scores of all videos, once per seed."""
 
 
+class Curves(NamedTuple):
+    """Anomaly scores of one model, by name, on all frames of the evaluation videos."""
+
+    model: str
+    columns: Columns
+
+
 class Scored(NamedTuple):
     """A detector on one backbone: truths and, per seed, scores of the evaluation videos."""
 
@@ -34,10 +41,15 @@ class Scored(NamedTuple):
     seeds: list[list[VideoScores]]
 
     @property
+    def model(self) -> str:
+        """Name of the backbone."""
+        return STAGES[self.stage]
+
+    @property
     def columns(self) -> Columns:
         """Anomaly scores per frame: each is held for the frames it stands for."""
         return [
-            [_frames(truth, s.anomaly, self.length) for truth, s in self._pairs(scores)]
+            [held_scores(truth, s.anomaly, self.length) for truth, s in self._pairs(scores)]
             for scores in self.seeds
         ]
 
@@ -68,10 +80,11 @@ def score_stages(P: Params, detector: Detector, wanted: Sequence[Stage]) -> list
     return scored
 
 
-def backbone_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
+def backbone_table(P: Params, scored: Sequence[Scored | Curves], paper: str) -> pd.DataFrame:
     """Frame AUC, AP and AnoAUC (per cent) per backbone, mean over seeds, beside the paper's.
 
-    Columns setting, model, value, low, high, n, seed_sd, paper.
+    ``paper`` is a heading of params/paper_results.yaml. Columns setting, model, value, low, high,
+    n, seed_sd, paper.
     """
     rows = []
     for s in scored:
@@ -81,13 +94,17 @@ def backbone_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
             spread = float(np.std(each, ddof=1)) if len(each) > 1 else np.nan
             row = {"value": interval.value, "low": interval.low, "high": interval.high}
             per_cent = {k: 100 * v for k, v in (row | {"seed_sd": spread}).items()}
-            rows.append({"setting": name, "model": STAGES[s.stage], "n": interval.n} | per_cent)
-    table = pd.DataFrame(rows)
+            rows.append({"setting": name, "model": s.model, "n": interval.n} | per_cent)
+    return with_paper(pd.DataFrame(rows), paper, "setting")
+
+
+def detector_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
+    """``backbone_table`` beside the paper's row for this detector and benchmark."""
     name = f"{DETECTORS[scored[0].detector]}, {load_benchmark(P.benchmark).title}"
-    return with_paper(table, name, "setting")
+    return backbone_table(P, scored, name)
 
 
-def backbone_differences(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
+def backbone_differences(P: Params, scored: Sequence[Scored | Curves]) -> pd.DataFrame:
     """Paired differences (points) of each backbone to the one before it, over the same videos."""
     rows = []
     for before, after in zip(scored[:-1], scored[1:], strict=True):
@@ -102,7 +119,7 @@ def backbone_differences(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
                 P.seed,
                 lambda values, k=k: values[k:].mean(axis=0) - values[:k].mean(axis=0),
             )
-            difference = f"{STAGES[after.stage]} minus {STAGES[before.stage]}"
+            difference = f"{after.model} minus {before.model}"
             values = {key: 100 * getattr(interval, key) for key in ("value", "low", "high")}
             rows.append({"difference": difference, "measure": name} | values)
     return pd.DataFrame(rows)
@@ -125,7 +142,7 @@ def class_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
             for kind, metric in METRICS.items():
                 interval = frame_metric(columns, metric, name, P.bootstrap_samples, P.seed)
                 values = {k: 100 * getattr(interval, k) for k in ("value", "low", "high")}
-                row = {"class_name": name, "setting": f"{name} {kind}", "model": STAGES[s.stage]}
+                row = {"class_name": name, "setting": f"{name} {kind}", "model": s.model}
                 rows.append(row | values | {"n": interval.n})
     return pd.DataFrame(rows)
 
@@ -141,7 +158,7 @@ def detection_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
             tables = [_detection(benchmark, s, videos, normals) for videos in s.seeds]
             stacked = pd.concat(tables).groupby("metric", sort=False)["value"]
             summary = stacked.agg(value="mean", seed_sd="std").reset_index()
-            rows.append(summary.assign(model=STAGES[s.stage], normals=normals))
+            rows.append(summary.assign(model=s.model, normals=normals))
     return pd.concat(rows, ignore_index=True)[["model", "normals", "metric", "value", "seed_sd"]]
 
 
@@ -162,7 +179,7 @@ def curve_table(P: Params, scored: Sequence[Scored], count: int = 3) -> pd.DataF
             columns = {
                 "video": f"{truth.name} ({', '.join(truth.classes) or 'normal'})",
                 "time_s": np.arange(len(video.scores)) / fps,
-                "model": STAGES[s.stage],
+                "model": s.model,
                 "score": video.scores,
                 "truth": video.truth.astype(int),
             }
@@ -185,6 +202,7 @@ def _plan(columns: Columns) -> list[tuple[str, Metric, Columns]]:
     return [*whole, ("AnoAUC", roc_auc, abnormal)]
 
 
-def _frames(truth: VideoTruth, scores: np.ndarray, length: int) -> FrameScores:
+def held_scores(truth: VideoTruth, scores: np.ndarray, length: int) -> FrameScores:
+    """Scores (n,) of features, each held for the ``length`` frames it stands for, with truth."""
     frames = np.repeat(scores, length)
     return FrameScores(truth.name, frames, frame_truth(truth, len(frames)), truth.is_abnormal)

@@ -131,7 +131,7 @@ def prior_gate(P: Params, split: Split) -> pd.DataFrame:
     )
     return pd.DataFrame(
         [
-            *_still_rows(P, stages.stage_model(P, "clip").cpu()),
+            *still_accuracy(P, stages.stage_model(P, "clip").cpu()),
             _row("probe on frozen embeddings: AUC", _auc(P, probe, labels)),
             _row("untuned prompts: AUC", _auc(P, test.margins, labels)),
             _row("untuned prompts: MSS", signed),
@@ -149,7 +149,7 @@ ONE_ACTOR = ("smash", "fire", "explosion", "fall")  # elsewhere "the person" wou
 
 
 @torch.inference_mode()
-def _still_rows(P: Params, model: AlertCLIP, count: int = 1200) -> list[dict]:
+def still_accuracy(P: Params, model: AlertCLIP, count: int = 1200) -> list[dict]:
     """Zero-shot accuracy per attribute on stills of another world seed than the prior's."""
     images, _, attributes = stills(count, P.world_seed + 1, model.image_size, max(1, P.workers))
     frames = torch.from_numpy(images).permute(0, 3, 1, 2)[:, None]  # (N, 1, 3, H, W)

@@ -110,6 +110,7 @@ class Params(BaseModel):
 
     # Detectors on frozen features, and the benchmark they are trained and tested on.
     benchmark: str = "ucf_crime"  # a name of params/benchmarks.yaml
+    transfer: dict[str, dict[str, Any]] = {}  # other domains: title -> changes to the profile
     detector_seeds: list[int] = [0, 1, 2]  # every table averages them
     detector_videos: int | None = None  # training videos, drawn by seed; None = all
     snippet_length: int = Field(16, ge=1)  # frames per VadCLIP feature

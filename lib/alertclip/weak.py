@@ -104,7 +104,7 @@ def evaluation_set(
 
 
 def _extract(P: Params, model: AlertCLIP, videos: Sequence[Path], rule: SnippetRule) -> Path:
-    root, cache = P.run_dir / "features", ROOT / "runs" / "cache"
+    root, cache = P.run_dir / "features" / P.data_dir.name, ROOT / "runs" / "cache"
     return extract_features(model, videos, rule, root, cache, P.workers)
 
 
@@ -171,11 +171,22 @@ def score_backbone(
 ) -> tuple[EvaluationSet, list[list[VideoScores]]]:
     """Train on one backbone under every detector seed; the test set and its scores per seed."""
     model = stages.stage_model(P, stage)
-    benchmark, _ = detector_benchmark(P)
     train, test = training_set(P, model, detector), evaluation_set(P, model, detector, split)
-    fit = FIT[detector]
+    classes = load_benchmark(P.benchmark).classes
+    return test, score_seeds(P, model, detector, train, classes, test)
+
+
+def score_seeds(
+    P: Params,
+    model: AlertCLIP,
+    detector: Detector,
+    train: TrainingSet,
+    classes: Sequence[str],
+    test: EvaluationSet,
+) -> list[list[VideoScores]]:
+    """Train a detector for ``classes`` under every seed; its scores of the test videos, by seed."""
     scores = []
     for seed in P.detector_seeds:
-        score = fit(P, model, train, benchmark.classes, seed)
+        score = FIT[detector](P, model, train, classes, seed)
         scores.append([score(features) for features in test.features])
-    return test, scores
+    return scores

@@ -28,8 +28,9 @@ from alertclip.params import BENCHMARKS, PAPER_RESULTS, ROOT, Params, load_param
 FOLDER = ROOT / "notebooks"
 LINE_EVERY_S = 5.0  # a progress line at most this often
 TRAINING = ("stage", "loss_", "lora_", "temporal_", "negatives", "checkpointing")
-DETECTION = ("benchmark", "detector_", "snippet_", "frame_stride", "vadclip_", "anomalyclip_")
-OTHERS = ("video", *DETECTION)  # parameters of notebooks 00 and 06
+DETECTION = ("benchmark", "transfer", "detector_", "snippet_", "frame_stride")
+DETECTION += ("vadclip_", "anomalyclip_")
+OTHERS = ("video", *DETECTION)  # parameters of notebooks 00, 05 and 06
 
 
 class NotebookError(InputError):
@@ -59,7 +60,8 @@ NOTEBOOKS = (
         "03_stage1_global", ("01_data_filtering",), ("stage2_", "loss_", *OTHERS), ("stage1",)
     ),
     Notebook("04_stage2_joint", ("03_stage1_global",), OTHERS, ("stage2", "export")),
-    Notebook("06_weakly_supervised", ("04_stage2_joint",), ("video",)),
+    Notebook("05_zero_shot", ("04_stage2_joint",), ("video", "anomalyclip_", "frame_stride")),
+    Notebook("06_weakly_supervised", ("04_stage2_joint",), ("video", "transfer")),
     Notebook("00_quickstart", ("04_stage2_joint",), DETECTION),
 )
 

@@ -106,7 +106,7 @@ def class_metrics(
 
 
 def open_vocabulary(
-    videos: Sequence[FrameScores],
+    columns: Sequence[Sequence[FrameScores]],
     truths: Sequence[VideoTruth],
     base: Sequence[str],
     novel: Sequence[str],
@@ -116,21 +116,22 @@ def open_vocabulary(
 ) -> pd.DataFrame:
     """Frame AUC and AP overall, on base and on novel classes (OVVAD, Wu et al., CVPR 2024).
 
-    Columns subset, normals, metric, value, low, high, n. The paper does not say whether base and
+    ``columns`` are the scored videos once per detector seed, which are averaged. Columns of the
+    result: subset, normals, metric, value, low, high, n. The paper does not say whether base and
     novel include the normal test videos: ``normals`` tells the two readings apart. An abnormal
     video belongs to its first class; ``drop_multi_label`` leaves those with several classes out.
     """
     found = {truth.name: truth for truth in truths}
-    part = [_part(video, found, base, novel, drop_multi_label) for video in videos]
+    parts = {v.video: _part(v, found, base, novel, drop_multi_label) for v in columns[0]}
     subsets = {"overall": {"base", "novel"}, "base": {"base"}, "novel": {"novel"}}
     rows = []
     for subset, wanted in subsets.items():
         for normals in (True, False):
             kept = wanted | {"normal"} if normals else wanted
-            chosen = [video for video, p in zip(videos, part, strict=True) if p in kept]
+            chosen = [[v for v in videos if parts[v.video] in kept] for videos in columns]
             for name, metric in METRICS.items():
                 what = f"{subset} {name}"
-                interval = frame_metric([chosen], metric, what, n_boot, seed)._asdict()
+                interval = frame_metric(chosen, metric, what, n_boot, seed)._asdict()
                 rows.append({"subset": subset, "normals": normals, "metric": name, **interval})
     return pd.DataFrame(rows)
 

@@ -70,12 +70,17 @@ def mss_per_class(
 
 @styled
 def auc_comparison(
-    table: pd.DataFrame, title: str = "Detection", caption: str = "", chance: float | None = 50
+    table: pd.DataFrame,
+    title: str = "Detection",
+    caption: str = "",
+    chance: float | None = 50,
+    unit: str = "",
 ) -> Figure:
     """Dot plot with intervals: one row per setting, one mark per model.
 
     Columns: setting, model, value, low, high (all in per cent), n; optional paper.
-    ``chance`` draws the level of guessing (50 for AUC; None where it varies, as for AP).
+    ``chance`` draws the level of guessing (50 for AUC; None where it varies, as for AP); ``unit``
+    names the axis where it is neither AUC nor AP.
     """
     require(table, ["setting", "model", "value", "low", "high", "n"], "AUC comparison")
     counts = table.groupby("setting", sort=False)["n"].max()
@@ -85,7 +90,7 @@ def auc_comparison(
     _intervals(axes, table.assign(row=table["setting"].map(names)), list(names.values()), "model")
     if chance is not None:
         axes.axvline(chance, color=INK, linewidth=1, linestyle=":", label="chance")
-    axes.set_xlabel("AUC or AP (%)" if chance is None else "AUC (%)")
+    axes.set_xlabel(f"{unit or ('AUC or AP' if chance is None else 'AUC')} (%)")
     legend_outside(figure, axes)
     headline(figure, title, caption or _marks(table, "value on n items"))
     return figure

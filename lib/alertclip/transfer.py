@@ -1,0 +1,137 @@
+"""Zero-shot and open-vocabulary detection, in the training domain and outside it; retention.
+
+Zero-shot: snippet features against the fixed prompts, nothing trained. Open vocabulary: a detector
+trained on base classes meets novel ones (Alert-CLIP, Table 1; OVVAD, Wu et al., CVPR 2024).
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn.functional import normalize
+
+from alertclip import stages
+from alertclip.comparison import Columns, Curves, backbone_table, held_scores
+from alertclip.data.benchmarks import load_benchmark
+from alertclip.evaluation.metrics import zero_shot_margin
+from alertclip.evaluation.recognition import open_vocabulary
+from alertclip.evaluation.zero_shot import encode_sets
+from alertclip.gates import still_accuracy
+from alertclip.model.alertclip import AlertCLIP
+from alertclip.params import ROOT, Params
+from alertclip.prompts import load_prompts
+from alertclip.weak import (
+    Detector,
+    TrainingSet,
+    evaluation_set,
+    score_seeds,
+    snippet_rule,
+    training_set,
+)
+
+Level = Literal["snippet", "temporal"]
+
+
+def domains(P: Params) -> dict[str, Params]:
+    """The profile's own benchmark and those it is transferred to (``transfer``), by title."""
+    own = {load_benchmark(P.benchmark).title: P}
+    changed = {
+        title: Params.model_validate(P.model_dump() | changes)
+        for title, changes in P.transfer.items()
+    }
+    return own | changed
+
+
+def zero_shot_curves(P: Params, wanted: Sequence[stages.Stage], level: Level) -> list[Curves]:
+    """Zero-shot scores of all frames of a benchmark's test videos, per backbone.
+
+    snippet: the image embedding of a snippet; temporal: its output of the temporal transformer in
+    windows of ``num_frames`` snippets, which untuned CLIP does not have (there both are equal).
+    """
+    length, curves = snippet_rule(P, "vadclip").length, []
+    for stage in wanted:
+        model = stages.stage_model(P, stage)
+        sets = encode_sets(model.encode_text, load_prompts(ROOT / P.prompts).sets)
+        test = evaluation_set(P, model, "vadclip")
+        videos = []
+        for features, truth in zip(test.features, test.truths, strict=True):
+            v = embed_snippets(model, features, P.num_frames, level)
+            videos.append(held_scores(truth, zero_shot_margin(v, *sets), length))
+        curves.append(Curves(stages.STAGES[stage], [videos]))
+    return curves
+
+
+def zero_shot_table(P: Params, wanted: Sequence[stages.Stage], level: Level) -> pd.DataFrame:
+    """Zero-shot AUC, AP and AnoAUC (per cent) of every domain, beside the paper's.
+
+    Columns domain, setting, model, value, low, high, n, paper.
+    """
+    tables = []
+    for title, domain in domains(P).items():
+        curves = zero_shot_curves(domain, wanted, level)
+        table = backbone_table(domain, curves, f"Zero-shot, {title}")
+        named = table["setting"].map(lambda setting, title=title: f"{title}: {setting}")
+        tables.append(table.assign(domain=title, setting=named).drop(columns="seed_sd"))
+    return pd.concat(tables, ignore_index=True)
+
+
+@torch.inference_mode()
+def embed_snippets(
+    model: AlertCLIP, features: np.ndarray, num_frames: int, level: Level
+) -> np.ndarray:
+    """Unit embeddings (n, D) of snippet features (n, D), before or after the temporal model."""
+    v = normalize(torch.from_numpy(features).to(model.mean.device), dim=-1)
+    if level == "temporal":
+        parts = v.split(num_frames)
+        whole = [torch.ones(1, len(part), dtype=torch.bool, device=v.device) for part in parts]
+        pairs = zip(parts, whole, strict=True)
+        v = torch.cat([model.pool_frames(part[None], mask).z[0] for part, mask in pairs])
+    return normalize(v.float(), dim=-1).cpu().numpy()
+
+
+def open_vocabulary_table(
+    P: Params, wanted: Sequence[stages.Stage], detector: Detector = "vadclip"
+) -> pd.DataFrame:
+    """AUC and AP (per cent) overall, on base and on novel classes; trained on base classes only.
+
+    Columns subset, normals, metric, value, low, high, n, model; mean over the detector seeds.
+    """
+    benchmark, tables = load_benchmark(P.benchmark), []
+    classes = [benchmark.normal_class, *benchmark.base]
+    for stage in wanted:
+        model = stages.stage_model(P, stage)
+        train = base_only(training_set(P, model, detector), benchmark.base)
+        test = evaluation_set(P, model, detector)
+        length = snippet_rule(P, detector).length
+        columns: Columns = [
+            [held_scores(t, s.anomaly, length) for t, s in zip(test.truths, scores, strict=True)]
+            for scores in score_seeds(P, model, detector, train, classes, test)
+        ]
+        draws = {"n_boot": P.bootstrap_samples, "seed": P.seed}
+        table = open_vocabulary(columns, test.truths, benchmark.base, benchmark.novel, **draws)
+        tables.append(table.assign(model=stages.STAGES[stage]))
+    table = pd.concat(tables, ignore_index=True)
+    return table.assign(**{name: 100 * table[name] for name in ("value", "low", "high")})
+
+
+def base_only(data: TrainingSet, base: Sequence[str]) -> TrainingSet:
+    """Normal videos and those all of whose classes are base classes."""
+    kept = [i for i, classes in enumerate(data.classes) if set(classes) <= set(base)]
+    return TrainingSet([data.features[i] for i in kept], [data.classes[i] for i in kept])
+
+
+def retention_table(P: Params, wanted: Sequence[stages.Stage]) -> pd.DataFrame:
+    """Zero-shot accuracy (per cent) on held-out synthetic stills before and after tuning.
+
+    What is shown in them (scene, colour, object, posture) is no part of the tuning.
+    """
+    tables = [
+        pd.DataFrame(still_accuracy(P, stages.stage_model(P, stage).cpu())).assign(
+            model=stages.STAGES[stage]
+        )
+        for stage in wanted
+    ]
+    table = pd.concat(tables, ignore_index=True).rename(columns={"measure": "setting"})
+    return table.assign(**{name: 100 * table[name] for name in ("value", "low", "high")})

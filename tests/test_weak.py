@@ -1,0 +1,135 @@
+"""Backbone exchange: what reaches training, and what the tables make of known scores."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from alertclip import comparison, figures, weak
+from alertclip import params as params_module
+from alertclip.comparison import Scored
+from alertclip.data.annotations import VideoTruth
+from alertclip.data.benchmarks import load_benchmark
+from alertclip.detectors.features import SnippetRule, feature_file, snippet_frames, take_crop
+from alertclip.detectors.videos import training_videos
+from alertclip.errors import InputError
+from alertclip.params import load_params
+from alertclip.weak import VideoScores
+
+ROWS = {"train": 12, "test": 8}
+
+
+def name(split, i):
+    """Even videos are normal, odd ones fights."""
+    folder = "Fighting" if i % 2 else "Training_Normal_Videos_Anomaly"
+    return f"UCF/{folder}/{split}{i:03d}.mp4"
+
+
+def annotate(root, test_events):
+    rows = [f"train{i:03d}  {'Fighting  2  6' if i % 2 else 'Normal  -1  -1'}" for i in range(12)]
+    rows += [f"test{i:03d}  {'Fighting  8  40' if e else 'Normal  -1  -1'}"
+             for i, e in enumerate(test_events)]  # fmt: skip
+    text = "".join(f"{row}  -1  -1\n" for row in rows)
+    (root / "Temporal_Anomaly_Annotation.txt").write_text(text)
+
+
+@pytest.fixture
+def P(tmp_path, monkeypatch):
+    """Smoke profile on feature files that stand for videos: the real path from there on."""
+    monkeypatch.setattr(params_module, "ROOT", tmp_path)
+    monkeypatch.setattr(weak, "prepare_data", lambda P: P.data_dir)
+    changes = {"batch_size": 4, "epochs": 1}
+    params = load_params("smoke", {"detector_seeds": [0], "vadclip_changes": {
+        "length": 16, "window": 4, "layers": 1, "prefix": 4, "postfix": 4, **changes,
+    }})  # fmt: skip
+    root = params.data_dir
+    root.mkdir(parents=True)
+    for split, count in {**ROWS, "dev": 0}.items():
+        lines = "".join(f"{name(split, i)}\n" for i in range(count))
+        (root / f"{split}.txt").write_text(lines)
+
+    def extract(P, model, videos, rule):
+        for video in videos:
+            rng = np.random.default_rng([ord(c) for c in video.stem])
+            np.save(feature_file(tmp_path, video, 0), rng.normal(size=(16, 128)))
+        return tmp_path
+
+    monkeypatch.setattr(weak, "_extract", extract)
+    return params
+
+
+@pytest.mark.parametrize("detector", ["vadclip", "anomalyclip"])
+def test_test_labels_reach_neither_training_nor_scores(P, detector):
+    results = []
+    for events in ([0, 1] * 4, [1, 1, 0, 0] * 2):
+        annotate(P.data_dir, events)
+        results.append(weak.score_backbone(P, "clip", detector))
+    (first, a), (second, b) = results
+    assert [t.is_abnormal for t in first.truths] != [t.is_abnormal for t in second.truths]
+    for one, other in zip(a[0], b[0], strict=True):
+        assert np.array_equal(one.anomaly, other.anomaly) and one.anomaly.shape == (16,)
+        assert np.array_equal(one.probabilities, other.probabilities)
+        assert np.allclose(one.probabilities.sum(1), 1, atol=1e-5)
+
+
+def test_training_sees_the_classes_of_the_list_and_no_times(P):
+    annotate(P.data_dir, [0, 1] * 4)
+    (P.data_dir / "Temporal_Anomaly_Annotation.txt").unlink()
+    videos = training_videos(load_benchmark("miniworld"), P.data_dir)
+    assert [v.classes for v in videos[:3]] == [(), ("Fighting",), ()]
+    (P.data_dir / "train.txt").write_text("UCF/Picnic/a.mp4\n")
+    with pytest.raises(InputError, match="names neither a class nor normal"):
+        training_videos(load_benchmark("miniworld"), P.data_dir)
+
+
+def scored(stage, values):
+    """Two abnormal videos with events in frames 8-40 of 64, two normal; one seed per value."""
+    truths = [VideoTruth(f"v{i}", ("Fighting",), ((8, 40),), True, ("Fighting",)) for i in range(2)]
+    truths += [VideoTruth(f"n{i}", (), (), False) for i in range(2)]
+    event = np.repeat([0.0, 1.0, 0.0], [2, 8, 6])  # 16 features of 4 frames
+    seeds = []
+    for value in values:
+        videos = [value * event, value * event, np.zeros(16), np.zeros(16)]
+        seeds.append([VideoScores(v, np.eye(9)[np.where(v > 0, 2, 0)]) for v in videos])
+    return Scored(stage, "vadclip", 4, truths, seeds)
+
+
+def test_oracle_inverse_and_mean_over_seeds():
+    P = load_params("smoke")
+    table = comparison.detector_table(P, [scored("clip", [1.0, -1.0]), scored("full", [1.0, 1.0])])
+    frame = table[table["setting"] == "frame AUC"].set_index("model")
+    # Oracle 100; inverse: positives below 192 equal negatives, 0. Their mean and spread.
+    assert frame["value"].tolist() == pytest.approx([50, 100])
+    assert frame["seed_sd"].tolist() == pytest.approx([100 / np.sqrt(2), 0])
+    assert frame["n"].tolist() == [256, 256]
+    change = comparison.backbone_differences(P, [scored("clip", [-1.0]), scored("full", [1.0])])
+    assert change["value"].tolist()[0] == pytest.approx(100)
+    assert change["difference"].unique().tolist() == ["Full minus CLIP"]
+
+
+def test_detection_and_classes_of_the_oracle():
+    P, best = load_params("smoke"), scored("full", [1.0])
+    classes = comparison.class_table(P, [best]).set_index("setting")["value"]
+    assert classes["mean AUC"] == pytest.approx(100) and classes["Fighting AP"] == pytest.approx(
+        100
+    )
+    curves = comparison.curve_table(P, [best, scored("clip", [-1.0])])
+    assert curves.groupby(["video", "model"]).size().tolist() == [64] * 4
+    assert curves.query("video == 'v0 (Fighting)'")["truth"].sum() == 2 * 32
+    figure = figures.score_curves(curves.assign(score=curves["score"].abs()))
+    assert isinstance(figure, Figure) and len(figure.axes) == 2
+    with pytest.raises(InputError, match="no column score"):
+        figures.score_curves(pd.DataFrame({"video": [], "time_s": [], "model": [], "truth": []}))
+
+
+def test_snippets_and_crops():
+    rule = SnippetRule(16, 4, 1)
+    assert snippet_frames(40, rule).tolist() == [[2, 6, 10, 14], [18, 22, 26, 30]]
+    assert snippet_frames(3, SnippetRule(4, 1)).tolist() == [[2]]  # one snippet, kept inside
+    frame = np.arange(4 * 6 * 3).reshape(1, 4, 6, 3)
+    assert np.array_equal(take_crop(frame, (2, 4), 0), frame[:, 1:3, 1:5])
+    assert np.array_equal(take_crop(frame, (2, 4), 2), frame[:, :2, 2:])
+    assert np.array_equal(take_crop(frame, (2, 4), 3), frame[:, 2:, :4])
+    assert np.array_equal(take_crop(frame, (2, 4), 9), frame[:, 2:, 2:][:, :, ::-1])
+    with pytest.raises(InputError, match="embed 1 to 4"):
+        SnippetRule(4, 5)
