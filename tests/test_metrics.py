@@ -13,7 +13,6 @@ from alertclip.evaluation.metrics import (
     frame_metrics,
     hold,
     inside,
-    parse_temporal_annotations,
     roc_auc,
     video_metrics,
 )
@@ -96,27 +95,3 @@ def test_truth_is_end_exclusive_and_scores_hold():
     truth = inside(np.arange(10), [(2, 4), (8, 9)])
     assert np.flatnonzero(truth).tolist() == [2, 3, 8]
     np.testing.assert_array_equal(hold([0.1, 0.9], [1, 4], 6), [0.1, 0.1, 0.1, 0.1, 0.9, 0.9])
-
-
-def test_annotation_file_quirks(tmp_path):
-    path = tmp_path / "Temporal_Anomaly_Annotation.txt"
-    path.write_bytes(
-        b"Abuse028_x264.mp4  Abuse  165  240  -1  -1  \r\n"
-        b"Arson018_x264  Arson  10  20  30  40\r\n\r\n"
-        b"Normal_Videos_003_x264.mp4\tNormal\t-1\t-1\t-1\t-1\r\n"
-    )
-    annotations = parse_temporal_annotations(path)
-    assert annotations["Abuse028_x264"].spans == ((165, 240),)
-    assert annotations["Arson018_x264"].spans == ((10, 20), (30, 40))
-    assert annotations["Normal_Videos_003_x264"].spans == ()
-    path.write_text("Abuse028_x264.mp4  Abuse  165\n")
-    with pytest.raises(InputError, match="line 1"):
-        parse_temporal_annotations(path)
-
-
-def test_published_annotations(shared_data):
-    path = shared_data / "ucf_crime/lists/Temporal_Anomaly_Annotation.txt"
-    annotations = parse_temporal_annotations(path)
-    assert len(annotations) == 290
-    assert sum(len(a.spans) == 2 for a in annotations.values()) == 16
-    assert sum(not a.spans for a in annotations.values()) == 150

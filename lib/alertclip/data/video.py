@@ -205,12 +205,6 @@ def uniform_indices(start: float, end: float, fps: float, frames: int, count: in
     return (first + (np.arange(count) + 0.5) * (last - first) / count).astype(int)
 
 
-def snippet_indices(frames: int, length: int = 16) -> np.ndarray:
-    """Middle frame of every full or partial ``length``-frame snippet, as 16-frame detectors do."""
-    starts = np.arange(0, frames, length)
-    return np.minimum(starts + length // 2, frames - 1)
-
-
 def _existing(path: Path | str) -> Path:
     path = Path(path)
     try:

@@ -6,7 +6,6 @@ Ground truth is end-exclusive: an event [s, e) covers s and not e. Intervals res
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -151,48 +150,6 @@ def hold(scores: np.ndarray, sampled: np.ndarray, n_frames: int) -> np.ndarray:
     """
     owner = np.searchsorted(sampled, np.arange(n_frames), side="right") - 1
     return np.asarray(scores)[np.maximum(owner, 0)]
-
-
-@dataclass(frozen=True)
-class TemporalAnnotation:
-    """Events of one test video; spans are native frame numbers, end-exclusive."""
-
-    video: str  # without .mp4
-    class_name: str
-    spans: tuple[tuple[int, int], ...]
-
-
-def parse_temporal_annotations(path: Path | str) -> dict[str, TemporalAnnotation]:
-    """Read UCF-Crime's Temporal_Anomaly_Annotation.txt: name, class, s1, e1, s2, e2; -1 = none.
-
-    Accepts any white space between fields, CRLF, names with or without .mp4, and a byte-order
-    mark, all of which occur among published copies. Keys are names without folder and .mp4.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot read the temporal annotations ({error})") from None
-    annotations: dict[str, TemporalAnnotation] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        annotation = _parse_row(line.split(), f"{path}, line {number}")
-        if annotations.setdefault(annotation.video, annotation) != annotation:
-            raise InputError(f"{path}, line {number}: {annotation.video} stands twice, differently")
-    return annotations
-
-
-def _parse_row(fields: list[str], where: str) -> TemporalAnnotation:
-    try:
-        name, class_name, *numbers = fields
-        frames = [int(number) for number in numbers]
-        pairs = list(zip(frames[::2], frames[1::2], strict=True))
-    except ValueError:
-        raise InputError(f"{where}: expected name, class and pairs of frame numbers") from None
-    spans = tuple(pair for pair in pairs if pair != (-1, -1))
-    if any(not 0 <= start < end for start, end in spans):
-        raise InputError(f"{where}: event {spans} must start at 0 or later and end after its start")
-    return TemporalAnnotation(Path(name).name.removesuffix(".mp4"), class_name, spans)
 
 
 def _table(rows: Iterable[tuple[str, Interval]]) -> pd.DataFrame:

@@ -50,8 +50,7 @@ def fit(
     ``regions`` adds the region and hard-negative losses (Stage II). ``provenance`` (the data's
     hash) joins settings, seed and initial weights in the run's identity: a finished stage of the
     same identity is loaded, an unfinished one goes on from its last whole checkpoint, the folder
-    of another identity is set aside. Raises TrainingError on a loss or gradient that
-    is not finite.
+    of another identity is set aside. Raises TrainingError on a loss or gradient not finite.
     """
     if len(train) == 0:
         raise InputError(f"{out.name}: no training clips; see the report of the annotation reader")
