@@ -221,6 +221,8 @@ def test_crops_of_a_video_count_once(tmp_path):
     rows = [f"/x/{FIGHT}__{crop}.npy,B1-0-0" for crop in (0, 1)]
     written(folder, "path,label", *rows, name="xd_CLIP_rgbtest.csv")
     assert [entry.name for entry in read_list(XD, tmp_path)] == [FIGHT]
+    entry = read_list(XD, tmp_path)[0].entry  # the csv names features, the path is the video's
+    assert XD.video_path(tmp_path, entry).name == f"{FIGHT}.mp4"
     written(folder, "path,label", rows[0], rows[0], name="xd_CLIP_rgbtest.csv")
     with pytest.raises(InputError, match="line 3: .*__0 stands in .*line 2"):
         read_list(XD, tmp_path)

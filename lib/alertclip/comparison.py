@@ -12,6 +12,7 @@ import pandas as pd
 
 from alertclip.data.annotations import VideoTruth, frame_class_truth, frame_truth
 from alertclip.data.benchmarks import Benchmark, load_benchmark
+from alertclip.errors import InputError
 from alertclip.evaluation.detection import detection_map
 from alertclip.evaluation.metrics import METRICS, FrameScores, Metric, roc_auc
 from alertclip.evaluation.recognition import ClassScores, class_columns, frame_metric
@@ -108,6 +109,9 @@ def backbone_differences(P: Params, scored: Sequence[Scored | Curves]) -> pd.Dat
     """Paired differences (points) of each backbone to the one before it, over the same videos."""
     rows = []
     for before, after in zip(scored[:-1], scored[1:], strict=True):
+        names = [[video.video for video in s.columns[0]] for s in (before, after)]
+        if names[0] != names[1]:
+            raise InputError(f"{before.model} and {after.model} were scored on different videos")
         plans = zip(_plan(before.columns), _plan(after.columns), strict=True)
         for (name, metric, old), (_, _, new) in plans:
             k = len(old)
@@ -167,11 +171,11 @@ def curve_table(P: Params, scored: Sequence[Scored], count: int = 3) -> pd.DataF
 
     Chosen by rule, not by result; first seed. Columns video, time_s, model, score, truth.
     """
-    chosen: dict[tuple[str, ...], int] = {}
+    chosen: dict[tuple, int] = {}
     for i, truth in enumerate(scored[0].truths):
-        chosen.setdefault(truth.classes, i)
-    numbers = [i for classes, i in chosen.items() if classes][:count]
-    numbers += [i for classes, i in chosen.items() if not classes]
+        chosen.setdefault((truth.is_abnormal, *truth.classes), i)
+    numbers = [i for key, i in chosen.items() if key[0]][:count]
+    numbers += [i for key, i in chosen.items() if not key[0]]
     fps, tables = load_benchmark(P.benchmark).fps, []
     for i in numbers:
         for s in scored:

@@ -111,7 +111,8 @@ class Params(BaseModel):
     # Detectors on frozen features, and the benchmark they are trained and tested on.
     benchmark: str = "ucf_crime"  # a name of params/benchmarks.yaml
     transfer: dict[str, dict[str, Any]] = {}  # other domains: title -> changes to the profile
-    detector_seeds: list[int] = [0, 1, 2]  # every table averages them
+    open_vocabulary_changes: dict[str, Any] = {}  # for a benchmark without base and novel classes
+    detector_seeds: list[int] = Field([0, 1, 2], min_length=1)  # every table averages them
     detector_videos: int | None = None  # training videos, drawn by seed; None = all
     snippet_length: int = Field(16, ge=1)  # frames per VadCLIP feature
     snippet_frames: int = Field(16, ge=1)  # of which embedded and averaged; unpublished
@@ -133,6 +134,8 @@ class Params(BaseModel):
             raise ValueError("lora_targets and lora_towers must not be empty")
         if self.checkpointing not in ("none", "all") and not self.checkpointing.isdigit():
             raise ValueError("checkpointing must be none, all or a number of blocks")
+        for changes in filter(None, (*self.transfer.values(), self.open_vocabulary_changes)):
+            type(self).model_validate(changes)  # a misspelt name stops the run before any work
         return self
 
     @field_validator("backbone", "pretrained")

@@ -5,7 +5,7 @@ trained on base classes meets novel ones (Alert-CLIP, Table 1; OVVAD, Wu et al.,
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 from alertclip import stages
 from alertclip.comparison import Columns, Curves, backbone_table, held_scores
 from alertclip.data.benchmarks import load_benchmark
+from alertclip.errors import InputError
 from alertclip.evaluation.metrics import zero_shot_margin
 from alertclip.evaluation.recognition import open_vocabulary
 from alertclip.evaluation.zero_shot import encode_sets
@@ -37,11 +38,12 @@ Level = Literal["snippet", "temporal"]
 def domains(P: Params) -> dict[str, Params]:
     """The profile's own benchmark and those it is transferred to (``transfer``), by title."""
     own = {load_benchmark(P.benchmark).title: P}
-    changed = {
-        title: Params.model_validate(P.model_dump() | changes)
-        for title, changes in P.transfer.items()
-    }
-    return own | changed
+    return own | {title: changed(P, changes) for title, changes in P.transfer.items()}
+
+
+def changed(P: Params, changes: dict[str, Any]) -> Params:
+    """The profile with some parameters changed, checked again."""
+    return Params.model_validate(P.model_dump() | changes)
 
 
 def zero_shot_curves(P: Params, wanted: Sequence[stages.Stage], level: Level) -> list[Curves]:
@@ -96,9 +98,16 @@ def open_vocabulary_table(
 ) -> pd.DataFrame:
     """AUC and AP (per cent) overall, on base and on novel classes; trained on base classes only.
 
-    Columns subset, normals, metric, value, low, high, n, model; mean over the detector seeds.
+    Columns subset, normals, metric, value, low, high, n, model; mean over the detector seeds. A
+    profile on a benchmark without such a partition names another in ``open_vocabulary_changes``.
     """
+    P = changed(P, P.open_vocabulary_changes)
     benchmark, tables = load_benchmark(P.benchmark), []
+    if not (benchmark.base and benchmark.novel):
+        raise InputError(
+            f"{benchmark.title} has no base and novel classes: set open_vocabulary_changes, such"
+            " as {benchmark: ucf_crime}"
+        )
     classes = [benchmark.normal_class, *benchmark.base]
     for stage in wanted:
         model = stages.stage_model(P, stage)

@@ -4,6 +4,7 @@ A detector is trained on the frozen image features and the text tower of CLIP, S
 video-level labels alone; frame-level truth is read after training, to measure.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from alertclip.detectors import anomalyclip, vadclip
 from alertclip.detectors.features import SnippetRule, extract_features, feature_file, read_features
 from alertclip.detectors.videos import training_videos
 from alertclip.errors import InputError
+from alertclip.files import sha256_file, sha256_json
 from alertclip.model.alertclip import AlertCLIP
 from alertclip.params import ROOT, Params
 
@@ -82,29 +84,42 @@ def training_set(P: Params, model: AlertCLIP, detector: Detector) -> TrainingSet
     here = [(file, classes) for file, classes in files if file.exists()]
     if not here:
         raise InputError(f"no training video of {benchmark.title} can be read; see {folder}")
+    if len(here) < len(files):
+        left_out = f"{len(files) - len(here)} of {len(files)} training features are left out"
+        warnings.warn(f"{left_out}; reasons in {folder / 'failures.json'}", stacklevel=2)
     return TrainingSet([read_features(file) for file, _ in here], [classes for _, classes in here])
 
 
 def evaluation_set(
     P: Params, model: AlertCLIP, detector: Detector, split: Split = "test"
 ) -> EvaluationSet:
-    """Features, one crop each, and truth of a split's videos, without those that do not decode."""
+    """Features, one crop each, and truth of a split's videos.
+
+    Raises InputError if a video cannot be read: scores of the others would be another benchmark's.
+    """
     benchmark, root = detector_benchmark(P)
     entries, rule = read_list(benchmark, root, split), snippet_rule(P, detector)
     videos = {entry.name: benchmark.video_path(root, entry.entry) for entry in entries}
     folder = _extract(P, model, list(videos.values()), rule)
-    crop = min(P.snippet_test_crop, rule.crops - 1)
+    crop = P.snippet_test_crop if P.snippet_test_crop < rule.crops else 0
     files = {name: feature_file(folder, path, crop) for name, path in videos.items()}
-    features = {name: read_features(file) for name, file in files.items() if file.exists()}
+    if lost := [name for name, file in files.items() if not file.exists()]:
+        raise InputError(
+            f"{len(lost)} of {len(files)} {split} videos of {benchmark.title} cannot be read, first"
+            f" {lost[0]}; the reasons are in {folder / 'failures.json'}"
+        )
+    features = {name: read_features(file) for name, file in files.items()}
     snippets = {name: len(x) * rule.length // SNIPPET for name, x in features.items()}
     by_class = benchmark.class_annotation_file is not None
     truths = read_truth(benchmark, root, split=split, by_class=by_class, snippets=snippets)
-    kept = [truth for truth in truths if truth.name in features]
-    return EvaluationSet([features[truth.name] for truth in kept], kept)
+    return EvaluationSet([features[truth.name] for truth in truths], truths)
 
 
 def _extract(P: Params, model: AlertCLIP, videos: Sequence[Path], rule: SnippetRule) -> Path:
-    root, cache = P.run_dir / "features" / P.data_dir.name, ROOT / "runs" / "cache"
+    # Names repeat between data sets, and a world rendered anew keeps its folder.
+    made = P.data_dir / "world.json"
+    source = [str(P.data_dir), sha256_file(made) if made.is_file() else ""]
+    root, cache = P.run_dir / "features" / sha256_json(source)[:8], ROOT / "runs" / "cache"
     return extract_features(model, videos, rule, root, cache, P.workers)
 
 

@@ -28,7 +28,7 @@ from alertclip.params import BENCHMARKS, PAPER_RESULTS, ROOT, Params, load_param
 FOLDER = ROOT / "notebooks"
 LINE_EVERY_S = 5.0  # a progress line at most this often
 TRAINING = ("stage", "loss_", "lora_", "temporal_", "negatives", "checkpointing")
-DETECTION = ("benchmark", "transfer", "detector_", "snippet_", "frame_stride")
+DETECTION = ("benchmark", "transfer", "open_vocabulary_", "detector_", "snippet_", "frame_stride")
 DETECTION += ("vadclip_", "anomalyclip_")
 OTHERS = ("video", *DETECTION)  # parameters of notebooks 00, 05 and 06
 
@@ -61,7 +61,9 @@ NOTEBOOKS = (
     ),
     Notebook("04_stage2_joint", ("03_stage1_global",), OTHERS, ("stage2", "export")),
     Notebook("05_zero_shot", ("04_stage2_joint",), ("video", "anomalyclip_", "frame_stride")),
-    Notebook("06_weakly_supervised", ("04_stage2_joint",), ("video", "transfer")),
+    Notebook(
+        "06_weakly_supervised", ("04_stage2_joint",), ("video", "transfer", "open_vocabulary_")
+    ),
     Notebook("00_quickstart", ("04_stage2_joint",), DETECTION),
 )
 

@@ -154,9 +154,11 @@ def read_list(benchmark: Benchmark, data_root: Path, split: Split = "test") -> l
 
 def _list_line(line: str, csv: bool) -> tuple[str, str, str]:
     """Name, what must be unique, and path; csv lines are <folder>/<name>__<crop>.npy,<label>."""
-    entry = line.rpartition(",")[0] if csv else line
-    key = video_name(entry)
-    return (re.sub(r"__\d+$", "", key) if csv else key), key, entry
+    if not csv:
+        return video_name(line), video_name(line), line
+    path = line.rpartition(",")[0]
+    entry = re.sub(r"__\d+(?=\.npy$)", "", path)
+    return video_name(entry), video_name(path), entry
 
 
 def read_truth(

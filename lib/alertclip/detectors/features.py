@@ -15,7 +15,7 @@ import torch
 
 from alertclip.data.cache import FrameCache, parallel_fill, parallel_probe
 from alertclip.errors import InputError
-from alertclip.files import atomic_write, progress, sha256_json, write_json
+from alertclip.files import atomic_write, progress, read_json, sha256_json, write_json
 from alertclip.model.alertclip import AlertCLIP
 from alertclip.training.identity import weights_hash
 
@@ -81,7 +81,12 @@ def extract_features(
     InputError if two videos share a name, which the layout cannot tell apart.
     """
     _refuse_equal_names(videos)
-    made_by = {"backbone": weights_hash(model.clip.visual), **asdict(rule)}
+    made_by = {
+        "backbone": weights_hash(model.clip.visual),
+        "config": model.backbone.config,
+        "pixels": [model.image_size, model.backbone.mean, model.backbone.std, MARGIN],
+        **asdict(rule),
+    }
     folder = root / f"features-{sha256_json(made_by)[:8]}"
     write_json(folder / "features.json", made_by)
     missing = [path for path in videos if not feature_file(folder, path, rule.crops - 1).exists()]
@@ -94,8 +99,15 @@ def extract_features(
         for crop, features in enumerate(video_features(model, result, rule)):
             with atomic_write(feature_file(folder, path, crop)) as temporary:
                 np.save(temporary, features, allow_pickle=False)
-    write_json(folder / "failures.json", failures)
+    _keep_failures(folder / "failures.json", videos, failures)
     return folder
+
+
+def _keep_failures(path: Path, videos: Sequence[Path], failures: dict[str, str]) -> None:
+    """Replace what is known of these videos; other splits share the folder."""
+    known = read_json(path) if path.exists() else {}
+    tried = {video.name for video in videos}
+    write_json(path, {k: v for k, v in known.items() if k not in tried} | failures)
 
 
 def feature_file(folder: Path, video: Path, crop: int) -> Path:
