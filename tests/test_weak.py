@@ -91,7 +91,7 @@ def scored(stage, values):
     for value in values:
         videos = [value * event, value * event, np.zeros(16), np.zeros(16)]
         seeds.append([VideoScores(v, np.eye(9)[np.where(v > 0, 2, 0)]) for v in videos])
-    return Scored(stage, "vadclip", 4, truths, seeds)
+    return Scored(stage, "vadclip", 4, truths, truths, seeds)
 
 
 def test_oracle_inverse_and_mean_over_seeds():

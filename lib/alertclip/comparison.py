@@ -33,12 +33,13 @@ class Curves(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """A detector on one backbone: truths and, per seed, scores of the evaluation videos."""
+    """A detector on one backbone: truth and, per seed, scores of the evaluation videos."""
 
     stage: Stage
     detector: Detector
     length: int  # frames that a score stands for
     truths: list[VideoTruth]
+    named: list[VideoTruth]  # with a class for each event
     seeds: list[list[VideoScores]]
 
     @property
@@ -50,7 +51,10 @@ class Scored(NamedTuple):
     def columns(self) -> Columns:
         """Anomaly scores per frame: each is held for the frames it stands for."""
         return [
-            [held_scores(truth, s.anomaly, self.length) for truth, s in self._pairs(scores)]
+            [
+                held_scores(truth, s.anomaly, self.length)
+                for truth, s in zip(self.truths, scores, strict=True)
+            ]
             for scores in self.seeds
         ]
 
@@ -63,13 +67,10 @@ class Scored(NamedTuple):
                     np.repeat(s.probabilities, self.length, axis=0),
                     frame_class_truth(truth, self.length * len(s.anomaly), classes),
                 )
-                for truth, s in self._pairs(scores)
+                for truth, s in zip(self.named, scores, strict=True)
             ]
             for scores in self.seeds
         ]
-
-    def _pairs(self, scores: list[VideoScores]) -> zip:
-        return zip(self.truths, scores, strict=True)
 
 
 def score_stages(P: Params, detector: Detector, wanted: Sequence[Stage]) -> list[Scored]:
@@ -77,7 +78,7 @@ def score_stages(P: Params, detector: Detector, wanted: Sequence[Stage]) -> list
     length, scored = snippet_rule(P, detector).length, []
     for stage in wanted:
         data, seeds = score_backbone(P, stage, detector)
-        scored.append(Scored(stage, detector, length, data.truths, seeds))
+        scored.append(Scored(stage, detector, length, data.truths, data.named, seeds))
     return scored
 
 
@@ -196,7 +197,7 @@ def _detection(
 ) -> pd.DataFrame:
     curves = [np.repeat(v.probabilities, scored.length, axis=0).astype(float) for v in videos]
     return detection_map(
-        curves, scored.truths, benchmark.classes, benchmark.detection_normal_class, normals
+        curves, scored.named, benchmark.classes, benchmark.detection_normal_class, normals
     )
 
 

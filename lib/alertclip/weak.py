@@ -37,10 +37,15 @@ class TrainingSet(NamedTuple):
 
 
 class EvaluationSet(NamedTuple):
-    """Features (n, D) of each video, with its temporal truth."""
+    """Features (n, D) of each video, with its temporal truth.
+
+    ``named`` is the truth with a class for each event. XD-Violence's two annotation files differ
+    in five videos: the one without classes is the benchmark's for AUC and AP.
+    """
 
     features: list[np.ndarray]
     truths: list[VideoTruth]
+    named: list[VideoTruth]
 
 
 class VideoScores(NamedTuple):
@@ -110,9 +115,9 @@ def evaluation_set(
         )
     features = {name: read_features(file) for name, file in files.items()}
     snippets = {name: len(x) * rule.length // SNIPPET for name, x in features.items()}
-    by_class = benchmark.class_annotation_file is not None
-    truths = read_truth(benchmark, root, split=split, by_class=by_class, snippets=snippets)
-    return EvaluationSet([features[truth.name] for truth in truths], truths)
+    read = partial(read_truth, benchmark, root, split=split, snippets=snippets)
+    truths = read()
+    return EvaluationSet([features[truth.name] for truth in truths], truths, read(by_class=True))
 
 
 def _extract(P: Params, model: AlertCLIP, videos: Sequence[Path], rule: SnippetRule) -> Path:
