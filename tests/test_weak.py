@@ -4,15 +4,25 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from test_video import write_ids
 
-from alertclip import comparison, figures, weak
+from alertclip import comparison, figures, stages, weak
 from alertclip import params as params_module
 from alertclip.comparison import Scored
 from alertclip.data.annotations import VideoTruth
 from alertclip.data.benchmarks import load_benchmark
-from alertclip.detectors.features import SnippetRule, feature_file, snippet_frames, take_crop
+from alertclip.detectors import features
+from alertclip.detectors.features import (
+    SnippetRule,
+    extract_features,
+    feature_file,
+    read_features,
+    snippet_frames,
+    take_crop,
+)
 from alertclip.detectors.videos import training_videos
 from alertclip.errors import InputError
+from alertclip.files import read_json
 from alertclip.params import load_params
 from alertclip.weak import VideoScores
 
@@ -133,3 +143,19 @@ def test_snippets_and_crops():
     assert np.array_equal(take_crop(frame, (2, 4), 9), frame[:, 2:, 2:][:, :, ::-1])
     with pytest.raises(InputError, match="embed 1 to 4"):
         SnippetRule(4, 5)
+
+
+def test_features_in_pieces_equal_whole_and_failures_are_named(tmp_path, monkeypatch):
+    good, bad = write_ids(tmp_path / "good.mp4"), tmp_path / "bad.mp4"  # 40 frames
+    bad.write_text("not a video")
+    model, rule = stages.stage_model(load_params("smoke"), "clip"), SnippetRule(8, 2, 10)
+    whole = extract_features(model, [good, bad], rule, tmp_path / "a", tmp_path / "cache", 1)
+    monkeypatch.setattr(features, "PIECE", 3)
+    parts = extract_features(model, [good, bad], rule, tmp_path / "b", tmp_path / "cache", 1)
+    for crop in range(10):
+        a, b = (read_features(feature_file(folder, good, crop)) for folder in (whole, parts))
+        assert a.shape == (5, 128)
+        np.testing.assert_allclose(a, b, atol=1e-4)
+    assert whole.name == parts.name and list(read_json(whole / "failures.json")) == ["bad.mp4"]
+    with pytest.raises(InputError, match="share a name"):
+        extract_features(model, [good, tmp_path / "x" / "good.mp4"], rule, tmp_path, tmp_path, 1)

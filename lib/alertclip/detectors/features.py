@@ -6,20 +6,22 @@ spells both out, so that features of one backbone never pass for another's. How 
 one published feature is not disclosed; here it is the mean over evenly spaced frames of a snippet.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from alertclip.data.cache import FrameCache, parallel_fill, parallel_probe
+from alertclip.data.cache import FrameCache, parallel_probe
+from alertclip.data.video import DecodeError, read_frames
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, progress, read_json, sha256_json, write_json
 from alertclip.model.alertclip import AlertCLIP
 from alertclip.training.identity import weights_hash
 
 CROPS = (1, 5, 10)  # whole frame; centre and corners; the same mirrored
+PIECE = 2048  # frames decoded at once
 MARGIN = 8 / 7  # crops are taken from frames resized to 256 for 224
 
 
@@ -55,12 +57,22 @@ def take_crop(frames: np.ndarray, size: tuple[int, int], crop: int) -> np.ndarra
     return part[:, :, ::-1] if crop >= 5 else part
 
 
+def video_features(
+    model: AlertCLIP, path: Path, n_frames: int, rule: SnippetRule, size: tuple[int, int]
+) -> np.ndarray:
+    """Features (crops, n, D) of a video, decoded in pieces: an hour of frames fits no memory."""
+    indices = snippet_frames(n_frames, rule)
+    pieces = np.array_split(indices, -(-indices.size // PIECE))
+    parts = [embed_crops(model, read_frames(path, p.ravel(), size), rule) for p in pieces if len(p)]
+    return np.concatenate(parts, axis=1)
+
+
 @torch.inference_mode()
-def video_features(model: AlertCLIP, frames: np.ndarray, rule: SnippetRule) -> np.ndarray:
-    """Features (crops, n, D) of a video's snippet frames (n * rule.frames, H', W', 3) uint8."""
+def embed_crops(model: AlertCLIP, frames: np.ndarray, rule: SnippetRule) -> np.ndarray:
+    """Features (crops, n, D) of snippet frames (n * rule.frames, H', W', 3) uint8."""
     crops = []
     for crop in range(rule.crops):
-        part = take_crop(frames, model.image_size, crop).copy()  # the cache is read-only
+        part = take_crop(frames, model.image_size, crop).copy()  # what was decoded is read-only
         pixels = torch.from_numpy(part).permute(0, 3, 1, 2).to(model.mean.device)
         v = torch.cat([model.image_features(chunk) for chunk in pixels.split(64)])
         crops.append(v.unflatten(0, (-1, rule.frames)).mean(1).cpu().numpy())
@@ -91,14 +103,19 @@ def extract_features(
     write_json(folder / "features.json", made_by)
     missing = [path for path in videos if not feature_file(folder, path, rule.crops - 1).exists()]
     size = tuple(round(s * MARGIN) if rule.crops > 1 else s for s in model.image_size)
+    infos = parallel_probe(FrameCache(cache_root, size), missing, workers)
     failures = {}
-    for path, result in _decoded(FrameCache(cache_root, size), missing, rule, workers):
-        if isinstance(result, str):
-            failures[path.name] = result
+    for path in progress(missing, len(missing), "snippet features"):
+        try:
+            if isinstance(infos[path], str):
+                raise DecodeError(infos[path])
+            features = video_features(model, path, infos[path].frames, rule, size)
+        except DecodeError as error:
+            failures[path.name] = str(error)
             continue
-        for crop, features in enumerate(video_features(model, result, rule)):
+        for crop, part in enumerate(features):
             with atomic_write(feature_file(folder, path, crop)) as temporary:
-                np.save(temporary, features, allow_pickle=False)
+                np.save(temporary, part, allow_pickle=False)
     _keep_failures(folder / "failures.json", videos, failures)
     return folder
 
@@ -124,18 +141,6 @@ def read_features(path: Path) -> np.ndarray:
     if features.ndim != 2 or not len(features) or not np.isfinite(features).all():
         raise InputError(f"{path}: shape {features.shape} or values are not features (n, D)")
     return features.astype(np.float32)
-
-
-def _decoded(
-    cache: FrameCache, videos: Sequence[Path], rule: SnippetRule, workers: int
-) -> Iterator[tuple[Path, np.ndarray | str]]:
-    infos = parallel_probe(cache, videos, workers)
-    readable = [path for path in videos if not isinstance(infos[path], str)]
-    yield from ((path, infos[path]) for path in videos if isinstance(infos[path], str))
-    requests = [(p, snippet_frames(infos[p].frames, rule).ravel()) for p in readable]
-    failed = parallel_fill(cache, requests, workers)
-    for i, request in enumerate(progress(requests, len(requests), "snippet features")):
-        yield request[0], failed[i] if i in failed else cache.get(*request)
 
 
 def _refuse_equal_names(videos: Sequence[Path]) -> None:
