@@ -67,7 +67,7 @@ def require_disjoint(P: Params) -> None:
 
 def is_surrogate(P: Params) -> bool:
     """Whether hard-negative texts stand in for the training captions, which are not there."""
-    return not (P.data_dir / P.annotations_train).is_file()
+    return P.world == "vagta" and not (P.data_dir / P.annotations_train).is_file()
 
 
 def _load_training_text(P: Params) -> tuple[list[Item], Report]:
