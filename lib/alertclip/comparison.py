@@ -12,6 +12,7 @@ import pandas as pd
 
 from alertclip.data.annotations import VideoTruth, frame_class_truth, frame_truth
 from alertclip.data.benchmarks import Benchmark, load_benchmark
+from alertclip.diagnosis import Interval
 from alertclip.errors import InputError
 from alertclip.evaluation.detection import detection_map
 from alertclip.evaluation.metrics import METRICS, FrameScores, Metric, roc_auc
@@ -94,9 +95,8 @@ def backbone_table(P: Params, scored: Sequence[Scored | Curves], paper: str) -> 
             interval = frame_metric(columns, metric, name, P.bootstrap_samples, P.seed)
             each = [frame_metric([c], metric, name, 10, P.seed).value for c in columns]
             spread = float(np.std(each, ddof=1)) if len(each) > 1 else np.nan
-            row = {"value": interval.value, "low": interval.low, "high": interval.high}
-            per_cent = {k: 100 * v for k, v in (row | {"seed_sd": spread}).items()}
-            rows.append({"setting": name, "model": s.model, "n": interval.n} | per_cent)
+            row = {"setting": name, "model": s.model, "n": interval.n} | _points(interval)
+            rows.append(row | {"seed_sd": 100 * spread})
     return with_paper(pd.DataFrame(rows), paper, "setting")
 
 
@@ -110,10 +110,10 @@ def backbone_differences(P: Params, scored: Sequence[Scored | Curves]) -> pd.Dat
     """Paired differences (points) of each backbone to the one before it, over the same videos."""
     rows = []
     for before, after in zip(scored[:-1], scored[1:], strict=True):
-        names = [[video.video for video in s.columns[0]] for s in (before, after)]
-        if names[0] != names[1]:
+        olds, news = before.columns, after.columns
+        if [video.video for video in olds[0]] != [video.video for video in news[0]]:
             raise InputError(f"{before.model} and {after.model} were scored on different videos")
-        plans = zip(_plan(before.columns), _plan(after.columns), strict=True)
+        plans = zip(_plan(olds), _plan(news), strict=True)
         for (name, metric, old), (_, _, new) in plans:
             k = len(old)
             interval = frame_metric(
@@ -125,8 +125,7 @@ def backbone_differences(P: Params, scored: Sequence[Scored | Curves]) -> pd.Dat
                 lambda values, k=k: values[k:].mean(axis=0) - values[:k].mean(axis=0),
             )
             difference = f"{after.model} minus {before.model}"
-            values = {key: 100 * getattr(interval, key) for key in ("value", "low", "high")}
-            rows.append({"difference": difference, "measure": name} | values)
+            rows.append({"difference": difference, "measure": name} | _points(interval))
     return pd.DataFrame(rows)
 
 
@@ -146,9 +145,8 @@ def class_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
         for name, columns in groups.items():
             for kind, metric in METRICS.items():
                 interval = frame_metric(columns, metric, name, P.bootstrap_samples, P.seed)
-                values = {k: 100 * getattr(interval, k) for k in ("value", "low", "high")}
                 row = {"class_name": name, "setting": f"{name} {kind}", "model": s.model}
-                rows.append(row | values | {"n": interval.n})
+                rows.append(row | _points(interval) | {"n": interval.n})
     return pd.DataFrame(rows)
 
 
@@ -180,7 +178,8 @@ def curve_table(P: Params, scored: Sequence[Scored], count: int = 3) -> pd.DataF
     fps, tables = load_benchmark(P.benchmark).fps, []
     for i in numbers:
         for s in scored:
-            video, truth = s.columns[0][i], s.truths[i]
+            truth = s.truths[i]
+            video = held_scores(truth, s.seeds[0][i].anomaly, s.length)
             columns = {
                 "video": f"{truth.name} ({', '.join(truth.classes) or 'normal'})",
                 "time_s": np.arange(len(video.scores)) / fps,
@@ -199,6 +198,11 @@ def _detection(
     return detection_map(
         curves, scored.named, benchmark.classes, benchmark.detection_normal_class, normals
     )
+
+
+def _points(interval: Interval) -> dict[str, float]:
+    """Value, low and high in per cent, or points of it."""
+    return {key: 100 * getattr(interval, key) for key in ("value", "low", "high")}
 
 
 def _plan(columns: Columns) -> list[tuple[str, Metric, Columns]]:

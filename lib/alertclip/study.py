@@ -48,7 +48,7 @@ def zero_shot(P: Params, results: list[StageResult], split: Split = "test") -> p
         frame = frame_metrics(_frames(P, r, split), P.bootstrap_samples, P.seed)
         rows.append(pd.concat([video, frame]).assign(model=STAGES[r.stage]))
     table = pd.concat(rows, ignore_index=True)
-    table = _per_cent(table).rename(columns={"metric": "setting"})
+    table = per_cent(table).rename(columns={"metric": "setting"})
     return with_paper(table, "zero_shot", "setting")
 
 
@@ -119,7 +119,7 @@ def prompt_wordings(P: Params, result: StageResult) -> pd.DataFrame:
         P.seed,
         videos(result.clips),
     )
-    return _per_cent(table[table["metric"] == "video AUC"]).assign(
+    return per_cent(table[table["metric"] == "video AUC"]).assign(
         setting=lambda t: t["wording"], model=STAGES[result.stage]
     )
 
@@ -138,7 +138,7 @@ def by_difficulty(P: Params, results: list[StageResult]) -> pd.DataFrame:
                     r.margins[part], r.clips.labels[part], P.bootstrap_samples, P.seed, groups[part]
                 )
                 rows.append(table.head(1).assign(setting=level, model=STAGES[r.stage]))
-    return _per_cent(pd.concat(rows, ignore_index=True))
+    return per_cent(pd.concat(rows, ignore_index=True))
 
 
 def _difficulty(P: Params) -> dict[str, str]:
@@ -149,7 +149,8 @@ def _difficulty(P: Params) -> dict[str, str]:
     return dict(zip(clips["video"], clips["difficulty"], strict=True))
 
 
-def _per_cent(table: pd.DataFrame) -> pd.DataFrame:
+def per_cent(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with value, low and high, shares of one, in per cent."""
     columns = ["value", "low", "high"]
     return table.assign(**{name: 100 * table[name] for name in columns})
 

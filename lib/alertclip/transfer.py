@@ -23,6 +23,7 @@ from alertclip.gates import still_accuracy
 from alertclip.model.alertclip import AlertCLIP
 from alertclip.params import ROOT, Params
 from alertclip.prompts import load_prompts
+from alertclip.study import per_cent
 from alertclip.weak import (
     Detector,
     TrainingSet,
@@ -121,8 +122,7 @@ def open_vocabulary_table(
         draws = {"n_boot": P.bootstrap_samples, "seed": P.seed}
         table = open_vocabulary(columns, test.truths, benchmark.base, benchmark.novel, **draws)
         tables.append(table.assign(model=stages.STAGES[stage]))
-    table = pd.concat(tables, ignore_index=True)
-    return table.assign(**{name: 100 * table[name] for name in ("value", "low", "high")})
+    return per_cent(pd.concat(tables, ignore_index=True))
 
 
 def base_only(data: TrainingSet, base: Sequence[str]) -> TrainingSet:
@@ -143,4 +143,4 @@ def retention_table(P: Params, wanted: Sequence[stages.Stage]) -> pd.DataFrame:
         for stage in wanted
     ]
     table = pd.concat(tables, ignore_index=True).rename(columns={"measure": "setting"})
-    return table.assign(**{name: 100 * table[name] for name in ("value", "low", "high")})
+    return per_cent(table)
