@@ -24,7 +24,8 @@ from alertclip.data.annotations import (
 )
 from alertclip.data.benchmarks import BENCHMARKS, load_benchmark, read_list, read_truth
 from alertclip.errors import InputError
-from alertclip.evaluation.metrics import FrameScores, frame_metrics
+from alertclip.evaluation.metrics import frame_metrics
+from alertclip.evaluation.resampling import FrameScores
 
 UCF, XD = load_benchmark("ucf_crime"), load_benchmark("xd_violence")
 CODES = {code: name for name, code in XD.codes.items()}
@@ -77,6 +78,13 @@ def test_misspelt_names_and_fields(tmp_path):
 def test_video_paths(tmp_path):
     path = UCF.video_path(tmp_path, "Abuse/Abuse028_x264.mp4")
     assert path.relative_to(tmp_path / UCF.video_root).as_posix() == "Abuse/Abuse028_x264.mp4"
+    msad = load_benchmark("msad")
+    for folder in ("Road", "Shop"):
+        (tmp_path / "MSAD/MSAD_Videos" / folder).mkdir(parents=True)
+    (tmp_path / "MSAD/MSAD_Videos/Road/Road_7.mp4").touch()
+    found = msad.video_path(tmp_path, "MSAD_normal_testing/MSAD_normal_Road_7.mp4")
+    assert found == tmp_path / "MSAD/MSAD_Videos/Road/Road_7.mp4"
+    assert msad.video_path(tmp_path, "Fire/Fire_1.mp4").parts[-2:] == ("Fire", "Fire_1.mp4")
     path = load_benchmark("ubnormal").video_path(tmp_path, "abnormal_scene_12_scenario_3_fog")
     assert path.parts[-2:] == ("Scene12", "abnormal_scene_12_scenario_3_fog.mp4")
 

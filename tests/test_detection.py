@@ -19,7 +19,7 @@ from alertclip.evaluation.detection import (
     non_maximum_suppression,
     temporal_iou,
 )
-from alertclip.evaluation.metrics import FrameScores, frame_metrics
+from alertclip.evaluation.metrics import frame_metrics
 from alertclip.evaluation.recognition import (
     ClassScores,
     anomaly_metrics,
@@ -28,6 +28,7 @@ from alertclip.evaluation.recognition import (
     macro_auc,
     open_vocabulary,
 )
+from alertclip.evaluation.resampling import FrameScores
 
 CLASSES = ["normal", "fight", "fire"]
 
@@ -235,7 +236,9 @@ def class_case(seed=0, absent=()):
 
 def test_class_metrics_against_scikit_learn():
     videos = class_case()
-    table = class_metrics(videos, CLASSES, "normal", n_boot=50).set_index(["class_name", "metric"])
+    table = class_metrics([videos], CLASSES, "normal", n_boot=50).set_index(
+        ["class_name", "metric"]
+    )
     scores, truth = (np.concatenate([getattr(v, f) for v in videos]) for f in ("scores", "truth"))
     for metric, function in {"AUC": roc_auc_score, "AP": average_precision_score}.items():
         each = [function(truth[:, c], scores[:, c]) for c in (1, 2)]
@@ -250,7 +253,9 @@ def test_mean_interval_resamples_all_classes_together():
     videos = [
         ClassScores(v.video, v.scores[:, [0, 1, 1]], v.truth[:, [0, 1, 1]]) for v in class_case()
     ]
-    table = class_metrics(videos, CLASSES, "normal", n_boot=60).set_index(["class_name", "metric"])
+    table = class_metrics([videos], CLASSES, "normal", n_boot=60).set_index(
+        ["class_name", "metric"]
+    )
     for metric in ("AUC", "AP"):
         one, mean = (
             table.loc[(name, metric), ["value", "low", "high"]] for name in ("fire", "mean")
@@ -265,19 +270,19 @@ def test_mean_interval_resamples_all_classes_together():
 
 
 def test_absent_classes_do_not_count():
-    table = class_metrics(class_case(absent=["fire"]), CLASSES, "normal", n_boot=20)
+    table = class_metrics([class_case(absent=["fire"])], CLASSES, "normal", n_boot=20)
     assert set(table["class_name"]) == {"mean", "fight"}
     means = table.set_index(["metric", "class_name"])["value"].unstack()
     assert means["mean"].tolist() == means["fight"].tolist()
     with pytest.raises(InputError, match="no frame of any abnormal class"):
-        class_metrics(class_case(absent=["fire", "fight"]), CLASSES, "normal")
+        class_metrics([class_case(absent=["fire", "fight"])], CLASSES, "normal")
 
 
 def test_class_metrics_name_a_video_of_wrong_length():
     videos = class_case()
     videos[1] = ClassScores("short", videos[1].scores[:-1], videos[1].truth)
     with pytest.raises(InputError, match=r"short: scores \(39, 3\) and truth \(40, 3\)"):
-        class_metrics(videos, CLASSES, "normal")
+        class_metrics([videos], CLASSES, "normal")
 
 
 def anomaly_case():
@@ -294,7 +299,7 @@ def test_anomaly_metrics_by_hand():
     videos = anomaly_case()
     table = anomaly_metrics(videos, n_boot=40).set_index("metric")
     y, s = (np.concatenate([getattr(v, f) for v in videos]) for f in ("truth", "scores"))
-    assert table.loc["micro AUC", "value"] == pytest.approx(roc_auc_score(y, s))
+    assert table.loc["frame AUC", "value"] == pytest.approx(roc_auc_score(y, s))
     assert table.loc["AnoAUC", "value"] == pytest.approx(roc_auc_score(y[:8], s[:8]))
     assert table.loc["frame AP", "value"] == pytest.approx(average_precision_score(y, s))
     padded = [roc_auc_score([0, *v.truth, 1], [0, *v.scores, 1]) for v in videos]
@@ -302,7 +307,7 @@ def test_anomaly_metrics_by_hand():
     assert table.loc["macro AUC", "value"] == pytest.approx(np.mean(padded))
     assert table.loc["false-alarm rate", "value"] == pytest.approx(2 / 8)  # 0.5 itself counts
     assert table["n"].to_dict() == {
-        "micro AUC": 16, "frame AP": 16, "AnoAUC": 8, "macro AUC": 4, "false-alarm rate": 8
+        "frame AUC": 16, "frame AP": 16, "AnoAUC": 8, "macro AUC": 4, "false-alarm rate": 8
     }  # fmt: skip
     assert (table["low"] <= table["value"]).all() and (table["value"] <= table["high"]).all()
 

@@ -106,7 +106,7 @@ def umap() -> figures.Figure:
         for _ in range(60)
     ]
     table = pd.DataFrame(rows, columns=["panel", "x", "y", "group"])
-    return figures.umap_panels(table, "Clip embeddings", "One point per clip; UMAP, cosine.")
+    return figures.projection_panels(table, "Clip embeddings", "One point per clip; UMAP, cosine.")
 
 
 def curve() -> figures.Figure:

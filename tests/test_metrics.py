@@ -7,7 +7,6 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from alertclip.diagnosis import paired_difference
 from alertclip.errors import InputError
 from alertclip.evaluation.metrics import (
-    FrameScores,
     auc_statistic,
     average_precision,
     frame_metrics,
@@ -16,6 +15,7 @@ from alertclip.evaluation.metrics import (
     roc_auc,
     video_metrics,
 )
+from alertclip.evaluation.resampling import FrameScores
 
 
 @pytest.mark.parametrize("levels", [3, 1000])  # many ties, few ties

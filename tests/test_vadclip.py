@@ -383,7 +383,7 @@ def test_forward_is_its_definition(variant):
     x[1] = x[1] + 2 * x[1, :1]  # alike enough to pass the similarity threshold
     with torch.no_grad():
         text = model.encode_text()
-        logits1, logits2 = model(x, lengths, text)
+        logits1, logits2, _ = model(x, lengths, text)
     reference = ByDefinition(model, variant)
     for i, n in enumerate(lengths.tolist()):
         expected1, expected2 = reference(x[i].numpy(), n, text.numpy())
@@ -484,7 +484,7 @@ def test_scores_of_both_branches_per_snippet():
     # The second chunk on its own: nothing passes between chunks.
     middle = features[LENGTH : 2 * LENGTH]
     with torch.no_grad():
-        logits1, logits2 = model(middle[None], torch.tensor([LENGTH]), model.encode_text())
+        logits1, logits2, _ = model(middle[None], torch.tensor([LENGTH]), model.encode_text())
     inside = slice(LENGTH, 2 * LENGTH)
     torch.testing.assert_close(scores.prob1[inside], logits1[0].sigmoid())
     torch.testing.assert_close(probabilities[inside], logits2[0].softmax(-1))

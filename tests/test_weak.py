@@ -58,11 +58,11 @@ def P(tmp_path, monkeypatch):
         lines = "".join(f"{name(split, i)}\n" for i in range(count))
         (root / f"{split}.txt").write_text(lines)
 
-    def extract(P, model, videos, rule):
+    def extract(P, models, videos, rule):
         for video in videos:
             rng = np.random.default_rng([ord(c) for c in video.stem])
             np.save(feature_file(tmp_path, video, 0), rng.normal(size=(16, 128)))
-        return tmp_path
+        return [tmp_path]
 
     monkeypatch.setattr(weak, "_extract", extract)
     return params
@@ -101,18 +101,20 @@ def scored(stage, values):
     for value in values:
         videos = [value * event, value * event, np.zeros(16), np.zeros(16)]
         seeds.append([VideoScores(v, np.eye(9)[np.where(v > 0, 2, 0)]) for v in videos])
-    return Scored(stage, "vadclip", 4, truths, truths, seeds)
+    return Scored(stage, "vadclip", 4, truths, truths, seeds, [])
 
 
 def test_oracle_inverse_and_mean_over_seeds():
     P = load_params("smoke")
-    table = comparison.detector_table(P, [scored("clip", [1.0, -1.0]), scored("full", [1.0, 1.0])])
+    pair = [scored("clip", [1.0, -1.0]), scored("full", [1.0, 1.0])]
+    table = comparison.backbone_table(comparison.resample_models(P, pair), "none")
     frame = table[table["setting"] == "frame AUC"].set_index("model")
     # Oracle 100; inverse: positives below 192 equal negatives, 0. Their mean and spread.
     assert frame["value"].tolist() == pytest.approx([50, 100])
     assert frame["seed_sd"].tolist() == pytest.approx([100 / np.sqrt(2), 0])
     assert frame["n"].tolist() == [256, 256]
-    change = comparison.backbone_differences(P, [scored("clip", [-1.0]), scored("full", [1.0])])
+    pair = comparison.resample_models(P, [scored("clip", [-1.0]), scored("full", [1.0])])
+    change = comparison.backbone_differences(pair)
     assert change["value"].tolist()[0] == pytest.approx(100)
     assert change["difference"].unique().tolist() == ["Full minus CLIP"]
 
@@ -149,13 +151,13 @@ def test_features_in_pieces_equal_whole_and_failures_are_named(tmp_path, monkeyp
     good, bad = write_ids(tmp_path / "good.mp4"), tmp_path / "bad.mp4"  # 40 frames
     bad.write_text("not a video")
     model, rule = stages.stage_model(load_params("smoke"), "clip"), SnippetRule(8, 2, 10)
-    whole = extract_features(model, [good, bad], rule, tmp_path / "a", tmp_path / "cache", 1)
+    [whole] = extract_features([model], [good, bad], rule, tmp_path / "a", tmp_path / "cache", 1)
     monkeypatch.setattr(features, "PIECE", 3)
-    parts = extract_features(model, [good, bad], rule, tmp_path / "b", tmp_path / "cache", 1)
+    [parts] = extract_features([model], [good, bad], rule, tmp_path / "b", tmp_path / "cache", 1)
     for crop in range(10):
         a, b = (read_features(feature_file(folder, good, crop)) for folder in (whole, parts))
         assert a.shape == (5, 128)
         np.testing.assert_allclose(a, b, atol=1e-4)
     assert whole.name == parts.name and list(read_json(whole / "failures.json")) == ["bad.mp4"]
     with pytest.raises(InputError, match="share a name"):
-        extract_features(model, [good, tmp_path / "x" / "good.mp4"], rule, tmp_path, tmp_path, 1)
+        extract_features([model], [good, tmp_path / "x" / "good.mp4"], rule, tmp_path, tmp_path, 1)

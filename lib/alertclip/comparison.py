@@ -15,12 +15,26 @@ from alertclip.data.benchmarks import Benchmark, load_benchmark
 from alertclip.diagnosis import Interval
 from alertclip.errors import InputError
 from alertclip.evaluation.detection import detection_map
-from alertclip.evaluation.metrics import METRICS, FrameScores, Metric, roc_auc
-from alertclip.evaluation.recognition import ClassScores, class_columns, frame_metric
+from alertclip.evaluation.metrics import frame_plan
+from alertclip.evaluation.recognition import NAMES, ClassScores, anomaly_metrics, class_metrics
+from alertclip.evaluation.resampling import (
+    FrameScores,
+    frame_count,
+    interval,
+    mean_of_defined,
+    resample,
+)
 from alertclip.params import Params
 from alertclip.stages import STAGES, Stage
-from alertclip.study import with_paper
-from alertclip.weak import DETECTORS, Detector, VideoScores, score_backbone, snippet_rule
+from alertclip.study import per_cent, with_paper
+from alertclip.weak import (
+    DETECTORS,
+    Detector,
+    VideoScores,
+    extract_for_all,
+    score_backbone,
+    snippet_rule,
+)
 
 Columns = list[list[FrameScores]]
 """Frame scores of all videos, once per seed."""
@@ -42,6 +56,7 @@ class Scored(NamedTuple):
     truths: list[VideoTruth]
     named: list[VideoTruth]  # with a class for each event
     seeds: list[list[VideoScores]]
+    features: list[np.ndarray]  # what the detector was given, per video
 
     @property
     def model(self) -> str:
@@ -74,59 +89,95 @@ class Scored(NamedTuple):
         ]
 
 
+class Resampled(NamedTuple):
+    """Frame metrics of one model by name: (seeds, 1 + n_boot), first on the videos as they are."""
+
+    model: str
+    videos: list[str]
+    values: dict[str, np.ndarray]
+    frames: dict[str, int]
+
+    def mean(self, name: str) -> np.ndarray:
+        """A metric averaged over detector seeds: (1 + n_boot,)."""
+        return mean_of_defined(self.values[name])
+
+
 def score_stages(P: Params, detector: Detector, wanted: Sequence[Stage]) -> list[Scored]:
     """Train and score a detector on each backbone, under every seed of the profile."""
+    extract_for_all(P, wanted, detector)
     length, scored = snippet_rule(P, detector).length, []
     for stage in wanted:
         data, seeds = score_backbone(P, stage, detector)
-        scored.append(Scored(stage, detector, length, data.truths, data.named, seeds))
+        truths = data.truths, data.named
+        scored.append(Scored(stage, detector, length, *truths, seeds, data.features))
     return scored
 
 
-def backbone_table(P: Params, scored: Sequence[Scored | Curves], paper: str) -> pd.DataFrame:
+def resample_models(P: Params, scored: Sequence[Scored | Curves]) -> list[Resampled]:
+    """Frame AUC, AP and AnoAUC of every model and seed, on the same resamples of the videos."""
+    return [_resampled(P, s.model, s.columns) for s in scored]
+
+
+def _resampled(P: Params, model: str, columns: Columns) -> Resampled:
+    values, frames = {}, {}
+    plans = [frame_plan(videos) for videos in columns]
+    for parts in zip(*plans, strict=True):
+        name, metric, videos = parts[0]
+        name = NAMES.get(name, name)
+        chosen = [part[2] for part in parts]
+        values[name] = resample(chosen, metric, name, P.bootstrap_samples, P.seed)
+        frames[name] = frame_count(videos)
+    return Resampled(model, [video.video for video in columns[0]], values, frames)
+
+
+def backbone_table(resampled: Sequence[Resampled], paper: str) -> pd.DataFrame:
     """Frame AUC, AP and AnoAUC (per cent) per backbone, mean over seeds, beside the paper's.
 
     ``paper`` is a heading of params/paper_results.yaml. Columns setting, model, value, low, high,
     n, seed_sd, paper.
     """
     rows = []
-    for s in scored:
-        for name, metric, columns in _plan(s.columns):
-            interval = frame_metric(columns, metric, name, P.bootstrap_samples, P.seed)
-            each = [frame_metric([c], metric, name, 10, P.seed).value for c in columns]
+    for r in resampled:
+        for name, values in r.values.items():
+            each = values[:, 0]
             spread = float(np.std(each, ddof=1)) if len(each) > 1 else np.nan
-            row = {"setting": name, "model": s.model, "n": interval.n} | _points(interval)
+            row = {"setting": name, "model": r.model, "n": r.frames[name]}
+            row |= _points(interval(r.mean(name), r.frames[name]))
             rows.append(row | {"seed_sd": 100 * spread})
     return with_paper(pd.DataFrame(rows), paper, "setting")
 
 
-def detector_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
-    """``backbone_table`` beside the paper's row for this detector and benchmark."""
-    name = f"{DETECTORS[scored[0].detector]}, {load_benchmark(P.benchmark).title}"
-    return backbone_table(P, scored, name)
+def heading(P: Params, detector: Detector) -> str:
+    """The paper's table for a detector on the profile's benchmark, in params/paper_results.yaml."""
+    return f"{DETECTORS[detector]}, {load_benchmark(P.benchmark).title}"
 
 
-def backbone_differences(P: Params, scored: Sequence[Scored | Curves]) -> pd.DataFrame:
+def backbone_differences(resampled: Sequence[Resampled]) -> pd.DataFrame:
     """Paired differences (points) of each backbone to the one before it, over the same videos."""
     rows = []
-    for before, after in zip(scored[:-1], scored[1:], strict=True):
-        olds, news = before.columns, after.columns
-        if [video.video for video in olds[0]] != [video.video for video in news[0]]:
+    for before, after in zip(resampled[:-1], resampled[1:], strict=True):
+        if before.videos != after.videos:
             raise InputError(f"{before.model} and {after.model} were scored on different videos")
-        plans = zip(_plan(olds), _plan(news), strict=True)
-        for (name, metric, old), (_, _, new) in plans:
-            k = len(old)
-            interval = frame_metric(
-                [*old, *new],
-                metric,
-                name,
-                P.bootstrap_samples,
-                P.seed,
-                lambda values, k=k: values[k:].mean(axis=0) - values[:k].mean(axis=0),
-            )
+        for name, frames in before.frames.items():
+            change = interval(after.mean(name) - before.mean(name), frames)
             difference = f"{after.model} minus {before.model}"
-            rows.append({"difference": difference, "measure": name} | _points(interval))
+            rows.append({"difference": difference, "measure": name} | _points(change))
     return pd.DataFrame(rows)
+
+
+def alarm_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
+    """False-alarm rate at .5 on normal videos and macro AUC (per cent), mean and spread over seeds.
+
+    Columns model, metric, value, seed_sd.
+    """
+    tables = []
+    for s in scored:
+        seeds = [anomaly_metrics(videos, n_boot=1, seed=P.seed) for videos in s.columns]
+        stacked = pd.concat(seeds).groupby("metric", sort=False)["value"]
+        table = 100 * stacked.agg(value="mean", seed_sd="std")
+        chosen = table.loc[["false-alarm rate", "macro AUC"]].reset_index()
+        tables.append(chosen.assign(model=s.model))
+    return pd.concat(tables, ignore_index=True)[["model", "metric", "value", "seed_sd"]]
 
 
 def class_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
@@ -134,20 +185,13 @@ def class_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
 
     Columns class_name, setting, model, value, low, high, n. AnomalyCLIP's measures.
     """
-    benchmark, rows = load_benchmark(P.benchmark), []
+    benchmark, tables = load_benchmark(P.benchmark), []
     for s in scored:
-        seeds = s.class_scores(benchmark.classes)
-        parts = [
-            class_columns(videos, benchmark.classes, benchmark.normal_class) for videos in seeds
-        ]
-        groups = {"mean": [c for part in parts for c in part.values()]}
-        groups |= {name: [part[name] for part in parts] for name in parts[0]}
-        for name, columns in groups.items():
-            for kind, metric in METRICS.items():
-                interval = frame_metric(columns, metric, name, P.bootstrap_samples, P.seed)
-                row = {"class_name": name, "setting": f"{name} {kind}", "model": s.model}
-                rows.append(row | _points(interval) | {"n": interval.n})
-    return pd.DataFrame(rows)
+        seeds, draws = s.class_scores(benchmark.classes), (P.bootstrap_samples, P.seed)
+        table = class_metrics(seeds, benchmark.classes, benchmark.normal_class, *draws)
+        named = table["class_name"] + " " + table["metric"]
+        tables.append(table.assign(setting=named, model=s.model).drop(columns="metric"))
+    return per_cent(pd.concat(tables, ignore_index=True))
 
 
 def detection_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
@@ -203,12 +247,6 @@ def _detection(
 def _points(interval: Interval) -> dict[str, float]:
     """Value, low and high in per cent, or points of it."""
     return {key: 100 * getattr(interval, key) for key in ("value", "low", "high")}
-
-
-def _plan(columns: Columns) -> list[tuple[str, Metric, Columns]]:
-    abnormal = [[video for video in videos if video.abnormal] for videos in columns]
-    whole = [(f"frame {name}", metric, columns) for name, metric in METRICS.items()]
-    return [*whole, ("AnoAUC", roc_auc, abnormal)]
 
 
 def held_scores(truth: VideoTruth, scores: np.ndarray, length: int) -> FrameScores:

@@ -146,7 +146,7 @@ def bootstrap_interval(
     ids = _group_ids(groups, len(values))
     draws = _draws(values, statistic, ids, n_boot, seed)
     value = float(statistic(values, np.ones((1, len(values))))[0])
-    return Interval(value, *_percentiles(draws), n=len(values))
+    return Interval(value, *percentiles(draws), n=len(values))
 
 
 def paired_difference(
@@ -189,12 +189,22 @@ def _draws(
     draws = []
     for start in range(0, n_boot, block):
         size = min(block, n_boot - start)
-        counts = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=size)
+        counts = _counts(rng, n_groups, size)
         draws.append(statistic(values, counts[:, ids].astype(float)))
     return np.concatenate(draws)
 
 
-def _percentiles(draws: np.ndarray) -> tuple[float, float]:
+def resampled_counts(n_groups: int, n_boot: int, seed: int) -> np.ndarray:
+    """How often each group is drawn in each resample: (n_boot, n_groups)."""
+    return _counts(np.random.default_rng(seed), n_groups, n_boot)
+
+
+def _counts(rng: np.random.Generator, n_groups: int, size: int) -> np.ndarray:
+    return rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=size)
+
+
+def percentiles(draws: np.ndarray) -> tuple[float, float]:
+    """The 2.5% and 97.5% percentiles of the draws that are defined (not nan)."""
     defined = draws[~np.isnan(draws)]
     if not len(defined):
         return float("nan"), float("nan")

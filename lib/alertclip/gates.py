@@ -126,12 +126,13 @@ def prior_gate(P: Params, split: Split) -> pd.DataFrame:
     labels = test.clips.labels
     probe = probe_scores(clip_descriptor(train.clips.v), train.clips.labels,
                          clip_descriptor(test.clips.v))  # fmt: skip
+    model = stages.stage_model(P, "clip")
     signed = bootstrap_interval(
         signed_score(test.similarities, labels), n_boot=P.bootstrap_samples, seed=P.seed
     )
     return pd.DataFrame(
         [
-            *still_accuracy(P, stages.stage_model(P, "clip").cpu()),
+            *still_accuracy(P, model, held_out_stills(P, model)),
             _row("probe on frozen embeddings: AUC", _auc(P, probe, labels)),
             _row("untuned prompts: AUC", _auc(P, test.margins, labels)),
             _row("untuned prompts: MSS", signed),
@@ -145,15 +146,23 @@ PHRASES: dict[str, Callable[[str], str]] = {
     "object": lambda value: f"a {value}",
     "posture": lambda value: f"a person {value}",
 }
+Stills = tuple[torch.Tensor, list[dict]]
+"""Frames (N, 1, 3, H, W) uint8 and what each shows."""
 ONE_ACTOR = ("smash", "fire", "explosion", "fall")  # elsewhere "the person" would be ambiguous
 
 
-@torch.inference_mode()
-def still_accuracy(P: Params, model: AlertCLIP, count: int = 1200) -> list[dict]:
-    """Zero-shot accuracy per attribute on stills of another world seed than the prior's."""
+def held_out_stills(P: Params, model: AlertCLIP, count: int = 1200) -> Stills:
+    """Images and attributes of stills of another world seed than the prior's."""
     images, _, attributes = stills(count, P.world_seed + 1, model.image_size, max(1, P.workers))
-    frames = torch.from_numpy(images).permute(0, 3, 1, 2)[:, None]  # (N, 1, 3, H, W)
-    v = torch.cat([model.encode_frames(part).v[:, 0] for part in frames.split(64)])
+    return torch.from_numpy(images).permute(0, 3, 1, 2)[:, None], attributes
+
+
+@torch.inference_mode()
+def still_accuracy(P: Params, model: AlertCLIP, held_out: Stills) -> list[dict]:
+    """Zero-shot accuracy per attribute on held-out stills."""
+    frames, attributes = held_out
+    v = [model.encode_frames(part.to(model.mean.device)).v[:, 0] for part in frames.split(64)]
+    v = torch.cat(v).cpu()
     rows = []
     for name, phrase in PHRASES.items():
         kept = [
@@ -163,7 +172,7 @@ def still_accuracy(P: Params, model: AlertCLIP, count: int = 1200) -> list[dict]
         ]
         truth = np.array([attributes[i][name] for i in kept])
         values = sorted(set(truth))
-        text = model.encode_text([phrase(value) for value in values])
+        text = model.encode_text([phrase(value) for value in values]).cpu()
         right = np.array(values)[(v[kept] @ text.T).argmax(1).numpy()] == truth
         interval = bootstrap_interval(right.astype(float), seed=P.seed)
         rows.append(_row(f"stills, {name} of {len(values)}: accuracy", interval))

@@ -65,6 +65,7 @@ class Params(BaseModel):
     checkpointing: str = "all"  # none | all | a number k: every k-th block
     negatives: Literal["micro", "accumulated"] = "micro"  # micro = 8-way, as Table 4 reads
     evaluation_batch_size: int = Field(8, ge=1)
+    evaluation_precision: Literal["fp32", "bf16"] = "fp32"  # of snippet features
     validate_steps: int = Field(50, ge=1)  # ours: optimiser steps between validations
     bootstrap_samples: int = Field(1000, ge=10)
     prompts: str = "params/prompts.yaml"
@@ -112,8 +113,11 @@ class Params(BaseModel):
     benchmark: str = "ucf_crime"  # a name of params/benchmarks.yaml
     transfer: dict[str, dict[str, Any]] = {}  # other domains: title -> changes to the profile
     open_vocabulary_changes: dict[str, Any] = {}  # for a benchmark without base and novel classes
+    retention_imagenet: str = ""  # folder val/ with a folder per class
+    retention_coco: str = ""  # folder with captions_val2017.json and val2017/
     detector_seeds: list[int] = Field([0, 1, 2], min_length=1)  # every table averages them
     detector_videos: int | None = None  # training videos, drawn by seed; None = all
+    detector_subset: Literal["all", "annotated"] = "all"  # annotated = only VAGTA's videos
     snippet_length: int = Field(16, ge=1)  # frames per VadCLIP feature
     snippet_frames: int = Field(16, ge=1)  # of which embedded and averaged; unpublished
     snippet_crops: Literal[1, 5, 10] = 10  # VadCLIP; in training every crop is a sample

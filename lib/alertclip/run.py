@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import yaml
 
 from alertclip import workflow
-from alertclip.data.sources import missing_data
+from alertclip.data.sources import missing_data, missing_lists
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, locked
 from alertclip.params import ROOT, Params, load_params, parse_overrides
@@ -24,7 +24,7 @@ from alertclip.workflow import NOTEBOOKS, Notebook
 
 def check_inputs(params: Params, fetch: bool = True) -> None:
     """Raise one InputError that lists every missing file of the run: what, where from, where to."""
-    missing = missing_data(params)
+    missing = missing_data(params) or missing_lists(params)
     missing += _missing_weights(params, fetch=fetch and not missing)
     if missing:
         raise InputError("\n".join([f"profile {params.profile} cannot run yet:", *missing]))
@@ -63,6 +63,7 @@ def _missing_download(backbone: str, tag: str, fetch: bool) -> Iterator[str]:
 def select(only: str = "", start: str = "") -> list[Notebook]:
     """Notebooks asked for by ``--only``/``--from`` (a number or a name), in running order."""
     wanted = only or start
+    wanted = wanted.zfill(2) if wanted.isdigit() else wanted
     chosen = [b for b in NOTEBOOKS if not wanted or b.name == wanted or b.name[:2] == wanted]
     if not chosen:
         names = ", ".join(b.name for b in NOTEBOOKS)

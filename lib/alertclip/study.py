@@ -1,19 +1,21 @@
 """The tables behind the notebooks' figures: numbers of one or several stages, with intervals."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import yaml
 
 from alertclip import diagnosis, figures
 from alertclip.data.splits import Split
-from alertclip.evaluation.metrics import (
+from alertclip.evaluation.metrics import auc_statistic, frame_metrics, video_metrics
+from alertclip.evaluation.resampling import (
     FrameScores,
-    auc_statistic,
-    frame_metrics,
-    roc_auc,
-    video_metrics,
+    frame_auc,
+    frame_count,
+    interval,
+    resample,
 )
-from alertclip.evaluation.recognition import frame_metric
 from alertclip.evaluation.zero_shot import frame_scores, wording_table
 from alertclip.files import write_json
 from alertclip.params import PAPER_RESULTS, ROOT, Params
@@ -67,20 +69,23 @@ def paired(
     inside = [[video for video in part if video.abnormal] for part in frames]
     aucs = {
         "video AUC": video,
-        "frame AUC": frame_metric(frames, roc_auc, "frame AUC", *draws, difference),
-        "in-clip frame AUC": frame_metric(inside, roc_auc, "in-clip AUC", *draws, difference),
+        "frame AUC": _frame_difference(frames, draws),
+        "in-clip frame AUC": _frame_difference(inside, draws),
     }
     rows = [{"measure": "MSS", **mss._asdict()}]
-    for name, interval in aucs.items():
-        points = {k: v if k == "n" else 100 * v for k, v in interval._asdict().items()}
+    for name, found in aucs.items():
+        points = {k: v if k == "n" else 100 * v for k, v in found._asdict().items()}
         rows.append({"measure": name, **points})
     name = f"{STAGES[after.stage]} minus {STAGES[before.stage]}"
     return pd.DataFrame([{"difference": name, **row} for row in rows])
 
 
-def difference(values: np.ndarray) -> np.ndarray:
-    """Second row minus first: (2, n) -> (n,)."""
-    return values[1] - values[0]
+def _frame_difference(
+    pair: Sequence[Sequence[FrameScores]], draws: tuple[int, int]
+) -> diagnosis.Interval:
+    """Frame AUC of the second model minus the first's."""
+    before, after = resample(pair, frame_auc, "frame AUC", *draws)
+    return interval(after - before, frame_count(pair[0]))
 
 
 def _frames(P: Params, result: StageResult, split: Split) -> list[FrameScores]:

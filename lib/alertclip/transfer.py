@@ -1,4 +1,4 @@
-"""Zero-shot and open-vocabulary detection, in the training domain and outside it; retention.
+"""Zero-shot and open-vocabulary detection, in the training domain and outside it.
 
 Zero-shot: snippet features against the fixed prompts, nothing trained. Open vocabulary: a detector
 trained on base classes meets novel ones (Alert-CLIP, Table 1; OVVAD, Wu et al., CVPR 2024).
@@ -13,13 +13,12 @@ import torch
 from torch.nn.functional import normalize
 
 from alertclip import stages
-from alertclip.comparison import Columns, Curves, backbone_table, held_scores
+from alertclip.comparison import Columns, Curves, backbone_table, held_scores, resample_models
 from alertclip.data.benchmarks import load_benchmark
 from alertclip.errors import InputError
 from alertclip.evaluation.metrics import zero_shot_margin
 from alertclip.evaluation.recognition import open_vocabulary
 from alertclip.evaluation.zero_shot import encode_sets
-from alertclip.gates import still_accuracy
 from alertclip.model.alertclip import AlertCLIP
 from alertclip.params import ROOT, Params
 from alertclip.prompts import load_prompts
@@ -28,6 +27,7 @@ from alertclip.weak import (
     Detector,
     TrainingSet,
     evaluation_set,
+    extract_for_all,
     score_seeds,
     snippet_rule,
     training_set,
@@ -53,6 +53,7 @@ def zero_shot_curves(P: Params, wanted: Sequence[stages.Stage], level: Level) ->
     snippet: the image embedding of a snippet; temporal: its output of the temporal transformer in
     windows of ``num_frames`` snippets, which untuned CLIP does not have (there both are equal).
     """
+    extract_for_all(P, wanted, "vadclip", training=False)
     length, curves = snippet_rule(P, "vadclip").length, []
     for stage in wanted:
         model = stages.stage_model(P, stage)
@@ -74,7 +75,7 @@ def zero_shot_table(P: Params, wanted: Sequence[stages.Stage], level: Level) -> 
     tables = []
     for title, domain in domains(P).items():
         curves = zero_shot_curves(domain, wanted, level)
-        table = backbone_table(domain, curves, f"Zero-shot, {title}")
+        table = backbone_table(resample_models(domain, curves), f"Zero-shot, {title}")
         named = table["setting"].map(lambda setting, title=title: f"{title}: {setting}")
         tables.append(table.assign(domain=title, setting=named).drop(columns="seed_sd"))
     return pd.concat(tables, ignore_index=True)
@@ -110,6 +111,7 @@ def open_vocabulary_table(
             " as {benchmark: ucf_crime}"
         )
     classes = [benchmark.normal_class, *benchmark.base]
+    extract_for_all(P, wanted, detector)
     for stage in wanted:
         model = stages.stage_model(P, stage)
         train = base_only(training_set(P, model, detector), benchmark.base)
@@ -129,18 +131,3 @@ def base_only(data: TrainingSet, base: Sequence[str]) -> TrainingSet:
     """Normal videos and those all of whose classes are base classes."""
     kept = [i for i, classes in enumerate(data.classes) if set(classes) <= set(base)]
     return TrainingSet([data.features[i] for i in kept], [data.classes[i] for i in kept])
-
-
-def retention_table(P: Params, wanted: Sequence[stages.Stage]) -> pd.DataFrame:
-    """Zero-shot accuracy (per cent) on held-out synthetic stills before and after tuning.
-
-    What is shown in them (scene, colour, object, posture) is no part of the tuning.
-    """
-    tables = [
-        pd.DataFrame(still_accuracy(P, stages.stage_model(P, stage).cpu())).assign(
-            model=stages.STAGES[stage]
-        )
-        for stage in wanted
-    ]
-    table = pd.concat(tables, ignore_index=True).rename(columns={"measure": "setting"})
-    return per_cent(table)

@@ -16,10 +16,10 @@ import torch
 from alertclip import stages
 from alertclip.data.annotations import SNIPPET, VideoTruth
 from alertclip.data.benchmarks import Benchmark, Split, load_benchmark, read_list, read_truth
-from alertclip.data.splits import prepare_data
+from alertclip.data.splits import load_split, prepare_data
 from alertclip.detectors import anomalyclip, vadclip
 from alertclip.detectors.features import SnippetRule, extract_features, feature_file, read_features
-from alertclip.detectors.videos import training_videos
+from alertclip.detectors.videos import WeakVideo, training_videos
 from alertclip.errors import InputError
 from alertclip.files import sha256_file, sha256_json
 from alertclip.model.alertclip import AlertCLIP
@@ -49,10 +49,12 @@ class EvaluationSet(NamedTuple):
 
 
 class VideoScores(NamedTuple):
-    """A scored video: anomaly (n,) and class probabilities (n, C) per feature."""
+    """A scored video: anomaly (n,), class probabilities (n, C) and, of VadCLIP, what its branches
+    see (n, D), per feature."""
 
     anomaly: np.ndarray
     probabilities: np.ndarray
+    adapted: np.ndarray | None = None
 
 
 Score = Callable[[np.ndarray], VideoScores]
@@ -75,12 +77,8 @@ def snippet_rule(P: Params, detector: Detector) -> SnippetRule:
 def training_set(P: Params, model: AlertCLIP, detector: Detector) -> TrainingSet:
     """Features of the benchmark's training videos; every crop counts as a video (official)."""
     benchmark, root = detector_benchmark(P)
-    videos = training_videos(benchmark, root)
-    if P.detector_videos:
-        order = np.random.default_rng(P.seed).permutation(len(videos))
-        videos = [videos[i] for i in sorted(order[: P.detector_videos])]
-    rule = snippet_rule(P, detector)
-    folder = _extract(P, model, [video.path for video in videos], rule)
+    videos, rule = chosen_videos(P, benchmark, root), snippet_rule(P, detector)
+    [folder] = _extract(P, [model], [video.path for video in videos], rule)
     files = [
         (feature_file(folder, v.path, crop), v.classes)
         for v in videos
@@ -105,7 +103,7 @@ def evaluation_set(
     benchmark, root = detector_benchmark(P)
     entries, rule = read_list(benchmark, root, split), snippet_rule(P, detector)
     videos = {entry.name: benchmark.video_path(root, entry.entry) for entry in entries}
-    folder = _extract(P, model, list(videos.values()), rule)
+    [folder] = _extract(P, [model], list(videos.values()), rule)
     crop = P.snippet_test_crop if P.snippet_test_crop < rule.crops else 0
     files = {name: feature_file(folder, path, crop) for name, path in videos.items()}
     if lost := [name for name, file in files.items() if not file.exists()]:
@@ -120,12 +118,43 @@ def evaluation_set(
     return EvaluationSet([features[truth.name] for truth in truths], truths, read(by_class=True))
 
 
-def _extract(P: Params, model: AlertCLIP, videos: Sequence[Path], rule: SnippetRule) -> Path:
+def extract_for_all(
+    P: Params, wanted: Sequence[stages.Stage], detector: Detector, training: bool = True
+) -> None:
+    """Extract the features of the test videos, and those of training, for several models at once.
+
+    What follows would do it model by model, and decode every video as often.
+    """
+    benchmark, root = detector_benchmark(P)
+    tested = read_list(benchmark, root, "test")
+    videos = [benchmark.video_path(root, entry.entry) for entry in tested]
+    if training:
+        videos += [video.path for video in chosen_videos(P, benchmark, root)]
+    models = [stages.stage_model(P, stage) for stage in wanted]
+    _extract(P, models, list(dict.fromkeys(videos)), snippet_rule(P, detector))
+
+
+def chosen_videos(P: Params, benchmark: Benchmark, root: Path) -> list[WeakVideo]:
+    """The training videos a profile uses: all, those it annotates, or a draw by seed."""
+    videos = training_videos(benchmark, root)
+    if P.detector_videos:
+        order = np.random.default_rng(P.seed).permutation(len(videos))
+        videos = [videos[i] for i in sorted(order[: P.detector_videos])]
+    if P.detector_subset == "annotated":
+        items = [item for split in ("train", "dev") for item in load_split(P, split)[0]]
+        annotated = {Path(item.video).stem for item in items}
+        videos = [video for video in videos if video.path.stem in annotated]
+    return videos
+
+
+def _extract(
+    P: Params, models: Sequence[AlertCLIP], videos: Sequence[Path], rule: SnippetRule
+) -> list[Path]:
     # Names repeat between data sets, and a world rendered anew keeps its folder.
     made = P.data_dir / "world.json"
     source = [str(P.data_dir), sha256_file(made) if made.is_file() else ""]
     root, cache = P.run_dir / "features" / sha256_json(source)[:8], ROOT / "runs" / "cache"
-    return extract_features(model, videos, rule, root, cache, P.workers)
+    return extract_features(models, videos, rule, root, cache, P.workers, P.evaluation_precision)
 
 
 def fit_vadclip(
@@ -140,13 +169,17 @@ def fit_vadclip(
     detector.to(model.mean.device)
     named = [labels or (benchmark.normal_class,) for labels in data.classes]
     vadclip.fit(detector, data.features, vadclip.multi_hot(named, classes), seed)
-    return partial(_score_vadclip, detector, benchmark.metric == "AP")
+    with torch.no_grad():
+        embedded = detector.eval().encode_text()  # the same for every video
+    return partial(_score_vadclip, detector, embedded, benchmark.metric == "AP")
 
 
-def _score_vadclip(detector: vadclip.VadCLIP, aligned: bool, features: np.ndarray) -> VideoScores:
-    scores = vadclip.score_video(detector, features)
+def _score_vadclip(
+    detector: vadclip.VadCLIP, text: torch.Tensor, aligned: bool, features: np.ndarray
+) -> VideoScores:
+    scores = vadclip.score_video(detector, features, text)
     anomaly = scores.prob2 if aligned else scores.prob1
-    return VideoScores(anomaly.numpy(), scores.probabilities.numpy())
+    return VideoScores(anomaly.numpy(), scores.probabilities.numpy(), scores.adapted.numpy())
 
 
 def fit_anomalyclip(
@@ -169,11 +202,15 @@ def fit_anomalyclip(
         settings,
     ).to(model.mean.device)
     anomalyclip.fit(detector, videos, labels, seed)
-    return partial(_score_anomalyclip, detector)
+    with torch.no_grad():
+        directions = detector.eval().directions()  # the same for every video
+    return partial(_score_anomalyclip, detector, directions)
 
 
-def _score_anomalyclip(detector: anomalyclip.AnomalyCLIP, features: np.ndarray) -> VideoScores:
-    scores = anomalyclip.score_video(detector, torch.from_numpy(features))
+def _score_anomalyclip(
+    detector: anomalyclip.AnomalyCLIP, directions: torch.Tensor, features: np.ndarray
+) -> VideoScores:
+    scores = anomalyclip.score_video(detector, torch.from_numpy(features), directions)
     return VideoScores(scores.p_anomaly.numpy(), scores.probabilities.numpy())
 
 

@@ -21,6 +21,7 @@ from nbconvert import HTMLExporter
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
+from alertclip.data.benchmarks import load_benchmark
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, read_json, sha256_file, sha256_json, write_json
 from alertclip.params import BENCHMARKS, PAPER_RESULTS, ROOT, Params, load_params, parse_overrides
@@ -29,7 +30,7 @@ FOLDER = ROOT / "notebooks"
 LINE_EVERY_S = 5.0  # a progress line at most this often
 TRAINING = ("stage", "loss_", "lora_", "temporal_", "negatives", "checkpointing")
 DETECTION = ("benchmark", "transfer", "open_vocabulary_", "detector_", "snippet_", "frame_stride")
-DETECTION += ("vadclip_", "anomalyclip_")
+DETECTION += ("vadclip_", "anomalyclip_", "retention_", "evaluation_precision")
 OTHERS = ("video", *DETECTION)  # parameters of notebooks 00, 05 and 06
 
 
@@ -62,7 +63,9 @@ NOTEBOOKS = (
     Notebook("04_stage2_joint", ("03_stage1_global",), OTHERS, ("stage2", "export")),
     Notebook("05_zero_shot", ("04_stage2_joint",), ("video", "anomalyclip_", "frame_stride")),
     Notebook(
-        "06_weakly_supervised", ("04_stage2_joint",), ("video", "transfer", "open_vocabulary_")
+        "06_weakly_supervised",
+        ("04_stage2_joint",),
+        ("video", "transfer", "open_vocabulary_", "retention_"),
     ),
     Notebook("00_quickstart", ("04_stage2_joint",), DETECTION),
 )
@@ -82,6 +85,8 @@ def inputs(book: Notebook, params: Params) -> dict[str, str]:
     if params.world == "vagta":
         names = (v for k, v in settings.items() if k.startswith(("annotations_", "hard_")) and v)
         files += [params.data_dir / name for name in names]
+        if "benchmark" in settings:
+            files += load_benchmark(params.benchmark).files(params.data_dir)
     hashes = {os.path.relpath(f, ROOT): sha256_file(f) for f in files if f.is_file()}
     return {k: str(v) for k, v in settings.items()} | hashes
 

@@ -2,7 +2,9 @@
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -85,8 +87,22 @@ class Benchmark(BaseModel):
         return [name for name in self.classes if name != self.normal_class]
 
     def video_path(self, data_root: Path, entry: str) -> Path:
-        """File of a video named by a list entry."""
-        return data_root / self.video_root / fill(self.video_pattern, entry)
+        """File of a video named by a list entry.
+
+        MSAD's official list of normal videos names features, MSAD_normal_<stem>: where the file of
+        that name is not there, the one video with the stem is meant.
+        """
+        path = data_root / self.video_root / fill(self.video_pattern, entry)
+        stem = video_name(entry).removeprefix("MSAD_normal_")
+        if self.annotation_format == "msad" and not path.exists():
+            return _videos_by_stem(data_root / self.video_root).get(stem, path)
+        return path
+
+    def files(self, data_root: Path) -> list[Path]:
+        """Its lists and annotation files; not those that are one per video."""
+        names = [file for files in self.lists.values() for file in files]
+        names += filter(None, (self.annotation_file, self.class_annotation_file))
+        return [data_root / self.annotation_root / name for name in names if "{" not in name]
 
 
 class ListEntry(NamedTuple):
@@ -95,6 +111,14 @@ class ListEntry(NamedTuple):
     name: str
     entry: str
     where: str
+
+
+@cache
+def _videos_by_stem(folder: Path) -> dict[str, Path]:
+    """Videos below a folder whose stem is theirs alone."""
+    videos = sorted(folder.rglob("*.mp4"))
+    stems = Counter(path.stem for path in videos)
+    return {path.stem: path for path in videos if stems[path.stem] == 1}
 
 
 def load_benchmark(name: str, path: Path | str = BENCHMARKS) -> Benchmark:

@@ -1,8 +1,10 @@
 """A frame cache keyed by content: decode once, whatever the file is called."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -73,6 +75,23 @@ def parallel_fill(cache: FrameCache, requests: Sequence[Request], workers: int) 
     return {number: reason for number, reason in done.items() if isinstance(reason, str)}
 
 
+def ahead(
+    work: Callable[[Any, DecodeWorker], Any], items: Iterable[Any], workers: int
+) -> Iterator[Any]:
+    """``work(item, worker)`` of every item, in order, decoded a few items ahead of the caller.
+
+    A DecodeError becomes its text. What is held is bounded: one item per worker process, and one.
+    """
+    with _workers(max(1, workers)) as (threads, one):
+        waiting: deque[Future] = deque()
+        for item in items:
+            waiting.append(threads.submit(one, work, item))
+            if len(waiting) > max(1, workers):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
 def _each(
     work: Callable[[Any, DecodeWorker], Any], items: Sequence[Any], workers: int, label: str
 ) -> dict[Any, Any]:
@@ -80,24 +99,32 @@ def _each(
 
     Other errors, such as a full disk, stop everything: they are not a fault of the video.
     """
-    pool = [DecodeWorker() for _ in range(max(1, min(workers, len(items))))]
+    with _workers(max(1, min(workers, len(items)))) as (threads, one):
+        futures = {threads.submit(one, work, item): item for item in items}
+        done = progress(as_completed(futures), len(items), label)
+        return {futures[future]: future.result() for future in done}
+
+
+@contextmanager
+def _workers(count: int) -> Iterator[tuple[ThreadPoolExecutor, Callable[..., Any]]]:
+    """Threads with as many decoding processes, and the call that lends a process to some work."""
+    pool = [DecodeWorker() for _ in range(count)]
     free: SimpleQueue[DecodeWorker] = SimpleQueue()
     for worker in pool:
         free.put(worker)
 
-    def one(item: Any) -> tuple[Any, Any]:
+    def one(work: Callable[[Any, DecodeWorker], Any], item: Any) -> Any:
         worker = free.get()
         try:
-            return item, work(item, worker)
+            return work(item, worker)
         except DecodeError as error:
-            return item, str(error)
+            return str(error)
         finally:
             free.put(worker)
 
     try:
-        with ThreadPoolExecutor(len(pool)) as threads:
-            done = as_completed([threads.submit(one, item) for item in items])
-            return dict(future.result() for future in progress(done, len(items), label))
+        with ThreadPoolExecutor(count) as threads:
+            yield threads, one
     finally:
         for worker in pool:
             worker.close()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from alertclip.data.benchmarks import load_benchmark
 from alertclip.errors import InputError
 from alertclip.params import Params
 
@@ -12,6 +13,7 @@ SOURCES = {
     "UCF_Crimes_Videos/UCF_Crimes/Videos": "UCF-Crime (Sultani et al. 2018), the dataset's page",
     "MSAD/MSAD_Videos": "MSAD (Zhu et al. 2024), on request from its authors",
 }
+LISTS = "official lists and temporal annotation of {}, from the dataset's or VadCLIP's page"
 
 
 def missing_data(P: Params) -> list[str]:
@@ -27,6 +29,15 @@ def missing_data(P: Params) -> list[str]:
         *(f"- {field}: {root / name} is missing: {source}" for field, name, source in _texts(P)),
         *(f"- {root / name}: no such folder: {SOURCES[name]}; unpack it there" for name in folders),
     ]
+
+
+def missing_lists(P: Params) -> list[str]:
+    """One line for each missing list or annotation file of the profile's benchmark."""
+    if P.world == "miniworld":
+        return []
+    benchmark = load_benchmark(P.benchmark)
+    lists = [path for path in benchmark.files(P.data_dir) if not path.is_file()]
+    return [f"- {path} is missing: {LISTS.format(benchmark.title)}" for path in lists]
 
 
 def _texts(P: Params) -> Iterator[tuple[str, str, str]]:

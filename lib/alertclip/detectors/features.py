@@ -6,15 +6,17 @@ spells both out, so that features of one backbone never pass for another's. How 
 one published feature is not disclosed; here it is the mean over evenly spaced frames of a snippet.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
-from alertclip.data.cache import FrameCache, parallel_probe
-from alertclip.data.video import DecodeError, read_frames
+from alertclip.data.cache import FrameCache, ahead, parallel_probe
+from alertclip.data.video import DecodeWorker, read_frames
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, progress, read_json, sha256_json, write_json
 from alertclip.model.alertclip import AlertCLIP
@@ -22,6 +24,7 @@ from alertclip.training.identity import weights_hash
 
 CROPS = (1, 5, 10)  # whole frame; centre and corners; the same mirrored
 PIECE = 2048  # frames decoded at once
+Precision = Literal["fp32", "bf16"]
 MARGIN = 8 / 7  # crops are taken from frames resized to 256 for 224
 
 
@@ -57,67 +60,112 @@ def take_crop(frames: np.ndarray, size: tuple[int, int], crop: int) -> np.ndarra
     return part[:, :, ::-1] if crop >= 5 else part
 
 
-def video_features(
-    model: AlertCLIP, path: Path, n_frames: int, rule: SnippetRule, size: tuple[int, int]
-) -> np.ndarray:
-    """Features (crops, n, D) of a video, decoded in pieces: an hour of frames fits no memory."""
-    indices = snippet_frames(n_frames, rule)
-    pieces = np.array_split(indices, -(-indices.size // PIECE))
-    parts = [embed_crops(model, read_frames(path, p.ravel(), size), rule) for p in pieces if len(p)]
-    return np.concatenate(parts, axis=1)
-
-
 @torch.inference_mode()
-def embed_crops(model: AlertCLIP, frames: np.ndarray, rule: SnippetRule) -> np.ndarray:
+def embed_crops(
+    model: AlertCLIP, frames: np.ndarray, rule: SnippetRule, precision: Precision = "fp32"
+) -> np.ndarray:
     """Features (crops, n, D) of snippet frames (n * rule.frames, H', W', 3) uint8."""
-    crops = []
+    device, crops = model.mean.device, []
     for crop in range(rule.crops):
         part = take_crop(frames, model.image_size, crop).copy()  # what was decoded is read-only
-        pixels = torch.from_numpy(part).permute(0, 3, 1, 2).to(model.mean.device)
-        v = torch.cat([model.image_features(chunk) for chunk in pixels.split(64)])
+        pixels = torch.from_numpy(part).permute(0, 3, 1, 2).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            v = torch.cat([model.image_features(chunk) for chunk in pixels.split(64)]).float()
         crops.append(v.unflatten(0, (-1, rule.frames)).mean(1).cpu().numpy())
     return np.stack(crops)
 
 
 def extract_features(
-    model: AlertCLIP,
+    models: Sequence[AlertCLIP],
     videos: Sequence[Path],
     rule: SnippetRule,
     root: Path,
     cache_root: Path,
     workers: int,
-) -> Path:
-    """Write the missing features of ``videos`` under ``root``; returns their folder.
+    precision: Precision = "fp32",
+) -> list[Path]:
+    """Write the missing features of ``videos`` under ``root``; returns each model's folder.
 
+    Every video is decoded once for all models, in ``workers`` processes ahead of the embedding.
     What cannot be decoded is left out and named, with its reason, in failures.json. Raises
-    InputError if two videos share a name, which the layout cannot tell apart.
+    InputError if two videos share a name, which the layout cannot tell apart, or if the models
+    take frames of different sizes.
     """
     _refuse_equal_names(videos)
+    if len({model.image_size for model in models}) > 1:
+        raise InputError("models with different image sizes: extract their features one by one")
+    folders = [_folder(model, rule, root, precision) for model in models]
+    wanting = {
+        path: [
+            (model, folder)
+            for model, folder in zip(models, folders, strict=True)
+            if not feature_file(folder, path, rule.crops - 1).exists()
+        ]
+        for path in videos
+    }
+    failures = {}
+    todo = [path for path in videos if wanting[path]]
+    decoded = _decoded(todo, models[0].image_size, rule, cache_root, workers)
+    for path, pieces in progress(decoded, len(todo), "snippet features"):
+        made: list[list[np.ndarray]] = [[] for _ in wanting[path]]
+        for frames in pieces:
+            if isinstance(frames, str):
+                failures[path.name] = frames
+                break
+            for parts, (model, _) in zip(made, wanting[path], strict=True):
+                parts.append(embed_crops(model, frames, rule, precision))
+        else:
+            for parts, (_, folder) in zip(made, wanting[path], strict=True):
+                _write(folder, path, np.concatenate(parts, axis=1))
+    for folder in folders:
+        _keep_failures(folder / "failures.json", videos, failures)
+    return folders
+
+
+def _folder(model: AlertCLIP, rule: SnippetRule, root: Path, precision: Precision) -> Path:
     made_by = {
         "backbone": weights_hash(model.clip.visual),
         "config": model.backbone.config,
         "pixels": [model.image_size, model.backbone.mean, model.backbone.std, MARGIN],
+        "precision": precision,
         **asdict(rule),
     }
     folder = root / f"features-{sha256_json(made_by)[:8]}"
     write_json(folder / "features.json", made_by)
-    missing = [path for path in videos if not feature_file(folder, path, rule.crops - 1).exists()]
-    size = tuple(round(s * MARGIN) if rule.crops > 1 else s for s in model.image_size)
-    infos = parallel_probe(FrameCache(cache_root, size), missing, workers)
-    failures = {}
-    for path in progress(missing, len(missing), "snippet features"):
-        try:
-            if isinstance(infos[path], str):
-                raise DecodeError(infos[path])
-            features = video_features(model, path, infos[path].frames, rule, size)
-        except DecodeError as error:
-            failures[path.name] = str(error)
-            continue
-        for crop, part in enumerate(features):
-            with atomic_write(feature_file(folder, path, crop)) as temporary:
-                np.save(temporary, part, allow_pickle=False)
-    _keep_failures(folder / "failures.json", videos, failures)
     return folder
+
+
+def _decoded(
+    videos: Sequence[Path], size: tuple[int, int], rule: SnippetRule, root: Path, workers: int
+) -> Iterator[tuple[Path, Iterator[np.ndarray | str]]]:
+    """Each video with its snippet frames in pieces (an hour of frames fits no memory), or why not.
+
+    Crops are taken from frames somewhat larger than the model's.
+    """
+    size = tuple(round(side * MARGIN) if rule.crops > 1 else side for side in size)
+    infos = parallel_probe(FrameCache(root, size), videos, workers)
+    requests: list[tuple[Path, np.ndarray | str]] = []
+    for path in videos:
+        if isinstance(infos[path], str):
+            requests.append((path, infos[path]))
+            continue
+        indices = snippet_frames(infos[path].frames, rule)
+        pieces = np.array_split(indices, -(-indices.size // PIECE))
+        requests += [(path, piece.ravel()) for piece in pieces if len(piece)]
+
+    def read(request: tuple[Path, np.ndarray | str], worker: DecodeWorker) -> np.ndarray | str:
+        path, piece = request
+        return piece if isinstance(piece, str) else read_frames(path, piece, size, worker=worker)
+
+    done = zip(requests, ahead(read, requests, workers), strict=True)
+    for path, group in groupby(done, key=lambda pair: pair[0][0]):
+        yield path, (frames for _, frames in group)
+
+
+def _write(folder: Path, path: Path, features: np.ndarray) -> None:
+    for crop, part in enumerate(features):
+        with atomic_write(feature_file(folder, path, crop)) as temporary:
+            np.save(temporary, part, allow_pickle=False)
 
 
 def _keep_failures(path: Path, videos: Sequence[Path], failures: dict[str, str]) -> None:

@@ -4,7 +4,6 @@ Ground truth is end-exclusive: an event [s, e) covers s and not e. Intervals res
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -12,6 +11,15 @@ import pandas as pd
 
 from alertclip.diagnosis import Interval, Statistic, bootstrap_interval, set_similarities
 from alertclip.errors import InputError
+from alertclip.evaluation.resampling import (
+    FRAME_METRICS,
+    FrameMetric,
+    FrameScores,
+    frame_auc,
+    frame_count,
+    interval,
+    resample,
+)
 
 Spans = Sequence[tuple[float, float]]
 Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -76,62 +84,24 @@ def video_metrics(
     return _table(rows)
 
 
-@dataclass(frozen=True)
-class FrameScores:
-    """Scores and truth of one video's frames: both (F,); ``abnormal`` is the video's label."""
-
-    video: str
-    scores: np.ndarray
-    truth: np.ndarray
-    abnormal: bool
-
-
 def frame_metrics(videos: Sequence[FrameScores], n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Frame-level AUC and AP over all videos, and AUC inside abnormal videos only.
 
     Columns metric, value, low, high, n (frames). In-clip AUC leaves normal videos out, so it
     measures localisation alone. InputError names the metric whose frames are all of one class.
     """
+    rows = []
+    for name, metric, chosen in frame_plan(videos):
+        values = resample([chosen], metric, name, n_boot, seed)
+        rows.append((name, interval(values[0], frame_count(chosen))))
+    return _table(rows)
+
+
+def frame_plan(videos: Sequence[FrameScores]) -> list[tuple[str, FrameMetric, list[FrameScores]]]:
+    """The frame-level metrics by name, each with the videos that it is over."""
     abnormal = [video for video in videos if video.abnormal]
-    plan = [(f"frame {name}", videos, metric) for name, metric in METRICS.items()]
-    plan.append(("in-clip frame AUC", abnormal, roc_auc))
-    return _table(
-        (name, _frame_interval(chosen, metric, name, n_boot, seed)) for name, chosen, metric in plan
-    )
-
-
-def _frame_interval(
-    videos: Sequence[FrameScores], metric: Metric, name: str, n_boot: int, seed: int
-) -> Interval:
-    owner, scores, positive, negative = compress(videos, name)
-
-    def statistic(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        return metric(values, weights * positive, weights * negative)
-
-    interval = bootstrap_interval(scores, statistic, n_boot, seed, groups=owner)
-    return interval._replace(n=int(positive.sum() + negative.sum()))
-
-
-def compress(videos: Sequence[FrameScores], name: str) -> tuple[np.ndarray, ...]:
-    """Merge the frames of a video that share a score: exact, and far fewer items to resample."""
-    parts = []
-    names = {v.video: i for i, v in enumerate(videos)}  # segments of a video are one unit
-    for video in videos:
-        if len(video.scores) != len(video.truth):
-            raise InputError(
-                f"{video.video}: {len(video.scores)} scores for {len(video.truth)} frames of truth"
-            )
-        _require_finite(video.scores, video.video)
-        scores, where = np.unique(video.scores, return_inverse=True)
-        positive = np.bincount(where, weights=video.truth, minlength=len(scores))
-        total = np.bincount(where, minlength=len(scores))
-        parts.append((np.full(len(scores), names[video.video]), scores, positive, total - positive))
-    if not parts:
-        raise InputError(f"{name}: no videos to evaluate")
-    columns = zip(*parts, strict=True)
-    owner, scores, positive, negative = (np.concatenate(column) for column in columns)
-    _require_both(positive.sum(), negative.sum(), f"frames for {name}")
-    return owner, scores, positive, negative
+    whole = [(f"frame {name}", metric, list(videos)) for name, metric in FRAME_METRICS.items()]
+    return [*whole, ("in-clip frame AUC", frame_auc, abnormal)]
 
 
 def inside(positions: np.ndarray, spans: Spans) -> np.ndarray:

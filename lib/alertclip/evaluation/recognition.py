@@ -1,9 +1,9 @@
 """Recognition and detection metrics over frames, each with a bootstrap interval over videos.
 
-Scores and truth are per frame; all intervals come from the machinery behind frame_metrics.
+Scores and truth are per frame; all intervals resample videos (``resampling``).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,16 +12,18 @@ import pandas as pd
 from alertclip.data.annotations import VideoTruth
 from alertclip.diagnosis import Interval, bootstrap_interval
 from alertclip.errors import InputError
-from alertclip.evaluation.metrics import (
-    METRICS,
+from alertclip.evaluation.metrics import frame_metrics, roc_auc
+from alertclip.evaluation.resampling import (
+    FRAME_METRICS,
     FrameScores,
-    Metric,
-    compress,
-    frame_metrics,
-    roc_auc,
+    check_video,
+    frame_count,
+    interval,
+    mean_of_defined,
+    resample,
 )
 
-NAMES = {"frame AUC": "micro AUC", "in-clip frame AUC": "AnoAUC"}  # of the field
+NAMES = {"in-clip frame AUC": "AnoAUC"}  # of the field
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ def anomaly_metrics(
 ) -> pd.DataFrame:
     """The field's class-agnostic metrics: columns metric, value, low, high, n.
 
-    micro AUC: one ROC over all frames; frame AP; AnoAUC: frames of abnormal videos only (VadCLIP);
+    frame AUC: one ROC over all frames; frame AP; AnoAUC: frames of abnormal videos only (VadCLIP);
     macro AUC (UBnormal); false-alarm rate at the threshold. InputError names a video whose scores
     and truth differ in length, or the metric whose frames are all of one class.
     """
@@ -58,7 +60,8 @@ def macro_auc(videos: Sequence[FrameScores], n_boot: int = 1000, seed: int = 0) 
     Each video gets a normal frame of score 0 and an abnormal one of score 1, so that it has both.
     """
     values = []
-    for video in map(_checked, videos):
+    for video in videos:
+        check_video(video)
         scores = np.concatenate([video.scores, [0.0, 1.0]])
         truth = np.concatenate([video.truth, [0.0, 1.0]])
         values.append(float(roc_auc(scores, truth, 1 - truth)))
@@ -69,21 +72,23 @@ def false_alarm_rate(
     videos: Sequence[FrameScores], threshold: float = 0.5, n_boot: int = 1000, seed: int = 0
 ) -> Interval:
     """Share of the frames of normal videos that score at least the threshold; n counts frames."""
-    normal = [_checked(video) for video in videos if not video.abnormal]
+    normal = [video for video in videos if not video.abnormal]
     if not normal:
         raise InputError("false-alarm rate: no normal videos; give the whole test set")
+    for video in normal:
+        check_video(video)
     counts = np.array([[(v.scores >= threshold).sum(), len(v.scores)] for v in normal], float)
 
     def share(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
         alarms, frames = (weights @ values).T
         return alarms / frames
 
-    interval = bootstrap_interval(counts, share, n_boot, seed, groups=_names(normal))
-    return interval._replace(n=int(counts[:, 1].sum()))
+    found = bootstrap_interval(counts, share, n_boot, seed, groups=_names(normal))
+    return found._replace(n=int(counts[:, 1].sum()))
 
 
 def class_metrics(
-    videos: Sequence[ClassScores],
+    seeds: Sequence[Sequence[ClassScores]],
     classes: Sequence[str],
     normal_class: str,
     n_boot: int = 1000,
@@ -91,17 +96,22 @@ def class_metrics(
 ) -> pd.DataFrame:
     """One-vs-rest frame AUC and AP per class and their means, mAUC and mAP (AnomalyCLIP).
 
-    Columns class_name, metric, value, low, high, n; first the means, "mean", over the abnormal
-    classes that occur. A class's positives are its frames, its negatives all other frames of all
-    videos. InputError if no class occurs, or names a video whose shapes differ.
+    ``seeds`` are the scored videos once per detector seed, which are averaged. Columns class_name,
+    metric, value, low, high, n; first the means, "mean", over the abnormal classes that occur. A
+    class's positives are its frames, its negatives all other frames of all videos. InputError if
+    no class occurs, or names a video whose shapes differ.
     """
-    columns = class_columns(videos, classes, normal_class)
-    rows = []
-    groups = {"mean": list(columns.values())} | {name: [v] for name, v in columns.items()}
-    for name, chosen in groups.items():
-        for kind, metric in METRICS.items():
-            interval = frame_metric(chosen, metric, f"{name} {kind}", n_boot, seed)
-            rows.append({"class_name": name, "metric": kind, **interval._asdict()})
+    parts = [class_columns(videos, classes, normal_class) for videos in seeds]
+    names = list(parts[0])
+    columns = [part[name] for name in names for part in parts]  # a class's seeds side by side
+    rows, n = [], frame_count(columns[0])
+    for kind, metric in FRAME_METRICS.items():
+        values = resample(columns, metric, f"class {kind}", n_boot, seed)
+        each = values.reshape(len(names), len(seeds), -1)
+        named = {"mean": values} | dict(zip(names, each, strict=True))
+        for name, chosen in named.items():
+            found = interval(mean_of_defined(chosen), n)
+            rows.append({"class_name": name, "metric": kind, **found._asdict()})
     return pd.DataFrame(rows)
 
 
@@ -129,48 +139,12 @@ def open_vocabulary(
         for normals in (True, False):
             kept = wanted | {"normal"} if normals else wanted
             chosen = [[v for v in videos if parts[v.video] in kept] for videos in columns]
-            for name, metric in METRICS.items():
-                what = f"{subset} {name}"
-                interval = frame_metric(chosen, metric, what, n_boot, seed)._asdict()
-                rows.append({"subset": subset, "normals": normals, "metric": name, **interval})
+            for name, metric in FRAME_METRICS.items():
+                values = resample(chosen, metric, f"{subset} {name}", n_boot, seed)
+                found = interval(mean_of_defined(values), frame_count(chosen[0]))
+                row = {"subset": subset, "normals": normals, "metric": name}
+                rows.append(row | found._asdict())
     return pd.DataFrame(rows)
-
-
-def frame_metric(
-    columns: Sequence[Sequence[FrameScores]],
-    metric: Metric,
-    name: str,
-    n_boot: int,
-    seed: int,
-    combine: Callable[[np.ndarray], np.ndarray] | None = None,
-) -> Interval:
-    """A metric over several columns of the same videos, one per class, seed or model.
-
-    All columns see the same resampled videos. ``combine`` makes one number of the columns'
-    (len(columns), n) -> (n,); default: the mean of those defined. n counts frames.
-    """
-    parts = [compress(videos, name) for videos in columns]
-    bounds = np.cumsum([0, *(len(part[0]) for part in parts)])
-    slices = [slice(*pair) for pair in zip(bounds[:-1], bounds[1:], strict=True)]
-    owner, scores, positive, negative = map(np.concatenate, zip(*parts, strict=True))
-    combine = combine or _mean_of_defined
-
-    def statistic(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        each = [
-            metric(values[c], weights[:, c] * positive[c], weights[:, c] * negative[c])
-            for c in slices
-        ]
-        return combine(np.stack(each))
-
-    interval = bootstrap_interval(scores, statistic, n_boot, seed, groups=owner)
-    return interval._replace(n=int(positive[: bounds[1]].sum() + negative[: bounds[1]].sum()))
-
-
-def _mean_of_defined(values: np.ndarray) -> np.ndarray:
-    """Mean over classes, (C, n) -> (n,), without the nan of those that a resample lacks."""
-    defined = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):
-        return np.where(defined, values, 0.0).sum(axis=0) / defined.sum(axis=0)
 
 
 def class_columns(
@@ -217,16 +191,6 @@ def _part(
     if (first in base) == (first in novel):
         raise InputError(f"{video.video}: its class, {first}, must be either base or novel")
     return "base" if first in base else "novel"
-
-
-def _checked(video: FrameScores) -> FrameScores:
-    if len(video.scores) != len(video.truth):
-        raise InputError(
-            f"{video.video}: {len(video.scores)} scores for {len(video.truth)} frames of truth"
-        )
-    if not np.isfinite(video.scores).all():
-        raise InputError(f"{video.video}: its scores are not finite")
-    return video
 
 
 def _names(videos: Sequence[FrameScores]) -> list[str]:

@@ -9,12 +9,12 @@ import torch
 from alertclip.diagnosis import bootstrap_interval, set_similarities, signed_score
 from alertclip.evaluation.embeddings import ClipEmbeddings
 from alertclip.evaluation.metrics import (
-    FrameScores,
     Spans,
     inside,
     video_metrics,
     zero_shot_margin,
 )
+from alertclip.evaluation.resampling import FrameScores
 from alertclip.prompts import Prompts, PromptSets
 
 EncodeText = Callable[[list[str]], torch.Tensor]

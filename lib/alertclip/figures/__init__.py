@@ -6,7 +6,7 @@ Figures carry ``_repr_png_``, so a notebook shows one by naming it last in a cel
 from alertclip.figures.curves import anomaly_curve, loss_curves, score_curves
 from alertclip.figures.images import boxes_on_frames, frames_grid
 from alertclip.figures.results import auc_comparison, dataset_overview, mss_per_class
-from alertclip.figures.spaces import prompt_similarity_matrix, similarity_gap, umap_panels
+from alertclip.figures.spaces import projection_panels, prompt_similarity_matrix, similarity_gap
 from alertclip.figures.style import Figure, save, stamp, write_table
 
 __all__ = [
@@ -23,6 +23,6 @@ __all__ = [
     "score_curves",
     "similarity_gap",
     "stamp",
-    "umap_panels",
+    "projection_panels",
     "write_table",
 ]

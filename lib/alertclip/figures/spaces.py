@@ -101,12 +101,14 @@ def similarity_gap(
 
 
 @styled
-def umap_panels(table: pd.DataFrame, title: str = "", caption: str = "") -> Figure:
-    """UMAP scatter in panels side by side, such as before and after tuning.
+def projection_panels(
+    table: pd.DataFrame, title: str = "", caption: str = "", method: str = "UMAP"
+) -> Figure:
+    """Scatter of a projection in panels side by side, such as before and after tuning.
 
-    Columns: panel, x, y, group. The axes of UMAP have no unit and panels share none.
+    Columns: panel, x, y, group. The axes of UMAP and t-SNE have no unit and panels share none.
     """
-    require(table, ["panel", "x", "y", "group"], "UMAP panels")
+    require(table, ["panel", "x", "y", "group"], f"{method} panels")
     panels, groups = in_order(table["panel"]), in_order(table["group"])
     figure = new_figure(1.4 + 4 * len(panels), 4.6)
     palette = colours(groups)
@@ -124,7 +126,9 @@ def umap_panels(table: pd.DataFrame, title: str = "", caption: str = "") -> Figu
                 marker=MARKERS[i % len(MARKERS)],
             )
         axes.set_title(f"{panel} (n = {(table['panel'] == panel).sum()})")
-        axes.set(xlabel="UMAP 1 (no unit)", ylabel="UMAP 2 (no unit)", xticks=[], yticks=[])
+        axes.set(
+            xlabel=f"{method} 1 (no unit)", ylabel=f"{method} 2 (no unit)", xticks=[], yticks=[]
+        )
     legend_outside(figure, axes)
     headline(figure, title, caption)
     return figure

@@ -18,12 +18,14 @@ class SnippetScores(NamedTuple):
     """Scores of n snippets, each in [0, 1]; each snippet stands for its 16 frames.
 
     prob1 (n,) = sigmoid(logits1), the C-branch; probabilities (n, C) = softmax(logits2), the
-    A-branch; prob2 (n,) = 1 - probabilities of the normal class.
+    A-branch; prob2 (n,) = 1 - probabilities of the normal class; adapted (n, D) the features after
+    the temporal modules, which both branches read.
     """
 
     prob1: Tensor
     prob2: Tensor
     probabilities: Tensor
+    adapted: Tensor
 
 
 @torch.no_grad()
@@ -42,8 +44,10 @@ def score_video(model: VadCLIP, features: Features, text: Tensor | None = None) 
     outputs = [model(part.to(text.device), n.to(text.device), text) for part, n in parts]
     logits1 = torch.cat([output.logits1 for output in outputs]).flatten()[: len(features)]
     logits2 = torch.cat([output.logits2 for output in outputs]).flatten(0, 1)[: len(features)]
+    adapted = torch.cat([output.adapted for output in outputs]).flatten(0, 1)[: len(features)]
     probabilities = logits2.softmax(dim=-1).cpu()
-    return SnippetScores(logits1.sigmoid().cpu(), 1 - probabilities[:, 0], probabilities)
+    prob1, prob2 = logits1.sigmoid().cpu(), 1 - probabilities[:, 0]
+    return SnippetScores(prob1, prob2, probabilities, adapted.cpu())
 
 
 def score_videos(model: VadCLIP, videos: Mapping[str, Features]) -> dict[str, SnippetScores]:

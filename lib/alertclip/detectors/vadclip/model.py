@@ -30,10 +30,14 @@ EMBEDDING_STD = 0.01  # official code: positions and context
 
 
 class VadCLIPOutput(NamedTuple):
-    """Logits of the C-branch (B, T), and of the A-branch, over the temperature (B, T, C)."""
+    """Logits of the C-branch (B, T), and of the A-branch, over the temperature (B, T, C).
+
+    adapted (B, T, D) are the features that both read.
+    """
 
     logits1: Tensor
     logits2: Tensor
+    adapted: Tensor
 
 
 class VadCLIP(nn.Module):
@@ -83,7 +87,7 @@ class VadCLIP(nn.Module):
         logits1 = self.classifier(f + self.mlp2(f))  # (B, T, 1), eq. 4
         prompted = self.prompt_text(text, self.visual_prompt(f, logits1, valid))  # (B, C, D)
         cosine = normalize(f, dim=-1) @ normalize(prompted, dim=-1).mT
-        return VadCLIPOutput(logits1.squeeze(-1), cosine / self.settings.temperature)
+        return VadCLIPOutput(logits1.squeeze(-1), cosine / self.settings.temperature, f)
 
     def encode_text(self) -> Tensor:
         """t_out (C, D): the classes' names in their learned context, not normalised."""

@@ -108,7 +108,7 @@ def _losses(
     text = model.encode_text()
     output = model(torch.stack(windows).to(device), n, text)
     _check_finite(output, batch)
-    return total_loss(*output, text, targets[batch].to(device), n, settings)
+    return total_loss(output.logits1, output.logits2, text, targets[batch].to(device), n, settings)
 
 
 def epoch_batches(
