@@ -40,3 +40,15 @@ for book in NOTEBOOKS:
         priority: len(NOTEBOOKS) - NOTEBOOKS.index(book)
         shell:
             "{params.call}"
+
+
+# One job per variant and seed: `python -m alertclip.ablations` asks for the missing ones.
+rule ablation:
+    output:
+        RUN + "/ablations/{variant}/seed{seed}.csv",
+    log:
+        RUN + "/ablations/{variant}/seed{seed}.log",
+    threads: 1
+    shell:
+        f"{shlex.quote(sys.executable)} -m alertclip.ablations --job --profile {PROFILE}"
+        " --variants {wildcards.variant} --seeds {wildcards.seed} > {log} 2>&1"

@@ -19,7 +19,14 @@ ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ROOT / "params"
 PAPER_RESULTS = PROFILES / "paper_results.yaml"
 BENCHMARKS = PROFILES / "benchmarks.yaml"
-NOT_PROFILES = ("benchmarks", "paper_results", "prompts")  # other files of the folder
+ABLATIONS = PROFILES / "ablations.yaml"
+NOT_PROFILES = (
+    "ablations",
+    "benchmarks",
+    "negative_prompts",
+    "paper_results",
+    "prompts",
+)  # other files of the folder
 
 Projection = Literal["q", "k", "v", "out", "embedding"]
 Tower = Literal["visual", "text"]
@@ -59,10 +66,12 @@ class Params(BaseModel):
     lora_towers: list[Tower] = ["visual", "text"]
     region_pooling: Literal["mean", "temporal"] = "mean"  # supplementary C.2
     patch_tokens: Literal["plain", "value"] = "plain"
+    temporal_head: Literal["transformer", "pooling", "mean"] = "transformer"  # what is trained
     temporal_layers: int = Field(2, ge=1)  # supplementary C.1
     temporal_heads: int = Field(8, ge=1)
     temporal_dropout: float = Field(0.1, ge=0, lt=1)
     checkpointing: str = "all"  # none | all | a number k: every k-th block
+    region_negatives: Literal["hard", "standard"] = "hard"  # standard = other regions' captions
     negatives: Literal["micro", "accumulated"] = "micro"  # micro = 8-way, as Table 4 reads
     evaluation_batch_size: int = Field(8, ge=1)
     evaluation_precision: Literal["fp32", "bf16"] = "fp32"  # of snippet features
@@ -99,6 +108,7 @@ class Params(BaseModel):
     stage2_grad_norm: float = Field(1.0, gt=0)
     stage2_epochs: int = Field(20, ge=1)
     stage2_steps: int | None = None
+    stage2_start: Literal["stage1", "clip"] = "stage1"  # clip = joint, from scratch
     stage2_precision: Literal["fp32", "bf16"] = "bf16"
     stage2_lora_rank: int = Field(16, ge=1)
     stage2_lora_alpha: float = Field(32, gt=0)
@@ -129,6 +139,11 @@ class Params(BaseModel):
     anomalyclip_preset: Literal["ucf", "xd", "sht"] = "ucf"
     anomalyclip_changes: dict[str, Any] = {}
 
+    # Ablations of notebook 07: variants of params/ablations.yaml and what they all change.
+    ablation_variants: list[str] = []  # empty = all
+    ablation_seeds: list[int] = Field([0, 1, 2, 3, 4], min_length=1)
+    ablation_changes: dict[str, Any] = {}
+
     # Notebook 00.
     video: str = ""  # a file to score; empty = one of the run's test videos
 
@@ -138,7 +153,9 @@ class Params(BaseModel):
             raise ValueError("lora_targets and lora_towers must not be empty")
         if self.checkpointing not in ("none", "all") and not self.checkpointing.isdigit():
             raise ValueError("checkpointing must be none, all or a number of blocks")
-        for changes in filter(None, (*self.transfer.values(), self.open_vocabulary_changes)):
+        for changes in filter(
+            None, (*self.transfer.values(), self.open_vocabulary_changes, self.ablation_changes)
+        ):
             type(self).model_validate(changes)  # a misspelt name stops the run before any work
         return self
 

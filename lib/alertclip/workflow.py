@@ -28,10 +28,10 @@ from alertclip.params import BENCHMARKS, PAPER_RESULTS, ROOT, Params, load_param
 
 FOLDER = ROOT / "notebooks"
 LINE_EVERY_S = 5.0  # a progress line at most this often
-TRAINING = ("stage", "loss_", "lora_", "temporal_", "negatives", "checkpointing")
+TRAINING = ("stage", "loss_", "lora_", "temporal_", "region_", "negatives", "checkpointing")
 DETECTION = ("benchmark", "transfer", "open_vocabulary_", "detector_", "snippet_", "frame_stride")
 DETECTION += ("vadclip_", "anomalyclip_", "retention_", "evaluation_precision")
-OTHERS = ("video", *DETECTION)  # parameters of notebooks 00, 05 and 06
+OTHERS = ("video", "ablation_", *DETECTION)  # parameters of notebooks 00, 05 and 06
 
 
 class NotebookError(InputError):
@@ -61,13 +61,15 @@ NOTEBOOKS = (
         "03_stage1_global", ("01_data_filtering",), ("stage2_", "loss_", *OTHERS), ("stage1",)
     ),
     Notebook("04_stage2_joint", ("03_stage1_global",), OTHERS, ("stage2", "export")),
-    Notebook("05_zero_shot", ("04_stage2_joint",), ("video", "anomalyclip_", "frame_stride")),
+    Notebook(
+        "05_zero_shot", ("04_stage2_joint",), ("video", "ablation_", "anomalyclip_", "frame_stride")
+    ),
     Notebook(
         "06_weakly_supervised",
         ("04_stage2_joint",),
-        ("video", "transfer", "open_vocabulary_", "retention_"),
+        ("video", "ablation_", "transfer", "open_vocabulary_", "retention_"),
     ),
-    Notebook("00_quickstart", ("04_stage2_joint",), DETECTION),
+    Notebook("00_quickstart", ("04_stage2_joint",), ("ablation_", *DETECTION)),
 )
 
 

@@ -8,9 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from alertclip.data import miniworld
 from alertclip.data.cache import FrameCache
 from alertclip.data.clips import ClipDataset, split_validation
+from alertclip.data.records import Region
 from alertclip.data.sources import missing_data
 from alertclip.data.vagta import Item, Report, load_surrogate, load_vagta, strip_prefix
 from alertclip.errors import InputError
@@ -50,10 +53,27 @@ def load_split(P: Params, split: Split) -> tuple[list[Item], Report]:
     items, report = _load_training_text(P)
     if P.strip_class_prefix:
         items = [replace(i, global_caption=strip_prefix(i.global_caption)) for i in items]
+    if P.region_negatives == "standard":
+        items = standard_negatives(items, P.seed)
     if P.annotations_dev:
         return items, report
     train, validation = split_validation(items, P.validation_fraction, P.seed)
     return (train if split == "train" else validation), report
+
+
+def standard_negatives(items: list[Item], seed: int) -> list[Item]:
+    """The items with each hard negative replaced by another region's caption, drawn by seed."""
+    rng = np.random.default_rng(seed)
+    captions = sorted({region.caption for item in items for region in item.regions})
+    if len(captions) < 2:
+        raise InputError("region_negatives: standard needs regions with different captions")
+
+    def drawn(region: Region) -> Region:
+        others = rng.permutation(len(captions))[: len(region.hard_negatives) + 1]
+        kept = [captions[i] for i in others if captions[i] != region.caption]
+        return replace(region, hard_negatives=tuple(kept[: len(region.hard_negatives)]))
+
+    return [replace(item, regions=tuple(map(drawn, item.regions))) for item in items]
 
 
 def require_disjoint(P: Params) -> None:

@@ -56,7 +56,8 @@ def initial_model(P: Params, stage: int) -> AlertCLIP:
     Stage I's adapters are folded into the weights because the ranks differ (Table 4: 4 and 16).
     """
     settings = stage_settings(P, stage)
-    before = None if stage == 1 else _finished_stage1(P)
+    scratch = stage == 1 or P.stage2_start == "clip"
+    before = None if scratch else _finished_stage1(P)
     model = AlertCLIP(
         before.backbone if before else load_backbone(P.backbone, P.pretrained),
         temporal_layers=P.temporal_layers,
@@ -72,6 +73,9 @@ def initial_model(P: Params, stage: int) -> AlertCLIP:
     rank, alpha, dropout = settings.lora_rank, settings.lora_alpha, settings.lora_dropout
     model.adapted = add_lora(model.adapted, rank, alpha, dropout, P.lora_targets, P.lora_towers)
     model.logit_scale.requires_grad_(True)  # CLIP's temperature is learned
+    # Untrained, the temporal transformer is the identity and the pooling weights are uniform.
+    model.temporal.requires_grad_(P.temporal_head == "transformer")
+    model.pooling.requires_grad_(P.temporal_head != "mean")
     return model
 
 
@@ -90,8 +94,8 @@ def _provenance(P: Params, train: ClipDataset) -> dict[str, object]:
     content = [
         (repr(item), train.cache.info(train.root / item.video).sha256) for item in train.items
     ]
-    names = ("num_frames", "region_pooling", "patch_tokens", "temporal_dropout", "temporal_heads",
-             "backbone")  # fmt: skip
+    names = ("num_frames", "temporal_head", "region_negatives", "region_pooling", "patch_tokens",
+             "temporal_dropout", "temporal_heads", "backbone")  # fmt: skip
     return {"data": sha256_json(content)} | {name: getattr(P, name) for name in names}
 
 

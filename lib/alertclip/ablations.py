@@ -1,0 +1,233 @@
+"""Ablations: variants of a profile over seeds, each a job of its own, and their paired table.
+
+``python -m alertclip.ablations --profile mini --seeds 0 1 2 3 4 --cores 2`` runs every variant of
+params/ablations.yaml; ``--variants`` names some. Snakemake spreads the jobs (over cores, or a
+cluster: see the README), a failed one neither blocks nor loses the others, finished ones are kept.
+Results: runs/<profile>/ablations/<variant>/seed<seed>.csv.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from scipy.stats import t as student
+
+from alertclip import comparison, stages, study
+from alertclip.data.splits import prepare_data
+from alertclip.errors import InputError
+from alertclip.figures import write_table
+from alertclip.files import atomic_write, locked, sha256_json
+from alertclip.params import ABLATIONS, ROOT, Params, load_params, parse_overrides
+from alertclip.training.stage import run_stage
+
+STAGE1 = ("stage1_", "lora_", "temporal_", "world", "annotations_", "backbone", "pretrained",
+          "num_frames", "strip_class_prefix", "negatives", "seed", "data_root")  # fmt: skip
+
+
+class Variant(BaseModel):
+    """A row of an ablation: which parameters it changes, and what is trained and measured."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    kind: Literal["alertclip", "vadclip", "anomalyclip"]
+    group: str
+    title: str
+    reference: bool = False
+    stage: stages.Stage = "full"  # whose features a detector gets
+    changes: dict[str, Any] = {}
+    paper: dict[str, float] = {}  # metric -> per cent
+
+
+@cache
+def load_variants(path: Path = ABLATIONS) -> dict[str, Variant]:
+    """All variants by name; InputError names the variant whose fields or parameters are wrong."""
+    found: dict[str, Variant] = {}
+    for kind, rows in yaml.safe_load(path.read_text(encoding="utf-8")).items():
+        for name, row in rows.items():
+            try:
+                found[name] = Variant(name=name, kind=kind, **row)
+                Params.model_validate(found[name].changes)
+            except (ValidationError, TypeError) as error:
+                raise InputError(f"{path.name}, {name}: {error}") from None
+    return found
+
+
+def result_file(P: Params, name: str, seed: int) -> Path:
+    """Where the result of a variant under a seed is kept."""
+    return P.run_dir / "ablations" / name / f"seed{seed}.csv"
+
+
+def run_variant(P: Params, name: str, seed: int) -> Path:
+    """Train and measure a variant under a seed; one row per metric.
+
+    Columns variant, seed, metric, value (per cent; MSS as it is), params and weights, hashes.
+    """
+    variant = load_variants()[name]
+    if variant.kind == "alertclip":
+        table = _tuned(_changed(P, variant, seed))
+    else:
+        table = _detected(_detector_params(P, variant, seed), variant)
+    out = result_file(P, name, seed)
+    write_table(table.assign(variant=name, seed=seed, params=inputs_hash(P, name, seed)), out)
+    return out
+
+
+def _changed(P: Params, variant: Variant, seed: int) -> Params:
+    profile = f"{P.profile}/ablations/{variant.name}/seed{seed}"
+    values = P.model_dump() | P.ablation_changes | variant.changes
+    return Params.model_validate(values | {"profile": profile, "seed": seed})
+
+
+def _detector_params(P: Params, variant: Variant, seed: int) -> Params:
+    """Only the detector's settings change: features and tuned weights are those of the run."""
+    values = P.model_dump()
+    changes = {k: values[k] | v if isinstance(v, dict) else v for k, v in variant.changes.items()}
+    return Params.model_validate(values | changes | {"detector_seeds": [seed]})
+
+
+def _tuned(P: Params) -> pd.DataFrame:
+    """Both stages and the zero-shot metrics; Stage I is shared where its parameters agree."""
+    if P.stage2_start == "stage1":
+        _share_stage1(P)
+    run_stage(P, 2)
+    result = stages.evaluate_stage(P, "full", "test")
+    table = study.zero_shot(P, [result]).rename(columns={"setting": "metric"})
+    mss = study.mss_by_class(P, [result]).query("class_name == 'all'")
+    rows = [table, mss.rename(columns={"mss": "value"}).assign(metric="MSS")]
+    weights = stages.weights_hash(stages.stage_model(P, "full"))[:12]
+    return pd.concat(rows, ignore_index=True)[["metric", "value"]].assign(weights=weights)
+
+
+def _share_stage1(P: Params) -> None:
+    """Train Stage I once for all variants that have the same, and copy it here."""
+    decisive = {k: v for k, v in P.model_dump().items() if k.startswith(STAGE1)}
+    root = Path(P.profile).parents[1]
+    shared = P.model_copy(update={"profile": str(root / f"stage1-{sha256_json(decisive)[:8]}")})
+    with locked(ROOT / "runs" / root / ".stage1.lock"):  # two jobs may want the same
+        run_stage(shared, 1)
+    if not (P.run_dir / "stage1" / "final").exists():
+        shutil.copytree(shared.run_dir / "stage1" / "final", P.run_dir / "stage1" / "copying")
+        os.replace(P.run_dir / "stage1" / "copying", P.run_dir / "stage1" / "final")
+
+
+def _detected(P: Params, variant: Variant) -> pd.DataFrame:
+    scored = comparison.score_stages(P, variant.kind, [variant.stage])
+    table = comparison.backbone_table(comparison.resample_models(P, scored), "none")
+    rows = [table.rename(columns={"setting": "metric"})]
+    if variant.kind == "anomalyclip":
+        classes = comparison.class_table(P, scored).query("class_name == 'mean'")
+        rows.append(classes.rename(columns={"setting": "metric"}))
+    weights = stages.weights_hash(stages.stage_model(P, variant.stage))[:12]
+    return pd.concat(rows, ignore_index=True)[["metric", "value"]].assign(weights=weights)
+
+
+def inputs_hash(P: Params, name: str, seed: int) -> str:
+    """Hash of all parameters that decide a variant's result."""
+    variant = load_variants()[name]
+    make = _changed if variant.kind == "alertclip" else _detector_params
+    values = make(P, variant, seed).model_dump()
+    skip = ("ablation_", "workers", "device", "video", "evaluation_batch_size")
+    return sha256_json({k: v for k, v in values.items() if not k.startswith(skip)})[:12]
+
+
+def run(P: Params, names: Sequence[str], seeds: Sequence[int], cores: int | None = None) -> None:
+    """Run what is missing or outdated, as jobs of Snakemake; failed ones are named at the end."""
+    prepare_data(P)
+    unknown = sorted(set(names) - set(load_variants()))
+    if unknown:
+        raise InputError(f"no ablation {', '.join(unknown)}; see params/ablations.yaml")
+    wanted = [(name, seed) for name in names for seed in seeds if not _current(P, name, seed)]
+    for name, seed in wanted:
+        result_file(P, name, seed).unlink(missing_ok=True)
+    if not wanted:
+        return
+    with atomic_write(P.run_dir / "ablations" / "params.yaml") as temporary:
+        temporary.write_text(yaml.safe_dump(P.model_dump()), encoding="utf-8")
+    targets = [str(result_file(P, *pair).relative_to(ROOT)) for pair in wanted]
+    command = [sys.executable, "-m", "snakemake", *targets, "--snakefile", str(ROOT / "Snakefile")]
+    command += ["--directory", str(ROOT), "--cores", str(cores or os.cpu_count()), "--nolock"]
+    command += ["--keep-going", "--quiet", "all", "--config", f"profile={P.profile}"]
+    subprocess.run(command, check=False)
+    missing = [pair for pair in wanted if not result_file(P, *pair).exists()]
+    for name, seed in missing:
+        print(f"ablation {name}, seed {seed}: failed; see its log beside the results")
+
+
+def _current(P: Params, name: str, seed: int) -> bool:
+    file = result_file(P, name, seed)
+    return file.exists() and set(pd.read_csv(file)["params"]) == {inputs_hash(P, name, seed)}
+
+
+def results(P: Params, names: Sequence[str], seeds: Sequence[int]) -> pd.DataFrame:
+    """Tidy results of the variants that have been run: variant, seed, metric, value, hashes."""
+    files = [result_file(P, name, seed) for name in names for seed in seeds]
+    tables = [pd.read_csv(file) for file in files if file.exists()]
+    if not tables:
+        raise InputError(f"no ablation of {P.profile} has a result; run them first")
+    return pd.concat(tables, ignore_index=True)
+
+
+def ablation_table(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """A metric of every variant and its paired difference to the group's reference, over seeds.
+
+    Columns group, title, metric, value, change, low, high, seeds. The interval is Student's t over
+    the seeds' differences; nan with one seed, since one difference says nothing of its luck.
+    """
+    variants, rows = load_variants(), []
+    part = table[table["metric"] == metric].pivot(index="seed", columns="variant", values="value")
+    for name in part:
+        group = variants[name].group
+        reference = next(n for n in part if variants[n].group == group and variants[n].reference)
+        pairs = part[[reference, name]].dropna() if name != reference else part[[name]].dropna()
+        change = (pairs[name] - pairs[reference]).to_numpy()
+        low, high = _student(change)
+        row = {"group": group, "title": variants[name].title, "metric": metric}
+        row |= {"value": pairs[name].mean(), "change": change.mean(), "low": low, "high": high}
+        rows.append(row | {"seeds": len(pairs), "reference": name == reference})
+    return pd.DataFrame(rows)
+
+
+def _student(values: np.ndarray) -> tuple[float, float]:
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line: run variants, or with --job exactly one in this process."""
+    parser = argparse.ArgumentParser(prog="python -m alertclip.ablations", description=__doc__)
+    parser.add_argument("--profile", default="mini")
+    parser.add_argument("--variants", nargs="+", default=[])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--cores", type=int, default=None, help="default: all")
+    parser.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", dest="overrides")
+    parser.add_argument("--job", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args(arguments)
+    try:
+        if args.job:
+            path = ROOT / "runs" / args.profile / "ablations" / "params.yaml"
+            P = Params.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+            run_variant(P, args.variants[0], args.seeds[0])
+            return 0
+        P = load_params(args.profile, parse_overrides(args.overrides))
+        run(P, args.variants or list(load_variants()), args.seeds, args.cores)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
