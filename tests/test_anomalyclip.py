@@ -15,6 +15,7 @@ from alertclip.detectors import anomalyclip as ac
 from alertclip.detectors.anomalyclip import inference, losses, sampling, selector, temporal
 from alertclip.detectors.anomalyclip.checkpoint import official_state_dict
 from alertclip.detectors.anomalyclip.model import aggregate
+from alertclip.detectors.anomalyclip.settings import AnomalyCLIPSettings
 from alertclip.detectors.anomalyclip.training import (
     batch_schedule,
     learning_rate_factor,
@@ -432,7 +433,9 @@ def temporal_by_definition(w: dict[str, Tensor], x: Tensor, heads: int) -> Tenso
 
 def test_temporal_model_is_its_definition():
     torch.manual_seed(0)
-    model = temporal.TemporalModel(6, 8, 1, 2, segments=4, frames=3).double()
+    model = temporal.TemporalModel(
+        6, AnomalyCLIPSettings(emb_size=8, heads=2, segments=4, segment_frames=3)
+    ).double()
     tiny_clip.stir(model)
     x = random(2, 4, 3, 6, dtype=torch.float64)
     torch.testing.assert_close(model(x), temporal_by_definition(model.state_dict(), x, 2))

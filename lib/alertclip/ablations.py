@@ -46,7 +46,6 @@ class Variant(BaseModel):
     reference: bool = False
     stage: stages.Stage = "full"  # whose features a detector gets
     changes: dict[str, Any] = {}
-    paper: dict[str, float] = {}  # metric -> per cent
 
 
 @cache
@@ -138,7 +137,8 @@ def inputs_hash(P: Params, name: str, seed: int) -> str:
     make = _changed if variant.kind == "alertclip" else _detector_params
     values = make(P, variant, seed).model_dump()
     skip = ("ablation_", "workers", "device", "video", "evaluation_batch_size")
-    return sha256_json({k: v for k, v in values.items() if not k.startswith(skip)})[:12]
+    decisive = {k: v for k, v in values.items() if not k.startswith(skip)}
+    return sha256_json([variant.kind, variant.stage, decisive])[:12]
 
 
 def run(P: Params, names: Sequence[str], seeds: Sequence[int], cores: int | None = None) -> None:
@@ -198,6 +198,28 @@ def ablation_table(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def by_group(table: pd.DataFrame, metric: str) -> dict[str, pd.DataFrame]:
+    """``ablation_table`` of each group that has the metric."""
+    made = ablation_table(table, metric)
+    return {name: part.reset_index(drop=True) for name, part in made.groupby("group", sort=False)}
+
+
+def verdicts(table: pd.DataFrame) -> pd.DataFrame:
+    """What each row of an ``ablation_table`` shows, in words; the reference is left out."""
+    rows = table[~table["reference"]]
+    worse, better = rows["high"] < 0, rows["low"] > 0
+    words = np.select([worse, better], ["worse: the part helps", "better without it"], "not shown")
+    return rows[["title", "value", "change", "low", "high", "seeds"]].assign(verdict=words)
+
+
+def reference_table() -> pd.DataFrame:
+    """The committed results of all variants over five seeds on the mini world, tidy."""
+    path = ROOT / "figures" / "ablations_reference.csv"
+    if not path.is_file():
+        raise InputError(f"{path}: missing; restore it with git checkout figures")
+    return pd.read_csv(path)
+
+
 def _student(values: np.ndarray) -> tuple[float, float]:
     if len(values) < 2:
         return float("nan"), float("nan")
@@ -221,8 +243,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             P = Params.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
             run_variant(P, args.variants[0], args.seeds[0])
             return 0
-        P = load_params(args.profile, parse_overrides(args.overrides))
-        run(P, args.variants or list(load_variants()), args.seeds, args.cores)
+        P, names = load_params(args.profile, parse_overrides(args.overrides)), args.variants
+        names = names or list(load_variants())
+        run(P, names, args.seeds, args.cores)
+        write_table(results(P, names, args.seeds), P.run_dir / "ablations_reference.csv")
     except InputError as error:
         print(error, file=sys.stderr)
         return 1

@@ -24,7 +24,15 @@ from papermill.exceptions import PapermillExecutionError
 from alertclip.data.benchmarks import load_benchmark
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, read_json, sha256_file, sha256_json, write_json
-from alertclip.params import BENCHMARKS, PAPER_RESULTS, ROOT, Params, load_params, parse_overrides
+from alertclip.params import (
+    ABLATIONS,
+    BENCHMARKS,
+    PAPER_RESULTS,
+    ROOT,
+    Params,
+    load_params,
+    parse_overrides,
+)
 
 FOLDER = ROOT / "notebooks"
 LINE_EVERY_S = 5.0  # a progress line at most this often
@@ -69,6 +77,7 @@ NOTEBOOKS = (
         ("04_stage2_joint",),
         ("video", "ablation_", "transfer", "open_vocabulary_", "retention_"),
     ),
+    Notebook("07_ablations", ("04_stage2_joint",), ("video", "transfer", "retention_")),
     Notebook("00_quickstart", ("04_stage2_joint",), ("ablation_", *DETECTION)),
 )
 
@@ -82,7 +91,7 @@ def inputs(book: Notebook, params: Params) -> dict[str, str]:
     skip = (*book.ignores, "workers")
     settings = {k: v for k, v in params.model_dump().items() if not k.startswith(skip)}
     files = [book.path, *imported_files(_code(book.path)), ROOT / params.prompts]
-    files += [PAPER_RESULTS, BENCHMARKS]
+    files += [PAPER_RESULTS, BENCHMARKS, ABLATIONS]
     files += sorted(p for p in (ROOT / "lib/alertclip/weights").rglob("*") if p.is_file())
     if params.world == "vagta":
         names = (v for k, v in settings.items() if k.startswith(("annotations_", "hard_")) and v)

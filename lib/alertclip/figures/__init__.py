@@ -5,7 +5,12 @@ Figures carry ``_repr_png_``, so a notebook shows one by naming it last in a cel
 
 from alertclip.figures.curves import anomaly_curve, loss_curves, score_curves
 from alertclip.figures.images import boxes_on_frames, frames_grid
-from alertclip.figures.results import auc_comparison, dataset_overview, mss_per_class
+from alertclip.figures.results import (
+    auc_comparison,
+    dataset_overview,
+    mss_per_class,
+    paired_changes,
+)
 from alertclip.figures.spaces import projection_panels, prompt_similarity_matrix, similarity_gap
 from alertclip.figures.style import Figure, save, stamp, write_table
 
@@ -18,6 +23,7 @@ __all__ = [
     "frames_grid",
     "loss_curves",
     "mss_per_class",
+    "paired_changes",
     "prompt_similarity_matrix",
     "save",
     "score_curves",

@@ -96,6 +96,35 @@ def auc_comparison(
     return figure
 
 
+@styled
+def paired_changes(table: pd.DataFrame, title: str = "Paired changes", unit: str = "") -> Figure:
+    """Change of each variant to its reference, with intervals, one row per variant.
+
+    Columns: title, metric, value, change, low, high, seeds, reference (True for the reference).
+    """
+    columns = ["title", "metric", "value", "change", "low", "high", "seeds", "reference"]
+    require(table, columns, "paired changes")
+    shown = table[~table["reference"]]
+    figure = new_figure(9, 1.8 + 0.42 * len(shown))
+    axes, y = figure.subplots(), np.arange(len(shown))
+    axes.hlines(y, shown["low"], shown["high"], color=PALETTE[0])
+    axes.plot(shown["change"], y, "o", color=PALETTE[0])
+    axes.axvline(0, color=INK, linewidth=1)
+    rows = zip(shown["title"], shown["value"], strict=True)
+    axes.set_yticks(y, [f"{name} ({value:.3g})" for name, value in rows])
+    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(f"change of {table['metric'].iloc[0]}{unit and f' ({unit})'}")
+    reference = table[table["reference"]].iloc[0]
+    seeds = int(table["seeds"].min())
+    line = "95% interval of Student's t over seeds" if seeds > 1 else "one seed, no interval"
+    caption = (
+        f"To {reference['title']} ({reference['value']:.3g}). n = {seeds} seeds; line: {line}."
+    )
+    headline(figure, title, caption)
+    return figure
+
+
 def _marks(table: pd.DataFrame, point: str) -> str:
     paper = " Black bar: the paper's number for that model, on real data."
     text = f"Point: {point}. Line: 95% bootstrap interval over videos."

@@ -102,7 +102,12 @@ def total_loss(
         smoothness_loss(p_anomaly[:half], variant),
     )
     weights = (1, 1, 1, 1, 1, settings.sparsity_weight, settings.smoothness_weight)
-    total = sum(weight * term for weight, term in zip(weights, terms, strict=True))
+    names = AnomalyCLIPLosses._fields[1:]
+    total = sum(
+        weight * term
+        for name, weight, term in zip(names, weights, terms, strict=True)
+        if name not in settings.left_out
+    )
     return AnomalyCLIPLosses(total, *terms)
 
 

@@ -54,14 +54,8 @@ class AnomalyCLIP(nn.Module):
                 f" {width} dimensions: compute both with the same backbone"
             )
         self.selector_model = Selector(classes, clip.logit_scale)
-        self.temporal_model = TemporalModel(
-            width + classes * settings.concat_logits,
-            settings.emb_size,
-            settings.depth,
-            settings.heads,
-            settings.segments,
-            settings.segment_frames,
-        )
+        self.temporal_model = TemporalModel(width + classes * settings.concat_logits, settings)
+        self.text_encoder.text_projection.requires_grad_(settings.tune_projection)
         # Official checkpoints keep m in a file of its own, hence not in the state dict.
         self.register_buffer("prototype", prototype.detach().float().clone(), persistent=False)
         end = tokens.argmax(dim=1) + settings.context_tokens

@@ -37,9 +37,16 @@ class AnomalyCLIPSettings:
     sparsity_weight: float = 8e-3  # lambda_1
     smoothness_weight: float = 8e-4  # lambda_2
     variant: Variant = "official"
+    left_out: tuple[str, ...] = ()  # loss terms, Tables 12 and 13
+    axes: Literal["both", "short", "long"] = "both"  # Table 10: attention in and across segments
+    tune_projection: bool = True  # Table 7: of the text encoder
 
     def __post_init__(self) -> None:
+        terms = ("direction_abnormal", "direction_normal", "abnormal_top", "abnormal_bottom",
+                 "normal_top", "sparsity", "smoothness")  # fmt: skip
         checks = {
+            f"left_out must name terms of {', '.join(terms)}": set(self.left_out) <= set(terms),
+            "axes must be both, short or long": self.axes in ("both", "short", "long"),
             "variant must be official or paper": self.variant in ("official", "paper"),
             "normal_id must not be negative": self.normal_id >= 0,
             "heads must divide emb_size": self.emb_size % self.heads == 0,

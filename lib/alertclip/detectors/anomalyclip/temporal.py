@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from alertclip.detectors.anomalyclip.settings import AnomalyCLIPSettings
+
 CHANNEL_EPS = 1e-5
 
 
@@ -101,15 +103,19 @@ class AxialPositions(nn.Module):
 class AxialTransformer(nn.Module):
     """Per layer a pair of attentions, along segments and along frames, and a pair of convolutions.
 
-    Both streams start as the input; the output is their mean.
+    Both streams start as the input; the output is their mean. ``axes`` "short" attends only within
+    segments, "long" only across them (Table 10).
     """
 
-    def __init__(self, emb: int, depth: int, heads: int, segments: int, frames: int) -> None:
+    def __init__(
+        self, emb: int, depth: int, heads: int, segments: int, frames: int, axes: str = "both"
+    ) -> None:
         super().__init__()
+        along = {"both": (2, 3), "short": (3, 3), "long": (2, 2)}[axes]
         self.pos_emb = AxialPositions(emb, segments, frames)
         pairs = []
         for _ in range(depth):
-            attend = (AlongAxis(axis, PreNorm(emb, SelfAttention(emb, heads))) for axis in (2, 3))
+            attend = (AlongAxis(axis, PreNorm(emb, SelfAttention(emb, heads))) for axis in along)
             pairs += [Coupling(*attend), Coupling(_convolutions(emb), _convolutions(emb))]
         self.layers = nn.ModuleDict({"blocks": nn.ModuleList(pairs)})
 
@@ -124,12 +130,18 @@ class AxialTransformer(nn.Module):
 class TemporalModel(nn.Module):
     """T(V) of eq. 6: the probability of each frame to be abnormal."""
 
-    def __init__(
-        self, width: int, emb: int, depth: int, heads: int, segments: int, frames: int
-    ) -> None:
+    def __init__(self, width: int, settings: AnomalyCLIPSettings) -> None:
         super().__init__()
+        emb = settings.emb_size
         self.projection = nn.Linear(width, emb)
-        self.axial_attn = AxialTransformer(emb, depth, heads, segments, frames)
+        self.axial_attn = AxialTransformer(
+            emb,
+            settings.depth,
+            settings.heads,
+            settings.segments,
+            settings.segment_frames,
+            settings.axes,
+        )
         self.classifier = nn.ModuleDict(
             {"layer_norm": nn.LayerNorm(emb), "linear": nn.Linear(emb, 1)}
         )

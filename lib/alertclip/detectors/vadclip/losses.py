@@ -65,12 +65,13 @@ def total_loss(
     lengths: Tensor,
     settings: VadCLIPSettings,
 ) -> VadCLIPLosses:
-    """L_bce + L_nce + lambda L_cts (eq. 10).
+    """L_bce + L_nce + lambda L_cts (eq. 10); Table 6 leaves one of the first two out.
 
     logits1 (B, T), logits2 (B, T, C), text (C, D), targets (B, C) of 0 and 1, lengths (B,).
     """
     binary = binary_loss(logits1, targets, lengths)
     alignment = alignment_loss(logits2, targets, lengths)
     separation = separation_loss(text, settings.variant)
-    total = binary + alignment + settings.separation_weight * separation
+    total = settings.binary_weight * binary + settings.alignment_weight * alignment
+    total = total + settings.separation_weight * separation
     return VadCLIPLosses(total, binary, alignment, separation)

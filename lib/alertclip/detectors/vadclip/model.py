@@ -85,7 +85,9 @@ class VadCLIP(nn.Module):
         valid = valid_positions(lengths, x.shape[1])
         f = self.encode_video(x, valid)
         logits1 = self.classifier(f + self.mlp2(f))  # (B, T, 1), eq. 4
-        prompted = self.prompt_text(text, self.visual_prompt(f, logits1, valid))  # (B, C, D)
+        prompted = text
+        if self.settings.focus != "none":
+            prompted = self.prompt_text(text, self.visual_prompt(f, logits1, valid))  # (B, C, D)
         cosine = normalize(f, dim=-1) @ normalize(prompted, dim=-1).mT
         return VadCLIPOutput(logits1.squeeze(-1), cosine / self.settings.temperature, f)
 
@@ -100,7 +102,10 @@ class VadCLIP(nn.Module):
         As in the official code, padding takes part in the windows.
         """
         x = x + self.frame_position_embeddings.weight
-        x = self.temporal(x, attn_mask=self.window_mask)
+        if self.settings.adapter in ("full", "local"):
+            x = self.temporal(x, attn_mask=self.window_mask)
+        if self.settings.adapter in ("local", "none"):
+            return self.linear(x)
         similar = similarity_adjacency(x, valid, self.settings.similarity_threshold)
         if self.settings.variant == "paper":
             return self.linear(self._shared_graph(x, similar, valid))
@@ -110,9 +115,12 @@ class VadCLIP(nn.Module):
         """V (B, 1, D) of eq. 6: unit sum of f (B, T, D) by attention from logits1 (B, T, 1).
 
         official: the attention is the raw logit, and padding takes part; paper: the confidence.
+        Table 7's average-frame prompt attends to all snippets of the video alike.
         """
         attention = logits1
-        if self.settings.variant == "paper":
+        if self.settings.focus == "average":
+            attention = valid[..., None].to(f.dtype)
+        elif self.settings.variant == "paper":
             attention = logits1.sigmoid() * valid[..., None]
         return normalize(attention.mT @ f, dim=-1)
 

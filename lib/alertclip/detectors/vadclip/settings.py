@@ -14,8 +14,8 @@ class VadCLIPSettings:
     """Architecture and training of one model. The defaults are the official ones of UCF-Crime.
 
     ``length`` is the number of snippets of one pass; ``prefix`` and ``postfix`` count the learned
-    context tokens on either side of a class name; ``batch_size`` counts all videos of a batch,
-    half of them normal if ``balanced``.
+    context tokens on either side of a class name (both 0: the hand-crafted prompt of Table 7);
+    ``batch_size`` counts all videos of a batch, half of them normal if ``balanced``.
 
     What ``variant`` changes, official against paper: the graph (four convolutions, of which two
     have a convolutional residual, and exp(-d/e), against one shared W, eq. 1, and the softmax of
@@ -48,6 +48,10 @@ class VadCLIPSettings:
     similarity_threshold: float = 0.7
     weight_decay: float = 0.01
     variant: Variant = "official"
+    adapter: Literal["full", "local", "graph", "none"] = "full"  # Table 5: LGT-Adapter or parts
+    focus: Literal["anomaly", "average", "none"] = "anomaly"  # Table 7: of the visual prompt
+    binary_weight: float = 1.0  # Table 6: 0 trains the A-branch alone
+    alignment_weight: float = 1.0  # Table 6: 0 trains the C-branch alone
 
     def __post_init__(self) -> None:
         checks = {
@@ -61,6 +65,10 @@ class VadCLIPSettings:
             "batch_size must be positive, and even if balanced": (
                 self.batch_size > 0 and not (self.balanced and self.batch_size % 2)
             ),
+            "adapter must be full, local, graph or none": (
+                self.adapter in ("full", "local", "graph", "none")
+            ),
+            "focus must be anomaly, average or none": self.focus in ("anomaly", "average", "none"),
             "temperature must be positive": self.temperature > 0,
         }
         broken = [rule for rule, kept in checks.items() if not kept]

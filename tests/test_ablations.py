@@ -1,0 +1,84 @@
+"""Ablations: every variant is valid, differences are paired by seed, parts can be left out."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from alertclip import ablations, figures
+from alertclip.data.records import Region
+from alertclip.data.splits import standard_negatives
+from alertclip.data.vagta import Item
+from alertclip.detectors import anomalyclip, vadclip
+from alertclip.errors import InputError
+from alertclip.params import load_params
+
+
+def test_every_variant_is_valid_and_differs_from_its_reference():
+    P = load_params("mini")
+    variants = ablations.load_variants()
+    hashes = {name: ablations.inputs_hash(P, name, 0) for name in variants}
+    assert len(set(hashes.values())) == len(variants)
+    groups = {variant.group for variant in variants.values()}
+    for group in groups:
+        assert sum(v.reference for v in variants.values() if v.group == group) == 1
+    for v in variants.values():
+        if v.kind == "vadclip":
+            changes = v.changes.get("vadclip_changes", {})
+            vadclip.preset("ucf", **changes)
+        if v.kind == "anomalyclip":
+            anomalyclip.preset("ucf", **v.changes.get("anomalyclip_changes", {}))
+
+
+def test_a_misspelt_variant_is_named(tmp_path):
+    path = tmp_path / "ablations.yaml"
+    path.write_text("alertclip:\n  x: {group: A, title: x, changes: {lora_rank: 3}}\n")
+    with pytest.raises(InputError, match=r"(?s)ablations.yaml, x: .*lora_rank"):
+        ablations.load_variants(path)
+
+
+def test_changes_are_paired_by_seed():
+    values = {"full": [80, 60, 70], "region": [79, 58, 67]}
+    rows = [(n, s, "video AUC", v) for n, vs in values.items() for s, v in enumerate(vs)]
+    rows.append(("global", 0, "video AUC", 75.0))  # its other seeds failed
+    table = pd.DataFrame(rows, columns=["variant", "seed", "metric", "value"])
+    made = ablations.ablation_table(table, "video AUC").set_index("title")
+    row = made.loc["global + region"]
+    assert row["change"] == pytest.approx(-2) and row["seeds"] == 3
+    half = 4.302652729911275 / np.sqrt(3)  # t of two degrees of freedom; deviation 1
+    assert (row["low"], row["high"]) == (pytest.approx(-2 - half), pytest.approx(-2 + half))
+    alone = made.loc["global"]
+    assert alone["change"] == -5 and np.isnan(alone["low"]) and alone["seeds"] == 1
+    words = ablations.verdicts(made.reset_index()).set_index("title")["verdict"]
+    assert words.to_dict() == {"global": "not shown", "global + region": "not shown"}
+    assert figures.paired_changes(made.reset_index()).axes
+
+
+def test_standard_negatives_are_captions_of_other_regions():
+    regions = [Region(f"caption {i}", hard_negatives=("a", "b")) for i in range(4)]
+    items = [Item(f"{i}.mp4", "g", (region,)) for i, region in enumerate(regions)]
+    drawn = standard_negatives(items, seed=0)
+    for item in drawn:
+        (region,) = item.regions
+        assert len(set(region.hard_negatives)) == 2
+        assert region.caption not in region.hard_negatives
+        assert all(text.startswith("caption") for text in region.hard_negatives)
+    assert drawn == standard_negatives(items, seed=0) != standard_negatives(items, seed=1)
+
+
+def test_left_out_terms_do_not_count():
+    settings = anomalyclip.preset("ucf", normal_id=0, top_k=1, bottom_k=1)
+    torch.manual_seed(0)
+    logits, p = torch.randn(4, 3, 2, 2), torch.rand(4, 3, 2)
+    probabilities = torch.rand(4, 3, 2, 3)
+    chosen = anomalyclip.losses.Selection(*[torch.zeros(2, 1, dtype=torch.long)] * 3)
+    labels = torch.tensor([1, 2])
+    whole = anomalyclip.losses.total_loss(logits, p, probabilities, labels, chosen, settings)
+    less = anomalyclip.preset(
+        "ucf", normal_id=0, top_k=1, bottom_k=1, left_out=("normal_top", "sparsity")
+    )
+    part = anomalyclip.losses.total_loss(logits, p, probabilities, labels, chosen, less)
+    gone = whole.normal_top + settings.sparsity_weight * whole.sparsity
+    torch.testing.assert_close(part.total, whole.total - gone)
+    with pytest.raises(InputError, match="left_out must name terms"):
+        anomalyclip.preset("ucf", left_out=("normal",))
