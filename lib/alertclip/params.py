@@ -139,6 +139,16 @@ class Params(BaseModel):
     anomalyclip_preset: Literal["ucf", "xd", "sht"] = "ucf"
     anomalyclip_changes: dict[str, Any] = {}
 
+    # Questions and answers of notebook 10 (VA-GPT).
+    qa_joined: int = Field(1, ge=1)  # test videos joined to one footage; 1 = the paper's
+    qa_max_iou: float = Field(0.5, gt=0, lt=1)  # of a wrong interval with the true one; ours
+    qa_learning_rate: float = Field(1e-3, gt=0)
+    qa_batch_size: int = Field(32, ge=1)
+    qa_hidden: int = Field(256, ge=1)  # ours: unpublished
+    qa_epochs: int = Field(100, ge=1)  # ours: unpublished
+    qa_token_share: float = Field(0.5, gt=0, le=1)
+    qa_token_videos: int | None = None  # answered with selected tokens; None = all
+
     # Ablations of notebook 07: variants of params/ablations.yaml and what they all change.
     ablation_variants: list[str] = []  # empty = all
     ablation_seeds: list[int] = Field([0, 1, 2, 3, 4], min_length=1)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from alertclip import stages
-from alertclip.data.annotations import SNIPPET, VideoTruth
+from alertclip.data.annotations import SNIPPET, VideoTruth, video_name
 from alertclip.data.benchmarks import Benchmark, Split, load_benchmark, read_list, read_truth
 from alertclip.data.splits import load_split, prepare_data
 from alertclip.detectors import anomalyclip, vadclip
@@ -30,10 +30,11 @@ DETECTORS: dict[Detector, str] = {"vadclip": "VadCLIP", "anomalyclip": "AnomalyC
 
 
 class TrainingSet(NamedTuple):
-    """Features (n, D) of each training video and crop, with its video-level classes."""
+    """Features (n, D) of each training video and crop, with its video-level classes and name."""
 
     features: list[np.ndarray]
     classes: list[tuple[str, ...]]
+    names: Sequence[str] = ()
 
 
 class EvaluationSet(NamedTuple):
@@ -80,17 +81,18 @@ def training_set(P: Params, model: AlertCLIP, detector: Detector) -> TrainingSet
     videos, rule = chosen_videos(P, benchmark, root), snippet_rule(P, detector)
     [folder] = _extract(P, [model], [video.path for video in videos], rule)
     files = [
-        (feature_file(folder, v.path, crop), v.classes)
+        (feature_file(folder, v.path, crop), v.classes, video_name(v.path.name))
         for v in videos
         for crop in range(rule.crops)
     ]
-    here = [(file, classes) for file, classes in files if file.exists()]
+    here = [entry for entry in files if entry[0].exists()]
     if not here:
         raise InputError(f"no training video of {benchmark.title} can be read; see {folder}")
     if len(here) < len(files):
         left_out = f"{len(files) - len(here)} of {len(files)} training features are left out"
         warnings.warn(f"{left_out}; reasons in {folder / 'failures.json'}", stacklevel=2)
-    return TrainingSet([read_features(file) for file, _ in here], [classes for _, classes in here])
+    present, classes, names = zip(*here, strict=True)
+    return TrainingSet([read_features(file) for file in present], list(classes), names)
 
 
 def evaluation_set(
