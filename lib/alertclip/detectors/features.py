@@ -7,6 +7,7 @@ one published feature is not disclosed; here it is the mean over evenly spaced f
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -106,20 +107,32 @@ def extract_features(
     failures = {}
     todo = [path for path in videos if wanting[path]]
     decoded = _decoded(todo, models[0].image_size, rule, cache_root, workers)
-    for path, pieces in progress(decoded, len(todo), "snippet features"):
-        made: list[list[np.ndarray]] = [[] for _ in wanting[path]]
-        for frames in pieces:
-            if isinstance(frames, str):
-                failures[path.name] = frames
-                break
-            for parts, (model, _) in zip(made, wanting[path], strict=True):
-                parts.append(embed_crops(model, frames, rule, precision))
-        else:
-            for parts, (_, folder) in zip(made, wanting[path], strict=True):
-                _write(folder, path, np.concatenate(parts, axis=1))
+    with _cores_shared(workers):
+        for path, pieces in progress(decoded, len(todo), "snippet features"):
+            made: list[list[np.ndarray]] = [[] for _ in wanting[path]]
+            for frames in pieces:
+                if isinstance(frames, str):
+                    failures[path.name] = frames
+                    break
+                for parts, (model, _) in zip(made, wanting[path], strict=True):
+                    parts.append(embed_crops(model, frames, rule, precision))
+            else:
+                for parts, (_, folder) in zip(made, wanting[path], strict=True):
+                    _write(folder, path, np.concatenate(parts, axis=1))
     for folder in folders:
         _keep_failures(folder / "failures.json", videos, failures)
     return folders
+
+
+@contextmanager
+def _cores_shared(decoders: int) -> Iterator[None]:
+    """Leave cores to the decoding processes: a product waits for the slowest of its threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads - decoders))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _folder(model: AlertCLIP, rule: SnippetRule, root: Path, precision: Precision) -> Path:
