@@ -154,6 +154,21 @@ class Params(BaseModel):
     ablation_seeds: list[int] = Field([0, 1, 2, 3, 4], min_length=1)
     ablation_changes: dict[str, Any] = {}
 
+    # Failures under controlled degradation (notebook 08).
+    failure_clips: int | None = Field(None, ge=4)  # drawn by seed, half abnormal; None = all
+    failure_levels: dict[str, list[float]] = {  # by kind, in the units of degradation.py
+        "blur": [1, 2, 4, 8],
+        "darkness": [2, 4, 6, 8],
+        "noise": [10, 20, 40, 80],
+        "compression": [40, 20, 10, 5],
+        "resolution": [112, 56, 28, 14],
+        "occlusion": [0.25, 0.5, 0.75, 1],
+        "actor size": [0.7, 0.5, 0.35, 0.25],
+    }
+    failure_gallery: int = Field(4, ge=1)  # worst errors shown of either sort
+    failure_videos: str = ""  # a folder of real clips to show; empty = the data root, if real
+    failure_names: list[str] = ["Abuse011", "RoadAccidents018", "RoadAccidents022", "Arson016"]
+
     # Notebook 00.
     video: str = ""  # a file to score; empty = one of the run's test videos
 

@@ -39,7 +39,8 @@ LINE_EVERY_S = 5.0  # a progress line at most this often
 TRAINING = ("stage", "loss_", "lora_", "temporal_", "region_", "negatives", "checkpointing")
 DETECTION = ("benchmark", "transfer", "open_vocabulary_", "detector_", "snippet_", "frame_stride")
 DETECTION += ("vadclip_", "anomalyclip_", "retention_", "evaluation_precision")
-OTHERS = ("video", "ablation_", *DETECTION)  # parameters of notebooks 00, 05 and 06
+SHOWN = ("video", "ablation_", "failure_", "qa_")  # each decides one notebook after training
+OTHERS = (*SHOWN, *DETECTION)  # parameters that no notebook before 05 reads
 
 
 class NotebookError(InputError):
@@ -69,16 +70,27 @@ NOTEBOOKS = (
         "03_stage1_global", ("01_data_filtering",), ("stage2_", "loss_", *OTHERS), ("stage1",)
     ),
     Notebook("04_stage2_joint", ("03_stage1_global",), OTHERS, ("stage2", "export")),
-    Notebook(
-        "05_zero_shot", ("04_stage2_joint",), ("video", "ablation_", "anomalyclip_", "frame_stride")
-    ),
+    Notebook("05_zero_shot", ("04_stage2_joint",), (*SHOWN, "anomalyclip_", "frame_stride")),
     Notebook(
         "06_weakly_supervised",
         ("04_stage2_joint",),
-        ("video", "ablation_", "transfer", "open_vocabulary_", "retention_"),
+        (*SHOWN, "transfer", "open_vocabulary_", "retention_"),
     ),
-    Notebook("07_ablations", ("04_stage2_joint",), ("video", "transfer", "retention_")),
-    Notebook("00_quickstart", ("04_stage2_joint",), ("ablation_", *DETECTION)),
+    Notebook(
+        "07_ablations",
+        ("04_stage2_joint",),
+        ("video", "failure_", "qa_", "transfer", "open_vocabulary_", "retention_"),
+    ),
+    Notebook(
+        "08_attention_failures", ("04_stage2_joint",), ("video", "ablation_", "qa_", *DETECTION)
+    ),
+    Notebook("09_efficiency", (), OTHERS),
+    Notebook(
+        "10_anomaly_qa",
+        ("06_weakly_supervised",),
+        ("video", "ablation_", "failure_", "transfer", "open_vocabulary_", "retention_"),
+    ),
+    Notebook("00_quickstart", ("04_stage2_joint",), ("ablation_", "failure_", "qa_", *DETECTION)),
 )
 
 

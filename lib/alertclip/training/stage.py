@@ -94,8 +94,8 @@ def _provenance(P: Params, train: ClipDataset) -> dict[str, object]:
     content = [
         (repr(item), train.cache.info(train.root / item.video).sha256) for item in train.items
     ]
-    names = ("num_frames", "temporal_head", "region_negatives", "region_pooling", "patch_tokens",
-             "temporal_dropout", "temporal_heads", "backbone")  # fmt: skip
+    names = ("num_frames", "region_pooling", "patch_tokens", "temporal_dropout", "temporal_heads",
+             "backbone")  # fmt: skip
     return {"data": sha256_json(content)} | {name: getattr(P, name) for name in names}
 
 
