@@ -67,6 +67,11 @@ def test_missing_weights_say_what_from_where_and_where_to_put_it(offline):
     assert "pretrained=" in message and ".safetensors" in message
 
 
+def test_a_tokenizer_from_the_hub_is_part_of_what_is_missing(offline):
+    with pytest.raises(InputError, match="timm/ViT-B-16-SigLIP.*backbone=local-dir:FOLDER"):
+        load_backbone("ViT-B-16-SigLIP", "webli")
+
+
 @pytest.mark.parametrize(
     "name, pretrained, right",
     [

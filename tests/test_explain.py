@@ -1,21 +1,79 @@
-"""Rollout: rows sum to 1, uniform attention gives a uniform map, probabilities are right."""
+"""Maps: probabilities are the model's own, gradients are right, what has no map says so."""
 
 import open_clip
 import pytest
+import tiny_clip
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import gelu, layer_norm, normalize
 
 from alertclip.errors import InputError
-from alertclip.explain import attention_maps, attention_probabilities, patch_maps, rollout
+from alertclip.explain import (
+    attention_maps,
+    attention_probabilities,
+    explicit_attention,
+    frame_gradients,
+    frame_maps,
+    gradient_weighted,
+    head_probabilities,
+    patch_maps,
+    relevance,
+    rollout,
+    token_maps,
+    weighted_values,
+)
 from alertclip.model.alertclip import AlertCLIP
 from alertclip.model.backbone import from_clip
 
 
 class Projections(nn.Module):
-    def __init__(self, dim: int = 8, heads: int = 2):
+    """Attention of ``queries`` (None: the tokens themselves) over the tokens, step by step."""
+
+    def __init__(self, dim: int = 8, heads: int = 2, scale: float = 1.0):
         super().__init__()
-        self.num_heads = heads
+        self.num_heads, self.scale = heads, scale
         self.q_proj, self.k_proj = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.v_proj, self.out_proj = nn.Linear(dim, dim), nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, queries: Tensor | None = None) -> Tensor:
+        q = self.q_proj(x if queries is None else queries) * self.scale
+        a = head_probabilities(q, self.k_proj(x), self.num_heads)
+        return self.out_proj(weighted_values(a, self.v_proj(x)))
+
+
+class PoolTower(nn.Module):
+    """A block and SigLIP's kind of pooling: one learned query reads the tokens."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.block, self.pool = Projections(scale=scale), Projections()
+        self.latent = nn.Parameter(torch.randn(1, 1, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.block(x)
+        return self.pool(x, self.latent.expand(len(x), -1, -1))[:, 0]
+
+
+class Around(nn.Module):
+    """What frame_maps needs of a model, around a tower whose frames are tokens."""
+
+    def __init__(self, tower: nn.Module, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.clip = nn.Module()
+        self.clip.visual, self.grid = tower, grid
+
+    def image_features(self, frames: Tensor) -> Tensor:
+        return self.clip.visual(frames)
+
+
+def one_block(pool: str) -> AlertCLIP:
+    """The tiny CLIP with a single vision block."""
+    torch.manual_seed(3)
+    config = tiny_clip.config(pool)
+    config["vision_cfg"]["layers"] = 1
+    clip = open_clip.CLIP(**config).eval()
+    tiny_clip.stir(clip, scale=0.2)
+    return AlertCLIP(from_clip(clip, tiny_clip.tokenize, "tiny", config)).eval()
 
 
 def test_probabilities_equal_torch_attention():
@@ -30,9 +88,26 @@ def test_probabilities_equal_torch_attention():
     torch.testing.assert_close(attention_probabilities(split, x), expected)
 
 
-def test_rollout_rows_sum_to_one():
+@pytest.mark.parametrize("pool", ["tok", "avg"])
+def test_the_explicit_tower_is_the_fused_one(pool):
+    model = tiny_clip.alertclip(pool)
+    tiny_clip.stir(model)
+    frames = tiny_clip.frames(5)
+    fused = model.image_features(frames)
+    with explicit_attention(model.clip.visual) as blocks:
+        explicit = model.image_features(frames)
+    assert not torch.equal(explicit, fused)  # another computation of the same
+    torch.testing.assert_close(explicit, fused, rtol=1e-4, atol=1e-5)
+    assert [tuple(block.shape) for block in blocks] == [(5, 4, 13, 13)] * 2
+    torch.testing.assert_close(blocks[1].sum(-1), torch.ones(5, 4, 13))
+    assert torch.equal(model.image_features(frames), fused)  # the hooks are gone
+
+
+def test_rollout_rows_sum_to_one_and_later_blocks_read_earlier_ones():
     attention = torch.rand(4, 2, 7, 7, generator=torch.Generator().manual_seed(0)).softmax(-1)
     torch.testing.assert_close(rollout(attention).sum(-1), torch.ones(2, 7))
+    first, second = (0.5 * block + 0.5 * torch.eye(7) for block in attention[:2])
+    torch.testing.assert_close(rollout(attention[:2]), second @ first)
 
 
 @pytest.mark.parametrize("pool, tokens", [("tok", 7), ("avg", 7), ("avg", 6)])
@@ -49,24 +124,134 @@ def test_attention_to_one_patch_is_found():
     assert maps.flatten().argmax() == 4 and maps.sum() == pytest.approx(1)
     with pytest.raises(InputError, match="3 x 3"):
         patch_maps(rollout(attention), (3, 3), "tok")
+    with pytest.raises(InputError, match="no class token"):
+        patch_maps(rollout(attention[..., 1:, 1:]), (2, 3), "tok")
+
+
+def test_relevance_by_hand():
+    attention = torch.tensor([[[[0.5, 0.5], [0.2, 0.8]], [[1.0, 0.0], [0.4, 0.6]]]])
+    gradient = torch.tensor([[[[2.0, -4.0], [0.0, 1.0]], [[-1.0, 9.0], [1.0, -1.0]]]])
+    weighted = gradient_weighted(attention, gradient)
+    torch.testing.assert_close(weighted, torch.tensor([[[0.5, 0.0], [0.2, 0.4]]]))
+    later = torch.tensor([[[0.0, 1.0], [0.0, 0.0]]])
+    # (I + later) (I + weighted): the order of the blocks matters
+    expected = torch.tensor([[[1.7, 1.4], [0.2, 1.4]]])
+    torch.testing.assert_close(relevance(torch.stack([weighted, later])), expected)
+
+
+def test_nothing_positive_gives_a_uniform_map():
+    rows = torch.tensor([[9.0, 0, 0, 0, 0], [9.0, 0, 3, 1, 0]])  # the class token is no patch
+    expected = torch.tensor([[[0.25, 0.25], [0.25, 0.25]], [[0, 0.75], [0.25, 0]]])
+    torch.testing.assert_close(token_maps(rows, (2, 2)), expected)
+
+
+def by_differences(model: AlertCLIP, frame: Tensor, direction: Tensor) -> Tensor:
+    """Relevance map (h, w) of a one-block tower in fp64: no gradient is ever computed."""
+    visual = model.clip.visual.double()
+    x = visual._embeds(model._pixels(frame).double())  # (1, N, D)
+    block, attn = visual.transformer.resblocks[0], visual.transformer.resblocks[0].attn
+    h = layer_norm(x, x.shape[-1:], block.ln_1.weight, block.ln_1.bias)
+    q, k, v = (
+        projection(h).unflatten(-1, (attn.num_heads, -1)).transpose(1, 2)
+        for projection in (attn.q_proj, attn.k_proj, attn.v_proj)
+    )
+    a = torch.einsum("bhnd,bhmd->bhnm", q, k).div(q.shape[-1] ** 0.5).softmax(-1)[0]
+
+    def scores(probabilities: Tensor, tokens: Tensor) -> Tensor:
+        """(E, heads, N, N) and a factor per pooled token (E, N) -> similarity (E,)."""
+        y = x + attn.out_proj((probabilities @ v).transpose(1, 2).flatten(2))
+        z = layer_norm(y, y.shape[-1:], block.ln_2.weight, block.ln_2.bias)
+        hidden = block.mlp.c_fc(z)
+        y = y + block.mlp.c_proj(hidden * torch.sigmoid(1.702 * hidden))  # QuickGELU
+        y = visual.ln_post(y) * tokens[..., None]
+        pooled = y[:, 0] if visual.pool_type == "tok" else y[:, 1:].mean(dim=1)
+        return normalize(pooled @ visual.proj, dim=-1) @ direction.double()
+
+    def slopes(like: Tensor, at: Tensor) -> Tensor:
+        steps = 1e-5 * torch.eye(like.numel(), dtype=torch.double).unflatten(1, like.shape)
+        ones = torch.ones(1, x.shape[1], dtype=torch.double)
+        pair = [
+            scores(a + s, ones) if at is a else scores(a[None], ones + s) for s in (steps, -steps)
+        ]
+        return ((pair[0] - pair[1]) / 2e-5).unflatten(0, like.shape)
+
+    weighted = (slopes(a, a) * a).clamp(min=0).mean(dim=0)
+    total = torch.eye(len(weighted), dtype=torch.double) + weighted
+    row = total[0]
+    if visual.pool_type == "avg":
+        row = slopes(x[0, :, 0], x).clamp(min=0) @ total
+    visual.float()
+    return (row[1:] / row[1:].sum()).unflatten(0, model.grid)
 
 
 @pytest.mark.parametrize("pool", ["tok", "avg"])
-def test_maps_of_a_vision_tower_sum_to_one(pool):
-    config = {
-        "vision_cfg": {
-            "layers": 2,
-            "width": 32,
-            "head_width": 8,
-            "patch_size": 8,
-            "image_size": [32, 48],
-            "pool_type": pool,
-        },
-        "text_cfg": {"context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 1},
-    }
-    clip = open_clip.CLIP(embed_dim=16, **config)
-    model = AlertCLIP(from_clip(clip, lambda _: None, "tiny", config)).eval()
-    frames = torch.randint(0, 255, (3, 3, 32, 48), dtype=torch.uint8)
-    maps = attention_maps(model, frames)
-    assert maps.shape == (3, 4, 6)
-    torch.testing.assert_close(maps.sum((1, 2)), torch.ones(3))
+def test_relevance_equals_finite_differences(pool):
+    model, frame = one_block(pool), tiny_clip.frames(1)
+    direction = 30 * torch.randn(16, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = by_differences(model, frame, direction).float()
+    found = frame_maps(model, frame, direction[None]).relevance[0]
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=2e-4)
+    other = frame_maps(model, frame, -direction[None]).relevance[0]
+    assert (other - found).abs().max() > 0.05  # the direction decides
+
+
+@pytest.mark.parametrize("pool", ["tok", "avg"])
+def test_frames_do_not_see_each_other_and_maps_sum_to_one(pool):
+    model = tiny_clip.alertclip(pool)
+    frames, directions = tiny_clip.frames(3), torch.randn(3, 16)
+    together = frame_maps(model, frames, directions)
+    alone = frame_maps(model, frames[1:2], directions[1:2])
+    for many, one in zip(together, alone, strict=True):
+        assert many.shape == (3, 3, 4)
+        torch.testing.assert_close(many.sum((1, 2)), torch.ones(3))
+        torch.testing.assert_close(many[1:2], one, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(attention_maps(model, frames), together.rollout)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_pooling_query_is_read_through_the_blocks():
+    torch.manual_seed(0)
+    tower, x = PoolTower(), torch.randn(2, 6, 8)
+    found = frame_maps(Around(tower, (2, 3)), x, torch.randn(2, 8))
+    a = attention_probabilities(tower.block, x)
+    q, k = tower.pool.q_proj(tower.latent), tower.pool.k_proj(x + tower.block(x))
+    read = head_probabilities(q.expand(2, -1, -1), k, 2).mean(dim=1)
+    expected = (read @ (0.5 * a + 0.5 * torch.eye(6))).unflatten(-1, (2, 3))[:, 0]
+    torch.testing.assert_close(found.rollout, expected.detach())
+    torch.testing.assert_close(found.relevance.sum((1, 2)), torch.ones(2))
+
+
+def test_what_cannot_be_explained_says_so():
+    x, direction = torch.randn(1, 6, 8), torch.randn(1, 8)
+    with pytest.raises(InputError, match="block: not softmax"):
+        frame_maps(Around(PoolTower(scale=3.0), (2, 3)), x, direction)
+    with pytest.raises(InputError, match="split attention"):
+        frame_maps(Around(nn.Linear(8, 8), (2, 3)), x, direction)
+    unknown = nn.Sequential(Projections())
+    model = Around(unknown, (2, 3))
+    model.image_features = lambda frames: gelu(unknown(frames)).mean(dim=1)
+    with pytest.raises(InputError, match="pooling"):
+        frame_maps(model, x, direction)
+
+
+def test_frame_gradients_follow_the_scores_of_real_frames():
+    model = tiny_clip.alertclip()
+    v = normalize(torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    direction = torch.randn(16, generator=torch.Generator().manual_seed(2))
+    scale = model.logit_scale.exp().detach()
+    along = (v @ direction)[..., None] * v
+    expected = (scale * (direction - along)) * mask[..., None]  # untrained: z is v
+    torch.testing.assert_close(frame_gradients(model, v, mask, direction), expected)
+    tiny_clip.stir(model)
+    step = 1e-2 * torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(3))
+
+    def total(x: Tensor) -> Tensor:
+        z = normalize(model.pool_frames(x, mask).z, dim=-1)
+        return model.logit_scale.exp() * (z @ direction)[mask].sum()
+
+    with torch.no_grad():
+        slope = (total(v + step) - total(v - step)) / 2
+    found = (frame_gradients(model, v, mask, direction) * step).sum()
+    assert float(found) == pytest.approx(float(slope), rel=0.02)

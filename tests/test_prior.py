@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 from open_clip import ClipLoss
+from open_clip.loss import SigLipLoss
 from torch.nn.functional import normalize
 
 from alertclip import prior
 from alertclip.model.backbone import load_backbone
+from alertclip.model.mini import RECIPES, sigmoid_loss, soft_contrastive_loss
 
 CAPTIONS = ["a red square", "a blue square", "a red circle", "a red square"]
 
@@ -20,7 +22,7 @@ def test_loss_is_open_clips_when_captions_differ():
     image, text = unit(2, 6, 8)
     scale = torch.tensor(7.0)
     expected = ClipLoss()(image, text, scale)
-    assert prior.soft_contrastive_loss(image, text, scale, torch.arange(6)) == pytest.approx(
+    assert soft_contrastive_loss(image, text, scale, torch.arange(6)) == pytest.approx(
         float(expected), abs=1e-6
     )
 
@@ -29,11 +31,34 @@ def test_identical_captions_share_the_target():
     """Images 0 and 1 have one caption: each wants half its mass on either copy."""
     image = torch.eye(2)
     text = torch.eye(2)[[0, 0]]  # the same embedding, as the same caption has
-    loss = prior.soft_contrastive_loss(image, text, torch.tensor(1.0), torch.tensor([5, 5]))
+    loss = soft_contrastive_loss(image, text, torch.tensor(1.0), torch.tensor([5, 5]))
     # image -> text: both rows uniform, cross-entropy log 2. text -> image: logits (1, 0) in both
     # rows, targets (.5, .5): log(e + 1) - .5
     expected = (np.log(2) + np.log(np.e + 1) - 0.5) / 2
     assert float(loss) == pytest.approx(expected, abs=1e-6)
+
+
+def test_sigmoid_loss_says_yes_to_equal_captions_and_no_to_others():
+    """Zhai et al. 2023, eq. 1, pair by pair in float64."""
+    image, text = unit(2, 4, 8).double()
+    ids = torch.tensor([3, 5, 3, 7])
+    scale, bias = torch.tensor(6.0), torch.tensor(-2.0)
+    expected = 0.0
+    for i in range(4):
+        for j in range(4):
+            logit = 6.0 * float(image[i] @ text[j]) - 2.0
+            yes = (i, j) in {(0, 0), (1, 1), (2, 2), (3, 3), (0, 2), (2, 0)}
+            expected += np.log1p(np.exp(-logit if yes else logit)) / 4
+    assert float(sigmoid_loss(image, text, scale, bias, ids)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_sigmoid_loss_is_open_clips_when_captions_differ():
+    image, text = unit(2, 6, 8)
+    scale, bias = torch.tensor(7.0), torch.tensor(-3.0)
+    expected = SigLipLoss()(image, text, scale, bias)
+    assert sigmoid_loss(image, text, scale, bias, torch.arange(6)) == pytest.approx(
+        float(expected), abs=1e-5
+    )
 
 
 def test_learning_rate_warms_up_and_ends_at_zero():
@@ -42,10 +67,14 @@ def test_learning_rate_warms_up_and_ends_at_zero():
     assert rates[100] == pytest.approx(0.0)
 
 
+def make_stills(size: int):
+    images = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), np.uint8)
+    return images, CAPTIONS, prior.train_tokenizer(CAPTIONS)
+
+
 @pytest.fixture(scope="module")
 def stills():
-    images = np.random.default_rng(0).integers(0, 256, (4, 128, 128, 3), np.uint8)
-    return images, CAPTIONS, prior.train_tokenizer(CAPTIONS)
+    return make_stills(128)
 
 
 def test_resume_is_equal_to_the_bit(stills, tmp_path, monkeypatch):
@@ -69,14 +98,29 @@ def test_resume_is_equal_to_the_bit(stills, tmp_path, monkeypatch):
         assert torch.equal(tensor, resumed.state_dict()[name]), name
 
 
-def test_saved_folder_is_the_model_that_was_trained(stills, tmp_path):
-    model = prior.pretrain(*stills, steps=1, batch_size=4)
-    prior.save_prior(model, stills[2], tmp_path, {"what": "test"})
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_saved_folder_is_the_model_that_was_trained(family, tmp_path):
+    stills = make_stills(RECIPES[family].image_size)
+    model = prior.pretrain(*stills, steps=1, batch_size=4, family=family)
+    prior.save_prior(model, stills[2], tmp_path, {"what": "test"}, family)
     backbone = load_backbone(f"local-dir:{tmp_path}")
+    assert (backbone.mean, backbone.std) == (RECIPES[family].mean, RECIPES[family].std)
     tokens = prior.encode_captions(stills[2], CAPTIONS)
     assert torch.equal(backbone.tokenizer(CAPTIONS), tokens)
+    pixels = torch.randn(2, 3, *backbone.image_size)
     with torch.no_grad():
         # half precision on disk
         assert torch.allclose(
             backbone.model.encode_text(tokens), model.encode_text(tokens), atol=2e-2
         )
+        assert torch.allclose(
+            backbone.model.encode_image(pixels), model.encode_image(pixels), atol=5e-2
+        )
+
+
+def test_one_step_moves_every_weight_of_minisiglip():
+    model = prior.pretrain(*make_stills(160), steps=1, batch_size=4, family="siglip")
+    torch.manual_seed(0)
+    start = RECIPES["siglip"].build(model.vocab_size).state_dict()
+    still = {name for name, value in model.state_dict().items() if torch.equal(value, start[name])}
+    assert not still

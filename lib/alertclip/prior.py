@@ -1,9 +1,10 @@
-"""MiniCLIP: a small open_clip model pre-trained on stills of the synthetic mini world.
+"""MiniCLIP and MiniSigLIP: small open_clip models pre-trained on stills of the mini world.
 
-It stands where OpenAI's CLIP stands in the paper, so that the whole method runs without a
-download. It is engineered to resemble CLIP's weakness: it learns scenes, colours, objects and
-postures from neutral captions and never learns which twin of a pair is the abnormal one. The
-card written beside the weights says so. ``python -m alertclip.prior --out DIR`` makes it again.
+MiniCLIP stands where OpenAI's CLIP stands in the paper, so that the whole method runs without a
+download; MiniSigLIP is the second family. They are engineered to resemble CLIP's weakness: they
+learn scenes, colours, objects and postures from neutral captions and never learn which twin of a
+pair is the abnormal one. The card written beside the weights says so.
+``python -m alertclip.prior --out DIR [--family siglip]`` makes them again.
 """
 
 import argparse
@@ -15,47 +16,20 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
-from open_clip.model import CLIP
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer
-from torch.nn.functional import log_softmax
+from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from alertclip.data import miniworld
 from alertclip.data.miniworld.stills import ABNORMAL_SHARE, GENERIC_SHARE, TOPIC_SHARE
 from alertclip.files import atomic_write, progress, write_json
 from alertclip.model.attention import attention_kernel
+from alertclip.model.mini import BATCH_SIZE, CONTEXT_LENGTH, RECIPES, Recipe
 
-IMAGE_SIZE = 128
-CONTEXT_LENGTH = 40
 SAVE_STEPS = 100
 PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<start>", "<end>"
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-
-
-def model_config(vocab_size: int) -> dict:
-    """open_clip ``model_cfg`` of MiniCLIP: a plain ViT-S-like tower, the code path of ViT-B/32."""
-    return {
-        "embed_dim": 128,
-        "vision_cfg": {
-            "image_size": IMAGE_SIZE,
-            "patch_size": 16,
-            "layers": 4,
-            "width": 192,
-            "head_width": 32,
-            "pool_type": "avg",
-        },
-        "text_cfg": {
-            "context_length": CONTEXT_LENGTH,
-            "vocab_size": vocab_size,
-            "width": 192,
-            "heads": 6,
-            "layers": 2,
-            "hf_tokenizer_name": "miniclip",  # read from the folder itself by open_clip
-            "tokenizer_kwargs": {"clean": "lower"},
-        },
-    }
 
 
 def train_tokenizer(texts: list[str], vocab_size: int = 2048) -> PreTrainedTokenizerFast:
@@ -88,22 +62,7 @@ def train_tokenizer(texts: list[str], vocab_size: int = 2048) -> PreTrainedToken
     )
 
 
-def soft_contrastive_loss(
-    image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor, caption_ids: torch.Tensor
-) -> torch.Tensor:
-    """Symmetric InfoNCE whose target mass is shared by identical captions.
-
-    image, text: (B, D) l2-normalised; caption_ids: (B,) equal where captions are equal.
-    """
-    targets = (caption_ids[:, None] == caption_ids[None, :]).float()
-    targets = targets / targets.sum(1, keepdim=True)
-    logits = scale * image.float() @ text.float().T
-    by_image = -(targets * log_softmax(logits, 1)).sum(1).mean()
-    by_text = -(targets * log_softmax(logits.T, 1)).sum(1).mean()
-    return (by_image + by_text) / 2
-
-
-def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def augment(images: torch.Tensor, generator: torch.Generator, recipe: Recipe) -> torch.Tensor:
     """uint8 (B,H,W,3) -> normalised float (B,3,H,W): flip, shift by up to 6 pixels, brightness."""
     x = images.permute(0, 3, 1, 2).float() / 255
     flip = torch.rand(len(x), generator=generator) < 0.5
@@ -111,7 +70,8 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     down, right = torch.randint(-6, 7, (2,), generator=generator).tolist()
     x = x.roll((down, right), (2, 3))
     x = x * (0.8 + 0.4 * torch.rand(len(x), 1, 1, 1, generator=generator))
-    return (x.clamp(0, 1) - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    mean, std = (torch.tensor(values)[:, None, None] for values in (recipe.mean, recipe.std))
+    return (x.clamp(0, 1) - mean) / std
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
@@ -127,17 +87,19 @@ def pretrain(
     captions: list[str],
     tokenizer: PreTrainedTokenizerFast,
     steps: int,
-    batch_size: int = 256,
+    batch_size: int = BATCH_SIZE,
     peak_lr: float = 1.2e-3,
     seed: int = 0,
     checkpoint: Path | None = None,
-) -> CLIP:
-    """Train MiniCLIP contrastively on stills (N,H,W,3) uint8 with one caption each.
+    family: str = "clip",
+) -> nn.Module:
+    """Train MiniCLIP or MiniSigLIP on stills (N,H,W,3) uint8 with one caption each.
 
     An interrupted call with the same arguments goes on from ``checkpoint``.
     """
     torch.manual_seed(seed)
-    model = CLIP(**_architecture(len(tokenizer)))
+    recipe = RECIPES[family]
+    model = recipe.build(len(tokenizer))
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=peak_lr, betas=(0.9, 0.98), weight_decay=0.05
     )
@@ -145,12 +107,13 @@ def pretrain(
     caption_ids = torch.tensor(np.unique(captions, return_inverse=True)[1])
     generator = torch.Generator().manual_seed(seed)
     start = _resume(checkpoint, model, optimizer, generator)
-    for step in progress(range(start, steps), steps - start, "pre-training MiniCLIP", every_s=20):
+    title = f"pre-training {recipe.name}"
+    for step in progress(range(start, steps), steps - start, title, every_s=20):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, peak_lr)
         picked = torch.randint(len(images), (batch_size,), generator=generator)
-        x = augment(torch.from_numpy(images[picked.numpy()]), generator)
-        loss = _loss(model, x, tokens[picked], caption_ids[picked])
+        x = augment(torch.from_numpy(images[picked.numpy()]), generator, recipe)
+        loss = _loss(recipe, model, x, tokens[picked], caption_ids[picked])
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -166,7 +129,7 @@ def pretrain(
 def _save(
     path: Path | None,
     step: int,
-    model: CLIP,
+    model: nn.Module,
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
 ) -> None:
@@ -183,7 +146,10 @@ def _save(
 
 
 def _resume(
-    path: Path | None, model: CLIP, optimizer: torch.optim.Optimizer, generator: torch.Generator
+    path: Path | None,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
 ) -> int:
     if path is None or not path.exists():
         return 0
@@ -195,18 +161,16 @@ def _resume(
 
 
 def _loss(
-    model: CLIP, x: torch.Tensor, tokens: torch.Tensor, caption_ids: torch.Tensor
+    recipe: Recipe,
+    model: nn.Module,
+    x: torch.Tensor,
+    tokens: torch.Tensor,
+    caption_ids: torch.Tensor,
 ) -> torch.Tensor:
     with attention_kernel(x.device, "bf16"), torch.autocast(x.device.type, torch.bfloat16):
         image = model.encode_image(x, normalize=True)
         text = model.encode_text(tokens, normalize=True)
-    return soft_contrastive_loss(image, text, model.logit_scale.exp(), caption_ids)
-
-
-def _architecture(vocab_size: int) -> dict:
-    config = model_config(vocab_size)
-    text = {k: v for k, v in config["text_cfg"].items() if not k.endswith(("_name", "_kwargs"))}
-    return config | {"text_cfg": text}
+    return recipe.loss(model, image, text, caption_ids)
 
 
 def encode_captions(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> torch.Tensor:
@@ -220,19 +184,26 @@ def encode_captions(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> 
     ).input_ids
 
 
-def save_prior(model: CLIP, tokenizer: PreTrainedTokenizerFast, out: Path, card: dict) -> None:
+def save_prior(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerFast,
+    out: Path,
+    card: dict,
+    family: str = "clip",
+) -> None:
     """Write an open_clip ``local-dir`` folder: config, fp16 weights, tokenizer, card.json."""
+    recipe = RECIPES[family]
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(out)
     preprocess = {
-        "mean": MEAN,
-        "std": STD,
+        "mean": recipe.mean,
+        "std": recipe.std,
         "interpolation": "bilinear",
         "resize_mode": "squash",
     }
     write_json(
         out / "open_clip_config.json",
-        {"model_cfg": model_config(len(tokenizer)), "preprocess_cfg": preprocess},
+        {"model_cfg": recipe.config(len(tokenizer)), "preprocess_cfg": preprocess},
     )
     weights = {k: v.half().contiguous() for k, v in model.state_dict().items()}
     with atomic_write(out / "open_clip_model.safetensors") as temporary:
@@ -244,20 +215,37 @@ def main() -> None:
     """Command line: render stills, train the tokenizer and the model, save both."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--family", choices=RECIPES, default="clip")
     parser.add_argument("--stills", type=int, default=120_000)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     start = time.monotonic()
-    images, captions, _ = miniworld.stills(
-        args.stills, args.seed, (IMAGE_SIZE, IMAGE_SIZE), args.workers
-    )
+    recipe = RECIPES[args.family]
+    size = (recipe.image_size, recipe.image_size)
+    images, captions, _ = miniworld.stills(args.stills, args.seed, size, args.workers)
     tokenizer = train_tokenizer(captions)
     checkpoint = args.out / f"checkpoint-{args.stills}-{args.steps}-{args.seed}.pt"
-    model = pretrain(images, captions, tokenizer, args.steps, seed=args.seed, checkpoint=checkpoint)
-    card = {
-        "what": "MiniCLIP, a synthetic stand-in for CLIP; it knows nothing of the real world",
+    model = pretrain(
+        images,
+        captions,
+        tokenizer,
+        args.steps,
+        seed=args.seed,
+        checkpoint=checkpoint,
+        family=args.family,
+    )
+    save_prior(model, tokenizer, args.out, _card(args, time.monotonic() - start), args.family)
+    checkpoint.unlink(missing_ok=True)
+
+
+def _card(args: argparse.Namespace, seconds: float) -> dict:
+    recipe = RECIPES[args.family]
+    family = "" if args.family == "clip" else f" --family {args.family}"
+    return {
+        "what": f"{recipe.name}, a synthetic stand-in for {recipe.name.removeprefix('Mini')};"
+        " it knows nothing of the real world",
         "engineered": f"neutral captions of postures, clothes, objects and places;"
         f" {ABNORMAL_SHARE:.0%} of the stills show the abnormal twin of a pair;"
         f" {TOPIC_SHARE:.0%} of the captions carry a phrase of either twin and"
@@ -265,16 +253,14 @@ def main() -> None:
         " that the model knows the words and sees the scene but has no notion of abnormal",
         "stills": args.stills,
         "steps": args.steps,
-        "batch_size": 256,
+        "batch_size": BATCH_SIZE,
         "seed": args.seed,
-        "minutes": round((time.monotonic() - start) / 60, 1),
+        "minutes": round(seconds / 60, 1),
         "machine": platform.machine(),
         "versions": {"torch": torch.__version__, "open_clip": open_clip.__version__},
-        "command": f"python -m alertclip.prior --out DIR --stills {args.stills}"
+        "command": f"python -m alertclip.prior --out DIR{family} --stills {args.stills}"
         f" --steps {args.steps} --seed {args.seed}",
     }
-    save_prior(model, tokenizer, args.out, card)
-    checkpoint.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from alertclip import diagnosis, figures
 from alertclip.data.splits import Split
@@ -18,7 +17,8 @@ from alertclip.evaluation.resampling import (
 )
 from alertclip.evaluation.zero_shot import frame_scores, wording_table
 from alertclip.files import write_json
-from alertclip.params import PAPER_RESULTS, ROOT, Params
+from alertclip.ledger.paper import load_paper_results
+from alertclip.params import ROOT, Params
 from alertclip.prompts import load_prompts
 from alertclip.stages import STAGES, StageResult, event_spans, provenance, stage_model, videos
 from alertclip.training.log import read_history
@@ -179,9 +179,9 @@ def with_paper(table: pd.DataFrame, result: str, by: str) -> pd.DataFrame:
 
     ``result`` is a heading of that file, such as "mss" (by class_name); without one, all are nan.
     """
-    reported = yaml.safe_load(PAPER_RESULTS.read_text(encoding="utf-8")).get(result, {})
+    marks = load_paper_results().marks(result)
     pairs = zip(table["model"], table[by], strict=True)
-    return table.assign(paper=[reported.get(model, {}).get(name, np.nan) for model, name in pairs])
+    return table.assign(paper=[marks.get(pair, np.nan) for pair in pairs])
 
 
 def show(figure: figures.Figure, name: str, table: pd.DataFrame, P: Params) -> figures.Figure:

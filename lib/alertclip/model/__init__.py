@@ -1,1 +1,1 @@
-"""The model: open_clip towers with split attention, LoRA, temporal transformer, regions, export."""
+"""The model: backbones of three families, LoRA, temporal transformer, regions, export."""

@@ -84,13 +84,13 @@ class AlertCLIP(nn.Module):
 
     @property
     def clip(self) -> nn.Module:
-        """The open_clip model, with or without adapters around its projections."""
+        """The backbone's model, with or without adapters around its projections."""
         adapted = isinstance(self.adapted, PeftModel)
         return self.adapted.get_base_model() if adapted else self.adapted
 
     @property
     def logit_scale(self) -> nn.Parameter:
-        """Logarithm of the inverse temperature, the backbone's own."""
+        """Logarithm of the inverse temperature, the backbone's own; InfoNCE in every family."""
         return self.clip.logit_scale
 
     @property
@@ -123,7 +123,7 @@ class AlertCLIP(nn.Module):
         return Frames(normalize(v.float(), dim=-1).unflatten(0, frames.shape[:2]), grids)
 
     def image_features(self, frames: Tensor) -> Tensor:
-        """frames (F, 3, H, W) uint8 -> features (F, D) as CLIP projects them, not normalised."""
+        """frames (F, 3, H, W) uint8 -> features (F, D) as projected, not normalised."""
         return image_and_patches(self.clip.visual, self._pixels(frames))[0].float()
 
     def _pixels(self, frames: Tensor) -> Tensor:

@@ -1,13 +1,17 @@
-"""Split the packed attention of open_clip into plain projections, so that LoRA can reach them.
+"""Split the packed attention of any family into plain projections, so that LoRA can reach them.
 
 PEFT cannot adapt q, k and v of ``nn.MultiheadAttention`` separately and applies its output
-projection twice; on plain ``nn.Linear`` it is exact. Splitting changes no number.
+projection twice; a fused qkv layer (timm, BLIP) would get one adapter for all three. On plain
+``nn.Linear`` it is exact. Splitting changes no number.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
+from timm.layers import Attention, AttentionPoolLatent
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
@@ -15,20 +19,74 @@ from torch.nn.functional import scaled_dot_product_attention
 from alertclip.errors import InputError
 
 PARTS = ("q_proj", "k_proj", "v_proj")
+FUSED = (nn.MultiheadAttention, Attention)  # what must be split before LoRA
 
 
-class SplitAttention(nn.Module):
-    """Multi-head self-attention with separate q, k, v and out projections, batch first."""
+class Layout(NamedTuple):
+    """Names under which a library stores an attention: fused weights, output projection."""
 
-    def __init__(self, packed: nn.MultiheadAttention) -> None:
+    owner: str  # pattern of the attention's own name
+    fused: dict[str, tuple[str, ...]]  # stem of a stored name -> our projections, in its order
+    out: str
+
+
+LAYOUTS = (  # the first whose pattern is found holds
+    Layout(r"\btrunk\.blocks\.\d+\.attn$", {"qkv.": PARTS}, "proj"),  # timm
+    Layout(r"\btrunk\.attn_pool$", {"q.": PARTS[:1], "kv.": PARTS[1:]}, "proj"),  # timm
+    Layout(r"\bvisual\.layers\.\d+\.self_attn$", {"qkv.": PARTS}, "projection"),  # BLIP
+    Layout("", {"in_proj_": PARTS}, "out_proj"),  # torch
+)
+
+
+class Projections(nn.Module):
+    """Multi-head attention with separate q, k, v and out projections, batch first.
+
+    It calls each projection as a module, q and k before the output: explain.py reads them there.
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[Tensor],
+        biases: Sequence[Tensor | None],
+        out: nn.Linear,
+        num_heads: int,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
-        if packed.in_proj_weight is None or packed.in_proj_bias is None or not packed.batch_first:
-            raise InputError("only packed, biased, batch-first attention can be split")
-        self.num_heads, self.dropout = packed.num_heads, packed.dropout
-        weights, biases = packed.in_proj_weight.chunk(3), packed.in_proj_bias.chunk(3)
+        if any(bias is None for bias in (*biases, out.bias)):
+            raise InputError("only biased attention can be split")
         for name, weight, bias in zip(PARTS, weights, biases, strict=True):
             setattr(self, name, _linear(weight, bias))
-        self.out_proj = _linear(packed.out_proj.weight, packed.out_proj.bias)
+        self.out_proj = _linear(out.weight, out.bias)
+        self.num_heads, self.dropout = num_heads, dropout
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """query (B, M, width), key, value (B, N, width), additive mask (M, N) -> (B, M, width)."""
+        q, k, v = (
+            projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for projection, x in (
+                (self.q_proj, query),
+                (self.k_proj, key),
+                (self.v_proj, value),
+            )
+        )  # (B, heads, M or N, width / heads)
+        mask = None if mask is None else mask.to(q.dtype)
+        dropout = self.dropout if self.training else 0.0
+        x = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        return self.out_proj(x.transpose(1, 2).flatten(2))
+
+
+class SplitAttention(Projections):
+    """``nn.MultiheadAttention``, as open_clip's own towers call it."""
+
+    def __init__(self, packed: nn.MultiheadAttention) -> None:
+        weight, bias = packed.in_proj_weight, packed.in_proj_bias
+        if weight is None or bias is None or not packed.batch_first:
+            raise InputError("only packed, biased, batch-first attention can be split")
+        dropout = packed.dropout
+        super().__init__(weight.chunk(3), bias.chunk(3), packed.out_proj, packed.num_heads, dropout)
 
     def forward(
         self,
@@ -39,18 +97,44 @@ class SplitAttention(nn.Module):
         attn_mask: Tensor | None = None,
     ) -> tuple[Tensor, None]:
         """query, key, value (B, N, width) -> (B, N, width), None; attn_mask is additive (N, N)."""
-        q, k, v = (
-            projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for projection, x in (
-                (self.q_proj, query),
-                (self.k_proj, key),
-                (self.v_proj, value),
-            )
-        )  # (B, heads, N, width / heads)
-        mask = None if attn_mask is None else attn_mask.to(q.dtype)
-        dropout = self.dropout if self.training else 0.0
-        x = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        return self.out_proj(x.transpose(1, 2).flatten(2)), None
+        return self.attend(query, key, value, attn_mask), None
+
+
+class SplitSelfAttention(Projections):
+    """A fused qkv layer, as timm's and BLIP's towers have it: one input, no mask."""
+
+    def __init__(self, qkv: nn.Linear, out: nn.Linear, num_heads: int, dropout: float) -> None:
+        biases = (None,) * 3 if qkv.bias is None else qkv.bias.chunk(3)
+        super().__init__(qkv.weight.chunk(3), biases, out, num_heads, dropout)
+
+    def forward(self, x: Tensor, attn_mask: None = None, is_causal: bool = False) -> Tensor:
+        """x (B, N, width) -> the same shape; timm's blocks pass the other two, always unset."""
+        return self.attend(x, x, x)
+
+
+class SplitPool(Projections):
+    """SigLIP's attention pooling (timm): a learned query reads the tokens, then an MLP."""
+
+    def __init__(self, packed: AttentionPoolLatent) -> None:
+        q, kv = packed.q, packed.kv
+        plain = isinstance(q, nn.Linear) and isinstance(packed.k_norm, nn.Identity)
+        if not plain or kv.bias is None or packed.pos_embed is not None or packed.latent_len != 1:
+            raise InputError("only attention pooling as in SigLIP can be split")
+        weights, biases = (q.weight, *kv.weight.chunk(2)), (q.bias, *kv.bias.chunk(2))
+        super().__init__(weights, biases, packed.proj, packed.num_heads)
+        self.latent, self.norm, self.mlp = packed.latent, packed.norm, packed.mlp
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, N, width) -> (B, width)."""
+        pooled = self.attend(self.latent.expand(len(x), -1, -1), x, x)
+        return self._finish(pooled)[:, 0]
+
+    def values(self, x: Tensor) -> Tensor:
+        """Every token pooled alone: x (B, N, width) -> the same shape."""
+        return self._finish(self.out_proj(self.v_proj(x)))  # all the attention is its own
+
+    def _finish(self, pooled: Tensor) -> Tensor:
+        return pooled + self.mlp(self.norm(pooled))
 
 
 @contextmanager
@@ -81,26 +165,47 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 
 
 def split_attention(model: nn.Module) -> int:
-    """Replace every packed attention of an open_clip model in place; return how many."""
-    packed = [
-        block
-        for block in model.modules()
-        if isinstance(getattr(block, "attn", None), nn.MultiheadAttention)
-    ]
+    """Replace every packed attention of an open_clip model in place; return how many.
+
+    They are torch's in open_clip's own towers; in timm's, the fused qkv and SigLIP's pooling.
+    Raises InputError on timm attention that does more than that (normalised queries, gates).
+    """
+    packed = [block for block in model.modules() if isinstance(getattr(block, "attn", None), FUSED)]
     for block in packed:
-        block.attn = SplitAttention(block.attn)
-    return len(packed)
+        torchs = isinstance(block.attn, nn.MultiheadAttention)
+        block.attn = SplitAttention(block.attn) if torchs else _split_timm(block.attn)
+    pools = [m for m in model.modules() if isinstance(_pool(m), AttentionPoolLatent)]
+    for trunk in pools:
+        trunk.attn_pool = SplitPool(trunk.attn_pool)
+    return len(packed) + len(pools)
+
+
+def _pool(module: nn.Module) -> nn.Module | None:
+    return getattr(module, "attn_pool", None)
+
+
+def _split_timm(attention: Attention) -> SplitSelfAttention:
+    plain = (attention.q_norm, attention.k_norm, attention.norm)
+    if attention.gate is not None or not all(isinstance(part, nn.Identity) for part in plain):
+        raise InputError("only timm's plain attention can be split: no norms, no gate")
+    dropout = attention.attn_drop.p
+    return SplitSelfAttention(attention.qkv, attention.proj, attention.num_heads, dropout)
 
 
 def pack_state_dict(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """State dict of a split model under stock open_clip keys: q, k, v stacked in in_proj."""
+    """State dict of a split model under the stock keys of its library (``LAYOUTS``)."""
     packed = {}
     for name, tensor in state.items():
         stem, _, tail = name.rpartition(".")
         owner, _, part = stem.rpartition(".")
-        if part == "q_proj":
-            parts = [state[f"{owner}.{p}.{tail}"] for p in PARTS]
-            packed[f"{owner}.in_proj_{tail}"] = torch.cat(parts)
-        elif part not in PARTS:
+        if part not in (*PARTS, "out_proj"):
             packed[name] = tensor
+            continue
+        layout = next(found for found in LAYOUTS if re.search(found.owner, owner))
+        if part == "out_proj":
+            packed[f"{owner}.{layout.out}.{tail}"] = tensor
+        for fused, parts in layout.fused.items():
+            if part == parts[0]:
+                pieces = [state[f"{owner}.{p}.{tail}"] for p in parts]
+                packed[f"{owner}.{fused}{tail}"] = torch.cat(pieces)
     return packed

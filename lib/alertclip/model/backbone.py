@@ -1,4 +1,7 @@
-"""Any open_clip model with packed attention, ready for LoRA, with the facts others need of it."""
+"""A backbone of any family, ready for LoRA, with the facts others need of it.
+
+Families: CLIP and SigLIP from open_clip, BLIP from transformers (``alertclip.model.families``).
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,14 +15,21 @@ from torch import Tensor, nn
 from alertclip.errors import InputError
 from alertclip.files import read_json
 from alertclip.model.attention import split_attention
+from alertclip.model.families import clip, siglip, take_apart
+from alertclip.model.families.blip import is_blip, read_blip
 
-MINICLIP = Path(__file__).resolve().parents[1] / "weights" / "miniclip"
+WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
+MINICLIP, MINISIGLIP = WEIGHTS / "miniclip", WEIGHTS / "minisiglip"
+PACKAGED = {"miniclip": MINICLIP, "minisiglip": MINISIGLIP}
 CONFIG = "open_clip_config.json"
 
 
 @dataclass
 class Backbone:
-    """An open_clip model with split attention, its tokenizer and its geometry."""
+    """A model with split attention, its tokenizer and its geometry.
+
+    ``model`` has ``visual``, ``encode_image``, ``encode_text`` and ``logit_scale`` as open_clip's.
+    """
 
     model: nn.Module
     tokenizer: Callable[[list[str]], Tensor]
@@ -29,30 +39,42 @@ class Backbone:
     std: tuple[float, float, float]
     grid: tuple[int, int]  # patches: rows, columns
     embed_dim: int
-    config: dict[str, Any]  # open_clip's model_cfg
-    folder: Path | None = None  # where it came from, if a local-dir
+    config: dict[str, Any]  # open_clip's model_cfg; of BLIP, transformers' config
+    folder: Path | None = None  # where it came from, if an open_clip local-dir
+
+
+def brings_weights(name: str) -> bool:
+    """Does the name alone say which weights, so that ``pretrained`` stays empty?"""
+    return name in PACKAGED or name.startswith(("local-dir:", "blip:"))
 
 
 def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
-    """Load an open_clip model by name, ``local-dir:PATH`` or ``miniclip``.
+    """Load ``miniclip``, ``minisiglip``, an open_clip model by its name, ``local-dir:PATH`` or
+    ``blip:NAME``, NAME being a folder or a model of the Hugging Face hub.
 
-    ``pretrained`` is a tag of open_clip or a .safetensors file; a folder brings its own weights.
+    ``pretrained`` is a tag of open_clip or a .safetensors file; the others bring their own weights.
     A name with None gets random weights, by torch's seed. Raises InputError if weights are not at
     hand (what, from where, to put where) or were trained with another activation (QuickGELU).
     """
-    folder = _folder(name)
-    if folder is not None:
-        return _load_folder(name, folder, pretrained)
+    if brings_weights(name):
+        if pretrained is None:
+            return _load_whole(name)
+        raise InputError(
+            f"backbone {name} brings its own weights: leave pretrained empty, not {pretrained}"
+        )
     config = open_clip.get_model_config(name)
     if config is None:
         raise InputError(f"backbone {name}: no such open_clip model; see open_clip.list_models()")
     if pretrained is not None:
         _check_weights(name, pretrained, config)
     try:
-        model, _, _ = open_clip.create_model_and_transforms(name, pretrained=pretrained)
+        model, _, _ = open_clip.create_model_and_transforms(
+            name, pretrained=pretrained, **_pixel_statistics(name, pretrained)
+        )
+        tokenizer = open_clip.get_tokenizer(name)  # SigLIP's comes from the hub
     except Exception as error:  # hub, network and file errors share no base class
-        raise InputError(_missing(name, pretrained, error)) from error
-    return from_clip(model, open_clip.get_tokenizer(name), name, config)
+        raise InputError(_missing(name, pretrained, config, error)) from error
+    return from_clip(model, tokenizer, name, config)
 
 
 def from_clip(
@@ -62,10 +84,11 @@ def from_clip(
     config: dict[str, Any],
     folder: Path | None = None,
 ) -> Backbone:
-    """Split a stock open_clip CLIP in place and wrap it. ``config`` is its model_cfg."""
+    """Split a stock open_clip CLIP or SigLIP in place and wrap it. ``config`` is its model_cfg."""
     _check_architecture(model, name)
     split_attention(model)
     visual = model.visual
+    tower = visual if clip.fits(model) else model.text  # which knows the dimension
     return Backbone(
         model=model.eval(),
         tokenizer=tokenizer,
@@ -73,26 +96,38 @@ def from_clip(
         image_size=tuple(visual.image_size),
         mean=tuple(getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN),
         std=tuple(getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD),
-        grid=tuple(visual.grid_size),
-        embed_dim=visual.output_dim,
+        grid=take_apart(visual).grid,
+        embed_dim=tower.output_dim,
         config=config,
         folder=folder,
     )
 
 
-def _folder(name: str) -> Path | None:
-    if name == "miniclip":
-        return MINICLIP
-    return Path(name.removeprefix("local-dir:")) if name.startswith("local-dir:") else None
+def _load_whole(name: str) -> Backbone:
+    if name.startswith("blip:"):
+        return _load_blip(name, name.removeprefix("blip:"))
+    folder = PACKAGED.get(name) or Path(name.removeprefix("local-dir:"))
+    return _load_blip(name, str(folder)) if is_blip(folder) else _load_folder(name, folder)
 
 
-def _load_folder(name: str, folder: Path, pretrained: str | None) -> Backbone:
-    if pretrained is not None:
-        raise InputError(
-            f"backbone {name} brings its own weights: leave pretrained empty, not {pretrained}"
-        )
+def _load_blip(name: str, source: str) -> Backbone:
+    model, tokenizer, processor = read_blip(source)
+    return Backbone(
+        model=model.eval(),
+        tokenizer=tokenizer,
+        name=name,
+        image_size=model.visual.image_size,
+        mean=tuple(processor.image_mean),
+        std=tuple(processor.image_std),
+        grid=model.visual.grid,
+        embed_dim=model.text.proj.out_features,
+        config=model.architecture.to_dict(),
+    )
+
+
+def _load_folder(name: str, folder: Path) -> Backbone:
     if not (folder / CONFIG).is_file():
-        make = "; python -m alertclip.prior --out makes it" if name == "miniclip" else ""
+        make = "; python -m alertclip.prior makes it" if name in PACKAGED else ""
         raise InputError(f"backbone {name}: no {CONFIG} in {folder}{make}")
     config = read_json(folder / CONFIG).get("model_cfg", {})
     source = f"local-dir:{folder}"
@@ -109,12 +144,27 @@ def _load_folder(name: str, folder: Path, pretrained: str | None) -> Backbone:
 
 
 def _check_architecture(model: nn.Module, name: str) -> None:
-    visual = model.visual
-    plain = hasattr(visual, "transformer") and hasattr(model, "transformer")
-    if not plain or visual.attn_pool is not None or visual.pool_type not in ("tok", "avg"):
+    if not clip.fits(model) and not siglip.fits(model):
         raise InputError(
-            f"backbone {name}: needs open_clip's own ViT and text tower, like ViT-B-32-quickgelu"
+            f"backbone {name}: needs open_clip's own ViT and text tower, like ViT-B-32-quickgelu,"
+            " or SigLIP's, like ViT-B-16-SigLIP"
         )
+
+
+def _pixel_statistics(name: str, pretrained: str | None) -> dict[str, Any]:
+    """Mean and standard deviation for weights in a file, which open_clip would take to be CLIP's.
+
+    They are those of the config beside the file, else of the model's published weights.
+    """
+    if pretrained is None or open_clip.get_pretrained_cfg(name, pretrained):
+        return {}
+    beside = Path(pretrained).with_name(CONFIG)
+    if beside.is_file():
+        found = read_json(beside).get("preprocess_cfg", {})
+    else:
+        tags = list_pretrained_tags_by_model(name)
+        found = open_clip.get_pretrained_cfg(name, tags[0]) if tags else {}
+    return {f"image_{key}": tuple(found[key]) for key in ("mean", "std") if found.get(key)}
 
 
 def _check_weights(name: str, pretrained: str, config: dict[str, Any]) -> None:
@@ -147,12 +197,18 @@ def _config_beside(name: str, path: Path) -> dict[str, Any] | None:
     return read_json(beside)["model_cfg"] if beside.is_file() else None
 
 
-def _missing(name: str, pretrained: str | None, error: Exception) -> str:
+def _missing(name: str, pretrained: str | None, config: dict[str, Any], error: Exception) -> str:
     tag = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else None
     if not tag:
         return f"backbone {name}, pretrained {pretrained}: {type(error).__name__}: {error}"
     hub = tag.get("hf_hub", "").rstrip("/")
     where = f"{hub} on the Hugging Face hub" if hub else tag.get("url", "its authors")
+    if "hf_tokenizer_name" in config.get("text_cfg", {}):
+        return (
+            f"weights {pretrained} of {name}, or their tokenizer, are not in the cache and could"
+            f" not be fetched ({type(error).__name__}). Take all files of {where}, put them into a"
+            " folder and pass backbone=local-dir:FOLDER with pretrained empty"
+        )
     return (
         f"weights {pretrained} of {name} are not in the cache and could not be fetched"
         f" ({type(error).__name__}). Take open_clip_model.safetensors from {where}, put it"

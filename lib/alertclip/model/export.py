@@ -1,6 +1,7 @@
-"""Take the tuned CLIP away: an ordinary open_clip folder, and back to AlertCLIP.
+"""Take the tuned backbone away: an ordinary folder of its own library, and back to AlertCLIP.
 
 folder/open_clip_config.json, open_clip_model.safetensors   stock open_clip: local-dir:folder
+folder/config.json, model.safetensors                       BLIP instead: transformers reads it
 folder/alert_temporal.safetensors, alert_clip.json          temporal head and provenance
 folder/adapter/                                             the stage's LoRA as PEFT saves it; it
     fits the weights the stage started from, after ``attention.split_attention``
@@ -10,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from open_clip.tokenizer import HFTokenizer
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
@@ -17,7 +19,8 @@ from alertclip.errors import InputError
 from alertclip.files import atomic_write, read_json, write_json
 from alertclip.model.alertclip import AlertCLIP
 from alertclip.model.attention import pack_state_dict
-from alertclip.model.backbone import CONFIG, load_backbone
+from alertclip.model.backbone import CONFIG, Backbone, load_backbone
+from alertclip.model.families.blip import BlipRetrieval, save_blip
 from alertclip.model.lora import merge_lora
 
 WEIGHTS, HEAD, META = "open_clip_model.safetensors", "alert_temporal.safetensors", "alert_clip.json"
@@ -27,26 +30,34 @@ TOKENIZER = ("*token*.json", "vocab.*", "merges.txt", "*.model")  # Hugging Face
 def export_open_clip(model: AlertCLIP, out: Path, meta: dict[str, Any]) -> Path:
     """Merge the adapters of ``model`` (in place) and write the folder; ``meta`` = provenance.
 
-    Stock ``open_clip.create_model_and_transforms("local-dir:out")`` loads it. Written last is
-    alert_clip.json: a folder without it is unfinished.
+    Stock ``open_clip.create_model_and_transforms("local-dir:out")`` loads it, or, for BLIP,
+    ``BlipForImageTextRetrieval.from_pretrained(out)``. Written last is alert_clip.json: a folder
+    without it is unfinished.
     """
     out.mkdir(parents=True, exist_ok=True)
     (out / META).unlink(missing_ok=True)
     if isinstance(model.adapted, PeftModel):
         save_adapter(model.adapted, out / "adapter")
     model.adapted = model.backbone.model = merge_lora(model.adapted)
-    _copy_tokenizer(model.backbone.folder, out)
-    preprocess = {
-        "mean": model.backbone.mean,
-        "std": model.backbone.std,
-        "interpolation": "bicubic",
-        "resize_mode": "squash",  # boxes are shares of the whole frame: nothing is cropped
-    }
-    write_json(out / CONFIG, {"model_cfg": model.backbone.config, "preprocess_cfg": preprocess})
-    _save(pack_state_dict(model.clip.state_dict()), out / WEIGHTS)
+    _save_backbone(model.backbone, out)
     _save(_head(model), out / HEAD)
     write_json(out / META, {**_options(model), **meta})
     return out
+
+
+def _save_backbone(backbone: Backbone, out: Path) -> None:
+    if isinstance(backbone.model, BlipRetrieval):
+        save_blip(backbone.model, backbone.tokenizer, backbone.mean, backbone.std, out)
+        return
+    _save_tokenizer(backbone, out)
+    preprocess = {
+        "mean": backbone.mean,
+        "std": backbone.std,
+        "interpolation": "bicubic",
+        "resize_mode": "squash",  # boxes are shares of the whole frame: nothing is cropped
+    }
+    write_json(out / CONFIG, {"model_cfg": backbone.config, "preprocess_cfg": preprocess})
+    _save(pack_state_dict(backbone.model.state_dict()), out / WEIGHTS)
 
 
 def save_adapter(adapted: PeftModel, out: Path) -> None:
@@ -95,9 +106,11 @@ def _save(tensors: dict, path: Path) -> None:
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary)
 
 
-def _copy_tokenizer(source: Path | None, out: Path) -> None:
-    if source is None or source.resolve() == out.resolve():
-        return
-    for pattern in TOKENIZER:
-        for file in source.glob(pattern):
-            shutil.copyfile(file, out / file.name)
+def _save_tokenizer(backbone: Backbone, out: Path) -> None:
+    source = backbone.folder
+    if source is not None and source.resolve() != out.resolve():
+        for pattern in TOKENIZER:
+            for file in source.glob(pattern):
+                shutil.copyfile(file, out / file.name)
+    elif source is None and isinstance(backbone.tokenizer, HFTokenizer):  # SigLIP from the hub
+        backbone.tokenizer.save_pretrained(out)

@@ -38,8 +38,8 @@ NAMES = [  # open_clip (attention split) -> transformers, applied in order
 def export_huggingface(model: AlertCLIP, out: Path) -> Path:
     """Merge the adapters (in place) and write model, tokenizer and image processor to ``out``.
 
-    Raises InputError on what ``CLIPModel`` cannot express: average pooling, non-square images, or
-    another vocabulary than CLIP's.
+    Raises InputError on what ``CLIPModel`` cannot express: another family, average pooling,
+    non-square images, or another vocabulary than CLIP's.
     """
     model.adapted = model.backbone.model = merge_lora(model.adapted)
     clip = CLIPModel(clip_config(model))
@@ -61,6 +61,8 @@ def clip_config(model: AlertCLIP) -> CLIPConfig:
     """The architecture in transformers' words."""
     clip, visual = model.clip, model.clip.visual
     height, width = model.image_size
+    if not isinstance(clip, open_clip.CLIP):
+        raise InputError(f"{model.backbone.name}: no CLIP; use its own library's export")
     if visual.pool_type != "tok" or height != width or clip.vocab_size != 49408:
         raise InputError(
             f"{model.backbone.name}: CLIPModel needs class-token pooling, square images and CLIP's"

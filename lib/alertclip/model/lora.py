@@ -1,16 +1,26 @@
 """LoRA on the split projections, by PEFT (Table 4: rank, alpha, dropout, "include k")."""
 
+import re
 from collections.abc import Sequence
 
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from alertclip.errors import InputError
-from alertclip.model.attention import SplitAttention
+from alertclip.model.attention import FUSED, Projections
 
 PROJECTIONS = ("q", "k", "v", "out")
 EMBEDDING = "embedding"
-TOWERS = {"visual": r"visual\.transformer", "text": r"transformer"}
+# Names of the attention in a tower's blocks: open_clip's own, timm's, BLIP's. SigLIP's pooling is
+# no block and keeps its weights.
+TOWERS = {
+    "visual": r"visual\.(transformer\.resblocks\.\d+\.attn|trunk\.blocks\.\d+\.attn"
+    r"|layers\.\d+\.self_attn)",
+    "text": r"(text\.)?transformer\.resblocks\.\d+\.attn",
+}
+BLIP_TEXT = r"text\.encoder\.encoder\.layer\.\d+\.attention"
+BLIP_NAMES = {"q": "self.query", "k": "self.key", "v": "self.value", "out": "output.dense"}
+WORDS = r"(text\.)?token_embedding|text\.encoder\.embeddings\.word_embeddings"
 
 
 def target_pattern(targets: Sequence[str], towers: Sequence[str]) -> str:
@@ -27,10 +37,13 @@ def target_pattern(targets: Sequence[str], towers: Sequence[str]) -> str:
         )
     if EMBEDDING in targets and "text" not in towers:
         raise InputError("LoRA target embedding: it is in the text tower; add text to lora_towers")
-    prefix = "|".join(TOWERS[tower] for tower in towers)
-    projections = "|".join(target for target in targets if target != EMBEDDING)
-    pattern = rf"({prefix})\.resblocks\.\d+\.attn\.({projections})_proj"
-    return rf"{pattern}|token_embedding" if EMBEDDING in targets else pattern
+    projections = [target for target in targets if target != EMBEDDING]
+    names = "|".join(projections)
+    patterns = [rf"({TOWERS[tower]})\.({names})_proj" for tower in towers]
+    if "text" in towers:
+        blip = "|".join(re.escape(BLIP_NAMES[target]) for target in projections)
+        patterns.append(rf"{BLIP_TEXT}\.({blip})")
+    return "|".join([*patterns, WORDS] if EMBEDDING in targets else patterns)
 
 
 def add_lora(
@@ -47,8 +60,8 @@ def add_lora(
     """
     if isinstance(clip, PeftModel):
         raise InputError("the model has adapters already: merge them first (merge_lora)")
-    if any(isinstance(m, nn.MultiheadAttention) for m in clip.modules()) or not any(
-        isinstance(m, SplitAttention) for m in clip.modules()
+    if any(isinstance(m, FUSED) for m in clip.modules()) or not any(
+        isinstance(m, Projections) for m in clip.modules()
     ):
         raise InputError("LoRA needs split attention (split_attention): PEFT is wrong on packed")
     config = LoraConfig(

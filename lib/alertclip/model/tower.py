@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from alertclip.errors import InputError
+from alertclip.model.families import take_apart
 
 PatchTokens = Literal["plain", "value"]
 
@@ -26,28 +27,23 @@ def image_and_patches(
 ) -> tuple[Tensor, Tensor | None]:
     """Image features (F, D) of normalised pixels (F, 3, H, W), and patch grids (F, D, h, w).
 
-    A grid is the last block's tokens after ``ln_post`` and ``proj`` (supplementary C.2), hence in
-    the space of the texts. "value" takes them from a last block without q and k, as FG-CLIP does,
-    since a token that has attended everywhere says little about its own place. None skips grids.
-    Every ``every``-th block is recomputed in the backward pass; 0 keeps all activations.
+    A grid is the last block's tokens, normed and projected as the image feature is (supplementary
+    C.2), hence in the space of the texts. "value" takes them from a last block without q and k, as
+    FG-CLIP does, since a token that has attended everywhere says little about its own place. None
+    skips grids. Every ``every``-th block is recomputed in the backward pass; 0 keeps all
+    activations.
     """
-    x = visual._embeds(pixels)
-    *blocks, last = visual.transformer.resblocks
+    tower = take_apart(visual)
+    x = tower.embed(pixels)
+    *blocks, last = tower.blocks
     for number, block in enumerate(blocks):
         x = _run(block, x, every > 0 and number % every == 0)
     y = _run(last, x, every > 0 and len(blocks) % every == 0)
-    pooled = visual._pool(y)[0] @ visual.proj
+    image = tower.image(y)
     if patch_tokens is None:
-        return pooled, None
-    tokens = value_path(last, x) if patch_tokens == "value" else y
-    grid = visual.ln_post(tokens[:, 1:]) @ visual.proj  # without the class token
-    return pooled, grid.transpose(1, 2).unflatten(2, visual.grid_size)
-
-
-def value_path(block: nn.Module, x: Tensor) -> Tensor:
-    """A block whose tokens attend to themselves only: x (F, N, width) -> the same shape."""
-    x = x + block.ls_1(block.attn.out_proj(block.attn.v_proj(block.ln_1(x))))
-    return x + block.ls_2(block.mlp(block.ln_2(x)))
+        return image, None
+    tokens = tower.value_path(last, x) if patch_tokens == "value" else y
+    return image, tower.patches(tokens).transpose(1, 2).unflatten(2, tower.grid)
 
 
 def _run(block: nn.Module, x: Tensor, recompute: bool) -> Tensor:

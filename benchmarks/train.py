@@ -1,0 +1,128 @@
+"""One optimiser step of Stage II: the library's against the straightforward implementation.
+
+straight    a loop over clips, each text encoded where it occurs, fp32, every block recomputed in
+            the backward pass (the paper's gradient checkpointing)
+ours        clips and frames in one batch, each caption once, bf16 products, nothing recomputed
+
+Same weights, same clips, no dropout; the gradients of the adapters are compared.
+"""
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+
+import numpy as np
+import torch
+from harness import answer, compare, cosines, interleave, parser, save
+from torch import Tensor
+
+from alertclip.data.clips import Batch
+from alertclip.efficiency.training import random_batch, stage_start
+from alertclip.losses import total_loss
+from alertclip.model.alertclip import AlertCLIP, Output, fill_negatives
+from alertclip.model.attention import attention_kernel
+from alertclip.params import Params, load_params
+from alertclip.training.backward import micro_backward
+from alertclip.training.checkpoint import trainable
+from alertclip.training.objective import embed, objective
+from alertclip.training.settings import stage_settings
+
+Work = Callable[[], np.ndarray]
+CAPTIONS = 8  # distinct ones among the clips' captions: annotations repeat themselves
+
+
+def setting(backbone: str, frames: int, checkpointing: str) -> Params:
+    """Table 4's Stage II on a given backbone, without dropout."""
+    changes = {"stage2_lora_dropout": 0.0, "temporal_dropout": 0.0, "device": "cpu"}
+    mine = {"backbone": backbone, "num_frames": frames, "checkpointing": checkpointing}
+    return load_params("paper", changes | mine)
+
+
+def model_and_batch(P: Params, clips: int) -> tuple[AlertCLIP, Batch]:
+    """The same for every contender."""
+    model = stage_start(P, 2).train()
+    generator = torch.Generator().manual_seed(1)
+    for parameter in trainable(model).values():  # what starts at zero hides mistakes
+        parameter.data += 0.01 * torch.randn(parameter.shape, generator=generator)
+    batch = random_batch(model.image_size, clips, P.num_frames)
+    captions = [batch.global_captions[i % CAPTIONS] for i in range(clips)]
+    return model, replace(batch, global_captions=captions)
+
+
+def gradient(model: AlertCLIP) -> np.ndarray:
+    """All gradients as one vector, taken away from the model."""
+    found = [p.grad.flatten() for p in trainable(model).values() if p.grad is not None]
+    model.zero_grad()
+    return torch.cat(found).numpy()
+
+
+def ours(P: Params, clips: int) -> Work:
+    """The library's forward and backward pass."""
+    model, batch = model_and_batch(P, clips)
+    settings, device = stage_settings(P, 2), torch.device("cpu")
+
+    def work() -> np.ndarray:
+        with attention_kernel(device, "bf16"):
+            micro_backward(
+                [batch],
+                lambda b: embed(model, b, regions=True, device=device, precision="bf16"),
+                lambda e, b: objective(model, e, b, settings=settings),
+            )
+        return gradient(model)
+
+    return work
+
+
+def one_clip(model: AlertCLIP, batch: Batch, number: int) -> Output:
+    """Clip ``number`` alone through the model, its texts one by one."""
+    part = slice(number, number + 1)
+    frames = model.encode_frames(batch.frames[part], patches=True)
+    v = model.pool_frames(frames.v, batch.mask[part]).embedding
+    here = torch.zeros(1, dtype=torch.long)
+    v_r = model.encode_regions(frames.patches, here, batch.boxes[part], batch.region_mask[part])
+    negatives, mask = fill_negatives(batch.hard_negatives[part], batch.region_captions[part])
+    texts = [batch.global_captions[number], batch.region_captions[number], *negatives]
+    t, t_r, *t_neg = (model.encode_text([text]) for text in texts)
+    return Output(v, t, v_r, t_r, torch.stack(t_neg, dim=1), mask)
+
+
+def straight(P: Params, clips: int) -> Work:
+    """What one writes first."""
+    model, batch = model_and_batch(P, clips)
+
+    def work() -> np.ndarray:
+        parts = [one_clip(model, batch, number) for number in range(clips)]
+        names = [field.name for field in fields(Output)]
+        joined: dict[str, Tensor] = {n: torch.cat([getattr(p, n) for p in parts]) for n in names}
+        scale, texts = model.logit_scale.exp(), (batch.global_captions, batch.region_captions)
+        total_loss(joined, scale, *texts, (1.0, 1.0, 1.0)).total.backward()
+        return gradient(model)
+
+    return work
+
+
+CONTENDERS = {"ours": (ours, "none"), "straight": (straight, "all")}
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--backbone", default="ViT-B-32-quickgelu")
+    options.add_argument("--clips", type=int, default=8, help="Table 4's micro-batch")
+    options.add_argument("--frames", type=int, default=16)
+    o = options.parse_args()
+    if o.contender:
+        make, checkpointing = CONTENDERS[o.contender]
+        work = make(setting(o.backbone, o.frames, checkpointing), o.clips)
+        work()  # warm-up
+        answer(o.answer, work, o.clips)
+        return
+    sizes = ["--backbone", o.backbone, "--clips", str(o.clips), "--frames", str(o.frames)]
+    table, outputs = interleave(__file__, list(CONTENDERS), o.repeats, sizes)
+    sizes = {"backbone": o.backbone, "clips": o.clips, "frames": o.frames}
+    save(table.assign(**sizes), "train", o.out)
+    cosine = cosines(outputs["ours"], outputs["straight"])
+    ratio = compare(table, {"straight": "ours"})
+    save(ratio.assign(agreement=f"cosine of gradients {cosine:.5f}"), "train_ratio", o.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Curation: screening of raw clips, writing of hard negatives, audit of published ones."""

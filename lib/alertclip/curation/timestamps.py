@@ -1,0 +1,64 @@
+"""A video's time axis, read without decoding, in a process of its own.
+
+``python -m alertclip.curation.timestamps`` answers a DecodeWorker's requests: see
+alertclip.data.decoding, which counts and decodes frames in the same way.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from typing import Any, BinaryIO
+
+import numpy as np
+
+
+def time_axis(path: str) -> dict[str, Any]:
+    """Declared number of frames (0 = not stated) and the share of frames missing between others.
+
+    A gap of k times the usual distance of two frames counts k - 1 missing ones; it is only known
+    from the timestamps, since a player goes on with the next frame it has.
+    """
+    import av
+
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        declared = stream.frames
+        times: list[int] = []
+        with contextlib.suppress(av.FFmpegError):  # a torn end: what came before it counts
+            for packet in container.demux(stream):
+                if packet.pts is not None:
+                    times.append(packet.pts)
+    return {"declared": declared, "missing": missing_share(times)}
+
+
+def missing_share(times: list[int]) -> float:
+    """Share of frames that the gaps in presentation ``times`` (any unit and order) leave out."""
+    steps = np.diff(np.unique(times))
+    if not len(steps):
+        return 0.0
+    lost = np.maximum(np.round(steps / np.median(steps)) - 1, 0).sum()
+    return float(lost / (lost + len(steps) + 1))
+
+
+def serve(requests: BinaryIO, answers: BinaryIO) -> None:
+    """Answer requests, JSON lines, until the input ends; a failed one answers with its reason."""
+    for line in requests:
+        request = json.loads(line)
+        if hasattr(signal, "setitimer"):  # should the caller be gone, the kernel ends a late one
+            signal.setitimer(signal.ITIMER_REAL, request["limit"] + 1)
+        try:
+            answer = time_axis(request["path"])
+        except Exception as error:  # every demuxer has its own errors: all go to the caller
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        answers.write(json.dumps(answer).encode() + b"\n")
+        answers.flush()
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+if __name__ == "__main__":
+    channel = os.fdopen(os.dup(1), "wb")  # libraries print to descriptor 1 at times
+    os.dup2(2, 1)
+    serve(sys.stdin.buffer, channel)

@@ -1,0 +1,1 @@
+"""What the model costs: FLOPs by formula, the machine's ceilings, latency, training time."""

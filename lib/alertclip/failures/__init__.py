@@ -1,0 +1,31 @@
+"""Where and why the model fails: degraded clips measured, worst errors shown (supplementary E)."""
+
+from alertclip.failures.gallery import (
+    Panels,
+    caption_panels,
+    error_panels,
+    real_panels,
+    worst_errors,
+)
+from alertclip.failures.measurement import (
+    Sample,
+    degraded_frames,
+    degraded_scores,
+    load_samples,
+    measure,
+)
+from alertclip.failures.statistics import curves
+
+__all__ = [
+    "Panels",
+    "Sample",
+    "caption_panels",
+    "curves",
+    "degraded_frames",
+    "degraded_scores",
+    "error_panels",
+    "load_samples",
+    "measure",
+    "real_panels",
+    "worst_errors",
+]

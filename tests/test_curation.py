@@ -1,0 +1,306 @@
+"""Screening: measures, copies, class log-odds, the published score, overrides, broken files."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alertclip.curation import consistency, planted, quality, redundancy, screening, timestamps
+from alertclip.curation.__main__ import find_videos, main
+from alertclip.curation.levels import level
+from alertclip.data import faults
+from alertclip.data.records import Item
+from alertclip.data.video import DecodeWorker, probe
+from alertclip.errors import InputError
+
+SIZE = (96, 128)
+
+
+def moving(seed: int, count: int = 24) -> np.ndarray:
+    """A textured scene with a bright square whose speed differs from frame to frame."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(40, 200, (12, 16, 3), np.uint8)
+    scene = np.roll(np.kron(coarse, np.ones((8, 8, 1), np.uint8)), 3, (0, 1))  # off the coding grid
+    frames = np.stack([scene] * count)
+    places = np.cumsum(rng.integers(0, 8, count)) % 100
+    for frame, x in zip(frames, places, strict=True):
+        frame[40:60, x : x + 20] = 255 - seed % 7
+    return frames
+
+
+class TestMeasures:
+    def test_levels_by_hand(self) -> None:
+        rising, falling = (1, 2, 3, 4), (4, 3, 2, 1)
+        assert [level(v, rising) for v in (0.9, 1, 2.5, 4)] == [1, 2, 3, 5]
+        assert [level(v, falling) for v in (4.1, 4, 2.5, 1)] == [1, 2, 3, 5]
+        assert level(float("nan"), rising) == 1
+        with pytest.raises(InputError, match="all rising or all falling"):
+            level(1, (1, 2, 2, 3))
+
+    def test_blur_grows_and_ignores_brightness(self) -> None:
+        sharp = np.random.default_rng(0).integers(0, 200, (60, 80)).astype(np.uint8)
+        soft = quality.cv2.GaussianBlur(sharp, (0, 0), 4)
+        assert quality.blur_effect(sharp) < 0.3 < 0.4 < quality.blur_effect(soft)
+        assert quality.blur_effect(sharp + 40) == pytest.approx(quality.blur_effect(sharp))
+        streaks = np.tile(sharp[:1], (60, 1))  # smeared along one axis only
+        assert quality.blur_effect(streaks) == 1.0
+        assert quality.blur_effect(streaks.T) == 1.0
+
+    def test_blockiness_sees_the_grid_only(self) -> None:
+        blocks = np.kron(np.random.default_rng(0).integers(0, 255, (6, 6)), np.ones((8, 8)))
+        assert quality.blockiness(blocks.astype(np.uint8)) > 50
+        assert quality.blockiness(np.roll(blocks, 1, (0, 1)).astype(np.uint8)) < 0.1
+        noise = np.random.default_rng(0).integers(0, 255, (200, 200)).astype(np.uint8)
+        assert quality.blockiness(noise) == pytest.approx(1, abs=0.05)
+
+    def test_standstill_is_the_longest_run(self) -> None:
+        changes = np.full((10, 2, 2), 5.0)
+        changes[[1, 4, 5, 6]] = 0
+        changes[6, 1, 1] = 2.0  # one cell moves
+        assert quality.longest_standstill(changes) == 0.2
+        assert quality.longest_standstill(changes * 0) == 1.0
+        assert quality.longest_standstill(changes + 1) == 0.0
+
+    def test_missing_frames_from_the_time_axis(self) -> None:
+        assert timestamps.missing_share([0, 10, 20, 30]) == 0
+        assert timestamps.missing_share([30, 0, 10]) == 0  # 20 missing, but half of the steps: 15
+        assert timestamps.missing_share([0, 10, 20, 50, 60]) == pytest.approx(2 / 7)
+        assert timestamps.missing_share([]) == 0
+
+    def test_long_videos_are_sampled_in_runs(self) -> None:
+        assert quality.frame_numbers(3, 20).tolist() == list(range(3, 20))
+        numbers = quality.frame_numbers(100, 10_000)
+        assert len(numbers) == 64 and numbers[0] == 100 and numbers[-1] == 9_999
+        assert (np.diff(numbers.reshape(8, 8), axis=1) == 1).all()
+
+    def test_worst_measure_decides(self) -> None:
+        good = {"decodable": 1.0, "missing": 0.0, "frozen": 0.0, "blur": 0.3, "luma": 90.0}
+        good |= {"glare": 0.0, "contrast": 40.0, "blockiness": 1.0}
+        assert quality.score_quality(good)[0] == 5
+        assert quality.score_quality(good | {"luma": 5.0, "blur": 0.5}) == (1, "luma")
+
+
+def prints(clips: list[np.ndarray], content: list[str] | None = None) -> redundancy.Fingerprint:
+    grey = [clip.mean(axis=-1).astype(np.uint8) for clip in clips]
+    embedding = np.stack([clip[:, ::16, ::16].mean(axis=0).ravel() - 120 for clip in clips])
+    return redundancy.Fingerprint(
+        content or [str(i) for i in range(len(clips))],
+        np.stack([quality.perceptual_hashes(clip) for clip in clips]),
+        [quality.cell_changes(g).mean(axis=(1, 2)) for g in grey],
+        embedding / np.linalg.norm(embedding, axis=1, keepdims=True),
+    )
+
+
+class TestRedundancy:
+    def test_neighbours_are_others(self) -> None:
+        line = np.array([[0.0], [1.0], [3.0], [7.0]])
+        assert redundancy.nearest(line, 2).tolist() == [[1, 2], [0, 2], [1, 0], [2, 1]]
+        assert redundancy.nearest(line[:1], 2).shape == (1, 0)
+
+    def test_copies_scenes_and_strangers(self) -> None:
+        one, other = moving(1), moving(2)
+        brighter = np.clip(one * 0.9 + 20, 0, 255).astype(np.uint8)
+        pairs = redundancy.compare(prints([one, other, brighter]))
+        kinds = {(p.a, p.b): p.kind for p in pairs.itertuples()}
+        assert kinds == {(0, 2): redundancy.COPY}
+
+    def test_kinds_by_hand(self) -> None:
+        rows = {  # worst and mean hash distance, motion, cosine
+            "copy": (5, 2, 0.1, 0.1),
+            "": (6, 11, 1.0, 0.94),
+            "same scene": (6, 10, 1.0, 0.94),
+            "copy ": (20, 16, 0.95, 0.95),
+            "alike": (20, 17, 0.95, 0.95),
+            "likely copy": (20, 16, 0.94, 0.95),
+        }
+        names = ["worst_hash", "hash", "motion", "cosine"]
+        table = pd.DataFrame(rows.values(), columns=names)
+        none = np.zeros(len(rows), bool)
+        assert list(redundancy.kinds(table, none)) == [name.strip() for name in rows]
+        assert set(redundancy.kinds(table, ~none)) == {redundancy.EXACT}
+
+    def test_the_better_of_a_chain_stays(self) -> None:
+        evidence = {"hash": 1.0, "worst_hash": 2, "motion": 1.0, "cosine": 1.0}
+        rows = [{"a": 0, "b": 1, "kind": redundancy.COPY} | evidence]
+        rows += [{"a": 1, "b": 2, "kind": redundancy.EXACT} | evidence]
+        rows += [{"a": 0, "b": 3, "kind": redundancy.SCENE} | evidence]
+        scored = redundancy.score_redundancy(pd.DataFrame(rows), np.array([1, 2, 0, 3]))
+        assert scored["score"].tolist() == [1, 1, 5, 3]
+        assert scored["match"].tolist() == [2, 2, -1, 0]  # 0 is no neighbour of 2 but its copy
+        assert scored["kind"].tolist()[1] == redundancy.EXACT
+
+    def test_same_bytes_beyond_the_neighbours(self) -> None:
+        clips = [moving(i, 12) for i in range(14)]
+        found = prints([*clips, *[clips[0]] * 13], [*map(str, range(14)), *["0"] * 13])
+        exact = redundancy.compare(found).query("kind == @redundancy.EXACT")
+        scored = redundancy.score_redundancy(exact, np.arange(27))
+        assert scored["score"].tolist() == [5] * 14 + [1] * 13
+
+
+class TestConsistency:
+    def test_log_odds_by_hand(self) -> None:
+        texts = np.eye(3)
+        clip = np.array([[0.6, 0.8, 0.0], [0.0, 0.6, 0.8]])
+        frames = np.stack([np.eye(3)[[0, 0, 1, 0]], np.eye(3)[[0, 1, 2, 2]]])
+        mask = np.array([[True, True, True, False], [True] * 4])
+        found = consistency.similarities(
+            clip, frames, mask, texts, ["A", "Normal"], ["A", "B", "C"], 10.0
+        )
+        assert found.margin[0] == pytest.approx(-2.0) and np.isnan(found.margin[1])
+        assert found.share[0] == pytest.approx(2 / 3) and found.other == ["B", "C"]
+        table = consistency.score_consistency(found)
+        assert table[["class", "clarity"]].values.tolist() == [[3, 5], [5, 5]]
+
+    @pytest.mark.parametrize("reply", ["6", "0", "4.5", "4/5", "score: 4", "", "4 5", "five", "４"])
+    def test_a_judge_replies_with_one_digit(self, reply: str) -> None:
+        assert consistency.parse_reply(reply) is None
+        assert consistency.parse_reply(" 4\n") == 4
+
+    def test_the_judge_sees_class_and_frames(self) -> None:
+        asked = []
+
+        def judge(prompt: str, frames: list[np.ndarray]) -> str:
+            asked.append((prompt, len(frames)))
+            return "2" if "match" in prompt else "unsure"
+
+        scores = consistency.ask_judge(judge, "People_falling", [np.zeros((4, 4, 3), np.uint8)] * 3)
+        assert scores == {"class": 2, "clarity": None}
+        assert all("People falling" in prompt and n == 3 for prompt, n in asked)
+
+
+def scored(**changes: int) -> pd.DataFrame:
+    row = dict.fromkeys(screening.WEIGHTS, 5) | changes
+    notes = {f"{name}_note": f"{name} told" for name in screening.WEIGHTS}
+    return pd.DataFrame([{"clip": "a", "class_name": "A", "override": ""} | row | notes])
+
+
+class TestDecision:
+    @settings(max_examples=30, deadline=None)
+    @given(*[st.integers(1, 5)] * 4)
+    def test_the_published_score(self, a: int, b: int, c: int, d: int) -> None:
+        row = screening.decide(
+            scored(**{"class": a, "clarity": b, "quality": c, "redundancy": d}), veto=False
+        ).iloc[0]
+        assert row["score"] == a + 2 * b + 2 * c + 5 * d
+        assert (row["decision"] == "drop") == (row["score"] < 25)
+        assert row["decision"] == row["decision_by_score"]
+
+    def test_no_single_fault_is_below_the_threshold(self) -> None:
+        for name in screening.WEIGHTS:
+            row = screening.decide(scored(**{name: 1})).iloc[0]
+            assert row["decision_by_score"] == "keep" and row["decision"] == "drop"
+            assert row["reason"] == f"{name}: {name} told"
+
+    def test_bins_and_edges(self) -> None:
+        assert screening.score_bins([10, 24, 25, 39, 40, 50]) == [
+            *("0-25", "0-25", "25-40", "25-40", "40-50", "40-50")
+        ]
+
+
+def world(folder: Path) -> list[Item]:
+    """Six videos of three classes: one doubled, one dark, one cut short."""
+    for number, name in enumerate(["Fire/a", "Fire/b", "Robbery/c", "Normal/d"]):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        frames = moving(number)
+        faults.encode(frames // (20 if name == "Fire/b" else 1), folder / f"{name}.mp4", 8)
+    copy = (folder / "Fire/a.mp4").read_bytes()
+    (folder / "Robbery/copy.mp4").write_bytes(copy)
+    (folder / "Robbery/cut.mp4").write_bytes(copy[: len(copy) // 2])
+    return find_videos(folder)
+
+
+class TestScreening:
+    def test_command_line_from_files_to_table(self, tmp_path: Path) -> None:
+        world(tmp_path / "videos")
+        human = tmp_path / "human.csv"
+        rows = ["Fire/b.mp4,keep,,night scene", "Normal/d.mp4,quality,2,grainy"]
+        human.write_text("\n".join(["clip,override,value,reason", *rows]) + "\n")
+        arguments = [str(tmp_path / "videos"), "--out", str(tmp_path / "out.csv")]
+        assert main(arguments) == 0
+        before = pd.read_csv(tmp_path / "out.csv", keep_default_na=False).set_index("clip")
+        assert main([*arguments, "--overrides", str(human)]) == 0
+        after = pd.read_csv(tmp_path / "out.csv", keep_default_na=False).set_index("clip")
+        dropped = set(before.index[before["decision"] == "drop"])
+        assert {"Fire/b.mp4", "Robbery/copy.mp4", "Robbery/cut.mp4"} <= dropped
+        assert before.loc["Robbery/copy.mp4", "reason"].endswith("same content as Fire/a.mp4")
+        assert before.loc["Robbery/cut.mp4", "score"] == 10
+        assert "cannot be decoded" in before.loc["Robbery/cut.mp4", "reason"]
+        assert "luma" in before.loc["Fire/b.mp4", "quality_note"]
+        assert after.loc["Fire/b.mp4", "decision"] == "keep"
+        assert after.loc["Fire/b.mp4", "override"] == "keep: night scene"
+        quality_before, score_before = before.loc["Normal/d.mp4", ["quality", "score"]]
+        assert after.loc["Normal/d.mp4", "override"] == f"quality {quality_before} -> 2: grainy"
+        assert after.loc["Normal/d.mp4", "score"] == score_before + 2 * (2 - quality_before)
+        assert quality_before > 3
+
+    @pytest.mark.parametrize(
+        ("row", "message"),
+        [
+            ("x.mp4,drop,,seen", "line 2: no clip x.mp4"),
+            ("a,remove,,seen", "'remove': use one of keep, drop, class"),
+            ("a,quality,6,seen", "'6': a quality score is 1, 2, 3, 4 or 5"),
+            ("a,drop,,", "give a reason"),
+        ],
+    )
+    def test_wrong_overrides_are_named(self, tmp_path: Path, row: str, message: str) -> None:
+        path = tmp_path / "human.csv"
+        path.write_text(f"clip,override,value,reason\n{row}\n")
+        with pytest.raises(InputError, match=message):
+            screening.read_overrides(path, ["a"])
+
+    def test_measurements_are_reused(self, tmp_path: Path) -> None:
+        faults.encode(moving(0), tmp_path / "a.mp4", 8)
+        info, worker = probe(tmp_path / "a.mp4"), DecodeWorker()
+        clock = DecodeWorker(module="alertclip.curation.timestamps")
+        where = tmp_path / "store"
+        first = quality.measure(tmp_path / "a.mp4", info, None, where, worker, clock)
+        worker.close(), clock.close()
+        (tmp_path / "a.mp4").unlink()
+        again = quality.measure(tmp_path / "a.mp4", info, None, where, worker, clock)
+        assert first.values == again.values and (first.hashes == again.hashes).all()
+        assert first.values["decodable"] == 1 and first.values["missing"] == 0
+
+
+def test_recovery_by_hand() -> None:
+    kinds = ["clean"] * 4 + ["dark"] * 4
+    decision = ["drop", "keep", "keep", "keep", "drop", "drop", "drop", "keep"]
+    table = pd.DataFrame({"kind": kinds, "decision": decision, "decision_by_score": "keep"})
+    found = planted.recovery(table).set_index(["rule", "measure", "setting"])
+    recall = found.loc[("score or veto", "recall", "dark")]
+    assert recall["value"] == 75 and recall["low"] == pytest.approx(30.06, abs=0.01)
+    assert recall["high"] == pytest.approx(95.44, abs=0.01)
+    precision = found.loc[("score or veto", "precision", planted.OVERALL)]
+    assert (precision["found"], precision["n"]) == (3, 4)
+    assert found.loc[("score or veto", "false alarms", planted.CLEAN_REMOVED)]["value"] == 25
+    assert found.loc[("published score", "precision", planted.OVERALL)]["n"] == 0
+
+
+def test_planting_is_deterministic_and_leaves_the_world(tmp_path: Path) -> None:
+    from alertclip.data.records import Keyframe, Region
+
+    root, items = tmp_path / "world", []
+    track = (Keyframe(26, (0.3, 0.3, 0.6, 0.7)), Keyframe(60, (0.3, 0.3, 0.6, 0.7), False))
+    for number in range(32):
+        name = ("Normal", "Fire" if number % 4 == 1 else "Robbery")[number % 2]
+        item = Item(f"{name}/{number}.mp4", "", (Region("", track if number % 2 else ()),))
+        (root / name).mkdir(parents=True, exist_ok=True)
+        faults.encode(moving(number, 16), root / item.video, 8)
+        items.append(item)
+    before = {p: p.read_bytes() for p in root.rglob("*.mp4")}
+    one = faults.plant(root, items, tmp_path / "one", 8, 1, seed=3)
+    two = faults.plant(root, items, tmp_path / "two", 8, 1, seed=3)
+    assert one.equals(two) and {p: p.read_bytes() for p in root.rglob("*.mp4")} == before
+    same = [(tmp_path / f / v).read_bytes() for v in one["video"] for f in ("one", "two")]
+    assert same[::2] == same[1::2]
+    assert (one["kind"].value_counts()[list(faults.FAULTS)] == 1).all()
+    clean = set(one.query("kind == 'clean'")["source"])
+    copies = one["kind"].isin(faults.COPIES)
+    assert set(one[copies]["source"]) <= clean
+    assert not clean & set(one[~copies & (one["kind"] != "clean")]["source"])
+    labels = one[one["kind"].isin(faults.LABELS)]
+    assert (labels["class_name"] != labels["true_class"]).all()
+    late = one.query("kind == 'late event'").iloc[0]
+    assert probe(tmp_path / "one" / late["video"]).frames == 12  # 1 s + 0.5 s at 8 fps

@@ -1,0 +1,243 @@
+"""Attention against boxes, curves and the choice of errors: by hand and on real small models."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny_clip
+import torch
+from test_video import SIZE, write_ids
+
+from alertclip import failures
+from alertclip.data.cache import FrameCache
+from alertclip.data.clips import ClipDataset
+from alertclip.data.records import Item, Keyframe, Region
+from alertclip.degradation import DEGRADATIONS, Clip
+from alertclip.errors import InputError
+from alertclip.evaluation.embeddings import ClipEmbeddings
+from alertclip.explain import FrameMaps
+from alertclip.failures.measurement import (
+    Sample,
+    box_cover,
+    box_measures,
+    lend,
+    pointing_hits,
+)
+from alertclip.failures.measurement import sample as take
+from alertclip.figures.failures import CURVES, level_grid, map_grid
+from alertclip.params import Params
+from alertclip.stages import StageResult
+
+LEVELS = {"blur": [4.0, 1.0], "compression": [10, 40], "actor size": [0.5]}
+P = Params(profile="test", bootstrap_samples=50)
+
+
+def boxed(boxes: list, present: list) -> Clip:
+    """Frames 24 x 32 with boxes (R, T, 4)."""
+    frames = torch.zeros(len(present[0]), 3, 24, 32, dtype=torch.uint8)
+    return Clip(frames, torch.tensor(boxes).float(), torch.tensor(present))
+
+
+def test_cover_is_the_union_of_present_boxes_in_whole_pixels():
+    left, top = [0.0, 0.0, 0.25, 1.0], [0.0, 0.0, 1.0, 1 / 3]
+    clip = boxed([[left, left], [top, top]], [[True, True], [False, True]])
+    cover = box_cover(clip, torch.tensor([0, 1]), (3, 4))  # patches of 8 x 8
+    assert cover[0].tolist() == [[1, 0, 0, 0]] * 3
+    assert cover[1].tolist() == [[1, 1, 1, 1], [1, 0, 0, 0], [1, 0, 0, 0]]  # counted once
+    part = boxed([[[0.125, 0.0, 0.25, 1 / 6]]], [[True]])  # 4 x 4 of the first patch's 8 x 8
+    assert box_cover(part, torch.tensor([0]), (3, 4))[0, 0].tolist() == [0.25, 0, 0, 0]
+
+
+def test_box_measures_by_hand():
+    clip = boxed([[[0.0, 0.0, 0.5, 1 / 3]] * 2], [[True, True]])  # two of twelve patches
+    uniform = torch.full((2, 3, 4), 1 / 12)
+    peaked = torch.zeros(2, 3, 4)
+    peaked[0, 0, 0], peaked[0, 2, 3] = 0.6, 0.4  # peak inside
+    peaked[1, 0, 1], peaked[1, 2, 3] = 0.1, 0.9  # peak outside
+    found = box_measures(FrameMaps(uniform, peaked), clip, torch.tensor([0, 1]))
+    assert found["area"] == found["reach"] == pytest.approx(1 / 6)
+    assert found["mass_rollout"] == found["hits_rollout"] == pytest.approx(1 / 6)  # chance
+    assert found["mass_relevance"] == pytest.approx(0.35) and found["hits_relevance"] == 0.5
+    half = boxed([[[0.0, 0.0, 0.125, 1 / 3]]], [[True]])  # half of the first patch
+    found = box_measures(FrameMaps(uniform[:1], peaked[:1]), half, torch.tensor([0]))
+    assert found["mass_relevance"] == pytest.approx(0.3)
+    assert (found["area"], found["reach"]) == pytest.approx((1 / 24, 1 / 12))
+
+
+def test_pointing_hits_share_ties_and_let_a_touched_patch_count():
+    maps = torch.tensor([[[0.5, 0.5], [0.0, 0.0]], [[0.0, 1.0], [0.0, 0.0]]])
+    cover = torch.tensor([[[1.0, 0.0], [1.0, 1.0]], [[0.0, 0.01], [0.0, 0.0]]])
+    assert pointing_hits(maps, cover).tolist() == [0.5, 1.0]
+
+
+def sample(key: str, label: int, seed: int) -> Sample:
+    """Three real frames and a padded one; the actor is in frames 1 and 2."""
+    return Sample(
+        frames=tiny_clip.frames(4, seed=seed),
+        boxes=torch.tensor([[[0.25, 0.0, 0.75, 0.5]] * 4]),
+        present=torch.tensor([[False, True, True, False]]),
+        key=key,
+        class_name="Fire" if label else "Normal",
+        label=label,
+        mask=torch.tensor([True, True, True, False]),
+        located=bool(label),
+    )
+
+
+@pytest.fixture(scope="module")
+def scores() -> pd.DataFrame:
+    """Two tiny models on two abnormal and two normal clips, in batches of three."""
+    models = {"CLIP": tiny_clip.alertclip("avg"), "Full": tiny_clip.alertclip("tok", seed=1)}
+    tiny_clip.stir(models["Full"])
+    directions = {name: torch.randn(16, generator=torch.Generator().manual_seed(i))
+                  for i, name in enumerate(models)}  # fmt: skip
+    samples = [sample(f"{name}.mp4#0-8", int(name < "c"), i) for i, name in enumerate("abcd")]
+    table = failures.degraded_scores(models, directions, samples, LEVELS, seed=0, batch_size=3)
+    full = models["Full"]
+    with torch.no_grad():
+        clip = full.encode_clip(samples[2].frames[None], samples[2].mask[None])
+    table.attrs["margin"] = float(clip.embedding[0] @ directions["Full"])
+    return table
+
+
+def test_steps_start_as_is_and_get_worse(scores):
+    part = scores[(scores["model"] == "CLIP") & (scores["key"] == "a.mp4#0-8")]
+    levels = {kind: rows["level"].tolist() for kind, rows in part.groupby("kind")}
+    inf = DEGRADATIONS["compression"].clean
+    assert levels == {"blur": [0, 1, 4], "compression": [inf, 40, 10], "actor size": [1, 0.5]}
+    assert len(scores) == 2 * 4 * 8
+
+
+def test_step_0_is_the_undegraded_result(scores):
+    values = ["margin", "area", "mass_rollout", "mass_relevance", "hits_relevance"]
+    first = scores[scores["step"] == 0].set_index(["kind", "model", "key"])[values]
+    for kind in LEVELS:
+        pd.testing.assert_frame_equal(first.loc[kind], first.loc["blur"])
+    alone = first.loc[("compression", "Full", "c.mp4#0-8"), "margin"]
+    assert alone == pytest.approx(scores.attrs["margin"], abs=1e-6)
+
+
+def test_attention_is_measured_on_annotated_clips_alone(scores):
+    measured = scores.groupby("key")["area"].apply(lambda area: area.notna().all())
+    assert measured.tolist() == [True, True, False, False]
+    clean = scores[(scores["step"] == 0) & scores["area"].notna()]
+    assert (clean["area"] == 0.25).all() and scores["margin"].notna().all()
+    small = scores[(scores["kind"] == "actor size") & (scores["step"] == 1)]
+    assert small["area"].dropna().tolist() == [0.0625] * 4
+
+
+def test_scores_do_not_depend_on_the_batch(scores):
+    again = failures.degraded_scores(
+        {"CLIP": tiny_clip.alertclip("avg")},
+        {"CLIP": torch.randn(16, generator=torch.Generator().manual_seed(0))},
+        [sample("b.mp4#0-8", 1, 1)],
+        LEVELS,
+        seed=0,
+        batch_size=1,
+    )
+    before = scores[(scores["model"] == "CLIP") & (scores["key"] == "b.mp4#0-8")]
+    numbers = again.select_dtypes("number").columns
+    np.testing.assert_allclose(again[numbers], before[numbers], rtol=1e-4, atol=1e-6)
+
+
+def made(margins: list[float], labels: list[int]) -> pd.DataFrame:
+    """A table of one model and kind at one step."""
+    table = pd.DataFrame({"margin": margins, "label": labels})
+    names = [f"{i}.mp4" for i in range(len(table))]
+    table = table.assign(key=names, video=names, model="CLIP", kind="blur", step=0, level=0.0)
+    located = table["label"] == 1
+    inside = {"area": [0.1, 0.4], "reach": [0.2, 0.6], "mass_rollout": [0.3, 0.6],
+              "hits_rollout": [1.0, 0.5]}  # fmt: skip
+    for name, values in inside.items():
+        table.loc[located, name] = values
+    return table
+
+
+def test_curves_by_hand():
+    table = made([0.3, 0.1, 0.2, 0.0], [1, 1, 0, 0])
+    lift = failures.curves(P, table, "lift", "rollout").iloc[0]
+    assert lift["value"] == pytest.approx(0.9 / 0.5) and lift["n"] == 2  # not the mean of ratios
+    assert lift["low"] == pytest.approx(1.5) and lift["high"] == pytest.approx(3.0)
+    hits = failures.curves(P, table, "hits", "rollout").iloc[0]
+    assert (hits["value"], hits["chance"]) == (pytest.approx(75), pytest.approx(40))
+    margin = failures.curves(P, table, "margin").set_index("of")["value"]
+    assert margin.to_dict() == pytest.approx({"abnormal clips": 0.2, "normal clips": 0.1})
+    auc = failures.curves(P, table, "video AUC").iloc[0]
+    assert auc["value"] == pytest.approx(75) and auc["n"] == 4
+    assert (auc["title"], auc["unit"]) == ("Blur", DEGRADATIONS["blur"].unit)
+    with pytest.raises(InputError, match="curve lift of 'margin'"):
+        failures.curves(P, table, "lift", "margin")
+
+
+def test_an_unknown_kind_is_refused_before_any_work():
+    with pytest.raises(InputError, match="no degradation fog"):
+        failures.degraded_scores({}, {}, [], {"fog": [1]}, seed=0, batch_size=1)
+
+
+def result(margins: list[float], labels: list[int], keys: list[str]) -> StageResult:
+    """Embeddings whose margin is given: P_A = e1, P_N = e2."""
+    unit = np.stack([margins, np.zeros(len(margins))], axis=1)
+    none = np.zeros((len(keys), 1))
+    classes = ["Fire" if label else "Normal" for label in labels]
+    clips = ClipEmbeddings(unit, none, none, none, none, np.array(labels), classes, keys)
+    return StageResult("full", clips, np.array([[0.0, 1.0]]), np.array([[1.0, 0.0]]))
+
+
+def test_worst_errors_go_by_margin_and_then_by_name():
+    margins = [0.1, -0.2, -0.2, 0.4, 0.3, 0.4, 0.0]
+    labels = [1, 1, 1, 1, 0, 0, 0]
+    errors = failures.worst_errors(result(margins, labels, list("fcbazyx")), 2)
+    assert errors["key"].tolist() == ["b", "c", "y", "z"]
+    assert errors["error"].tolist() == ["missed"] * 2 + ["false alarm"] * 2
+    assert errors["passed_by"].tolist() == [1, 1, 0.75, 0.75]
+
+
+def test_figures_draw_every_curve_and_refuse_what_does_not_fit(scores):
+    curve = failures.curves(P, scores, "margin")
+    figure = CURVES["failure_margin"](curve)
+    assert sum(axes.axison for axes in figure.axes) == len(LEVELS)
+    assert "n = 2 clips" in figure.get_supxlabel()
+    table = pd.DataFrame({"column": [0], "title": ["a"], "row": ["Full"], "score": [0.1]})
+    frame, box = np.zeros((24, 32, 3), np.uint8), np.array([[0.25, 0.0, 0.75, 0.5]])
+    drawn = map_grid([frame], {"Full": [np.eye(3)]}, table, [box])
+    outline = drawn.axes[1].patches[0]
+    assert (outline.get_xy(), outline.get_width(), outline.get_height()) == ((8, 0), 16, 12)
+    with pytest.raises(InputError, match="as many boxes"):
+        map_grid([frame], {"Full": []}, table, [box])
+
+
+def test_the_level_grid_has_a_column_per_kind():
+    rows = [("blur", 0, 0.0), ("noise", 0, 0.0), ("blur", 1, 4.0)]
+    table = pd.DataFrame(rows, columns=["kind", "step", "level"]).assign(title="T", unit="px")
+    frames = [np.full((24, 32, 3), i, np.uint8) for i in range(3)]
+    drawn = level_grid(frames, table, [np.empty((0, 4))] * 3)
+    shown = [axes.images[0].get_array()[0, 0, 0] if axes.images else None for axes in drawn.axes]
+    assert shown == [0, 1, 2, None]
+    assert drawn.axes[2].get_title(loc="left") == "4"
+
+
+def test_a_sample_carries_annotated_tracks_and_lends_them(tmp_path):
+    video = "UCF_Crimes_Videos/UCF_Crimes/Videos/Fighting/Fighting002_x264.mp4"
+    (tmp_path / video).parent.mkdir(parents=True)
+    write_ids(tmp_path / video)
+    track = (Keyframe(6, (0.0, 0.0, 0.5, 0.5)), Keyframe(16, (0.5, 0.5, 1.0, 1.0), False))
+    item = Item(video, "", (Region("street"), Region("men fight", track)))
+    dataset = ClipDataset(tmp_path, [item], 8, FrameCache(tmp_path / "cache", SIZE), workers=1)
+    clip = take(dataset, 0)
+    assert clip.located and clip.boxes.shape == (1, 8, 4)  # the whole-frame region is no actor
+    times = dataset[0]["times"]
+    assert clip.seen.tolist() == [i for i, t in enumerate(times) if 0.2 <= t <= 0.6]
+    np.testing.assert_array_equal(clip.frames.permute(0, 2, 3, 1), dataset[0]["frames"])
+    calm = replace(clip, boxes=clip.boxes[:0], present=clip.present[:0], label=0, located=False)
+    calm = replace(calm, mask=torch.arange(8) < 2)
+    lent = lend(clip, calm)
+    assert torch.equal(lent.boxes, clip.boxes) and not lent.located
+    assert torch.equal(lent.present[0], clip.present[0] & calm.mask)
+
+
+def test_real_clips_are_skipped_with_a_reason(tmp_path, capsys):
+    assert failures.real_panels(Params(world="miniworld")) is None
+    assert "synthetic" in capsys.readouterr().out
+    assert failures.real_panels(Params(failure_videos=str(tmp_path))) is None
+    assert "has none of Abuse011" in capsys.readouterr().out

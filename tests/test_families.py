@@ -1,0 +1,390 @@
+"""SigLIP and BLIP behind the same interface as CLIP: equal to their own libraries, tuned, exported.
+
+Both have random weights here; the architectures are the real ones, small.
+"""
+
+import json
+import shutil
+from copy import deepcopy
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from torch.nn.functional import normalize
+from transformers import (
+    AutoTokenizer,
+    BlipConfig,
+    BlipForImageTextRetrieval,
+    BlipImageProcessor,
+    BlipProcessor,
+)
+
+from alertclip import prior
+from alertclip.data.clips import Batch
+from alertclip.errors import InputError
+from alertclip.explain import attention_maps
+from alertclip.files import read_json
+from alertclip.model.alertclip import AlertCLIP
+from alertclip.model.attention import pack_state_dict, split_attention
+from alertclip.model.backbone import MINISIGLIP, brings_weights, load_backbone
+from alertclip.model.export import export_open_clip, load_alertclip
+from alertclip.model.families.blip import BlipRetrieval, rename
+from alertclip.model.huggingface import export_huggingface
+from alertclip.model.lora import add_lora, merge_lora, parameter_groups, target_pattern
+from alertclip.model.mini import RECIPES
+from alertclip.model.tower import image_and_patches
+from alertclip.params import load_params
+
+TEXTS = ["two men fight", "a calm street", "fire"]
+FAMILIES = ("siglip", "blip")
+
+
+def stir(model: torch.nn.Module, scale: float = 0.02, seed: int = 1) -> None:
+    """Move what is trainable, so that nothing that starts at zero hides a mistake."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += scale * torch.randn(parameter.shape, generator=generator)
+
+
+def stock_siglip() -> torch.nn.Module:
+    torch.manual_seed(0)
+    model = RECIPES["siglip"].build(len(TOKENIZER)).eval()
+    stir(model)
+    return model
+
+
+def stock_blip() -> BlipForImageTextRetrieval:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+             "num_attention_heads": 4}  # fmt: skip
+    words = {"vocab_size": len(TOKENIZER), "max_position_embeddings": 40, "pad_token_id": 0}
+    config = BlipConfig(
+        text_config=sizes | words,
+        vision_config=sizes | {"image_size": 24, "patch_size": 8},
+        image_text_hidden_size=16,
+    )
+    model = BlipForImageTextRetrieval(config).eval()
+    stir(model, 0.1)
+    return model
+
+
+TOKENIZER = prior.train_tokenizer(TEXTS)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Each family as a folder of its own library, as its authors would publish it."""
+    siglip, blip = (tmp_path_factory.mktemp(family) for family in FAMILIES)
+    prior.save_prior(stock_siglip(), TOKENIZER, siglip, {}, "siglip")
+    stock_blip().save_pretrained(blip)
+    processor = BlipImageProcessor(size={"height": 24, "width": 24}, image_mean=[0.1, 0.2, 0.3])
+    BlipProcessor(processor, TOKENIZER).save_pretrained(blip)
+    return {"siglip": f"local-dir:{siglip}", "blip": f"blip:{blip}"}
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture
+def model(family, folders):
+    """An AlertCLIP with everything trainable moved."""
+    model = AlertCLIP(load_backbone(folders[family]), 1, 8, checkpointing="all").eval()
+    targets = ["q", "k", "v", "out", "embedding"]
+    model.adapted = add_lora(model.adapted, 2, 4, 0.0, targets)
+    model.logit_scale.requires_grad_(True)
+    stir(model, 0.1)
+    return model
+
+
+def frames(model: AlertCLIP, *shape: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    size = (*shape, 3, *model.image_size)
+    return torch.randint(0, 256, size, generator=generator, dtype=torch.uint8)
+
+
+@torch.no_grad()
+def embeddings(model: AlertCLIP) -> list[torch.Tensor]:
+    clip = model.encode_clip(frames(model, 1, 3), torch.ones(1, 3, dtype=torch.bool))
+    return [model.encode_frames(frames(model, 3)[None]).v[0], clip.embedding,
+            model.encode_text(TEXTS)]  # fmt: skip
+
+
+# SigLIP -------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_split_siglip_gives_the_numbers_of_the_stock_one():
+    stock = stock_siglip().double()
+    model = deepcopy(stock)
+    assert split_attention(model) == 9 + 1 + 2  # blocks, pooling, text
+    pixels = torch.randn(2, 3, 160, 160, dtype=torch.float64)
+    tokens = prior.encode_captions(TOKENIZER, TEXTS)
+    close = {"atol": 1e-10, "rtol": 0}
+    torch.testing.assert_close(model.encode_image(pixels), stock.encode_image(pixels), **close)
+    torch.testing.assert_close(model.encode_text(tokens), stock.encode_text(tokens), **close)
+    packed, expected = pack_state_dict(model.state_dict()), stock.state_dict()
+    assert packed.keys() == expected.keys()
+    assert all(torch.equal(packed[name], expected[name]) for name in packed)
+
+
+@torch.no_grad()
+def test_siglip_patch_is_the_feature_of_an_image_of_that_token_alone():
+    stock = stock_siglip().double()
+    model = deepcopy(stock)
+    split_attention(model)
+    pixels = torch.randn(2, 3, 160, 160, dtype=torch.float64)
+    image, grid = image_and_patches(model.visual, pixels, "plain")
+    torch.testing.assert_close(image, stock.encode_image(pixels), atol=1e-10, rtol=0)
+    assert grid.shape == (2, 96, 10, 10)
+    tokens = stock.visual.trunk.forward_features(pixels)  # a register, then row by row
+    for row, column in ((0, 0), (3, 7), (9, 9)):
+        alone = tokens[:, 1 + 10 * row + column][:, None]
+        expected = stock.visual.trunk.attn_pool(alone)
+        torch.testing.assert_close(grid[:, :, row, column], expected, atol=1e-10, rtol=0)
+
+
+def test_the_published_siglip_is_split_and_packed_whole():
+    """ViT-B-16-SigLIP's names and shapes, without its 200 million numbers."""
+    with torch.device("meta"):
+        stock = open_clip.create_model("ViT-B-16-SigLIP", device="meta")
+    shapes = {name: value.shape for name, value in stock.state_dict().items()}
+    assert split_attention(stock) == 12 + 1 + 12
+    packed = pack_state_dict(stock.state_dict())
+    assert {name: value.shape for name, value in packed.items()} == shapes
+    adapted = add_lora(stock, 4, 8, 0.0)
+    names = [name for name, _ in adapted.named_parameters() if "lora_A" in name]
+    assert len(names) == 3 * (12 + 12)
+
+
+def test_siglip_weights_in_a_file_keep_their_pixel_statistics(folders, monkeypatch, tmp_path):
+    """open_clip would take a bare file for CLIP's and normalise with CLIP's statistics."""
+    seen = {}
+
+    def create(name, **options):
+        seen.update(options)
+        raise OSError("far enough")
+
+    monkeypatch.setattr(open_clip, "create_model_and_transforms", create)
+    beside = Path(folders["siglip"].removeprefix("local-dir:")) / "open_clip_model.safetensors"
+    bare = tmp_path / "bare.safetensors"
+    shutil.copyfile(beside, bare)
+    for weights in (beside, bare):  # with its config beside it; known by the model's name alone
+        seen.clear()
+        with pytest.raises(InputError):
+            load_backbone("ViT-B-16-SigLIP", str(weights))
+        assert seen["image_mean"] == seen["image_std"] == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.skipif(not MINISIGLIP.is_dir(), reason="MiniSigLIP has not been trained yet")
+def test_minisiglip_is_packaged():
+    backbone = load_backbone("minisiglip")
+    assert (backbone.image_size, backbone.grid, backbone.embed_dim) == ((160, 160), (10, 10), 96)
+    assert backbone.mean == (0.5, 0.5, 0.5)
+    assert backbone.model.encode_text(backbone.tokenizer(TEXTS)).shape == (3, 96)
+    assert "--family siglip" in read_json(MINISIGLIP / "card.json")["command"]
+
+
+# BLIP ---------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_blip_scores_are_those_of_transformers(folders):
+    stock, backbone = stock_blip(), load_backbone(folders["blip"])
+    assert (backbone.image_size, backbone.grid, backbone.embed_dim) == ((24, 24), (3, 3), 16)
+    assert backbone.mean == (0.1, 0.2, 0.3) and backbone.std[0] == pytest.approx(0.26862954)
+    pixels, inputs = torch.randn(2, 3, 24, 24), TOKENIZER(TEXTS, padding=True, return_tensors="pt")
+    assert torch.equal(backbone.tokenizer(TEXTS), inputs.input_ids)
+    expected = stock(inputs.input_ids, pixels, use_itm_head=False,
+                     attention_mask=inputs.attention_mask).itm_score  # fmt: skip
+    image, grid = image_and_patches(backbone.model.visual, pixels, "plain")
+    text = backbone.model.encode_text(inputs.input_ids)
+    found = normalize(image, dim=-1) @ normalize(text, dim=-1).T
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(backbone.model.encode_image(pixels), image)
+    states = stock.vision_model(pixels).last_hidden_state  # normed
+    patch = stock.vision_proj(states[:, 1 + 3 * 2 + 1])
+    torch.testing.assert_close(grid[:, :, 2, 1], patch, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_padding_never_reaches_a_blip_text(folders):
+    backbone = load_backbone(folders["blip"])
+    alone = backbone.model.encode_text(backbone.tokenizer(TEXTS[2:]))
+    among = backbone.model.encode_text(backbone.tokenizer(TEXTS))[2:]
+    torch.testing.assert_close(alone, among, atol=1e-6, rtol=1e-5)
+    assert backbone.tokenizer(["fire " * 100]).shape == (1, 40)  # cut to the model's positions
+
+
+def test_blip_names_round_trip():
+    stock = stock_blip()
+    expected = {name: value.clone() for name, value in stock.state_dict().items()}
+    renamed = rename(BlipRetrieval(stock).state_dict())
+    assert renamed.keys() == expected.keys()
+    assert all(torch.equal(renamed[name], expected[name]) for name in renamed)
+
+
+def test_blip_folders_that_lack_something_are_refused(tmp_path, folders):
+    with pytest.raises(InputError, match="blip:.*nowhere.*Salesforce"):
+        load_backbone(f"blip:{tmp_path / 'nowhere'}")
+    blip = stock_blip()
+    blip.config.save_pretrained(tmp_path)
+    torch.save(blip.state_dict(), tmp_path / "pytorch_model.bin")  # may hold code
+    with pytest.raises(InputError, match="safetensors"):
+        load_backbone(f"blip:{tmp_path}")
+    partial = {k: v for k, v in blip.state_dict().items() if not k.startswith("text_proj")}
+    blip.save_pretrained(tmp_path, state_dict=partial)
+    TOKENIZER.save_pretrained(tmp_path)
+    BlipImageProcessor().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="no weights for text_proj"):
+        load_backbone(f"blip:{tmp_path}")
+    with pytest.raises(InputError, match="leave pretrained empty"):
+        load_backbone(folders["blip"], "openai")
+
+
+# Both ---------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_value_path_equals_a_last_block_whose_attention_is_the_identity(folders, family):
+    visual = load_backbone(folders[family]).model.visual.double()
+    size = 160 if family == "siglip" else 24
+    pixels = torch.randn(2, 3, size, size, dtype=torch.float64)
+    grid = image_and_patches(visual, pixels, "value")[1]
+    blocks = visual.trunk.blocks if family == "siglip" else visual.layers
+    attention = blocks[-1].attn if family == "siglip" else blocks[-1].self_attn
+    attention.attend = lambda q, k, v, mask=None: attention.out_proj(attention.v_proj(v))
+    torch.testing.assert_close(image_and_patches(visual, pixels, "plain")[1], grid)
+
+
+@pytest.mark.parametrize(
+    "targets, towers, siglip, blip",
+    [
+        (["q", "k", "v"], ["visual", "text"], 27 + 6, 6 + 6),
+        (["out"], ["visual"], 9, 2),
+        (["k"], ["text"], 2, 2),
+        (["q", "embedding"], ["text"], 3, 3),
+        (["embedding"], ["text"], 1, 1),
+    ],
+)
+def test_lora_sits_where_it_is_asked_for(targets, towers, siglip, blip, folders):
+    for family, count in (("siglip", siglip), ("blip", blip)):
+        adapted = add_lora(load_backbone(folders[family]).model, 2, 4, 0.0, targets, towers)
+        names = [n for n, _ in adapted.named_parameters() if "lora_A" in n or "embedding_A" in n]
+        assert len(names) == count
+        assert any(".visual." in n for n in names) == ("visual" in towers)
+        assert not any("crossattention" in n or "attn_pool" in n for n in names)
+
+
+def test_pattern_of_one_target_names_no_other():
+    assert "key" not in target_pattern(["q"], ["text"])
+    with pytest.raises(InputError, match="add text"):
+        target_pattern(["embedding"], ["visual"])
+
+
+def test_every_adapter_learns_from_clips_regions_and_hard_negatives(model):
+    mask = torch.ones(2, 2, dtype=torch.bool)
+    batch = Batch(
+        frames=frames(model, 2, 2),
+        mask=mask,
+        global_captions=TEXTS[:2],
+        region_clip=torch.tensor([1]),
+        boxes=torch.tensor([[[0.1, 0.2, 0.6, 0.7], [0.3, 0.3, 0.9, 0.8]]]),
+        region_mask=mask[:1],
+        region_captions=TEXTS[2:],
+        hard_negatives=[TEXTS[:2]],
+        labels=torch.tensor([0, 1]),
+        keys=["a", "b"],
+    )
+    model.train()
+    output = model(batch, regions=True)
+    logits = model.logit_scale.exp() * output.v @ output.t.T
+    region = output.v_r @ torch.cat([output.t_r, output.t_neg[0]]).T
+    (torch.logsumexp(logits, 1).sum() - logits.trace() + region.logsumexp(1).sum()).backward()
+    adapters = {n: p for n, p in model.named_parameters() if "lora_" in n}
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in adapters.values())
+    groups = {g["name"] for g in parameter_groups(model, 1.0, 2.0, 3.0, 0.1)}
+    assert {"base", "text", "temporal", "base_no_decay"} <= groups
+
+
+def test_recomputing_blocks_changes_no_gradient(model):
+    gradients = []
+    for every in (0, 1):
+        model.zero_grad()
+        model.train()
+        model.checkpoint_every = every
+        model.image_features(frames(model, 2)).square().sum().backward()
+        kept = {
+            n: p.grad.clone() for n, p in model.adapted.named_parameters() if p.grad is not None
+        }
+        gradients.append(kept)
+    assert gradients[0].keys() == gradients[1].keys() and gradients[0]
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name])
+
+
+@torch.no_grad()
+def test_export_loads_in_its_own_library(model, family, tmp_path):
+    before, scale = embeddings(model), model.logit_scale.item()
+    model.backbone.folder = None  # as if from the hub: the tokenizer is not in a folder of ours
+    out = export_open_clip(model, tmp_path / "export", {"stage": 1})
+    pixels = (frames(model, 3) / 255 - model.mean) / model.std
+    if family == "siglip":
+        source = f"local-dir:{out}"
+        stock = open_clip.create_model_and_transforms(source, require_pretrained=True)[0].eval()
+        image = stock.encode_image(pixels, normalize=True)
+        text = stock.encode_text(open_clip.get_tokenizer(source)(TEXTS), normalize=True)
+        assert stock.logit_scale.item() == pytest.approx(scale)
+        assert tuple(stock.visual.image_mean) == (0.5, 0.5, 0.5)
+    else:
+        stock = BlipForImageTextRetrieval.from_pretrained(out).eval()
+        tokens = AutoTokenizer.from_pretrained(out)(TEXTS, padding=True, return_tensors="pt")
+        seen = stock.vision_model(pixels).last_hidden_state[:, 0]
+        read = stock.text_encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state[:, 0]
+        image = normalize(stock.vision_proj(seen), dim=-1)
+        text = normalize(stock.text_proj(read), dim=-1)
+        assert stock.config.logit_scale_init_value == pytest.approx(scale)
+        images = BlipProcessor.from_pretrained(out).image_processor(
+            list(frames(model, 3)), return_tensors="pt"
+        )
+        torch.testing.assert_close(images.pixel_values, pixels, atol=1e-5, rtol=0)
+    torch.testing.assert_close(image, before[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(text, before[2], atol=1e-5, rtol=0)
+
+
+def test_alertclip_comes_back_whole_for_the_second_stage(model, tmp_path):
+    before = embeddings(model)
+    out = export_open_clip(model, tmp_path, {"stage": 1})
+    again = load_alertclip(out)
+    for old, new in zip(before, embeddings(again), strict=True):
+        torch.testing.assert_close(new, old, atol=1e-5, rtol=0)
+    torch.testing.assert_close(again.logit_scale, model.logit_scale, atol=1e-6, rtol=0)
+    again.adapted = add_lora(again.adapted, 3, 6, 0.0)
+    for old, new in zip(before, embeddings(again), strict=True):  # B starts at zero
+        torch.testing.assert_close(new, old, atol=1e-5, rtol=0)
+    json.dumps(again.backbone.config)  # a part of the identity of features
+    assert (out / "adapter" / "adapter_model.safetensors").is_file()
+    merge_lora(again.adapted)
+
+
+def test_attention_maps_sum_to_one(model):
+    maps = attention_maps(model, frames(model, 2))
+    assert maps.shape == (2, *model.grid)
+    torch.testing.assert_close(maps.sum((1, 2)), torch.ones(2))
+
+
+def test_what_is_clips_alone_is_refused(model, tmp_path):
+    with pytest.raises(InputError, match="no CLIP"):
+        export_huggingface(model, tmp_path)
+
+
+def test_profiles_of_the_families():
+    mini = load_params("mini+mini-siglip")
+    assert mini.backbone == "minisiglip" and brings_weights(mini.backbone)
+    paper = load_params("paper+paper-siglip")
+    assert paper.pretrained in open_clip.list_pretrained_tags_by_model(paper.backbone)
+    blip = load_params("paper+paper-blip")
+    assert brings_weights(blip.backbone) and blip.pretrained is None

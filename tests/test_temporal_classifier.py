@@ -1,0 +1,209 @@
+"""VA-GPT's effective tokens: the temporal classifier with its interval, and the kept patches."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny_clip
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alertclip.errors import InputError
+from alertclip.figures import qa as figures
+from alertclip.qa import study, tokens
+from alertclip.qa.exam import Exam, embed_frames, frame_logits
+from alertclip.qa.questions import Footage
+from alertclip.qa.temporal_classifier import (
+    ClassifierSettings,
+    FrameClassifier,
+    best_interval,
+    text_prior,
+    train_classifier,
+)
+
+LOGITS = st.lists(st.integers(-5, 5), min_size=1, max_size=12)
+
+
+def data(n=400, seed=0):
+    """Frames whose first coordinate tells: abnormal above 5."""
+    x = np.random.default_rng(seed).normal(5, 1, (n, 4)).astype(np.float32)
+    return x, x[:, 0] > 5
+
+
+def test_defaults_are_the_papers():
+    given_there = ClassifierSettings()
+    assert (given_there.learning_rate, given_there.batch_size) == (1e-3, 32)
+    model = FrameClassifier(torch.zeros(4), torch.ones(4), 8)
+    assert sum(isinstance(layer, torch.nn.Linear) for layer in model.layers) == 3
+
+
+def test_learns_on_new_frames_and_is_frozen():
+    x, y = data()
+    model = train_classifier(x, y, ClassifierSettings(learning_rate=0.05, epochs=20, hidden=16))
+    fresh, truth = data(seed=1)
+    assert ((frame_logits(model, fresh) > 0) == truth).mean() > 0.93
+    assert not model.training and not any(p.requires_grad for p in model.parameters())
+
+
+def test_standardises_with_the_training_frames():
+    x, y = data()
+    model = train_classifier(x, y, ClassifierSettings(epochs=1, hidden=4))
+    assert torch.allclose(model.mean, torch.from_numpy(x.mean(0)), atol=1e-5)
+    assert torch.allclose(model.std, torch.from_numpy(x.std(0, ddof=1)), atol=1e-5)
+    standard = (torch.from_numpy(x[:3]) - model.mean) / model.std
+    expected = model.layers(standard)[:, 0]
+    assert np.allclose(frame_logits(model, x[:3]), expected.numpy(), atol=1e-6)
+
+
+def test_same_seed_same_classifier_and_each_frame_counts_once_an_epoch():
+    x, y = data(70)
+    one, two = (train_classifier(x, y, ClassifierSettings(epochs=2, hidden=4)) for _ in range(2))
+    other = train_classifier(x, y, ClassifierSettings(epochs=2, hidden=4, seed=1))
+    assert np.array_equal(frame_logits(one, x), frame_logits(two, x))
+    assert not np.array_equal(frame_logits(one, x), frame_logits(other, x))
+    # One epoch of one whole batch is one step of gradient descent, whatever the order.
+    whole = ClassifierSettings(epochs=1, batch_size=70, hidden=4)
+    stepped = train_classifier(x, y, whole)
+    torch.manual_seed(whole.seed)
+    by_hand = FrameClassifier(stepped.mean, stepped.std, 4)
+    logits = by_hand(torch.from_numpy(x))
+    truth = torch.from_numpy(y).double()
+    p = torch.sigmoid(logits.double())
+    (-(truth * p.log() + (1 - truth) * (1 - p).log())).mean().backward()
+    for new, old in zip(stepped.parameters(), by_hand.parameters(), strict=True):
+        assert torch.allclose(new, old - 1e-3 * old.grad, atol=1e-6)
+
+
+def test_labels_of_one_kind_are_refused():
+    x, _ = data(8)
+    for labels in (np.zeros(8, bool), np.ones(8, bool)):
+        with pytest.raises(InputError, match="same label"):
+            train_classifier(x, labels, ClassifierSettings())
+
+
+def test_interval_by_hand():
+    #                             0   1   2   3   4   5
+    found = best_interval(np.array([-1, 2, -1, 3, -4, 2]))
+    assert (found.start, found.end) == (1, 4)  # 2 - 1 + 3 = 4, more than any other
+    sigmoid = 1 / (1 + np.exp(-np.array([2.0, -1, 3])))
+    assert found.confidence == pytest.approx(sigmoid.mean())
+    nothing = best_interval(np.array([-3, -1, -2]))  # never empty: the least unlikely frame
+    assert (nothing.start, nothing.end) == (1, 2)
+    with pytest.raises(InputError, match="no frames"):
+        best_interval(np.array([]))
+
+
+@settings(max_examples=200, deadline=None)
+@given(LOGITS)
+def test_interval_is_the_best_of_all(values):
+    logits = np.array(values, float)
+    best = max(logits[a:b].sum() for a, b in itertools.combinations(range(len(logits) + 1), 2))
+    found = best_interval(logits)
+    assert logits[found.start : found.end].sum() == best
+
+
+@settings(max_examples=100, deadline=None)
+@given(LOGITS)
+def test_interval_maximises_the_likelihood(values):
+    """Against the likelihood itself: abnormal inside, normal outside, in float64."""
+    logits = np.array(values, float)
+    log_p, log_q = -np.logaddexp(0, -logits), -np.logaddexp(0, logits)
+
+    def likelihood(a, b):
+        return log_q[:a].sum() + log_p[a:b].sum() + log_q[b:].sum()
+
+    found = best_interval(logits)
+    best = max(likelihood(a, b) for a, b in itertools.combinations(range(len(logits) + 1), 2))
+    assert likelihood(found.start, found.end) == pytest.approx(best)
+
+
+def test_intervals_are_in_seconds_of_the_joined_footage():
+    x, y = data()
+    model = train_classifier(x, y, ClassifierSettings(learning_rate=0.05, epochs=20, hidden=16))
+    calm, wild = (np.full((4, 4), value, np.float32) for value in (3, 7))
+    exam = Exam([], [[0, 1]], [Footage("v", 4.0)], [], 0.5, [])
+    start, end, confidence = study.footage_intervals(exam, model, [calm, wild])["v"]
+    assert (start, end) == (2.0, 4.0) and confidence > 0.8
+
+
+def test_prior_names_all_types_and_the_time():
+    assert text_prior(["Fighting", "RoadAccidents", "People_falling"], 2.5, 8) == (
+        "Known crime types are: fighting, road accidents, people falling."
+        " One of them occurs from 2.5 s to 8.0 s."
+    )
+
+
+def test_patches_that_changed_are_kept():
+    patches = np.zeros((3, 2, 2, 2))
+    patches[1, 0, 1] = [1, -2]  # moved by 3, then back by 3
+    patches[2, 1, 0] = [4, 0]
+    moved = tokens.patch_difference(patches)
+    assert np.isinf(moved[0]).all() and moved[1].tolist() == [[0, 3], [0, 0]]
+    assert moved[2].tolist() == [[0, 3], [4, 0]]
+    kept = tokens.keep_top(moved, 0.25)
+    assert kept[0].all() and kept[1].tolist() == [[False, True], [False, False]]
+    assert kept[2].tolist() == [[False, False], [True, False]]
+    assert tokens.keep_top(moved, 0.5).sum(axis=(1, 2)).tolist() == [4, 2, 2]
+    assert tokens.keep_random((3, 2, 2), 0.5, 0).sum(axis=(1, 2)).tolist() == [4, 2, 2]
+    for share in (0, 1.1):
+        with pytest.raises(InputError, match="above 0"):
+            tokens.keep_top(moved, share)
+
+
+def test_distances_move_to_another_grid():
+    fine = np.arange(32.0).reshape(2, 4, 4)
+    coarse = tokens.on_grid(fine, (2, 2))
+    assert np.isinf(coarse[0]).all()
+    assert coarse[1].tolist() == [[18.5, 20.5], [26.5, 28.5]]  # means of 2 x 2 blocks
+
+
+def test_all_patches_are_the_image_embedding_of_an_averaging_backbone():
+    model = tiny_clip.alertclip("avg")
+    frames = tiny_clip.frames(3).permute(0, 2, 3, 1).numpy()
+    patches = tokens.backbone_patches(model, frames)
+    assert patches.shape == (3, 3, 4, 16)
+    with torch.inference_mode():
+        v = model.encode_frames(tiny_clip.frames(3)[None]).v[0].numpy()
+    assert np.allclose(tokens.pool_kept(patches, np.ones((3, 3, 4), bool)), v, atol=1e-5)
+    assert np.allclose(embed_frames(model, frames), v, atol=1e-5)
+    one = np.zeros((3, 3, 4), bool)
+    one[:, 2, 1] = True
+    expected = patches[:, 2, 1] / np.linalg.norm(patches[:, 2, 1], axis=-1, keepdims=True)
+    assert np.allclose(tokens.pool_kept(patches, one), expected, atol=1e-5)
+
+
+def test_timm_patches_lie_where_the_frame_changed():
+    encode = tokens.timm_patches("test_vit", pretrained=False)
+    frames = np.full((3, 40, 80, 3), 127, np.uint8)
+    frames[1, :, :8] = 255  # a strip on the left, a tenth of the frame; then one at the top instead
+    frames[2, :4] = 255
+    left, top = tokens.patch_difference(encode(frames[[0, 1, 0, 2]]))[[1, 3]]
+    assert left.shape == (10, 10)
+    assert left.mean(axis=0).argmax() == 0 and top.mean(axis=1).argmax() == 0
+    with pytest.raises(InputError, match="timm cannot make no_such_model"):
+        tokens.timm_patches("no_such_model", pretrained=False)
+
+
+def test_masked_frames_and_figures():
+    frames = np.full((2, 4, 6, 3), 9, np.uint8)
+    kept = np.array([[[True, False, True]], [[False, True, False]]])
+    masked = tokens.mask_frames(frames, kept)
+    assert masked[0, :, :2].max() == 9 and (masked[0, :, 2:4] == 127).all()
+    assert (masked[1, :, 4:] == 127).all() and masked.dtype == np.uint8
+    table = pd.DataFrame({"time_s": [0.0, 1.0], "share": [100.0, 50.0]})
+    assert len(figures.kept_patches(frames, kept, table).axes) == 4
+    shares = pd.DataFrame({"setting": "total", "rule": ["a", "b"], "share": 50.0, "value": 40.0,
+                           "low": 30.0, "high": 50.0, "n": 9})  # fmt: skip
+    assert len(figures.accuracy_by_share(shares).axes) == 1
+    curve = pd.DataFrame({"video": "v", "time_s": [0.0, 1], "model": "m", "score": 0.5,
+                          "truth": [0, 1], "picked": [1, 0]})  # fmt: skip
+    assert len(figures.interval_curves(curve).axes) == 1
+
+
+def test_a_short_interval_has_a_bar_of_its_length():
+    curve = pd.DataFrame({"video": "v", "time_s": [0.0, 0.5, 1.0, 1.5], "model": "m", "score": 0.5,
+                          "truth": 0, "picked": [0, 1, 0, 0]})  # fmt: skip
+    lines = figures.interval_curves(curve).axes[0].collections[-1].get_segments()
+    assert [segment[:, 0].tolist() for segment in lines] == [[0.5, 1.0]]
