@@ -45,9 +45,9 @@ for book in NOTEBOOKS:
 # One job per variant and seed: `python -m alertclip.ablations` asks for the missing ones.
 rule ablation:
     output:
-        RUN + "/ablations/{variant}/seed{seed}.csv",
+        f"{RUN}/ablations/{{variant}}/seed{{seed}}.csv",
     log:
-        RUN + "/ablations/{variant}/seed{seed}.log",
+        f"{RUN}/ablations/{{variant}}/seed{{seed}}.log",
     threads: 1
     shell:
         f"{shlex.quote(sys.executable)} -m alertclip.ablations --job --profile {PROFILE}"

@@ -157,7 +157,7 @@ def run(P: Params, names: Sequence[str], seeds: Sequence[int], cores: int | None
     targets = [str(result_file(P, *pair).relative_to(ROOT)) for pair in wanted]
     command = [sys.executable, "-m", "snakemake", *targets, "--snakefile", str(ROOT / "Snakefile")]
     command += ["--directory", str(ROOT), "--cores", str(cores or os.cpu_count()), "--nolock"]
-    command += ["--keep-going", "--quiet", "all", "--config", f"profile={P.profile}"]
+    command += ["--keep-going", "--quiet", "rules", "progress", "--config", f"profile={P.profile}"]
     subprocess.run(command, check=False)
     missing = [pair for pair in wanted if not result_file(P, *pair).exists()]
     for name, seed in missing:
