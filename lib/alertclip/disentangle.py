@@ -33,7 +33,7 @@ def data_framework_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
         paper = f"Data versus framework, {load_benchmark(P.benchmark).title}, {title}"
         table = backbone_table(resample_models(P, part), paper)
         table = table[table["setting"].isin(["frame AUC", "frame AP"])]
-        setting = f"{title} ({len(names):,} videos): " + table["setting"]
+        setting = f"{title}: " + table["setting"]
         tables.append(table.assign(setting=setting, videos=len(names)))
     return pd.concat(tables, ignore_index=True).drop(columns="seed_sd")
 

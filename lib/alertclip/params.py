@@ -188,8 +188,9 @@ class Params(BaseModel):
     @classmethod
     def _from_root(cls, value: str | None) -> str | None:
         """Files are named from the project root, wherever the notebook runs."""
-        if value and value.startswith("local-dir:"):
-            return f"local-dir:{ROOT / value.removeprefix('local-dir:')}"
+        kind, _, name = (value or "").partition(":")
+        if kind == "local-dir" or (kind == "blip" and (ROOT / name).is_dir()):
+            return f"{kind}:{ROOT / name}"
         return str(ROOT / value) if value and (ROOT / value).is_file() else value
 
     @property

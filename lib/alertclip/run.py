@@ -31,14 +31,16 @@ def check_inputs(params: Params, fetch: bool = True) -> None:
 
 
 def _missing_weights(params: Params, fetch: bool) -> Iterator[str]:
-    if params.backbone == "miniclip":
-        folder = ROOT / "lib/alertclip/weights/miniclip"
+    if params.backbone in ("miniclip", "minisiglip"):
+        folder = ROOT / "lib/alertclip/weights" / params.backbone
         if not list(folder.glob("*.safetensors")):
-            yield f"- {folder}: MiniCLIP's weights are missing; restore: git checkout {folder}"
+            yield f"- {folder}: its weights are missing; restore: git checkout {folder}"
     elif params.backbone.startswith("local-dir:"):
         folder = ROOT / params.backbone.removeprefix("local-dir:")
         if not folder.is_dir():
             yield f"- backbone: {folder} is missing; notebook 04 of a run writes such a folder"
+    elif params.backbone.startswith("blip:"):
+        return  # transformers fetches it, or names what is missing
     elif params.pretrained and not (ROOT / params.pretrained).is_file():
         yield from _missing_download(params.backbone, params.pretrained, fetch)
 

@@ -16,6 +16,7 @@ from alertclip.evaluation.resampling import (
     resample,
 )
 from alertclip.evaluation.zero_shot import frame_scores, wording_table
+from alertclip.figures import catalogue
 from alertclip.files import write_json
 from alertclip.ledger.paper import load_paper_results
 from alertclip.params import ROOT, Params
@@ -190,3 +191,11 @@ def show(figure: figures.Figure, name: str, table: pd.DataFrame, P: Params) -> f
     figures.stamp(figure, ", ".join(f"{k}: {v}" for k, v in source.items()))
     write_json(P.run_dir / "figures" / "provenance.json", source)
     return figures.save(figure, name, table, P.run_dir / "figures")
+
+
+def draw(name: str, table: pd.DataFrame, P: Params) -> figures.Figure:
+    """Write a table under the run's figures/ and draw it as the catalogue says, beside it."""
+    folder = P.run_dir / "figures"
+    write_json(folder / "provenance.json", provenance(P))
+    figures.write_table(table, folder / f"{name}.csv")
+    return catalogue.redraw(name, folder)

@@ -16,8 +16,13 @@ from alertclip.figures import curation, qa
 from alertclip.figures.curves import loss_curves, score_curves
 from alertclip.figures.efficiency import operations_per_module
 from alertclip.figures.failures import CURVES
-from alertclip.figures.results import auc_comparison, dataset_overview, mss_per_class
-from alertclip.figures.spaces import prompt_similarity_matrix, similarity_gap, umap_panels
+from alertclip.figures.results import (
+    auc_comparison,
+    dataset_overview,
+    mss_per_class,
+    paired_changes,
+)
+from alertclip.figures.spaces import projection_panels, prompt_similarity_matrix, similarity_gap
 from alertclip.figures.style import Figure, stamp
 from alertclip.files import atomic_write, read_json
 
@@ -36,7 +41,7 @@ FRAMES = {
 """Figures that show frames, which no CSV holds, and the notebook that draws them."""
 
 ZERO_SHOT = partial(auc_comparison, title="Zero-shot detection", chance=None)
-STILLS = "Line: 95% bootstrap interval over stills."
+IMAGES = "Line: 95% bootstrap interval over images."
 CATALOGUE: dict[str, Draw] = {
     "items_per_class": dataset_overview,
     "screening_scores": curation.score_distribution,
@@ -45,28 +50,42 @@ CATALOGUE: dict[str, Draw] = {
     "similarity_gap": similarity_gap,
     "mss_clip": mss_per_class,
     "wordings_clip": partial(auc_comparison, title="Video AUC of untuned CLIP by wording"),
-    "umap_clip": partial(umap_panels, title="Clips and prompts before tuning"),
+    "umap_clip": partial(projection_panels, title="Clips and prompts before tuning"),
     "stage1_losses": partial(loss_curves, title="Stage I losses"),
     "stage1_mss": mss_per_class,
     "stage1_zero_shot": ZERO_SHOT,
-    "stage1_umap": partial(umap_panels, title="Clips and prompts"),
+    "stage1_umap": partial(projection_panels, title="Clips and prompts"),
     "stage2_losses": partial(loss_curves, title="Stage II losses"),
     "stage2_mss": mss_per_class,
     "stage2_zero_shot": ZERO_SHOT,
     "stage2_difficulty": partial(auc_comparison, title="Video AUC by difficulty"),
-    "stage2_umap": partial(umap_panels, title="Clips and prompts"),
+    "stage2_umap": partial(projection_panels, title="Clips and prompts"),
     "zero_shot_snippet": partial(
         auc_comparison, title="Zero-shot, snippet embeddings", chance=None
     ),
     "zero_shot_temporal": partial(auc_comparison, title="Zero-shot, temporal output", chance=None),
     "open_vocabulary": partial(auc_comparison, title="Open vocabulary, with normal test videos"),
     "retention": partial(
-        auc_comparison, title="Accuracy on stills", caption=STILLS, chance=None, unit="accuracy"
+        auc_comparison, title="Retention", caption=IMAGES, chance=None, unit="accuracy"
     ),
     "vadclip_backbones": partial(auc_comparison, title="VadCLIP by backbone", chance=None),
     "anomalyclip_backbones": partial(auc_comparison, title="AnomalyCLIP by backbone", chance=None),
     "anomalyclip_classes": partial(auc_comparison, title="Recognition by class, AnomalyCLIP"),
     "vadclip_curves": partial(score_curves, title="VadCLIP scores over time"),
+    "vadclip_tsne": partial(
+        projection_panels,
+        title="Snippet features",
+        caption="One point per snippet.",
+        method="t-SNE",
+    ),
+    "data_framework": partial(auc_comparison, title="Data versus framework, VadCLIP", chance=None),
+    "ablation_live": partial(paired_changes, title="Live: losses of Stage II", unit="points"),
+    **{
+        f"ablation_{name.lower().replace('-', '')}": partial(
+            paired_changes, title=f"{name}, mini world, synthetic", unit="points"
+        )
+        for name in ("Alert-CLIP", "VadCLIP", "AnomalyCLIP")
+    },
     **CURVES,
     "flops": partial(operations_per_module, title="One clip of 256 frames, one text"),
     "qa_accuracy": qa.answer_accuracy,

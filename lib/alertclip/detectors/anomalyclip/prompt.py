@@ -40,7 +40,7 @@ class TextEncoder(nn.Module):
 
     def __init__(self, clip: nn.Module) -> None:
         super().__init__()
-        if not isinstance(clip.text_projection, nn.Parameter):
+        if not isinstance(getattr(clip, "text_projection", None), nn.Parameter):
             raise InputError("AnomalyCLIP needs a CLIP whose text projection is a plain matrix")
         if getattr(clip, "text_pool_type", "argmax") != "argmax":
             raise InputError("AnomalyCLIP needs a CLIP that pools its text at the largest token")

@@ -37,7 +37,7 @@ class CLIPText(nn.Module):
 
     def __init__(self, clip: nn.Module, tokenizer: Callable[[list[str]], Tensor]) -> None:
         super().__init__()
-        if not isinstance(clip.text_projection, nn.Parameter):
+        if not isinstance(getattr(clip, "text_projection", None), nn.Parameter):
             raise InputError("VadCLIP needs a CLIP whose text projection is a plain matrix")
         if clip.attn_mask is None or getattr(clip, "text_pool_type", "argmax") != "argmax":
             raise InputError("VadCLIP needs a CLIP with causal text, pooled at the largest token")
