@@ -97,7 +97,7 @@ def _detector_params(P: Params, variant: Variant, seed: int) -> Params:
 
 def _tuned(P: Params) -> pd.DataFrame:
     """Both stages and the zero-shot metrics; Stage I is shared where its parameters agree."""
-    if P.stage2_start == "stage1":
+    if not P.from_scratch:
         _share_stage1(P)
     run_stage(P, 2)
     result = stages.evaluate_stage(P, "full", "test")

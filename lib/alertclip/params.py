@@ -108,7 +108,7 @@ class Params(BaseModel):
     stage2_grad_norm: float = Field(1.0, gt=0)
     stage2_epochs: int = Field(20, ge=1)
     stage2_steps: int | None = None
-    stage2_start: Literal["stage1", "clip"] = "stage1"  # clip = joint, from scratch
+    from_scratch: bool = False  # Stage II without Stage I: joint training
     stage2_precision: Literal["fp32", "bf16"] = "bf16"
     stage2_lora_rank: int = Field(16, ge=1)
     stage2_lora_alpha: float = Field(32, gt=0)

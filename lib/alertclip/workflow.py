@@ -36,7 +36,8 @@ from alertclip.params import (
 
 FOLDER = ROOT / "notebooks"
 LINE_EVERY_S = 5.0  # a progress line at most this often
-TRAINING = ("stage", "loss_", "lora_", "temporal_", "region_", "negatives", "checkpointing")
+TRAINING = ("stage", "from_scratch", "loss_", "lora_", "temporal_", "region_", "negatives")
+TRAINING += ("checkpointing",)
 DETECTION = ("benchmark", "transfer", "open_vocabulary_", "detector_", "snippet_", "frame_stride")
 DETECTION += ("vadclip_", "anomalyclip_", "retention_", "evaluation_precision")
 SHOWN = ("video", "ablation_", "failure_", "qa_")  # each decides one notebook after training

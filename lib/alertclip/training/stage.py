@@ -56,7 +56,7 @@ def initial_model(P: Params, stage: int) -> AlertCLIP:
     Stage I's adapters are folded into the weights because the ranks differ (Table 4: 4 and 16).
     """
     settings = stage_settings(P, stage)
-    scratch = stage == 1 or P.stage2_start == "clip"
+    scratch = stage == 1 or P.from_scratch
     before = None if scratch else _finished_stage1(P)
     model = AlertCLIP(
         before.backbone if before else load_backbone(P.backbone, P.pretrained),
