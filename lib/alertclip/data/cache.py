@@ -96,8 +96,11 @@ def _each(
 
     try:
         with ThreadPoolExecutor(len(pool)) as threads:
-            done = as_completed([threads.submit(one, item) for item in items])
-            return dict(future.result() for future in progress(done, len(items), label))
+            try:
+                done = as_completed([threads.submit(one, item) for item in items])
+                return dict(future.result() for future in progress(done, len(items), label))
+            finally:  # after an error the rest would only fail in the same way, one by one
+                threads.shutdown(cancel_futures=True)
     finally:
         for worker in pool:
             worker.close()
