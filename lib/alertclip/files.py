@@ -1,8 +1,10 @@
 """Files that are never half-written, hashes, and progress lines."""
 
+import errno
 import hashlib
 import json
 import os
+import re
 import sys
 import time
 import uuid
@@ -11,25 +13,55 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from safetensors import SafetensorError
+
 from alertclip.errors import InputError
 
 Item = TypeVar("Item")
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+UNWRITABLE |= {errno.ENOTDIR, errno.EEXIST}  # a file where a folder should be
+
+
+@contextmanager
+def writing(path: Path | str) -> Iterator[None]:
+    """Turn a full disk or a folder that cannot be written, in the block, into an InputError."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        code = _error_number(error)
+        if code not in UNWRITABLE:
+            raise
+        raise InputError(
+            f"{path}: cannot be written ({os.strerror(code)}); make room or make it writable, then"
+            " start again: what is finished is kept"
+        ) from error
+
+
+def _error_number(error: Exception) -> int | None:
+    """The system's number of an error; safetensors and numpy only say it in words."""
+    if told := re.search(r"os error (\d+)", str(error)):
+        return int(told[1])
+    if re.search(r"\d+ requested and \d+ written", str(error)):  # numpy's short write
+        return errno.ENOSPC
+    return getattr(error, "errno", None)
 
 
 @contextmanager
 def atomic_write(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it onto ``path`` if the block succeeds.
 
-    The suffix is kept because writers such as matplotlib choose the format by it.
+    The suffix is kept because writers such as matplotlib choose the format by it. Raises InputError
+    where the disk is full or nothing may be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}-{uuid.uuid4().hex[:8]}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -40,8 +72,10 @@ def locked(path: Path, wait: bool = True) -> Iterator[int]:
     """
     import fcntl  # POSIX only; nothing else here is
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as stream:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("w")
+    with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:

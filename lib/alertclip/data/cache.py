@@ -124,7 +124,10 @@ def _workers(count: int) -> Iterator[tuple[ThreadPoolExecutor, Callable[..., Any
 
     try:
         with ThreadPoolExecutor(count) as threads:
-            yield threads, one
+            try:
+                yield threads, one
+            finally:  # after an error the rest would only fail in the same way, one by one
+                threads.shutdown(cancel_futures=True)
     finally:
         for worker in pool:
             worker.close()

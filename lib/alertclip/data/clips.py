@@ -145,7 +145,7 @@ def cover_spans(
     """
     moved = indices.copy()
     for span in spans:
-        middle = min(round(sum(span) / 2 * info.fps), info.frames - 1)
+        middle = round(min(sum(span) / 2 * info.fps, info.frames - 1))
         if _holds(span, moved, info) or middle in moved:
             continue
         others = [other for other in spans if _holds(other, moved, info)]
@@ -183,7 +183,11 @@ def _region_sample(
 
 def _inside(root: Path, video: str) -> Path:
     path = root / video
-    if not path.resolve().is_relative_to(root.resolve()):
+    try:
+        inside = path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError):  # a link to itself, before Python 3.13
+        inside = False
+    if not inside:
         # A link out of the data root is not followed: annotations are not trusted.
         return root / "refused: outside the data root" / video
     return path

@@ -21,6 +21,8 @@ def count_frames(path: str) -> dict[str, Any]:
 
     frames = 0
     with av.open(path) as container:
+        if not container.streams.video:
+            raise ValueError("no video stream")
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         fps = float(stream.average_rate or stream.guessed_rate or 0)

@@ -198,8 +198,9 @@ def uniform_indices(start: float, end: float, fps: float, frames: int, count: in
 
     A span with fewer frames than bins gives each of its frames once; the caller pads and masks.
     """
-    first = min(max(0, round(start * fps)), frames - 1)
-    last = min(max(first + 1, round(end * fps)), frames)
+    # Cut before rounding: 1e308 s times a frame rate is no number.
+    first = round(min(max(0, start * fps), frames - 1))
+    last = max(first + 1, round(min(end * fps, frames)))
     if last - first <= count:
         return np.arange(first, last)
     return (first + (np.arange(count) + 0.5) * (last - first) / count).astype(int)

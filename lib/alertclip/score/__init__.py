@@ -188,7 +188,10 @@ def load_model(name: str, pretrained: str | None, device: str) -> tuple[AlertCLI
         model, line = load_alertclip(folder), f"tuned Alert-CLIP from {folder.name}"
     else:
         if not pretrained and name != "miniclip" and not name.startswith("local-dir:"):
-            raise InputError(f"{name}: give --pretrained too (such as openai), else it is random")
+            raise InputError(
+                f"--model {name}: no folder with {META} (notebook 04 writes runs/<profile>/export);"
+                " for an open_clip model give --pretrained too (such as openai), else it is random"
+            )
         backbone = load_backbone(name, pretrained)
         model, line = AlertCLIP(backbone), f"{backbone.name}, not tuned for anomalies"
     return model.to(device).eval(), line

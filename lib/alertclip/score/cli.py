@@ -1,4 +1,8 @@
-"""Command line: ``python -m alertclip.score VIDEO... --out DIR``; one bad file stops nothing."""
+"""Command line: ``python -m alertclip.score VIDEO... --out DIR``; one bad file stops nothing.
+
+With ``--shard i/n`` one of n processes or machines scores its share of the same list of videos; the
+last to finish merges the summaries into the one that a single process would have written.
+"""
 
 import argparse
 import sys
@@ -10,6 +14,7 @@ import torch
 
 from alertclip import figures, score
 from alertclip.errors import InputError
+from alertclip.files import locked, read_json, write_json
 from alertclip.model.alertclip import AlertCLIP
 from alertclip.params import PROFILES
 from alertclip.prompts import load_prompts
@@ -24,6 +29,7 @@ from alertclip.score import (
     score_video,
     trained_frames,
 )
+from alertclip.shards import WHOLE, Shard, merge, parse_shard
 
 
 def output_names(videos: Sequence[Path]) -> dict[Path, str]:
@@ -60,14 +66,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"Model: {line}. Score: sigmoid(logit scale x margin), 0 to 1; {HELD}.")
-    rows = []
-    for video, name in output_names(options.videos).items():
+    try:
+        return _score_all(model, prompts, line, options)
+    except InputError as error:  # a full disk stops every video
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _score_all(
+    model: AlertCLIP, prompts: PromptEmbeddings, line: str, options: argparse.Namespace
+) -> int:
+    names, rows = output_names(options.videos), []
+    for video, name in options.shard.take(list(names.items())):
         rows.append(_score_one(model, prompts, video, name, line, options))
         print("{video}: {status} {reason}".format(**rows[-1]).rstrip())
-        figures.write_table(pd.DataFrame(rows), options.out / "summary.csv")
+        if options.shard == WHOLE:
+            figures.write_table(pd.DataFrame(rows), options.out / "summary.csv")
+    if options.shard != WHOLE:
+        merge_summaries(options.out, options.shard, [str(video) for video in names], rows)
     failed = sum(row["status"] == "failed" for row in rows)
     print(f"{len(rows) - failed} scored, {failed} failed; see {options.out / 'summary.csv'}")
     return 1 if failed else 0
+
+
+def merge_summaries(
+    out: Path, shard: Shard, videos: Sequence[str], rows: Sequence[dict[str, object]]
+) -> None:
+    """Keep the rows of ``shard``; once all shares of ``videos`` are there, write summary.csv."""
+    folder = out / "shards"
+    files = [folder / f"{number}-of-{shard.count}.json" for number in range(1, shard.count + 1)]
+    with locked(folder / ".lock"):  # two may end at once
+        write_json(files[shard.number - 1], {"videos": videos, "rows": rows})
+        shares = [read_json(file) for file in files if file.exists()]
+        fresh = [share["rows"] for share in shares if share["videos"] == videos]
+        if len(fresh) == shard.count:
+            figures.write_table(pd.DataFrame(merge(fresh)), out / "summary.csv")
+        else:
+            print(f"share {shard}: {len(fresh)} of {shard.count} shares are done")
 
 
 def _score_one(
@@ -110,7 +145,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--fps", type=_rate, default=RATE, help="samples per second of video")
     parser.add_argument("--stride", type=_count, help="native frames per sample; overrides fps")
+    parser.add_argument(
+        "--shard",
+        type=_shard,
+        default=WHOLE,
+        metavar="i/n",
+        help="score only every n-th video, from the i-th; give each process the same list",
+    )
     return parser
+
+
+def _shard(text: str) -> Shard:
+    try:
+        return parse_shard(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _count(text: str) -> int:

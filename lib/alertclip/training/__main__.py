@@ -1,10 +1,15 @@
-"""``python -m alertclip.training --profile mini --stage 1 [-p name=value ...]``."""
+"""``python -m alertclip.training --profile mini --stage 1 [-p name=value ...]``.
+
+On several GPUs, or processes, with the same result up to rounding and dropout's random numbers:
+``torchrun --nproc_per_node 8 -m alertclip.training --profile paper --stage 1``.
+"""
 
 import argparse
 import sys
 
 from alertclip.errors import InputError
 from alertclip.params import load_params, parse_overrides
+from alertclip.training.distributed import processes, rank
 from alertclip.training.stage import run_stage
 
 
@@ -16,8 +21,11 @@ def main() -> None:
     parser.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", dest="overrides")
     args = parser.parse_args()
     try:
-        overrides = parse_overrides(args.overrides)
-        print(run_stage(load_params(args.profile, overrides), args.stage))
+        params = load_params(args.profile, parse_overrides(args.overrides))
+        with processes():
+            out = run_stage(params, args.stage)
+            if rank() == 0:
+                print(out)
     except InputError as error:
         sys.exit(str(error))
 

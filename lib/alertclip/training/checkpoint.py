@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from alertclip.files import sha256_file, write_json
+from alertclip.files import sha256_file, write_json, writing
 
 TRAINABLE, OPTIMIZER, STATE = "trainable.safetensors", "optimizer.safetensors", "state.json"
 
@@ -91,7 +91,9 @@ def save_final(out: Path, model: nn.Module, state: dict[str, Any]) -> Path:
 
 def checkpoints(out: Path) -> list[Path]:
     """Checkpoint folders of a stage, oldest first; temporary folders start with a dot."""
-    return sorted(out.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    named = (path for path in out.glob("checkpoint-*") if path.is_dir())
+    steps = {path: path.name.split("-")[1] for path in named}
+    return sorted((p for p, n in steps.items() if n.isdecimal()), key=lambda p: int(steps[p]))
 
 
 def latest_checkpoint(out: Path) -> Path | None:
@@ -104,7 +106,8 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     try:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         whole = all(sha256_file(folder / n) == digest for n, digest in state["sha256"].items())
-    except (OSError, ValueError, KeyError):
+        whole = whole and {"step", "identity"} <= state.keys() and TRAINABLE in state["sha256"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return state if whole else None
 
@@ -150,12 +153,18 @@ def _save(tensors: dict[str, Any], path: Path) -> None:
 @contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty temporary folder that replaces ``folder`` if the block succeeds."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    temporary.mkdir()
-    try:
-        yield temporary
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with writing(folder):
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sweep(out: Path) -> None:
+    """Delete what a killed run left half-written in ``out``; only the run that owns it may."""
+    for path in out.glob(".*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -2,14 +2,16 @@
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from alertclip.files import sha256_json
-from alertclip.training.checkpoint import STATE, checkpoints, read_state, trainable
+from alertclip.files import locked, sha256_json
+from alertclip.training import distributed
+from alertclip.training.checkpoint import STATE, checkpoints, read_state, sweep, trainable
 from alertclip.training.settings import StageSettings
 
 # They change what is written, not what is learned: a resume may alter them.
@@ -39,6 +41,24 @@ def weights_hash(model: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+@contextmanager
+def claimed(out: Path, identity: Mapping[str, Any]) -> Iterator[None]:
+    """Own the folder ``out`` for the length of the block, as the folder of this run.
+
+    Raises InputError if another run is at work there, or if the processes of this one differ.
+    """
+    distributed.require_equal(identity, "settings, data or weights")
+    if distributed.rank() > 0:
+        distributed.barrier()
+        yield
+        return
+    with locked(out.with_name(f".{out.name}.lock"), wait=False):
+        claim_folder(out, identity)
+        sweep(out)
+        distributed.barrier()
+        yield
 
 
 def claim_folder(out: Path, identity: Mapping[str, Any]) -> None:

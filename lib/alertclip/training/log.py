@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alertclip.files import atomic_write
+from alertclip.files import atomic_write, writing
 
 LOG = "log.jsonl"
 
@@ -30,7 +30,7 @@ def read_history(out: Path) -> History:
 
 def append_row(out: Path, row: dict[str, Any]) -> None:
     """Add one line to the log of the stage in ``out``."""
-    with open(out / LOG, "a", encoding="utf-8") as stream:
+    with writing(out / LOG), open(out / LOG, "a", encoding="utf-8") as stream:
         stream.write(json.dumps(row) + "\n")
 
 
@@ -45,8 +45,11 @@ def _rows(out: Path) -> Iterator[dict[str, Any]]:
     path = out / LOG
     if not path.exists():
         return
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().splitlines():
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError:  # torn by a crash: nothing whole follows
+            row = json.loads(line)
+        except ValueError:  # torn by a crash: nothing whole follows
             return
+        if not isinstance(row, dict) or not {"split", "step"} <= row.keys():
+            return
+        yield row

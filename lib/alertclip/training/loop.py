@@ -2,25 +2,26 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from alertclip.data.clips import Batch
 from alertclip.errors import InputError
 from alertclip.files import progress
 from alertclip.model.attention import attention_kernel
 from alertclip.model.lora import parameter_groups
-from alertclip.training import checkpoint
-from alertclip.training.backward import accumulated_backward, micro_backward
-from alertclip.training.identity import claim_folder, run_identity
+from alertclip.training import checkpoint, distributed
+from alertclip.training.backward import Embeddings, Loss, accumulated_backward, micro_backward
+from alertclip.training.identity import claimed, run_identity
 from alertclip.training.log import History, append_row, read_history, trim_log
-from alertclip.training.objective import collate_seen, embed, objective
+from alertclip.training.objective import Texts, collate_seen, embed, objective
 from alertclip.training.schedule import MicroBatches, learning_rate_factor
 from alertclip.training.settings import StageSettings
 from alertclip.training.validation import validate
@@ -54,34 +55,67 @@ def fit(
     """
     if len(train) == 0:
         raise InputError(f"{out.name}: no training clips; see the report of the annotation reader")
+    _require_enough(out.name, settings)
     identity = run_identity(
         model, settings, seed=seed, items=len(train), regions=regions, provenance=provenance or {}
     )
-    claim_folder(out, identity)
     run = Run(model.to(device), settings, out, identity, regions, torch.device(device))
-    total = settings.total_steps(len(train))
-    if run.finished():
-        return read_history(out)
-    start = run.resume(seed)
+    with claimed(out, identity), out_of_memory_advice(out.name):
+        if not run.finished():
+            _train(run, train, validation, seed, workers)
+        distributed.barrier()
+    return read_history(out)
+
+
+def _train(run: "Run", train: Dataset, validation: Dataset | None, seed: int, workers: int) -> None:
+    settings, total = run.settings, run.settings.total_steps(len(train))
+    start, mine = run.resume(seed), distributed.own_shard()
     # A generator of their own keeps the loaders from drawing on the state that dropout draws on.
     load = partial(
         DataLoader, collate_fn=collate_seen, num_workers=workers, generator=torch.Generator()
     )
     sampler = MicroBatches(
-        len(train), settings.batch_size, settings.accumulation, seed, start, total
+        len(train), settings.batch_size, settings.accumulation, seed, start, total, mine
     )
     batches = iter(load(train, batch_sampler=sampler))
+    steps = range(start, total)
     with attention_kernel(run.device, settings.precision):
-        for step in progress(range(start, total), total - start, f"{out.name} step"):
+        label = f"{run.out.name} step"
+        for step in progress(steps, len(steps), label) if distributed.rank() == 0 else steps:
             group = [next(batches) for _ in range(settings.accumulation)]
+            distributed.seed_step(seed, step)
             run.step(step, total, group, step * settings.items_per_step / len(train))
             last = step + 1 == total
             if validation is not None and (last or (step + 1) % settings.validate_steps == 0):
-                run.validate(step + 1, load(validation, batch_size=settings.batch_size))
+                chunks = list(BatchSampler(range(len(validation)), settings.batch_size, False))
+                run.validate(step + 1, load(validation, batch_sampler=mine.take(chunks)))
             if last or (step + 1) % settings.save_steps == 0:
                 run.save(step + 1)
-    checkpoint.save_final(out, model, {"step": total, "identity": identity})
-    return read_history(out)
+    run.save_final(total)
+
+
+def _require_enough(name: str, settings: StageSettings) -> None:
+    if settings.batch_size < distributed.world_size():
+        raise InputError(
+            f"{name}_batch_size is {settings.batch_size}: {distributed.world_size()} processes need"
+            " a clip each of every micro-batch; use fewer, or raise it and lower the accumulation"
+        )
+
+
+@contextmanager
+def out_of_memory_advice(name: str) -> Iterator[None]:
+    """Turn running out of memory inside the block into a TrainingError that says what to lower."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and "allocate memory" not in str(error):  # torch's words on a CPU
+            raise
+        raise TrainingError(
+            f"{name}: out of memory ({str(error).splitlines()[0]}). Lower {name}_batch_size and"
+            f" raise {name}_accumulation as much (negatives=accumulated keeps the result), or set"
+            f" checkpointing=all, {name}_precision=bf16 or a smaller num_frames"
+        ) from error
 
 
 class Run:
@@ -101,7 +135,7 @@ class Run:
         self.embed: Callable[[Batch], dict[str, Tensor]] = partial(
             embed, model, regions=regions, device=device, precision=settings.precision
         )
-        self.objective = partial(objective, model, settings=settings)
+        self.objective = partial(objective, model, settings=settings)  # (embeddings, texts)
         rates = settings.base_lr, settings.text_lr, settings.temporal_lr
         self.optimizer = torch.optim.AdamW(parameter_groups(model, *rates, settings.weight_decay))
         for group in self.optimizer.param_groups:
@@ -120,17 +154,19 @@ class Run:
         folder = checkpoint.latest_checkpoint(self.out)
         if folder is None:
             torch.manual_seed(seed)
-            trim_log(self.out, 0)
+            self._trim_log(0)
             return 0
         state = checkpoint.read_state(folder)
         checkpoint.load_trainable(folder, self.model)
         checkpoint.load_optimizer(folder, self.model, self.optimizer)
         checkpoint.set_random_state(state["random"], self.device)
-        trim_log(self.out, state["step"])
+        self._trim_log(state["step"])
         return state["step"]
 
     def save(self, step: int) -> None:
         """Write the checkpoint after ``step`` optimiser steps."""
+        if distributed.rank() > 0:
+            return
         state = {
             "step": step,
             "identity": self.identity,
@@ -140,6 +176,12 @@ class Run:
             self.out, self.model, self.optimizer, state, self.settings.save_limit
         )
 
+    def save_final(self, step: int) -> None:
+        """Write what the stage has learned after its last optimiser step."""
+        if distributed.rank() == 0:
+            state = {"step": step, "identity": self.identity}
+            checkpoint.save_final(self.out, self.model, state)
+
     def step(self, step: int, total: int, batches: Sequence[Batch], epoch: float) -> None:
         """One optimiser step (0-based ``step``) on its micro-batches; one line in the log."""
         began = time.perf_counter()
@@ -148,9 +190,9 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = factor * group["base_lr"]
         loss, terms = self.backward(batches)
-        norm = nn.utils.clip_grad_norm_(
-            checkpoint.trainable(self.model).values(), self.settings.grad_norm
-        )
+        parameters = list(checkpoint.trainable(self.model).values())
+        distributed.sum_gradients(parameters, self.model.logit_scale)
+        norm = nn.utils.clip_grad_norm_(parameters, self.settings.grad_norm)
         self._require_finite(step, batches, loss=loss, grad_norm=norm, **terms)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -174,19 +216,24 @@ class Run:
     def validate(self, step: int, loader: DataLoader) -> None:
         """Validation scores after ``step`` optimiser steps; one line in the log."""
         self.model.eval()
-        scores = validate(loader, self.embed, self.objective)
+        scores = validate(loader, self.embed, self.objective, self.device)
         self._log(split="validation", step=step, **scores)
 
-    def backward(self, batches: Sequence[Batch]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Gradients of one optimiser step; its loss and terms."""
+    def backward(self, batches: Sequence[Batch]) -> Loss:
+        """Gradients of this process's part of one optimiser step; loss and terms of the whole."""
         if self.settings.negatives == "accumulated" and len(batches) > 1:
-            return accumulated_backward(batches, self.embed, self.objective, self.device)
-        return micro_backward(batches, self.embed, self.objective)
+            return accumulated_backward(batches, self.embed, self._whole_objective, self.device)
+        return micro_backward(batches, self.embed, self._whole_objective)
+
+    def _whole_objective(self, embeddings: Embeddings, batches: Sequence[Batch]) -> Loss:
+        texts = [Texts.of(batch) for batch in batches]
+        return self.objective(*distributed.share(embeddings, texts, self.device))
 
     def _require_finite(self, step: int, batches: Sequence[Batch], **values: Tensor) -> None:
         broken = [name for name, value in values.items() if not math.isfinite(value)]
         if broken:
-            keys = ", ".join(key for batch in batches for key in batch.keys)
+            everyone = distributed.gather_values([key for batch in batches for key in batch.keys])
+            keys = ", ".join(key for keys in everyone for key in keys)
             raise TrainingError(
                 f"{self.out.name}: {', '.join(broken)} not finite at optimiser step {step + 1};"
                 f" the clips were {keys}. Look at these clips, or lower the learning rates"
@@ -195,5 +242,10 @@ class Run:
     def _scale(self) -> Tensor:
         return self.model.logit_scale.detach().exp()
 
+    def _trim_log(self, step: int) -> None:
+        if distributed.rank() == 0:
+            trim_log(self.out, step)
+
     def _log(self, **row: Any) -> None:
-        append_row(self.out, row)
+        if distributed.rank() == 0:
+            append_row(self.out, row)

@@ -1,7 +1,7 @@
 """From clips to a batch, its embeddings, and the stage's loss."""
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -10,6 +10,22 @@ from torch import Tensor, nn
 from alertclip.data.clips import Batch, collate
 from alertclip.losses import total_loss
 from alertclip.training.settings import StageSettings
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What losses and scores need of a batch beside its embeddings; JSON values throughout."""
+
+    global_captions: list[str]
+    region_captions: list[str]
+    labels: list[int]
+    keys: list[str]
+
+    @classmethod
+    def of(cls, batch: Batch) -> "Texts":
+        """The texts of a batch, without its frames."""
+        labels = batch.labels.tolist()
+        return cls(batch.global_captions, batch.region_captions, labels, batch.keys)
 
 
 def collate_seen(samples: Sequence[dict[str, Any]]) -> Batch:
@@ -41,16 +57,16 @@ def embed(
 def objective(
     model: nn.Module,
     embeddings: dict[str, Tensor],
-    batches: Sequence[Batch],
+    texts: Sequence[Texts],
     *,
     settings: StageSettings,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss of embeddings that come from ``batches``, with its terms detached for the log."""
+    """Loss of embeddings and the texts they come with; its terms, detached for the log."""
     losses = total_loss(
         embeddings,
         model.logit_scale.exp(),
-        [caption for batch in batches for caption in batch.global_captions],
-        [caption for batch in batches for caption in batch.region_captions],
+        [caption for part in texts for caption in part.global_captions],
+        [caption for part in texts for caption in part.region_captions],
         (settings.loss_global_weight, settings.loss_region_weight, settings.loss_hard_weight),
     )
     terms = {"loss_global": losses.global_.detach()}

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from alertclip.shards import WHOLE, Shard
+
 
 def learning_rate_factor(step: int, total: int, warmup_ratio: float) -> float:
     """Factor on every base rate at optimiser step ``step`` (0-based) of ``total``.
@@ -36,12 +38,23 @@ def item_stream(items: int, seed: int, start: int) -> Iterator[int]:
 
 
 class MicroBatches:
-    """Batch sampler: index lists of the micro-batches of optimiser steps [start, total)."""
+    """Batch sampler: index lists of the micro-batches of optimiser steps [start, total).
+
+    Each process takes its ``shard`` of every micro-batch: together they are the same micro-batches
+    whatever the number of processes.
+    """
 
     def __init__(
-        self, items: int, batch_size: int, accumulation: int, seed: int, start: int, total: int
+        self,
+        items: int,
+        batch_size: int,
+        accumulation: int,
+        seed: int,
+        start: int,
+        total: int,
+        shard: Shard = WHOLE,
     ) -> None:
-        self.items, self.batch_size, self.seed = items, batch_size, seed
+        self.items, self.batch_size, self.seed, self.shard = items, batch_size, seed, shard
         self.first, self.last = start * accumulation, total * accumulation
 
     def __len__(self) -> int:
@@ -50,4 +63,4 @@ class MicroBatches:
     def __iter__(self) -> Iterator[list[int]]:
         stream = item_stream(self.items, self.seed, self.first * self.batch_size)
         for _ in range(len(self)):
-            yield [next(stream) for _ in range(self.batch_size)]
+            yield self.shard.take([next(stream) for _ in range(self.batch_size)])

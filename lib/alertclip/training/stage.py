@@ -13,6 +13,7 @@ from alertclip.model.backbone import load_backbone
 from alertclip.model.export import META, export_open_clip, load_alertclip
 from alertclip.model.lora import add_lora
 from alertclip.params import Params
+from alertclip.training import distributed
 from alertclip.training.checkpoint import read_state
 from alertclip.training.loop import fit
 from alertclip.training.settings import stage_settings
@@ -21,16 +22,18 @@ from alertclip.training.settings import stage_settings
 def run_stage(P: Params, stage: int) -> Path:
     """Train stage 1 or 2 of a profile and return ``stageN/final``, an open_clip folder.
 
-    Goes on where an interrupted call stopped; does nothing if the stage is finished. Raises
-    InputError if data, weights or, for stage 2, Stage I are missing.
+    Goes on where an interrupted call stopped; does nothing if the stage is finished. The processes
+    of torchrun share the work. Raises InputError if data, weights or, for stage 2, Stage I are
+    missing.
     """
-    settings = stage_settings(P, stage)
-    prepare_data(P)
-    require_disjoint(P)
-    torch.manual_seed(P.seed)
-    model = initial_model(P, stage)
-    train, dev = (clip_dataset(P, split, model.image_size) for split in ("train", "dev"))
-    out, device = P.run_dir / f"stage{stage}", resolve_device(P)
+    settings, device = stage_settings(P, stage), distributed.own_device(resolve_device(P))
+    with distributed.first_alone():
+        prepare_data(P)
+        require_disjoint(P)
+        torch.manual_seed(P.seed)
+        model = initial_model(P, stage)
+        train, dev = (clip_dataset(P, split, model.image_size) for split in ("train", "dev"))
+    out = P.run_dir / f"stage{stage}"
     fit(
         model,
         train,
@@ -43,10 +46,11 @@ def run_stage(P: Params, stage: int) -> Path:
         provenance=_provenance(P, train),
         workers=P.workers if device.type == "cuda" else 0,  # a CPU has no cores to spare
     )
-    if not (out / "final" / META).exists():
+    if distributed.rank() == 0 and not (out / "final" / META).exists():
         state = read_state(out / "final")
         meta = {"stage": stage, "num_frames": P.num_frames, "run": state["identity"]}
         export_open_clip(model, out / "final", meta)
+    distributed.barrier()
     return out / "final"
 
 
@@ -100,6 +104,12 @@ def _provenance(P: Params, train: ClipDataset) -> dict[str, object]:
 
 
 def resolve_device(P: Params) -> torch.device:
-    """The device parameter resolved: auto is CUDA where present."""
+    """The device parameter resolved: auto is CUDA where present; InputError if it is not here."""
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(automatic if P.device == "auto" else P.device)
+    name = automatic if P.device == "auto" else P.device
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # the latter from a torch without CUDA
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device={name}: {reason}; use device=auto, or cpu") from None
+    return torch.device(name)

@@ -6,27 +6,32 @@ import torch
 from torch import Tensor
 
 from alertclip.data.clips import Batch
-from alertclip.training.backward import Embed, Objective
+from alertclip.training.backward import Embed, Objective, concatenate
+from alertclip.training.distributed import share
+from alertclip.training.objective import Texts
 
 
 @torch.no_grad()
 def validate(
-    batches: Iterable[Batch], embed: Embed, objective: Objective
+    batches: Iterable[Batch], embed: Embed, objective: Objective, device: torch.device
 ) -> dict[str, float | None]:
-    """Mean loss over batches, caption retrieval and signed gap over the whole split."""
-    losses, v, t, captions, labels = [], [], [], [], []
+    """Mean loss over batches, caption retrieval and signed gap over the whole split.
+
+    Of several processes each takes some of the batches; all return the scores of the whole.
+    """
+    parts, texts = [], []
     for batch in batches:
         embeddings = embed(batch)
-        losses.append(objective(embeddings, [batch])[0])
-        v.append(embeddings["v"])
-        t.append(embeddings["t"])
-        captions += batch.global_captions
-        labels.append(batch.labels)
-    similarity = (torch.cat(v) @ torch.cat(t).T).float().cpu()
+        texts.append(Texts.of(batch))
+        loss = objective(embeddings, texts[-1:])[0]
+        parts.append({"loss": loss[None], "v": embeddings["v"], "t": embeddings["t"]})
+    whole, texts = share(concatenate(parts), texts, device)
+    similarity = (whole["v"] @ whole["t"].T).float().cpu()
+    labels = torch.tensor([label for part in texts for label in part.labels])
     return {
-        "validation_loss": float(torch.stack(losses).mean()),
-        "recall_at_1": recall_at_1(similarity, captions),
-        "signed_gap": signed_gap(similarity, torch.cat(labels)),
+        "validation_loss": float(whole["loss"].mean()),
+        "recall_at_1": recall_at_1(similarity, [c for part in texts for c in part.global_captions]),
+        "signed_gap": signed_gap(similarity, labels),
     }
 
 

@@ -1,0 +1,228 @@
+"""Damaged stage folders, weights that are something else, and parameters that cannot be."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import tiny_clip
+import torch
+from safetensors.torch import load_file, save_file
+from test_training import SETTINGS, Clips, tiny_model
+
+from alertclip.model.backbone import CONFIG, load_backbone
+from alertclip.params import load_params
+from alertclip.score import load_model
+from alertclip.shards import parse_shard
+from alertclip.training import fit, read_history
+from alertclip.training.checkpoint import checkpoints, latest_checkpoint
+from alertclip.training.stage import resolve_device
+
+from .case import Case, pickle_with_code, refused
+
+EARLIER, NEWEST = "goes on from the checkpoint before", "goes on from the newest checkpoint"
+NOT_LOADED = "weights refused"
+
+
+def train(out: Path, model: torch.nn.Module | None = None, **options: Any) -> dict:
+    """Train the tiny model for four steps, or what is missing of them; its weights."""
+    model = model or tiny_model()
+    options = {"regions": True, "seed": 3, "device": "cpu"} | options
+    fit(model, options.pop("clips", Clips(6)), None, SETTINGS, out, **options)
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+@cache
+def trained() -> tuple[Path, dict]:
+    """A finished stage, trained once, and its weights."""
+    out = Path(tempfile.mkdtemp()) / "stage"
+    return out, train(out)
+
+
+def damaged(given: str, done: str, damage: Callable[[Path], object], start: int) -> Case:
+    """A stage whose end is lost and something else besides; it ends in the same weights."""
+
+    def run(folder: Path) -> str:
+        whole, weights = trained()
+        out = folder / "stage"
+        shutil.copytree(whole, out)
+        shutil.rmtree(out / "final")
+        trace = damage(out)
+        found = latest_checkpoint(out)
+        assert found.name == f"checkpoint-{start:06d}"
+        again = train(out)
+        assert all(torch.equal(again[name], tensor) for name, tensor in weights.items())
+        assert [row["step"] for row in read_history(out).steps] == [1, 2, 3, 4]
+        assert not (isinstance(trace, Path) and trace.exists())
+        return f"(goes on from {found.name})"
+
+    return Case(f"stage: {given}", done, "goes on from", run)
+
+
+def newest(out: Path, name: str) -> Path:
+    """A file of the newest checkpoint."""
+    return checkpoints(out)[-1] / name
+
+
+def torn_final(folder: Path) -> str:
+    """A finished stage whose weights were cut short."""
+    whole, weights = trained()
+    shutil.copytree(whole, folder / "stage")
+    os.truncate(folder / "stage/final/trainable.safetensors", 500)
+    again = train(folder / "stage")
+    assert all(torch.equal(again[name], tensor) for name, tensor in weights.items())
+    return "(final is written again)"
+
+
+def other_backbone(folder: Path) -> str:
+    """A stage begun with other initial weights under the same name."""
+    whole, weights = trained()
+    shutil.copytree(whole, folder / "stage")
+    train(folder / "stage", tiny_model(seed=1))
+    aside = next(folder.glob("stage-*"))
+    return f"(the former run is kept as {'stage-' + 'x' * len(aside.name[6:])})"
+
+
+def out_of_memory(folder: Path) -> str:
+    """A layer that asks for more memory than any machine has."""
+    model = tiny_model()
+    model.temporal.register_forward_pre_hook(
+        lambda *_: torch.empty(1 << 50, dtype=torch.uint8) and None
+    )
+    return refused(train, folder / "stage1", model)
+
+
+def no_number(folder: Path) -> str:
+    """Weights whose loss is infinite or not a number."""
+    model = tiny_model()
+    torch.nn.init.constant_(model.pooling.score[0].weight, float("inf"))
+    return refused(train, folder / "stage1", model)
+
+
+def weights_case(given: str, change: Callable[[Path], object], says: str) -> Case:
+    """An open_clip folder whose weights are not what its config says."""
+
+    def run(folder: Path) -> str:
+        (folder / CONFIG).write_text(json.dumps({"model_cfg": tiny_clip.config()}))
+        save_file(tiny_clip.clip().state_dict(), folder / "open_clip_model.safetensors")
+        trace = change(folder / "open_clip_model.safetensors")
+        message = refused(load_backbone, f"local-dir:{folder}")
+        assert not (isinstance(trace, Path) and trace.exists()), "code in the weights was run"
+        return message
+
+    return Case(f"weights: {given}", NOT_LOADED, says, run)
+
+
+def old_pickle(path: Path) -> Path:
+    """The older file name, which open_clip also looks for, as a pickle with code."""
+    path.unlink()
+    return pickle_with_code(path.with_name("open_clip_pytorch_model.bin"))
+
+
+def reshaped(path: Path) -> None:
+    """Every tensor one row longer."""
+    tensors = load_file(path).items()
+    save_file({n: torch.cat([t, t[:1]]) if t.ndim else t for n, t in tensors}, path)
+
+
+def renamed(path: Path) -> None:
+    """Weights of a model with other layers."""
+    save_file({f"module.other.{n}": t for n, t in load_file(path).items()}, path)
+
+
+def parameter(given: str, says: str, profile: str = "smoke", **changes: Any) -> Case:
+    """A parameter that cannot be."""
+
+    def run(_: Path) -> str:
+        return refused(lambda: resolve_device(load_params(profile, changes)))
+
+    return Case(f"parameter: {given}", "stops before any work", says, run)
+
+
+CASES = [
+    damaged(
+        "newest weights are a pickle with code in it",
+        EARLIER,
+        lambda out: pickle_with_code(newest(out, "trainable.safetensors")),
+        2,
+    ),
+    damaged(
+        "newest optimiser cut short",
+        EARLIER,
+        lambda out: os.truncate(newest(out, "optimizer.safetensors"), 99),
+        2,
+    ),
+    damaged(
+        "newest state cut short", EARLIER, lambda out: os.truncate(newest(out, "state.json"), 99), 2
+    ),
+    damaged(
+        "newest state is a list",
+        EARLIER,
+        lambda out: newest(out, "state.json").write_text("[1, 2]"),
+        2,
+    ),
+    damaged(
+        "newest state without sums",
+        EARLIER,
+        lambda out: newest(out, "state.json").write_text('{"step": 4, "sha256": {}}'),
+        2,
+    ),
+    damaged("a folder checkpoint-best", NEWEST, lambda out: (out / "checkpoint-best").mkdir(), 4),
+    damaged("a file checkpoint-000099", NEWEST, lambda out: (out / "checkpoint-000099").touch(), 4),
+    damaged("a log with a torn line", NEWEST, lambda out: append(out, b'{"split": "tr'), 4),
+    damaged("a log with bytes that are no text", NEWEST, lambda out: append(out, b"\xff\x00\n"), 4),
+    damaged("a log with rows of others", NEWEST, lambda out: append(out, b"[]\n{}\n"), 4),
+    Case("stage: final weights cut short", NEWEST, "written again", torn_final),
+    Case("stage: begun from other weights", "set aside", "is kept as", other_backbone),
+    Case(
+        "training: out of memory", "stops, says what to lower", "Lower stage1_batch_", out_of_memory
+    ),
+    Case("training: a loss that is no number", "stops, names the clips", "clips were", no_number),
+    Case(
+        "training: no clips",
+        "stops before any work",
+        "no training clips",
+        lambda folder: refused(train, folder / "stage1", clips=Clips(0)),
+    ),
+    weights_case("a pickle with code in it", pickle_with_code, "needs .* that fits it"),
+    weights_case("an older file with code in it", old_pickle, "needs .* that fits it"),
+    weights_case("cut short", lambda path: os.truncate(path, 3000), "needs .* that fits it"),
+    weights_case("other shapes", reshaped, "needs .* that fits it"),
+    weights_case("another model's layers", renamed, "needs .* that fits it"),
+    weights_case(
+        "a config cut short",
+        lambda path: os.truncate(path.with_name(CONFIG), 40),
+        "not valid UTF-8 JSON",
+    ),
+    Case(
+        "weights: --model names a folder that is not there",
+        NOT_LOADED,
+        "no folder with alert_clip.json .*--pretrained",
+        lambda folder: refused(load_model, str(folder / "exprt"), None, "cpu"),
+    ),
+    parameter("no frames", "num_frames", num_frames=0),
+    parameter("a rate that is text", "stage1_base_lr", stage1_base_lr="fast"),
+    parameter("a rate below 0", "stage1_base_lr", stage1_base_lr=-1e-6),
+    parameter("a misspelt name", "did you mean stage1_steps", stage1_step=3),
+    parameter("dropout of 1", "stage1_lora_dropout", stage1_lora_dropout=1.0),
+    parameter("no layer to adapt", "must not be empty", lora_targets=[]),
+    parameter("a profile that is not there", "no such profile", profile="papr"),
+    parameter("a device that is not there", "use device=auto, or cpu", device="cuda:99"),
+    parameter("a device that does not exist", "use device=auto, or cpu", device="gpu"),
+    Case(
+        "parameter: a share beyond the last",
+        "stops before any work",
+        "i/n with i from 1 to n",
+        lambda _: refused(parse_shard, "5/4"),
+    ),
+]
+
+
+def append(out: Path, content: bytes) -> None:
+    """Add bytes to a stage's log."""
+    with open(out / "log.jsonl", "ab") as stream:
+        stream.write(content)

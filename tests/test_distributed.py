@@ -1,0 +1,187 @@
+"""Several processes against one: the same gradients, losses and weights. gloo on the CPU."""
+
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_training import SETTINGS, Clips, tiny_model
+from torch import nn
+from torch.multiprocessing import get_context
+
+from alertclip.errors import InputError
+from alertclip.shards import Shard, merge, parse_shard
+from alertclip.training import distributed, fit, read_history
+from alertclip.training.checkpoint import trainable
+from alertclip.training.loop import Run
+from alertclip.training.objective import collate_seen
+from alertclip.training.schedule import MicroBatches
+
+CPU = torch.device("cpu")
+TRACKED = ("loss", "loss_hard", "grad_norm", "validation_loss", "recall_at_1", "signed_gap")
+EXACT = {"atol": 2e-6, "rtol": 2e-5}  # float32: other batch sizes sum in another order
+
+
+def _process(work: Callable, folder: Path, rank: int, world: int, port: int, *args: Any) -> None:
+    torch.set_num_threads(1)
+    names = {"RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in names.items()})
+    with distributed.processes():
+        torch.save(work(folder, *args), folder / f"{rank}.pt")
+
+
+def together(work: Callable, folder: Path, *args: Any, world: int = 2) -> list[Any]:
+    """What ``work(folder, *args)`` returns on each of ``world`` processes."""
+    folder.mkdir(exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # Imports take seconds: a fork has them already, but may not follow a use of CUDA.
+    context = get_context("spawn" if torch.cuda.is_available() else "fork")
+    each = [
+        context.Process(target=_process, args=(work, folder, rank, world, port, *args))
+        for rank in range(world)
+    ]
+    for process in each:
+        process.start()
+    for process in each:
+        process.join(60)
+        process.kill()
+    assert [process.exitcode for process in each] == [0] * world
+    return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
+
+
+class Uneven(Clips):
+    """Clips of which some have no region, some two, and pairs share a caption."""
+
+    def __getitem__(self, i: int) -> dict:
+        sample = super().__getitem__(i)
+        sample["regions"] = [[], sample["regions"], sample["regions"] * 2][i % 3]
+        return sample | {"global_caption": f"colour {i // 2}"}
+
+
+def one_step(_: Path, negatives: str, regions: bool = True) -> dict[str, Any]:
+    """Loss, terms and gradients of one step of 2 x 5 clips, from this process's share."""
+    model = tiny_model(dropout=0).eval()
+    torch.manual_seed(1)
+    for parameter in trainable(model).values():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    settings = replace(SETTINGS, batch_size=5, accumulation=2, negatives=negatives)
+    sampler = MicroBatches(10, 5, 2, 3, 0, 1, distributed.own_shard())
+    data = Uneven()
+    batches = [collate_seen([data[i] for i in indices]) for indices in sampler]
+    run = Run(model, settings, None, {}, regions, CPU)
+    loss, terms = run.backward(batches)
+    distributed.sum_gradients(list(trainable(model).values()), model.logit_scale)
+    gradients = {n: p.grad for n, p in trainable(model).items() if p.grad is not None}
+    return {"loss": loss, "gradients": gradients} | terms
+
+
+@pytest.mark.parametrize(("negatives", "world"), [("accumulated", 2), ("micro", 3)])
+def test_a_step_is_the_same_on_any_number_of_processes(tmp_path, negatives, world):
+    alone = one_step(tmp_path, negatives)
+    for shared in together(one_step, tmp_path, negatives, world=world):
+        for name in ("loss", "loss_global", "loss_region", "loss_hard"):
+            torch.testing.assert_close(shared[name], alone[name], **EXACT)
+        assert shared["gradients"].keys() == alone["gradients"].keys()
+        for name, gradient in alone["gradients"].items():
+            torch.testing.assert_close(shared["gradients"][name], gradient, **EXACT)
+
+
+def train(folder: Path, dropout: float, stop: int | None = None) -> dict[str, Any]:
+    """A stage of 4 steps, validated at each; interrupted before step ``stop``."""
+    settings = replace(SETTINGS, batch_size=3, accumulation=2, validate_steps=1)
+    model, step, out = tiny_model(dropout=dropout), Run.step, folder / "stage"
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = dropout
+        if isinstance(module, nn.MultiheadAttention):
+            module.dropout = dropout
+
+    def stopped(self: Run, number: int, *args: Any) -> None:
+        if number == stop:
+            raise KeyboardInterrupt
+        step(self, number, *args)
+
+    Run.step = stopped
+    with suppress(KeyboardInterrupt):
+        fit(model, Uneven(), Uneven(5), settings, out, regions=True, seed=3, device=CPU)
+    Run.step = step
+    history = read_history(out)
+    rows = [[row[n] for n in TRACKED if n in row] for row in history.steps + history.validation]
+    return {"weights": {n: p.data for n, p in trainable(model).items()}, "rows": rows}
+
+
+def test_a_stage_is_the_same_on_two_processes(tmp_path):
+    alone = train(tmp_path / "alone", dropout=0.0)
+    first, second = together(train, tmp_path / "two", 0.0)
+    assert len(alone["rows"]) == 8
+    for one, other in zip(alone["rows"], first["rows"], strict=True):
+        torch.testing.assert_close(other, one, atol=1e-4, rtol=1e-4)
+    for name, weight in alone["weights"].items():
+        assert torch.equal(first["weights"][name], second["weights"][name]), name
+        # AdamW divides by the gradient's own size: where that is rounding, so is the step.
+        apart = (first["weights"][name] - weight).norm() / weight.norm().clamp_min(1)
+        assert apart < 1e-3, name
+
+
+def test_an_interrupted_stage_of_two_processes_ends_the_same_to_the_bit(tmp_path):
+    whole = together(train, tmp_path / "whole", 0.3)
+    together(train, tmp_path / "cut", 0.3, 3)
+    again = together(train, tmp_path / "cut", 0.3)
+    for one, other in zip(whole, again, strict=True):
+        assert one["rows"] == other["rows"]
+        assert all(torch.equal(t, other["weights"][n]) for n, t in one["weights"].items())
+
+
+def refused(folder: Path, kind: str) -> str:
+    """Message of a stage that cannot be shared."""
+    model, data, settings = tiny_model(), Uneven(), replace(SETTINGS, batch_size=4)
+    if kind == "few clips":
+        settings = replace(SETTINGS, batch_size=1)
+    if kind == "other data":
+        data = Uneven(10 + distributed.rank())
+    if kind == "not a number":
+        with torch.no_grad():
+            model.temporal.positions.fill_(float("nan"))
+    try:
+        fit(model, data, None, settings, folder / "stage", regions=True, seed=3, device=CPU)
+    except InputError as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def test_what_cannot_be_shared_is_said_by_all(tmp_path):
+    for message in together(refused, tmp_path, "few clips"):
+        assert "stage_batch_size is 1: 2 processes need a clip each" in message
+    for message in together(refused, tmp_path, "other data"):
+        assert "process 1 and process 0 differ in settings, data or weights" in message
+    for message in together(refused, tmp_path, "not a number"):
+        assert message.startswith("TrainingError") and message.count("clip") >= 5
+
+
+def test_random_numbers_differ_between_processes_and_steps(monkeypatch):
+    drawn = set()
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    for rank in range(2):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        for step in range(3):
+            distributed.seed_step(3, step)
+            drawn.add(torch.rand(1).item())
+    assert len(drawn) == 6
+
+
+def test_shards_are_disjoint_complete_and_merge():
+    items = list(range(11))
+    shares = [Shard(number, 4).take(items) for number in range(1, 5)]
+    assert shares[1] == [1, 5, 9] and sorted(map(len, shares)) == [2, 3, 3, 3]
+    assert merge(shares) == items and merge([[], []]) == []
+    assert parse_shard("2/8") == Shard(2, 8)
+    for wrong in ("0/4", "5/4", "1", "a/b", "1/", "-1/2", "1/2/3", ""):
+        with pytest.raises(InputError, match="write i/n with i from 1 to n"):
+            parse_shard(wrong)
