@@ -13,7 +13,11 @@ Modules in reading order; each imports only what stands before it:
 - ``figures``: a tidy table in, a figure out.
 - ``score``: score your own videos.
 - ``stages``, ``study``, ``showcase``: what the notebooks call: models, tables, exports.
-- ``seeds``, ``prior``, ``gates``: several seeds, pre-training, the mini world.s fitness.
+- ``detectors``, ``weak``, ``comparison``, ``transfer``: VadCLIP and AnomalyCLIP on each backbone.
+- ``curation``: screening of clips, hard negatives and their audit.
+- ``qa``, ``failures``, ``efficiency``, ``ablations``: what notebooks 07 to 10 measure.
+- ``ledger``, ``inconsistencies``, ``report``: the papers' numbers beside ours.
+- ``seeds``, ``prior``, ``gates``: several seeds, pre-training, the mini world's fitness.
 - ``workflow``, ``run``: notebooks executed in order, behind ``run_all.sh``.
 
 Axis letters: B clips, T frames, R regions, K hard negatives, C prompts, D embedding dimension,

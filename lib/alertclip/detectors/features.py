@@ -19,7 +19,7 @@ import torch
 from alertclip.data.cache import FrameCache, ahead, parallel_probe
 from alertclip.data.video import DecodeWorker, read_frames
 from alertclip.errors import InputError
-from alertclip.files import atomic_write, progress, read_json, sha256_json, write_json
+from alertclip.files import atomic_write, locked, progress, read_json, sha256_json, write_json
 from alertclip.model.alertclip import AlertCLIP
 from alertclip.training.identity import weights_hash
 
@@ -182,10 +182,11 @@ def _write(folder: Path, path: Path, features: np.ndarray) -> None:
 
 
 def _keep_failures(path: Path, videos: Sequence[Path], failures: dict[str, str]) -> None:
-    """Replace what is known of these videos; other splits share the folder."""
-    known = read_json(path) if path.exists() else {}
+    """Replace what is known of these videos; other splits and shards share the folder."""
     tried = {video.name for video in videos}
-    write_json(path, {k: v for k, v in known.items() if k not in tried} | failures)
+    with locked(path.with_name(".failures.lock")):
+        known = read_json(path) if path.exists() else {}
+        write_json(path, {k: v for k, v in known.items() if k not in tried} | failures)
 
 
 def feature_file(folder: Path, video: Path, crop: int) -> Path:

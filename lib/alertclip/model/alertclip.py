@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from alertclip.data.clips import Batch
 from alertclip.errors import InputError
 from alertclip.model.backbone import Backbone
+from alertclip.model.lora import has_lora
 from alertclip.model.regions import region_sequence
 from alertclip.model.temporal import AttentionPooling, TemporalTransformer
 from alertclip.model.tower import PatchTokens, checkpoint_every, image_and_patches
@@ -85,7 +85,7 @@ class AlertCLIP(nn.Module):
     @property
     def clip(self) -> nn.Module:
         """The backbone's model, with or without adapters around its projections."""
-        adapted = isinstance(self.adapted, PeftModel)
+        adapted = has_lora(self.adapted)
         return self.adapted.get_base_model() if adapted else self.adapted
 
     @property

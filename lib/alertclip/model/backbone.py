@@ -129,7 +129,10 @@ def _load_folder(name: str, folder: Path) -> Backbone:
     if not (folder / CONFIG).is_file():
         make = "; python -m alertclip.prior makes it" if name in PACKAGED else ""
         raise InputError(f"backbone {name}: no {CONFIG} in {folder}{make}")
-    config = read_json(folder / CONFIG).get("model_cfg", {})
+    settings = read_json(folder / CONFIG)
+    if not isinstance(settings, dict):
+        raise InputError(f"{folder / CONFIG}: must be a mapping with model_cfg; export it again")
+    config = settings.get("model_cfg", {})
     source = f"local-dir:{folder}"
     try:
         # Without weights in the folder open_clip would go on with random ones.

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from open_clip.tokenizer import HFTokenizer
-from peft import PeftModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, read_json, write_json
@@ -21,7 +22,7 @@ from alertclip.model.alertclip import AlertCLIP
 from alertclip.model.attention import pack_state_dict
 from alertclip.model.backbone import CONFIG, Backbone, load_backbone
 from alertclip.model.families.blip import BlipRetrieval, save_blip
-from alertclip.model.lora import merge_lora
+from alertclip.model.lora import has_lora, merge_lora
 
 WEIGHTS, HEAD, META = "open_clip_model.safetensors", "alert_temporal.safetensors", "alert_clip.json"
 TOKENIZER = ("*token*.json", "vocab.*", "merges.txt", "*.model")  # Hugging Face tokenizer files
@@ -36,7 +37,7 @@ def export_open_clip(model: AlertCLIP, out: Path, meta: dict[str, Any]) -> Path:
     """
     out.mkdir(parents=True, exist_ok=True)
     (out / META).unlink(missing_ok=True)
-    if isinstance(model.adapted, PeftModel):
+    if has_lora(model.adapted):
         save_adapter(model.adapted, out / "adapter")
     model.adapted = model.backbone.model = merge_lora(model.adapted)
     _save_backbone(model.backbone, out)
@@ -60,7 +61,7 @@ def _save_backbone(backbone: Backbone, out: Path) -> None:
     _save(pack_state_dict(backbone.model.state_dict()), out / WEIGHTS)
 
 
-def save_adapter(adapted: PeftModel, out: Path) -> None:
+def save_adapter(adapted: nn.Module, out: Path) -> None:
     """Write the LoRA of a split model: adapter_config.json and adapter_model.safetensors."""
     # PEFT would look the base model up on the hub to save resized embeddings; there are none.
     adapted.save_pretrained(str(out), safe_serialization=True, save_embedding_layers=False)
@@ -80,10 +81,15 @@ def load_alertclip(folder: Path | str) -> AlertCLIP:
         region_pooling=options["region_pooling"],
         patch_tokens=options["patch_tokens"],
     )
-    state = load_file(folder / HEAD)
-    if state.keys() != _head(model).keys():
-        raise InputError(f"{folder / HEAD}: not the head that {META} describes; export it again")
-    model.load_state_dict(state, strict=False)
+    try:
+        state = load_file(folder / HEAD)
+        if state.keys() != _head(model).keys():
+            raise RuntimeError("other names")
+        model.load_state_dict(state, strict=False)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise InputError(
+            f"{folder / HEAD}: not the head that {META} describes ({error}); export it again"
+        ) from None
     return model.eval()
 
 

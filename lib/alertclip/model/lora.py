@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 
-from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from alertclip.errors import InputError
@@ -46,6 +45,11 @@ def target_pattern(targets: Sequence[str], towers: Sequence[str]) -> str:
     return "|".join([*patterns, WORDS] if EMBEDDING in targets else patterns)
 
 
+def has_lora(clip: nn.Module) -> bool:
+    """Whether adapters of PEFT are around the model's projections."""
+    return hasattr(clip, "peft_config")
+
+
 def add_lora(
     clip: nn.Module,
     rank: int,
@@ -53,17 +57,19 @@ def add_lora(
     dropout: float,
     targets: Sequence[str] = ("q", "k", "v"),
     towers: Sequence[str] = ("visual", "text"),
-) -> PeftModel:
+) -> nn.Module:
     """Freeze ``clip`` and add trainable adapters: output + alpha / rank * B A dropout(x).
 
     Raises InputError on a model that is not split, or that has adapters not merged yet.
     """
-    if isinstance(clip, PeftModel):
+    if has_lora(clip):
         raise InputError("the model has adapters already: merge them first (merge_lora)")
     if any(isinstance(m, FUSED) for m in clip.modules()) or not any(
         isinstance(m, Projections) for m in clip.modules()
     ):
         raise InputError("LoRA needs split attention (split_attention): PEFT is wrong on packed")
+    from peft import LoraConfig, get_peft_model  # takes seconds, which only training has to spend
+
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
@@ -75,7 +81,7 @@ def add_lora(
 
 def merge_lora(clip: nn.Module) -> nn.Module:
     """Fold the adapters into the weights and return the plain model; no adapters: unchanged."""
-    return clip.merge_and_unload() if isinstance(clip, PeftModel) else clip
+    return clip.merge_and_unload() if has_lora(clip) else clip
 
 
 def parameter_groups(

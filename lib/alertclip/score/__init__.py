@@ -6,9 +6,12 @@ until the next sampled frame. Scores rank frames; they are not calibrated probab
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -21,13 +24,15 @@ from alertclip.evaluation.metrics import hold
 from alertclip.explain import attention_maps
 from alertclip.files import progress, read_json
 from alertclip.model.alertclip import AlertCLIP
-from alertclip.model.backbone import load_backbone
+from alertclip.model.backbone import brings_weights, load_backbone
 from alertclip.model.export import META, load_alertclip
 from alertclip.prompts import Prompts
 
+Precision = Literal["auto", "fp32", "bf16"]
 FRAMES = 8  # a window where the model does not say
 RATE = 2.0  # sampled frames per second: near the field's 16-frame snippets at 30 fps
-CHUNK = 128  # frames held in memory at once
+BATCH = 64  # frames through the vision tower at once
+CHUNK = 256  # frames held in memory at once
 KEY_FRAMES = 4
 DISPLAY_HEIGHT = 240  # pixels of a key frame in the figure
 HELD = "score held from each sampled frame to the next"
@@ -99,9 +104,11 @@ def score_video(
     num_frames: int = FRAMES,
     rate: float = RATE,
     stride: int | None = None,
+    precision: Precision = "auto",
 ) -> ScoreCurve:
     """Score one video in windows of ``num_frames`` sampled frames; memory is bounded.
 
+    ``precision``: products in fp32 or bf16; auto = bf16 where the processor has units for it.
     ``rate`` is in samples per second; ``stride`` in native frames overrides it. Raises InputError
     naming the file when it cannot be decoded.
     """
@@ -112,10 +119,11 @@ def score_video(
     stride = stride or max(1, round(info.fps / rate))
     sampled = np.arange(0, info.frames, stride)
     scores, nearest = [], []
-    for window in _windows(path, sampled, num_frames, model.image_size):
-        margin, caption = _score_window(model, window, prompts)
-        scores.append(torch.sigmoid(model.logit_scale.exp() * margin).cpu().numpy())
-        nearest += [prompts.sentences[i] for i in caption.tolist()]
+    with model_precision(model, precision):
+        for frames in _chunks(path, sampled, num_frames, model.image_size):
+            margin, caption = _score_frames(model, frames, prompts, num_frames)
+            scores.append(torch.sigmoid(model.logit_scale.exp() * margin).cpu().numpy())
+            nearest += [prompts.sentences[i] for i in caption.tolist()]
     return ScoreCurve(
         path,
         info.frames,
@@ -127,27 +135,56 @@ def score_video(
     )
 
 
-def _windows(
+@contextmanager
+def model_precision(model: AlertCLIP, precision: Precision) -> Iterator[None]:
+    """Products in bf16 inside the block if asked for or, with auto, if this device has the units.
+
+    One block around many batches: the weights are then turned to bf16 once.
+    """
+    device = model.mean.device.type
+    bf16 = precision == "bf16" or (precision == "auto" and has_bf16(device))
+    with torch.autocast(device, torch.bfloat16, enabled=bf16):
+        yield
+
+
+def has_bf16(device: str) -> bool:
+    """Does the device multiply bf16 numbers faster than fp32?"""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _chunks(
     path: Path, sampled: np.ndarray, num_frames: int, size: tuple[int, int]
 ) -> Iterator[np.ndarray]:
-    """Windows (T <= num_frames, H, W, 3) in order; several are decoded together."""
+    """Whole windows (F, H, W, 3) in order; the next are decoded while these are in use."""
     chunk = max(1, CHUNK // num_frames) * num_frames
     starts = range(0, len(sampled), chunk)
-    for start in progress(starts, len(starts), path.name):
-        frames = read_frames(path, sampled[start : start + chunk], size)
-        for first in range(0, len(frames), num_frames):
-            yield frames[first : first + num_frames]
+    with ThreadPoolExecutor(1) as pool:  # it waits for the decoder's own process
+        read = partial(pool.submit, read_frames, path)
+        following = read(sampled[:chunk], size)
+        for start in progress(starts, len(starts), path.name):
+            frames, rest = following.result(), sampled[start + chunk : start + 2 * chunk]
+            following = read(rest, size) if len(rest) else None
+            yield frames
 
 
-def _score_window(
-    model: AlertCLIP, window: np.ndarray, prompts: PromptEmbeddings
+def _score_frames(
+    model: AlertCLIP, frames: np.ndarray, prompts: PromptEmbeddings, num_frames: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Margin S_A - S_N and the nearest caption of each frame: both (T,)."""
-    frames = _to_tensor(model, window)[None]
-    mask = torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
-    z = torch.nn.functional.normalize(model.encode_clip(frames, mask).z[0], dim=-1)  # (T, D)
+    """Margin S_A - S_N and the nearest caption of each frame: both (F,)."""
+    pixels = _to_tensor(model, frames)
+    v = torch.cat([model.encode_frames(part[None]).v[0] for part in pixels.split(BATCH)])
+    missing = -len(v) % num_frames
+    mask = torch.ones(len(v), dtype=torch.bool, device=v.device)
+    windows, masks = (
+        torch.cat([x, x.new_zeros(missing, *x.shape[1:])]).unflatten(0, (-1, num_frames))
+        for x in (v, mask)
+    )  # (windows, T, D) and (windows, T)
+    z = model.pool_frames(windows, masks).z[masks].float()
+    z = torch.nn.functional.normalize(z, dim=-1)  # (F, D)
     margin = z @ (prompts.abnormal.mean(dim=0) - prompts.normal.mean(dim=0))
-    return margin, (z @ prompts.captions.T).argmax(dim=-1)
+    return margin.float(), (z @ prompts.captions.T).argmax(dim=-1)
 
 
 def _to_tensor(model: AlertCLIP, frames: np.ndarray) -> torch.Tensor:
@@ -187,7 +224,7 @@ def load_model(name: str, pretrained: str | None, device: str) -> tuple[AlertCLI
     if (folder / META).exists():
         model, line = load_alertclip(folder), f"tuned Alert-CLIP from {folder.name}"
     else:
-        if not pretrained and name != "miniclip" and not name.startswith("local-dir:"):
+        if not pretrained and not brings_weights(name):
             raise InputError(
                 f"--model {name}: no folder with {META} (notebook 04 writes runs/<profile>/export);"
                 " for an open_clip model give --pretrained too (such as openai), else it is random"
