@@ -112,7 +112,8 @@ def _share_stage1(P: Params) -> None:
     """Train Stage I once for all variants that have the same, and copy it here."""
     decisive = {k: v for k, v in P.model_dump().items() if k.startswith(STAGE1)}
     root = Path(P.profile).parents[1]
-    shared = P.model_copy(update={"profile": str(root / f"stage1-{sha256_json(decisive)[:8]}")})
+    profile = str(root / f"stage1-{sha256_json(decisive)[:8]}")
+    shared = P.model_copy(update={"profile": profile, "region_negatives": "hard"})  # unused there
     with locked(ROOT / "runs" / root / ".stage1.lock"):  # two jobs may want the same
         run_stage(shared, 1)
     if not (P.run_dir / "stage1" / "final").exists():
