@@ -99,4 +99,4 @@ def test_one_step_moves_every_weight_of_minisiglip():
     torch.manual_seed(0)
     start = RECIPES["siglip"].build(model.vocab_size).state_dict()
     still = {name for name, value in model.state_dict().items() if torch.equal(value, start[name])}
-    assert not still
+    assert still <= {"logit_bias"}  # of the sigmoid loss, which is not used here

@@ -17,8 +17,8 @@ import numpy as np
 def time_axis(path: str) -> dict[str, Any]:
     """Declared number of frames (0 = not stated) and the share of frames missing between others.
 
-    A gap of k times the usual distance of two frames counts k - 1 missing ones; it is only known
-    from the timestamps, since a player goes on with the next frame it has.
+    A gap of k times the usual distance of two frames counts k - 1 missing ones. Only the
+    timestamps tell, since a player goes on with the next frame it has.
     """
     import av
 
