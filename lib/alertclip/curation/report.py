@@ -18,7 +18,7 @@ from alertclip.curation.overlay import DROPPED, clean
 from alertclip.errors import InputError
 from alertclip.figures import audit as figures
 from alertclip.figures.style import Figure, save, write_table
-from alertclip.params import Params, load_params, parse_overrides
+from alertclip.params import ROOT, Params, load_params, parse_overrides
 
 
 class Audit(NamedTuple):
@@ -85,6 +85,14 @@ def save_audit(found: Audit, folder: Path, seed: int) -> None:
     write_table(audit.sample_sheet(found.negatives, seed=seed), folder / "sheet.csv")
     for name, (figure, table) in drawn(found).items():
         save(figure, name, table, folder)
+
+
+def published_audit() -> pd.DataFrame:
+    """The committed audit of VAGTA's published hard negatives: direction, measure, value, n."""
+    path = ROOT / "figures" / "vagta_audit.csv"
+    if not path.is_file():
+        raise InputError(f"{path}: missing; restore it with git checkout figures")
+    return pd.read_csv(path)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
