@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from alertclip.data import decoding, video
-from alertclip.data.cache import FrameCache, parallel_fill, parallel_probe
+from alertclip.data.cache import FrameCache, ahead, parallel_fill, parallel_probe
 from alertclip.data.video import (
     DecodeError,
     DecodeWorker,
@@ -250,3 +250,21 @@ def test_real_videos_hold_every_official_interval(shared_data, worker):
         "RoadAccidents022": 716,
         "RoadAccidents133": 673,
     }
+
+
+def test_work_ahead_keeps_order_and_is_bounded():
+    """Results come in order, errors of a video as text, and no more is begun than is held."""
+    begun = []
+
+    def work(item, worker):
+        begun.append(item)
+        if item == 3:
+            raise DecodeError("item 3 is torn")
+        return item * 10
+
+    for i, result in enumerate(ahead(work, range(20), workers=2)):
+        assert result == ("item 3 is torn" if i == 3 else i * 10)
+        assert len(begun) <= i + 4  # what was given, and one item per worker and one ahead
+    assert sorted(begun) == list(range(20))
+    with pytest.raises(OSError):
+        list(ahead(lambda item, worker: Path("/nowhere").read_text(), [1], workers=1))

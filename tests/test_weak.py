@@ -6,11 +6,12 @@ import pytest
 from matplotlib.figure import Figure
 from test_video import write_ids
 
-from alertclip import comparison, figures, stages, weak
+from alertclip import comparison, disentangle, feature_space, figures, stages, weak
 from alertclip import params as params_module
 from alertclip.comparison import Scored
 from alertclip.data.annotations import VideoTruth
 from alertclip.data.benchmarks import load_benchmark
+from alertclip.data.records import Item
 from alertclip.detectors import features
 from alertclip.detectors.features import (
     SnippetRule,
@@ -132,6 +133,33 @@ def test_detection_and_classes_of_the_oracle():
     assert isinstance(figure, Figure) and len(figure.axes) == 2
     with pytest.raises(InputError, match="no column score"):
         figures.score_curves(pd.DataFrame({"video": [], "time_s": [], "model": [], "truth": []}))
+
+
+def test_feature_space_shows_events_of_abnormal_and_all_of_normal_videos():
+    rng, base = np.random.default_rng(0), scored("full", [1.0])
+    features = [rng.normal(size=(16, 8)) for _ in base.truths]
+    videos = [s._replace(adapted=-x) for s, x in zip(base.seeds[0], features, strict=True)]
+    table = feature_space.feature_space_table(base._replace(seeds=[videos], features=features))
+    counts = table.groupby(["panel", "group"]).size()
+    # Events cover features 2 to 9 of two videos; the normal ones have 32, all drawn.
+    assert counts.unstack().to_numpy().tolist() == [[16, 32], [16, 32]]
+    assert np.isfinite(table[["x", "y"]]).all(axis=None)
+
+
+def test_data_and_framework_are_told_apart(P, monkeypatch):
+    annotate(P.data_dir, [0, 1] * 4)
+    chosen = [video.path.stem for video in weak.chosen_videos(P, *weak.detector_benchmark(P))]
+    monkeypatch.setattr(weak, "load_split", lambda P, split: (
+        [Item(f"UCF/{name}.mp4", "", ()) for name in chosen[:6]], None
+    ))  # fmt: skip
+    pair = [scored("clip", [0.5]), scored("full", [1.0])]
+    half = [scored("clip", [-1.0]), scored("full", [1.0])]
+    monkeypatch.setattr(disentangle, "score_stages", lambda P, *_: half)
+    table = disentangle.data_framework_table(P, pair).set_index(["setting", "model"])
+    assert table["videos"].unique().tolist() == [12, 6]
+    assert table.loc[("original data: frame AUC", "CLIP"), "value"] == 100
+    assert table.loc[("VAGTA: frame AUC", "CLIP"), "value"] == 0
+    assert table.loc[("VAGTA: frame AUC", "Full"), "value"] == 100
 
 
 def test_snippets_and_crops():

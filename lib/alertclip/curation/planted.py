@@ -17,7 +17,7 @@ from alertclip.figures import write_table
 from alertclip.params import ROOT, Params, load_params
 from alertclip.prompts import load_prompts
 
-CLEAN_SHARE, FAULT_SHARE = 0.3, 0.03  # of a split: untouched clips, and clips of each fault
+CLEAN_SHARE, FAULT_SHARE = 0.2, 0.02  # of a split: untouched clips, and clips of each fault
 OVERALL, CLEAN_REMOVED = "all faults", "clean clips removed"
 SHOWN = (240, 320)  # H, W of example frames
 RULES = {"decision": "score or veto", "decision_by_score": "published score"}
