@@ -92,23 +92,8 @@ NOTEBOOKS = (
         ("video", "ablation_", "failure_", "transfer", "open_vocabulary_", "retention_"),
     ),
     Notebook("00_quickstart", ("04_stage2_joint",), ("ablation_", "failure_", "qa_", *DETECTION)),
-    Notebook(
-        "11_report",
-        (
-            "01_data_filtering",
-            "02_mss_diagnosis",
-            "03_stage1_global",
-            "04_stage2_joint",
-            "05_zero_shot",
-            "06_weakly_supervised",
-            "07_ablations",
-            "08_attention_failures",
-            "09_efficiency",
-            "10_anomaly_qa",
-            "00_quickstart",
-        ),
-    ),
 )
+NOTEBOOKS += (Notebook("11_report", tuple(book.name for book in NOTEBOOKS)),)
 
 
 def inputs(book: Notebook, params: Params) -> dict[str, str]:
