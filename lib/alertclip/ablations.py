@@ -1,8 +1,8 @@
 """Ablations: variants of a profile over seeds, each a job of its own, and their paired table.
 
 ``python -m alertclip.ablations --profile mini --seeds 0 1 2 3 4 --cores 2`` runs every variant of
-params/ablations.yaml; ``--variants`` names some. Snakemake spreads the jobs (over cores, or a
-cluster: see the README), a failed one neither blocks nor loses the others, finished ones are kept.
+params/ablations.yaml; ``--variants`` names some. Snakemake spreads the jobs over
+cores; a failed one neither blocks nor loses the others, finished ones are kept.
 Results: runs/<profile>/ablations/<variant>/seed<seed>.csv.
 """
 
@@ -11,7 +11,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +27,7 @@ from alertclip import comparison, stages, study
 from alertclip.data.splits import prepare_data
 from alertclip.errors import InputError
 from alertclip.figures import write_table
-from alertclip.files import atomic_write, locked, sha256_json
+from alertclip.files import atomic_write, locked, progress, sha256_json
 from alertclip.params import ABLATIONS, ROOT, Params, load_params, parse_overrides
 from alertclip.training.stage import run_stage
 
@@ -158,11 +159,30 @@ def run(P: Params, names: Sequence[str], seeds: Sequence[int], cores: int | None
     targets = [str(result_file(P, *pair).relative_to(ROOT)) for pair in wanted]
     command = [sys.executable, "-m", "snakemake", *targets, "--snakefile", str(ROOT / "Snakefile")]
     command += ["--directory", str(ROOT), "--cores", str(cores or os.cpu_count()), "--nolock"]
-    command += ["--keep-going", "--quiet", "rules", "progress", "--config", f"profile={P.profile}"]
-    subprocess.run(command, check=False)
+    command += ["--keep-going", "--config", f"profile={P.profile}"]
+    log = P.run_dir / "ablations" / "snakemake.log"
+    with log.open("w") as stream:
+        jobs = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
+        for _ in progress(_finished(P, wanted, jobs), len(wanted), "ablations"):
+            pass
     missing = [pair for pair in wanted if not result_file(P, *pair).exists()]
     for name, seed in missing:
-        print(f"ablation {name}, seed {seed}: failed; see its log beside the results")
+        print(
+            f"ablation {name}, seed {seed}: failed; see its log, or {log.name}, under {P.profile}"
+        )
+
+
+def _finished(
+    P: Params, wanted: Sequence[tuple[str, int]], jobs: subprocess.Popen
+) -> Iterator[tuple[str, int]]:
+    """Each pair as its result appears, until the jobs end."""
+    waiting = list(wanted)
+    while jobs.poll() is None or any(result_file(P, *pair).exists() for pair in waiting):
+        done = [pair for pair in waiting if result_file(P, *pair).exists()]
+        waiting = [pair for pair in waiting if pair not in done]
+        yield from done
+        if jobs.poll() is None:
+            time.sleep(1)
 
 
 def _current(P: Params, name: str, seed: int) -> bool:

@@ -32,12 +32,17 @@ def missing_data(P: Params) -> list[str]:
 
 
 def missing_lists(P: Params) -> list[str]:
-    """One line for each missing list or annotation file of the profile's benchmark."""
+    """One line for each missing list or annotation file of the profile's benchmarks."""
     if P.world == "miniworld":
         return []
-    benchmark = load_benchmark(P.benchmark)
-    lists = [path for path in benchmark.files(P.data_dir) if not path.is_file()]
-    return [f"- {path} is missing: {LISTS.format(benchmark.title)}" for path in lists]
+    transfer = [c["benchmark"] for c in P.transfer.values() if "benchmark" in c]
+    lines = []
+    for name in dict.fromkeys([P.benchmark, *transfer]):
+        benchmark = load_benchmark(name)
+        lists = [path for path in benchmark.files(P.data_dir) if not path.is_file()]
+        advice = "" if name == P.benchmark else "; or leave it out: -p transfer={}"
+        lines += [f"- {path}: missing: {LISTS.format(benchmark.title)}{advice}" for path in lists]
+    return lines
 
 
 def _texts(P: Params) -> Iterator[tuple[str, str, str]]:
