@@ -53,7 +53,7 @@ def together(work: Callable, folder: Path, *args: Any, world: int = 2) -> list[A
         process.join(60)
         process.kill()
     assert [process.exitcode for process in each] == [0] * world
-    return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]
 
 
 class Uneven(Clips):

@@ -30,6 +30,7 @@ from alertclip.figures import write_table
 from alertclip.files import atomic_write, locked, progress, sha256_json
 from alertclip.params import ABLATIONS, ROOT, Params, load_params, parse_overrides
 from alertclip.training.stage import run_stage
+from alertclip.transfer import changed
 
 STAGE1 = ("stage1_", "lora_", "temporal_", "world", "annotations_", "backbone", "pretrained",
           "num_frames", "strip_class_prefix", "negatives", "seed", "data_root")  # fmt: skip
@@ -85,15 +86,14 @@ def run_variant(P: Params, name: str, seed: int) -> Path:
 
 def _changed(P: Params, variant: Variant, seed: int) -> Params:
     profile = f"{P.profile}/ablations/{variant.name}/seed{seed}"
-    values = P.model_dump() | P.ablation_changes | variant.changes
-    return Params.model_validate(values | {"profile": profile, "seed": seed})
+    return changed(P, P.ablation_changes | variant.changes | {"profile": profile, "seed": seed})
 
 
 def _detector_params(P: Params, variant: Variant, seed: int) -> Params:
     """Only the detector's settings change: features and tuned weights are those of the run."""
     values = P.model_dump()
     changes = {k: values[k] | v if isinstance(v, dict) else v for k, v in variant.changes.items()}
-    return Params.model_validate(values | changes | {"detector_seeds": [seed]})
+    return changed(P, changes | {"detector_seeds": [seed]})
 
 
 def _tuned(P: Params) -> pd.DataFrame:
@@ -202,7 +202,7 @@ def results(P: Params, names: Sequence[str], seeds: Sequence[int]) -> pd.DataFra
 def ablation_table(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """A metric of every variant and its paired difference to the group's reference, over seeds.
 
-    Columns group, title, metric, value, change, low, high, seeds. The interval is Student's t over
+    Columns group, title, metric, value, change, low, high, seeds, reference. The interval is Student's t over
     the seeds' differences; nan with one seed, since one difference says nothing of its luck.
     """
     variants, rows = load_variants(), []

@@ -149,7 +149,8 @@ class Params(BaseModel):
     qa_token_share: float = Field(0.5, gt=0, le=1)
     qa_token_videos: int | None = None  # answered with selected tokens; None = all
 
-    # Ablations of notebook 07: variants of params/ablations.yaml and what they all change.
+    # Ablations of notebook 07: variants of params/ablations.yaml; the changes are those of every
+    # variant that tunes CLIP.
     ablation_variants: list[str] = []  # empty = all
     ablation_seeds: list[int] = Field([0, 1, 2, 3, 4], min_length=1)
     ablation_changes: dict[str, Any] = {}

@@ -22,7 +22,7 @@ HASHED = 8  # frames per clip with a perceptual hash
 STILL = 1.0  # grey levels: below, no cell of the picture changed
 CELLS = (16, 12)  # of the picture, columns x rows
 
-# Thresholds between the scores 1|2|3|4|5; falling ones mean that less is worse.
+# Thresholds between the scores 1|2|3|4|5; falling ones mean that less is better.
 LEVELS: dict[str, tuple[float, float, float, float]] = {
     "decodable": (0.5, 0.8, 0.95, 0.999),  # share of the declared frames that decode
     "missing": (0.5, 0.25, 0.1, 0.03),  # share of frames left out of the time axis

@@ -1,6 +1,5 @@
 """What the paper's supplement D reports (one A800, 256 frames of 224 x 224)."""
 
-DEVICE = "A800"
 FRAMES, CLIPS = 256, 3726  # clips: VAGTA's training items
 TABLE5 = {  # fvcore's operations, in which a multiply-add is one
     "vision encoder": 4.501e12,

@@ -16,7 +16,6 @@ from alertclip.ledger.paper import PaperResults, PaperTable, Statement, number
 
 HOLDS, FAILS, OPEN = "holds", "fails", "not decided"
 UNTESTED = "cannot be tested here"
-VERDICTS = (HOLDS, FAILS, OPEN, UNTESTED)
 
 
 class Span(NamedTuple):

@@ -26,7 +26,8 @@ def settings_table(P: Params) -> pd.DataFrame:
             values[f"{stage}_epochs"] = f"{steps} steps"  # they override the epochs
     rows = list(values.items())
     rows += [*_vadclip(P), *_anomalyclip(P)]
-    rows += [(f"temporal_classifier.{k}", v) for k, v in asdict(ClassifierSettings()).items()]
+    used = ClassifierSettings(P.qa_learning_rate, P.qa_batch_size, P.qa_hidden, P.qa_epochs, P.seed)
+    rows += [(f"temporal_classifier.{k}", v) for k, v in asdict(used).items()]
     rows += [row for name in BENCHMARKS for row in _counts(name)]
     return pd.DataFrame(rows, columns=["name", "value"])
 
