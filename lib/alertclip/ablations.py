@@ -202,8 +202,8 @@ def results(P: Params, names: Sequence[str], seeds: Sequence[int]) -> pd.DataFra
 def ablation_table(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """A metric of every variant and its paired difference to the group's reference, over seeds.
 
-    Columns group, title, metric, value, change, low, high, seeds, reference. The interval is Student's t over
-    the seeds' differences; nan with one seed, since one difference says nothing of its luck.
+    Columns group, title, metric, value, change, low, high, seeds, reference. The interval is
+    Student's t over the seeds' differences; nan with one seed, since one difference says nothing of its luck.
     """
     variants, rows = load_variants(), []
     part = table[table["metric"] == metric].pivot(index="seed", columns="variant", values="value")

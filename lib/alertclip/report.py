@@ -152,7 +152,7 @@ def machine(P: Params) -> dict[str, object]:
 
 
 def settings(P: Params) -> list[tuple[str, object, object]]:
-    """Every parameter: name, value, the default (the paper's) where it differs, else an empty text."""
+    """Every parameter: name, value, and the default (the paper's) where it differs."""
     defaults = Params(profile=P.profile).model_dump()
     return [(k, v, "" if v == defaults[k] else defaults[k]) for k, v in P.model_dump().items()]
 

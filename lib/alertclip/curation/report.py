@@ -88,7 +88,7 @@ def save_audit(found: Audit, folder: Path, seed: int) -> None:
 
 
 def published_audit() -> pd.DataFrame:
-    """The committed audit of VAGTA's published hard negatives: direction, measure, value, low, high, n."""
+    """The committed audit of VAGTA's negatives: direction, measure, value, low, high, n."""
     path = ROOT / "figures" / "vagta_audit.csv"
     if not path.is_file():
         raise InputError(f"{path}: missing; restore it with git checkout figures")
