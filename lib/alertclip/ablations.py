@@ -203,7 +203,7 @@ def ablation_table(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """A metric of every variant and its paired difference to the group's reference, over seeds.
 
     Columns group, title, metric, value, change, low, high, seeds, reference. The interval is
-    Student's t over the seeds' differences; nan with one seed, since one difference says nothing of its luck.
+    Student's t over the seeds' differences; nan with one seed: one difference says nothing of luck.
     """
     variants, rows = load_variants(), []
     part = table[table["metric"] == metric].pivot(index="seed", columns="variant", values="value")
