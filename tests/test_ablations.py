@@ -82,3 +82,15 @@ def test_left_out_terms_do_not_count():
     torch.testing.assert_close(part.total, whole.total - gone)
     with pytest.raises(InputError, match="left_out must name terms"):
         anomalyclip.preset("ucf", left_out=("normal",))
+
+
+def test_the_committed_reference_has_five_seeds_and_no_copies():
+    table = ablations.reference_table()
+    variants = ablations.load_variants()
+    assert set(table["variant"]) <= set(variants)
+    seeds = table.groupby("variant")["seed"].nunique()
+    assert (seeds >= 5).all(), seeds[seeds < 5]
+    tuned = [name for name in seeds.index if variants[name].kind == "alertclip"]
+    weights = table[table["variant"].isin(tuned)].drop_duplicates(["variant", "seed"])["weights"]
+    assert weights.is_unique
+    assert {"vadclip", "anomalyclip", "full"} <= set(seeds.index)

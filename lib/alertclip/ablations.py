@@ -28,6 +28,7 @@ from alertclip.data.splits import prepare_data
 from alertclip.errors import InputError
 from alertclip.figures import write_table
 from alertclip.files import atomic_write, locked, progress, sha256_json
+from alertclip.model.export import META
 from alertclip.params import ABLATIONS, ROOT, Params, load_params, parse_overrides
 from alertclip.training.stage import run_stage
 from alertclip.transfer import changed
@@ -76,7 +77,7 @@ def run_variant(P: Params, name: str, seed: int) -> Path:
     """
     variant = load_variants()[name]
     if variant.kind == "alertclip":
-        table = _tuned(_changed(P, variant, seed))
+        table = _tuned(_changed(P, variant, seed), P)
     else:
         table = _detected(_detector_params(P, variant, seed), variant)
     out = result_file(P, name, seed)
@@ -96,10 +97,12 @@ def _detector_params(P: Params, variant: Variant, seed: int) -> Params:
     return changed(P, changes | {"detector_seeds": [seed]})
 
 
-def _tuned(P: Params) -> pd.DataFrame:
+def _tuned(P: Params, base: Params) -> pd.DataFrame:
     """Both stages and the zero-shot metrics; Stage I is shared where its parameters agree."""
-    if not P.from_scratch:
-        _share_stage1(P)
+    if not P.from_scratch and not (P.run_dir / "stage1" / "final").exists():
+        copying = P.run_dir / "stage1" / "copying"
+        shutil.copytree(_shared_stage1(P, base), copying, dirs_exist_ok=True)
+        os.replace(copying, copying.with_name("final"))
     run_stage(P, 2)
     result = stages.evaluate_stage(P, "full", "test")
     table = study.zero_shot(P, [result]).rename(columns={"setting": "metric"})
@@ -109,17 +112,19 @@ def _tuned(P: Params) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True)[["metric", "value"]].assign(weights=weights)
 
 
-def _share_stage1(P: Params) -> None:
-    """Train Stage I once for all variants that have the same, and copy it here."""
-    decisive = {k: v for k, v in P.model_dump().items() if k.startswith(STAGE1)}
-    root = Path(P.profile).parents[1]
-    profile = str(root / f"stage1-{sha256_json(decisive)[:8]}")
+def _shared_stage1(P: Params, base: Params) -> Path:
+    """Stage I for all variants that have the same: the run's own, or one trained here once."""
+    own = base.run_dir / "stage1" / "final"
+    if _decides_stage1(base) == _decides_stage1(P) and (own / META).exists():
+        return own
+    profile = f"{base.profile}/ablations/stage1-{sha256_json(_decides_stage1(P))[:8]}"
     shared = P.model_copy(update={"profile": profile, "region_negatives": "hard"})  # unused there
-    with locked(ROOT / "runs" / root / ".stage1.lock"):  # two jobs may want the same
-        run_stage(shared, 1)
-    if not (P.run_dir / "stage1" / "final").exists():
-        shutil.copytree(shared.run_dir / "stage1" / "final", P.run_dir / "stage1" / "copying")
-        os.replace(P.run_dir / "stage1" / "copying", P.run_dir / "stage1" / "final")
+    with locked(shared.run_dir.with_suffix(".lock")):  # two jobs may want the same
+        return run_stage(shared, 1)
+
+
+def _decides_stage1(P: Params) -> dict[str, Any]:
+    return {k: v for k, v in P.model_dump().items() if k.startswith(STAGE1)}
 
 
 def _detected(P: Params, variant: Variant) -> pd.DataFrame:
