@@ -36,7 +36,7 @@ def test_every_committed_figure_has_a_name():
     ("name", "message"),
     [
         ("stage1_mms", "no such figure; did you mean stage1_mss"),
-        ("quickstart", "shows frames of videos: run notebook 00_quickstart"),
+        ("quickstart", "shows frames or texts of its run: run notebook 00_quickstart"),
         ("stage1_mss", "no such table; run the notebook"),
     ],
 )

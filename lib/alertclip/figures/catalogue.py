@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from alertclip.errors import InputError
-from alertclip.figures import curation, qa
+from alertclip.figures import audit, curation, qa
 from alertclip.figures.curves import loss_curves, score_curves
 from alertclip.figures.efficiency import operations_per_module
 from alertclip.figures.failures import CURVES
@@ -37,8 +37,11 @@ FRAMES = {
     "failure_real": "08_attention_failures",
     "qa_kept_patches": "10_anomaly_qa",
     "quickstart": "00_quickstart",
+    "latency": "09_efficiency",
+    "training_time": "09_efficiency",
 }
-"""Figures that show frames, which no CSV holds, and the notebook that draws them."""
+"""Figures that show frames, which no CSV holds, or texts of their run, by the notebook that draws
+them."""
 
 ZERO_SHOT = partial(auc_comparison, title="Zero-shot detection", chance=None)
 IMAGES = "Line: 95% bootstrap interval over images."
@@ -95,6 +98,7 @@ CATALOGUE: dict[str, Draw] = {
     "qa_intervals": qa.interval_overlap,
     "qa_interval_curves": qa.interval_curves,
     "qa_accuracy_by_share": qa.accuracy_by_share,
+    "negatives_violations": audit.violations_by_kind,
     "ledger_status": partial(dataset_overview, title="Numbers of the papers by status"),
 }
 
@@ -118,7 +122,9 @@ def redraw(name: str, folder: Path, out: Path | None = None) -> Figure:
 
 def _drawer(name: str) -> Draw:
     if name in FRAMES:
-        raise InputError(f"{name} shows frames of videos: run notebook {FRAMES[name]} for it")
+        raise InputError(
+            f"{name} shows frames or texts of its run: run notebook {FRAMES[name]} for it"
+        )
     if name not in CATALOGUE:
         near = difflib.get_close_matches(name, CATALOGUE, n=1, cutoff=0)[0]
         raise InputError(f"{name}: no such figure; did you mean {near}?")
