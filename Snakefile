@@ -4,7 +4,7 @@
 import shlex
 import sys
 
-from alertclip.workflow import NOTEBOOKS, inputs
+from alertclip.workflow import NOTEBOOKS, inputs, priority, threads
 from alertclip.files import sha256_json
 from alertclip.params import ROOT, load_params, parse_overrides
 
@@ -36,8 +36,8 @@ for book in NOTEBOOKS:
         params:
             inputs=sha256_json(inputs(book, PARAMS)),
             call=shlex.join([sys.executable, "-m", "alertclip.workflow", book.name, PROFILE, *PAIRS]),
-        threads: workflow.cores or 1
-        priority: len(NOTEBOOKS) - NOTEBOOKS.index(book)
+        threads: threads(book, PARAMS, workflow.cores or 1)
+        priority: priority(book)
         shell:
             "{params.call}"
 

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy.stats import t as student
@@ -26,7 +27,7 @@ from scipy.stats import t as student
 from alertclip import comparison, stages, study
 from alertclip.data.splits import prepare_data
 from alertclip.errors import InputError
-from alertclip.figures import write_table
+from alertclip.figures.style import committed, write_table
 from alertclip.files import atomic_write, locked, progress, sha256_json
 from alertclip.model.export import META
 from alertclip.params import ABLATIONS, ROOT, Params, load_params, parse_overrides
@@ -143,7 +144,7 @@ def inputs_hash(P: Params, name: str, seed: int) -> str:
     variant = load_variants()[name]
     make = _changed if variant.kind == "alertclip" else _detector_params
     values = make(P, variant, seed).model_dump()
-    skip = ("ablation_", "workers", "device", "video", "evaluation_batch_size")
+    skip = ("ablation_", "workers", "notebooks_at_once", "device", "video", "evaluation_batch_size")
     decisive = {k: v for k, v in values.items() if not k.startswith(skip)}
     return sha256_json([variant.kind, variant.stage, decisive])[:12]
 
@@ -163,7 +164,7 @@ def run(P: Params, names: Sequence[str], seeds: Sequence[int], cores: int | None
         temporary.write_text(yaml.safe_dump(P.model_dump()), encoding="utf-8")
     targets = [str(result_file(P, *pair).relative_to(ROOT)) for pair in wanted]
     command = [sys.executable, "-m", "snakemake", *targets, "--snakefile", str(ROOT / "Snakefile")]
-    command += ["--directory", str(ROOT), "--cores", str(cores or os.cpu_count()), "--nolock"]
+    command += ["--directory", str(ROOT), "--cores", str(cores or _slots()), "--nolock"]
     command += ["--keep-going", "--config", f"profile={P.profile}"]
     log = P.run_dir / "ablations" / "snakemake.log"
     with log.open("w") as stream:
@@ -175,6 +176,11 @@ def run(P: Params, names: Sequence[str], seeds: Sequence[int], cores: int | None
         print(
             f"ablation {name}, seed {seed}: failed; see its log, or {log.name}, under {P.profile}"
         )
+
+
+def _slots() -> int:
+    """Jobs at once: one per core this process may use, one alone on a GPU they would share."""
+    return 1 if torch.cuda.is_available() else torch.get_num_threads()
 
 
 def _finished(
@@ -240,10 +246,7 @@ def verdicts(table: pd.DataFrame) -> pd.DataFrame:
 
 def reference_table() -> pd.DataFrame:
     """The committed results of all variants over five seeds on the mini world, tidy."""
-    path = ROOT / "figures" / "ablations_reference.csv"
-    if not path.is_file():
-        raise InputError(f"{path}: missing; restore it with git checkout figures")
-    return pd.read_csv(path)
+    return committed("ablations_reference")
 
 
 def _student(values: np.ndarray) -> tuple[float, float]:
@@ -259,7 +262,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--profile", default="mini")
     parser.add_argument("--variants", nargs="+", default=[])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--cores", type=int, default=None, help="default: all")
+    parser.add_argument(
+        "--cores", type=int, default=None, help="jobs at once; default: one per core, 1 on a GPU"
+    )
     parser.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", dest="overrides")
     parser.add_argument("--job", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)

@@ -132,6 +132,12 @@ def mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return weights @ values / weights.sum(axis=1)
 
 
+def ratio(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Ratio of weighted sums: values (B, 2) above and below, weights (n_boot, B) -> (n_boot,)."""
+    above, below = (weights @ values).T
+    return above / below
+
+
 def bootstrap_interval(
     values: np.ndarray,
     statistic: Statistic = mean,

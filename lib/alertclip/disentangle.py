@@ -13,7 +13,7 @@ from alertclip.data.benchmarks import load_benchmark
 from alertclip.params import Params
 from alertclip.weak import chosen_videos, detector_benchmark
 
-FRAMEWORKS = {"CLIP": "original framework", "Full": "Alert-CLIP"}
+FRAMEWORKS = ("CLIP", "Full")  # the original one, and Alert-CLIP
 
 
 def data_framework_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:

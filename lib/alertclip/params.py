@@ -41,6 +41,7 @@ class Params(BaseModel):
     seed: int = Field(42, ge=0)  # Table 4
     device: str = "auto"  # auto = cuda where present, else cpu
     workers: int = Field(2, ge=0)  # processes that decode or render
+    notebooks_at_once: int = Field(1, ge=1)  # 1 with one GPU; more on a CPU, where they share cores
 
     # Data. world: "vagta" = the published files; "miniworld" = rendered here, synthetic.
     world: Literal["vagta", "miniworld"] = "vagta"

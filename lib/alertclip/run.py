@@ -79,7 +79,7 @@ def pending(params: Params, chosen: Sequence[Notebook], force: bool) -> dict[str
     With ``force`` the chosen ones run whatever their state, and others only where an artefact of
     theirs is missing; without, every chosen notebook whose inputs changed runs, and what needs it.
     """
-    needed = {n for b in chosen for n in _upstream(b)} | {b.name for b in chosen}
+    needed = {n for b in chosen for n in workflow.upstream(b)} | {b.name for b in chosen}
     plan: dict[str, str] = {}
     for book in (b for b in NOTEBOOKS if b.name in needed):
         reason = _reason(book, params, plan)
@@ -88,11 +88,6 @@ def pending(params: Params, chosen: Sequence[Notebook], force: bool) -> dict[str
         elif reason and (book in chosen or reason.startswith("not")):
             plan[book.name] = reason
     return plan
-
-
-def _upstream(book: Notebook) -> set[str]:
-    direct = [b for b in NOTEBOOKS if b.name in book.needs]
-    return set(book.needs).union(*(_upstream(b) for b in direct))
 
 
 def _reason(book: Notebook, params: Params, plan: dict[str, str]) -> str:

@@ -56,6 +56,7 @@ class Notebook:
     needs: tuple[str, ...] = ()  # notebooks whose artefacts it reads
     ignores: tuple[str, ...] = ()  # prefixes of parameters that cannot change its result
     writes: tuple[str, ...] = ()  # folders without which it must run again
+    alone: bool = False  # takes every core: most others wait for it, or it measures times
 
     @property
     def path(self) -> Path:
@@ -65,12 +66,16 @@ class Notebook:
 
 # In running order: 00 scores a video with the model that 04 exports.
 NOTEBOOKS = (
-    Notebook("01_data_filtering", ignores=(*TRAINING, *OTHERS)),
+    Notebook("01_data_filtering", ignores=(*TRAINING, *OTHERS), alone=True),
     Notebook("02_mss_diagnosis", ("01_data_filtering",), (*TRAINING, *OTHERS)),
     Notebook(
-        "03_stage1_global", ("01_data_filtering",), ("stage2_", "loss_", *OTHERS), ("stage1",)
+        "03_stage1_global",
+        ("01_data_filtering",),
+        ("stage2_", "loss_", *OTHERS),
+        ("stage1",),
+        alone=True,
     ),
-    Notebook("04_stage2_joint", ("03_stage1_global",), OTHERS, ("stage2", "export")),
+    Notebook("04_stage2_joint", ("03_stage1_global",), OTHERS, ("stage2", "export"), alone=True),
     Notebook("05_zero_shot", ("04_stage2_joint",), (*SHOWN, "anomalyclip_", "frame_stride")),
     Notebook(
         "06_weakly_supervised",
@@ -85,7 +90,7 @@ NOTEBOOKS = (
     Notebook(
         "08_attention_failures", ("04_stage2_joint",), ("video", "ablation_", "qa_", *DETECTION)
     ),
-    Notebook("09_efficiency", (), OTHERS),
+    Notebook("09_efficiency", (), OTHERS, alone=True),
     Notebook(
         "10_anomaly_qa",
         ("06_weakly_supervised",),
@@ -96,13 +101,30 @@ NOTEBOOKS = (
 NOTEBOOKS += (Notebook("11_report", tuple(book.name for book in NOTEBOOKS)),)
 
 
+def threads(book: Notebook, params: Params, cores: int) -> int:
+    """Cores of a notebook: all, or its share where the profile runs several at once."""
+    return cores if book.alone else max(1, cores // params.notebooks_at_once)
+
+
+def upstream(book: Notebook) -> set[str]:
+    """Names of the notebooks it needs, directly or not."""
+    direct = [b for b in NOTEBOOKS if b.name in book.needs]
+    return set(book.needs).union(*(upstream(b) for b in direct))
+
+
+def priority(book: Notebook) -> int:
+    """Larger = started earlier: what most others wait for, then by number."""
+    waiting = sum(book.name in upstream(other) for other in NOTEBOOKS)
+    return waiting * len(NOTEBOOKS) + len(NOTEBOOKS) - NOTEBOOKS.index(book)
+
+
 def inputs(book: Notebook, params: Params) -> dict[str, str]:
     """Everything outside ``runs/`` that decides a notebook's result: name -> value or SHA-256.
 
     Parameters (less those it ignores), the notebook, the library modules it imports directly or
     not, the prompts, shipped weights and published annotations. File names are relative.
     """
-    skip = (*book.ignores, "workers")
+    skip = (*book.ignores, "workers", "notebooks_at_once")
     settings = {k: v for k, v in params.model_dump().items() if not k.startswith(skip)}
     files = [book.path, *imported_files(_code(book.path)), ROOT / params.prompts]
     files += [PAPER_RESULTS, BENCHMARKS, ABLATIONS]

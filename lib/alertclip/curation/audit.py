@@ -16,7 +16,7 @@ from alertclip.curation.contract import NEGATIVES, normal_form, violations
 from alertclip.curation.fantastical import fantastical_group
 from alertclip.data.checks import is_text, token_count
 from alertclip.data.records import Item, item_key
-from alertclip.diagnosis import Interval, bootstrap_interval
+from alertclip.diagnosis import Interval, bootstrap_interval, ratio
 from alertclip.errors import InputError
 from alertclip.files import read_json
 
@@ -190,12 +190,6 @@ def share_interval(
         wilson = binomtest(round(share * size), size).proportion_ci(method="wilson")
         return Interval(float(share), float(wilson.low), float(wilson.high), len(frame))
     return bootstrap_interval(values, ratio, n_boot, seed)._replace(n=len(frame))
-
-
-def ratio(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Ratio of weighted sums: values (V, 2) numerator and denominator, weights (n, V) -> (n,)."""
-    sums = weights @ values
-    return sums[:, 0] / sums[:, 1]
 
 
 def overlap_table(table: pd.DataFrame, n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:

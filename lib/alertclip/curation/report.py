@@ -17,8 +17,8 @@ from alertclip.curation import audit, polarity
 from alertclip.curation.overlay import DROPPED, clean
 from alertclip.errors import InputError
 from alertclip.figures import audit as figures
-from alertclip.figures.style import Figure, save, write_table
-from alertclip.params import ROOT, Params, load_params, parse_overrides
+from alertclip.figures.style import Figure, committed, save, write_table
+from alertclip.params import Params, load_params, parse_overrides
 
 
 class Audit(NamedTuple):
@@ -89,10 +89,7 @@ def save_audit(found: Audit, folder: Path, seed: int) -> None:
 
 def published_audit() -> pd.DataFrame:
     """The committed audit of VAGTA's negatives: direction, measure, value, low, high, n."""
-    path = ROOT / "figures" / "vagta_audit.csv"
-    if not path.is_file():
-        raise InputError(f"{path}: missing; restore it with git checkout figures")
-    return pd.read_csv(path)
+    return committed("vagta_audit")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

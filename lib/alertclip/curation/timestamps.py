@@ -5,13 +5,11 @@ alertclip.data.decoding, which counts and decodes frames in the same way.
 """
 
 import contextlib
-import json
-import os
-import signal
-import sys
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
+
+from alertclip.data import decoding
 
 
 def time_axis(path: str) -> dict[str, Any]:
@@ -42,23 +40,5 @@ def missing_share(times: list[int]) -> float:
     return float(lost / (lost + len(steps) + 1))
 
 
-def serve(requests: BinaryIO, answers: BinaryIO) -> None:
-    """Answer requests, JSON lines, until the input ends; a failed one answers with its reason."""
-    for line in requests:
-        request = json.loads(line)
-        if hasattr(signal, "setitimer"):  # should the caller be gone, the kernel ends a late one
-            signal.setitimer(signal.ITIMER_REAL, request["limit"] + 1)
-        try:
-            answer = time_axis(request["path"])
-        except Exception as error:  # every demuxer has its own errors: all go to the caller
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        answers.write(json.dumps(answer).encode() + b"\n")
-        answers.flush()
-        if hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, 0)
-
-
 if __name__ == "__main__":
-    channel = os.fdopen(os.dup(1), "wb")  # libraries print to descriptor 1 at times
-    os.dup2(2, 1)
-    serve(sys.stdin.buffer, channel)
+    decoding.main(lambda request: (time_axis(request["path"]), b""))

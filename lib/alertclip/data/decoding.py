@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -76,6 +76,10 @@ def decode(
     return decode_pyav(path, indices, size)
 
 
+Answer = Callable[[dict[str, Any]], tuple[dict[str, Any], bytes]]
+"""A request -> the head of its answer, and the bytes that follow it."""
+
+
 def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     if request["what"] == "count":
         return count_frames(request["path"]), b""
@@ -83,13 +87,13 @@ def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     return {"shape": frames.shape}, np.ascontiguousarray(frames, np.uint8).tobytes()
 
 
-def serve(requests: BinaryIO, answers: BinaryIO) -> None:
+def serve(requests: BinaryIO, answers: BinaryIO, answer: Answer = _answer) -> None:
     """Answer requests until the input ends; a failed one answers with its reason."""
     for line in requests:
         request = json.loads(line)
         _limit(request["limit"])
         try:
-            head, body = _answer(request)
+            head, body = answer(request)
         except Exception as error:  # every decoder has its own errors: all go to the caller
             head, body = {"error": f"{type(error).__name__}: {error}"}, b""
         answers.write(json.dumps(head).encode() + b"\n" + body)
@@ -104,8 +108,12 @@ def _limit(seconds: float | None) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0 if seconds is None else seconds + 1)
 
 
-if __name__ == "__main__":
-    # Decoders print to descriptor 1 at times; the answers keep a private copy of it.
+def main(answer: Answer = _answer) -> None:
+    """Serve standard input. Decoders print to descriptor 1: the answers keep a copy of it."""
     channel = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    serve(sys.stdin.buffer, channel)
+    serve(sys.stdin.buffer, channel, answer)
+
+
+if __name__ == "__main__":
+    main()

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from alertclip.data.annotations import VideoTruth
-from alertclip.diagnosis import Interval, bootstrap_interval
+from alertclip.diagnosis import Interval, bootstrap_interval, ratio
 from alertclip.errors import InputError
 from alertclip.evaluation.metrics import frame_metrics, roc_auc
 from alertclip.evaluation.resampling import (
@@ -78,12 +78,7 @@ def false_alarm_rate(
     for video in normal:
         check_video(video)
     counts = np.array([[(v.scores >= threshold).sum(), len(v.scores)] for v in normal], float)
-
-    def share(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        alarms, frames = (weights @ values).T
-        return alarms / frames
-
-    found = bootstrap_interval(counts, share, n_boot, seed, groups=_names(normal))
+    found = bootstrap_interval(counts, ratio, n_boot, seed, groups=_names(normal))
     return found._replace(n=int(counts[:, 1].sum()))
 
 

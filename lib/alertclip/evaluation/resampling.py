@@ -104,10 +104,11 @@ def resample(
     """
     for videos in columns:
         check_frames(videos, name)
-    names = len(_names(columns[0]))
-    if any(len(_names(videos)) != names for videos in columns):
+    names = _names(columns[0])
+    if any(list(_names(videos)) != list(names) for videos in columns):
         raise InputError(f"{name}: the columns are of different videos")
-    weights = np.concatenate([np.ones((1, names)), resampled_counts(names, n_boot, seed)])
+    counts = resampled_counts(len(names), n_boot, seed)
+    weights = np.concatenate([np.ones((1, len(names))), counts])
     return np.stack([metric(videos, weights) for videos in columns])
 
 

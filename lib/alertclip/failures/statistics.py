@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from alertclip.degradation import DEGRADATIONS
-from alertclip.diagnosis import Statistic, bootstrap_interval, mean
+from alertclip.diagnosis import Statistic, bootstrap_interval, mean, ratio
 from alertclip.errors import InputError
 from alertclip.evaluation.metrics import auc_statistic
 from alertclip.failures.measurement import MAPS
@@ -53,16 +53,10 @@ def _curve(P: Params, table: pd.DataFrame, what: str, of: str) -> pd.DataFrame:
 
 def _statistic(part: pd.DataFrame, what: str, of: str) -> tuple[np.ndarray, Statistic, float]:
     if what == "lift":
-        return part[[f"mass_{of}", "area"]].to_numpy(), _ratio, 1
+        return part[[f"mass_{of}", "area"]].to_numpy(), ratio, 1
     if what == "hits":
         return part[f"hits_{of}"].to_numpy(), mean, 100
     margins = part["margin"].to_numpy()
     if what == "margin":
         return margins, mean, 1
     return margins, auc_statistic(part["label"].to_numpy()), 100
-
-
-def _ratio(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Ratio of weighted means: values (B, 2), weights (n_boot, B) -> (n_boot,)."""
-    top, bottom = (weights @ values).T
-    return top / bottom

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 
 from alertclip.errors import InputError
 from alertclip.files import atomic_write
+from alertclip.params import ROOT
 
 STYLE = Path(__file__).with_name("alertclip.mplstyle")
 NORMAL, ABNORMAL, INK = "#0072B2", "#D55E00", "#333333"
@@ -74,6 +75,14 @@ def save(figure: Figure, name: str, table: pd.DataFrame, folder: Path | str) -> 
     with atomic_write(folder / f"{name}.png") as temporary:
         figure._write(temporary)
     return figure
+
+
+def committed(name: str) -> pd.DataFrame:
+    """A table of the committed figures/; InputError if it is not there."""
+    path = ROOT / "figures" / f"{name}.csv"
+    if not path.is_file():
+        raise InputError(f"{path}: missing; restore it with git checkout figures")
+    return pd.read_csv(path)
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:

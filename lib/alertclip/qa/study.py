@@ -24,7 +24,7 @@ from alertclip.qa.temporal_classifier import (
     train_classifier,
 )
 from alertclip.qa.uca import TimedCaption, frame_labels, from_items
-from alertclip.study import with_paper
+from alertclip.study import per_cent, with_paper
 
 Intervals = Mapping[str, tuple[float, float, float]]
 """Start and end in s and confidence, by footage."""
@@ -70,9 +70,8 @@ def interval_table(P: Params, exam: Exam, intervals: Intervals, model: str) -> p
     rows = []
     for setting, values in measures.items():
         interval = diagnosis.bootstrap_interval(values, n_boot=P.bootstrap_samples, seed=P.seed)
-        points = {k: 100 * getattr(interval, k) for k in ("value", "low", "high")}
-        rows.append({"setting": setting, "model": model, **points, "n": interval.n})
-    return pd.DataFrame(rows)
+        rows.append({"setting": setting, "model": model, **interval._asdict()})
+    return per_cent(pd.DataFrame(rows))
 
 
 def whole(exam: Exam) -> Intervals:
