@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy.stats import t as student
 
 from alertclip import comparison, stages, study
+from alertclip.curation import report
 from alertclip.data.splits import prepare_data
 from alertclip.errors import InputError
 from alertclip.figures.style import committed, write_table
@@ -50,6 +51,7 @@ class Variant(BaseModel):
     reference: bool = False
     stage: stages.Stage = "full"  # whose features a detector gets
     changes: dict[str, Any] = {}
+    negatives: Literal["", "planted", "vagta-clean"] = ""  # with faults, or without those found
 
 
 @cache
@@ -78,7 +80,7 @@ def run_variant(P: Params, name: str, seed: int) -> Path:
     """
     variant = load_variants()[name]
     if variant.kind == "alertclip":
-        table = _tuned(_changed(P, variant, seed), P)
+        table = _tuned(_faulty(_changed(P, variant, seed), variant), P)
     else:
         table = _detected(_detector_params(P, variant, seed), variant)
     out = result_file(P, name, seed)
@@ -89,6 +91,15 @@ def run_variant(P: Params, name: str, seed: int) -> Path:
 def _changed(P: Params, variant: Variant, seed: int) -> Params:
     profile = f"{P.profile}/ablations/{variant.name}/seed{seed}"
     return changed(P, P.ablation_changes | variant.changes | {"profile": profile, "seed": seed})
+
+
+def _faulty(P: Params, variant: Variant) -> Params:
+    """P with the hard negatives of a variant that has some of its own."""
+    if not variant.negatives:
+        return P
+    folder = P.run_dir / "negatives"
+    report.plant_and_clean(P, folder)
+    return changed(P, {"hard_negatives_train": str(folder / f"{variant.negatives}.json")})
 
 
 def _detector_params(P: Params, variant: Variant, seed: int) -> Params:
@@ -146,7 +157,8 @@ def inputs_hash(P: Params, name: str, seed: int) -> str:
     values = make(P, variant, seed).model_dump()
     skip = ("ablation_", "workers", "notebooks_at_once", "device", "video", "evaluation_batch_size")
     decisive = {k: v for k, v in values.items() if not k.startswith(skip)}
-    return sha256_json([variant.kind, variant.stage, decisive])[:12]
+    own = [variant.negatives] if variant.negatives else []
+    return sha256_json([variant.kind, variant.stage, decisive, *own])[:12]
 
 
 def run(P: Params, names: Sequence[str], seeds: Sequence[int], cores: int | None = None) -> None:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from alertclip import stages
 from alertclip.curation import audit, polarity
-from alertclip.curation.overlay import DROPPED, clean
+from alertclip.curation.overlay import DROPPED, clean, plant_faults
 from alertclip.errors import InputError
 from alertclip.figures import audit as figures
 from alertclip.figures.style import Figure, committed, save, write_table
@@ -66,6 +66,19 @@ def audit_file(
         polarity.polarity_table(regions, table, scores, *draws),
         polarity.shortcut_table(regions, table, *draws),
     )
+
+
+def plant_and_clean(P: Params, folder: Path, share: float = 0.5) -> tuple[pd.DataFrame, Audit]:
+    """Plant faults in a share of the profile's training negatives, audit them, drop what is found.
+
+    Writes planted.json and vagta-clean.json into ``folder``. Returns what was planted and the audit
+    of the planted file. Texts judge polarity by their words, as no encoder is right on both.
+    """
+    planted, cleaned = folder / "planted.json", folder / "vagta-clean.json"
+    faults = plant_faults(P.data_dir / P.hard_negatives_train, planted, share, P.seed)
+    found = audit_file(P, planted, [], judge="words of the captions")
+    clean(planted, cleaned, found.negatives, [*DROPPED, "fantastical", "wrong polarity"])
+    return faults, found
 
 
 def drawn(found: Audit) -> dict[str, tuple[Figure, pd.DataFrame]]:
