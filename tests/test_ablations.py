@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from alertclip import ablations, figures
+from alertclip import params as params_module
 from alertclip.data.records import Region
 from alertclip.data.splits import standard_negatives
 from alertclip.data.vagta import Item
@@ -52,6 +53,18 @@ def test_changes_are_paired_by_seed():
     words = ablations.verdicts(made.reset_index()).set_index("title")["verdict"]
     assert words.to_dict() == {"global": "not shown", "global + region": "not shown"}
     assert figures.paired_changes(made.reset_index()).axes
+
+
+def test_a_hash_that_reads_as_a_number_stays_text(tmp_path, monkeypatch):
+    monkeypatch.setattr(params_module, "ROOT", tmp_path)
+    P, digest = load_params("mini"), ablations.inputs_hash(load_params("mini"), "full", 0)
+    for found in ("417e66085674", digest):
+        row = {"variant": "full", "seed": 0, "metric": "MSS", "value": 1, "params": found}
+        file = ablations.result_file(P, "full", 0)
+        figures.write_table(pd.DataFrame([row | {"weights": "123456789012"}]), file)
+        table = ablations.results(P, ["full"], [0])
+        assert table[["params", "weights"]].to_numpy().tolist() == [[found, "123456789012"]]
+        assert ablations._current(P, "full", 0) is (found == digest)
 
 
 def test_standard_negatives_are_captions_of_other_regions():

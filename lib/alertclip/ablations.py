@@ -210,13 +210,18 @@ def _finished(
 
 def _current(P: Params, name: str, seed: int) -> bool:
     file = result_file(P, name, seed)
-    return file.exists() and set(pd.read_csv(file)["params"]) == {inputs_hash(P, name, seed)}
+    return file.exists() and set(_read(file)["params"]) == {inputs_hash(P, name, seed)}
+
+
+def _read(file: Path) -> pd.DataFrame:
+    # As text: 417e66085674 is a hash, and a number too large for a float.
+    return pd.read_csv(file, dtype={"params": str, "weights": str})
 
 
 def results(P: Params, names: Sequence[str], seeds: Sequence[int]) -> pd.DataFrame:
     """Tidy results of the variants that have been run: variant, seed, metric, value, hashes."""
     files = [result_file(P, name, seed) for name in names for seed in seeds]
-    tables = [pd.read_csv(file) for file in files if file.exists()]
+    tables = [_read(file) for file in files if file.exists()]
     if not tables:
         raise InputError(f"no ablation of {P.profile} has a result; run them first")
     return pd.concat(tables, ignore_index=True)
