@@ -156,6 +156,7 @@ def test_window_mask_is_block_diagonal():
     expected = np.kron(np.eye(32), np.ones((8, 8))) == 1
     assert ((mask == 0).numpy() == expected).all()
     assert (mask[torch.from_numpy(~expected)] == float("-inf")).all()
+    assert not window_mask(6, 0).any() and VadCLIPSettings(window=0).window == 0
     with pytest.raises(InputError, match="window must divide length"):
         VadCLIPSettings(window=7)
 

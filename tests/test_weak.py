@@ -93,6 +93,25 @@ def test_training_sees_the_classes_of_the_list_and_no_times(P):
         training_videos(load_benchmark("miniworld"), P.data_dir)
 
 
+@pytest.mark.parametrize(
+    ("metric", "left_out", "aligned"),
+    [
+        *(("AUC", "", False), ("AUC", "binary_weight", True), ("AUC", "alignment_weight", False)),
+        *(("AP", "", True), ("AP", "binary_weight", True), ("AP", "alignment_weight", False)),
+    ],
+)
+def test_a_branch_that_is_not_trained_gives_no_score(P, monkeypatch, metric, left_out, aligned):
+    benchmark = load_benchmark("miniworld").model_copy(update={"metric": metric})
+    monkeypatch.setattr(weak, "load_benchmark", lambda name: benchmark)
+    changes = P.vadclip_changes | ({left_out: 0} if left_out else {})
+    P = P.model_copy(update={"vadclip_changes": changes})
+    features = list(np.random.default_rng(0).normal(size=(8, 16, 128)))
+    data = weak.TrainingSet(features, [(), ("Fighting",)] * 4)
+    score = weak.fit_vadclip(P, stages.stage_model(P, "clip"), data, benchmark.classes, seed=0)
+    found = score(features[0])
+    assert np.allclose(found.anomaly, 1 - found.probabilities[:, 0], atol=1e-6) is aligned
+
+
 def scored(stage, values):
     """Two abnormal videos with events in frames 8-40 of 64, two normal; one seed per value."""
     truths = [VideoTruth(f"v{i}", ("Fighting",), ((8, 40),), True, ("Fighting",)) for i in range(2)]

@@ -165,7 +165,10 @@ def _extract(
 def fit_vadclip(
     P: Params, model: AlertCLIP, data: TrainingSet, classes: Sequence[str], seed: int
 ) -> Score:
-    """Train VadCLIP; its anomaly score is the C-branch (UCF-Crime) or the A-branch (XD)."""
+    """Train VadCLIP; its anomaly score is the C-branch (UCF-Crime) or the A-branch (XD).
+
+    Where a branch is left out of training (Table 6), it is the other.
+    """
     benchmark = load_benchmark(P.benchmark)
     settings = vadclip.preset(P.vadclip_preset, P.detector_variant, **P.vadclip_changes)
     torch.manual_seed(seed)
@@ -176,7 +179,9 @@ def fit_vadclip(
     vadclip.fit(detector, data.features, vadclip.multi_hot(named, classes), seed)
     with torch.no_grad():
         embedded = detector.eval().encode_text()  # the same for every video
-    return partial(_score_vadclip, detector, embedded, benchmark.metric == "AP")
+    aligned = benchmark.metric == "AP" or not settings.binary_weight
+    aligned = aligned and settings.alignment_weight > 0
+    return partial(_score_vadclip, detector, embedded, aligned)
 
 
 def _score_vadclip(

@@ -10,8 +10,11 @@ KERNEL = 5  # of the convolution that carries a residual to another width
 
 
 def window_mask(length: int, window: int) -> Tensor:
-    """Additive mask (length, length): 0 within disjoint windows, -inf between them."""
-    block = torch.arange(length) // window
+    """Additive mask (length, length): 0 within disjoint windows, -inf between them.
+
+    Window 0 is a single one of the whole length.
+    """
+    block = torch.arange(length) // (window or length)
     apart = block[:, None] != block[None, :]
     return torch.zeros(length, length).masked_fill(apart, float("-inf"))
 

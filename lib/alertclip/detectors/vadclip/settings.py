@@ -14,8 +14,8 @@ class VadCLIPSettings:
     """Architecture and training of one model. The defaults are the official ones of UCF-Crime.
 
     ``length`` is the number of snippets of one pass; ``prefix`` and ``postfix`` count the learned
-    context tokens on either side of a class name (both 0: the hand-crafted prompt of Table 7);
-    ``batch_size`` counts all videos of a batch, half of them normal if ``balanced``.
+    context tokens on either side of a class name (both 0: the name alone, Table 6 without
+    L-Prompt); ``batch_size`` counts all videos of a batch, half of them normal if ``balanced``.
 
     What ``variant`` changes, official against paper: the graph (four convolutions, of which two
     have a convolutional residual, and exp(-d/e), against one shared W, eq. 1, and the softmax of
@@ -37,7 +37,7 @@ class VadCLIPSettings:
     batch_size: int = 128
     balanced: bool = True
     milestones: tuple[int, ...] = (4, 8)  # epochs after which the rate falls to a tenth
-    window: int = 8
+    window: int = 8  # 0: one of all snippets, Table 5's global transformer
     layers: int = 2
     heads: int = 1
     length: int = 256
@@ -57,7 +57,9 @@ class VadCLIPSettings:
         checks = {
             "variant must be official or paper": self.variant in ("official", "paper"),
             # The official code leaves the tail without any position to attend to: not a number.
-            "window must divide length": self.window > 0 and self.length % self.window == 0,
+            "window must divide length": (
+                self.window == 0 or (self.window > 0 and self.length % self.window == 0)
+            ),
             "layers, heads, length and epochs must be positive": (
                 min(self.layers, self.heads, self.length, self.epochs) > 0
             ),
