@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from test_weak import scored
 
-from alertclip import ablations, figures
+from alertclip import ablation_tables, ablations, comparison, figures
 from alertclip import params as params_module
 from alertclip.data.records import Region
 from alertclip.data.splits import standard_negatives
@@ -43,16 +44,58 @@ def test_changes_are_paired_by_seed():
     rows = [(n, s, "video AUC", v) for n, vs in values.items() for s, v in enumerate(vs)]
     rows.append(("global", 0, "video AUC", 75.0))  # its other seeds failed
     table = pd.DataFrame(rows, columns=["variant", "seed", "metric", "value"])
-    made = ablations.ablation_table(table, "video AUC").set_index("title")
+    made = ablation_tables.ablation_table(table, "video AUC").set_index("title")
     row = made.loc["global + region"]
     assert row["change"] == pytest.approx(-2) and row["seeds"] == 3
     half = 4.302652729911275 / np.sqrt(3)  # t of two degrees of freedom; deviation 1
     assert (row["low"], row["high"]) == (pytest.approx(-2 - half), pytest.approx(-2 + half))
     alone = made.loc["global"]
     assert alone["change"] == -5 and np.isnan(alone["low"]) and alone["seeds"] == 1
-    words = ablations.verdicts(made.reset_index()).set_index("title")["verdict"]
+    words = ablation_tables.verdicts(made.reset_index()).set_index("title")["verdict"]
     assert words.to_dict() == {"global": "not shown", "global + region": "not shown"}
     assert figures.paired_changes(made.reset_index()).axes
+
+
+def test_results_hold_value_and_change_each_with_its_own_interval():
+    rows = [("full", 80, 60, 70), ("region", 79, 58, 67), ("vadclip-c", 50, 60, 70)]
+    table = pd.DataFrame(
+        [(n, s, m, v + plus) for n, *vs in rows for s, v in enumerate(vs)
+         for m, plus in (("frame AUC", 0), ("MSS", -50))],
+        columns=["variant", "seed", "metric", "value"],
+    )  # fmt: skip
+    made = ablation_tables.results_table(load_params("mini"), table).set_index(
+        ["variant", "metric"]
+    )
+    row = made.loc[("region", "frame AUC")]
+    half = 4.302652729911275 / np.sqrt(3)  # t of two degrees of freedom, per deviation
+    spread = np.std([79, 58, 67], ddof=1)
+    assert (row["value"], row["change"], row["seeds"]) == (68, -2, 3)
+    assert (row["low"], row["high"]) == pytest.approx((68 - half * spread, 68 + half * spread))
+    assert (row["change_low"], row["change_high"]) == pytest.approx((-2 - half, -2 + half))
+    assert made.loc[("region", "MSS"), "value"] == 18 and not row["reference"]
+    alone = made.loc[("vadclip-c", "frame AUC")]  # its reference has not been run
+    assert alone["value"] == 60 and np.isnan(alone["change"]) and np.isnan(alone["change_low"])
+    assert made["backbone"].groupby("variant").first().to_dict() == {
+        "full": "", "region": "", "vadclip-c": "Full",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "metrics"),
+    [
+        ("vadclip-c", {"mAP@0.1", "mAP@0.2", "mAP@0.3", "mAP@0.4", "mAP@0.5", "mAP@AVG"}),
+        ("anomalyclip", {"mean AUC", "mean AP"}),
+    ],
+)
+def test_a_detector_gets_the_profiles_backbone_and_its_papers_metrics(monkeypatch, name, metrics):
+    asked, variant = [], ablations.load_variants()[name]
+    best = [scored("clip", [1.0])]
+    monkeypatch.setattr(comparison, "score_stages", lambda *given: asked.append(given) or best)
+    P = load_params("smoke", {"ablation_backbone": "clip"})
+    table = ablations._detected(P, variant).set_index("metric")["value"]
+    assert asked == [(P, variant.kind, ["clip"])] and table["frame AUC"] == 100
+    assert set(table.index) == {"frame AUC", "frame AP", "AnoAUC"} | metrics
+    assert table.index.is_unique
 
 
 def test_a_hash_that_reads_as_a_number_stays_text(tmp_path, monkeypatch):
@@ -65,6 +108,19 @@ def test_a_hash_that_reads_as_a_number_stays_text(tmp_path, monkeypatch):
         table = ablations.results(P, ["full"], [0])
         assert table[["params", "weights"]].to_numpy().tolist() == [[found, "123456789012"]]
         assert ablations._current(P, "full", 0) is (found == digest)
+
+
+def test_what_else_is_measured_is_in_the_hash():
+    P, full = load_params("mini"), load_params("mini", {"ablation_detector": True})
+    clip = load_params("mini", {"ablation_backbone": "clip"})
+    changed = {
+        which: {n for n in ablations.load_variants()
+                if ablations.inputs_hash(P, n, 0) != ablations.inputs_hash(other, n, 0)}
+        for which, other in (("detector", full), ("backbone", clip))
+    }  # fmt: skip
+    assert changed["detector"] == {"full", "global", "region", "standard", "joint"}
+    kinds = {name: variant.kind for name, variant in ablations.load_variants().items()}
+    assert changed["backbone"] == {name for name, kind in kinds.items() if kind != "alertclip"}
 
 
 def test_standard_negatives_are_captions_of_other_regions():
@@ -98,7 +154,7 @@ def test_left_out_terms_do_not_count():
 
 
 def test_the_committed_reference_has_five_seeds_and_no_copies():
-    table = ablations.reference_table()
+    table = ablation_tables.reference_table()
     variants = ablations.load_variants()
     assert set(table["variant"]) <= set(variants)
     seeds = table.groupby("variant")["seed"].nunique()
@@ -107,3 +163,6 @@ def test_the_committed_reference_has_five_seeds_and_no_copies():
     weights = table[table["variant"].isin(tuned)].drop_duplicates(["variant", "seed"])["weights"]
     assert weights.is_unique
     assert {"vadclip", "anomalyclip", "full"} <= set(seeds.index)
+    P = load_params("mini")
+    for name, seed, digest in table[["variant", "seed", "params"]].drop_duplicates().to_numpy():
+        assert digest == ablations.inputs_hash(P, name, seed), f"{name}, {seed}: run it again"

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 from test_video import write_ids
 
-from alertclip import comparison, disentangle, feature_space, figures, stages, weak
+from alertclip import ablations, comparison, disentangle, feature_space, figures, stages, weak
 from alertclip import params as params_module
 from alertclip.comparison import Scored
 from alertclip.data.annotations import VideoTruth
@@ -25,6 +25,7 @@ from alertclip.detectors.videos import training_videos
 from alertclip.errors import InputError
 from alertclip.files import read_json
 from alertclip.params import load_params
+from alertclip.transfer import zero_shot_table
 from alertclip.weak import VideoScores
 
 ROWS = {"train": 12, "test": 8}
@@ -110,6 +111,21 @@ def test_a_branch_that_is_not_trained_gives_no_score(P, monkeypatch, metric, lef
     score = weak.fit_vadclip(P, stages.stage_model(P, "clip"), data, benchmark.classes, seed=0)
     found = score(features[0])
     assert np.allclose(found.anomaly, 1 - found.probabilities[:, 0], atol=1e-6) is aligned
+
+
+def test_a_tuned_variant_is_measured_on_the_benchmark(P, monkeypatch):
+    annotate(P.data_dir, [0, 1] * 4)
+    P, tuned = P.model_copy(update={"transfer": {}}), stages.stage_model(P, "clip")
+    monkeypatch.setattr(stages, "stage_model", lambda P, stage: tuned)
+    found = pd.concat(ablations._on_benchmark(P)).set_index("metric")["value"]
+    names = ("frame AUC", "frame AP", "AnoAUC")
+    assert list(found.index) == [f"{kind}: {n}" for kind in ("VadCLIP", "snippets") for n in names]
+    plain = zero_shot_table(P, ["full"], "snippet").set_index("setting")["value"]
+    detected = comparison.score_stages(P, "vadclip", ["full"])
+    table = comparison.backbone_table(comparison.resample_models(P, detected), "none")
+    for name, value in zip(names, table["value"], strict=True):
+        assert found[f"snippets: {name}"] == plain[f"mini world: {name}"]
+        assert found[f"VadCLIP: {name}"] == pytest.approx(value)
 
 
 def scored(stage, values):

@@ -15,7 +15,8 @@ Modules in reading order; each imports only what stands before it:
 - ``stages``, ``study``, ``showcase``: what the notebooks call: models, tables, exports.
 - ``detectors``, ``weak``, ``comparison``, ``transfer``: VadCLIP and AnomalyCLIP on each backbone.
 - ``curation``: screening of clips, hard negatives and their audit.
-- ``qa``, ``failures``, ``efficiency``, ``ablations``: what notebooks 07 to 10 measure.
+- ``ablations``, ``ablation_tables``, ``failures``, ``efficiency``, ``qa``: what notebooks 07 to 10
+  measure.
 - ``ledger``, ``inconsistencies``, ``report``: the papers' numbers beside ours.
 - ``seeds``, ``prior``, ``gates``: several seeds, pre-training, the mini world's fitness.
 - ``workflow``, ``run``: notebooks executed in order, behind ``run_all.sh``.

@@ -1,9 +1,9 @@
-"""Ablations: variants of a profile over seeds, each a job of its own, and their paired table.
+"""Ablations: variants of a profile over seeds, each a job of its own.
 
 ``python -m alertclip.ablations --profile mini --seeds 0 1 2 3 4 --cores 2`` runs every variant of
 params/ablations.yaml; ``--variants`` names some. Snakemake spreads the jobs over
 cores; a failed one neither blocks nor loses the others, finished ones are kept.
-Results: runs/<profile>/ablations/<variant>/seed<seed>.csv.
+Results: runs/<profile>/ablations/<variant>/seed<seed>.csv; ``ablation_tables`` pairs them.
 """
 
 import argparse
@@ -17,23 +17,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
-from scipy.stats import t as student
 
-from alertclip import comparison, stages, study
+from alertclip import comparison, stages, study, transfer
 from alertclip.curation import report
 from alertclip.data.splits import prepare_data
 from alertclip.errors import InputError
-from alertclip.figures.style import committed, write_table
+from alertclip.figures.style import write_table
 from alertclip.files import atomic_write, locked, progress, sha256_json
 from alertclip.model.export import META
 from alertclip.params import ABLATIONS, ROOT, Params, load_params, parse_overrides
 from alertclip.training.stage import run_stage
-from alertclip.transfer import changed
 
 STAGE1 = ("stage1_", "lora_", "temporal_", "world", "annotations_", "backbone", "pretrained",
           "num_frames", "strip_class_prefix", "negatives", "seed", "data_root")  # fmt: skip
@@ -49,8 +46,8 @@ class Variant(BaseModel):
     group: str
     title: str
     reference: bool = False
-    stage: stages.Stage = "full"  # whose features a detector gets
     changes: dict[str, Any] = {}
+    detector: bool = False  # tuned, and measured on the benchmark too where the profile asks for it
     negatives: Literal["", "planted", "vagta-clean"] = ""  # with faults, or without those found
 
 
@@ -80,7 +77,8 @@ def run_variant(P: Params, name: str, seed: int) -> Path:
     """
     variant = load_variants()[name]
     if variant.kind == "alertclip":
-        table = _tuned(_faulty(_changed(P, variant, seed), variant), P)
+        tuned = _faulty(_changed(P, variant, seed), variant)
+        table = _tuned(tuned, P, _has_detector(P, variant))
     else:
         table = _detected(_detector_params(P, variant, seed), variant)
     out = result_file(P, name, seed)
@@ -90,7 +88,8 @@ def run_variant(P: Params, name: str, seed: int) -> Path:
 
 def _changed(P: Params, variant: Variant, seed: int) -> Params:
     profile = f"{P.profile}/ablations/{variant.name}/seed{seed}"
-    return changed(P, P.ablation_changes | variant.changes | {"profile": profile, "seed": seed})
+    own = {"profile": profile, "seed": seed}
+    return transfer.changed(P, P.ablation_changes | variant.changes | own)
 
 
 def _faulty(P: Params, variant: Variant) -> Params:
@@ -99,17 +98,21 @@ def _faulty(P: Params, variant: Variant) -> Params:
         return P
     folder = P.run_dir / "negatives"
     report.plant_and_clean(P, folder)
-    return changed(P, {"hard_negatives_train": str(folder / f"{variant.negatives}.json")})
+    return transfer.changed(P, {"hard_negatives_train": str(folder / f"{variant.negatives}.json")})
 
 
 def _detector_params(P: Params, variant: Variant, seed: int) -> Params:
     """Only the detector's settings change: features and tuned weights are those of the run."""
     values = P.model_dump()
     changes = {k: values[k] | v if isinstance(v, dict) else v for k, v in variant.changes.items()}
-    return changed(P, changes | {"detector_seeds": [seed]})
+    return transfer.changed(P, changes | {"detector_seeds": [seed]})
 
 
-def _tuned(P: Params, base: Params) -> pd.DataFrame:
+def _has_detector(P: Params, variant: Variant) -> bool:
+    return P.ablation_detector and variant.detector
+
+
+def _tuned(P: Params, base: Params, detector: bool) -> pd.DataFrame:
     """Both stages and the zero-shot metrics; Stage I is shared where its parameters agree."""
     if not P.from_scratch and not (P.run_dir / "stage1" / "final").exists():
         copying = P.run_dir / "stage1" / "copying"
@@ -120,8 +123,23 @@ def _tuned(P: Params, base: Params) -> pd.DataFrame:
     table = study.zero_shot(P, [result]).rename(columns={"setting": "metric"})
     mss = study.mss_by_class(P, [result]).query("class_name == 'all'")
     rows = [table, mss.rename(columns={"mss": "value"}).assign(metric="MSS")]
+    rows += _on_benchmark(P) if detector else []
     weights = stages.weights_hash(stages.stage_model(P, "full"))[:12]
     return pd.concat(rows, ignore_index=True)[["metric", "value"]].assign(weights=weights)
+
+
+def _on_benchmark(P: Params) -> list[pd.DataFrame]:
+    """Frame metrics on the benchmark's test videos: of VadCLIP, and zero-shot by snippet."""
+    scored = comparison.score_stages(P, "vadclip", ["full"])
+    curves = transfer.zero_shot_curves(P, ["full"], "snippet")
+    return [_frame_metrics(P, scored, "VadCLIP: "), _frame_metrics(P, curves, "snippets: ")]
+
+
+def _frame_metrics(
+    P: Params, scored: Sequence[comparison.Scored | comparison.Curves], prefix: str = ""
+) -> pd.DataFrame:
+    table = comparison.backbone_table(comparison.resample_models(P, scored), "none")
+    return table.assign(metric=prefix + table["setting"])
 
 
 def _shared_stage1(P: Params, base: Params) -> Path:
@@ -140,25 +158,29 @@ def _decides_stage1(P: Params) -> dict[str, Any]:
 
 
 def _detected(P: Params, variant: Variant) -> pd.DataFrame:
-    scored = comparison.score_stages(P, variant.kind, [variant.stage])
-    table = comparison.backbone_table(comparison.resample_models(P, scored), "none")
-    rows = [table.rename(columns={"setting": "metric"})]
+    """A detector on the profile's backbone: frame metrics, and those of its own paper by class."""
+    scored = comparison.score_stages(P, variant.kind, [P.ablation_backbone])
+    rows = [_frame_metrics(P, scored)]
     if variant.kind == "anomalyclip":
         classes = comparison.class_table(P, scored).query("class_name == 'mean'")
         rows.append(classes.rename(columns={"setting": "metric"}))
-    weights = stages.weights_hash(stages.stage_model(P, variant.stage))[:12]
+    else:
+        rows.append(comparison.detection_table(P, scored).query("not normals"))
+    weights = stages.weights_hash(stages.stage_model(P, P.ablation_backbone))[:12]
     return pd.concat(rows, ignore_index=True)[["metric", "value"]].assign(weights=weights)
 
 
 def inputs_hash(P: Params, name: str, seed: int) -> str:
     """Hash of all parameters that decide a variant's result."""
     variant = load_variants()[name]
-    make = _changed if variant.kind == "alertclip" else _detector_params
+    tuned = variant.kind == "alertclip"
+    make, backbone = (_changed, "full") if tuned else (_detector_params, P.ablation_backbone)
     values = make(P, variant, seed).model_dump()
     skip = ("ablation_", "workers", "notebooks_at_once", "device", "video", "evaluation_batch_size")
     decisive = {k: v for k, v in values.items() if not k.startswith(skip)}
     own = [variant.negatives] if variant.negatives else []
-    return sha256_json([variant.kind, variant.stage, decisive, *own])[:12]
+    own += ["detector"] if _has_detector(P, variant) else []
+    return sha256_json([variant.kind, backbone, decisive, *own])[:12]
 
 
 def run(P: Params, names: Sequence[str], seeds: Sequence[int], cores: int | None = None) -> None:
@@ -225,52 +247,6 @@ def results(P: Params, names: Sequence[str], seeds: Sequence[int]) -> pd.DataFra
     if not tables:
         raise InputError(f"no ablation of {P.profile} has a result; run them first")
     return pd.concat(tables, ignore_index=True)
-
-
-def ablation_table(table: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """A metric of every variant and its paired difference to the group's reference, over seeds.
-
-    Columns group, title, metric, value, change, low, high, seeds, reference. The interval is
-    Student's t over the seeds' differences; nan with one seed: one difference says nothing of luck.
-    """
-    variants, rows = load_variants(), []
-    part = table[table["metric"] == metric].pivot(index="seed", columns="variant", values="value")
-    for name in part:
-        group = variants[name].group
-        reference = next(n for n in part if variants[n].group == group and variants[n].reference)
-        pairs = part[[reference, name]].dropna() if name != reference else part[[name]].dropna()
-        change = (pairs[name] - pairs[reference]).to_numpy()
-        low, high = _student(change)
-        row = {"group": group, "title": variants[name].title, "metric": metric}
-        row |= {"value": pairs[name].mean(), "change": change.mean(), "low": low, "high": high}
-        rows.append(row | {"seeds": len(pairs), "reference": name == reference})
-    return pd.DataFrame(rows)
-
-
-def by_group(table: pd.DataFrame, metric: str) -> dict[str, pd.DataFrame]:
-    """``ablation_table`` of each group that has the metric."""
-    made = ablation_table(table, metric)
-    return {name: part.reset_index(drop=True) for name, part in made.groupby("group", sort=False)}
-
-
-def verdicts(table: pd.DataFrame) -> pd.DataFrame:
-    """What each row of an ``ablation_table`` shows, in words; the reference is left out."""
-    rows = table[~table["reference"]]
-    worse, better = rows["high"] < 0, rows["low"] > 0
-    words = np.select([worse, better], ["worse: the part helps", "better without it"], "not shown")
-    return rows[["title", "value", "change", "low", "high", "seeds"]].assign(verdict=words)
-
-
-def reference_table() -> pd.DataFrame:
-    """The committed results of all variants over five seeds on the mini world, tidy."""
-    return committed("ablations_reference")
-
-
-def _student(values: np.ndarray) -> tuple[float, float]:
-    if len(values) < 2:
-        return float("nan"), float("nan")
-    half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return float(values.mean() - half), float(values.mean() + half)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -155,6 +155,8 @@ class Params(BaseModel):
     ablation_variants: list[str] = []  # empty = all
     ablation_seeds: list[int] = Field([0, 1, 2, 3, 4], min_length=1)
     ablation_changes: dict[str, Any] = {}
+    ablation_backbone: Literal["clip", "stage1", "full"] = "clip"  # of the detectors' own variants
+    ablation_detector: bool = True  # where marked, by VadCLIP too: features anew for each
 
     # Failures under controlled degradation (notebook 08).
     failure_clips: int | None = Field(None, ge=4)  # drawn by seed, half abnormal; None = all
