@@ -6,13 +6,14 @@ import pytest
 import torch
 from test_weak import scored
 
-from alertclip import ablation_tables, ablations, comparison, figures
+from alertclip import ablation_tables, ablations, comparison, figures, weak
 from alertclip import params as params_module
 from alertclip.data.records import Region
 from alertclip.data.splits import standard_negatives
 from alertclip.data.vagta import Item
 from alertclip.detectors import anomalyclip, vadclip
 from alertclip.errors import InputError
+from alertclip.ledger.paper import load_paper_results
 from alertclip.params import load_params
 
 
@@ -166,3 +167,17 @@ def test_the_committed_reference_has_five_seeds_and_no_copies():
     P = load_params("mini")
     for name, seed, digest in table[["variant", "seed", "params"]].drop_duplicates().to_numpy():
         assert digest == ablations.inputs_hash(P, name, seed), f"{name}, {seed}: run it again"
+
+
+def test_the_ledger_asks_for_variants_of_the_same_meaning():
+    variants, counts = ablations.load_variants(), dict.fromkeys(("alertclip", *weak.DETECTORS), 0)
+    for cell in load_paper_results().cells():
+        if cell.measure and cell.measure.csv == "ablation_results":
+            where = cell.measure.selector(cell.row, cell.column)
+            variant = variants[where["variant"]]
+            assert cell.document.replace("-", "").lower() == variant.kind, cell.key
+            tuned = variant.kind == "alertclip"
+            assert where.get("backbone", "") == ("" if tuned else "CLIP"), cell.key
+            assert variant.detector or not tuned, cell.key
+            counts[variant.kind] += 1
+    assert counts == {"alertclip": 7, "vadclip": 24, "anomalyclip": 54}

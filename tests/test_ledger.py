@@ -30,7 +30,7 @@ WEAK = "Alert-CLIP | Weakly supervised | UCF-Crime AUC | {}"
 def book_of(tmp_path, profile="mini", inconsistent=(), **tables):
     for name, rows in tables.items():
         pd.DataFrame(rows).to_csv(tmp_path / f"{name}.csv", index=False)
-    P = load_params(profile, {"data_root": "."} if profile == "paper" else {})
+    P = load_params(profile, {"data_root": "."} if profile.startswith("paper") else {})
     book = join.ledger(RESULTS, tmp_path, P, inconsistent)
     keys = book[["document", "table", "row", "column"]].agg(" | ".join, axis=1)
     return book.assign(name=keys).set_index("name")
@@ -179,6 +179,26 @@ class TestStatus:
         ours = [book.loc[f"Alert-CLIP | Zero-shot | CLIP | {c}", "ours"] for c in
                 ("UCF AUC", "UB AUC", "XD AP", "UB AP")]  # fmt: skip
         assert ours == [1, 2, 3, 3]
+
+    def test_ablations_by_backbone_and_data_set(self, tmp_path):
+        row = {"variant": "vadclip-a", "metric": "frame AP", "seeds": 5}
+        rows = [row | {"backbone": "Full", "value": 68.15, "low": 68, "high": 69},
+                row | {"backbone": "CLIP", "value": 60.0, "low": 50, "high": 70}]  # fmt: skip
+        key = "VadCLIP | Table 6 | A | AP"
+        found = book_of(tmp_path, "paper+paper-xd", ablation_results=rows).loc[key]
+        assert (found["ours"], found["low"], found["seeds"]) == (60, 50, 5)
+        assert found["status"] == join.INTERVAL
+        for profile in ("paper", "mini"):
+            found = book_of(tmp_path, profile, ablation_results=rows).loc[key]
+            assert found["status"] == "not run: needs a run on XD-Violence"
+        row = {"variant": "joint", "backbone": "", "seeds": 1, "value": 70, "low": "", "high": ""}
+        rows = [row | {"metric": "frame AUC"}, row | {"metric": "VadCLIP: frame AUC"}]
+        key = "Alert-CLIP | Training order and negatives | {} | AUC".format
+        book = book_of(tmp_path, ablation_results=rows)
+        joint = book.loc[key("Joint training from scratch, weakly supervised")]
+        assert joint["status"] == join.DIRECTION and joint["seeds"] == 1
+        hard = book.loc[key("Hard negatives, zero-shot"), "status"]
+        assert hard.startswith("not run: needs UCF-Crime (variant = full, metric = snippets")
 
     def test_a_spread_over_seeds_serves_as_interval(self, tmp_path):
         rows = {"model": ["CLIP"], "normals": [False], "metric": ["mAP@0.1"], "value": [10.0]}

@@ -184,7 +184,8 @@ def _ours(row: "pd.Series", measure: Measure, digest: str, seeds: int) -> Ours:
     spread = _float(row.get("seed_sd"))
     if np.isnan(low) and not np.isnan(spread):
         low, high = float(text) - SPREADS * spread, float(text) + SPREADS * spread
-    of = np.nan if measure.kind != "measured" else seeds if measure.over_seeds else 1
+    of = _float(row.get("seeds", str(seeds if measure.over_seeds else 1)))
+    of = of if measure.kind == "measured" else np.nan
     return Ours(value, low, high, _float(row.get("n")), of, digest)
 
 
