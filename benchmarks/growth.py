@@ -4,6 +4,7 @@ score: frames        sampled frames of one video, scored as a stream: memory sho
 train: clips         clips of an optimiser step in micro-batches of eight: memory should stay flat
 train: frames        frames per clip of one micro-batch: memory holds activations and grows
 train: regions       regions per clip: their share is small, so the slope of the whole is below 1
+curation: clips      fingerprints searched for copies, five of each, by approximate neighbours
 
 Every point is a process of its own, MiniCLIP by default.
 """
@@ -18,6 +19,7 @@ import torch
 from harness import answer, parser, run_contender, save
 from videos import write_video
 
+from alertclip.curation.redundancy import Fingerprint, compare
 from alertclip.data.clips import Batch
 from alertclip.efficiency.training import random_batch, stage_start
 from alertclip.model.alertclip import AlertCLIP
@@ -30,11 +32,13 @@ from alertclip.training.loop import Run
 from alertclip.training.settings import stage_settings
 
 CPU, CLIPS, FRAMES, STRIDE = torch.device("cpu"), 8, 8, 4
+COPIES, MOMENTS = 5, 8  # clips of one recording; hashes per clip
 AXES = {  # values of the one size that grows
     "score: frames": (128, 256, 512, 1024),
     "train: clips": (8, 16, 32, 64),
     "train: frames": (8, 16, 32, 64),
     "train: regions": (1, 4, 16, 64),
+    "curation: clips": (12_500, 25_000, 50_000, 100_000),
 }
 Work = Callable[[], np.ndarray]
 
@@ -43,6 +47,8 @@ def work_of(backbone: str, axis: str, size: int, folder: Path) -> Work:
     """The work of one point."""
     if axis == "score: frames":
         return score_work(backbone, size, folder)
+    if axis == "curation: clips":
+        return curation_work(size)
     return train_work(backbone, axis, size, folder)
 
 
@@ -53,6 +59,26 @@ def score_work(backbone: str, frames: int, folder: Path) -> Work:
     prompts = embed_prompts(model, load_prompts(PROFILES / "prompts.yaml"))
     path = write_video(folder / f"{frames}.mp4", frames * STRIDE, seed=0)
     return lambda: score_video(model, path, prompts, num_frames=FRAMES, stride=STRIDE).scores
+
+
+def curation_work(count: int) -> Work:
+    """Find the copies among the fingerprints of ``count`` clips; returns the share found."""
+    rng = np.random.default_rng(0)
+    group = np.arange(count) // COPIES
+    content = [str(i) for i in range(count)]
+    hashes = (rng.random((count // COPIES, MOMENTS, 64)) < 0.5)[group]
+    hashes ^= rng.random(hashes.shape) < 0.01  # a re-encoded copy differs in a bit or two
+    motion = list(rng.normal(size=(count // COPIES, 64))[group])
+    vectors = rng.normal(size=(count // COPIES, 64))[group] + 0.1 * rng.normal(size=(count, 64))
+    unit = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    prints = Fingerprint(content, hashes, motion, unit)
+
+    def work() -> np.ndarray:
+        pairs = compare(prints)
+        true = group[pairs["a"]] == group[pairs["b"]]
+        return np.array([true.sum() / (count * (COPIES - 1) / 2)])
+
+    return work
 
 
 def train_work(backbone: str, axis: str, size: int, folder: Path) -> Work:
@@ -108,9 +134,10 @@ def main() -> None:
     rows = []
     for axis, sizes in AXES.items():
         for size in sizes[: o.points] * o.repeats:
-            row, _ = run_contender(__file__, f"{axis} {size}", ["--backbone", o.backbone])
+            row, output = run_contender(__file__, f"{axis} {size}", ["--backbone", o.backbone])
             print(f"{axis} {size}: {row['seconds']:.2f} s, {row['peak_gb']:.2f} GB", flush=True)
-            rows.append({"axis": axis, "size": size, **row})
+            found = {"copies_found": output.item()} if axis == "curation: clips" else {}
+            rows.append({"axis": axis, "size": size, **row, **found})
     table = pd.DataFrame(rows).drop(columns="contender").assign(backbone=o.backbone)
     save(table, "growth", o.out)
     names = {"time_slope": "seconds", "memory_slope": "peak_gb"}

@@ -51,8 +51,9 @@ def nearest(vectors: np.ndarray, count: int, exact_below: int = EXACT_BELOW) -> 
         return NearestNeighbors(n_neighbors=count).fit(vectors).kneighbors(return_distance=False)
     from pynndescent import NNDescent  # compiles for seconds, which small sets need not pay
 
-    index = NNDescent(vectors, n_neighbors=count + 1, random_state=0)
-    return index.neighbor_graph[0][:, 1:]
+    found = NNDescent(vectors, n_neighbors=count + 1, random_state=0).neighbor_graph[0]
+    own = found == np.arange(len(found))[:, None]  # of equal vectors a row need not come first
+    return np.take_along_axis(found, np.argsort(own, axis=1, kind="stable"), axis=1)[:, :count]
 
 
 def compare(prints: Fingerprint) -> pd.DataFrame:
