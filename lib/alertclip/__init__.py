@@ -2,7 +2,7 @@
 
 Modules in reading order; each imports only what stands before it:
 
-- ``errors``, ``files``: one error type for bad input, atomic writes, progress.
+- ``errors``, ``files``, ``memory``: one error type for bad input, atomic writes, progress, malloc.
 - ``params``: every knob of a run, typed.
 - ``data``: VAGTA annotations, boxes, videos, frame cache, clips, the synthetic mini world.
 - ``model``: open_clip towers with split attention, LoRA, temporal transformer, regions, export.

@@ -51,9 +51,18 @@ def nearest(vectors: np.ndarray, count: int, exact_below: int = EXACT_BELOW) -> 
         return NearestNeighbors(n_neighbors=count).fit(vectors).kneighbors(return_distance=False)
     from pynndescent import NNDescent  # compiles for seconds, which small sets need not pay
 
-    found = NNDescent(vectors, n_neighbors=count + 1, random_state=0).neighbor_graph[0]
-    own = found == np.arange(len(found))[:, None]  # of equal vectors a row need not come first
-    return np.take_along_axis(found, np.argsort(own, axis=1, kind="stable"), axis=1)[:, :count]
+    index = NNDescent(vectors, n_neighbors=count + 1, random_state=0)
+    return without_self(index.neighbor_graph[0])
+
+
+def without_self(neighbours: np.ndarray) -> np.ndarray:
+    """Each row (N, K + 1) without its own number, or its last entry: (N, K), order kept.
+
+    Of equal vectors the row itself need not be the nearest, nor among the nearest at all.
+    """
+    own = neighbours == np.arange(len(neighbours))[:, None]
+    last = np.argsort(own, axis=1, kind="stable")
+    return np.take_along_axis(neighbours, last, axis=1)[:, :-1]
 
 
 def compare(prints: Fingerprint) -> pd.DataFrame:

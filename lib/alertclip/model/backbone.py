@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from alertclip.errors import InputError
 from alertclip.files import read_json
+from alertclip.memory import keep_freed_memory
 from alertclip.model.attention import split_attention
 from alertclip.model.families import clip, siglip, take_apart
 from alertclip.model.families.blip import is_blip, read_blip
@@ -56,6 +57,7 @@ def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
     A name with None gets random weights, by torch's seed. Raises InputError if weights are not at
     hand (what, from where, to put where) or were trained with another activation (QuickGELU).
     """
+    keep_freed_memory()  # every long computation starts here
     if brings_weights(name):
         if pretrained is None:
             return _load_whole(name)
