@@ -181,3 +181,13 @@ def test_the_ledger_asks_for_variants_of_the_same_meaning():
             assert variant.detector or not tuned, cell.key
             counts[variant.kind] += 1
     assert counts == {"alertclip": 7, "vadclip": 24, "anomalyclip": 54}
+
+
+def test_variants_of_other_negatives_share_stage_1(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(params_module, "ROOT", tmp_path)
+    monkeypatch.setattr(ablations, "run_stage", lambda P, stage: P)
+    P, variants = load_params("mini"), ablations.load_variants()
+    changed = [ablations._changed(P, variants[n], 7) for n in ("full", "standard", "planted")]
+    changed[2] = changed[2].model_copy(update={"hard_negatives_train": "planted.json"})
+    first, *others = (ablations._shared_stage1(Q, P) for Q in changed)
+    assert all(other == first for other in others)

@@ -148,7 +148,8 @@ def _shared_stage1(P: Params, base: Params) -> Path:
     if _decides_stage1(base) == _decides_stage1(P) and (own / META).exists():
         return own
     profile = f"{base.profile}/ablations/stage1-{sha256_json(_decides_stage1(P))[:8]}"
-    shared = P.model_copy(update={"profile": profile, "region_negatives": "hard"})  # unused there
+    unused = {"region_negatives": "hard", "hard_negatives_train": base.hard_negatives_train}
+    shared = P.model_copy(update={"profile": profile, **unused})
     with locked(shared.run_dir.with_suffix(".lock")):  # two jobs may want the same
         return run_stage(shared, 1)
 
