@@ -120,6 +120,17 @@ def test_options_after_dashes_reach_snakemake() -> None:
     assert call[-2:] == ["--executor", "slurm"] and 'overrides=["seed=1"]' in call
 
 
+def test_what_others_wait_for_starts_first_and_has_every_core() -> None:
+    order = sorted(workflow.NOTEBOOKS, key=workflow.priority, reverse=True)
+    assert [book.name[:2] for book in order] == "01 03 04 06 02 05 07 08 09 10 00 11".split()
+    mini, paper = load_params("mini"), load_params("paper")
+    shares = {book.name[:2]: workflow.threads(book, mini, 5) for book in workflow.NOTEBOOKS}
+    assert [name for name, cores in shares.items() if cores == 5] == ["01", "03", "04", "09"]
+    assert set(shares.values()) == {2, 5}  # 5 cores for two notebooks: 2 each
+    assert all(workflow.threads(book, mini, 1) == 1 for book in workflow.NOTEBOOKS)
+    assert all(workflow.threads(book, paper, 5) == 5 for book in workflow.NOTEBOOKS)
+
+
 def test_one_run_at_a_time(tmp_path: Path) -> None:
     lock = tmp_path / ".lock"
     with locked(lock, wait=False), pytest.raises(InputError, match="another run"):  # noqa: SIM117
