@@ -113,9 +113,12 @@ def upstream(book: Notebook) -> set[str]:
 
 
 def priority(book: Notebook) -> int:
-    """Larger = started earlier: what most others wait for, then by number."""
+    """Larger = started earlier: what most others wait for, then the last first.
+
+    So 05 finds the features that 06 extracts, and a long one is not left over at the end.
+    """
     waiting = sum(book.name in upstream(other) for other in NOTEBOOKS)
-    return waiting * len(NOTEBOOKS) + len(NOTEBOOKS) - NOTEBOOKS.index(book)
+    return waiting * len(NOTEBOOKS) + NOTEBOOKS.index(book)
 
 
 def inputs(book: Notebook, params: Params) -> dict[str, str]:
