@@ -259,7 +259,7 @@ def test_log_has_one_line_per_step_and_validation(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [row["split"] for row in rows] == ["train", "train", "validation"] * 2
     wanted = {"lr_base", "lr_text", "lr_temporal", "loss", "loss_global", "loss_region"}
-    wanted |= {"loss_hard", "grad_norm", "logit_scale", "clips_per_s", "epoch", "step"}
+    wanted |= {"loss_hard", "grad_norm", "logit_scale", "clips_per_s", "wait_s", "epoch", "step"}
     assert wanted <= rows[0].keys()
     assert {"validation_loss", "recall_at_1", "signed_gap"} <= rows[2].keys()
 

@@ -134,7 +134,7 @@ def outcome(project: Project) -> dict[str, str]:
     found |= {p: p.read_bytes() for p in project.runs.glob("cache/frames/[!.]*")}
     for path in project.runs.glob("smoke/stage*/log.jsonl"):
         rows = [json.loads(line) for line in path.read_text().splitlines()]
-        found[path] = json.dumps([{**row, "clips_per_s": 0} for row in rows]).encode()
+        found[path] = json.dumps([{**row, "clips_per_s": 0, "wait_s": 0} for row in rows]).encode()
     names = {str(path.relative_to(project.runs)): content for path, content in found.items()}
     return {name: hashlib.sha256(content).hexdigest() for name, content in names.items()}
 

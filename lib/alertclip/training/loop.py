@@ -82,9 +82,11 @@ def _train(run: "Run", train: Dataset, validation: Dataset | None, seed: int, wo
     with attention_kernel(run.device, settings.precision):
         label = f"{run.out.name} step"
         for step in progress(steps, len(steps), label) if distributed.rank() == 0 else steps:
+            began = time.perf_counter()
             group = [next(batches) for _ in range(settings.accumulation)]
+            waited = time.perf_counter() - began
             distributed.seed_step(seed, step)
-            run.step(step, total, group, step * settings.items_per_step / len(train))
+            run.step(step, total, group, step * settings.items_per_step / len(train), waited)
             last = step + 1 == total
             if validation is not None and (last or (step + 1) % settings.validate_steps == 0):
                 chunks = list(BatchSampler(range(len(validation)), settings.batch_size, False))
@@ -182,8 +184,13 @@ class Run:
             state = {"step": step, "identity": self.identity}
             checkpoint.save_final(self.out, self.model, state)
 
-    def step(self, step: int, total: int, batches: Sequence[Batch], epoch: float) -> None:
-        """One optimiser step (0-based ``step``) on its micro-batches; one line in the log."""
+    def step(
+        self, step: int, total: int, batches: Sequence[Batch], epoch: float, waited: float = 0.0
+    ) -> None:
+        """One optimiser step (0-based ``step``) on its micro-batches; one line in the log.
+
+        ``waited``: seconds until the batches were there.
+        """
         began = time.perf_counter()
         self.model.train()
         factor = learning_rate_factor(step, total, self.settings.warmup_ratio)
@@ -211,6 +218,7 @@ class Run:
             **rates,
             **{name: float(value) for name, value in values.items()},
             clips_per_s=self.settings.items_per_step / (time.perf_counter() - began),
+            wait_s=waited,
         )
 
     def validate(self, step: int, loader: DataLoader) -> None:
