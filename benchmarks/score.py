@@ -26,13 +26,18 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from videos import write_videos
 
-from alertclip.data.video import probe
-from alertclip.detectors.features import MARGIN, SnippetRule, video_features
+from alertclip.detectors.features import (
+    MARGIN,
+    SnippetRule,
+    extract_features,
+    feature_file,
+    read_features,
+)
 from alertclip.model.alertclip import AlertCLIP
 from alertclip.model.backbone import load_backbone
 from alertclip.params import PROFILES
 from alertclip.prompts import load_prompts
-from alertclip.score import embed_prompts, score_video
+from alertclip.score import embed_prompts, has_bf16, score_video
 
 Work = Callable[[], np.ndarray]
 
@@ -162,12 +167,16 @@ def crops(name: str, videos: Sequence[Path]) -> Work:
 
 
 def ours_crops(name: str, videos: Sequence[Path]) -> Work:
-    """The same features by the library."""
+    """The same features by the library, from counting the frames to the files."""
     model, rule = own(name), SnippetRule(STRIDE, 1, 10)
-    size = tuple(round(side * MARGIN) for side in model.image_size)
+    precision = "bf16" if has_bf16("cpu") else "fp32"
 
     def work() -> np.ndarray:
-        return video_features(model, videos[0], probe(videos[0]).frames, rule, size)
+        with tempfile.TemporaryDirectory() as made:
+            root = Path(made)
+            [folder] = extract_features([model], videos[:1], rule, root, root, 1, precision)
+            files = [feature_file(folder, videos[0], crop) for crop in range(rule.crops)]
+            return np.stack([read_features(file) for file in files])
 
     return work
 

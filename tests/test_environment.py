@@ -6,6 +6,8 @@ After a change in pyproject.toml, compile the lock again:
         --no-annotate --no-emit-index-url --no-emit-find-links -o requirements.txt
 """
 
+import ast
+import importlib
 import re
 import sys
 from importlib import metadata
@@ -15,6 +17,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from alertclip.params import ROOT
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -94,3 +98,19 @@ def test_imports_are_declared(root: Path) -> None:
                 name = canonicalize_name(names.get(module, module))
                 missing |= set() if name in declared else {f"{name} ({file.name})"}
     assert not missing
+
+
+SCRIPTS = sorted(
+    str(path.relative_to(ROOT)) for folder in ("benchmarks", "tests/faults")
+    for path in (ROOT / folder).glob("*.py")
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_that_no_test_runs_import_what_exists(root: Path, script: str) -> None:
+    for node in ast.walk(ast.parse((root / script).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("alertclip"):
+            module = importlib.import_module(node.module)
+            for name in node.names:  # an attribute, or a module of the package
+                if not hasattr(module, name.name):
+                    importlib.import_module(f"{node.module}.{name.name}")
