@@ -11,6 +11,7 @@ import tiny_clip
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_video import write_ids
 
 from alertclip.curation.endpoint import Endpoint
 from alertclip.data.annotations import VideoTruth
@@ -23,7 +24,7 @@ from alertclip.params import load_params
 from alertclip.qa import answerers, study, uca
 from alertclip.qa import instructions as ins
 from alertclip.qa import questions as qs
-from alertclip.qa.exam import Exam
+from alertclip.qa.exam import Exam, vision_answerer
 from alertclip.qa.uca import TimedCaption
 
 UCF = load_benchmark("ucf_crime")
@@ -349,12 +350,20 @@ def test_accuracy_counts_what_cannot_be_parsed_as_wrong():
     assert not row["above_chance"]
 
 
-def test_vision_model_behind_an_endpoint(server):
+def test_vision_model_behind_an_endpoint(server, tmp_path):
     endpoint, replies, asked = server
     replies += ["B", "I think it is B.", "broken", "B"]
     questions = [ASKED._replace(video=name) for name in "wxyz"]
-    answer = answerers.model_answerer(
-        endpoint.ask, lambda name: [np.zeros((4, 4, 3), np.uint8)] * 2, {n: n for n in "wxyz"}.get
+    paths = [write_ids(tmp_path / f"{count}.mp4", count) for count in (4, 40)]  # dark, bright
+    footages = [qs.Footage(name, 2.0) for name in "wxyz"]
+    exam = Exam([], [[1, 0]] * 4, footages, questions, 1.0, paths)
+    seen = []
+    answer = vision_answerer(
+        exam,
+        lambda prompt, frames: (seen.append(frames), endpoint.ask(prompt, frames))[1],
+        (16, 16),
+        frames=1,
+        told={n: n for n in "wxyz"},
     )
     answers = answerers.answer_all(questions, answer)
     assert answers["correct"].tolist() == [True, False, False, True]
@@ -362,6 +371,7 @@ def test_vision_model_behind_an_endpoint(server):
     assert answers["reply"][2].startswith("no reply: ")
     assert asked[0][0]["text"] == qs.prompt(questions[0], "w")
     assert [part["type"] for part in asked[0]] == ["text", "image_url", "image_url"]
+    assert [frame.mean() > 60 for frame in seen[0]] == [True, False]  # in the order of the parts
 
 
 def test_blind_goes_by_other_footage_only():

@@ -11,12 +11,13 @@ Modules in reading order; each imports only what stands before it:
 - ``diagnosis``, ``evaluation``, ``explain``: MeanSignScore, zero-shot metrics, attention maps.
 - ``prompts``: the fixed prompt file.
 - ``figures``: a tidy table in, a figure out.
-- ``score``: score your own videos.
+- ``shards``, ``score``: score your own videos.
 - ``stages``, ``study``, ``showcase``: what the notebooks call: models, tables, exports.
-- ``detectors``, ``weak``, ``comparison``, ``transfer``: VadCLIP and AnomalyCLIP on each backbone.
+- ``detectors``, ``weak``, ``comparison``, ``transfer``, ``disentangle``, ``feature_space``,
+  ``retention``: VadCLIP and AnomalyCLIP on each backbone, and what tuning forgets.
 - ``curation``: screening of clips, hard negatives and their audit.
-- ``ablations``, ``ablation_tables``, ``failures``, ``efficiency``, ``qa``: what notebooks 07 to 10
-  measure.
+- ``ablations``, ``ablation_tables``, ``degradation``, ``failures``, ``efficiency``, ``qa``: what
+  notebooks 07 to 10 measure.
 - ``ledger``, ``inconsistencies``, ``report``: the papers' numbers beside ours.
 - ``seeds``, ``prior``, ``gates``: several seeds, pre-training, the mini world's fitness.
 - ``workflow``, ``run``: notebooks executed in order, behind ``run_all.sh``.

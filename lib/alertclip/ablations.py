@@ -35,6 +35,9 @@ from alertclip.training.stage import run_stage
 STAGE1 = ("stage1_", "lora_", "temporal_", "world", "annotations_", "backbone", "pretrained",
           "num_frames", "strip_class_prefix", "negatives", "seed", "data_root")  # fmt: skip
 
+INDIFFERENT = ("ablation_", "workers", "notebooks_at_once", "device", "video", "failure_", "qa_",
+               "transfer", "open_vocabulary_", "retention_", "evaluation_batch_size")  # fmt: skip
+
 
 class Variant(BaseModel):
     """A row of an ablation: which parameters it changes, and what is trained and measured."""
@@ -177,8 +180,7 @@ def inputs_hash(P: Params, name: str, seed: int) -> str:
     tuned = variant.kind == "alertclip"
     make, backbone = (_changed, "full") if tuned else (_detector_params, P.ablation_backbone)
     values = make(P, variant, seed).model_dump()
-    skip = ("ablation_", "workers", "notebooks_at_once", "device", "video", "evaluation_batch_size")
-    decisive = {k: v for k, v in values.items() if not k.startswith(skip)}
+    decisive = {k: v for k, v in values.items() if not k.startswith(INDIFFERENT)}
     own = [variant.negatives] if variant.negatives else []
     own += ["detector"] if _has_detector(P, variant) else []
     return sha256_json([variant.kind, backbone, decisive, *own])[:12]
