@@ -169,7 +169,9 @@ def encode(
 ) -> None:
     """Write frames (T, H, W, 3) uint8 as H.264; ``options`` go to the encoder (libx264)."""
     height, width = frames[0].shape[:2]
-    chosen = {"preset": "veryfast", "crf": "23", "threads": "1"} | (options or {})
+    # With more threads, or the encoder's look-ahead, the bits differ from run to run.
+    chosen = {"preset": "veryfast", "crf": "23", "threads": "1", "tune": "zerolatency"}
+    chosen |= options or {}
     with (
         atomic_write(path) as temporary,
         av.open(str(temporary), "w", options=container_options or {}) as container,
@@ -177,6 +179,7 @@ def encode(
         rate = Fraction(fps).limit_denominator(1001)
         stream = container.add_stream("libx264", rate=rate, options=chosen)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.thread_count = 1
         for image in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image))))
         container.mux(stream.encode())
