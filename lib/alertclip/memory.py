@@ -6,6 +6,7 @@ pays again for pages filled with zeros: a fifth to a quarter of a step of Stage 
 
 import ctypes
 import os
+from collections.abc import Callable
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 LIMIT = 2**31 - 1  # bytes free at the top that are kept: the largest int
@@ -18,7 +19,15 @@ def keep_freed_memory() -> bool:
     """
     if {"MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"} & os.environ.keys():
         return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt is None:
-        return False
-    return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, LIMIT))
+    mallopt = _of_malloc("mallopt")
+    return bool(mallopt and mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, LIMIT))
+
+
+def give_back_freed_memory() -> None:
+    """Return to the system what was kept, such as before memory is measured."""
+    if trim := _of_malloc("malloc_trim"):
+        trim(0)
+
+
+def _of_malloc(name: str) -> Callable[..., int] | None:
+    return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None

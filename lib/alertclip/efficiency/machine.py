@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from alertclip.memory import give_back_freed_memory
 from alertclip.params import ROOT
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -108,6 +109,7 @@ def forget_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     elif (PROC / "clear_refs").exists():
+        give_back_freed_memory()  # else what follows would find its memory there
         (PROC / "clear_refs").write_text("5")
 
 
