@@ -20,7 +20,7 @@ Modules in reading order; each imports only what stands before it:
   notebooks 07 to 10 measure.
 - ``ledger``, ``inconsistencies``, ``report``: the papers' numbers beside ours.
 - ``seeds``, ``prior``, ``gates``: several seeds, pre-training, the mini world's fitness.
-- ``workflow``, ``run``: notebooks executed in order, behind ``run_all.sh``.
+- ``announce``, ``workflow``, ``run``: notebooks executed in order, behind ``run_all.sh``.
 
 Axis letters: B clips, T frames, R regions, K hard negatives, C prompts, D embedding dimension,
 N patch tokens, H and W pixels. A mask is True where the entry is real.

@@ -9,8 +9,7 @@ import ast
 import difflib
 import os
 import sys
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from typing import Any
 import nbformat
 import papermill
 from nbconvert import HTMLExporter
-from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
+from alertclip.announce import ENGINE, Announcer
 from alertclip.data.benchmarks import load_benchmark
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, read_json, sha256_file, sha256_json, write_json
@@ -35,7 +34,6 @@ from alertclip.params import (
 )
 
 FOLDER = ROOT / "notebooks"
-LINE_EVERY_S = 5.0  # a progress line at most this often
 TRAINING = ("stage", "from_scratch", "loss_", "lora_", "temporal_", "region_", "negatives")
 TRAINING += ("checkpointing",)
 DETECTION = ("benchmark", "transfer", "open_vocabulary_", "detector_", "snippet_", "frame_stride")
@@ -191,9 +189,9 @@ def execute(
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         papermill.execute_notebook(
-            str(notebook), str(partial), parameters, engine_name="alertclip", progress_bar=False,
+            str(notebook), str(partial), parameters, engine_name=ENGINE, progress_bar=False,
             kernel_name="python3", cwd=str(notebook.parent), stderr_file=sys.stderr,
-            announce=_Announcer(out.stem, read_json(timings) if timings.exists() else []),
+            announce=Announcer(out.stem, read_json(timings) if timings.exists() else []),
         )  # fmt: skip
     except PapermillExecutionError as error:
         failed = out.with_suffix(".failed.ipynb")
@@ -232,51 +230,6 @@ def _html(book: nbformat.NotebookNode, notebook: Path) -> str:
     exporter = HTMLExporter(embed_images=True, exclude_input_prompt=True)
     resources = {"metadata": {"name": notebook.stem, "path": str(notebook.parent)}}
     return exporter.from_notebook_node(book, resources)[0]
-
-
-class _Announcer:
-    """Prints where a notebook is; the estimate comes from the cells' times in the last run."""
-
-    def __init__(self, label: str, seconds: Sequence[float]):
-        self.label, self.seconds = label, seconds
-        self.start, self.last = time.monotonic(), -LINE_EVERY_S
-
-    def __call__(self, index: int, total: int) -> None:
-        now = time.monotonic()
-        known = len(self.seconds) == total
-        long_cell = known and self.seconds[index] > LINE_EVERY_S
-        if now - self.last < LINE_EVERY_S and not long_cell:
-            return
-        self.last = now
-        left = (
-            f"about {sum(self.seconds[index:]):.0f} s left" if known else "first run: no estimate"
-        )
-        elapsed = f"{now - self.start:.0f} s so far, {left}"
-        print(f"{self.label}: cell {index + 1}/{total}, {elapsed}", file=sys.stderr, flush=True)
-
-
-class _Engine(NBClientEngine):
-    """papermill's own engine, calling ``announce(index, total)`` as each cell starts."""
-
-    @classmethod
-    def execute_managed_notebook(
-        cls, nb_man: Any, kernel_name: str, announce: Callable[[int, int], None], **kwargs: Any
-    ) -> Any:
-        cell_start = nb_man.cell_start
-
-        def start(cell: Any, cell_index: int | None = None, **options: Any) -> None:
-            announce(cell_index or 0, len(nb_man.nb.cells))
-            cell_start(cell, cell_index, **options)
-
-        nb_man.cell_start = start
-        # The kernel's own remarks (ports, shutdown) help no reader; the cells' stderr still comes.
-        quiet = ["--IPKernelApp.log_level=50"]
-        return super().execute_managed_notebook(
-            nb_man, kernel_name, extra_arguments=quiet, **kwargs
-        )
-
-
-papermill_engines.register("alertclip", _Engine)
 
 
 def recorded(book: Notebook, run_dir: Path) -> dict[str, Any]:
