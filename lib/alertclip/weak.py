@@ -21,7 +21,7 @@ from alertclip.detectors import anomalyclip, vadclip
 from alertclip.detectors.features import SnippetRule, extract_features, feature_file, read_features
 from alertclip.detectors.videos import WeakVideo, training_videos
 from alertclip.errors import InputError
-from alertclip.files import locked, sha256_file, sha256_json
+from alertclip.files import sha256_file, sha256_json
 from alertclip.model.alertclip import AlertCLIP
 from alertclip.params import ROOT, Params
 
@@ -156,10 +156,7 @@ def _extract(
     made = P.data_dir / "world.json"
     source = [str(P.data_dir), sha256_file(made) if made.is_file() else ""]
     root, cache = P.run_dir / "features" / sha256_json(source)[:8], ROOT / "runs" / "cache"
-    with locked(root / ".lock"):  # notebooks that run at once want the same features
-        return extract_features(
-            models, videos, rule, root, cache, P.workers, P.evaluation_precision
-        )
+    return extract_features(models, videos, rule, root, cache, P.workers, P.evaluation_precision)
 
 
 def fit_vadclip(

@@ -96,32 +96,47 @@ def extract_features(
     if len({model.image_size for model in models}) > 1:
         raise InputError("models with different image sizes: extract their features one by one")
     folders = [_folder(model, rule, root, precision) for model in models]
+    made = list(zip(models, folders, strict=True))
+    with locked(root / ".lock"):  # runs at once want the same features: one makes them
+        failures = _extract_missing(made, videos, rule, cache_root, workers, precision)
+        for folder in folders:
+            _keep_failures(folder / "failures.json", videos, failures)
+    return folders
+
+
+def _extract_missing(
+    made: Sequence[tuple[AlertCLIP, Path]],
+    videos: Sequence[Path],
+    rule: SnippetRule,
+    cache_root: Path,
+    workers: int,
+    precision: Precision,
+) -> dict[str, str]:
+    """Write what the folders of the models lack; names of unreadable videos with the reasons."""
     wanting = {
         path: [
             (model, folder)
-            for model, folder in zip(models, folders, strict=True)
+            for model, folder in made
             if not feature_file(folder, path, rule.crops - 1).exists()
         ]
         for path in videos
     }
     failures = {}
     todo = [path for path in videos if wanting[path]]
-    decoded = _decoded(todo, models[0].image_size, rule, cache_root, workers)
+    decoded = _decoded(todo, made[0][0].image_size, rule, cache_root, workers)
     with _cores_shared(workers):
         for path, pieces in progress(decoded, len(todo), "snippet features"):
-            made: list[list[np.ndarray]] = [[] for _ in wanting[path]]
+            features: list[list[np.ndarray]] = [[] for _ in wanting[path]]
             for frames in pieces:
                 if isinstance(frames, str):
                     failures[path.name] = frames
                     break
-                for parts, (model, _) in zip(made, wanting[path], strict=True):
+                for parts, (model, _) in zip(features, wanting[path], strict=True):
                     parts.append(embed_crops(model, frames, rule, precision))
             else:
-                for parts, (_, folder) in zip(made, wanting[path], strict=True):
+                for parts, (_, folder) in zip(features, wanting[path], strict=True):
                     _write(folder, path, np.concatenate(parts, axis=1))
-    for folder in folders:
-        _keep_failures(folder / "failures.json", videos, failures)
-    return folders
+    return failures
 
 
 @contextmanager
@@ -182,11 +197,10 @@ def _write(folder: Path, path: Path, features: np.ndarray) -> None:
 
 
 def _keep_failures(path: Path, videos: Sequence[Path], failures: dict[str, str]) -> None:
-    """Replace what is known of these videos; other splits and shards share the folder."""
+    """Replace what is known of these videos; other splits share the folder."""
     tried = {video.name for video in videos}
-    with locked(path.with_name(".failures.lock")):
-        known = read_json(path) if path.exists() else {}
-        write_json(path, {k: v for k, v in known.items() if k not in tried} | failures)
+    known = read_json(path) if path.exists() else {}
+    write_json(path, {k: v for k, v in known.items() if k not in tried} | failures)
 
 
 def feature_file(folder: Path, video: Path, crop: int) -> Path:
