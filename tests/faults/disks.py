@@ -128,6 +128,7 @@ def killed(folder: Path, module: object, name: str, write: Callable[[Path], obje
 
     child = os.fork()
     if child == 0:
+        torch.set_num_threads(1)  # the fork has no threads of the pool, and would wait for them
         setattr(module, name, half)
         write(folder)
         os._exit(1)

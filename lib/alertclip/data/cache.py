@@ -5,13 +5,23 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 
-from alertclip.data.video import DecodeError, DecodeWorker, VideoInfo, probe, read_frames
+from alertclip.data.video import (
+    Choice,
+    DecodeError,
+    DecodeWorker,
+    Facts,
+    VideoInfo,
+    count_and_read,
+    probe,
+    read_frames,
+)
 from alertclip.files import atomic_write, progress
 
 Request = tuple[Path, Sequence[int]]
@@ -23,9 +33,26 @@ class FrameCache:
     def __init__(self, root: Path, size: tuple[int, int], backend: str = "decord") -> None:
         self.root, self.size, self.backend = root, size, backend
 
-    def info(self, path: Path, worker: DecodeWorker | None = None) -> VideoInfo:
-        """Frame count and rate, counted once per content."""
-        return probe(path, self.root / "videos", **({"worker": worker} if worker else {}))
+    def info(
+        self, path: Path, worker: DecodeWorker | None = None, choose: Choice | None = None
+    ) -> VideoInfo:
+        """Frame count and rate, counted once per content; ``choose``'s frames are kept on the way.
+
+        The same bits as ``get`` would keep; what could not be kept, ``get`` decodes.
+        """
+        found: list[tuple[Sequence[int], np.ndarray]] = []
+
+        def counted(path: Path, worker: DecodeWorker) -> Facts:
+            facts, frames = count_and_read(path, worker, choose, self.size)
+            found.extend(frames)
+            return facts
+
+        given = {"worker": worker} if worker else {}
+        given |= {"counted": counted} if choose else {}
+        info = probe(path, self.root / "videos", **given)
+        for indices, frames in found:
+            self._keep(self.file(path, indices), frames)
+        return info
 
     def file(self, path: Path, indices: Sequence[int]) -> Path:
         """Where the frames of a request are kept."""
@@ -39,11 +66,13 @@ class FrameCache:
         file = self.file(path, indices)
         if (frames := _stored(file)) is None:
             given = {"worker": worker} if worker else {}
-            with atomic_write(file) as temporary:
-                decoded = read_frames(path, indices, self.size, self.backend, **given)
-                np.save(temporary, decoded, allow_pickle=False)
+            self._keep(file, read_frames(path, indices, self.size, self.backend, **given))
             frames = _stored(file)
         return frames
+
+    def _keep(self, file: Path, frames: np.ndarray) -> None:
+        with atomic_write(file) as temporary:
+            np.save(temporary, frames, allow_pickle=False)
 
 
 def _stored(file: Path) -> np.ndarray | None:
@@ -55,14 +84,20 @@ def _stored(file: Path) -> np.ndarray | None:
 
 
 def parallel_probe(
-    cache: FrameCache, paths: Iterable[Path], workers: int
+    cache: FrameCache,
+    paths: Iterable[Path],
+    workers: int,
+    choose: Callable[[Path, VideoInfo], Sequence[Sequence[int]]] | None = None,
 ) -> dict[Path, VideoInfo | str]:
-    """Probe many videos in worker processes: path -> info, or the reason why it has none."""
+    """Probe many videos in worker processes: path -> info, or the reason why it has none.
+
+    A video seen for the first time is decoded once: what ``choose`` names is kept on the way.
+    """
 
     def one(path: Path, worker: DecodeWorker) -> VideoInfo:
-        return cache.info(path, worker)
+        return cache.info(path, worker, partial(choose, path) if choose else None)
 
-    return _each(one, list(dict.fromkeys(paths)), workers, "counting frames")
+    return _each(one, list(dict.fromkeys(paths)), workers, "reading videos")
 
 
 def parallel_fill(cache: FrameCache, requests: Sequence[Request], workers: int) -> dict[int, str]:

@@ -2,7 +2,7 @@
 
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -71,14 +71,22 @@ class ClipDataset(Dataset):
         self.root, self.num_frames, self.cache = root, num_frames, cache
         self.cover = cover
         self.failures: list[Finding] = []
-        self.notes: list[Finding] = []
         _refuse_repeated_keys(items)
         paths = {item.key: _inside(root, item.video) for item in items}
-        infos = parallel_probe(cache, paths.values(), workers)
+        by_path: dict[Path, list[Item]] = defaultdict(list)
+        for item in items:
+            by_path[paths[item.key]].append(item)
+
+        def choose(path: Path, info: VideoInfo) -> list[np.ndarray]:
+            inside = (i for i in by_path[path] if not isinstance(_within(i, info), str))
+            return [self._sample(item, info) for item in inside]
+
+        infos = parallel_probe(cache, paths.values(), workers, choose)
         found = {item.key: _within(item, infos[paths[item.key]]) for item in items}
         readable = self._keep(items, found)
         self._infos = {item.key: infos[paths[item.key]] for item in readable}
-        self._indices = {item.key: self._sample(item) for item in readable}
+        self._indices = {i.key: self._sample(i, self._infos[i.key]) for i in readable}
+        self.notes = [note for item in readable for note in _clipped(item, self._infos[item.key])]
         requests = [(paths[item.key], self._indices[item.key]) for item in readable]
         failed = parallel_fill(cache, requests, workers)
         self.items = self._keep(readable, {readable[i].key: why for i, why in failed.items()})
@@ -124,16 +132,26 @@ class ClipDataset(Dataset):
         lost = {failure.item for failure in self.failures}
         return [item for item in items if item.key not in lost]
 
-    def _sample(self, item: Item) -> np.ndarray:
-        info = self._infos[item.key]
-        start, end = item.timestamps or (0.0, info.duration)
-        spans = [span for region in item.regions if (span := region_span(region))]
-        for name, last in [("segment", end), *(("region", span[1]) for span in spans)]:
-            if last > info.duration + 1 / info.fps:
-                reason = f"{name} ends at {last:.2f} s, its video at {info.duration:.2f} s"
-                self.notes.append(Finding(item.key, reason, "clipped"))
+    def _sample(self, item: Item, info: VideoInfo) -> np.ndarray:
+        start, end = _segment(item, info)
         indices = uniform_indices(start, end, info.fps, info.frames, self.num_frames)
-        return cover_spans(indices, spans, info) if self.cover else indices
+        return cover_spans(indices, _spans(item), info) if self.cover else indices
+
+
+def _segment(item: Item, info: VideoInfo) -> tuple[float, float]:
+    return item.timestamps or (0.0, info.duration)
+
+
+def _spans(item: Item) -> list[tuple[float, float]]:
+    return [span for region in item.regions if (span := region_span(region))]
+
+
+def _clipped(item: Item, info: VideoInfo) -> Iterator[Finding]:
+    """What of an item lies behind the end of its video."""
+    for name, span in [("segment", _segment(item, info)), *(("region", s) for s in _spans(item))]:
+        if span[1] > info.duration + 1 / info.fps:
+            reason = f"{name} ends at {span[1]:.2f} s, its video at {info.duration:.2f} s"
+            yield Finding(item.key, reason, "clipped")
 
 
 def cover_spans(

@@ -6,34 +6,118 @@ frames, raw bytes on standard output. Nothing is pickled.
 """
 
 import json
+import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import numpy as np
 
+SIDES = ("width", "height")
+TURNS = {-90: ["transpose=1"], 90: ["transpose=2"], 180: ["hflip", "vflip"]}
+"""Filters that turn a frame upright, by the rotation that PyAV reports, in degrees."""
 
-def count_frames(path: str) -> dict[str, Any]:
-    """Frames that really decode, and the stream's rate and size; containers over-report."""
+
+class Scaler:
+    """Frames as RGB arrays of one size, by decord's own filters: both give the same bits.
+
+    A stream that changes its format half-way gets new filters there.
+    """
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.size, self._form, self._graph = size, None, None
+
+    def __call__(self, frame: Any) -> np.ndarray:
+        """A decoded frame as (H, W, 3) uint8, turned upright and squashed to the size."""
+        form = (frame.width, frame.height, frame.format.name, frame.rotation)
+        if form != self._form:
+            self._form, self._graph = form, self._filters(frame)
+        self._graph.push(frame)
+        return self._graph.pull().to_ndarray()
+
+    def _filters(self, frame: Any) -> Any:
+        from av.filter import Graph
+
+        graph = Graph()
+        form = {"width": frame.width, "height": frame.height, "format": frame.format}
+        nodes = [graph.add_buffer(**form, time_base=frame.time_base)]
+        scale = f"scale={self.size[1]}:{self.size[0]}:flags=bilinear"
+        for step in (*_turn(frame), scale, "format=rgb24", "buffersink"):
+            name, _, options = step.partition("=")
+            nodes.append(graph.add(name, options or None))
+        graph.link_nodes(*nodes).configure()
+        return graph
+
+
+def _turn(frame: Any) -> list[str]:
+    angle = 180 if abs(frame.rotation) == 180 else frame.rotation
+    return TURNS.get(angle, [])
+
+
+@contextmanager
+def _video(path: str) -> Iterator[tuple[Any, Any]]:
     import av
 
-    frames = 0
     with av.open(path) as container:
         if not container.streams.video:
             raise ValueError("no video stream")
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        fps = float(stream.average_rate or stream.guessed_rate or 0)
+        yield container, container.streams.video[0]
+
+
+def _rate(stream: Any) -> float:
+    return float(stream.average_rate or stream.guessed_rate or 0)
+
+
+def declare(path: str) -> dict[str, Any]:
+    """What the container says, true or not, without decoding; 0 frames = it does not say."""
+    with _video(path) as (_, stream):
+        size = {"width": stream.width, "height": stream.height}
+        return {"frames": stream.frames, "fps": _rate(stream), **size}
+
+
+Walk = Generator[np.ndarray, None, dict[str, Any]]
+
+
+def walk(
+    path: str, wanted: Callable[[int], bool], size: tuple[int, int], threads: str = "NONE"
+) -> Walk:
+    """Decode a video once: yields its ``wanted`` frames (H, W, 3), returns what it holds.
+
+    That is the number of frames that really decode (containers over-report), rate and size.
+    ``threads``: FFmpeg's own; NONE where other processes decode beside this one, else AUTO.
+    """
+    import av
+
+    frames, scale, shape = 0, Scaler(size), {}
+    with _video(path) as (container, stream):
+        stream.thread_type, fps = threads, _rate(stream)
         try:
-            for _ in container.decode(stream):
+            for frame in container.decode(stream):
+                if not frames:
+                    sides = ("height", "width") if abs(frame.rotation) == 90 else SIDES
+                    shape = dict(zip(sides, (frame.width, frame.height), strict=True))
+                if wanted(frames):
+                    yield scale(frame)
                 frames += 1
         except av.FFmpegError:
             pass  # a torn end: what came before it is usable
-        if not frames or fps <= 0:
-            raise ValueError("no decodable video frame")
-        return {"frames": frames, "fps": fps, "width": stream.width, "height": stream.height}
+    if not frames or fps <= 0:
+        raise ValueError("no decodable video frame")
+    return {"frames": frames, "fps": fps, **shape}
+
+
+def take(frames: Walk, count: float = math.inf) -> tuple[list[np.ndarray], dict[str, Any] | None]:
+    """The next ``count`` frames of a walk and, once it has ended, what the video holds."""
+    taken: list[np.ndarray] = []
+    while len(taken) < count:
+        try:
+            taken.append(next(frames))
+        except StopIteration as end:
+            return taken, end.value
+    return taken, None
 
 
 def decode_decord(path: str, indices: Sequence[int], size: tuple[int, int]) -> np.ndarray:
@@ -48,19 +132,10 @@ def decode_decord(path: str, indices: Sequence[int], size: tuple[int, int]) -> n
 
 def decode_pyav(path: str, indices: Sequence[int], size: tuple[int, int]) -> np.ndarray:
     """The same with PyAV, decoding from the start up to the last index."""
-    import av
-
-    wanted, last = set(indices), max(indices)
-    found: dict[int, np.ndarray] = {}
-    with av.open(path) as container:
-        for i, frame in enumerate(container.decode(video=0)):
-            if i in wanted:
-                scaled = frame.reformat(width=size[1], height=size[0], format="rgb24")
-                found[i] = scaled.to_ndarray()
-            if i >= last:
-                break
+    wanted = sorted(set(indices))
+    found = dict(zip(wanted, walk(path, set(wanted).__contains__, size), strict=False))
     if len(found) < len(wanted):
-        raise IndexError(f"frame {min(wanted - found.keys())} does not decode")
+        raise IndexError(f"frame {min(set(wanted) - found.keys())} does not decode")
     return np.stack([found[i] for i in indices])
 
 
@@ -76,18 +151,43 @@ def decode(
     return decode_pyav(path, indices, size)
 
 
-Answer = Callable[[dict[str, Any]], tuple[dict[str, Any], bytes]]
+Request = dict[str, Any]
+Answer = Callable[[Request], tuple[dict[str, Any], bytes]]
 """A request -> the head of its answer, and the bytes that follow it."""
 
 
-def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-    if request["what"] == "count":
-        return count_frames(request["path"]), b""
-    frames = decode(request["path"], request["indices"], tuple(request["size"]), request["backend"])
-    return {"shape": frames.shape}, np.ascontiguousarray(frames, np.uint8).tobytes()
+class Decoder:
+    """Answers to all requests about videos. One video at a time may be read in pieces."""
+
+    def __init__(self) -> None:
+        self._walk: Walk | None = None
+
+    def __call__(self, request: Request) -> tuple[dict[str, Any], bytes]:
+        """declare: what the container says; read: frames by index; through: count, with frames by
+        index on the way; stream: every ``stride``-th frame, the first ``count``; more: the next.
+        """
+        what, path, size = request["what"], request["path"], tuple(request.get("size", ()))
+        if what == "declare":
+            return declare(path), b""
+        if what == "read":
+            frames = decode(path, request["indices"], size, request["backend"])
+            return _packed(frames)
+        if what == "through":
+            return _packed(*take(walk(path, set(request["indices"]).__contains__, size)), size)
+        if what == "stream":
+            stride = request["stride"]
+            self._walk = walk(path, lambda number: number % stride == 0, size, request["threads"])
+        return _packed(*take(self._walk, request["count"]), size)
 
 
-def serve(requests: BinaryIO, answers: BinaryIO, answer: Answer = _answer) -> None:
+def _packed(
+    frames: Sequence[np.ndarray], facts: dict[str, Any] | None = None, size: Sequence[int] = ()
+) -> tuple[dict[str, Any], bytes]:
+    block = np.ascontiguousarray(frames, np.uint8) if len(frames) else np.empty((0, *size, 3))
+    return {"shape": block.shape, "facts": facts}, block.tobytes()
+
+
+def serve(requests: BinaryIO, answers: BinaryIO, answer: Answer) -> None:
     """Answer requests until the input ends; a failed one answers with its reason."""
     for line in requests:
         request = json.loads(line)
@@ -108,7 +208,7 @@ def _limit(seconds: float | None) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0 if seconds is None else seconds + 1)
 
 
-def main(answer: Answer = _answer) -> None:
+def main(answer: Answer) -> None:
     """Serve standard input. Decoders print to descriptor 1: the answers keep a copy of it."""
     channel = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -116,4 +216,4 @@ def main(answer: Answer = _answer) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(Decoder())

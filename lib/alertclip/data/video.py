@@ -6,8 +6,9 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from alertclip.errors import InputError
 from alertclip.files import read_json, sha256_file, sha256_json, write_json
 
+THROUGH = 2048  # frames held at once while a video is read through: 300 MB at 224 x 224
 TIME_LIMIT = 300.0  # seconds for one request; an hour of 320x240 video decodes in about 30
 
 
@@ -129,16 +131,30 @@ atexit.register(_worker.close)
 _known: dict[tuple[str, int, int], VideoInfo] = {}
 
 
-def probe(path: Path | str, store: Path | None = None, worker: DecodeWorker = _worker) -> VideoInfo:
+Facts = dict[str, Any]
+"""Fields of a VideoInfo, less the hash."""
+
+
+def count(path: Path, worker: DecodeWorker) -> Facts:
+    """What a video holds, by decoding all of it."""
+    return worker.ask(path, what="through", indices=[], size=(1, 1))[0]["facts"]
+
+
+def probe(
+    path: Path | str,
+    store: Path | None = None,
+    worker: DecodeWorker = _worker,
+    counted: Callable[[Path, DecodeWorker], Facts] = count,
+) -> VideoInfo:
     """Count the decodable frames of a video once; remembered in ``store`` by content hash."""
     path = _existing(path)
     key = _file_key(path)
     if key not in _known:
-        _known[key] = _probe(path, store, worker, key)
+        _known[key] = _probe(path, store, key, partial(counted, path, worker))
     return _known[key]
 
 
-def _probe(path: Path, store: Path | None, worker: DecodeWorker, key: tuple) -> VideoInfo:
+def _probe(path: Path, store: Path | None, key: tuple, counted: Callable[[], Facts]) -> VideoInfo:
     # Hashing a hundred gigabytes takes minutes: the file's size and time stand for its content.
     seen = store / f"seen-{sha256_json(key)[:32]}.json" if store else None
     if info := _remembered(seen):
@@ -150,8 +166,7 @@ def _probe(path: Path, store: Path | None, worker: DecodeWorker, key: tuple) -> 
     sidecar = store / f"{digest}.json" if store else None
     info = _remembered(sidecar)
     if info is None:
-        head, _ = worker.ask(path, what="count")
-        info = VideoInfo(sha256=digest, **head)
+        info = VideoInfo(sha256=digest, **counted())
     for file in filter(None, (seen, sidecar)):
         write_json(file, asdict(info))
     return info
@@ -162,6 +177,61 @@ def _remembered(sidecar: Path | None) -> VideoInfo | None:
         return VideoInfo(**read_json(sidecar)) if sidecar and sidecar.exists() else None
     except (InputError, TypeError):  # written by another version: count again
         return None
+
+
+Choice = Callable[[VideoInfo], Sequence[Sequence[int]]]
+"""Lists of frames to take from a video, once it is known what it holds."""
+
+
+def count_and_read(
+    path: Path, worker: DecodeWorker, choose: Choice, size: tuple[int, int]
+) -> tuple[Facts, list[tuple[Sequence[int], np.ndarray]]]:
+    """What a video holds, and the frames (T, H, W, 3) of each chosen list: it is decoded once.
+
+    The lists are chosen by what the container promises. Where it proves wrong, or they hold more
+    than THROUGH frames, none is read: they are to be chosen and read again.
+    """
+    promised, _ = worker.ask(path, what="declare")
+    lists = choose(VideoInfo(**promised, sha256="")) if min(promised.values()) > 0 else []
+    wanted = sorted({int(i) for indices in lists for i in indices})
+    if len(wanted) > THROUGH:
+        return count(path, worker), []
+    head, body = worker.ask(path, what="through", indices=wanted, size=size)
+    facts = head["facts"]
+    if facts["frames"] != promised["frames"] or facts["fps"] != promised["fps"]:
+        return facts, []
+    frames = np.frombuffer(body, np.uint8).reshape(head["shape"])
+    return facts, [(indices, frames[np.searchsorted(wanted, indices)]) for indices in lists]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive sampled frames (F, H, W, 3) of a video; its facts come with the last piece."""
+
+    frames: np.ndarray
+    facts: Facts | None
+
+
+class FrameStream:
+    """Every n-th frame of a video from the first, in pieces: hours of video fit any memory."""
+
+    def __init__(self, path: Path | str, size: tuple[int, int], worker: DecodeWorker) -> None:
+        """Raises DecodeError naming the file; so do the pieces."""
+        self.path, self._size, self._worker = _existing(path), [int(x) for x in size], worker
+        self.promised, _ = worker.ask(self.path, what="declare")
+
+    def pieces(self, stride: int, count: int, threads: str = "AUTO") -> Iterator[Piece]:
+        """Frames 0, ``stride``, 2 ``stride``, ... in pieces of ``count``; the last may hold none.
+
+        One stream at a time per worker. ``threads`` of the decoder: AUTO, or NONE beside others.
+        """
+        what: dict[str, Any] = {"what": "stream", "stride": stride, "threads": threads}
+        piece = None
+        while piece is None or piece.facts is None:
+            head, body = self._worker.ask(self.path, **what, size=self._size, count=count)
+            piece = Piece(np.frombuffer(body, np.uint8).reshape(head["shape"]), head["facts"])
+            yield piece
+            what = {"what": "more"}
 
 
 def read_frames(
