@@ -75,6 +75,30 @@ def test_curve_has_a_row_per_frame_and_finds_the_event(model, tmp_path):
     assert model.longest == 4, "a window must not grow with the video"
 
 
+@pytest.mark.parametrize("decoders", [1, 2, 9])
+def test_videos_scored_together_score_as_alone(model, tmp_path, monkeypatch, decoders):
+    """Short ones share batches, long ones are cut; windows never reach into another video."""
+    monkeypatch.setattr(score, "CHUNK", 16)
+    prompts = score.embed_prompts(model, load_prompts(PROFILES / "prompts.yaml"))
+    lengths = [16, 3, 90, 7, 33]
+    videos = [write_video(tmp_path / f"{n}.mp4", n) for n in lengths]
+    (tmp_path / "text.mp4").write_text("no video")
+    paths = [videos[0], tmp_path / "text.mp4", *videos[1:], videos[0], tmp_path / "none.mp4"]
+    options = {"num_frames": 4, "stride": 2, "precision": "bf16", "decoders": decoders}
+    found = {}
+    for path, curve in score.score_videos(model, paths, prompts, **options):
+        assert not torch.is_autocast_enabled("cpu") and not torch.is_inference_mode_enabled()
+        assert path not in found
+        found[path] = curve
+    assert "cannot be decoded" in str(found.pop(tmp_path / "text.mp4"))
+    assert "none.mp4: no such file" in str(found.pop(tmp_path / "none.mp4"))
+    assert set(found) == set(videos) and model.longest == 4
+    for path, curve in found.items():
+        alone = score.score_video(model, path, prompts, 4, stride=2, precision="bf16")
+        pd.testing.assert_frame_equal(curve.table, alone.table)
+        assert curve.captions == alone.captions and len(curve.table) == int(path.stem)
+
+
 def test_one_bad_file_does_not_stop_the_rest(model, tmp_path, capsys):
     good = [write_video(tmp_path / folder / "clip.mp4", 16) for folder in ("a", "b")]
     broken = tmp_path / "broken.mp4"

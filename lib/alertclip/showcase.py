@@ -10,7 +10,8 @@ from alertclip.model.alertclip import AlertCLIP
 from alertclip.model.export import export_open_clip
 from alertclip.params import ROOT, Params
 from alertclip.prompts import load_prompts
-from alertclip.score import HELD, ScoreCurve, draw, embed_prompts, load_model, score_video
+from alertclip.score import HELD, ScoreCurve, draw, embed_prompts, score_video
+from alertclip.score.models import load_model
 from alertclip.stages import event_spans, provenance, stage_model
 from alertclip.training.stage import resolve_device
 

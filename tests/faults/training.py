@@ -16,7 +16,7 @@ from test_training import SETTINGS, Clips, tiny_model
 
 from alertclip.model.backbone import CONFIG, load_backbone
 from alertclip.params import load_params
-from alertclip.score import load_model
+from alertclip.score.models import load_model
 from alertclip.shards import parse_shard
 from alertclip.training import fit, read_history
 from alertclip.training.checkpoint import checkpoints, latest_checkpoint

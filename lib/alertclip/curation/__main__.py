@@ -17,7 +17,7 @@ from alertclip.errors import InputError
 from alertclip.figures import write_table
 from alertclip.params import PROFILES
 from alertclip.prompts import load_prompts
-from alertclip.score import load_model
+from alertclip.score.models import load_model
 
 VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v")
 

@@ -6,30 +6,27 @@ until the next sampled frame. Scores rank frames; they are not calibrated probab
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from alertclip import figures
-from alertclip.data.video import probe, read_frames
-from alertclip.errors import InputError
+from alertclip.data.video import read_frames
 from alertclip.evaluation.metrics import hold
 from alertclip.explain import attention_maps
-from alertclip.files import progress, read_json
 from alertclip.model.alertclip import AlertCLIP
-from alertclip.model.backbone import brings_weights, load_backbone
-from alertclip.model.export import META, load_alertclip
 from alertclip.prompts import Prompts
+from alertclip.score.models import FRAMES
+from alertclip.score.reading import Part, Sampling, announced, read_ahead
 
 Precision = Literal["auto", "fp32", "bf16"]
-FRAMES = 8  # a window where the model does not say
 RATE = 2.0  # sampled frames per second: near the field's 16-frame snippets at 30 fps
 BATCH = 64  # frames through the vision tower at once
 CHUNK = 256  # frames held in memory at once
@@ -96,7 +93,6 @@ def embed_prompts(model: AlertCLIP, prompts: Prompts) -> PromptEmbeddings:
     )
 
 
-@torch.inference_mode()
 def score_video(
     model: AlertCLIP,
     path: Path | str,
@@ -112,27 +108,93 @@ def score_video(
     ``rate`` is in samples per second; ``stride`` in native frames overrides it. Raises InputError
     naming the file when it cannot be decoded.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    info = probe(path)
-    stride = stride or max(1, round(info.fps / rate))
-    sampled = np.arange(0, info.frames, stride)
-    scores, nearest = [], []
-    with model_precision(model, precision):
-        for frames in _chunks(path, sampled, num_frames, model.image_size):
-            margin, caption = _score_frames(model, frames, prompts, num_frames)
-            scores.append(torch.sigmoid(model.logit_scale.exp() * margin).cpu().numpy())
-            nearest += [prompts.sentences[i] for i in caption.tolist()]
-    return ScoreCurve(
-        path,
-        info.frames,
-        info.fps,
-        info.width / info.height,
-        sampled,
-        np.concatenate(scores),
-        nearest,
-    )
+    [(_, found)] = score_videos(model, [path], prompts, num_frames, rate, stride, precision)
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def score_videos(
+    model: AlertCLIP,
+    paths: Sequence[Path | str],
+    prompts: PromptEmbeddings,
+    num_frames: int = FRAMES,
+    rate: float = RATE,
+    stride: int | None = None,
+    precision: Precision = "auto",
+    decoders: int = 1,
+) -> Iterator[tuple[Path, ScoreCurve | Exception]]:
+    """Score many videos as ``score_video`` does: each path, as it is done, and its curve or error.
+
+    ``decoders`` videos are decoded at a time, ahead of the model; short ones share its batches.
+    """
+    count = max(1, CHUNK // num_frames) * num_frames
+    sampling = Sampling(rate, stride, model.image_size, count)
+    videos = list(dict.fromkeys(Path(path) for path in paths))
+    parts = announced(read_ahead(videos, sampling, decoders))
+    curves: dict[Path, _Growing] = {}
+    done: list[tuple[Path, ScoreCurve | Exception]] = []
+    waiting = iter(_groups(parts))
+    while waiting is not None:
+        # Left before anything is handed out: the caller's own products are not ours to round.
+        with torch.inference_mode(), model_precision(model, precision):
+            for group in waiting:
+                done += _score_group(model, group, prompts, num_frames, curves)
+                if done:
+                    break
+            else:
+                waiting = None
+        yield from done
+        done = []
+
+
+def _groups(parts: Iterator[Part]) -> Iterator[list[Part]]:
+    """Parts together until they fill a batch; a failed video is handed on at once."""
+    group: list[Part] = []
+    for part in parts:
+        group.append(part)
+        frames = sum(len(p.piece.frames) for p in group if p.piece)
+        if frames >= CHUNK or part.error:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+@dataclass
+class _Growing:
+    """A curve under way."""
+
+    stride: int
+    scores: list[np.ndarray] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
+
+    def finished(self, video: Path, facts: dict[str, Any]) -> ScoreCurve:
+        frames, aspect = facts["frames"], facts["width"] / facts["height"]
+        sampled = np.arange(0, frames, self.stride)
+        scores = np.concatenate(self.scores)
+        return ScoreCurve(video, frames, facts["fps"], aspect, sampled, scores, self.captions)
+
+
+def _score_group(
+    model: AlertCLIP,
+    group: Sequence[Part],
+    prompts: PromptEmbeddings,
+    num_frames: int,
+    curves: dict[Path, _Growing],
+) -> list[tuple[Path, ScoreCurve | Exception]]:
+    """Score parts of videos in one batch, grow their ``curves``; those that end, or have failed."""
+    filled = [part for part in group if part.piece is not None and len(part.piece.frames)]
+    found = _score_frames(model, [part.piece.frames for part in filled], prompts, num_frames)
+    for part, (scores, nearest) in zip(filled, found, strict=True):
+        curve = curves.setdefault(part.video, _Growing(part.stride))
+        curve.scores.append(scores)
+        curve.captions += [prompts.sentences[i] for i in nearest]
+    done: list[tuple[Path, ScoreCurve | Exception]] = []
+    for part in (part for part in group if part.last):
+        curve = curves.pop(part.video, None)
+        done.append((part.video, part.error or curve.finished(part.video, part.piece.facts)))
+    return done
 
 
 @contextmanager
@@ -154,37 +216,33 @@ def has_bf16(device: str) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def _chunks(
-    path: Path, sampled: np.ndarray, num_frames: int, size: tuple[int, int]
-) -> Iterator[np.ndarray]:
-    """Whole windows (F, H, W, 3) in order; the next are decoded while these are in use."""
-    chunk = max(1, CHUNK // num_frames) * num_frames
-    starts = range(0, len(sampled), chunk)
-    with ThreadPoolExecutor(1) as pool:  # it waits for the decoder's own process
-        read = partial(pool.submit, read_frames, path)
-        following = read(sampled[:chunk], size)
-        for start in progress(starts, len(starts), path.name):
-            frames, rest = following.result(), sampled[start + chunk : start + 2 * chunk]
-            following = read(rest, size) if len(rest) else None
-            yield frames
-
-
 def _score_frames(
-    model: AlertCLIP, frames: np.ndarray, prompts: PromptEmbeddings, num_frames: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Margin S_A - S_N and the nearest caption of each frame: both (F,)."""
-    pixels = _to_tensor(model, frames)
-    v = torch.cat([model.encode_frames(part[None]).v[0] for part in pixels.split(BATCH)])
-    missing = -len(v) % num_frames
-    mask = torch.ones(len(v), dtype=torch.bool, device=v.device)
-    windows, masks = (
-        torch.cat([x, x.new_zeros(missing, *x.shape[1:])]).unflatten(0, (-1, num_frames))
-        for x in (v, mask)
-    )  # (windows, T, D) and (windows, T)
+    model: AlertCLIP, pieces: Sequence[np.ndarray], prompts: PromptEmbeddings, num_frames: int
+) -> list[tuple[np.ndarray, list[int]]]:
+    """Scores (F,) and the nearest caption of every frame, for each piece (F, H, W, 3)."""
+    if not pieces:
+        return []
+    batches = _to_tensor(model, np.concatenate(pieces)).split(BATCH)
+    v = torch.cat([model.encode_frames(part[None]).v[0] for part in batches])
+    sizes = [len(piece) for piece in pieces]
+    windows, masks = _windows(v, sizes, num_frames)
     z = model.pool_frames(windows, masks).z[masks].float()
     z = torch.nn.functional.normalize(z, dim=-1)  # (F, D)
     margin = z @ (prompts.abnormal.mean(dim=0) - prompts.normal.mean(dim=0))
-    return margin.float(), (z @ prompts.captions.T).argmax(dim=-1)
+    scores = torch.sigmoid(model.logit_scale.exp() * margin.float()).split(sizes)
+    nearest = (z @ prompts.captions.T).argmax(dim=-1).split(sizes)
+    return [(s.cpu().numpy(), n.tolist()) for s, n in zip(scores, nearest, strict=True)]
+
+
+def _windows(v: Tensor, sizes: Sequence[int], length: int) -> tuple[Tensor, Tensor]:
+    """Frames (F, D) of pieces of these sizes -> windows (W, length, D) and their mask; a piece
+    begins a window of its own and is padded with zeros."""
+    frames, masks = [], []
+    for part in v.split(list(sizes)):
+        missing = -len(part) % length
+        frames.append(torch.cat([part, part.new_zeros(missing, part.shape[1])]))
+        masks.append(torch.arange(len(part) + missing, device=v.device) < len(part))
+    return torch.cat(frames).unflatten(0, (-1, length)), torch.cat(masks).unflatten(0, (-1, length))
 
 
 def _to_tensor(model: AlertCLIP, frames: np.ndarray) -> torch.Tensor:
@@ -216,25 +274,3 @@ def draw(
         caption=caption,
         key_captions=[curve.captions[i] for i in peaks],
     )
-
-
-def load_model(name: str, pretrained: str | None, device: str) -> tuple[AlertCLIP, str]:
-    """An AlertCLIP for scoring and one line that says which backbone it is and if it is tuned."""
-    folder = Path(name.removeprefix("local-dir:"))
-    if (folder / META).exists():
-        model, line = load_alertclip(folder), f"tuned Alert-CLIP from {folder.name}"
-    else:
-        if not pretrained and not brings_weights(name):
-            raise InputError(
-                f"--model {name}: no folder with {META} (notebook 04 writes runs/<profile>/export);"
-                " for an open_clip model give --pretrained too (such as openai), else it is random"
-            )
-        backbone = load_backbone(name, pretrained)
-        model, line = AlertCLIP(backbone), f"{backbone.name}, not tuned for anomalies"
-    return model.to(device).eval(), line
-
-
-def trained_frames(name: str) -> int:
-    """Frames per clip that an exported folder was trained with; 8 for any other model."""
-    path = Path(name.removeprefix("local-dir:")) / META
-    return read_json(path).get("num_frames", FRAMES) if path.exists() else FRAMES

@@ -22,13 +22,14 @@ from alertclip.score import (
     FRAMES,
     HELD,
     RATE,
+    Precision,
     PromptEmbeddings,
+    ScoreCurve,
     draw,
     embed_prompts,
-    load_model,
-    score_video,
-    trained_frames,
+    score_videos,
 )
+from alertclip.score.models import load_model, trained_frames
 from alertclip.shards import WHOLE, Shard, merge, parse_shard
 
 
@@ -76,17 +77,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _score_all(
     model: AlertCLIP, prompts: PromptEmbeddings, line: str, options: argparse.Namespace
 ) -> int:
-    names, rows = output_names(options.videos), []
-    for video, name in options.shard.take(list(names.items())):
-        rows.append(_score_one(model, prompts, video, name, line, options))
-        print("{video}: {status} {reason}".format(**rows[-1]).rstrip())
+    names = output_names(options.videos)
+    mine = options.shard.take(list(names))
+    rows: dict[Path, dict[str, object]] = {}
+    for video, found in score_videos(model, mine, prompts, *_sampling(options)):
+        rows[video] = _report(model, video, found, names[video], line, options)
+        print("{video}: {status} {reason}".format(**rows[video]).rstrip(), flush=True)
         if options.shard == WHOLE:
-            figures.write_table(pd.DataFrame(rows), options.out / "summary.csv")
+            figures.write_table(pd.DataFrame(_in_order(rows, mine)), options.out / "summary.csv")
     if options.shard != WHOLE:
-        merge_summaries(options.out, options.shard, [str(video) for video in names], rows)
-    failed = sum(row["status"] == "failed" for row in rows)
+        texts = [str(video) for video in names]
+        merge_summaries(options.out, options.shard, texts, _in_order(rows, mine))
+    failed = sum(row["status"] == "failed" for row in rows.values())
     print(f"{len(rows) - failed} scored, {failed} failed; see {options.out / 'summary.csv'}")
     return 1 if failed else 0
+
+
+def _sampling(options: argparse.Namespace) -> tuple[int, float, int | None, Precision, int]:
+    spare = torch.get_num_threads() // 2 if torch.cuda.is_available() else 0
+    decoders = options.decoders or max(1, spare)
+    return options.num_frames, options.fps, options.stride, "auto", decoders
+
+
+def _in_order(
+    rows: dict[Path, dict[str, object]], videos: Sequence[Path]
+) -> list[dict[str, object]]:
+    return [rows[video] for video in videos if video in rows]
 
 
 def merge_summaries(
@@ -105,19 +121,21 @@ def merge_summaries(
             print(f"share {shard}: {len(fresh)} of {shard.count} shares are done")
 
 
-def _score_one(
+def _report(
     model: AlertCLIP,
-    prompts: PromptEmbeddings,
     video: Path,
+    found: ScoreCurve | Exception,
     name: str,
     line: str,
     options: argparse.Namespace,
 ) -> dict[str, object]:
+    """Write table and figure of a curve; the video's row of the summary."""
     row = {"video": str(video), "output": name, "frames": 0, "max": None, "mean": None}
     try:
-        curve = score_video(model, video, prompts, options.num_frames, options.fps, options.stride)
-        table = curve.table
-        figures.save(draw(model, curve, f"{line}; {HELD}."), name, table, options.out)
+        if isinstance(found, Exception):
+            raise found
+        table = found.table
+        figures.save(draw(model, found, f"{line}; {HELD}."), name, table, options.out)
     except Exception as error:  # whatever is wrong with one file must not stop the others
         reason = " ".join(str(error).split()) or type(error).__name__
         return row | {"status": "failed", "reason": reason, "model": line}
@@ -145,6 +163,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--fps", type=_rate, default=RATE, help="samples per second of video")
     parser.add_argument("--stride", type=_count, help="native frames per sample; overrides fps")
+    parser.add_argument(
+        "--decoders",
+        type=_count,
+        help="videos decoded at a time (default: 1; with a GPU, half of the cores)",
+    )
     parser.add_argument(
         "--shard",
         type=_shard,
