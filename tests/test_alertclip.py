@@ -1,22 +1,24 @@
 """AlertCLIP: CLIP at the start, one pass of the tower, temporal head, regions, texts."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import tiny_clip
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from torch.nn.functional import normalize
 
 from alertclip.data.clips import Batch
 from alertclip.errors import InputError
 from alertclip.losses import total_loss
-from alertclip.model.alertclip import fill_negatives
+from alertclip.model.alertclip import AlertCLIP, fill_negatives
 from alertclip.model.lora import add_lora
 from alertclip.model.regions import region_sequence, roi_features
 from alertclip.model.temporal import AttentionPooling, TemporalTransformer
-from alertclip.model.tower import image_and_patches
+from alertclip.model.tower import compile_blocks, image_and_patches
 
 WHOLE = [0.0, 0.0, 1.0, 1.0]
 
@@ -105,6 +107,49 @@ def test_checkpointing_changes_no_gradient(policy, recomputed):
     assert (none, extra) == (0, recomputed)
     for a, b in zip(plain, ours, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def gradients_of(model: AlertCLIP, bf16: bool) -> list[torch.Tensor]:
+    """Gradients of a Stage II forward pass, with products in bf16 or not."""
+    tiny_clip.stir(model)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        found = model.train()(make_batch(), regions=True)
+    sum(x.float().square().cumsum(-1).sum() for x in (found.v, found.v_r, found.t)).backward()
+    return [p.grad for p in model.parameters() if p.grad is not None]
+
+
+def with_lora() -> AlertCLIP:
+    model = tiny_clip.alertclip(temporal_dropout=0.0)
+    torch.manual_seed(0)
+    model.adapted = add_lora(model.adapted, 2, 4, 0.0, ("q", "k", "v", "out"))
+    return model
+
+
+def test_sparing_pefts_casts_changes_no_bit():
+    ours, stock = with_lora(), with_lora()
+    layers = [m for m in stock.modules() if isinstance(m, BaseTunerLayer)]
+    assert layers and not any(layer.cast_input_dtype_enabled for layer in layers)
+    for layer in layers:
+        layer.cast_input_dtype_enabled = True
+    for a, b in zip(gradients_of(ours, True), gradients_of(stock, True), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_compiled_blocks_give_the_same_gradients_under_the_same_names():
+    plain, compiled = with_lora(), with_lora()
+    names = list(compiled.state_dict())
+    compile_blocks(compiled.clip.visual)
+    for a, b in zip(gradients_of(compiled, False), gradients_of(plain, False), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    assert list(compiled.state_dict()) == names
+    assert torch._dynamo.utils.counters["frames"]["ok"] > 0
+
+
+def test_compiling_needs_a_compiler(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(InputError, match="install g.., or leave compile=false"):
+        compile_blocks(tiny_clip.alertclip().clip.visual)
 
 
 def test_unknown_checkpointing_is_refused():

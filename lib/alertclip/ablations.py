@@ -36,7 +36,8 @@ STAGE1 = ("stage1_", "lora_", "temporal_", "world", "annotations_", "backbone", 
           "num_frames", "strip_class_prefix", "negatives", "seed", "data_root")  # fmt: skip
 
 INDIFFERENT = ("ablation_", "workers", "notebooks_at_once", "device", "video", "failure_", "qa_",
-               "transfer", "open_vocabulary_", "retention_", "evaluation_batch_size")  # fmt: skip
+               "transfer", "open_vocabulary_", "retention_", "evaluation_batch_size",
+               "compile")  # fmt: skip
 
 
 class Variant(BaseModel):

@@ -71,6 +71,7 @@ class Params(BaseModel):
     temporal_layers: int = Field(2, ge=1)  # supplementary C.1
     temporal_heads: int = Field(8, ge=1)
     temporal_dropout: float = Field(0.1, ge=0, lt=1)
+    compile: bool = False  # torch.compile of the vision tower's blocks in training
     checkpointing: str = "all"  # none | all | a number k: every k-th block
     region_negatives: Literal["hard", "standard"] = "hard"  # standard = other regions' captions
     negatives: Literal["micro", "accumulated"] = "micro"  # micro = 8-way, as Table 4 reads

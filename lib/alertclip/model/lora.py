@@ -69,6 +69,7 @@ def add_lora(
     ):
         raise InputError("LoRA needs split attention (split_attention): PEFT is wrong on packed")
     from peft import LoraConfig, get_peft_model  # takes seconds, which only training has to spend
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
     config = LoraConfig(
         r=rank,
@@ -76,7 +77,11 @@ def add_lora(
         lora_dropout=dropout,
         target_modules=target_pattern(targets, towers),
     )
-    return get_peft_model(clip, config)
+    adapted = get_peft_model(clip, config)
+    for layer in (m for m in adapted.modules() if isinstance(m, BaseTunerLayer)):
+        # PEFT would copy bf16 inputs to fp32, and autocast back: a tenth of a step, the same bits.
+        layer.cast_input_dtype_enabled = False
+    return adapted
 
 
 def merge_lora(clip: nn.Module) -> nn.Module:

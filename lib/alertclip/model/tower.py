@@ -1,5 +1,7 @@
 """The vision tower step by step: one pass gives the image feature and the patch grid."""
 
+import os
+import shutil
 from typing import Literal
 
 from torch import Tensor, nn
@@ -44,6 +46,18 @@ def image_and_patches(
         return image, None
     tokens = tower.value_path(last, x) if patch_tokens == "value" else y
     return image, tower.patches(tokens).transpose(1, 2).unflatten(2, tower.grid)
+
+
+def compile_blocks(visual: nn.Module) -> None:
+    """Let torch.compile fuse each block when it first runs; weights and their names stay.
+
+    All blocks share one compiled program. Results are those of the plain blocks up to rounding.
+    Raises InputError without a C++ compiler.
+    """
+    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        raise InputError("compile=true needs a C++ compiler: install g++, or leave compile=false")
+    for block in take_apart(visual).blocks:
+        block.compile()
 
 
 def _run(block: nn.Module, x: Tensor, recompute: bool) -> Tensor:

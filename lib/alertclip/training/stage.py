@@ -12,6 +12,7 @@ from alertclip.model.alertclip import AlertCLIP
 from alertclip.model.backbone import load_backbone
 from alertclip.model.export import META, export_open_clip, load_alertclip
 from alertclip.model.lora import add_lora
+from alertclip.model.tower import compile_blocks
 from alertclip.params import Params
 from alertclip.training import distributed
 from alertclip.training.checkpoint import read_state
@@ -32,6 +33,8 @@ def run_stage(P: Params, stage: int) -> Path:
         require_disjoint(P)
         torch.manual_seed(P.seed)
         model = initial_model(P, stage)
+        if P.compile:
+            compile_blocks(model.clip.visual)
         train, dev = (clip_dataset(P, split, model.image_size) for split in ("train", "dev"))
     out = P.run_dir / f"stage{stage}"
     fit(

@@ -8,21 +8,21 @@ its logarithm is read from and written to ``logit_scale_init_value`` of the conf
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoTokenizer,
-    BlipConfig,
-    BlipForImageTextRetrieval,
-    BlipImageProcessor,
-    BlipProcessor,
-    PreTrainedTokenizerBase,
-)
 
 from alertclip.errors import InputError
 from alertclip.files import read_json
 from alertclip.model.attention import SplitSelfAttention, pack_state_dict
+
+if TYPE_CHECKING:  # 1.5 s that only BLIP's users should wait
+    from transformers import (
+        BlipForImageTextRetrieval,
+        BlipImageProcessor,
+        PreTrainedTokenizerBase,
+    )
 
 MAX_TOKENS = 77  # captions are cut where CLIP cuts them; BLIP itself has 512 positions
 NAMES = [  # ours -> transformers
@@ -111,7 +111,7 @@ class BlipText(nn.Module):
 class BlipRetrieval(nn.Module):
     """BLIP behind CLIP's interface: visual, encode_image, encode_text, logit_scale."""
 
-    def __init__(self, blip: BlipForImageTextRetrieval) -> None:
+    def __init__(self, blip: "BlipForImageTextRetrieval") -> None:
         super().__init__()
         self.visual = BlipVision(blip.vision_model, blip.vision_proj)
         self.text = BlipText(blip.text_encoder, blip.text_proj)
@@ -131,7 +131,7 @@ class BlipRetrieval(nn.Module):
 class BlipTokenizer:
     """Texts to token ids (C, L), padded to the longest."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", max_tokens: int) -> None:
         self.tokenizer, self.max_tokens = tokenizer, max_tokens
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
@@ -150,11 +150,18 @@ def is_blip(folder: Path) -> bool:
     return config.is_file() and read_json(config).get("model_type") == "blip"
 
 
-def read_blip(source: str) -> tuple[BlipRetrieval, BlipTokenizer, BlipImageProcessor]:
+def read_blip(source: str) -> "tuple[BlipRetrieval, BlipTokenizer, BlipImageProcessor]":
     """Model, tokenizer and image processor from a folder or a name on the Hugging Face hub.
 
     Safetensors only, and no code from there is run. InputError if anything is not at hand.
     """
+    from transformers import (
+        AutoTokenizer,
+        BlipConfig,
+        BlipForImageTextRetrieval,
+        BlipImageProcessor,
+    )
+
     try:
         config = BlipConfig.from_pretrained(source)
         blip, report = BlipForImageTextRetrieval.from_pretrained(
@@ -186,6 +193,13 @@ def save_blip(
     out: Path,
 ) -> None:
     """Write a folder that ``BlipForImageTextRetrieval.from_pretrained`` and ``read_blip`` load."""
+    from transformers import (
+        BlipConfig,
+        BlipForImageTextRetrieval,
+        BlipImageProcessor,
+        BlipProcessor,
+    )
+
     config = BlipConfig.from_dict(model.architecture.to_dict())
     config.logit_scale_init_value = model.logit_scale.item()
     blip = BlipForImageTextRetrieval(config)
