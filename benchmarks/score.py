@@ -5,7 +5,7 @@ encode      the scheme of clip-video-encode: all frames of all videos read into 
             model's size, a DataLoader of 6 workers with ToPILImage and normalisation, batches of
             256; its autocast is CUDA's, hence fp32 on a CPU
 crops       features as VadCLIP's users extract them: every 16th frame, ten crops, one at a time
-ours        score_video;  ours_crops  the library's own ten-crop extraction, against crops
+ours        score_videos;  ours_crops  the library's own ten-crop extraction, against crops
 
 All take the same frames, squashed to the model's size, and random weights of the same seed.
 """
@@ -37,7 +37,7 @@ from alertclip.model.alertclip import AlertCLIP
 from alertclip.model.backbone import load_backbone
 from alertclip.params import PROFILES
 from alertclip.prompts import load_prompts
-from alertclip.score import embed_prompts, has_bf16, score_video
+from alertclip.score import embed_prompts, has_bf16, score_videos
 
 Work = Callable[[], np.ndarray]
 
@@ -137,8 +137,8 @@ def ours(name: str, videos: Sequence[Path]) -> Work:
     prompts = embed_prompts(model, PROMPTS)
 
     def work() -> np.ndarray:
-        curves = [score_video(model, p, prompts, num_frames=256, stride=STRIDE) for p in videos]
-        return np.concatenate([curve.scores for curve in curves])
+        curves = dict(score_videos(model, videos, prompts, num_frames=256, stride=STRIDE))
+        return np.concatenate([curves[path].scores for path in videos])
 
     return work
 
@@ -199,8 +199,8 @@ def agreement(outputs: dict[str, np.ndarray]) -> dict[str, str]:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--backbone", default="ViT-B-32-quickgelu")
-    options.add_argument("--videos", type=int, default=2)
-    options.add_argument("--frames", type=int, default=1808, help="native frames per video")
+    options.add_argument("--videos", type=int, default=3)
+    options.add_argument("--frames", type=int, default=2400, help="native frames per video")
     options.add_argument("--folder", type=Path, help="where the videos are (set by the script)")
     o = options.parse_args()
     if o.contender:

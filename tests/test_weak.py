@@ -23,8 +23,9 @@ from alertclip.detectors.features import (
 )
 from alertclip.detectors.videos import training_videos
 from alertclip.errors import InputError
-from alertclip.files import read_json
+from alertclip.files import locked, read_json
 from alertclip.params import load_params
+from alertclip.shards import Shard
 from alertclip.transfer import zero_shot_table
 from alertclip.weak import VideoScores
 
@@ -208,6 +209,22 @@ def test_snippets_and_crops():
     assert np.array_equal(take_crop(frame, (2, 4), 9), frame[:, 2:, 2:][:, :, ::-1])
     with pytest.raises(InputError, match="embed 1 to 4"):
         SnippetRule(4, 5)
+
+
+def test_shares_of_the_features_are_those_of_one_process(tmp_path):
+    """Byte by byte; a share waits for no other, and failures of all are kept."""
+    videos = [write_ids(tmp_path / f"{i}.mp4", 9 + i) for i in range(3)] + [tmp_path / "bad.mp4"]
+    videos[-1].write_text("not a video")
+    model, rule = stages.stage_model(load_params("smoke"), "clip"), SnippetRule(8, 2, 1)
+    made = [model], videos, rule
+    [whole] = extract_features(*made, tmp_path / "a", tmp_path / "cache", 1)
+    shared = *made, tmp_path / "b", tmp_path / "cache", 1, "fp32"
+    extract_features(*shared, Shard(2, 2))
+    with locked(tmp_path / "b" / ".2-of-2.lock"):
+        [parts] = extract_features(*shared, Shard(1, 2))
+    for file in whole.iterdir():
+        assert (parts / file.name).read_bytes() == file.read_bytes()
+    assert len(list(parts.iterdir())) == 3 + 2  # failures.json and features.json
 
 
 def test_features_in_pieces_equal_whole_and_failures_are_named(tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ from alertclip.errors import InputError
 from alertclip.files import sha256_file, sha256_json
 from alertclip.model.alertclip import AlertCLIP
 from alertclip.params import ROOT, Params
+from alertclip.shards import WHOLE, Shard
 
 Detector = Literal["vadclip", "anomalyclip"]
 DETECTORS: dict[Detector, str] = {"vadclip": "VadCLIP", "anomalyclip": "AnomalyCLIP"}
@@ -121,11 +122,16 @@ def evaluation_set(
 
 
 def extract_for_all(
-    P: Params, wanted: Sequence[stages.Stage], detector: Detector, training: bool = True
+    P: Params,
+    wanted: Sequence[stages.Stage],
+    detector: Detector,
+    training: bool = True,
+    shard: Shard = WHOLE,
 ) -> None:
     """Extract the features of the test videos, and those of training, for several models at once.
 
-    What follows would do it model by model, and decode every video as often.
+    What follows would do it model by model, and decode every video as often. ``shard``: only a
+    share of the videos.
     """
     benchmark, root = detector_benchmark(P)
     tested = read_list(benchmark, root, "test")
@@ -133,7 +139,7 @@ def extract_for_all(
     if training:
         videos += [video.path for video in chosen_videos(P, benchmark, root)]
     models = [stages.stage_model(P, stage) for stage in wanted]
-    _extract(P, models, list(dict.fromkeys(videos)), snippet_rule(P, detector))
+    _extract(P, models, list(dict.fromkeys(videos)), snippet_rule(P, detector), shard)
 
 
 def chosen_videos(P: Params, benchmark: Benchmark, root: Path) -> list[WeakVideo]:
@@ -150,13 +156,18 @@ def chosen_videos(P: Params, benchmark: Benchmark, root: Path) -> list[WeakVideo
 
 
 def _extract(
-    P: Params, models: Sequence[AlertCLIP], videos: Sequence[Path], rule: SnippetRule
+    P: Params,
+    models: Sequence[AlertCLIP],
+    videos: Sequence[Path],
+    rule: SnippetRule,
+    shard: Shard = WHOLE,
 ) -> list[Path]:
     # Names repeat between data sets, and a world rendered anew keeps its folder.
     made = P.data_dir / "world.json"
     source = [str(P.data_dir), sha256_file(made) if made.is_file() else ""]
     root, cache = P.run_dir / "features" / sha256_json(source)[:8], ROOT / "runs" / "cache"
-    return extract_features(models, videos, rule, root, cache, P.workers, P.evaluation_precision)
+    precision = P.evaluation_precision
+    return extract_features(models, videos, rule, root, cache, P.workers, precision, shard)
 
 
 def fit_vadclip(

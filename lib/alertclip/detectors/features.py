@@ -21,6 +21,7 @@ from alertclip.data.video import DecodeWorker, read_frames
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, locked, progress, read_json, sha256_json, write_json
 from alertclip.model.alertclip import AlertCLIP
+from alertclip.shards import WHOLE, Shard
 from alertclip.training.identity import weights_hash
 
 CROPS = (1, 5, 10)  # whole frame; centre and corners; the same mirrored
@@ -84,10 +85,12 @@ def extract_features(
     cache_root: Path,
     workers: int,
     precision: Precision = "fp32",
+    shard: Shard = WHOLE,
 ) -> list[Path]:
     """Write the missing features of ``videos`` under ``root``; returns each model's folder.
 
     Every video is decoded once for all models, in ``workers`` processes ahead of the embedding.
+    Of a ``shard``, only its share: the files of all shares are those of one process.
     What cannot be decoded is left out and named, with its reason, in failures.json. Raises
     InputError if two videos share a name, which the layout cannot tell apart, or if the models
     take frames of different sizes.
@@ -97,10 +100,13 @@ def extract_features(
         raise InputError("models with different image sizes: extract their features one by one")
     folders = [_folder(model, rule, root, precision) for model in models]
     made = list(zip(models, folders, strict=True))
-    with locked(root / ".lock"):  # runs at once want the same features: one makes them
-        failures = _extract_missing(made, videos, rule, cache_root, workers, precision)
-        for folder in folders:
-            _keep_failures(folder / "failures.json", videos, failures)
+    mine = shard.take(videos)
+    lock = root / (".lock" if shard == WHOLE else f".{shard.number}-of-{shard.count}.lock")
+    with locked(lock):  # runs at once want the same features: one makes them
+        failures = _extract_missing(made, mine, rule, cache_root, workers, precision)
+        with locked(root / ".failures.lock"):
+            for folder in folders:
+                _keep_failures(folder / "failures.json", mine, failures)
     return folders
 
 
