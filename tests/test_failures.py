@@ -17,6 +17,7 @@ from alertclip.degradation import DEGRADATIONS, Clip
 from alertclip.errors import InputError
 from alertclip.evaluation.embeddings import ClipEmbeddings
 from alertclip.explain import FrameMaps
+from alertclip.failures import statistics
 from alertclip.failures.measurement import (
     Sample,
     box_cover,
@@ -25,6 +26,7 @@ from alertclip.failures.measurement import (
     pointing_hits,
 )
 from alertclip.failures.measurement import sample as take
+from alertclip.figures import write_table
 from alertclip.figures.failures import CURVES, level_grid, map_grid
 from alertclip.params import Params
 from alertclip.stages import StageResult
@@ -182,6 +184,17 @@ def result(margins: list[float], labels: list[int], keys: list[str]) -> StageRes
     classes = ["Fire" if label else "Normal" for label in labels]
     clips = ClipEmbeddings(unit, none, none, none, none, np.array(labels), classes, keys)
     return StageResult("full", clips, np.array([[0.0, 1.0]]), np.array([[1.0, 0.0]]))
+
+
+def test_reference_curves_are_kept_in_one_table(scores, tmp_path, monkeypatch):
+    write_table(failures.all_curves(P, scores), tmp_path / "all.csv")
+    kept = pd.read_csv(tmp_path / "all.csv")
+    monkeypatch.setattr(statistics, "committed", lambda name: kept)
+    for name, how in statistics.FIGURES.items():
+        found, made = failures.reference_curves(name), failures.curves(P, scores, *how)
+        assert sorted(found) == sorted(made)
+        both = found[made.columns].reset_index(drop=True), made.reset_index(drop=True)
+        pd.testing.assert_frame_equal(*both, check_dtype=False, rtol=1e-5)
 
 
 def test_worst_errors_go_by_margin_and_then_by_name():

@@ -14,11 +14,12 @@ from alertclip.failures.measurement import (
     load_samples,
     measure,
 )
-from alertclip.failures.statistics import curves
+from alertclip.failures.statistics import all_curves, curves, reference_curves
 
 __all__ = [
     "Panels",
     "Sample",
+    "all_curves",
     "caption_panels",
     "curves",
     "degraded_frames",
@@ -27,5 +28,6 @@ __all__ = [
     "load_samples",
     "measure",
     "real_panels",
+    "reference_curves",
     "worst_errors",
 ]

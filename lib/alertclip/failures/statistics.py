@@ -8,9 +8,30 @@ from alertclip.diagnosis import Statistic, bootstrap_interval, mean, ratio
 from alertclip.errors import InputError
 from alertclip.evaluation.metrics import auc_statistic
 from alertclip.failures.measurement import MAPS
+from alertclip.figures.style import committed
 from alertclip.params import Params
 
 CURVES = ("lift", "hits", "margin", "video AUC")
+FIGURES = {
+    "relevance": ("lift", "relevance"),
+    "rollout": ("lift", "rollout"),
+    "pointing": ("hits", "relevance"),
+    "margin": ("margin", ""),
+    "auc": ("video AUC", ""),
+}
+"""The figures of notebook 08: name -> the measure and the map of ``curves``."""
+
+
+def all_curves(P: Params, table: pd.DataFrame) -> pd.DataFrame:
+    """``curves`` of every figure, named in column figure."""
+    made = [curves(P, table, *how).assign(figure=name) for name, how in FIGURES.items()]
+    return pd.concat(made, ignore_index=True)
+
+
+def reference_curves(name: str) -> pd.DataFrame:
+    """The committed curves of a figure, of many clips of the mini world."""
+    table = committed("failures_reference").query("figure == @name")
+    return table.drop(columns="figure").dropna(axis="columns", how="all")
 
 
 def curves(P: Params, table: pd.DataFrame, what: str, of: str = "") -> pd.DataFrame:

@@ -203,4 +203,8 @@ CURVES: dict[str, Callable[[pd.DataFrame], Figure]] = {
         level=50,
     ),
 }
+CURVES |= {
+    f"{name}_reference": partial(CURVES[name], title=f"{CURVES[name].keywords['title']}, reference")
+    for name in ("failure_relevance", "failure_auc")
+}
 """The curves of notebook 08 by name, with their fixed texts."""
