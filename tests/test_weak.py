@@ -61,7 +61,7 @@ def P(tmp_path, monkeypatch):
         lines = "".join(f"{name(split, i)}\n" for i in range(count))
         (root / f"{split}.txt").write_text(lines)
 
-    def extract(P, models, videos, rule):
+    def extract(P, models, videos, rule, *_):
         for video in videos:
             rng = np.random.default_rng([ord(c) for c in video.stem])
             np.save(feature_file(tmp_path, video, 0), rng.normal(size=(16, 128)))
