@@ -42,6 +42,7 @@ from alertclip.score import embed_prompts, has_bf16, score_videos
 Work = Callable[[], np.ndarray]
 
 STRIDE = 16  # frames of a snippet in the field
+CROPPED = 800  # frames of the video for ten crops: each is ten images to embed
 PROMPTS = load_prompts(PROFILES / "prompts.yaml")
 PAIRS = {"plain": "ours", "encode": "ours", "crops": "ours_crops"}
 
@@ -204,13 +205,15 @@ def main() -> None:
     options.add_argument("--folder", type=Path, help="where the videos are (set by the script)")
     o = options.parse_args()
     if o.contender:
-        paths = sorted(o.folder.glob("*.mp4"))
-        taken = paths[:1] if "crops" in o.contender else paths
+        crops = "crops" in o.contender
+        paths = sorted((o.folder / "crops" if crops else o.folder).glob("*.mp4"))
         work = CONTENDERS[o.contender](o.backbone, paths)
-        answer(o.answer, work, len(taken) * (o.frames // STRIDE))
+        answer(o.answer, work, len(paths) * ((CROPPED if crops else o.frames) // STRIDE))
         return
     with tempfile.TemporaryDirectory() as folder:
         write_videos(Path(folder), o.videos, o.frames)
+        (Path(folder) / "crops").mkdir()
+        write_videos(Path(folder) / "crops", 1, CROPPED)
         arguments = ["--folder", folder, "--backbone", o.backbone, "--frames", str(o.frames)]
         table, outputs = interleave(__file__, list(CONTENDERS), o.repeats, arguments)
     save(table.assign(backbone=o.backbone), "score", o.out)
