@@ -1,7 +1,7 @@
 """Hours of video through ``alertclip.score``: does memory stay flat, and how fast is it?
 
 One minute is rendered and repeated without encoding it again, ``--hours`` long. Memory is the
-resident set of this process and of its decoder, read once a second while the video is scored.
+resident set of this process and of its decoder, read while the video is scored.
 """
 
 import threading
@@ -14,10 +14,9 @@ import numpy as np
 import pandas as pd
 import psutil
 import torch
-from harness import CPU, parser, save
+from harness import parser, save
 from videos import RATE, write_video
 
-from alertclip.efficiency.machine import forget_peak
 from alertclip.model.alertclip import AlertCLIP
 from alertclip.model.backbone import load_backbone
 from alertclip.params import PROFILES
@@ -45,7 +44,7 @@ def repeat(source: Path, times: int, out: Path) -> Path:
 
 
 class Watch(threading.Thread):
-    """Reads the resident memory of this process and of its children, every second."""
+    """Reads the resident memory of this process and of its children, five times a second."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -55,10 +54,17 @@ class Watch(threading.Thread):
     def run(self) -> None:
         """Until ``ended`` is set."""
         own, began = psutil.Process(), time.perf_counter()
-        while not self.ended.wait(1.0):
-            decoders = sum(child.memory_info().rss for child in own.children())
+        while not self.ended.wait(0.2):
+            decoders = sum(_resident(child) for child in own.children())
             row = {"own_gb": own.memory_info().rss / 1e9, "decoder_gb": decoders / 1e9}
             self.rows.append({"seconds": time.perf_counter() - began} | row)
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        return process.memory_info().rss
+    except psutil.NoSuchProcess:
+        return 0
 
 
 def main() -> None:
@@ -72,7 +78,6 @@ def main() -> None:
     with TemporaryDirectory() as made:
         minute = write_video(Path(made) / "minute.mp4", MINUTE, seed=0)
         video = repeat(minute, round(60 * o.hours), Path(made) / "hours.mp4")
-        forget_peak(CPU)
         watch = Watch()
         watch.start()
         began = time.perf_counter()

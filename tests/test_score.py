@@ -1,11 +1,13 @@
 """Scoring videos: every frame gets a row, bad files are named, nothing is overwritten."""
 
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -75,10 +77,17 @@ def test_curve_has_a_row_per_frame_and_finds_the_event(model, tmp_path):
     assert model.longest == 4, "a window must not grow with the video"
 
 
+def mixing(v: torch.Tensor, mask: torch.Tensor) -> SimpleNamespace:
+    """Every frame sees the mean of its window."""
+    v = v * mask[..., None]
+    return SimpleNamespace(z=v + v.sum(dim=1, keepdim=True) / mask.sum(dim=1)[:, None, None])
+
+
 @pytest.mark.parametrize("decoders", [1, 2, 9])
 def test_videos_scored_together_score_as_alone(model, tmp_path, monkeypatch, decoders):
     """Short ones share batches, long ones are cut; windows never reach into another video."""
-    monkeypatch.setattr(score, "CHUNK", 16)
+    monkeypatch.setattr(score, "BATCH", 16)
+    monkeypatch.setattr(model, "pool_frames", mixing)
     prompts = score.embed_prompts(model, load_prompts(PROFILES / "prompts.yaml"))
     lengths = [16, 3, 90, 7, 33]
     videos = [write_video(tmp_path / f"{n}.mp4", n) for n in lengths]
@@ -92,11 +101,25 @@ def test_videos_scored_together_score_as_alone(model, tmp_path, monkeypatch, dec
         found[path] = curve
     assert "cannot be decoded" in str(found.pop(tmp_path / "text.mp4"))
     assert "none.mp4: no such file" in str(found.pop(tmp_path / "none.mp4"))
-    assert set(found) == set(videos) and model.longest == 4
+    assert set(found) == set(videos)
     for path, curve in found.items():
         alone = score.score_video(model, path, prompts, 4, stride=2, precision="bf16")
         pd.testing.assert_frame_equal(curve.table, alone.table)
         assert curve.captions == alone.captions and len(curve.table) == int(path.stem)
+
+
+def test_a_caller_who_leaves_ends_the_decoders(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(score, "BATCH", 4)
+    prompts = score.embed_prompts(model, load_prompts(PROFILES / "prompts.yaml"))
+    videos = [write_video(tmp_path / f"{n}.mp4", n) for n in (4, 400, 300)]
+    before, children = set(threading.enumerate()), set(psutil.Process().children())
+    scored = score.score_videos(model, videos, prompts, num_frames=4, stride=1, decoders=2)
+    assert next(scored)[0] == videos[0]  # the others are under way
+    assert len(set(psutil.Process().children()) - children) == 2
+    scored.close()
+    new = set(threading.enumerate()) - before
+    assert not [thread for thread in new if not isinstance(thread, threading.Timer)]
+    assert not set(psutil.Process().children()) - children
 
 
 def test_one_bad_file_does_not_stop_the_rest(model, tmp_path, capsys):

@@ -213,8 +213,10 @@ def test_snippets_and_crops():
 
 def test_shares_of_the_features_are_those_of_one_process(tmp_path):
     """Byte by byte; a share waits for no other, and failures of all are kept."""
-    videos = [write_ids(tmp_path / f"{i}.mp4", 9 + i) for i in range(3)] + [tmp_path / "bad.mp4"]
-    videos[-1].write_text("not a video")
+    videos = [write_ids(tmp_path / f"{i}.mp4", 9 + i) for i in range(3)]
+    for name in ("bad.mp4", "also bad.mp4"):
+        (tmp_path / name).write_text("not a video")
+        videos.append(tmp_path / name)
     model, rule = stages.stage_model(load_params("smoke"), "clip"), SnippetRule(8, 2, 1)
     made = [model], videos, rule
     [whole] = extract_features(*made, tmp_path / "a", tmp_path / "cache", 1)

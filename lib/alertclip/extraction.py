@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from alertclip import weak
+from alertclip import transfer, weak
 from alertclip.errors import InputError
 from alertclip.params import load_params, parse_overrides
 from alertclip.shards import parse_shard
@@ -33,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         for detector in args.detectors:
             weak.extract_for_all(P, args.stages, detector, shard=shard)
+        if "vadclip" in args.detectors:  # the zero-shot tables of notebook 05
+            for domain in list(transfer.domains(P).values())[1:]:
+                weak.extract_for_all(domain, args.stages, "vadclip", training=False, shard=shard)
     except InputError as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,6 +1,7 @@
 """A frame cache keyed by content: decode once, whatever the file is called."""
 
 import hashlib
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -38,7 +39,8 @@ class FrameCache:
     ) -> VideoInfo:
         """Frame count and rate, counted once per content; ``choose``'s frames are kept on the way.
 
-        The same bits as ``get`` would keep; what could not be kept, ``get`` decodes.
+        Of a whole file they are the bits that decord gives. Where the container does not state
+        its frames, or wrongly, none is kept: ``get`` decodes them.
         """
         found: list[tuple[Sequence[int], np.ndarray]] = []
 
@@ -91,7 +93,8 @@ def parallel_probe(
 ) -> dict[Path, VideoInfo | str]:
     """Probe many videos in worker processes: path -> info, or the reason why it has none.
 
-    A video seen for the first time is decoded once: what ``choose`` names is kept on the way.
+    A video seen for the first time is decoded once, if its container states its frames rightly:
+    what ``choose`` names is kept on the way.
     """
 
     def one(path: Path, worker: DecodeWorker) -> VideoInfo:
@@ -143,7 +146,8 @@ def _each(
 @contextmanager
 def _workers(count: int) -> Iterator[tuple[ThreadPoolExecutor, Callable[..., Any]]]:
     """Threads with as many decoding processes, and the call that lends a process to some work."""
-    pool = [DecodeWorker() for _ in range(count)]
+    threads = "NONE" if count >= (os.cpu_count() or 1) else "AUTO"
+    pool = [DecodeWorker(threads=threads) for _ in range(count)]
     free: SimpleQueue[DecodeWorker] = SimpleQueue()
     for worker in pool:
         free.put(worker)

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -82,31 +82,34 @@ Walk = Generator[np.ndarray, None, dict[str, Any]]
 
 
 def walk(
-    path: str, wanted: Callable[[int], bool], size: tuple[int, int], threads: str = "NONE"
+    path: str, wanted: Callable[[int], bool], size: tuple[int, int], threads: str = "AUTO"
 ) -> Walk:
     """Decode a video once: yields its ``wanted`` frames (H, W, 3), returns what it holds.
 
     That is the number of frames that really decode (containers over-report), rate and size.
-    ``threads``: FFmpeg's own; NONE where other processes decode beside this one, else AUTO.
+    ``threads``: FFmpeg's own; AUTO, or NONE where other processes decode on every core.
     """
-    import av
-
     frames, scale, shape = 0, Scaler(size), {}
     with _video(path) as (container, stream):
         stream.thread_type, fps = threads, _rate(stream)
-        try:
-            for frame in container.decode(stream):
-                if not frames:
-                    sides = ("height", "width") if abs(frame.rotation) == 90 else SIDES
-                    shape = dict(zip(sides, (frame.width, frame.height), strict=True))
-                if wanted(frames):
-                    yield scale(frame)
-                frames += 1
-        except av.FFmpegError:
-            pass  # a torn end: what came before it is usable
+        for frame in _until_torn(container.decode(stream)):
+            if not frames:
+                sides = ("height", "width") if abs(frame.rotation) == 90 else SIDES
+                shape = dict(zip(sides, (frame.width, frame.height), strict=True))
+            if wanted(frames):
+                yield scale(frame)
+            frames += 1
     if not frames or fps <= 0:
         raise ValueError("no decodable video frame")
     return {"frames": frames, "fps": fps, **shape}
+
+
+def _until_torn(frames: Iterator[Any]) -> Iterator[Any]:
+    """Decoded frames up to a torn end: what came before it is usable."""
+    import av
+
+    with suppress(av.FFmpegError):
+        yield from frames
 
 
 def take(frames: Walk, count: float = math.inf) -> tuple[list[np.ndarray], dict[str, Any] | None]:
@@ -173,7 +176,8 @@ class Decoder:
             frames = decode(path, request["indices"], size, request["backend"])
             return _packed(frames)
         if what == "through":
-            return _packed(*take(walk(path, set(request["indices"]).__contains__, size)), size)
+            wanted = set(request["indices"])
+            return _packed(*take(walk(path, wanted.__contains__, size, request["threads"])), size)
         if what == "stream":
             stride = request["stride"]
             self._walk = walk(path, lambda number: number % stride == 0, size, request["threads"])

@@ -1,12 +1,13 @@
 """Videos: how many frames they truly hold, frames by index, and which indices to take."""
 
 import atexit
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 from alertclip.errors import InputError
 from alertclip.files import read_json, sha256_file, sha256_json, write_json
 
-THROUGH = 2048  # frames held at once while a video is read through: 300 MB at 224 x 224
+THROUGH = 512  # frames kept at most while a video is read through: 80 MB at 224 x 224, each copy
 TIME_LIMIT = 300.0  # seconds for one request; an hour of 320x240 video decodes in about 30
 
 
@@ -48,8 +49,14 @@ class NoAnswer(DecodeError):
 class DecodeWorker:
     """One decoding process with a wall-clock limit per request; killed and replaced when late."""
 
-    def __init__(self, time_limit: float = TIME_LIMIT, module: str = "alertclip.data.decoding"):
-        self.time_limit, self.module = time_limit, module
+    def __init__(
+        self,
+        time_limit: float = TIME_LIMIT,
+        module: str = "alertclip.data.decoding",
+        threads: str = "AUTO",
+    ) -> None:
+        """``threads`` of FFmpeg: AUTO, or NONE where other workers decode on every core."""
+        self.time_limit, self.module, self.threads = time_limit, module, threads
         self._process: subprocess.Popen | None = None
         self._lock, self._owner = threading.Lock(), os.getpid()
 
@@ -81,10 +88,11 @@ class DecodeWorker:
     def close(self) -> None:
         """End the process."""
         self._leave_to_parent()
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
+        process, self._process = self._process, None  # two threads may want to end it
+        if process is not None:
+            process.kill()
+            with contextlib.suppress(OSError, ValueError):  # the other has closed its pipes
+                process.communicate()
 
     def _leave_to_parent(self) -> None:
         # After a fork (data loaders) the pipes are the parent's: take a process of our own.
@@ -137,7 +145,8 @@ Facts = dict[str, Any]
 
 def count(path: Path, worker: DecodeWorker) -> Facts:
     """What a video holds, by decoding all of it."""
-    return worker.ask(path, what="through", indices=[], size=(1, 1))[0]["facts"]
+    request = {"indices": [], "size": (1, 1), "threads": worker.threads}
+    return worker.ask(path, what="through", **request)[0]["facts"]
 
 
 def probe(
@@ -147,7 +156,7 @@ def probe(
     counted: Callable[[Path, DecodeWorker], Facts] = count,
 ) -> VideoInfo:
     """Count the decodable frames of a video once; remembered in ``store`` by content hash."""
-    path = _existing(path)
+    path = existing(path)
     key = _file_key(path)
     if key not in _known:
         _known[key] = _probe(path, store, key, partial(counted, path, worker))
@@ -196,42 +205,13 @@ def count_and_read(
     wanted = sorted({int(i) for indices in lists for i in indices})
     if len(wanted) > THROUGH:
         return count(path, worker), []
-    head, body = worker.ask(path, what="through", indices=wanted, size=size)
+    request = {"indices": wanted, "size": size, "threads": worker.threads}
+    head, body = worker.ask(path, what="through", **request)
     facts = head["facts"]
     if facts["frames"] != promised["frames"] or facts["fps"] != promised["fps"]:
         return facts, []
     frames = np.frombuffer(body, np.uint8).reshape(head["shape"])
     return facts, [(indices, frames[np.searchsorted(wanted, indices)]) for indices in lists]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Consecutive sampled frames (F, H, W, 3) of a video; its facts come with the last piece."""
-
-    frames: np.ndarray
-    facts: Facts | None
-
-
-class FrameStream:
-    """Every n-th frame of a video from the first, in pieces: hours of video fit any memory."""
-
-    def __init__(self, path: Path | str, size: tuple[int, int], worker: DecodeWorker) -> None:
-        """Raises DecodeError naming the file; so do the pieces."""
-        self.path, self._size, self._worker = _existing(path), [int(x) for x in size], worker
-        self.promised, _ = worker.ask(self.path, what="declare")
-
-    def pieces(self, stride: int, count: int, threads: str = "AUTO") -> Iterator[Piece]:
-        """Frames 0, ``stride``, 2 ``stride``, ... in pieces of ``count``; the last may hold none.
-
-        One stream at a time per worker. ``threads`` of the decoder: AUTO, or NONE beside others.
-        """
-        what: dict[str, Any] = {"what": "stream", "stride": stride, "threads": threads}
-        piece = None
-        while piece is None or piece.facts is None:
-            head, body = self._worker.ask(self.path, **what, size=self._size, count=count)
-            piece = Piece(np.frombuffer(body, np.uint8).reshape(head["shape"]), head["facts"])
-            yield piece
-            what = {"what": "more"}
 
 
 def read_frames(
@@ -246,7 +226,7 @@ def read_frames(
     Order and repetitions are those of ``indices``. PyAV serves where decord is missing, fails or
     hangs. Raises DecodeError naming the file; no call lasts longer than twice the time limit.
     """
-    path = _existing(path)
+    path = existing(path)
     indices = [int(i) for i in indices]
     if not indices or min(indices) < 0:
         raise DecodeError(f"{path}: frame indices must be at least 0 and not empty")
@@ -276,7 +256,8 @@ def uniform_indices(start: float, end: float, fps: float, frames: int, count: in
     return (first + (np.arange(count) + 0.5) * (last - first) / count).astype(int)
 
 
-def _existing(path: Path | str) -> Path:
+def existing(path: Path | str) -> Path:
+    """The path of a file that is there and not empty; DecodeError else."""
     path = Path(path)
     try:
         size = path.stat().st_size if path.is_file() else None

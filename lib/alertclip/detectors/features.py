@@ -206,7 +206,8 @@ def _keep_failures(path: Path, videos: Sequence[Path], failures: dict[str, str])
     """Replace what is known of these videos; other splits share the folder."""
     tried = {video.name for video in videos}
     known = read_json(path) if path.exists() else {}
-    write_json(path, {k: v for k, v in known.items() if k not in tried} | failures)
+    kept = {k: v for k, v in known.items() if k not in tried}
+    write_json(path, dict(sorted((kept | failures).items())))
 
 
 def feature_file(folder: Path, video: Path, crop: int) -> Path:

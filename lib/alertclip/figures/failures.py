@@ -204,7 +204,9 @@ CURVES: dict[str, Callable[[pd.DataFrame], Figure]] = {
     ),
 }
 CURVES |= {
-    f"{name}_reference": partial(CURVES[name], title=f"{CURVES[name].keywords['title']}, reference")
+    f"{name}_reference": partial(
+        CURVES[name], title=f"{CURVES[name].keywords['title']}, mini world, synthetic"
+    )
     for name in ("failure_relevance", "failure_auc")
 }
 """The curves of notebook 08 by name, with their fixed texts."""

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from typing import Literal
 
 from torch import Tensor, nn
@@ -51,11 +52,15 @@ def image_and_patches(
 def compile_blocks(visual: nn.Module) -> None:
     """Let torch.compile fuse each block when it first runs; weights and their names stay.
 
-    All blocks share one compiled program. Results are those of the plain blocks up to rounding.
-    Raises InputError without a C++ compiler.
+    All blocks share one compiled program. Results are those of the plain blocks up to rounding,
+    dropout included. Raises InputError without a C++ compiler.
     """
-    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+    usual = "clang++" if sys.platform == "darwin" else "g++"
+    if not shutil.which(os.environ.get("CXX", usual)):
         raise InputError("compile=true needs a C++ compiler: install g++, or leave compile=false")
+    from torch._inductor import config
+
+    config.fallback_random = True  # the masks that the plain blocks draw
     for block in take_apart(visual).blocks:
         block.compile()
 

@@ -28,8 +28,7 @@ from alertclip.score.reading import Part, Sampling, announced, read_ahead
 
 Precision = Literal["auto", "fp32", "bf16"]
 RATE = 2.0  # sampled frames per second: near the field's 16-frame snippets at 30 fps
-BATCH = 64  # frames through the vision tower at once
-CHUNK = 256  # frames held in memory at once
+BATCH = 64  # frames through the vision tower at once; as many are waited for
 KEY_FRAMES = 4
 DISPLAY_HEIGHT = 240  # pixels of a key frame in the figure
 HELD = "score held from each sampled frame to the next"
@@ -128,7 +127,7 @@ def score_videos(
 
     ``decoders`` videos are decoded at a time, ahead of the model; short ones share its batches.
     """
-    count = max(1, CHUNK // num_frames) * num_frames
+    count = max(1, BATCH // num_frames) * num_frames
     sampling = Sampling(rate, stride, model.image_size, count)
     videos = list(dict.fromkeys(Path(path) for path in paths))
     parts = announced(read_ahead(videos, sampling, decoders))
@@ -154,7 +153,7 @@ def _groups(parts: Iterator[Part]) -> Iterator[list[Part]]:
     for part in parts:
         group.append(part)
         frames = sum(len(p.piece.frames) for p in group if p.piece)
-        if frames >= CHUNK or part.error:
+        if frames >= BATCH or part.error:
             yield group
             group = []
     if group:

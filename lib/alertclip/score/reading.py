@@ -8,8 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
-from alertclip.data.video import DecodeWorker, FrameStream, Piece
+from alertclip.data.streaming import FrameStream, Piece
+from alertclip.data.video import DecodeWorker
 from alertclip.errors import InputError
 
 LINE_EVERY_S = 5.0  # a progress line at most this often
@@ -46,18 +48,20 @@ def read_ahead(videos: Sequence[Path], sampling: Sampling, decoders: int = 1) ->
     """All pieces of all videos; ``decoders`` videos at a time, each a piece ahead of the caller.
 
     Pieces of a video come in order, those of others in between. What is held is bounded: a piece
-    per decoding process, and the one that the caller has.
+    per decoding process, and what the caller has.
     """
     todo, active = iter(videos), deque()
     with ExitStack() as stack:
-        workers = [DecodeWorker() for _ in range(max(1, min(decoders, len(videos))))]
+        count, left = max(1, min(decoders, len(videos))), Event()
+        pool = stack.enter_context(ThreadPoolExecutor(count))
+        workers = [DecodeWorker(threads="NONE" if count > 1 else "AUTO") for _ in range(count)]
         for worker in workers:
-            stack.callback(worker.close)
-        pool = stack.enter_context(ThreadPoolExecutor(len(workers)))
+            stack.callback(worker.close)  # before the pool ends, which would wait for them
+        stack.callback(left.set)
 
         def begin(worker: DecodeWorker) -> None:
             if (video := next(todo, None)) is not None:
-                parts = _parts(video, sampling, worker, "NONE" if len(workers) > 1 else "AUTO")
+                parts = _parts(video, sampling, worker, left)
                 active.append((worker, parts, pool.submit(next, parts)))
 
         for worker in workers:
@@ -72,15 +76,16 @@ def read_ahead(videos: Sequence[Path], sampling: Sampling, decoders: int = 1) ->
             yield part
 
 
-def _parts(video: Path, sampling: Sampling, worker: DecodeWorker, threads: str) -> Iterator[Part]:
+def _parts(video: Path, sampling: Sampling, worker: DecodeWorker, left: Event) -> Iterator[Part]:
     try:
         if not video.is_file():
             raise InputError(f"{video}: no such file")
         stream = FrameStream(video, sampling.size, worker)
         stride = sampling.stride or max(1, round(stream.promised["fps"] / sampling.rate))
         expected = -(-stream.promised["frames"] // (stride * sampling.count))
-        for piece in stream.pieces(stride, sampling.count, threads):
-            yield Part(video, stride, expected, piece)
+        pieces = stream.pieces(stride, sampling.count)
+        while not left.is_set():  # a closed worker would begin anew
+            yield Part(video, stride, expected, next(pieces))
     except Exception as error:  # whatever is wrong with one file must not stop the others
         yield Part(video, error=error)
 
