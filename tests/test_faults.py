@@ -138,12 +138,16 @@ def test_two_cache_builds_at_once_agree(tmp_path: Path) -> None:
 
 def test_shards_of_a_scoring_merge_into_the_same_summary(tmp_path: Path, monkeypatch) -> None:
     def row(*arguments: object) -> dict[str, object]:
-        video, name = arguments[2:4]
+        video, name = arguments[1], arguments[3]
         status = "failed" if name == "v3" else "scored"
         values = {"video": str(video), "output": name, "max": 1 / (2 + int(name[1:])), "mean": None}
         return values | {"status": status, "reason": ""}
 
-    monkeypatch.setattr(cli, "_score_one", row)
+    # Videos are done in any order; the summary is in that of the call.
+    monkeypatch.setattr(
+        cli, "score_videos", lambda _, videos, *__: [(v, None) for v in videos[::-1]]
+    )
+    monkeypatch.setattr(cli, "_report", row)
     monkeypatch.setattr(cli, "load_model", lambda *_: (tiny_model(), "tiny"))
     monkeypatch.setattr(cli, "embed_prompts", lambda *_: None)
     videos = [str(tmp_path / f"v{i}.mp4") for i in range(7)]
