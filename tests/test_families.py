@@ -279,6 +279,15 @@ def test_lora_sits_where_it_is_asked_for(targets, towers, siglip, blip, folders)
         assert not any("crossattention" in n or "attn_pool" in n for n in names)
 
 
+@pytest.mark.parametrize("family", ["siglip", "blip"])
+def test_lora_of_upper_blocks_alone(family, folders):
+    adapted = add_lora(load_backbone(folders[family]).model, 2, 4, 0.0, blocks=1)
+    names = [n for n, _ in adapted.named_parameters() if "lora_A" in n]
+    last = {"siglip": ("trunk.blocks.8.", "resblocks.1."), "blip": ("visual.layers.1.", "layer.1.")}
+    assert len(names) == 6
+    assert [sum(part in n for n in names) for part in last[family]] == [3, 3]
+
+
 def test_pattern_of_one_target_names_no_other():
     assert "key" not in target_pattern(["q"], ["text"])
     with pytest.raises(InputError, match="add text"):

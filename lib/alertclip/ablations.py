@@ -37,7 +37,7 @@ STAGE1 = ("stage1_", "lora_", "temporal_", "world", "annotations_", "backbone", 
 
 INDIFFERENT = ("ablation_", "workers", "notebooks_at_once", "device", "video", "failure_", "qa_",
                "transfer", "open_vocabulary_", "retention_", "evaluation_batch_size",
-               "compile")  # fmt: skip
+               "compile", "cache_prefix")  # fmt: skip
 
 
 class Variant(BaseModel):

@@ -65,6 +65,8 @@ class Params(BaseModel):
     num_frames: int = Field(256, ge=1)  # Table 4
     lora_targets: list[Projection] = ["q", "k", "v"]  # Table 4 "include k"
     lora_towers: list[Tower] = ["visual", "text"]
+    lora_blocks: int | None = Field(None, ge=1)  # adapters in so many upper blocks; None: in all
+    cache_prefix: bool = False  # keep what vision blocks below the lowest adapter give (on disk)
     region_pooling: Literal["mean", "temporal"] = "mean"  # supplementary C.2
     patch_tokens: Literal["plain", "value"] = "plain"
     temporal_head: Literal["transformer", "pooling", "mean"] = "transformer"  # what is trained

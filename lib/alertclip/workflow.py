@@ -35,7 +35,7 @@ from alertclip.params import (
 
 FOLDER = ROOT / "notebooks"
 TRAINING = ("stage", "from_scratch", "loss_", "lora_", "temporal_", "region_", "negatives")
-TRAINING += ("checkpointing", "compile")
+TRAINING += ("checkpointing", "compile", "cache_prefix")
 DETECTION = ("benchmark", "transfer", "open_vocabulary_", "detector_", "snippet_", "frame_stride")
 DETECTION += ("vadclip_", "anomalyclip_", "retention_", "evaluation_precision")
 SHOWN = ("video", "ablation_", "failure_", "qa_")  # each decides one notebook after training

@@ -56,10 +56,14 @@ class FrameCache:
             self._keep(self.file(path, indices), frames)
         return info
 
+    def key(self, info: VideoInfo, indices: Sequence[int]) -> str:
+        """Name of a video's frames: a hash of its content, of their numbers and size."""
+        text = f"{info.sha256} {self.size} {self.backend} {list(map(int, indices))}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
     def file(self, path: Path, indices: Sequence[int]) -> Path:
         """Where the frames of a request are kept."""
-        key = f"{self.info(path).sha256} {self.size} {self.backend} {list(map(int, indices))}"
-        return self.root / "frames" / f"{hashlib.sha256(key.encode()).hexdigest()}.npy"
+        return self.root / "frames" / f"{self.key(self.info(path), indices)}.npy"
 
     def get(
         self, path: Path, indices: Sequence[int], worker: DecodeWorker | None = None

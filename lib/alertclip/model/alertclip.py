@@ -16,9 +16,16 @@ from alertclip.data.clips import Batch
 from alertclip.errors import InputError
 from alertclip.model.backbone import Backbone
 from alertclip.model.lora import has_lora
+from alertclip.model.prefix import PrefixCache
 from alertclip.model.regions import region_sequence
 from alertclip.model.temporal import AttentionPooling, TemporalTransformer
-from alertclip.model.tower import PatchTokens, checkpoint_every, image_and_patches
+from alertclip.model.tower import (
+    PatchTokens,
+    checkpoint_every,
+    from_tokens,
+    frozen_tokens,
+    image_and_patches,
+)
 
 K = 3  # hard negatives per region (supplementary A.4)
 
@@ -78,6 +85,7 @@ class AlertCLIP(nn.Module):
         self.pooling = AttentionPooling(backbone.embed_dim)
         self.region_pooling, self.patch_tokens = region_pooling, patch_tokens
         self.checkpoint_every = checkpoint_every(checkpointing)
+        self.prefix: PrefixCache | None = None  # of frames that have a source
         shape = (1, 3, 1, 1)
         self.register_buffer("mean", torch.tensor(backbone.mean).view(shape), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std).view(shape), persistent=False)
@@ -105,7 +113,7 @@ class AlertCLIP(nn.Module):
 
     def forward(self, batch: Batch, regions: bool = False) -> Output:
         """Embeddings for the global loss and, with ``regions``, for region and hard losses."""
-        frames = self.encode_frames(batch.frames, patches=regions)
+        frames = self.encode_frames(batch.frames, patches=regions, sources=batch.sources)
         v = self.pool_frames(frames.v, batch.mask).embedding
         if not regions:
             return Output(v, self.encode_text(batch.global_captions))
@@ -115,12 +123,26 @@ class AlertCLIP(nn.Module):
         t, t_r, t_neg = t.split([len(v), len(v_r), len(negatives)])
         return Output(v, t, v_r, t_r, t_neg.unflatten(0, mask.shape), mask.to(t.device))
 
-    def encode_frames(self, frames: Tensor, patches: bool = False) -> Frames:
-        """frames (B, T, 3, H, W) uint8 -> one pass of the vision tower over all of them."""
-        pixels = self._pixels(frames.flatten(0, 1))
-        tokens = self.patch_tokens if patches else None
-        v, grids = image_and_patches(self.clip.visual, pixels, tokens, self.checkpoint_every)
+    def encode_frames(
+        self, frames: Tensor, patches: bool = False, sources: Sequence[str] = ()
+    ) -> Frames:
+        """frames (B, T, 3, H, W) uint8 -> one pass of the vision tower over all of them.
+
+        ``sources``: a clip's content by name, under which ``prefix`` keeps its frozen tokens.
+        """
+        patch_tokens = self.patch_tokens if patches else None
+        visual, options = self.clip.visual, (patch_tokens, self.checkpoint_every)
+        if self.prefix and sources:
+            x = self.prefix.tokens(sources, lambda few: self._frozen_tokens(frames[few]))
+            v, grids = from_tokens(visual, x.flatten(0, 1), self.prefix.depth, *options)
+        else:
+            v, grids = image_and_patches(visual, self._pixels(frames.flatten(0, 1)), *options)
         return Frames(normalize(v.float(), dim=-1).unflatten(0, frames.shape[:2]), grids)
+
+    def _frozen_tokens(self, frames: Tensor) -> Tensor:
+        pixels = self._pixels(frames.flatten(0, 1))
+        tokens = frozen_tokens(self.clip.visual, pixels, self.prefix.depth)
+        return tokens.unflatten(0, frames.shape[:2])
 
     def image_features(self, frames: Tensor) -> Tensor:
         """frames (F, 3, H, W) uint8 -> features (F, D) as projected, not normalised."""

@@ -19,6 +19,7 @@ TOWERS = {
 }
 BLIP_TEXT = r"text\.encoder\.encoder\.layer\.\d+\.attention"
 BLIP_NAMES = {"q": "self.query", "k": "self.key", "v": "self.value", "out": "output.dense"}
+_BLOCK = re.compile(r"\.(\d+)\.")  # its number, the only one in a layer's name
 WORDS = r"(text\.)?token_embedding|text\.encoder\.embeddings\.word_embeddings"
 
 
@@ -57,10 +58,12 @@ def add_lora(
     dropout: float,
     targets: Sequence[str] = ("q", "k", "v"),
     towers: Sequence[str] = ("visual", "text"),
+    blocks: int | None = None,
 ) -> nn.Module:
     """Freeze ``clip`` and add trainable adapters: output + alpha / rank * B A dropout(x).
 
-    Raises InputError on a model that is not split, or that has adapters not merged yet.
+    ``blocks``: in the uppermost so many blocks of each tower alone; None: in all. Raises InputError
+    on a model that is not split, or that has adapters not merged yet.
     """
     if has_lora(clip):
         raise InputError("the model has adapters already: merge them first (merge_lora)")
@@ -71,17 +74,27 @@ def add_lora(
     from peft import LoraConfig, get_peft_model  # takes seconds, which only training has to spend
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    pattern = target_pattern(targets, towers)
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules=target_pattern(targets, towers),
+        target_modules=pattern if blocks is None else _in_upper_blocks(clip, pattern, blocks),
     )
     adapted = get_peft_model(clip, config)
     for layer in (m for m in adapted.modules() if isinstance(m, BaseTunerLayer)):
         # PEFT would copy bf16 inputs to fp32, and autocast back: a tenth of a step, the same bits.
         layer.cast_input_dtype_enabled = False
     return adapted
+
+
+def _in_upper_blocks(clip: nn.Module, pattern: str, blocks: int) -> str:
+    """The pattern of those in the last blocks of each tower; the word embedding stays."""
+    names = [name for name, _ in clip.named_modules() if re.fullmatch(pattern, name)]
+    place = {n: (n.startswith("visual"), int(b[1])) for n in names if (b := _BLOCK.search(n))}
+    depth = {tower: max(b for t, b in place.values() if t == tower) for tower, _ in place.values()}
+    kept = (n for n in names if n not in place or place[n][1] > depth[place[n][0]] - blocks)
+    return "|".join(map(re.escape, kept))
 
 
 def merge_lora(clip: nn.Module) -> nn.Module:

@@ -5,6 +5,7 @@ import shutil
 import sys
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -36,10 +37,20 @@ def image_and_patches(
     skips grids. Every ``every``-th block is recomputed in the backward pass; 0 keeps all
     activations.
     """
+    return from_tokens(visual, take_apart(visual).embed(pixels), 0, patch_tokens, every)
+
+
+def from_tokens(
+    visual: nn.Module,
+    x: Tensor,
+    depth: int,
+    patch_tokens: PatchTokens | None = None,
+    every: int = 0,
+) -> tuple[Tensor, Tensor | None]:
+    """``image_and_patches`` from the tokens x (F, N, width) that enter block ``depth`` on."""
     tower = take_apart(visual)
-    x = tower.embed(pixels)
     *blocks, last = tower.blocks
-    for number, block in enumerate(blocks):
+    for number, block in enumerate(blocks[depth:], depth):
         x = _run(block, x, every > 0 and number % every == 0)
     y = _run(last, x, every > 0 and len(blocks) % every == 0)
     image = tower.image(y)
@@ -47,6 +58,26 @@ def image_and_patches(
         return image, None
     tokens = tower.value_path(last, x) if patch_tokens == "value" else y
     return image, tower.patches(tokens).transpose(1, 2).unflatten(2, tower.grid)
+
+
+def frozen_depth(visual: nn.Module) -> int:
+    """Blocks below the lowest trainable parameter, never the last: patches may be its values."""
+    blocks = take_apart(visual).blocks
+    learned = [any(p.requires_grad for p in block.parameters()) for block in blocks]
+    inside = {id(p) for p in blocks.parameters()}
+    if any(p.requires_grad and id(p) not in inside for p in visual.parameters()):
+        return 0
+    return [*learned[:-1], True].index(True)
+
+
+@torch.no_grad()
+def frozen_tokens(visual: nn.Module, pixels: Tensor, depth: int) -> Tensor:
+    """Tokens (F, N, width) that enter block ``depth``, for blocks below that learn nothing."""
+    tower = take_apart(visual)
+    x = tower.embed(pixels)
+    for block in tower.blocks[:depth]:
+        x = block(x)
+    return x
 
 
 def compile_blocks(visual: nn.Module) -> None:

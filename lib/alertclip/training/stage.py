@@ -12,8 +12,9 @@ from alertclip.model.alertclip import AlertCLIP
 from alertclip.model.backbone import load_backbone
 from alertclip.model.export import META, export_open_clip, load_alertclip
 from alertclip.model.lora import add_lora
+from alertclip.model.prefix import PrefixCache
 from alertclip.model.tower import compile_blocks
-from alertclip.params import Params
+from alertclip.params import ROOT, Params
 from alertclip.training import distributed
 from alertclip.training.checkpoint import read_state
 from alertclip.training.loop import fit
@@ -35,6 +36,10 @@ def run_stage(P: Params, stage: int) -> Path:
         model = initial_model(P, stage)
         if P.compile:
             compile_blocks(model.clip.visual)
+        if P.cache_prefix:
+            arithmetic = f"{settings.precision} {device.type}"
+            root = ROOT / "runs" / "cache" / "prefix"
+            model.prefix = PrefixCache(root, model.clip.visual, arithmetic)
         train, dev = (clip_dataset(P, split, model.image_size) for split in ("train", "dev"))
     out = P.run_dir / f"stage{stage}"
     fit(
@@ -78,7 +83,8 @@ def initial_model(P: Params, stage: int) -> AlertCLIP:
         model.temporal.load_state_dict(before.temporal.state_dict())
         model.pooling.load_state_dict(before.pooling.state_dict())
     rank, alpha, dropout = settings.lora_rank, settings.lora_alpha, settings.lora_dropout
-    model.adapted = add_lora(model.adapted, rank, alpha, dropout, P.lora_targets, P.lora_towers)
+    where = P.lora_targets, P.lora_towers, P.lora_blocks
+    model.adapted = add_lora(model.adapted, rank, alpha, dropout, *where)
     model.logit_scale.requires_grad_(True)  # CLIP's temperature is learned
     # Untrained, the temporal transformer is the identity and the pooling weights are uniform.
     model.temporal.requires_grad_(P.temporal_head == "transformer")
