@@ -21,13 +21,14 @@ from videos import write_video
 
 from alertclip.curation.redundancy import Fingerprint, compare
 from alertclip.data.clips import Batch
-from alertclip.efficiency.training import random_batch, stage_start
+from alertclip.efficiency.training import stage_start
 from alertclip.model.alertclip import AlertCLIP
 from alertclip.model.attention import attention_kernel
 from alertclip.model.backbone import load_backbone
 from alertclip.params import PROFILES, load_params
 from alertclip.prompts import load_prompts
 from alertclip.score import embed_prompts, score_video
+from alertclip.training.footprint import random_batch
 from alertclip.training.loop import Run
 from alertclip.training.settings import stage_settings
 

@@ -16,13 +16,14 @@ from harness import answer, compare, cosines, interleave, parser, save
 from torch import Tensor
 
 from alertclip.data.clips import Batch
-from alertclip.efficiency.training import random_batch, stage_start
+from alertclip.efficiency.training import stage_start
 from alertclip.losses import total_loss
 from alertclip.model.alertclip import AlertCLIP, Output, fill_negatives
 from alertclip.model.attention import attention_kernel
 from alertclip.params import Params, load_params
 from alertclip.training.backward import micro_backward
 from alertclip.training.checkpoint import trainable
+from alertclip.training.footprint import random_batch
 from alertclip.training.objective import embed, objective
 from alertclip.training.settings import stage_settings
 

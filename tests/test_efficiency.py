@@ -27,6 +27,7 @@ from alertclip.model.lora import add_lora
 from alertclip.model.temporal import AttentionPooling, TemporalTransformer
 from alertclip.model.tower import image_and_patches
 from alertclip.params import load_params
+from alertclip.training import footprint
 
 CPU = torch.device("cpu")
 
@@ -205,7 +206,7 @@ def test_stage_start_has_the_stages_adapters() -> None:
 
 
 def test_random_batch_is_whole() -> None:
-    batch = training.random_batch((24, 32), clips=3, frames=4)
+    batch = footprint.random_batch((24, 32), clips=3, frames=4)
     assert batch.frames.shape == (3, 4, 3, 24, 32) and batch.boxes.shape == (3, 4, 4)
     assert isinstance(batch.boxes, Tensor) and (batch.boxes[..., 2:] > batch.boxes[..., :2]).all()
     assert batch.boxes.min() >= 0 and batch.boxes.max() <= 1

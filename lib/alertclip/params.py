@@ -74,7 +74,7 @@ class Params(BaseModel):
     temporal_heads: int = Field(8, ge=1)
     temporal_dropout: float = Field(0.1, ge=0, lt=1)
     compile: bool = False  # torch.compile of the vision tower's blocks in training
-    checkpointing: str = "all"  # none | all | a number k: every k-th block
+    checkpointing: str = "auto"  # none | all | k: every k-th block | auto: as memory demands
     region_negatives: Literal["hard", "standard"] = "hard"  # standard = other regions' captions
     negatives: Literal["micro", "accumulated"] = "micro"  # micro = 8-way, as Table 4 reads
     evaluation_batch_size: int = Field(8, ge=1)
@@ -183,8 +183,8 @@ class Params(BaseModel):
     def _check(self) -> "Params":
         if not self.lora_targets or not self.lora_towers:
             raise ValueError("lora_targets and lora_towers must not be empty")
-        if self.checkpointing not in ("none", "all") and not self.checkpointing.isdigit():
-            raise ValueError("checkpointing must be none, all or a number of blocks")
+        if self.checkpointing not in ("none", "all", "auto") and not self.checkpointing.isdigit():
+            raise ValueError("checkpointing must be none, all, auto or a number of blocks")
         for changes in filter(
             None, (*self.transfer.values(), self.open_vocabulary_changes, self.ablation_changes)
         ):

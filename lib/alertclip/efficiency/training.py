@@ -9,36 +9,18 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 
-from alertclip.data.clips import Batch
 from alertclip.efficiency import flops, paper
 from alertclip.efficiency.latency import LINE
 from alertclip.efficiency.machine import Spread, forget_peak, peak_memory, seconds, spread
 from alertclip.model.alertclip import AlertCLIP, K
 from alertclip.model.attention import attention_kernel
 from alertclip.params import Params
+from alertclip.training.footprint import random_batch
 from alertclip.training.loop import Run
 from alertclip.training.settings import stage_settings
-from alertclip.training.stage import initial_model, resolve_device
+from alertclip.training.stage import fit_into_memory, initial_model, resolve_device
 
 TEXTS = {1: 1, 2: 2 + K}  # per clip; Stage II: global, one region's and its hard negatives
-
-
-def random_batch(image_size: tuple[int, int], clips: int, frames: int) -> Batch:
-    """Clips of noise, each with one region in every frame and K hard negatives."""
-    corners = torch.rand(clips, frames, 2) / 2
-    names = [f"clip {i}" for i in range(clips)]
-    return Batch(
-        frames=torch.randint(256, (clips, frames, 3, *image_size), dtype=torch.uint8),
-        mask=torch.ones(clips, frames, dtype=torch.bool),
-        global_captions=[f"a video of {name}" for name in names],
-        region_clip=torch.arange(clips),
-        boxes=torch.cat([corners, corners + 0.4], dim=-1),
-        region_mask=torch.ones(clips, frames, dtype=torch.bool),
-        region_captions=[f"a region of {name}" for name in names],
-        hard_negatives=[[f"{name}, not number {k}" for k in range(K)] for name in names],
-        labels=torch.ones(clips, dtype=torch.long),
-        keys=names,
-    )
 
 
 def stage_start(P: Params, stage: int) -> AlertCLIP:
@@ -72,6 +54,8 @@ def measure_step(P: Params, stage: int, clips: int, repeats: int) -> Step:
         tempfile.TemporaryDirectory() as folder,
         attention_kernel(device, settings.precision),
     ):
+        if P.checkpointing == "auto":
+            fit_into_memory(model.to(device), P, stage)
         run = Run(model.to(device), settings, Path(folder), {}, stage == 2, device)
         forget_peak(device)
         found = seconds(lambda: run.step(1, 2, [batch], 0.0), device, repeats, warm_up=1)

@@ -17,6 +17,7 @@ from alertclip.model.tower import compile_blocks
 from alertclip.params import ROOT, Params
 from alertclip.training import distributed
 from alertclip.training.checkpoint import read_state
+from alertclip.training.footprint import least_checkpointing, total_memory
 from alertclip.training.loop import fit
 from alertclip.training.settings import stage_settings
 
@@ -33,7 +34,9 @@ def run_stage(P: Params, stage: int) -> Path:
         prepare_data(P)
         require_disjoint(P)
         torch.manual_seed(P.seed)
-        model = initial_model(P, stage)
+        model = initial_model(P, stage).to(device)
+        if P.checkpointing == "auto":
+            fit_into_memory(model, P, stage)
         if P.compile:
             compile_blocks(model.clip.visual)
         if P.cache_prefix:
@@ -77,7 +80,7 @@ def initial_model(P: Params, stage: int) -> AlertCLIP:
         temporal_dropout=P.temporal_dropout,
         region_pooling=P.region_pooling,
         patch_tokens=P.patch_tokens,
-        checkpointing=P.checkpointing,
+        checkpointing="none" if P.checkpointing == "auto" else P.checkpointing,
     )
     if before:
         model.temporal.load_state_dict(before.temporal.state_dict())
@@ -90,6 +93,20 @@ def initial_model(P: Params, stage: int) -> AlertCLIP:
     model.temporal.requires_grad_(P.temporal_head == "transformer")
     model.pooling.requires_grad_(P.temporal_head != "mean")
     return model
+
+
+def fit_into_memory(model: AlertCLIP, P: Params, stage: int) -> None:
+    """Let the model recompute no more activations than its device's memory demands; say how many.
+
+    Results do not depend on it.
+    """
+    memory = total_memory(model.mean.device)
+    policy, peak = least_checkpointing(
+        model, stage_settings(P, stage), P.num_frames, stage == 2, memory
+    )
+    short = "" if peak <= memory else f"; lower stage{stage}_batch_size and raise the accumulation"
+    found = f"{peak / 1e9:.1f} GB foreseen of {memory / 1e9:.1f} GB{short}"
+    print(f"stage{stage}: checkpointing={policy}, {found}", flush=True)
 
 
 def _finished_stage1(P: Params) -> AlertCLIP:
