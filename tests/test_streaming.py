@@ -12,19 +12,12 @@ from test_video import FPS, FRAMES, SIZE, ids, write_ids
 from alertclip.data import decoding, video
 from alertclip.data.cache import FrameCache, parallel_probe
 from alertclip.data.streaming import FrameStream
-from alertclip.data.video import DecodeError, DecodeWorker, probe
+from alertclip.data.video import DecodeError, probe
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory) -> Path:
     return write_ids(tmp_path_factory.mktemp("video") / "ids.mp4")
-
-
-@pytest.fixture(scope="module")
-def worker():
-    worker = DecodeWorker(time_limit=30)
-    yield worker
-    worker.close()
 
 
 TAGS = {"plain": {}, "bt709": {"colorspace": 1}, "full range": {"color_range": 2}}

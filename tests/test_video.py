@@ -46,13 +46,6 @@ def clip(tmp_path_factory) -> Path:
     return write_ids(tmp_path_factory.mktemp("video") / "ids é.mp4")
 
 
-@pytest.fixture(scope="module")
-def worker():
-    worker = DecodeWorker(time_limit=30)
-    yield worker
-    worker.close()
-
-
 @pytest.fixture
 def hanging(tmp_path, monkeypatch) -> str:
     """A decoder that hangs in native code and never lets go of the interpreter, but for PyAV."""

@@ -38,6 +38,7 @@ STAGE1 = ("stage1_", "lora_", "temporal_", "world", "annotations_", "backbone", 
 INDIFFERENT = ("ablation_", "workers", "notebooks_at_once", "device", "video", "failure_", "qa_",
                "transfer", "open_vocabulary_", "retention_", "evaluation_batch_size",
                "compile", "cache_prefix")  # fmt: skip
+YOUNGER = {"lora_blocks": None}  # than the reference: they count where they are not at this default
 
 
 class Variant(BaseModel):
@@ -181,7 +182,8 @@ def inputs_hash(P: Params, name: str, seed: int) -> str:
     tuned = variant.kind == "alertclip"
     make, backbone = (_changed, "full") if tuned else (_detector_params, P.ablation_backbone)
     values = make(P, variant, seed).model_dump()
-    decisive = {k: v for k, v in values.items() if not k.startswith(INDIFFERENT)}
+    as_ever = [name for name, default in YOUNGER.items() if values[name] == default]
+    decisive = {k: v for k, v in values.items() if not k.startswith((*INDIFFERENT, *as_ever))}
     own = [variant.negatives] if variant.negatives else []
     own += ["detector"] if _has_detector(P, variant) else []
     return sha256_json([variant.kind, backbone, decisive, *own])[:12]

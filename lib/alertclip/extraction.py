@@ -11,9 +11,25 @@ from collections.abc import Sequence
 
 from alertclip import transfer, weak
 from alertclip.errors import InputError
-from alertclip.params import load_params, parse_overrides
-from alertclip.shards import parse_shard
-from alertclip.stages import STAGES
+from alertclip.params import Params, load_params, parse_overrides
+from alertclip.shards import Shard, parse_shard
+from alertclip.stages import STAGES, Stage
+from alertclip.weak import Detector
+
+
+def extract(
+    P: Params, wanted: Sequence[Stage], detectors: Sequence[Detector], shard: Shard
+) -> None:
+    """Features of the profile's benchmark; VadCLIP's also where notebook 05 asks for others."""
+    for detector in detectors:
+        weak.extract_for_all(P, wanted, detector, shard=shard)
+    if "vadclip" not in detectors:
+        return
+    if P.open_vocabulary_changes:
+        partitioned = transfer.changed(P, P.open_vocabulary_changes)
+        weak.extract_for_all(partitioned, wanted, "vadclip", shard=shard)
+    for domain in list(transfer.domains(P).values())[1:]:
+        weak.extract_for_all(domain, wanted, "vadclip", training=False, shard=shard)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,15 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", dest="overrides")
     args = parser.parse_args(arguments)
     try:
-        P, shard = (
-            load_params(args.profile, parse_overrides(args.overrides)),
-            parse_shard(args.shard),
-        )
-        for detector in args.detectors:
-            weak.extract_for_all(P, args.stages, detector, shard=shard)
-        if "vadclip" in args.detectors:  # the zero-shot tables of notebook 05
-            for domain in list(transfer.domains(P).values())[1:]:
-                weak.extract_for_all(domain, args.stages, "vadclip", training=False, shard=shard)
+        P = load_params(args.profile, parse_overrides(args.overrides))
+        extract(P, args.stages, args.detectors, parse_shard(args.shard))
     except InputError as error:
         print(error, file=sys.stderr)
         return 1

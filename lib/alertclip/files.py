@@ -123,5 +123,11 @@ def progress(items: Iterable[Item], total: int, label: str, every_s: float = 5.0
         yield item
         now = time.monotonic()
         if now - last >= every_s and done < total:
-            last, left = now, (now - start) / done * (total - done)
-            print(f"{label}: {done}/{total}, about {left:.0f} s left", file=sys.stderr, flush=True)
+            last = now
+            print_progress(label, done, total, now - start)
+
+
+def print_progress(label: str, done: int, total: int, seconds: float) -> None:
+    """The line itself: what is left takes as long per item as what ``seconds`` have done."""
+    left = seconds / done * (total - done)
+    print(f"{label}: {done}/{total}, about {left:.0f} s left", file=sys.stderr, flush=True)

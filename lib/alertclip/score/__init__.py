@@ -130,21 +130,17 @@ def score_videos(
     count = max(1, BATCH // num_frames) * num_frames
     sampling = Sampling(rate, stride, model.image_size, count)
     videos = list(dict.fromkeys(Path(path) for path in paths))
-    parts = announced(read_ahead(videos, sampling, decoders))
+    groups = _groups(announced(read_ahead(videos, sampling, decoders)))
     curves: dict[Path, _Growing] = {}
-    done: list[tuple[Path, ScoreCurve | Exception]] = []
-    waiting = iter(_groups(parts))
-    while waiting is not None:
+
+    def next_done() -> list[tuple[Path, ScoreCurve | Exception]]:
         # Left before anything is handed out: the caller's own products are not ours to round.
         with torch.inference_mode(), model_precision(model, precision):
-            for group in waiting:
-                done += _score_group(model, group, prompts, num_frames, curves)
-                if done:
-                    break
-            else:
-                waiting = None
+            done = (_score_group(model, g, prompts, num_frames, curves) for g in groups)
+            return next(filter(None, done), [])
+
+    while done := next_done():
         yield from done
-        done = []
 
 
 def _groups(parts: Iterator[Part]) -> Iterator[list[Part]]:

@@ -1,6 +1,5 @@
 """Frames of many videos, decoded ahead of the model that scores them."""
 
-import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from threading import Event
 from alertclip.data.streaming import FrameStream, Piece
 from alertclip.data.video import DecodeWorker
 from alertclip.errors import InputError
+from alertclip.files import print_progress
 
 LINE_EVERY_S = 5.0  # a progress line at most this often
 
@@ -98,8 +98,7 @@ def announced(parts: Iterator[Part]) -> Iterator[Part]:
         begun.setdefault(part.video, time.monotonic())
         yield part
         done[part.video] += 1
-        now, left = time.monotonic(), part.expected - done[part.video]
-        if now - last >= LINE_EVERY_S and left > 0 and not part.last:
-            last, seconds = now, (now - begun[part.video]) / done[part.video] * left
-            where = f"{part.video.name}: {done[part.video]}/{part.expected}"
-            print(f"{where}, about {seconds:.0f} s left", file=sys.stderr, flush=True)
+        now, count = time.monotonic(), done[part.video]
+        if now - last >= LINE_EVERY_S and count < part.expected and not part.last:
+            last = now
+            print_progress(part.video.name, count, part.expected, now - begun[part.video])
