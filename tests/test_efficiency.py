@@ -229,3 +229,13 @@ def test_figures_show_every_line(tables: tuple[pd.DataFrame, pd.DataFrame]) -> N
         open_clip.get_model_config("ViT-B-32"))))  # fmt: skip
     with pytest.raises(InputError, match="no column floor"):
         against_floor(tables[0].drop(columns="floor"), "Latency")
+
+
+def test_memory_is_counted_only_where_it_would_fit(monkeypatch):
+    P = load_params("smoke", {"num_frames": 2})
+    table = training.memory_table(P, clips=4)
+    assert table["stage"].tolist() == [1] * 4 + [2] * 4
+    for _, part in table.groupby("stage"):
+        assert part["counted_gb"].is_monotonic_decreasing and part["counted_gb"].nunique() == 4
+    monkeypatch.setattr(training, "total_memory", lambda _: 1e6)
+    assert training.memory_table(P, clips=4)["counted_gb"].isna().all()

@@ -1,5 +1,6 @@
 """Table 6: time and memory of the paper's schedule, from measured optimiser steps."""
 
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,8 +15,16 @@ from alertclip.efficiency.latency import LINE
 from alertclip.efficiency.machine import Spread, forget_peak, peak_memory, seconds, spread
 from alertclip.model.alertclip import AlertCLIP, K
 from alertclip.model.attention import attention_kernel
+from alertclip.model.tower import checkpoint_every
 from alertclip.params import Params
-from alertclip.training.footprint import random_batch
+from alertclip.training.footprint import (
+    POLICIES,
+    SHARE,
+    foreseen_bytes,
+    random_batch,
+    step_bytes,
+    total_memory,
+)
 from alertclip.training.loop import Run
 from alertclip.training.settings import stage_settings
 from alertclip.training.stage import fit_into_memory, initial_model, resolve_device
@@ -83,6 +92,28 @@ def table(
         rows.append((name, "h", *numbers, *measured))
     columns = [*LINE, "step_s", "clips", "frames", "memory_gb", "paper_gb"]
     return _with_total(pd.DataFrame(rows, columns=columns))
+
+
+def memory_table(P: Params, clips: int = 8) -> pd.DataFrame:
+    """Peak memory (GB) of a micro-batch under each policy of activation checkpointing.
+
+    Columns stage, checkpointing, foreseen_gb (from an eighth and a quarter of the clips, as
+    checkpointing=auto does), counted_gb (all tensors of the whole; nan where it would not fit),
+    off_percent.
+    """
+    device, rows = resolve_device(P), []
+    for stage in paper.TABLE6_EPOCHS:
+        settings, model = stage_settings(P, stage), stage_start(P, stage).to(device)
+        for policy in POLICIES:
+            model.train().checkpoint_every = checkpoint_every(policy)
+            size = settings, clips, P.num_frames, stage == 2
+            foreseen = foreseen_bytes(model, *size)
+            fits = foreseen <= SHARE * total_memory(device)
+            counted = step_bytes(model, *size) if fits else math.nan
+            gigabytes = foreseen / 1e9, counted / 1e9
+            rows.append((stage, policy, *gigabytes, 100 * (foreseen / counted - 1)))
+    columns = ["stage", "checkpointing", "foreseen_gb", "counted_gb", "off_percent"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _with_total(table: pd.DataFrame) -> pd.DataFrame:
