@@ -133,7 +133,9 @@ class AlertCLIP(nn.Module):
         patch_tokens = self.patch_tokens if patches else None
         visual, options = self.clip.visual, (patch_tokens, self.checkpoint_every)
         if self.prefix and sources:
-            x = self.prefix.tokens(sources, lambda few: self._frozen_tokens(frames[few]))
+            x = self.prefix.tokens(
+                sources, lambda few: self._frozen_tokens(frames[few]), frames.device
+            )
             v, grids = from_tokens(visual, x.flatten(0, 1), self.prefix.depth, *options)
         else:
             v, grids = image_and_patches(visual, self._pixels(frames.flatten(0, 1)), *options)

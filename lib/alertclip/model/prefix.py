@@ -35,7 +35,12 @@ class PrefixCache:
             )
         self.folder = root / _weights_hash(visual, self.depth, arithmetic)
 
-    def tokens(self, sources: Sequence[str], compute: Callable[[list[int]], Tensor]) -> Tensor:
+    def tokens(
+        self,
+        sources: Sequence[str],
+        compute: Callable[[list[int]], Tensor],
+        device: torch.device,
+    ) -> Tensor:
         """Tokens (B, T, N, width) of clips; ``compute`` gives those of the clips not kept yet."""
         files = [self.folder / f"{source}.safetensors" for source in sources]
         found = [_stored(file) for file in files]
@@ -44,7 +49,7 @@ class PrefixCache:
                 found[i] = tokens
                 with atomic_write(files[i]) as temporary:
                     save_file({"tokens": tokens.contiguous()}, temporary)
-        return torch.stack(found)
+        return torch.stack([tokens.to(device, non_blocking=True) for tokens in found])
 
 
 def _stored(file: Path) -> Tensor | None:
