@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 def parser(text: str | None) -> argparse.ArgumentParser:
     """Options that every benchmark has."""
     options = argparse.ArgumentParser(description=text)
-    options.add_argument("--repeats", type=int, default=5, help="processes per contender")
+    options.add_argument("--repeats", type=int, default=5, help="processes, or timed calls")
     options.add_argument("--out", type=Path, default=RESULTS, help="folder of the CSV files")
     options.add_argument("--contender", help=argparse.SUPPRESS)
     options.add_argument("--answer", type=Path, help=argparse.SUPPRESS)

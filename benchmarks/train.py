@@ -4,7 +4,8 @@ straight    a loop over clips, each text encoded where it occurs, fp32, every bl
             the backward pass (the paper's gradient checkpointing)
 ours        clips and frames in one batch, each caption once, bf16 products, nothing recomputed
 upper       ours, with adapters in the upper three blocks of each tower alone
-kept        the same, where the tokens that enter those blocks are read from disk
+kept        the same, where the tokens that enter those blocks are read from files (which the
+            warm-up has just written, so that the system still has them in memory)
 
 Same weights, same clips, no dropout; the gradients of the adapters are compared.
 """
@@ -65,7 +66,7 @@ def ours(P: Params, clips: int, folder: Path) -> Work:
     model, batch = model_and_batch(P, clips)
     settings, device = stage_settings(P, 2), torch.device("cpu")
     if P.cache_prefix:
-        model.prefix = PrefixCache(folder, model.clip.visual, "bf16")
+        model.prefix = PrefixCache(folder, model.clip.visual, ["bf16"])
         batch = replace(batch, sources=batch.keys)
 
     def work() -> np.ndarray:

@@ -154,6 +154,15 @@ def test_left_out_terms_do_not_count():
         anomalyclip.preset("ucf", left_out=("normal",))
 
 
+def test_how_activations_are_kept_outdates_no_result_of_paper():
+    P = load_params("paper")
+    old = P.model_copy(update={"checkpointing": "all"})
+    assert P.checkpointing == "auto"
+    assert ablations.inputs_hash(P, "full", 0) == ablations.inputs_hash(old, "full", 0)
+    upper = P.model_copy(update={"lora_blocks": 3})
+    assert ablations.inputs_hash(P, "full", 0) != ablations.inputs_hash(upper, "full", 0)
+
+
 def test_the_committed_reference_has_five_seeds_and_no_copies():
     table = ablation_tables.reference_table()
     variants = ablations.load_variants()

@@ -69,6 +69,18 @@ def test_a_segment_gives_its_own_frames_and_short_ones_are_padded(data_root, cac
     assert short["regions"][0][1].tolist() == short["mask"].tolist()
 
 
+def test_a_source_names_what_the_frames_show(data_root, cache):
+    def samples(frames: int) -> list[dict]:
+        items = [calm(0, 0.5), calm(0.5, 0.6)]
+        return list(ClipDataset(data_root, items, frames, cache, workers=1))
+
+    few, again, more = (collate(samples(frames)).sources for frames in (6, 6, 7))
+    assert few == again and len({*few, *more}) == 4
+    first, second = samples(6)
+    del second["source"]
+    assert collate([first, second]).sources == []  # all or none: clips must not shift
+
+
 def test_training_sees_every_region_and_evaluation_knows_of_none(data_root, cache):
     regions = [
         Region(str(f), (Keyframe(f, (0, 0, 0.5, 0.5)), Keyframe(f + 1, (0, 0, 0.5, 0.5))))

@@ -237,5 +237,5 @@ def test_memory_is_counted_only_where_it_would_fit(monkeypatch):
     assert table["stage"].tolist() == [1] * 4 + [2] * 4
     for _, part in table.groupby("stage"):
         assert part["counted_gb"].is_monotonic_decreasing and part["counted_gb"].nunique() == 4
-    monkeypatch.setattr(training, "total_memory", lambda _: 1e6)
+    monkeypatch.setattr(training, "usable_memory", lambda _: 1e6)
     assert training.memory_table(P, clips=4)["counted_gb"].isna().all()

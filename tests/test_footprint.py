@@ -10,9 +10,11 @@ from alertclip.model.alertclip import AlertCLIP
 from alertclip.model.lora import add_lora
 from alertclip.model.tower import checkpoint_every
 from alertclip.params import load_params
+from alertclip.training import footprint
 from alertclip.training.footprint import (
     SHARE,
     Footprint,
+    fit_into_memory,
     foreseen_bytes,
     least_checkpointing,
     step_bytes,
@@ -32,18 +34,18 @@ def model() -> AlertCLIP:
 
 def test_a_tensor_counts_once_and_until_it_is_freed():
     x = torch.zeros(1000)
-    with Footprint() as footprint:
-        footprint.count(x)
-        footprint.count(x[10:])
+    with Footprint() as counted:
+        counted.count(x)
+        counted.count(x[10:])
         y = x + 1
         z = y.view(10, 100)
-        assert footprint.held == 8000
+        assert counted.held == 8000
         del y
-        assert footprint.held == 8000  # its view still holds it
+        assert counted.held == 8000  # its view still holds it
         del z
-        assert footprint.held == 4000
+        assert counted.held == 4000
         x.add_(1)
-    assert (footprint.held, footprint.peak) == (4000, 8000)
+    assert (counted.held, counted.peak) == (4000, 8000)
 
 
 @pytest.mark.parametrize("policy", ["none", "all"])
@@ -67,6 +69,29 @@ def test_activations_are_kept_as_far_as_memory_allows(model):
         assert model.checkpoint_every == checkpoint_every(policy)
     chosen, peak = least_checkpointing(model, SETTINGS, FRAMES, True, 1000)
     assert chosen == "all" and peak > 1000  # the caller says what does not fit
+
+
+def test_noise_teaches_nothing_even_where_memory_does_not_do(model, monkeypatch):
+    def runs_out(batches, embed, objective):
+        objective(embed(batches[0]), batches)[0].backward()
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(footprint, "micro_backward", runs_out)
+    assert foreseen_bytes(model, SETTINGS, 16, FRAMES, True) == float("inf")
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("clips, tried", [(1, [1]), (2, [2]), (16, [2, 4])])
+def test_no_more_clips_are_tried_than_a_step_has(clips, tried, model, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(footprint, "step_bytes", lambda m, s, n, *_: sizes.append(n) or 10 * n)
+    assert foreseen_bytes(model, SETTINGS, clips, FRAMES, True) == 10 * clips
+    assert sizes == tried
+
+
+def test_on_a_cpu_all_is_recomputed(model, capsys):
+    fit_into_memory(model, SETTINGS, FRAMES, True, "stage2")
+    assert model.checkpoint_every == 1 and capsys.readouterr().out == ""
 
 
 def test_looking_ahead_leaves_no_trace(model):

@@ -10,7 +10,7 @@ import pytest
 from alertclip import params as params_module
 from alertclip.errors import InputError
 from alertclip.params import load_params
-from alertclip.training import read_history, run_stage
+from alertclip.training import read_history, run_stage, stage
 
 UCF = "UCF_Crimes_Videos/UCF_Crimes/Videos"
 MSAD = "MSAD/MSAD_Videos"
@@ -87,13 +87,15 @@ def paper(real_layout, tmp_path, monkeypatch):
     monkeypatch.setattr(params_module, "ROOT", tmp_path)
     small = {"num_frames": 4, "pretrained": None, "workers": 0, "device": "cpu"}
     small |= {"validation_fraction": 0.3}
-    for stage in (1, 2):
-        small |= {f"stage{stage}_batch_size": 2, f"stage{stage}_accumulation": 1}
-        small |= {f"stage{stage}_steps": stage, f"stage{stage}_precision": "fp32"}
+    for number in (1, 2):
+        small |= {f"stage{number}_batch_size": 2, f"stage{number}_accumulation": 1}
+        small |= {f"stage{number}_steps": number, f"stage{number}_precision": "fp32"}
     return load_params("paper", small | {"data_root": str(real_layout)})
 
 
-def test_both_stages_run_from_the_paper_profile(paper):
+def test_both_stages_run_from_the_paper_profile(paper, monkeypatch):
+    looked = []
+    monkeypatch.setattr(stage, "fit_into_memory", lambda *given: looked.append(given[-1]))
     first = run_stage(paper, 1)
     second = run_stage(paper, 2)
     assert first == paper.run_dir / "stage1/final" and second == paper.run_dir / "stage2/final"
@@ -104,6 +106,19 @@ def test_both_stages_run_from_the_paper_profile(paper):
     written = (second / "open_clip_model.safetensors").stat().st_mtime_ns
     assert run_stage(paper, 2) == second  # finished: nothing is trained again
     assert (second / "open_clip_model.safetensors").stat().st_mtime_ns == written
+    assert looked == ["stage1", "stage2"]
+
+
+def test_tokens_kept_on_disk_give_the_same_weights(paper, tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "ROOT", tmp_path)
+    changes = {"backbone": "miniclip", "lora_blocks": 1, "stage1_steps": 4}
+    weights = []
+    for kept in (False, True):
+        own = {"profile": f"kept-{kept}", "cache_prefix": kept}
+        final = run_stage(paper.model_copy(update=changes | own), 1)
+        weights.append((final / "open_clip_model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+    assert list((tmp_path / "runs/cache/prefix").rglob("*.safetensors"))
 
 
 def test_missing_data_and_weights_say_what_from_where_and_where_to(tmp_path):

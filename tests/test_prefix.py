@@ -24,7 +24,7 @@ def upper(root: Path | None = None, bf16: bool = False, **options) -> AlertCLIP:
     model.adapted = add_lora(model.adapted, 2, 4, 0.0, blocks=1)
     tiny_clip.stir(model)
     if root:
-        model.prefix = PrefixCache(root, model.clip.visual, "bf16" if bf16 else "fp32")
+        model.prefix = PrefixCache(root, model.clip.visual, [bf16])
     return model
 
 
@@ -76,12 +76,13 @@ def test_a_damaged_file_is_made_again(tmp_path):
 
 def test_frozen_weights_and_arithmetic_have_folders_of_their_own(tmp_path):
     visual = upper().clip.visual
-    first = PrefixCache(tmp_path, visual, "fp32 cpu").folder
-    assert PrefixCache(tmp_path, visual, "bf16 cpu").folder != first
+    first = PrefixCache(tmp_path, visual, ["fp32", [0.5]]).folder
+    assert PrefixCache(tmp_path, visual, ["bf16", [0.5]]).folder != first
+    assert PrefixCache(tmp_path, visual, ["fp32", [0.6]]).folder != first
     visual.transformer.resblocks[1].mlp.c_fc.weight.data += 1  # above: the same tokens
-    assert PrefixCache(tmp_path, visual, "fp32 cpu").folder == first
+    assert PrefixCache(tmp_path, visual, ["fp32", [0.5]]).folder == first
     visual.transformer.resblocks[0].mlp.c_fc.weight.data += 1
-    assert PrefixCache(tmp_path, visual, "fp32 cpu").folder != first
+    assert PrefixCache(tmp_path, visual, ["fp32", [0.5]]).folder != first
 
 
 def test_nothing_is_kept_where_the_first_block_learns(tmp_path):
@@ -92,4 +93,4 @@ def test_nothing_is_kept_where_the_first_block_learns(tmp_path):
     model = tiny_clip.alertclip()
     model.adapted = add_lora(model.adapted, 2, 4, 0.0)
     with pytest.raises(InputError, match="set lora_blocks"):
-        PrefixCache(tmp_path, model.clip.visual, "fp32")
+        PrefixCache(tmp_path, model.clip.visual, [])

@@ -182,6 +182,8 @@ def inputs_hash(P: Params, name: str, seed: int) -> str:
     tuned = variant.kind == "alertclip"
     make, backbone = (_changed, "full") if tuned else (_detector_params, P.ablation_backbone)
     values = make(P, variant, seed).model_dump()
+    if values["checkpointing"] == "auto":
+        values["checkpointing"] = "all"  # the default of older results, which do not depend on it
     as_ever = [name for name, default in YOUNGER.items() if values[name] == default]
     decisive = {k: v for k, v in values.items() if not k.startswith((*INDIFFERENT, *as_ever))}
     own = [variant.negatives] if variant.negatives else []

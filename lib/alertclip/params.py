@@ -66,7 +66,7 @@ class Params(BaseModel):
     lora_targets: list[Projection] = ["q", "k", "v"]  # Table 4 "include k"
     lora_towers: list[Tower] = ["visual", "text"]
     lora_blocks: int | None = Field(None, ge=1)  # adapters in so many upper blocks; None: in all
-    cache_prefix: bool = False  # keep what vision blocks below the lowest adapter give (on disk)
+    cache_prefix: bool = False  # keep the outputs of the frozen lower vision blocks on disk (CPU)
     region_pooling: Literal["mean", "temporal"] = "mean"  # supplementary C.2
     patch_tokens: Literal["plain", "value"] = "plain"
     temporal_head: Literal["transformer", "pooling", "mean"] = "transformer"  # what is trained
@@ -74,7 +74,7 @@ class Params(BaseModel):
     temporal_heads: int = Field(8, ge=1)
     temporal_dropout: float = Field(0.1, ge=0, lt=1)
     compile: bool = False  # torch.compile of the vision tower's blocks in training
-    checkpointing: str = "auto"  # none | all | k: every k-th block | auto: as memory demands
+    checkpointing: str = "auto"  # none | all | k: every k-th block | auto: by a GPU's memory
     region_negatives: Literal["hard", "standard"] = "hard"  # standard = other regions' captions
     negatives: Literal["micro", "accumulated"] = "micro"  # micro = 8-way, as Table 4 reads
     evaluation_batch_size: int = Field(8, ge=1)

@@ -71,7 +71,7 @@ ELSEWHERE = (
         "test_distributed.py::test_what_cannot_be_shared_is_said_by_all"),
     Row("training: processes with different data", "all stop", "give all the same files",
         "test_distributed.py::test_what_cannot_be_shared_is_said_by_all"),
-    Row("parameter: tokens to keep, and adapters in every block", "stops before any work",
+    Row("parameter: tokens to keep, and adapters in every block", "stops before training",
         "set lora_blocks", "test_prefix.py::test_nothing_is_kept_where_the_first_block_learns"),
     Row("run: two ./run_all.sh of one profile", "the second stops", "another run is at work",
         "test_run.py::test_one_run_at_a_time"),

@@ -230,7 +230,7 @@ def collate(samples: Sequence[dict[str, Any]]) -> Batch:
         hard_negatives=[r[3] for _, r in regions],
         labels=torch.tensor([s["label"] for s in samples]),
         keys=[s["key"] for s in samples],
-        sources=[s["source"] for s in samples if "source" in s],
+        sources=[s["source"] for s in samples] if all("source" in s for s in samples) else [],
     )
 
 

@@ -20,14 +20,15 @@ from alertclip.params import Params
 from alertclip.training.footprint import (
     POLICIES,
     SHARE,
+    fit_into_memory,
     foreseen_bytes,
     random_batch,
     step_bytes,
-    total_memory,
+    usable_memory,
 )
 from alertclip.training.loop import Run
 from alertclip.training.settings import stage_settings
-from alertclip.training.stage import fit_into_memory, initial_model, resolve_device
+from alertclip.training.stage import initial_model, resolve_device
 
 TEXTS = {1: 1, 2: 2 + K}  # per clip; Stage II: global, one region's and its hard negatives
 
@@ -64,7 +65,8 @@ def measure_step(P: Params, stage: int, clips: int, repeats: int) -> Step:
         attention_kernel(device, settings.precision),
     ):
         if P.checkpointing == "auto":
-            fit_into_memory(model.to(device), P, stage)
+            size = P.num_frames, stage == 2, f"stage{stage}"
+            fit_into_memory(model.to(device), settings, *size)
         run = Run(model.to(device), settings, Path(folder), {}, stage == 2, device)
         forget_peak(device)
         found = seconds(lambda: run.step(1, 2, [batch], 0.0), device, repeats, warm_up=1)
@@ -108,7 +110,7 @@ def memory_table(P: Params, clips: int = 8) -> pd.DataFrame:
             model.train().checkpoint_every = checkpoint_every(policy)
             size = settings, clips, P.num_frames, stage == 2
             foreseen = foreseen_bytes(model, *size)
-            fits = foreseen <= SHARE * total_memory(device)
+            fits = foreseen <= SHARE * usable_memory(device)
             counted = step_bytes(model, *size) if fits else math.nan
             gigabytes = foreseen / 1e9, counted / 1e9
             rows.append((stage, policy, *gigabytes, 100 * (foreseen / counted - 1)))

@@ -134,7 +134,7 @@ class AlertCLIP(nn.Module):
         visual, options = self.clip.visual, (patch_tokens, self.checkpoint_every)
         if self.prefix and sources:
             x = self.prefix.tokens(
-                sources, lambda few: self._frozen_tokens(frames[few]), frames.device
+                sources, lambda missing: self._frozen_tokens(frames[missing]), frames.device
             )
             v, grids = from_tokens(visual, x.flatten(0, 1), self.prefix.depth, *options)
         else:

@@ -34,8 +34,8 @@ def image_and_patches(
     A grid is the last block's tokens, normed and projected as the image feature is (supplementary
     C.2), hence in the space of the texts. "value" takes them from a last block without q and k, as
     FG-CLIP does, since a token that has attended everywhere says little about its own place. None
-    skips grids. Every ``every``-th block is recomputed in the backward pass; 0 keeps all
-    activations.
+    skips grids. Every ``every``-th block, from the lowest that learns, is recomputed in the
+    backward pass; 0 keeps all activations.
     """
     return from_tokens(visual, take_apart(visual).embed(pixels), 0, patch_tokens, every)
 
@@ -48,11 +48,11 @@ def from_tokens(
     every: int = 0,
 ) -> tuple[Tensor, Tensor | None]:
     """``image_and_patches`` from the tokens x (F, N, width) that enter block ``depth`` on."""
-    tower = take_apart(visual)
+    tower, lowest = take_apart(visual), frozen_depth(visual) if every else 0
     *blocks, last = tower.blocks
     for number, block in enumerate(blocks[depth:], depth):
-        x = _run(block, x, every > 0 and number % every == 0)
-    y = _run(last, x, every > 0 and len(blocks) % every == 0)
+        x = _run(block, x, every > 0 and (number - lowest) % every == 0)
+    y = _run(last, x, every > 0 and (len(blocks) - lowest) % every == 0)
     image = tower.image(y)
     if patch_tokens is None:
         return image, None

@@ -1,7 +1,8 @@
 """Memory of an optimiser step, foreseen from small ones: how much of it to compute again.
 
 Activations grow in proportion to the clips of a micro-batch, so that the peaks of an eighth and
-of a quarter of one tell that of the whole.
+of a quarter of one tell that of the whole. Clips of noise stand for the real ones, with one region
+and short captions each: where texts are long and frames few, the real peak is higher.
 """
 
 import math
@@ -9,6 +10,7 @@ import os
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -83,15 +85,17 @@ def step_bytes(
     """Peak of all tensors on the model's device in a step on one micro-batch of noise."""
     device, learned = model.mean.device, trainable(model).values()
     before, batch = torch_rng(device), random_batch(model.image_size, clips, frames)
-    with attention_kernel(device, settings.precision), _counting(model) as footprint:
-        micro_backward(
-            [batch],
-            lambda b: embed(model, b, regions=regions, device=device, precision=settings.precision),
-            lambda e, b: objective(model, e, b, settings=settings),
-        )
-    set_torch_rng(before, device)
-    for parameter in learned:
-        parameter.grad = None
+    try:
+        with attention_kernel(device, settings.precision), _counting(model) as footprint:
+            micro_backward(
+                [batch],
+                partial(embed, model, regions=regions, device=device, precision=settings.precision),
+                lambda e, b: objective(model, e, b, settings=settings),
+            )
+    finally:  # also where the memory did not do: noise must teach nothing
+        set_torch_rng(before, device)
+        for parameter in learned:
+            parameter.grad = None
     peak = footprint.peak if footprint else torch.cuda.max_memory_allocated(device)
     return peak + STATE * sum(p.numel() for p in learned)
 
@@ -118,6 +122,8 @@ def foreseen_bytes(
     """
     few = max(1, clips // 8)
     try:
+        if clips <= 2:
+            return step_bytes(model, settings, clips, frames, regions)
         one, two = (step_bytes(model, settings, n, frames, regions) for n in (few, 2 * few))
     except torch.OutOfMemoryError:
         return math.inf
@@ -143,8 +149,27 @@ def least_checkpointing(
     return policy, peak
 
 
-def total_memory(device: torch.device) -> int:
-    """Bytes free on a GPU; all of the machine's for a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def fit_into_memory(
+    model: AlertCLIP, settings: StageSettings, frames: int, regions: bool, name: str
+) -> None:
+    """Let the model recompute no more than its GPU's memory demands, and say so; on a CPU all.
+
+    What a CPU may use, none can tell: other processes, jobs and their limits share it. Results do
+    not depend on the policy.
+    """
+    if not model.mean.is_cuda:
+        model.checkpoint_every = checkpoint_every("all")
+        return
+    memory = usable_memory(model.mean.device)
+    policy, peak = least_checkpointing(model, settings, frames, regions, memory)
+    short = "" if peak <= SHARE * memory else f"; lower {name}_batch_size, raise the accumulation"
+    if distributed.rank() == 0:
+        found = f"{peak / 1e9:.1f} GB foreseen of {memory / 1e9:.1f} GB{short}"
+        print(f"{name}: checkpointing={policy}, {found}", flush=True)
+
+
+def usable_memory(device: torch.device) -> float:
+    """Bytes of a GPU that are free or this process's own; on a CPU all, whoever else uses them."""
+    if device.type != "cuda":
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)

@@ -45,13 +45,15 @@ def fit(
     device: torch.device | str,
     provenance: Mapping[str, Any] | None = None,
     workers: int = 0,
+    prepare: Callable[[], None] | None = None,
 ) -> History:
     """Train the trainable parameters of ``model`` and write ``out``; resume or skip by itself.
 
     ``regions`` adds the region and hard-negative losses (Stage II). ``provenance`` (the data's
     hash) joins settings, seed and initial weights in the run's identity: a finished stage of the
     same identity is loaded, an unfinished one goes on from its last whole checkpoint, the folder
-    of another identity is set aside. Raises TrainingError on a loss or gradient not finite.
+    of another identity is set aside. ``prepare`` is called where there is a step to do. Raises
+    TrainingError on a loss or gradient not finite.
     """
     if len(train) == 0:
         raise InputError(f"{out.name}: no training clips; see the report of the annotation reader")
@@ -62,6 +64,8 @@ def fit(
     run = Run(model.to(device), settings, out, identity, regions, torch.device(device))
     with claimed(out, identity), out_of_memory_advice(out.name):
         if not run.finished():
+            if prepare:
+                prepare()
             _train(run, train, validation, seed, workers)
         distributed.barrier()
     return read_history(out)

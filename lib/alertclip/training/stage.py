@@ -1,5 +1,6 @@
 """A stage of a profile: data, model, adapters, loop, export."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from alertclip.model.tower import compile_blocks
 from alertclip.params import ROOT, Params
 from alertclip.training import distributed
 from alertclip.training.checkpoint import read_state
-from alertclip.training.footprint import least_checkpointing, total_memory
+from alertclip.training.footprint import fit_into_memory
 from alertclip.training.loop import fit
 from alertclip.training.settings import stage_settings
 
@@ -35,27 +36,25 @@ def run_stage(P: Params, stage: int) -> Path:
         require_disjoint(P)
         torch.manual_seed(P.seed)
         model = initial_model(P, stage).to(device)
-        if P.checkpointing == "auto":
-            fit_into_memory(model, P, stage)
+        if P.cache_prefix:
+            model.prefix = _prefix_cache(P, model, settings.precision)
         if P.compile:
             compile_blocks(model.clip.visual)
-        if P.cache_prefix:
-            arithmetic = f"{settings.precision} {device.type}"
-            root = ROOT / "runs" / "cache" / "prefix"
-            model.prefix = PrefixCache(root, model.clip.visual, arithmetic)
         train, dev = (clip_dataset(P, split, model.image_size) for split in ("train", "dev"))
-    out = P.run_dir / f"stage{stage}"
+    out, regions = P.run_dir / f"stage{stage}", stage == 2
+    look_ahead = partial(fit_into_memory, model, settings, P.num_frames, regions, out.name)
     fit(
         model,
         train,
         dev,
         settings,
         out,
-        regions=stage == 2,
+        regions=regions,
         seed=P.seed,
         device=device,
         provenance=_provenance(P, train),
         workers=P.workers if device.type == "cuda" else 0,  # a CPU has no cores to spare
+        prepare=look_ahead if P.checkpointing == "auto" else None,
     )
     if distributed.rank() == 0 and not (out / "final" / META).exists():
         state = read_state(out / "final")
@@ -95,18 +94,12 @@ def initial_model(P: Params, stage: int) -> AlertCLIP:
     return model
 
 
-def fit_into_memory(model: AlertCLIP, P: Params, stage: int) -> None:
-    """Let the model recompute no more activations than its device's memory demands; say how many.
-
-    Results do not depend on it.
-    """
-    memory = total_memory(model.mean.device)
-    policy, peak = least_checkpointing(
-        model, stage_settings(P, stage), P.num_frames, stage == 2, memory
-    )
-    short = "" if peak <= memory else f"; lower stage{stage}_batch_size and raise the accumulation"
-    found = f"{peak / 1e9:.1f} GB foreseen of {memory / 1e9:.1f} GB{short}"
-    print(f"stage{stage}: checkpointing={policy}, {found}", flush=True)
+def _prefix_cache(P: Params, model: AlertCLIP, precision: str) -> PrefixCache:
+    backbone, device = model.backbone, model.mean.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    made_by = [precision, name, torch.__version__, P.compile]
+    made_by += [backbone.config, backbone.mean, backbone.std]
+    return PrefixCache(ROOT / "runs" / "cache" / "prefix", model.clip.visual, made_by)
 
 
 def _finished_stage1(P: Params) -> AlertCLIP:
