@@ -109,12 +109,12 @@ def test_checkpointing_changes_no_gradient(policy, recomputed):
         torch.testing.assert_close(a, b)
 
 
-def gradients_of(model: AlertCLIP, bf16: bool) -> list[torch.Tensor]:
+def gradients_of(model: AlertCLIP, bf16: bool, batch: Batch | None = None) -> list[torch.Tensor]:
     """Gradients of a Stage II forward pass, with products in bf16 or not."""
     tiny_clip.stir(model)
     torch.manual_seed(3)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        found = model.train()(make_batch(), regions=True)
+        found = model.train()(batch or make_batch(), regions=True)
     sum(x.float().square().cumsum(-1).sum() for x in (found.v, found.v_r, found.t)).backward()
     return [p.grad for p in model.parameters() if p.grad is not None]
 

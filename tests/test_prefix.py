@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import tiny_clip
 import torch
-from test_alertclip import make_batch
+from test_alertclip import gradients_of, make_batch
 
+from alertclip.data.clips import Batch
 from alertclip.errors import InputError
 from alertclip.model.alertclip import AlertCLIP
 from alertclip.model.lora import add_lora
@@ -22,17 +23,13 @@ def upper(root: Path | None = None, bf16: bool = False, **options) -> AlertCLIP:
     model = tiny_clip.alertclip(temporal_dropout=0.0, **options)
     torch.manual_seed(0)
     model.adapted = add_lora(model.adapted, 2, 4, 0.0, blocks=1)
-    tiny_clip.stir(model)
     if root:
         model.prefix = PrefixCache(root, model.clip.visual, [bf16])
     return model
 
 
-def gradients(model: AlertCLIP, batch=BATCH, bf16: bool = False) -> list[torch.Tensor]:
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        found = model.train()(batch, regions=True)
-    sum(x.float().square().cumsum(-1).sum() for x in (found.v, found.v_r, found.t)).backward()
-    return [p.grad for p in model.parameters() if p.grad is not None]
+def gradients(model: AlertCLIP, batch: Batch = BATCH, bf16: bool = False) -> list[torch.Tensor]:
+    return gradients_of(model, bf16, batch)
 
 
 def test_adapters_stay_in_the_upper_blocks_of_both_towers():
