@@ -22,6 +22,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 export PYTHONWARNINGS="ignore:IProgress not found${PYTHONWARNINGS:+,$PYTHONWARNINGS}"
 export PYTHONNOUSERSITE=1 PYTHONUTF8=1 JUPYTER_PREFER_ENV_PATH=1
 unset PYTHONPATH PYTHONHOME JUPYTER_PATH
+# Some images forbid compiled modules: each of a run's processes would compile torch for 7 s.
+unset PYTHONDONTWRITEBYTECODE
 
 find_python() {  # a name on the PATH may be a shim without a Python behind it: run it
   local name

@@ -21,6 +21,7 @@ from alertclip.figures.efficiency import against_floor, operations_per_module
 from alertclip.files import read_json
 from alertclip.losses import total_loss
 from alertclip.memory import keep_freed_memory
+from alertclip.model.alertclip import AlertCLIP
 from alertclip.model.attention import SplitAttention, split_attention
 from alertclip.model.backbone import CONFIG, MINICLIP
 from alertclip.model.lora import add_lora
@@ -232,10 +233,19 @@ def test_figures_show_every_line(tables: tuple[pd.DataFrame, pd.DataFrame]) -> N
 
 
 def test_memory_is_counted_only_where_it_would_fit(monkeypatch):
-    P = load_params("smoke", {"num_frames": 2})
+    def tiny(*_: object) -> AlertCLIP:
+        model = tiny_clip.alertclip()
+        model.adapted = add_lora(model.adapted, 2, 4, 0.0)
+        return model
+
+    monkeypatch.setattr(training, "stage_start", tiny)
+    P = load_params("smoke", {"num_frames": 16})
     table = training.memory_table(P, clips=4)
     assert table["stage"].tolist() == [1] * 4 + [2] * 4
     for _, part in table.groupby("stage"):
-        assert part["counted_gb"].is_monotonic_decreasing and part["counted_gb"].nunique() == 4
-    monkeypatch.setattr(training, "usable_memory", lambda _: 1e6)
-    assert training.memory_table(P, clips=4)["counted_gb"].isna().all()
+        none, fourth, half, every = part["counted_gb"]
+        assert none > fourth == half >= every  # of two blocks: none, the first, both recomputed
+    limit = table["foreseen_gb"].mean()
+    monkeypatch.setattr(training, "usable_memory", lambda _: 1e9 * limit / training.SHARE)
+    known = training.memory_table(P, clips=4)["counted_gb"].notna()
+    assert known.tolist() == (table["foreseen_gb"] < limit).tolist() and known.nunique() == 2
