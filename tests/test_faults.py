@@ -5,7 +5,6 @@ figures/faults.csv. Longer: ``python tests/faults/kill.py``.
 """
 
 import ast
-import os
 import re
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from faults.case import Case, refused
 from test_training import Clips, tiny_model
 from test_video import SIZE, ids, write_ids
 
-from alertclip.data.cache import FrameCache
+from alertclip.data.cache import FrameCache, parallel_fill
 from alertclip.figures import write_table
 from alertclip.files import write_json
 from alertclip.score import cli
@@ -104,19 +103,17 @@ class Waiting(Clips):
 def test_two_trainings_of_one_folder_do_not_mix(tmp_path: Path) -> None:
     """The second is turned away while the first is at work, and finds its result afterwards."""
     out, gate = tmp_path / "stage", tmp_path / "gate"
-    child = os.fork()
-    if child == 0:
-        training.train(out, clips=Waiting(gate))
-        os._exit(0)
+    child = disks.forked(training.train, out, clips=Waiting(gate))
     while not out.exists():
+        assert child.is_alive()
         time.sleep(0.01)
     try:
         assert "another run is at work" in refused(training.train, out)
         assert "another run is at work" in refused(training.train, out, tiny_model(seed=1))
     finally:
         gate.touch()
-        status = os.waitpid(child, 0)[1]
-    assert status == 0
+        child.join(60)
+    assert child.exitcode == 0
     _, weights = training.trained()
     again = training.train(out)
     assert all(torch.equal(again[name], tensor) for name, tensor in weights.items())
@@ -126,12 +123,14 @@ def test_two_trainings_of_one_folder_do_not_mix(tmp_path: Path) -> None:
 def test_two_cache_builds_at_once_agree(tmp_path: Path) -> None:
     cache, path = FrameCache(tmp_path / "cache", SIZE), write_ids(tmp_path / "a.mp4")
     requests = [(path, [i, i + 9]) for i in range(12)]
-    children = []
-    for _ in range(2):
-        children.append(os.fork())
-        if children[-1] == 0:
-            os._exit(len(disks.parallel_fill(cache, requests, 2)))
-    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+
+    def fill() -> None:
+        assert not parallel_fill(cache, requests, 2)
+
+    children = [disks.forked(fill) for _ in range(2)]
+    for child in children:
+        child.join(60)
+    assert [child.exitcode for child in children] == [0, 0]
     assert len(list((tmp_path / "cache/frames").iterdir())) == 12
     assert all(ids(cache.get(*request)) == request[1] for request in requests)
 

@@ -6,6 +6,8 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import nbformat
@@ -116,6 +118,18 @@ CASES = [
 ]
 
 
+def forked(work: Callable[..., object], *args: object, **options: object) -> BaseProcess:
+    """``work(*args, **options)`` in a process that has imported everything already."""
+
+    def alone() -> None:
+        torch.set_num_threads(1)  # the fork has no threads of the pool, and would wait for them
+        work(*args, **options)
+
+    child = get_context("fork").Process(target=alone, daemon=True)
+    child.start()
+    return child
+
+
 def killed(folder: Path, module: object, name: str, write: Callable[[Path], object]) -> None:
     """``write(folder)`` in a process that is killed when ``module.name`` has written half."""
     original = getattr(module, name)
@@ -126,10 +140,10 @@ def killed(folder: Path, module: object, name: str, write: Callable[[Path], obje
         os.truncate(path, path.stat().st_size // 2)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    child = os.fork()
-    if child == 0:
-        torch.set_num_threads(1)  # the fork has no threads of the pool, and would wait for them
+    def work() -> None:
         setattr(module, name, half)
         write(folder)
-        os._exit(1)
-    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+
+    child = forked(work)
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
