@@ -109,8 +109,7 @@ def test_both_stages_run_from_the_paper_profile(paper, monkeypatch):
     assert looked == ["stage1", "stage2"]
 
 
-def test_tokens_kept_on_disk_give_the_same_weights(paper, tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "ROOT", tmp_path)
+def test_tokens_kept_on_disk_give_the_same_weights(paper):
     changes = {"backbone": "miniclip", "lora_blocks": 1, "stage1_steps": 4}
     weights = []
     for kept in (False, True):
@@ -118,7 +117,7 @@ def test_tokens_kept_on_disk_give_the_same_weights(paper, tmp_path, monkeypatch)
         final = run_stage(paper.model_copy(update=changes | own), 1)
         weights.append((final / "open_clip_model.safetensors").read_bytes())
     assert weights[0] == weights[1]
-    assert list((tmp_path / "runs/cache/prefix").rglob("*.safetensors"))
+    assert list((paper.cache_dir / "prefix").rglob("*.safetensors"))
 
 
 def test_missing_data_and_weights_say_what_from_where_and_where_to(tmp_path):

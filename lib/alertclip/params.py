@@ -206,6 +206,11 @@ class Params(BaseModel):
         return ROOT / "runs" / self.profile
 
     @property
+    def cache_dir(self) -> Path:
+        """Decoded frames and frozen tokens, named by content: every profile shares them."""
+        return ROOT / "runs" / "cache"
+
+    @property
     def data_dir(self) -> Path:
         """The data root with environment variables resolved; equal mini worlds share one."""
         if self.world == "miniworld":

@@ -23,7 +23,7 @@ from alertclip.detectors.videos import WeakVideo, training_videos
 from alertclip.errors import InputError
 from alertclip.files import sha256_file, sha256_json
 from alertclip.model.alertclip import AlertCLIP
-from alertclip.params import ROOT, Params
+from alertclip.params import Params
 from alertclip.shards import WHOLE, Shard
 
 Detector = Literal["vadclip", "anomalyclip"]
@@ -165,9 +165,8 @@ def _extract(
     # Names repeat between data sets, and a world rendered anew keeps its folder.
     made = P.data_dir / "world.json"
     source = [str(P.data_dir), sha256_file(made) if made.is_file() else ""]
-    root, cache = P.run_dir / "features" / sha256_json(source)[:8], ROOT / "runs" / "cache"
-    precision = P.evaluation_precision
-    return extract_features(models, videos, rule, root, cache, P.workers, precision, shard)
+    root, precision = P.run_dir / "features" / sha256_json(source)[:8], P.evaluation_precision
+    return extract_features(models, videos, rule, root, P.cache_dir, P.workers, precision, shard)
 
 
 def fit_vadclip(

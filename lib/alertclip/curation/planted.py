@@ -61,7 +61,7 @@ def screen_planted(P: Params, split: Split = "test", settings: Settings | None =
         faults.planted_items(planted),
         stages.stage_model(P, "clip"),
         load_prompts(ROOT / P.prompts),
-        ROOT / "runs" / "cache" / "screening",
+        P.cache_dir / "screening",
         P.workers,
         settings,
     )

@@ -17,7 +17,7 @@ from alertclip.data.records import Region
 from alertclip.data.sources import missing_data
 from alertclip.data.vagta import Item, Report, load_surrogate, load_vagta, strip_prefix
 from alertclip.errors import InputError
-from alertclip.params import ROOT, Params
+from alertclip.params import Params
 
 Split = Literal["train", "dev", "test"]
 
@@ -105,7 +105,7 @@ def clip_dataset(P: Params, split: Split, image_size: tuple[int, int]) -> ClipDa
     What cannot be read, and what was mended, is written to videos/<split>.csv of the run.
     """
     items, _ = load_split(P, split)
-    cache = FrameCache(ROOT / "runs" / "cache", image_size)  # by content: profiles share it
+    cache = FrameCache(P.cache_dir, image_size)
     # Training may make sure that every region is seen; evaluation must not know where to look.
     cover = split == "train"
     dataset = ClipDataset(P.data_dir, items, P.num_frames, cache, P.workers, cover)

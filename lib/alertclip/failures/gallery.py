@@ -163,7 +163,7 @@ def _real_dataset(P: Params) -> ClipDataset | None:
         return None
     items = [Item(str(path.relative_to(folder)), "", ()) for path in found.values()]
     size = stage_model(P, "full").image_size
-    cache = FrameCache(ROOT / "runs" / "cache", size)
+    cache = FrameCache(P.cache_dir, size)
     return ClipDataset(folder, items, P.num_frames, cache, P.workers)
 
 

@@ -129,7 +129,7 @@ def embed_frames(model: AlertCLIP, frames: np.ndarray) -> np.ndarray:
 
 def exam_frames(P: Params, exam: Exam, size: tuple[int, int]) -> list[np.ndarray]:
     """The frames behind the features of each video: (n, H, W, 3) uint8, through the cache."""
-    rule, cache = weak.snippet_rule(P, "vadclip"), FrameCache(ROOT / "runs" / "cache", size)
+    rule, cache = weak.snippet_rule(P, "vadclip"), FrameCache(P.cache_dir, size)
     counts = [cache.info(path).frames for path in exam.paths]
     middle = rule.frames // 2
     requests = [

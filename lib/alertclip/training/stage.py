@@ -15,7 +15,7 @@ from alertclip.model.export import META, export_open_clip, load_alertclip
 from alertclip.model.lora import add_lora
 from alertclip.model.prefix import PrefixCache
 from alertclip.model.tower import compile_blocks
-from alertclip.params import ROOT, Params
+from alertclip.params import Params
 from alertclip.training import distributed
 from alertclip.training.checkpoint import read_state
 from alertclip.training.footprint import fit_into_memory
@@ -99,7 +99,7 @@ def _prefix_cache(P: Params, model: AlertCLIP, precision: str) -> PrefixCache:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     made_by = [precision, name, torch.__version__, P.compile]
     made_by += [backbone.config, backbone.mean, backbone.std]
-    return PrefixCache(ROOT / "runs" / "cache" / "prefix", model.clip.visual, made_by)
+    return PrefixCache(P.cache_dir / "prefix", model.clip.visual, made_by)
 
 
 def _finished_stage1(P: Params) -> AlertCLIP:
