@@ -15,6 +15,7 @@ from alertclip.detectors import anomalyclip, vadclip
 from alertclip.errors import InputError
 from alertclip.ledger.paper import load_paper_results
 from alertclip.params import load_params
+from alertclip.workflow import NOTEBOOKS
 
 
 def test_every_variant_is_valid_and_differs_from_its_reference():
@@ -200,3 +201,8 @@ def test_variants_of_other_negatives_share_stage_1(monkeypatch, tmp_path) -> Non
     changed[2] = changed[2].model_copy(update={"hard_negatives_train": "planted.json"})
     first, *others = (ablations._shared_stage1(Q, P) for Q in changed)
     assert all(other == first for other in others)
+
+
+def test_no_variant_reads_what_its_notebook_ignores():
+    book = next(book for book in NOTEBOOKS if book.name == "07_ablations")
+    assert set(book.ignores) <= set(ablations.INDIFFERENT)

@@ -19,7 +19,6 @@ from alertclip.data.annotations import (
     read_vector,
     read_xd,
     read_xd_classes,
-    snippet_truth,
     xd_classes,
 )
 from alertclip.data.benchmarks import BENCHMARKS, load_benchmark, read_list, read_truth
@@ -99,11 +98,6 @@ def test_frame_truth_is_end_exclusive_and_cut():
     unnamed = VideoTruth("01_0014", (), ((2, 4),), True)
     with pytest.raises(InputError, match="01_0014: the annotation names no class"):
         frame_class_truth(unnamed, 8, ["a"])
-
-
-def test_snippet_truth_keeps_whole_snippets_only():
-    truth = snippet_truth(VideoTruth("v", ("a",), ((30, 40),), True, ("a",)), n_snippets=2)
-    assert len(truth) == 32 and np.flatnonzero(truth).tolist() == [30, 31]
 
 
 def test_mask_runs():

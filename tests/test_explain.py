@@ -10,7 +10,6 @@ from torch.nn.functional import gelu, layer_norm, normalize
 from alertclip.errors import InputError
 from alertclip.explain import (
     attention_maps,
-    attention_probabilities,
     explicit_attention,
     frame_gradients,
     frame_maps,
@@ -76,6 +75,12 @@ def one_block(pool: str) -> AlertCLIP:
     return AlertCLIP(from_clip(clip, tiny_clip.tokenize, "tiny", config)).eval()
 
 
+def probabilities(attention: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Of one split attention on x (B, N, D), averaged over heads: (B, N, N)."""
+    q, k = attention.q_proj(x), attention.k_proj(x)
+    return head_probabilities(q, k, attention.num_heads).mean(dim=1)
+
+
 def test_probabilities_equal_torch_attention():
     torch.manual_seed(0)
     stock = nn.MultiheadAttention(8, 2, batch_first=True)
@@ -85,7 +90,7 @@ def test_probabilities_equal_torch_attention():
         projection.load_state_dict({"weight": w, "bias": b})
     x = torch.randn(3, 5, 8)
     expected = stock(x, x, x, need_weights=True)[1]
-    torch.testing.assert_close(attention_probabilities(split, x), expected)
+    torch.testing.assert_close(probabilities(split, x), expected)
 
 
 @pytest.mark.parametrize("pool", ["tok", "avg"])
@@ -214,7 +219,7 @@ def test_a_pooling_query_is_read_through_the_blocks():
     torch.manual_seed(0)
     tower, x = PoolTower(), torch.randn(2, 6, 8)
     found = frame_maps(Around(tower, (2, 3)), x, torch.randn(2, 8))
-    a = attention_probabilities(tower.block, x)
+    a = probabilities(tower.block, x)
     q, k = tower.pool.q_proj(tower.latent), tower.pool.k_proj(x + tower.block(x))
     read = head_probabilities(q.expand(2, -1, -1), k, 2).mean(dim=1)
     expected = (read @ (0.5 * a + 0.5 * torch.eye(6))).unflatten(-1, (2, 3))[:, 0]

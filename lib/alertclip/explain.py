@@ -32,16 +32,6 @@ def head_probabilities(q: Tensor, k: Tensor, heads: int) -> Tensor:
     return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(dim=-1)
 
 
-def attention_probabilities(attention: nn.Module, x: Tensor) -> Tensor:
-    """Probabilities of one split attention on x, averaged over heads.
-
-    x (B, N, D) tokens after the block's first LayerNorm -> (B, N, N), rows sum to 1. The module's
-    own forward uses a fused kernel that never holds these probabilities.
-    """
-    q, k = attention.q_proj(x), attention.k_proj(x)
-    return head_probabilities(q, k, attention.num_heads).mean(dim=1)
-
-
 def weighted_values(probabilities: Tensor, v: Tensor) -> Tensor:
     """A v with heads joined: (B, heads, N, M), v (B, M, D) -> (B, N, D)."""
     heads = v.unflatten(-1, (probabilities.shape[1], -1)).transpose(1, 2).float()

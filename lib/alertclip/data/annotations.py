@@ -36,15 +36,6 @@ def frame_truth(truth: VideoTruth, n_frames: int) -> np.ndarray:
     return frames
 
 
-def snippet_truth(truth: VideoTruth, n_snippets: int) -> np.ndarray:
-    """VadCLIP's frame truth of a video of n_snippets features: (16 * n_snippets,) bool.
-
-    The official code fills one snippet more than there are features and drops it again, so that
-    the frames behind the last whole snippet do not count.
-    """
-    return frame_truth(truth, (n_snippets + 1) * SNIPPET)[:-SNIPPET]
-
-
 def frame_class_truth(truth: VideoTruth, n_frames: int, classes: Sequence[str]) -> np.ndarray:
     """Frames of each class, (n_frames, len(classes)) bool; the normal column stays False.
 
