@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 from transformers import (
-    AutoTokenizer,
     BlipConfig,
     BlipForImageTextRetrieval,
     BlipImageProcessor,
     BlipProcessor,
 )
 
-from alertclip import prior
+from alertclip import params as params_module
+from alertclip import prior, showcase
 from alertclip.data.clips import Batch
 from alertclip.errors import InputError
 from alertclip.explain import attention_maps
@@ -33,6 +33,7 @@ from alertclip.model.families.blip import BlipRetrieval, rename
 from alertclip.model.huggingface import export_huggingface
 from alertclip.model.lora import add_lora, merge_lora, parameter_groups, target_pattern
 from alertclip.model.mini import RECIPES
+from alertclip.model.stock import stock_encoders
 from alertclip.model.tower import image_and_patches
 from alertclip.params import load_params
 
@@ -341,27 +342,31 @@ def test_export_loads_in_its_own_library(model, family, tmp_path):
     model.backbone.folder = None  # as if from the hub: the tokenizer is not in a folder of ours
     out = export_open_clip(model, tmp_path / "export", {"stage": 1})
     pixels = (frames(model, 3) / 255 - model.mean) / model.std
+    image, text = stock_encoders(out)
+    torch.testing.assert_close(image(pixels), before[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(text(TEXTS), before[2], atol=1e-5, rtol=0)
     if family == "siglip":
-        source = f"local-dir:{out}"
-        stock = open_clip.create_model_and_transforms(source, require_pretrained=True)[0].eval()
-        image = stock.encode_image(pixels, normalize=True)
-        text = stock.encode_text(open_clip.get_tokenizer(source)(TEXTS), normalize=True)
-        assert stock.logit_scale.item() == pytest.approx(scale)
-        assert tuple(stock.visual.image_mean) == (0.5, 0.5, 0.5)
+        stock = open_clip.create_model_and_transforms(f"local-dir:{out}", require_pretrained=True)
+        assert stock[0].logit_scale.item() == pytest.approx(scale)
+        assert tuple(stock[0].visual.image_mean) == (0.5, 0.5, 0.5)
     else:
-        stock = BlipForImageTextRetrieval.from_pretrained(out).eval()
-        tokens = AutoTokenizer.from_pretrained(out)(TEXTS, padding=True, return_tensors="pt")
-        seen = stock.vision_model(pixels).last_hidden_state[:, 0]
-        read = stock.text_encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state[:, 0]
-        image = normalize(stock.vision_proj(seen), dim=-1)
-        text = normalize(stock.text_proj(read), dim=-1)
-        assert stock.config.logit_scale_init_value == pytest.approx(scale)
+        config = BlipForImageTextRetrieval.from_pretrained(out).config
+        assert config.logit_scale_init_value == pytest.approx(scale)
         images = BlipProcessor.from_pretrained(out).image_processor(
             list(frames(model, 3)), return_tensors="pt"
         )
         torch.testing.assert_close(images.pixel_values, pixels, atol=1e-5, rtol=0)
-    torch.testing.assert_close(image, before[0], atol=1e-5, rtol=0)
-    torch.testing.assert_close(text, before[2], atol=1e-5, rtol=0)
+
+
+def test_the_last_cell_of_the_second_stage_takes_every_family(model, tmp_path, monkeypatch):
+    P = load_params("smoke")
+    monkeypatch.setattr(params_module, "ROOT", tmp_path)
+    clip = {"frames": frames(model, 3).permute(0, 2, 3, 1).numpy()}
+    monkeypatch.setattr(showcase, "stage_model", lambda *_: model)
+    monkeypatch.setattr(showcase, "clip_dataset", lambda *_: [clip])
+    monkeypatch.setattr(showcase, "provenance", lambda _: {})
+    assert (showcase.export(P)["largest"] < 1e-5).all()
+    assert (tmp_path / "runs/smoke/export/alert_clip.json").is_file()
 
 
 def test_alertclip_comes_back_whole_for_the_second_stage(model, tmp_path):

@@ -1,6 +1,5 @@
 """What a reader takes away: the exported backbone, and a scored video."""
 
-import open_clip
 import pandas as pd
 import torch
 
@@ -8,6 +7,7 @@ from alertclip import figures
 from alertclip.data.splits import clip_dataset, load_split, prepare_data
 from alertclip.model.alertclip import AlertCLIP
 from alertclip.model.export import export_open_clip
+from alertclip.model.stock import stock_encoders
 from alertclip.params import ROOT, Params
 from alertclip.prompts import load_prompts
 from alertclip.score import HELD, ScoreCurve, draw, embed_prompts, score_video
@@ -17,26 +17,21 @@ from alertclip.training.stage import resolve_device
 
 
 def export(P: Params) -> pd.DataFrame:
-    """Copy the tuned model to export/ and prove that stock open_clip reads it.
+    """Copy the tuned model to export/ and prove that its own library reads it without this package.
 
     Largest difference of image and text embeddings between AlertCLIP's towers and the folder
-    loaded by open_clip alone, without this package.
+    loaded by open_clip (BLIP: transformers) alone.
     """
     model = stage_model(P, "full").cpu()
     meta = {"num_frames": P.num_frames, **provenance(P)}
     out = export_open_clip(model, P.run_dir / "export", meta)
-    stock, _, _ = open_clip.create_model_and_transforms(f"local-dir:{out}")
-    tokenizer = open_clip.get_tokenizer(f"local-dir:{out}")
+    image, text = stock_encoders(out)
     dataset = clip_dataset(P, "test", model.image_size)
     frames = torch.from_numpy(dataset[0]["frames"]).permute(0, 3, 1, 2)  # (T, 3, H, W)
     sentences = load_prompts(ROOT / P.prompts).sentences()
-    pixels = (frames / 255 - model.mean) / model.std
     with torch.inference_mode():
         ours = model.encode_frames(frames[None]).v[0], model.encode_text(sentences)
-        theirs = (
-            stock.eval().encode_image(pixels, normalize=True),
-            stock.encode_text(tokenizer(sentences), normalize=True),
-        )
+        theirs = image((frames / 255 - model.mean) / model.std), text(sentences)
     largest = [float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True)]
     return pd.DataFrame(
         {"embeddings": ["image", "text"], "n": [len(frames), len(sentences)], "largest": largest}

@@ -70,6 +70,17 @@ def sample(dataset: ClipDataset, number: int) -> Sample:
 
 def load_samples(P: Params, image_size: tuple[int, int], split: Split = "test") -> list[Sample]:
     """``failure_clips`` clips drawn by seed, half of them abnormal with a box; None takes all."""
+    rng = np.random.default_rng(P.seed)
+    dataset, *chosen = _choose(P, image_size, split, rng)
+    abnormal, normal = ([sample(dataset, number) for number in part] for part in chosen)
+    lenders = rng.integers(len(abnormal), size=len(normal))
+    return abnormal + [lend(abnormal[i], clip) for i, clip in zip(lenders, normal, strict=True)]
+
+
+def _choose(
+    P: Params, image_size: tuple[int, int], split: Split, rng: np.random.Generator
+) -> tuple[ClipDataset, list[int], list[int]]:
+    """The split, and the numbers of the abnormal and of the normal clips drawn from it."""
     prepare_data(P)
     dataset = clip_dataset(P, split, image_size)
     groups: dict[bool, list[tuple[str, int]]] = {True: [], False: []}
@@ -78,11 +89,7 @@ def load_samples(P: Params, image_size: tuple[int, int], split: Split = "test") 
             groups[item.is_abnormal].append((item.key, number))
     if not groups[True] or not groups[False]:
         raise InputError(f"{split}: needs normal clips and abnormal clips with boxes; check it")
-    rng = np.random.default_rng(P.seed)
-    chosen = [_draw(sorted(groups[kind]), P.failure_clips, rng) for kind in (True, False)]
-    abnormal, normal = ([sample(dataset, number) for number in part] for part in chosen)
-    lenders = rng.integers(len(abnormal), size=len(normal))
-    return abnormal + [lend(abnormal[i], clip) for i, clip in zip(lenders, normal, strict=True)]
+    return dataset, *(_draw(sorted(groups[kind]), P.failure_clips, rng) for kind in (True, False))
 
 
 def _draw(keys: list[tuple[str, int]], clips: int | None, rng: np.random.Generator) -> list[int]:
@@ -122,11 +129,15 @@ def degraded_scores(
     """
     rows, steps = [], list(_steps(levels))
     for kind, step, level in progress(steps, len(steps), "degrade clips"):
-        degraded = samples if not step else [_degraded(c, kind, level, seed) for c in samples]
-        for name, model in models.items():
-            base = {"model": name, "kind": kind, "step": step, "level": level}
-            found = _measured(model, degraded, directions[name], batch_size)
-            rows += [base | row for row in found]
+        found: dict[str, list[dict[str, object]]] = {name: [] for name in models}
+        for start in range(0, len(samples), batch_size):  # no second copy of all clips at a time
+            part: Sequence[Sample] = samples[start : start + batch_size]
+            if step:
+                part = [_degraded(clip, kind, level, seed) for clip in part]
+            for name, model in models.items():
+                found[name] += _measured(model, part, directions[name], batch_size)
+        how = {"kind": kind, "step": step, "level": level}
+        rows += [{"model": name} | how | row for name, part in found.items() for row in part]
     return _with_first_steps(pd.DataFrame(rows), list(levels))
 
 
@@ -135,11 +146,13 @@ def degraded_frames(P: Params) -> tuple[list[np.ndarray], list[np.ndarray], pd.D
 
     Frames, boxes (R, 4), and a table with a line for each: kind, title, unit, step, level.
     """
-    clip = load_samples(P, stage_model(P, "full").image_size)[0]
+    size, rng = stage_model(P, "full").image_size, np.random.default_rng(P.seed)
+    dataset, (first, *_), _ = _choose(P, size, "test", rng)
+    clip = sample(dataset, first)
     number = int(clip.seen[len(clip.seen) // 2])
     frames, boxes, rows = [], [], []
-    first = [(kind, 0, DEGRADATIONS[kind].clean) for kind in P.failure_levels]
-    for kind, step, level in [*first, *(s for s in _steps(P.failure_levels) if s[1])]:
+    clean = [(kind, 0, DEGRADATIONS[kind].clean) for kind in P.failure_levels]
+    for kind, step, level in [*clean, *(s for s in _steps(P.failure_levels) if s[1])]:
         found = _degraded(clip, kind, level, P.seed)
         frames.append(found.frames[number].permute(1, 2, 0).numpy())
         boxes.append(found.boxes[found.present[:, number], number].numpy())
@@ -167,7 +180,7 @@ def _with_first_steps(table: pd.DataFrame, kinds: list[str]) -> pd.DataFrame:
     return pd.concat([*first, table[table["step"] > 0]], ignore_index=True)
 
 
-def _degraded(clip: Sample, kind: str, level: float, seed: int) -> Clip:
+def _degraded(clip: Sample, kind: str, level: float, seed: int) -> Sample:
     own = int(np.random.default_rng([seed, *clip.key.encode()]).integers(2**31))
     return degrade(clip, kind, level, own)
 
@@ -181,19 +194,16 @@ def anomaly_direction(P: Params, model: AlertCLIP) -> Tensor:
 def _measured(
     model: AlertCLIP, samples: Sequence[Sample], direction: Tensor, batch_size: int
 ) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
-    for start in range(0, len(samples), batch_size):
-        part = samples[start : start + batch_size]
-        margins, gradients = _scored(model, part, direction)
-        for clip, margin, gradient in zip(part, margins, gradients, strict=True):
-            row = {"key": clip.key, "video": clip.key.split("#")[0], "label": clip.label}
-            rows.append(row | {"margin": margin, "gradient": gradient})
-    located = [(row, clip) for row, clip in zip(rows, samples, strict=True) if clip.located]
-    wanted = [(clip, row["gradient"], clip.seen) for row, clip in located]
-    maps = clip_maps(model, wanted, batch_size)
-    for (row, clip), found in zip(located, maps, strict=True):
-        row |= box_measures(found, clip, clip.seen)
-    return [{k: v for k, v in row.items() if k != "gradient"} for row in rows]
+    margins, gradients = _scored(model, samples, direction)
+    rows: list[dict[str, object]] = [
+        {"key": clip.key, "video": clip.key.split("#")[0], "label": clip.label, "margin": margin}
+        for clip, margin in zip(samples, margins, strict=True)
+    ]
+    located = [i for i, clip in enumerate(samples) if clip.located]
+    wanted = [(samples[i], gradients[i], samples[i].seen) for i in located]
+    for i, found in zip(located, clip_maps(model, wanted, batch_size), strict=True):
+        rows[i] |= box_measures(found, samples[i], samples[i].seen)
+    return rows
 
 
 def _scored(
@@ -215,6 +225,8 @@ def clip_maps(
 
     Frames of all clips run together, ``batch_size`` at a time, so that long clips fit into memory.
     """
+    if not wanted:
+        return []
     frames = torch.cat([clip.frames[numbers] for clip, _, numbers in wanted])
     gradients = torch.cat([gradient[numbers] for _, gradient, numbers in wanted])
     pieces = [

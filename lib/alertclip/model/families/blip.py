@@ -19,6 +19,7 @@ from alertclip.model.attention import SplitSelfAttention, pack_state_dict
 
 if TYPE_CHECKING:  # 1.5 s that only BLIP's users should wait
     from transformers import (
+        BlipConfig,
         BlipForImageTextRetrieval,
         BlipImageProcessor,
         PreTrainedTokenizerBase,
@@ -181,8 +182,12 @@ def read_blip(source: str) -> "tuple[BlipRetrieval, BlipTokenizer, BlipImageProc
         raise InputError(f"backbone blip:{source}: no weights for {missing}; not a retrieval BLIP")
     if tokenizer.pad_token_id != config.text_config.pad_token_id:
         raise InputError(f"backbone blip:{source}: tokenizer and model differ in the padding id")
-    room = min(MAX_TOKENS, config.text_config.max_position_embeddings)
-    return BlipRetrieval(blip), BlipTokenizer(tokenizer, room), processor
+    return BlipRetrieval(blip), BlipTokenizer(tokenizer, max_tokens(config)), processor
+
+
+def max_tokens(config: "BlipConfig") -> int:
+    """Tokens of a text that are read; what is longer is cut."""
+    return min(MAX_TOKENS, config.text_config.max_position_embeddings)
 
 
 def save_blip(
