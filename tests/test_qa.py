@@ -3,6 +3,7 @@
 import json
 import math
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_video import write_ids
 
+from alertclip import weak
 from alertclip.curation.endpoint import Endpoint
 from alertclip.data.annotations import VideoTruth
 from alertclip.data.benchmarks import load_benchmark
@@ -396,6 +398,21 @@ def test_differences_are_paired():
     assert 0 < row["low"] < 50 < row["high"]
     with pytest.raises(InputError, match="different questions"):
         answerers.accuracy_differences({"old": old, "new": new[::-1]})
+
+
+def test_a_classifier_learns_from_the_centre_crop_of_captioned_videos(monkeypatch):
+    P, trained = load_params("smoke", {"snippet_length": 4}), []
+    names = ("Abuse1_x264", "Abuse1_x264", "Fire2_x264", "Abuse3_x264")
+    features = [np.eye(3)[[k] * 3] for k in (0, 1, 2, 2)]
+    data = weak.TrainingSet(features, [("Abuse",)] * 4, names)
+    item = Item("Abuse1_x264.mp4", "", (Region("he is hit"),), timestamps=(0.3, 9.0))
+    items = [item, replace(item, video="Abuse3_x264.mp4", timestamps=(0.0, 0.1))]
+    monkeypatch.setattr(study.weak, "training_set", lambda *_: data)
+    monkeypatch.setattr(study, "load_split", lambda *_: (items, None))
+    monkeypatch.setattr(study, "train_classifier", lambda *given: trained.extend(given))
+    study.fit_classifier(P, None, None)
+    assert trained[0].argmax(1).tolist() == [0, 0, 0, 2, 2, 2]
+    assert trained[1].tolist() == [False, True, True, False, False, False]
 
 
 def test_footage_intervals_are_measured_against_the_longest_event():

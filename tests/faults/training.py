@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable
 from functools import cache
@@ -13,6 +14,7 @@ import tiny_clip
 import torch
 from safetensors.torch import load_file, save_file
 from test_training import SETTINGS, Clips, tiny_model
+from torch.utils.data import get_worker_info
 
 from alertclip.model.backbone import CONFIG, load_backbone
 from alertclip.params import load_params
@@ -85,6 +87,15 @@ def other_backbone(folder: Path) -> str:
     train(folder / "stage", tiny_model(seed=1))
     aside = next(folder.glob("stage-*"))
     return f"(the former run is kept as {'stage-' + 'x' * len(aside.name[6:])})"
+
+
+class Killed(Clips):
+    """Clips whose loader is ended as by a full /dev/shm."""
+
+    def __getitem__(self, i: int) -> dict:
+        if get_worker_info():
+            os.kill(os.getpid(), signal.SIGBUS)
+        return super().__getitem__(i)
 
 
 def out_of_memory(folder: Path) -> str:
@@ -180,6 +191,12 @@ CASES = [
     Case("stage: begun from other weights", "set aside", "is kept as", other_backbone),
     Case(
         "training: out of memory", "stops, says what to lower", "Lower stage1_batch_", out_of_memory
+    ),
+    Case(
+        "training: a loader that is killed",
+        "stops, names shared memory",
+        "DataLoader worker.*shm-size=8g.*workers=0",
+        lambda folder: refused(train, folder / "stage1", clips=Killed(6), workers=1),
     ),
     Case("training: a loss that is no number", "stops, names the clips", "clips were", no_number),
     Case(

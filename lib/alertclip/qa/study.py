@@ -31,13 +31,19 @@ Intervals = Mapping[str, tuple[float, float, float]]
 
 
 def fit_classifier(P: Params, model: AlertCLIP, settings: ClassifierSettings) -> FrameClassifier:
-    """Train on the frames of the detector's training videos, labelled from timed captions."""
+    """Train on the frames of the detector's training videos, labelled from timed captions.
+
+    Of several crops the centre alone: the others show the same frames.
+    """
     data, benchmark = weak.training_set(P, model, "vadclip"), load_benchmark(P.benchmark)
     step = weak.snippet_rule(P, "vadclip").length / benchmark.fps
     captions: dict[str, list[TimedCaption]] = {}
     for caption in from_items(load_split(P, "train")[0]):
         captions.setdefault(caption.video, []).append(caption)
-    kept = [i for i, name in enumerate(data.names) if name in captions]
+    centre: dict[str, int] = {}  # the first crop of each video
+    for i, name in enumerate(data.names):
+        centre.setdefault(name, i)
+    kept = [i for name, i in centre.items() if name in captions]
     if not kept:
         raise InputError("no training video has a timed caption; see annotations_train")
     times = [(np.arange(len(data.features[i])) + 0.5) * step for i in kept]

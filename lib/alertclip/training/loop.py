@@ -91,6 +91,7 @@ def _train(run: "Run", train: Dataset, validation: Dataset | None, seed: int, wo
             waited = time.perf_counter() - began
             distributed.seed_step(seed, step)
             run.step(step, total, group, step * settings.items_per_step / len(train), waited)
+            del group  # gigabytes of shared memory, where loaders have made it
             last = step + 1 == total
             if validation is not None and (last or (step + 1) % settings.validate_steps == 0):
                 chunks = list(BatchSampler(range(len(validation)), settings.batch_size, False))
@@ -114,6 +115,11 @@ def out_of_memory_advice(name: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
+        if "DataLoader worker" in str(error):  # killed, most often by a full /dev/shm
+            raise TrainingError(
+                f"{name}: {str(error).splitlines()[0]}. Batches come through shared memory: give"
+                " the machine more (docker run --shm-size=8g), or set workers=0"
+            ) from error
         known = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not known and "allocate memory" not in str(error):  # torch's words on a CPU
             raise

@@ -131,4 +131,7 @@ def resolve_device(P: Params) -> torch.device:
     except (RuntimeError, AssertionError) as error:  # the latter from a torch without CUDA
         reason = str(error).splitlines()[0]
         raise InputError(f"device={name}: {reason}; use device=auto, or cpu") from None
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # clocks, peaks of memory and names are the current GPU's
+    return device
