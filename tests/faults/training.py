@@ -195,7 +195,7 @@ CASES = [
     Case(
         "training: a loader that is killed",
         "stops, names shared memory",
-        "DataLoader worker.*shm-size=8g.*workers=0",
+        "loads clips was killed.*shm-size=8g.*workers=0",
         lambda folder: refused(train, folder / "stage1", clips=Killed(6), workers=1),
     ),
     Case("training: a loss that is no number", "stops, names the clips", "clips were", no_number),

@@ -117,8 +117,8 @@ def out_of_memory_advice(name: str) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if "DataLoader worker" in str(error):  # killed, most often by a full /dev/shm
             raise TrainingError(
-                f"{name}: {str(error).splitlines()[0]}. Batches come through shared memory: give"
-                " the machine more (docker run --shm-size=8g), or set workers=0"
+                f"{name}: a process that loads clips was killed. Batches come through shared"
+                " memory: give the machine more (docker run --shm-size=8g), or set workers=0"
             ) from error
         known = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not known and "allocate memory" not in str(error):  # torch's words on a CPU
