@@ -206,3 +206,12 @@ def test_variants_of_other_negatives_share_stage_1(monkeypatch, tmp_path) -> Non
 def test_no_variant_reads_what_its_notebook_ignores():
     book = next(book for book in NOTEBOOKS if book.name == "07_ablations")
     assert set(book.ignores) <= set(ablations.INDIFFERENT)
+
+
+def test_rows_stand_in_the_order_of_the_file():
+    variants, reference = ablations.load_variants(), ablation_tables.reference_table()
+    for metric in ("video AUC", "AnoAUC"):
+        rows = ablation_tables.ablation_table(reference, metric)
+        places = [variant.title for variant in variants.values()]
+        order = [places.index(title) for title in rows["title"]]
+        assert order == sorted(order)

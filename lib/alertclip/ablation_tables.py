@@ -59,10 +59,13 @@ def reference_table() -> pd.DataFrame:
 
 
 def _rows(table: pd.DataFrame, metric: str) -> Iterator[dict[str, Any]]:
-    """A row per variant that has the metric, with an interval each for value and change."""
+    """A row per variant that has the metric, with an interval each for value and change.
+
+    In the order of params/ablations.yaml, which puts together what belongs together.
+    """
     variants = load_variants()
     part = table[table["metric"] == metric].pivot(index="seed", columns="variant", values="value")
-    for name in part:
+    for name in (name for name in variants if name in part):
         group, title = variants[name].group, variants[name].title
         whole = (n for n in part if variants[n].group == group and variants[n].reference)
         reference = next(whole, "")
