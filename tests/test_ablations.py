@@ -212,6 +212,6 @@ def test_rows_stand_in_the_order_of_the_file():
     variants, reference = ablations.load_variants(), ablation_tables.reference_table()
     for metric in ("video AUC", "AnoAUC"):
         rows = ablation_tables.ablation_table(reference, metric)
-        places = [variant.title for variant in variants.values()]
-        order = [places.index(title) for title in rows["title"]]
+        places = [(variant.group, variant.title) for variant in variants.values()]
+        order = [places.index(row) for row in zip(rows["group"], rows["title"], strict=True)]
         assert order == sorted(order)
