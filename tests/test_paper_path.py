@@ -89,7 +89,7 @@ def paper(real_layout, tmp_path, monkeypatch):
     small |= {"validation_fraction": 0.3}
     for number in (1, 2):
         small |= {f"stage{number}_batch_size": 2, f"stage{number}_accumulation": 1}
-        small |= {f"stage{number}_steps": 1, f"stage{number}_precision": "fp32"}
+        small |= {f"stage{number}_steps": number, f"stage{number}_precision": "fp32"}
     return load_params("paper", small | {"data_root": str(real_layout)})
 
 
@@ -100,7 +100,7 @@ def test_both_stages_run_from_the_paper_profile(paper, monkeypatch):
     second = run_stage(paper, 2)
     assert first == paper.run_dir / "stage1/final" and second == paper.run_dir / "stage2/final"
     history = read_history(second.parent)
-    assert [row["step"] for row in history.steps] == [1]
+    assert [row["step"] for row in history.steps] == [1, 2]
     assert {"loss_global", "loss_region", "loss_hard"} <= history.steps[0].keys()
     assert len(history.validation) == 1
     written = (second / "open_clip_model.safetensors").stat().st_mtime_ns
