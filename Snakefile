@@ -1,12 +1,12 @@
-# One rule per notebook, generated from the table in lib/alertclip/workflow.py.
+# One rule per notebook, generated from the table in lib/companion/workflow.py.
 # ./run_all.sh calls this; directly, e.g. on a cluster:
 #   snakemake --config profile=paper --executor slurm --jobs 4
 import shlex
 import sys
 
-from alertclip.workflow import NOTEBOOKS, inputs, priority, threads
+from companion.workflow import NOTEBOOKS, inputs, priority, threads
 from alertclip.files import sha256_json
-from alertclip.params import ROOT, load_params, parse_overrides
+from companion.profiles import ROOT, load_params, parse_overrides
 
 workdir: str(ROOT)
 
@@ -35,14 +35,14 @@ for book in NOTEBOOKS:
             f"{RUN}/{book.name}.html",
         params:
             inputs=sha256_json(inputs(book, PARAMS)),
-            call=shlex.join([sys.executable, "-m", "alertclip.workflow", book.name, PROFILE, *PAIRS]),
+            call=shlex.join([sys.executable, "-m", "companion.workflow", book.name, PROFILE, *PAIRS]),
         threads: threads(book, PARAMS, workflow.cores or 1)
         priority: priority(book)
         shell:
             "{params.call}"
 
 
-# One job per variant and seed: `python -m alertclip.ablations` asks for the missing ones.
+# One job per variant and seed: `python -m companion.ablations` asks for the missing ones.
 rule ablation:
     output:
         f"{RUN}/ablations/{{variant}}/seed{{seed}}.csv",
@@ -50,5 +50,5 @@ rule ablation:
         f"{RUN}/ablations/{{variant}}/seed{{seed}}.log",
     threads: 1
     shell:
-        f"{shlex.quote(sys.executable)} -m alertclip.ablations --job --profile {PROFILE}"
+        f"{shlex.quote(sys.executable)} -m companion.ablations --job --profile {PROFILE}"
         " --variants {wildcards.variant} --seeds {wildcards.seed} > {log} 2>&1"

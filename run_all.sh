@@ -72,4 +72,4 @@ if [[ ${1:-} == --test ]]; then
   export OMP_NUM_THREADS=1 # the two workers share the cores
   exec "$ALERTCLIP_PYTHON" -m pytest -q -n 2 "${@:2}"
 fi
-exec "$ALERTCLIP_PYTHON" -m alertclip.run "$@"
+exec "$ALERTCLIP_PYTHON" -m companion.run "$@"

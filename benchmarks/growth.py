@@ -19,18 +19,18 @@ import torch
 from harness import answer, parser, run_contender, save
 from videos import write_video
 
-from alertclip.curation.redundancy import Fingerprint, compare
-from alertclip.data.clips import Batch
-from alertclip.efficiency.training import stage_start
-from alertclip.model.alertclip import AlertCLIP
-from alertclip.model.attention import attention_kernel
-from alertclip.model.backbone import load_backbone
-from alertclip.params import PROFILES, load_params
+from alertclip.attention import attention_kernel
+from alertclip.backbone import load_backbone
+from alertclip.clips import Batch
+from alertclip.footprint import random_batch
+from alertclip.model import AlertCLIP
 from alertclip.prompts import load_prompts
 from alertclip.score import embed_prompts, score_video
-from alertclip.training.footprint import random_batch
-from alertclip.training.loop import Run
-from alertclip.training.settings import stage_settings
+from alertclip.stage_settings import stage_settings
+from alertclip.training import Run
+from companion.efficiency.training_cost import stage_start
+from companion.profiles import PROFILES, load_params
+from curation.redundancy import Fingerprint, compare
 
 CPU, CLIPS, FRAMES, STRIDE = torch.device("cpu"), 8, 8, 4
 COPIES, MOMENTS = 5, 8  # clips of one recording; hashes per clip

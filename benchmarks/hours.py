@@ -17,11 +17,11 @@ import torch
 from harness import parser, save
 from videos import RATE, write_video
 
-from alertclip.model.alertclip import AlertCLIP
-from alertclip.model.backbone import load_backbone
-from alertclip.params import PROFILES
+from alertclip.backbone import load_backbone
+from alertclip.model import AlertCLIP
 from alertclip.prompts import load_prompts
 from alertclip.score import embed_prompts, score_video
+from companion.profiles import PROFILES
 
 MINUTE = 60 * RATE  # frames
 

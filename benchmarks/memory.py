@@ -10,9 +10,9 @@ import math
 import pandas as pd
 from harness import parser, save
 
-from alertclip.efficiency.training import measure_step, memory_table
-from alertclip.params import load_params
-from alertclip.training.stage import resolve_device
+from companion.efficiency.training_cost import measure_step, memory_table
+from companion.profiles import load_params
+from companion.stage_runs import resolve_device
 
 
 def main() -> None:
@@ -22,16 +22,16 @@ def main() -> None:
     options.add_argument("--frames", type=int, help="of a clip (default: the profile's)")
     o = options.parse_args()
     P = load_params(o.profile, {"num_frames": o.frames} if o.frames else {})
-    clips, times = o.clips or P.stage2_batch_size, []
+    clips, times = o.clips or P.stage2.batch_size, []
     table = memory_table(P, clips)
     for row in table.itertuples():
-        policy = P.model_copy(update={"checkpointing": row.checkpointing})
+        policy = P.changed({"checkpointing": row.checkpointing})
         fits = not math.isnan(row.counted_gb)
         step = measure_step(policy, row.stage, clips, o.repeats) if fits else None
         times.append((step.memory, *step.seconds) if step else [math.nan] * 5)
     columns = ["process_gb", "seconds", "low", "high", "n"]
     table = table.join(pd.DataFrame(times, columns=columns))
-    sizes = {"backbone": P.backbone, "clips": clips, "frames": P.num_frames}
+    sizes = {"backbone": P.model.backbone, "clips": clips, "frames": P.data.num_frames}
     save(table.assign(**sizes), f"memory_{P.profile}", o.out, resolve_device(P))
 
 

@@ -26,18 +26,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from videos import write_videos
 
-from alertclip.detectors.features import (
-    MARGIN,
-    SnippetRule,
-    extract_features,
-    feature_file,
-    read_features,
-)
-from alertclip.model.alertclip import AlertCLIP
-from alertclip.model.backbone import load_backbone
-from alertclip.params import PROFILES
+from alertclip.backbone import load_backbone
+from alertclip.model import AlertCLIP
 from alertclip.prompts import load_prompts
 from alertclip.score import embed_prompts, has_bf16, score_videos
+from companion.profiles import PROFILES
+from detectors.features import MARGIN, SnippetRule, extract_features, feature_file, read_features
 
 Work = Callable[[], np.ndarray]
 

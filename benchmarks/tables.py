@@ -2,9 +2,9 @@
 
 from harness import parser, save
 
-from alertclip.efficiency import flops, latency, machine, training
-from alertclip.params import load_params
-from alertclip.training.stage import resolve_device
+from companion.efficiency import flops, latency, machine, training_cost
+from companion.profiles import load_params
+from companion.stage_runs import resolve_device
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     save(flops.table(), "table5", o.out, device)
     ceiling = machine.flops_per_second(ceilings)
     save(latency.table(P, ceiling, o.repeats), f"table7_{name}", o.out, device)
-    hours = training.table(P, ceiling, o.clips, o.repeats)
+    hours = training_cost.table(P, ceiling, o.clips, o.repeats)
     save(hours.assign(checkpointing=o.checkpointing), f"table6_{name}", o.out, device)
 
 

@@ -19,18 +19,18 @@ import torch
 from harness import answer, compare, cosines, interleave, parser, save
 from torch import Tensor
 
-from alertclip.data.clips import Batch
-from alertclip.efficiency.training import stage_start
+from alertclip.attention import attention_kernel
+from alertclip.backward import micro_backward
+from alertclip.checkpoint import trainable
+from alertclip.clips import Batch
+from alertclip.footprint import random_batch
 from alertclip.losses import total_loss
-from alertclip.model.alertclip import AlertCLIP, Output, fill_negatives
-from alertclip.model.attention import attention_kernel
-from alertclip.model.prefix import PrefixCache
-from alertclip.params import Params, load_params
-from alertclip.training.backward import micro_backward
-from alertclip.training.checkpoint import trainable
-from alertclip.training.footprint import random_batch
-from alertclip.training.objective import embed, objective
-from alertclip.training.settings import stage_settings
+from alertclip.model import AlertCLIP, Output, fill_negatives
+from alertclip.objective import embed, objective
+from alertclip.prefix import PrefixCache
+from alertclip.stage_settings import stage_settings
+from companion.efficiency.training_cost import stage_start
+from companion.profiles import Params, load_params
 
 Work = Callable[[], np.ndarray]
 CAPTIONS = 8  # distinct ones among the clips' captions: annotations repeat themselves
@@ -49,7 +49,7 @@ def model_and_batch(P: Params, clips: int) -> tuple[AlertCLIP, Batch]:
     generator = torch.Generator().manual_seed(1)
     for parameter in trainable(model).values():  # what starts at zero hides mistakes
         parameter.data += 0.01 * torch.randn(parameter.shape, generator=generator)
-    batch = random_batch(model.image_size, clips, P.num_frames)
+    batch = random_batch(model.image_size, clips, P.data.num_frames)
     captions = [batch.global_captions[i % CAPTIONS] for i in range(clips)]
     return model, replace(batch, global_captions=captions)
 
@@ -65,7 +65,7 @@ def ours(P: Params, clips: int, folder: Path) -> Work:
     """The library's forward and backward pass; ``folder`` is for what it keeps."""
     model, batch = model_and_batch(P, clips)
     settings, device = stage_settings(P, 2), torch.device("cpu")
-    if P.cache_prefix:
+    if P.model.cache_prefix:
         model.prefix = PrefixCache(folder, model.clip.visual, ["bf16"])
         batch = replace(batch, sources=batch.keys)
 

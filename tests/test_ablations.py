@@ -6,16 +6,16 @@ import pytest
 import torch
 from test_weak import scored
 
-from alertclip import ablation_tables, ablations, comparison, figures, weak
-from alertclip import params as params_module
-from alertclip.data.records import Region
-from alertclip.data.splits import standard_negatives
-from alertclip.data.vagta import Item
-from alertclip.detectors import anomalyclip, vadclip
 from alertclip.errors import InputError
-from alertclip.ledger.paper import load_paper_results
-from alertclip.params import load_params
-from alertclip.workflow import NOTEBOOKS
+from alertclip.records import Region
+from alertclip.vagta import Item
+from companion import ablation_tables, ablations, figures
+from companion import profiles as params_module
+from companion.ledger.paper_results import load_paper_results
+from companion.profiles import load_params
+from companion.splits import standard_negatives
+from companion.workflow import NOTEBOOKS
+from detectors import anomalyclip, backbone_tables, vadclip, weakly_supervised
 
 
 def test_every_variant_is_valid_and_differs_from_its_reference():
@@ -92,7 +92,7 @@ def test_results_hold_value_and_change_each_with_its_own_interval():
 def test_a_detector_gets_the_profiles_backbone_and_its_papers_metrics(monkeypatch, name, metrics):
     asked, variant = [], ablations.load_variants()[name]
     best = [scored("clip", [1.0])]
-    monkeypatch.setattr(comparison, "score_stages", lambda *given: asked.append(given) or best)
+    monkeypatch.setattr(backbone_tables, "score_stages", lambda *given: asked.append(given) or best)
     P = load_params("smoke", {"ablation_backbone": "clip"})
     table = ablations._detected(P, variant).set_index("metric")["value"]
     assert asked == [(P, variant.kind, ["clip"])] and table["frame AUC"] == 100
@@ -157,10 +157,10 @@ def test_left_out_terms_do_not_count():
 
 def test_how_activations_are_kept_outdates_no_result_of_paper():
     P = load_params("paper")
-    old = P.model_copy(update={"checkpointing": "all"})
-    assert P.checkpointing == "auto"
+    old = P.changed({"checkpointing": "all"})
+    assert P.model.checkpointing == "auto"
     assert ablations.inputs_hash(P, "full", 0) == ablations.inputs_hash(old, "full", 0)
-    upper = P.model_copy(update={"lora_blocks": 3})
+    upper = P.changed({"lora_blocks": 3})
     assert ablations.inputs_hash(P, "full", 0) != ablations.inputs_hash(upper, "full", 0)
 
 
@@ -180,7 +180,10 @@ def test_the_committed_reference_has_five_seeds_and_no_copies():
 
 
 def test_the_ledger_asks_for_variants_of_the_same_meaning():
-    variants, counts = ablations.load_variants(), dict.fromkeys(("alertclip", *weak.DETECTORS), 0)
+    variants, counts = (
+        ablations.load_variants(),
+        dict.fromkeys(("alertclip", *weakly_supervised.DETECTORS), 0),
+    )
     for cell in load_paper_results().cells():
         if cell.measure and cell.measure.csv == "ablation_results":
             where = cell.measure.selector(cell.row, cell.column)

@@ -11,14 +11,14 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from torch.nn.functional import normalize
 
-from alertclip.data.clips import Batch
+from alertclip.clips import Batch
 from alertclip.errors import InputError
+from alertclip.lora import add_lora
 from alertclip.losses import total_loss
-from alertclip.model.alertclip import AlertCLIP, fill_negatives
-from alertclip.model.lora import add_lora
-from alertclip.model.regions import region_sequence, roi_features
-from alertclip.model.temporal import AttentionPooling, TemporalTransformer
-from alertclip.model.tower import compile_blocks, image_and_patches
+from alertclip.model import AlertCLIP, fill_negatives
+from alertclip.regions import region_sequence, roi_features
+from alertclip.temporal import AttentionPooling, TemporalTransformer
+from alertclip.tower import compile_blocks, image_and_patches
 
 WHOLE = [0.0, 0.0, 1.0, 1.0]
 

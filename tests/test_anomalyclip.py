@@ -11,18 +11,14 @@ import tiny_clip
 import torch
 from torch import Tensor, nn
 
-from alertclip.detectors import anomalyclip as ac
-from alertclip.detectors.anomalyclip import inference, losses, sampling, selector, temporal
-from alertclip.detectors.anomalyclip.checkpoint import official_state_dict
-from alertclip.detectors.anomalyclip.model import aggregate
-from alertclip.detectors.anomalyclip.settings import AnomalyCLIPSettings
-from alertclip.detectors.anomalyclip.training import (
-    batch_schedule,
-    learning_rate_factor,
-    parameter_groups,
-)
+from alertclip.attention import split_attention
 from alertclip.errors import InputError
-from alertclip.model.attention import split_attention
+from detectors import anomalyclip as ac
+from detectors.anomalyclip import inference, losses, sampling, selector, temporal
+from detectors.anomalyclip.checkpoint import official_state_dict
+from detectors.anomalyclip.model import aggregate
+from detectors.anomalyclip.settings import AnomalyCLIPSettings
+from detectors.anomalyclip.training import batch_schedule, learning_rate_factor, parameter_groups
 
 START, STOP, END = 47, 48, 49
 NAMES = ["abuse", "road_accident", "normal", "riot"]  # normal_id 2

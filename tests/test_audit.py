@@ -6,17 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from alertclip.curation import audit, overlay, polarity
-from alertclip.curation.fantastical import fantastical_group
-from alertclip.curation.writers import TemplateWriter
-from alertclip.data.checks import token_count
-from alertclip.data.miniworld.annotations import entries, write_annotations
-from alertclip.data.miniworld.world import clip_jobs
-from alertclip.data.vagta import load_surrogate, load_vagta
+from alertclip.caption_checks import token_count
 from alertclip.errors import InputError
-from alertclip.figures.audit import overlap_distribution, violations_by_kind
-from alertclip.params import load_params
 from alertclip.prompts import PromptSets
+from alertclip.vagta import load_surrogate, load_vagta
+from companion.figures.audit_figures import overlap_distribution, violations_by_kind
+from companion.profiles import load_params
+from curation import audit, overlay, polarity
+from curation.fantastical import fantastical_group
+from curation.writers import TemplateWriter
+from miniworld.world import clip_jobs
+from miniworld.world_annotations import entries, write_annotations
 
 FIGHT = "UCF_Crimes_Videos/UCF_Crimes/Videos/Fighting/Fighting002_x264.mp4"
 CALM = "UCF_Crimes_Videos/UCF_Crimes/Videos/Training_Normal_Videos_Anomaly/Normal_Videos1.mp4"

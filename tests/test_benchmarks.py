@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import yaml
 
-from alertclip.data.annotations import (
+from alertclip.errors import InputError
+from detectors.benchmarks import BENCHMARKS, load_benchmark, read_list, read_truth
+from detectors.event_annotations import (
     VideoTruth,
     frame_class_truth,
     frame_truth,
@@ -21,10 +23,8 @@ from alertclip.data.annotations import (
     read_xd_classes,
     xd_classes,
 )
-from alertclip.data.benchmarks import BENCHMARKS, load_benchmark, read_list, read_truth
-from alertclip.errors import InputError
-from alertclip.evaluation.metrics import frame_metrics
-from alertclip.evaluation.resampling import FrameScores
+from detectors.frame_metrics import frame_metrics
+from detectors.resampling import FrameScores
 
 UCF, XD = load_benchmark("ucf_crime"), load_benchmark("xd_violence")
 CODES = {code: name for name, code in XD.codes.items()}

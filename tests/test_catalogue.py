@@ -9,9 +9,9 @@ import pytest
 from matplotlib.image import imread
 
 from alertclip.errors import InputError
-from alertclip.figures.__main__ import main
-from alertclip.figures.catalogue import CATALOGUE, FRAMES, redraw
-from alertclip.params import ROOT
+from companion.figures.__main__ import main
+from companion.figures.catalogue import CATALOGUE, FRAMES, redraw
+from companion.profiles import ROOT
 
 COMMITTED = ROOT / "figures"
 

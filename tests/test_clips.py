@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_video import SIZE, ids, write_ids
 
-from alertclip.data import splits
-from alertclip.data.boxes import WHOLE_FRAME, box_at, region_span
-from alertclip.data.cache import FrameCache
-from alertclip.data.clips import ClipDataset, collate, cover_spans, split_validation
-from alertclip.data.records import Item, Keyframe, Region
-from alertclip.data.vagta import load_vagta
-from alertclip.data.video import VideoInfo
+from alertclip.boxes import WHOLE_FRAME, box_at, region_span
+from alertclip.cache import FrameCache
+from alertclip.clips import ClipDataset, collate, cover_spans, split_validation
 from alertclip.errors import InputError
+from alertclip.records import Item, Keyframe, Region
+from alertclip.vagta import load_vagta
+from alertclip.video import VideoInfo
+from companion import splits
 
 FIGHT = "UCF_Crimes_Videos/UCF_Crimes/Videos/Fighting/Fighting002_x264.mp4"
 CALM = "UCF_Crimes_Videos/UCF_Crimes/Videos/Testing_Normal_Videos_Anomaly/Normal_Videos_003.mp4"

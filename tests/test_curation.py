@@ -8,13 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alertclip.curation import consistency, planted, quality, redundancy, screening, timestamps
-from alertclip.curation.__main__ import find_videos, main
-from alertclip.curation.levels import level
-from alertclip.data import faults
-from alertclip.data.records import Item
-from alertclip.data.video import DecodeWorker, probe
 from alertclip.errors import InputError
+from alertclip.records import Item
+from alertclip.video import DecodeWorker, probe
+from curation import (
+    consistency,
+    planted,
+    planted_faults,
+    quality,
+    redundancy,
+    screening,
+    timestamps,
+)
+from curation.__main__ import find_videos, main
+from curation.levels import level
 
 SIZE = (96, 128)
 
@@ -209,7 +216,7 @@ def world(folder: Path) -> list[Item]:
     for number, name in enumerate(["Fire/a", "Fire/b", "Robbery/c", "Normal/d"]):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         frames = moving(number)
-        faults.encode(frames // (20 if name == "Fire/b" else 1), folder / f"{name}.mp4", 8)
+        planted_faults.encode(frames // (20 if name == "Fire/b" else 1), folder / f"{name}.mp4", 8)
     copy = (folder / "Fire/a.mp4").read_bytes()
     (folder / "Robbery/copy.mp4").write_bytes(copy)
     (folder / "Robbery/cut.mp4").write_bytes(copy[: len(copy) // 2])
@@ -256,9 +263,9 @@ class TestScreening:
             screening.read_overrides(path, ["a"])
 
     def test_measurements_are_reused(self, tmp_path: Path) -> None:
-        faults.encode(moving(0), tmp_path / "a.mp4", 8)
+        planted_faults.encode(moving(0), tmp_path / "a.mp4", 8)
         info, worker = probe(tmp_path / "a.mp4"), DecodeWorker()
-        clock = DecodeWorker(module="alertclip.curation.timestamps")
+        clock = DecodeWorker(module="curation.timestamps")
         where = tmp_path / "store"
         first = quality.measure(tmp_path / "a.mp4", info, None, where, worker, clock)
         worker.close(), clock.close()
@@ -283,7 +290,7 @@ def test_recovery_by_hand() -> None:
 
 
 def test_planting_is_deterministic_and_leaves_the_world(tmp_path: Path) -> None:
-    from alertclip.data.records import Keyframe, Region
+    from alertclip.records import Keyframe, Region
 
     root, items = tmp_path / "world", []
     track = (Keyframe(26, (0.3, 0.3, 0.6, 0.7)), Keyframe(60, (0.3, 0.3, 0.6, 0.7), False))
@@ -291,20 +298,20 @@ def test_planting_is_deterministic_and_leaves_the_world(tmp_path: Path) -> None:
         name = ("Normal", "Fire" if number % 4 == 1 else "Robbery")[number % 2]
         item = Item(f"{name}/{number}.mp4", "", (Region("", track if number % 2 else ()),))
         (root / name).mkdir(parents=True, exist_ok=True)
-        faults.encode(moving(number, 16), root / item.video, 8)
+        planted_faults.encode(moving(number, 16), root / item.video, 8)
         items.append(item)
     before = {p: p.read_bytes() for p in root.rglob("*.mp4")}
-    one = faults.plant(root, items, tmp_path / "one", 8, 1, seed=3)
-    two = faults.plant(root, items, tmp_path / "two", 8, 1, seed=3)
+    one = planted_faults.plant(root, items, tmp_path / "one", 8, 1, seed=3)
+    two = planted_faults.plant(root, items, tmp_path / "two", 8, 1, seed=3)
     assert one.equals(two) and {p: p.read_bytes() for p in root.rglob("*.mp4")} == before
     same = [(tmp_path / f / v).read_bytes() for v in one["video"] for f in ("one", "two")]
     assert same[::2] == same[1::2]
-    assert (one["kind"].value_counts()[list(faults.FAULTS)] == 1).all()
+    assert (one["kind"].value_counts()[list(planted_faults.FAULTS)] == 1).all()
     clean = set(one.query("kind == 'clean'")["source"])
-    copies = one["kind"].isin(faults.COPIES)
+    copies = one["kind"].isin(planted_faults.COPIES)
     assert set(one[copies]["source"]) <= clean
     assert not clean & set(one[~copies & (one["kind"] != "clean")]["source"])
-    labels = one[one["kind"].isin(faults.LABELS)]
+    labels = one[one["kind"].isin(planted_faults.LABELS)]
     assert (labels["class_name"] != labels["true_class"]).all()
     late = one.query("kind == 'late event'").iloc[0]
     assert probe(tmp_path / "one" / late["video"]).frames == 12  # 1 s + 0.5 s at 8 fps

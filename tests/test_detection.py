@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from alertclip.data.annotations import VideoTruth, frame_class_truth, frame_truth
-from alertclip.data.benchmarks import load_benchmark, read_truth
 from alertclip.errors import InputError
-from alertclip.evaluation.detection import (
+from detectors.benchmarks import load_benchmark, read_truth
+from detectors.detection import (
     Segments,
     class_confidence,
     curve_segments,
@@ -19,8 +18,9 @@ from alertclip.evaluation.detection import (
     non_maximum_suppression,
     temporal_iou,
 )
-from alertclip.evaluation.metrics import frame_metrics
-from alertclip.evaluation.recognition import (
+from detectors.event_annotations import VideoTruth, frame_class_truth, frame_truth
+from detectors.frame_metrics import frame_metrics
+from detectors.recognition import (
     ClassScores,
     anomaly_metrics,
     class_metrics,
@@ -28,7 +28,7 @@ from alertclip.evaluation.recognition import (
     macro_auc,
     open_vocabulary,
 )
-from alertclip.evaluation.resampling import FrameScores
+from detectors.resampling import FrameScores
 
 CLASSES = ["normal", "fight", "fire"]
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from alertclip.diagnosis import (
+from alertclip.errors import InputError
+from alertclip.mss import (
     bootstrap_interval,
     gap_table,
     mean_sign_score,
@@ -15,9 +16,8 @@ from alertclip.diagnosis import (
     text_entanglement,
     text_similarity_matrix,
 )
-from alertclip.errors import InputError
-from alertclip.params import PROFILES
 from alertclip.prompts import load_prompts
+from companion.profiles import PROFILES
 
 
 def unit(rng, *shape):

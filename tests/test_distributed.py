@@ -14,13 +14,14 @@ from test_training import SETTINGS, Clips, tiny_model
 from torch import nn
 from torch.multiprocessing import get_context
 
+from alertclip import distributed
+from alertclip.checkpoint import trainable
 from alertclip.errors import InputError
+from alertclip.objective import collate_seen
+from alertclip.schedule import MicroBatches
 from alertclip.shards import Shard, merge, parse_shard
-from alertclip.training import distributed, fit, read_history
-from alertclip.training.checkpoint import trainable
-from alertclip.training.loop import Run
-from alertclip.training.objective import collate_seen
-from alertclip.training.schedule import MicroBatches
+from alertclip.training import Run, fit
+from alertclip.training_log import read_history
 
 CPU = torch.device("cpu")
 TRACKED = ("loss", "loss_hard", "grad_norm", "validation_loss", "recall_at_1", "signed_gap")

@@ -16,20 +16,20 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.utils.flop_counter import FlopCounterMode
 
-from alertclip.efficiency import flops, latency, machine, paper, training
+from alertclip import footprint
+from alertclip.attention import SplitAttention, split_attention
+from alertclip.backbone import CONFIG, MINICLIP
 from alertclip.errors import InputError
-from alertclip.figures.efficiency import against_floor, operations_per_module
 from alertclip.files import read_json
+from alertclip.lora import add_lora
 from alertclip.losses import total_loss
 from alertclip.memory import keep_freed_memory
-from alertclip.model.alertclip import AlertCLIP
-from alertclip.model.attention import SplitAttention, split_attention
-from alertclip.model.backbone import CONFIG, MINICLIP
-from alertclip.model.lora import add_lora
-from alertclip.model.temporal import AttentionPooling, TemporalTransformer
-from alertclip.model.tower import image_and_patches
-from alertclip.params import load_params
-from alertclip.training import footprint
+from alertclip.model import AlertCLIP
+from alertclip.temporal import AttentionPooling, TemporalTransformer
+from alertclip.tower import image_and_patches
+from companion.efficiency import flops, latency, machine, paper_costs, training_cost
+from companion.figures.efficiency_figures import against_floor, operations_per_module
+from companion.profiles import load_params
 
 CPU = torch.device("cpu")
 
@@ -175,7 +175,7 @@ def tables() -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tables 7 and 6 of MiniCLIP with two frames."""
     P = load_params("mini", {"num_frames": 2, "device": "cpu"})
     ceiling = {"fp32": 1e12, "bf16": 2e12}
-    return latency.table(P, ceiling, repeats=2), training.table(P, ceiling, clips=3, repeats=2)
+    return latency.table(P, ceiling, repeats=2), training_cost.table(P, ceiling, clips=3, repeats=2)
 
 
 def test_latency_table(tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:
@@ -194,7 +194,7 @@ def test_training_table(tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     assert one["ours"] == pytest.approx(one["step_s"] / 3 * 3726 * 100 / 3600)
     assert two["ours"] == pytest.approx(two["step_s"] / 3 * 3726 * 20 / 3600)
     assert both["ours"] == pytest.approx(one["ours"] + two["ours"])
-    assert both["paper"] == pytest.approx(86.25) and paper.CLIPS == 3726
+    assert both["paper"] == pytest.approx(86.25) and paper_costs.CLIPS == 3726
     g = flops.geometry(read_json(MINICLIP / CONFIG)["model_cfg"])
     work = flops.training_flops(g, 2, texts=5, regions=True)
     assert two["floor"] == pytest.approx(3726 * 20 * work / 2e12 / 3600)
@@ -203,7 +203,9 @@ def test_training_table(tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:
 
 def test_stage_start_has_the_stages_adapters() -> None:
     P = load_params("mini", {"stage1_lora_rank": 2, "stage2_lora_rank": 6})
-    ranks = [training.stage_start(P, stage).adapted.peft_config["default"].r for stage in (1, 2)]
+    ranks = [
+        training_cost.stage_start(P, stage).adapted.peft_config["default"].r for stage in (1, 2)
+    ]
     assert ranks == [2, 6]
 
 
@@ -213,7 +215,7 @@ def test_random_batch_is_whole() -> None:
     assert isinstance(batch.boxes, Tensor) and (batch.boxes[..., 2:] > batch.boxes[..., :2]).all()
     assert batch.boxes.min() >= 0 and batch.boxes.max() <= 1
     texts = [*batch.global_captions, *batch.region_captions, *sum(batch.hard_negatives, [])]
-    assert len(set(texts)) == 3 * training.TEXTS[2] and batch.region_mask.all()
+    assert len(set(texts)) == 3 * training_cost.TEXTS[2] and batch.region_mask.all()
 
 
 def test_figures_show_every_line(tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:
@@ -241,15 +243,15 @@ def test_memory_is_counted_only_where_it_would_fit(monkeypatch):
         model.adapted = add_lora(model.adapted, 2, 4, 0.0)
         return model
 
-    monkeypatch.setattr(training, "stage_start", tiny)
+    monkeypatch.setattr(training_cost, "stage_start", tiny)
     P = load_params("smoke", {"num_frames": 16})
-    table = training.memory_table(P, clips=4)
+    table = training_cost.memory_table(P, clips=4)
     assert table["stage"].tolist() == [1] * 4 + [2] * 4
     for _, part in table.groupby("stage"):
         assert part["counted_gb"].is_monotonic_decreasing and part["counted_gb"].nunique() == 4
     limit = table["foreseen_gb"].mean()
-    monkeypatch.setattr(training, "usable_memory", lambda _: 1e9 * limit / training.SHARE)
-    known = training.memory_table(P, clips=4)["counted_gb"].notna()
+    monkeypatch.setattr(training_cost, "usable_memory", lambda _: 1e9 * limit / training_cost.SHARE)
+    known = training_cost.memory_table(P, clips=4)["counted_gb"].notna()
     assert known.tolist() == (table["foreseen_gb"] < limit).tolist() and known.nunique() == 2
-    monkeypatch.setattr(training, "usable_memory", lambda _: 1e3)
-    assert training.memory_table(P, clips=4)["counted_gb"].isna().all()
+    monkeypatch.setattr(training_cost, "usable_memory", lambda _: 1e3)
+    assert training_cost.memory_table(P, clips=4)["counted_gb"].isna().all()

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from alertclip.embeddings import ClipEmbeddings, reuse_or_embed
 from alertclip.errors import InputError
-from alertclip.evaluation.embeddings import ClipEmbeddings, reuse_or_embed
-from alertclip.evaluation.metrics import frame_metrics
-from alertclip.evaluation.zero_shot import frame_scores, wording_table
 from alertclip.prompts import Prompts, PromptSets
+from alertclip.zero_shot import frame_scores, wording_table
+from detectors.frame_metrics import frame_metrics
 
 
 def embeddings(n: int = 8, frames: int = 4) -> ClipEmbeddings:

@@ -10,12 +10,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from alertclip.curation import negatives
-from alertclip.curation.endpoint import Endpoint, Pace
-from alertclip.curation.writers import ModelWriter, Unit, load_negative_prompts
-from alertclip.data.miniworld.video import make
-from alertclip.data.miniworld.world import clip_jobs
 from alertclip.errors import InputError
+from curation import negatives
+from curation.endpoint import Endpoint, Pace
+from curation.writers import ModelWriter, Unit, load_negative_prompts
+from miniworld.world import clip_jobs
+from miniworld.world_video import make
 
 KEY = "sk-very-secret-0123456789"
 GOOD = ["Two men hug each other.", "Two men dance in the park.", "Two men shake hands."]
@@ -216,7 +216,7 @@ def test_frames_of_the_span_go_with_abnormal_units_only(serve, tmp_path):
 
 def test_a_local_model_answers_through_the_same_interface(tmp_path):
     tiny_vision_language_model(tmp_path)
-    from alertclip.curation.local import LocalModel
+    from curation.local import LocalModel
 
     model = LocalModel(str(tmp_path), "system", max_tokens=4)
     frame = np.zeros((24, 32, 3), np.uint8)

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, normalize
 
-from alertclip.errors import InputError
-from alertclip.explain import (
+from alertclip.attention_maps import (
     attention_maps,
     explicit_attention,
     frame_gradients,
@@ -21,8 +20,9 @@ from alertclip.explain import (
     token_maps,
     weighted_values,
 )
-from alertclip.model.alertclip import AlertCLIP
-from alertclip.model.backbone import from_clip
+from alertclip.backbone import from_clip
+from alertclip.errors import InputError
+from alertclip.model import AlertCLIP
 
 
 class Projections(nn.Module):

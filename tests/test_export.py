@@ -9,12 +9,12 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
+from alertclip.backbone import MINICLIP, load_backbone
 from alertclip.errors import InputError
+from alertclip.export import HEAD, META, export_open_clip, load_alertclip
 from alertclip.files import read_json
-from alertclip.model.alertclip import AlertCLIP
-from alertclip.model.backbone import MINICLIP, load_backbone
-from alertclip.model.export import HEAD, META, export_open_clip, load_alertclip
-from alertclip.model.lora import add_lora, merge_lora
+from alertclip.lora import add_lora, merge_lora
+from alertclip.model import AlertCLIP
 
 TEXTS = ["two men fight", "a calm street"]
 
@@ -125,7 +125,7 @@ def test_a_failed_export_leaves_no_finished_folder(tuned, tmp_path, monkeypatch)
     def full(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("alertclip.model.export.save_file", full)
+    monkeypatch.setattr("alertclip.export.save_file", full)
     with pytest.raises(OSError, match="no space"):
         export_open_clip(tuned, tmp_path, {})
     assert not (tmp_path / META).exists() and not list(tmp_path.glob(".*"))

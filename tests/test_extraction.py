@@ -1,17 +1,18 @@
 """Features by shares: every benchmark that notebooks 05 and 06 read, once."""
 
-from alertclip import extraction, weak
-from alertclip.params import load_params
 from alertclip.shards import Shard
+from companion import extraction
+from companion.profiles import load_params
+from detectors import weakly_supervised
 
 
 def test_features_are_asked_for_wherever_the_notebooks_read_them(monkeypatch):
     asked = []
 
     def extract_for_all(P, wanted, detector, training=True, shard=None):
-        asked.append((P.benchmark, detector, training, shard.number))
+        asked.append((P.detector.benchmark, detector, training, shard.number))
 
-    monkeypatch.setattr(weak, "extract_for_all", extract_for_all)
+    monkeypatch.setattr(weakly_supervised, "extract_for_all", extract_for_all)
     P = load_params("paper+paper-msad")
     extraction.extract(P, ["full"], ["vadclip", "anomalyclip"], Shard(2, 8))
     own = [("msad", "vadclip", True, 2), ("msad", "anomalyclip", True, 2)]

@@ -9,30 +9,24 @@ import tiny_clip
 import torch
 from test_video import SIZE, write_ids
 
-from alertclip import failures
-from alertclip.data.cache import FrameCache
-from alertclip.data.clips import ClipDataset
-from alertclip.data.records import Item, Keyframe, Region
-from alertclip.degradation import DEGRADATIONS, Clip
+from alertclip.attention_maps import FrameMaps
+from alertclip.cache import FrameCache
+from alertclip.clips import ClipDataset
+from alertclip.embeddings import ClipEmbeddings
 from alertclip.errors import InputError
-from alertclip.evaluation.embeddings import ClipEmbeddings
-from alertclip.explain import FrameMaps
-from alertclip.failures import statistics
-from alertclip.failures.measurement import (
-    Sample,
-    box_cover,
-    box_measures,
-    lend,
-    pointing_hits,
-)
-from alertclip.failures.measurement import sample as take
-from alertclip.figures import write_table
-from alertclip.figures.failures import CURVES, level_grid, map_grid
-from alertclip.params import Params
-from alertclip.stages import StageResult
+from alertclip.records import Item, Keyframe, Region
+from companion import failures
+from companion.degradation import DEGRADATIONS, Clip
+from companion.failures import statistics
+from companion.failures.measurement import Sample, box_cover, box_measures, lend, pointing_hits
+from companion.failures.measurement import sample as take
+from companion.figures import write_table
+from companion.figures.failure_figures import CURVES, level_grid, map_grid
+from companion.profiles import from_flat
+from companion.tuned_models import StageResult
 
 LEVELS = {"blur": [4.0, 1.0], "compression": [10, 40], "actor size": [0.5]}
-P = Params(profile="test", bootstrap_samples=50)
+P = from_flat({"profile": "test", "bootstrap_samples": 50})
 
 
 def boxed(boxes: list, present: list) -> Clip:
@@ -250,7 +244,7 @@ def test_a_sample_carries_annotated_tracks_and_lends_them(tmp_path):
 
 
 def test_real_clips_are_skipped_with_a_reason(tmp_path, capsys):
-    assert failures.real_panels(Params(world="miniworld")) is None
+    assert failures.real_panels(from_flat({"world": "miniworld"})) is None
     assert "synthetic" in capsys.readouterr().out
-    assert failures.real_panels(Params(failure_videos=str(tmp_path))) is None
+    assert failures.real_panels(from_flat({"failure_videos": str(tmp_path)})) is None
     assert "has none of Abuse011" in capsys.readouterr().out

@@ -19,23 +19,24 @@ from transformers import (
     BlipProcessor,
 )
 
-from alertclip import params as params_module
-from alertclip import prior, showcase
-from alertclip.data.clips import Batch
+from alertclip.attention import pack_state_dict, split_attention
+from alertclip.attention_maps import attention_maps
+from alertclip.backbone import MINISIGLIP, brings_weights, load_backbone
+from alertclip.blip import BlipRetrieval, rename
+from alertclip.clips import Batch
 from alertclip.errors import InputError
-from alertclip.explain import attention_maps
+from alertclip.export import export_open_clip, load_alertclip
 from alertclip.files import read_json
-from alertclip.model.alertclip import AlertCLIP
-from alertclip.model.attention import pack_state_dict, split_attention
-from alertclip.model.backbone import MINISIGLIP, brings_weights, load_backbone
-from alertclip.model.export import export_open_clip, load_alertclip
-from alertclip.model.families.blip import BlipRetrieval, rename
-from alertclip.model.huggingface import export_huggingface
-from alertclip.model.lora import add_lora, merge_lora, parameter_groups, target_pattern
-from alertclip.model.mini import RECIPES
-from alertclip.model.stock import stock_encoders
-from alertclip.model.tower import image_and_patches
-from alertclip.params import load_params
+from alertclip.huggingface import export_huggingface
+from alertclip.lora import add_lora, merge_lora, parameter_groups, target_pattern
+from alertclip.model import AlertCLIP
+from alertclip.stock import stock_encoders
+from alertclip.tower import image_and_patches
+from companion import profiles as params_module
+from companion import quickstart
+from companion.profiles import load_params
+from miniworld import prior
+from miniworld.mini_models import RECIPES
 
 TEXTS = ["two men fight", "a calm street", "fire"]
 FAMILIES = ("siglip", "blip")
@@ -362,10 +363,10 @@ def test_the_last_cell_of_the_second_stage_takes_every_family(model, tmp_path, m
     P = load_params("smoke")
     monkeypatch.setattr(params_module, "ROOT", tmp_path)
     clip = {"frames": frames(model, 3).permute(0, 2, 3, 1).numpy()}
-    monkeypatch.setattr(showcase, "stage_model", lambda *_: model)
-    monkeypatch.setattr(showcase, "clip_dataset", lambda *_: [clip])
-    monkeypatch.setattr(showcase, "provenance", lambda _: {})
-    assert (showcase.export(P)["largest"] < 1e-5).all()
+    monkeypatch.setattr(quickstart, "stage_model", lambda *_: model)
+    monkeypatch.setattr(quickstart, "clip_dataset", lambda *_: [clip])
+    monkeypatch.setattr(quickstart, "provenance", lambda _: {})
+    assert (quickstart.export(P)["largest"] < 1e-5).all()
     assert (tmp_path / "runs/smoke/export/alert_clip.json").is_file()
 
 
@@ -397,8 +398,8 @@ def test_what_is_clips_alone_is_refused(model, tmp_path):
 
 def test_profiles_of_the_families():
     mini = load_params("mini+mini-siglip")
-    assert mini.backbone == "minisiglip" and brings_weights(mini.backbone)
+    assert mini.model.backbone == "minisiglip" and brings_weights(mini.model.backbone)
     paper = load_params("paper+paper-siglip")
-    assert paper.pretrained in open_clip.list_pretrained_tags_by_model(paper.backbone)
+    assert paper.model.pretrained in open_clip.list_pretrained_tags_by_model(paper.model.backbone)
     blip = load_params("paper+paper-blip")
-    assert brings_weights(blip.backbone) and blip.pretrained is None
+    assert brings_weights(blip.model.backbone) and blip.model.pretrained is None

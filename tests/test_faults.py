@@ -21,11 +21,11 @@ from faults.case import Case, refused
 from test_training import Clips, tiny_model
 from test_video import SIZE, ids, write_ids
 
-from alertclip.data.cache import FrameCache, parallel_fill
-from alertclip.figures import write_table
+from alertclip import checkpoint
+from alertclip.cache import FrameCache, parallel_fill
 from alertclip.files import write_json
 from alertclip.score import cli
-from alertclip.training import checkpoint
+from companion.figures import write_table
 
 
 @pytest.mark.filterwarnings("ignore:.*clips are left out")

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from alertclip import figures
 from alertclip.errors import InputError
+from companion import figures
 
 CLASSES = ["all", "Fighting", "Robbery", "People_falling", "Normal"]
 MODELS = ["untuned", "Stage I", "Stage II"]

@@ -6,12 +6,8 @@ import pytest
 import tiny_clip
 import torch
 
-from alertclip.model.alertclip import AlertCLIP
-from alertclip.model.lora import add_lora
-from alertclip.model.tower import checkpoint_every
-from alertclip.params import load_params
-from alertclip.training import footprint
-from alertclip.training.footprint import (
+from alertclip import footprint
+from alertclip.footprint import (
     SHARE,
     Footprint,
     fit_into_memory,
@@ -19,7 +15,11 @@ from alertclip.training.footprint import (
     least_checkpointing,
     step_bytes,
 )
-from alertclip.training.settings import stage_settings
+from alertclip.lora import add_lora
+from alertclip.model import AlertCLIP
+from alertclip.stage_settings import stage_settings
+from alertclip.tower import checkpoint_every
+from companion.profiles import load_params
 
 SETTINGS = replace(stage_settings(load_params("mini"), 2), batch_size=16)
 FRAMES = 8

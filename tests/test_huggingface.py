@@ -6,11 +6,11 @@ import tiny_clip
 import torch
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
+from alertclip.backbone import from_clip
 from alertclip.errors import InputError
-from alertclip.model.alertclip import AlertCLIP
-from alertclip.model.backbone import from_clip
-from alertclip.model.huggingface import export_huggingface
-from alertclip.model.lora import add_lora
+from alertclip.huggingface import export_huggingface
+from alertclip.lora import add_lora
+from alertclip.model import AlertCLIP
 
 TEXTS = ["two men fight", "a café, calm & quiet; it's 3 o'clock", "stop! hey!you"]
 

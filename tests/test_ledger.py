@@ -8,14 +8,14 @@ import pandas as pd
 import pytest
 import yaml
 
-from alertclip import inconsistencies, report, study
-from alertclip.data.benchmarks import load_benchmark
 from alertclip.errors import InputError
-from alertclip.inconsistencies import arithmetic
-from alertclip.ledger import claims, join, paper, settings
-from alertclip.params import PAPER_RESULTS, ROOT, load_params
+from companion import inconsistencies, report, result_tables
+from companion.inconsistencies import arithmetic
+from companion.ledger import claims, join, paper_results, paper_settings
+from companion.profiles import PAPER_RESULTS, ROOT, load_params
+from detectors.benchmarks import load_benchmark
 
-RESULTS = paper.load_paper_results()
+RESULTS = paper_results.load_paper_results()
 CELLS = {cell.key: cell for cell in RESULTS.cells()}
 SIZES = {  # cells, of which empty: counted in the documents, not in the file
     "Alert-CLIP": (49, 2),
@@ -83,11 +83,11 @@ class TestTranscription:
         ],
     )
     def test_a_damaged_table_is_named(self, tmp_path, change, message):
-        raw = yaml.load(PAPER_RESULTS.read_text(), paper.LOADER)
+        raw = yaml.load(PAPER_RESULTS.read_text(), paper_results.LOADER)
         change(raw["tables"][0])
         (tmp_path / "bad.yaml").write_text(yaml.safe_dump(raw))
         with pytest.raises(InputError, match=message):
-            paper.load_paper_results(tmp_path / "bad.yaml")
+            paper_results.load_paper_results(tmp_path / "bad.yaml")
 
 
 class TestKeys:
@@ -103,7 +103,7 @@ class TestKeys:
     def test_every_row_that_the_report_writes_is_there(self, csv):
         P = load_params("mini")
         table = (
-            settings.settings_table(P)["name"]
+            paper_settings.settings_table(P)["name"]
             if csv == "settings"
             else inconsistencies.check_table(RESULTS, P)["check"]
         )
@@ -127,9 +127,11 @@ class TestKeys:
     def test_figures_show_the_paper_beside_ours(self):
         rows = [("CLIP", "frame AUC"), ("Stage I", "frame AP"), ("Full", "AnoAUC")]
         table = pd.DataFrame(rows, columns=["model", "setting"])
-        marked = study.with_paper(table, "VadCLIP, UCF-Crime", "setting")["paper"]
+        marked = result_tables.with_paper(table, "VadCLIP, UCF-Crime", "setting")["paper"]
         assert marked[:2].tolist() == [88.02, 32.16] and np.isnan(marked[2])
-        assert study.with_paper(table, "VadCLIP, mini world", "setting")["paper"].isna().all()
+        assert (
+            result_tables.with_paper(table, "VadCLIP, mini world", "setting")["paper"].isna().all()
+        )
 
 
 class TestStatus:
@@ -152,7 +154,7 @@ class TestStatus:
     def test_settings_and_arithmetic_are_no_results(self, tmp_path):
         P = load_params("mini")
         tables = {
-            "settings": settings.settings_table(P),
+            "settings": paper_settings.settings_table(P),
             "inconsistencies": inconsistencies.check_table(RESULTS, P),
         }
         status = book_of(tmp_path, **tables)["status"]
@@ -332,7 +334,7 @@ class TestChecks:
                 cells = [value if j == i else c for j, c in enumerate(table.rows[row])]
                 table = table.model_copy(update={"rows": table.rows | {row: cells}})
             tables.append(table)
-        changed = paper.PaperResults(**(dict(RESULTS) | {"tables": tables}))
+        changed = paper_results.PaperResults(**(dict(RESULTS) | {"tables": tables}))
         found = inconsistencies.check_table(changed, load_params("mini")).set_index("check")
         assert found.loc[check, "verdict"] == "contradicted"
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from alertclip.diagnosis import paired_difference
 from alertclip.errors import InputError
-from alertclip.evaluation.metrics import (
+from alertclip.mss import paired_difference
+from detectors.frame_metrics import (
     auc_statistic,
     average_precision,
     frame_metrics,
@@ -15,7 +15,7 @@ from alertclip.evaluation.metrics import (
     roc_auc,
     video_metrics,
 )
-from alertclip.evaluation.resampling import FrameScores
+from detectors.resampling import FrameScores
 
 
 @pytest.mark.parametrize("levels", [3, 1000])  # many ties, few ties

@@ -8,13 +8,13 @@ import av
 import numpy as np
 import pytest
 
-from alertclip.data import miniworld
-from alertclip.data.miniworld.captions import WORDINGS
-from alertclip.data.miniworld.plan import FPS, FRAMES, PAIRS, SEED_ROOM, SEED_START, draw_plan
-from alertclip.data.miniworld.poses import LYING, ON_BACK, STAND, pose, posture
-from alertclip.data.miniworld.render import render, render_clip
-from alertclip.data.miniworld.stills import GENERIC, PEOPLE, TOPICS
+import miniworld
 from alertclip.errors import InputError
+from miniworld.captions import WORDINGS
+from miniworld.plan import FPS, FRAMES, PAIRS, SEED_ROOM, SEED_START, draw_plan
+from miniworld.poses import LYING, ON_BACK, STAND, pose, posture
+from miniworld.render import render, render_clip
+from miniworld.stills import GENERIC, PEOPLE, TOPICS
 
 
 @pytest.fixture(scope="module")

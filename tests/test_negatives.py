@@ -4,23 +4,17 @@ import json
 
 import pytest
 
-from alertclip.curation import negatives
-from alertclip.curation.contract import is_english, normal_form, read_answer, violations
-from alertclip.curation.endpoint import NoReply, estimated_tokens
-from alertclip.curation.results import Results
-from alertclip.curation.writers import (
-    TemplateWriter,
-    Unit,
-    estimate,
-    load_negative_prompts,
-    units,
-)
-from alertclip.data.miniworld.annotations import entries, write_annotations
-from alertclip.data.miniworld.world import clip_jobs
-from alertclip.data.records import Item, Keyframe, Region
-from alertclip.data.vagta import load_surrogate, load_vagta
 from alertclip.errors import InputError
-from alertclip.params import load_params
+from alertclip.records import Item, Keyframe, Region
+from alertclip.vagta import load_surrogate, load_vagta
+from companion.profiles import load_params
+from curation import negatives
+from curation.contract import is_english, normal_form, read_answer, violations
+from curation.endpoint import NoReply, estimated_tokens
+from curation.writers import TemplateWriter, Unit, estimate, load_negative_prompts, units
+from curation.writing_results import Results
+from miniworld.world import clip_jobs
+from miniworld.world_annotations import entries, write_annotations
 
 GOOD = ["Two men hug each other.", "Two men dance in the park.", "Two men shake hands."]
 FENCED = "```json\n" + json.dumps(GOOD) + "\n```"

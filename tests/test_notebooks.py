@@ -10,9 +10,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from alertclip import workflow
 from alertclip.errors import InputError
-from alertclip.params import ROOT
+from companion import workflow
+from companion.profiles import ROOT
 
 BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FORBIDDEN = {
@@ -105,5 +105,5 @@ def test_unknown_parameter_is_refused(tmp_path: Path) -> None:
 
 
 def test_imported_files_follow_modules() -> None:
-    files = {str(f.relative_to(ROOT)) for f in workflow.imported_files("import alertclip.params")}
+    files = {str(f.relative_to(ROOT)) for f in workflow.imported_files("import companion.profiles")}
     assert files == {f"lib/alertclip/{name}.py" for name in ("__init__", "params", "errors")}

@@ -7,10 +7,12 @@ import av
 import numpy as np
 import pytest
 
-from alertclip import params as params_module
 from alertclip.errors import InputError
-from alertclip.params import load_params
-from alertclip.training import read_history, run_stage, stage
+from alertclip.training_log import read_history
+from companion import profiles as params_module
+from companion import stage_runs
+from companion.profiles import load_params
+from companion.stage_runs import run_stage
 
 UCF = "UCF_Crimes_Videos/UCF_Crimes/Videos"
 MSAD = "MSAD/MSAD_Videos"
@@ -95,7 +97,7 @@ def paper(real_layout, tmp_path, monkeypatch):
 
 def test_both_stages_run_from_the_paper_profile(paper, monkeypatch):
     looked = []
-    monkeypatch.setattr(stage, "fit_into_memory", lambda *given: looked.append(given[-1]))
+    monkeypatch.setattr(stage_runs, "fit_into_memory", lambda *given: looked.append(given[-1]))
     first = run_stage(paper, 1)
     second = run_stage(paper, 2)
     assert first == paper.run_dir / "stage1/final" and second == paper.run_dir / "stage2/final"
@@ -114,7 +116,7 @@ def test_tokens_kept_on_disk_give_the_same_weights(paper):
     weights = []
     for kept in (False, True):
         own = {"profile": f"kept-{kept}", "cache_prefix": kept}
-        final = run_stage(paper.model_copy(update=changes | own), 1)
+        final = run_stage(paper.changed(changes | own), 1)
         weights.append((final / "open_clip_model.safetensors").read_bytes())
     assert weights[0] == weights[1]
     assert list((paper.cache_dir / "prefix").rglob("*.safetensors"))
@@ -129,6 +131,6 @@ def test_missing_data_and_weights_say_what_from_where_and_where_to(tmp_path):
 
 
 def test_missing_weights_name_the_file(paper, tmp_path):
-    params = paper.model_copy(update={"pretrained": str(tmp_path / "vit_b_32.safetensors")})
+    params = paper.changed({"pretrained": str(tmp_path / "vit_b_32.safetensors")})
     with pytest.raises(InputError, match=r"vit_b_32\.safetensors"):
         run_stage(params, 1)

@@ -8,12 +8,12 @@ import tiny_clip
 import torch
 from test_alertclip import gradients_of, make_batch
 
-from alertclip.data.clips import Batch
+from alertclip.clips import Batch
 from alertclip.errors import InputError
-from alertclip.model.alertclip import AlertCLIP
-from alertclip.model.lora import add_lora
-from alertclip.model.prefix import PrefixCache
-from alertclip.model.tower import frozen_depth
+from alertclip.lora import add_lora
+from alertclip.model import AlertCLIP
+from alertclip.prefix import PrefixCache
+from alertclip.tower import frozen_depth
 
 BATCH = replace(make_batch(), sources=["clip x", "clip y"])
 

@@ -14,20 +14,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_video import write_ids
 
-from alertclip import weak
-from alertclip.curation.endpoint import Endpoint
-from alertclip.data.annotations import VideoTruth
-from alertclip.data.benchmarks import load_benchmark
-from alertclip.data.records import Item, Keyframe, Region
-from alertclip.data.vagta import load_surrogate
 from alertclip.errors import InputError
 from alertclip.files import read_json, write_json
-from alertclip.params import load_params
-from alertclip.qa import answerers, study, uca
-from alertclip.qa import instructions as ins
-from alertclip.qa import questions as qs
-from alertclip.qa.exam import Exam, vision_answerer
-from alertclip.qa.uca import TimedCaption
+from alertclip.records import Item, Keyframe, Region
+from alertclip.vagta import load_surrogate
+from companion.profiles import load_params
+from curation.endpoint import Endpoint
+from detectors import weakly_supervised
+from detectors.benchmarks import load_benchmark
+from detectors.event_annotations import VideoTruth
+from vagpt import answerers, qa_tables, uca
+from vagpt import instructions as ins
+from vagpt import questions as qs
+from vagpt.exam import Exam, vision_answerer
+from vagpt.uca import TimedCaption
 
 UCF = load_benchmark("ucf_crime")
 CLIP = TimedCaption("Fighting002_x264", "Fighting", 2.0, 5.5, "Two men fight.", True)
@@ -404,13 +404,13 @@ def test_a_classifier_learns_from_the_centre_crop_of_captioned_videos(monkeypatc
     P, trained = load_params("smoke", {"snippet_length": 4}), []
     names = ("Abuse1_x264", "Abuse1_x264", "Fire2_x264", "Abuse3_x264")
     features = [np.eye(3)[[k] * 3] for k in (0, 1, 2, 2)]
-    data = weak.TrainingSet(features, [("Abuse",)] * 4, names)
+    data = weakly_supervised.TrainingSet(features, [("Abuse",)] * 4, names)
     item = Item("Abuse1_x264.mp4", "", (Region("he is hit"),), timestamps=(0.3, 9.0))
     items = [item, replace(item, video="Abuse3_x264.mp4", timestamps=(0.0, 0.1))]
-    monkeypatch.setattr(study.weak, "training_set", lambda *_: data)
-    monkeypatch.setattr(study, "load_split", lambda *_: (items, None))
-    monkeypatch.setattr(study, "train_classifier", lambda *given: trained.extend(given))
-    study.fit_classifier(P, None, None)
+    monkeypatch.setattr(qa_tables.weakly_supervised, "training_set", lambda *_: data)
+    monkeypatch.setattr(qa_tables, "load_split", lambda *_: (items, None))
+    monkeypatch.setattr(qa_tables, "train_classifier", lambda *given: trained.extend(given))
+    qa_tables.fit_classifier(P, None, None)
     assert trained[0].argmax(1).tolist() == [0, 0, 0, 2, 2, 2]
     assert trained[1].tolist() == [False, True, True, False, False, False]
 
@@ -418,10 +418,10 @@ def test_a_classifier_learns_from_the_centre_crop_of_captioned_videos(monkeypatc
 def test_footage_intervals_are_measured_against_the_longest_event():
     video = qs.Footage("v", 10.0, ((0.0, 1.0), (4.0, 8.0)), ("Fire", "Fire"))
     exam = Exam([video], [[0]], [video], [], 0.5, [])
-    table = study.interval_table(load_params("smoke"), exam, {"v": (4.0, 6.0, 0.9)}, "m")
+    table = qa_tables.interval_table(load_params("smoke"), exam, {"v": (4.0, 6.0, 0.9)}, "m")
     assert table["value"].tolist() == pytest.approx([50, 100])
-    assert study.interval_table(load_params("smoke"), exam, study.whole(exam), "m")["value"][
-        0
-    ] == pytest.approx(40)
+    assert qa_tables.interval_table(load_params("smoke"), exam, qa_tables.whole(exam), "m")[
+        "value"
+    ][0] == pytest.approx(40)
     joined = Exam([], [[1, 0]], [video], [], 0.5, []).joined([np.zeros(2), np.ones(3)])
     assert joined["v"].tolist() == [1, 1, 1, 0, 0]

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from alertclip import retention
 from alertclip.errors import InputError
-from alertclip.params import load_params
+from companion import retention
+from companion.profiles import load_params
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -67,7 +67,7 @@ def test_coco_recall_counts_any_caption_of_an_image(tmp_path):
 
 def test_nothing_named_is_said_and_not_invented(monkeypatch):
     P = load_params("smoke", {"world": "vagta"})
-    monkeypatch.setattr(retention.stages, "stage_model", lambda P, stage: Oracle())
+    monkeypatch.setattr(retention.tuned_models, "stage_model", lambda P, stage: Oracle())
     with pytest.warns(UserWarning, match="retention is not measured"):
         table = retention.retention_table(P, ["clip"])
     assert table["setting"].tolist() == ["not measured"] and np.isnan(table["value"]).all()

@@ -8,11 +8,11 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from alertclip import run, workflow
 from alertclip.errors import InputError
 from alertclip.files import locked
-from alertclip.params import Params, load_params, parse_overrides
-from alertclip.workflow import Notebook
+from companion import run, workflow
+from companion.profiles import Params, load_params, parse_overrides
+from companion.workflow import Notebook
 
 FIRST = Notebook("01_first", ignores=("stage", "video"))
 SECOND = Notebook("02_second", needs=("01_first",), writes=("stage1",))
@@ -105,12 +105,12 @@ def test_missing_data_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(InputError) as caught:
         run.check_inputs(params)
     message = str(caught.value)
-    assert str(tmp_path / params.annotations_train) in message
+    assert str(tmp_path / params.data.annotations_train) in message
     assert "MSAD/MSAD_Videos" in message and "UCF-Crime" in message
-    (tmp_path / params.hard_negatives_train).write_text("[]")
+    (tmp_path / params.data.hard_negatives_train).write_text("[]")
     with pytest.raises(InputError) as caught:
         run.check_inputs(params)
-    assert params.annotations_train not in str(caught.value)  # the surrogate serves
+    assert params.data.annotations_train not in str(caught.value)  # the surrogate serves
 
 
 def test_options_after_dashes_reach_snakemake() -> None:

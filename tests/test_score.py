@@ -14,9 +14,9 @@ from torch import nn
 
 from alertclip import score
 from alertclip.errors import InputError
-from alertclip.params import PROFILES
 from alertclip.prompts import load_prompts
 from alertclip.score import cli
+from companion.profiles import PROFILES
 
 BLUE, RED = (20, 20, 220), (220, 20, 20)
 

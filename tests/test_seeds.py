@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from alertclip.seeds import over_seeds
+from companion.seeds import over_seeds
 
 
 def test_mean_and_student_interval_over_seeds():

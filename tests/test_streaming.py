@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from test_video import FPS, FRAMES, SIZE, ids, write_ids
 
-from alertclip.data import decoding, video
-from alertclip.data.cache import FrameCache, parallel_probe
-from alertclip.data.streaming import FrameStream
-from alertclip.data.video import DecodeError, probe
+from alertclip import decoding, video
+from alertclip.cache import FrameCache, parallel_probe
+from alertclip.streaming import FrameStream
+from alertclip.video import DecodeError, probe
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_frames_kept_while_counting_are_not_decoded_again(clip, tmp_path, monkey
     cache = FrameCache(tmp_path, SIZE)
     infos = parallel_probe(cache, [clip], 1, lambda path, info: [[2, info.frames - 1]])
     assert infos[clip].frames == FRAMES
-    monkeypatch.setattr("alertclip.data.cache.read_frames", None)
+    monkeypatch.setattr("alertclip.cache.read_frames", None)
     assert ids(cache.get(clip, [2, 39])) == [2, 39]
 
 

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alertclip.errors import InputError
-from alertclip.figures import qa as figures
-from alertclip.qa import study, tokens
-from alertclip.qa.exam import Exam, embed_frames, frame_logits
-from alertclip.qa.questions import Footage
-from alertclip.qa.temporal_classifier import (
+from companion.figures import qa_figures as figures
+from vagpt import effective_tokens, qa_tables
+from vagpt.exam import Exam, embed_frames, frame_logits
+from vagpt.questions import Footage
+from vagpt.temporal_classifier import (
     ClassifierSettings,
     FrameClassifier,
     best_interval,
@@ -124,7 +124,7 @@ def test_intervals_are_in_seconds_of_the_joined_footage():
     model = train_classifier(x, y, ClassifierSettings(learning_rate=0.05, epochs=20, hidden=16))
     calm, wild = (np.full((4, 4), value, np.float32) for value in (3, 7))
     exam = Exam([], [[0, 1]], [Footage("v", 4.0)], [], 0.5, [])
-    start, end, confidence = study.footage_intervals(exam, model, [calm, wild])["v"]
+    start, end, confidence = qa_tables.footage_intervals(exam, model, [calm, wild])["v"]
     assert (start, end) == (2.0, 4.0) and confidence > 0.8
 
 
@@ -139,22 +139,22 @@ def test_patches_that_changed_are_kept():
     patches = np.zeros((3, 2, 2, 2))
     patches[1, 0, 1] = [1, -2]  # moved by 3, then back by 3
     patches[2, 1, 0] = [4, 0]
-    moved = tokens.patch_difference(patches)
+    moved = effective_tokens.patch_difference(patches)
     assert np.isinf(moved[0]).all() and moved[1].tolist() == [[0, 3], [0, 0]]
     assert moved[2].tolist() == [[0, 3], [4, 0]]
-    kept = tokens.keep_top(moved, 0.25)
+    kept = effective_tokens.keep_top(moved, 0.25)
     assert kept[0].all() and kept[1].tolist() == [[False, True], [False, False]]
     assert kept[2].tolist() == [[False, False], [True, False]]
-    assert tokens.keep_top(moved, 0.5).sum(axis=(1, 2)).tolist() == [4, 2, 2]
-    assert tokens.keep_random((3, 2, 2), 0.5, 0).sum(axis=(1, 2)).tolist() == [4, 2, 2]
+    assert effective_tokens.keep_top(moved, 0.5).sum(axis=(1, 2)).tolist() == [4, 2, 2]
+    assert effective_tokens.keep_random((3, 2, 2), 0.5, 0).sum(axis=(1, 2)).tolist() == [4, 2, 2]
     for share in (0, 1.1):
         with pytest.raises(InputError, match="above 0"):
-            tokens.keep_top(moved, share)
+            effective_tokens.keep_top(moved, share)
 
 
 def test_distances_move_to_another_grid():
     fine = np.arange(32.0).reshape(2, 4, 4)
-    coarse = tokens.on_grid(fine, (2, 2))
+    coarse = effective_tokens.on_grid(fine, (2, 2))
     assert np.isinf(coarse[0]).all()
     assert coarse[1].tolist() == [[18.5, 20.5], [26.5, 28.5]]  # means of 2 x 2 blocks
 
@@ -162,34 +162,34 @@ def test_distances_move_to_another_grid():
 def test_all_patches_are_the_image_embedding_of_an_averaging_backbone():
     model = tiny_clip.alertclip("avg")
     frames = tiny_clip.frames(3).permute(0, 2, 3, 1).numpy()
-    patches = tokens.backbone_patches(model, frames)
+    patches = effective_tokens.backbone_patches(model, frames)
     assert patches.shape == (3, 3, 4, 16)
     with torch.inference_mode():
         v = model.encode_frames(tiny_clip.frames(3)[None]).v[0].numpy()
-    assert np.allclose(tokens.pool_kept(patches, np.ones((3, 3, 4), bool)), v, atol=1e-5)
+    assert np.allclose(effective_tokens.pool_kept(patches, np.ones((3, 3, 4), bool)), v, atol=1e-5)
     assert np.allclose(embed_frames(model, frames), v, atol=1e-5)
     one = np.zeros((3, 3, 4), bool)
     one[:, 2, 1] = True
     expected = patches[:, 2, 1] / np.linalg.norm(patches[:, 2, 1], axis=-1, keepdims=True)
-    assert np.allclose(tokens.pool_kept(patches, one), expected, atol=1e-5)
+    assert np.allclose(effective_tokens.pool_kept(patches, one), expected, atol=1e-5)
 
 
 def test_timm_patches_lie_where_the_frame_changed():
-    encode = tokens.timm_patches("test_vit", pretrained=False)
+    encode = effective_tokens.timm_patches("test_vit", pretrained=False)
     frames = np.full((3, 40, 80, 3), 127, np.uint8)
     frames[1, :, :8] = 255  # a strip on the left, a tenth of the frame; then one at the top instead
     frames[2, :4] = 255
-    left, top = tokens.patch_difference(encode(frames[[0, 1, 0, 2]]))[[1, 3]]
+    left, top = effective_tokens.patch_difference(encode(frames[[0, 1, 0, 2]]))[[1, 3]]
     assert left.shape == (10, 10)
     assert left.mean(axis=0).argmax() == 0 and top.mean(axis=1).argmax() == 0
     with pytest.raises(InputError, match="timm cannot make no_such_model"):
-        tokens.timm_patches("no_such_model", pretrained=False)
+        effective_tokens.timm_patches("no_such_model", pretrained=False)
 
 
 def test_masked_frames_and_figures():
     frames = np.full((2, 4, 6, 3), 9, np.uint8)
     kept = np.array([[[True, False, True]], [[False, True, False]]])
-    masked = tokens.mask_frames(frames, kept)
+    masked = effective_tokens.mask_frames(frames, kept)
     assert masked[0, :, :2].max() == 9 and (masked[0, :, 2:4] == 127).all()
     assert (masked[1, :, 4:] == 127).all() and masked.dtype == np.uint8
     table = pd.DataFrame({"time_s": [0.0, 1.0], "share": [100.0, 50.0]})

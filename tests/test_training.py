@@ -10,17 +10,17 @@ import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch.utils.data import Dataset
 
-from alertclip.data.clips import collate
-from alertclip.model.alertclip import AlertCLIP
-from alertclip.model.backbone import from_clip
-from alertclip.model.lora import add_lora
-from alertclip.params import load_params
-from alertclip.training import StageSettings, TrainingError, fit, stage_settings
-from alertclip.training.backward import concatenate
-from alertclip.training.checkpoint import checkpoints, latest_checkpoint, trainable
-from alertclip.training.loop import Run
-from alertclip.training.schedule import MicroBatches, epoch_order, learning_rate_factor
-from alertclip.training.validation import recall_at_1, signed_gap
+from alertclip.backbone import from_clip
+from alertclip.backward import concatenate
+from alertclip.checkpoint import checkpoints, latest_checkpoint, trainable
+from alertclip.clips import collate
+from alertclip.lora import add_lora
+from alertclip.model import AlertCLIP
+from alertclip.schedule import MicroBatches, epoch_order, learning_rate_factor
+from alertclip.stage_settings import StageSettings, stage_settings
+from alertclip.training import Run, TrainingError, fit
+from alertclip.validation import recall_at_1, signed_gap
+from companion.profiles import load_params
 
 SETTINGS = StageSettings(
     batch_size=4,

@@ -11,7 +11,9 @@ import tiny_clip
 import torch
 from torch import Tensor
 
-from alertclip.detectors.vadclip import (
+from alertclip.attention import split_attention
+from alertclip.errors import InputError
+from detectors.vadclip import (
     CLIPText,
     VadCLIP,
     VadCLIPSettings,
@@ -25,9 +27,9 @@ from alertclip.detectors.vadclip import (
     score_videos,
     training_steps,
 )
-from alertclip.detectors.vadclip.checkpoint import official_state_dict
-from alertclip.detectors.vadclip.features import chunks, training_window, uniform_pool
-from alertclip.detectors.vadclip.graph import (
+from detectors.vadclip.checkpoint import official_state_dict
+from detectors.vadclip.features import chunks, training_window, uniform_pool
+from detectors.vadclip.graph import (
     GraphConvolution,
     distance_adjacency,
     distance_decay,
@@ -35,17 +37,15 @@ from alertclip.detectors.vadclip.graph import (
     valid_positions,
     window_mask,
 )
-from alertclip.detectors.vadclip.losses import (
+from detectors.vadclip.losses import (
     alignment_loss,
     binary_loss,
     separation_loss,
     top_k_mean,
     total_loss,
 )
-from alertclip.detectors.vadclip.prompt import layout
-from alertclip.detectors.vadclip.training import epoch_batches, steps_per_epoch
-from alertclip.errors import InputError
-from alertclip.model.attention import split_attention
+from detectors.vadclip.prompt import layout
+from detectors.vadclip.training import epoch_batches, steps_per_epoch
 
 START, END = 48, 49
 NAMES = ("normal", "fighting", "car accident")

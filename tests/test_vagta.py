@@ -6,10 +6,10 @@ from collections import Counter
 import pandas as pd
 import pytest
 
-from alertclip.data.boxes import region_span
-from alertclip.data.checks import token_count
-from alertclip.data.vagta import load_surrogate, load_vagta, strip_prefix
+from alertclip.boxes import region_span
+from alertclip.caption_checks import token_count
 from alertclip.errors import InputError
+from alertclip.vagta import load_surrogate, load_vagta, strip_prefix
 
 VIDEO = "UCF_Crimes_Videos/UCF_Crimes/Videos/Fighting/Fighting002_x264.mp4"
 NORMAL = "UCF_Crimes_Videos/UCF_Crimes/Videos/Testing_Normal_Videos_Anomaly/Normal_Videos_003.mp4"

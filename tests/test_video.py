@@ -12,15 +12,9 @@ import av
 import numpy as np
 import pytest
 
-from alertclip.data import decoding, video
-from alertclip.data.cache import FrameCache, ahead, parallel_fill, parallel_probe
-from alertclip.data.video import (
-    DecodeError,
-    DecodeWorker,
-    probe,
-    read_frames,
-    uniform_indices,
-)
+from alertclip import decoding, video
+from alertclip.cache import FrameCache, ahead, parallel_fill, parallel_probe
+from alertclip.video import DecodeError, DecodeWorker, probe, read_frames, uniform_indices
 
 FRAMES, FPS, SIZE = 40, 30, (48, 64)  # H, W
 
@@ -51,7 +45,7 @@ def hanging(tmp_path, monkeypatch) -> str:
     """A decoder that hangs in native code and never lets go of the interpreter, but for PyAV."""
     (tmp_path / "hanging.py").write_text(
         "import ctypes, sys\n"
-        "from alertclip.data import decoding\n"
+        "from alertclip import decoding\n"
         "def hang(*_):\n"
         "    ctypes.PyDLL(None).sleep(600)  # PyDLL keeps the interpreter lock\n"
         "decoding.decode_decord = hang\n"

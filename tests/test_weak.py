@@ -6,14 +6,25 @@ import pytest
 from matplotlib.figure import Figure
 from test_video import write_ids
 
-from alertclip import ablations, comparison, disentangle, feature_space, figures, stages, weak
-from alertclip import params as params_module
-from alertclip.comparison import Scored
-from alertclip.data.annotations import VideoTruth
-from alertclip.data.benchmarks import load_benchmark
-from alertclip.data.records import Item
-from alertclip.detectors import features
-from alertclip.detectors.features import (
+from alertclip.errors import InputError
+from alertclip.files import locked, read_json
+from alertclip.records import Item
+from alertclip.shards import Shard
+from companion import ablations, figures, tuned_models
+from companion import profiles as params_module
+from companion.profiles import load_params
+from detectors import (
+    backbone_tables,
+    data_framework,
+    feature_projection,
+    features,
+    weakly_supervised,
+)
+from detectors.backbone_tables import Scored
+from detectors.benchmarks import load_benchmark
+from detectors.cross_domain import zero_shot_table
+from detectors.event_annotations import VideoTruth
+from detectors.features import (
     SnippetRule,
     extract_features,
     feature_file,
@@ -21,13 +32,8 @@ from alertclip.detectors.features import (
     snippet_frames,
     take_crop,
 )
-from alertclip.detectors.videos import training_videos
-from alertclip.errors import InputError
-from alertclip.files import locked, read_json
-from alertclip.params import load_params
-from alertclip.shards import Shard
-from alertclip.transfer import zero_shot_table
-from alertclip.weak import VideoScores
+from detectors.training_videos import training_videos
+from detectors.weakly_supervised import VideoScores
 
 ROWS = {"train": 12, "test": 8}
 
@@ -50,7 +56,7 @@ def annotate(root, test_events):
 def P(tmp_path, monkeypatch):
     """Smoke profile on feature files that stand for videos: the real path from there on."""
     monkeypatch.setattr(params_module, "ROOT", tmp_path)
-    monkeypatch.setattr(weak, "prepare_data", lambda P: P.data_dir)
+    monkeypatch.setattr(weakly_supervised, "prepare_data", lambda P: P.data_dir)
     changes = {"batch_size": 4, "epochs": 1}
     params = load_params("smoke", {"detector_seeds": [0], "vadclip_changes": {
         "length": 16, "window": 4, "layers": 1, "prefix": 4, "postfix": 4, **changes,
@@ -67,7 +73,7 @@ def P(tmp_path, monkeypatch):
             np.save(feature_file(tmp_path, video, 0), rng.normal(size=(16, 128)))
         return [tmp_path]
 
-    monkeypatch.setattr(weak, "_extract", extract)
+    monkeypatch.setattr(weakly_supervised, "_extract", extract)
     return params
 
 
@@ -76,7 +82,7 @@ def test_test_labels_reach_neither_training_nor_scores(P, detector):
     results = []
     for events in ([0, 1] * 4, [1, 1, 0, 0] * 2):
         annotate(P.data_dir, events)
-        results.append(weak.score_backbone(P, "clip", detector))
+        results.append(weakly_supervised.score_backbone(P, "clip", detector))
     (first, a), (second, b) = results
     assert [t.is_abnormal for t in first.truths] != [t.is_abnormal for t in second.truths]
     for one, other in zip(a[0], b[0], strict=True):
@@ -104,26 +110,28 @@ def test_training_sees_the_classes_of_the_list_and_no_times(P):
 )
 def test_a_branch_that_is_not_trained_gives_no_score(P, monkeypatch, metric, left_out, aligned):
     benchmark = load_benchmark("miniworld").model_copy(update={"metric": metric})
-    monkeypatch.setattr(weak, "load_benchmark", lambda name: benchmark)
-    changes = P.vadclip_changes | ({left_out: 0} if left_out else {})
-    P = P.model_copy(update={"vadclip_changes": changes})
+    monkeypatch.setattr(weakly_supervised, "load_benchmark", lambda name: benchmark)
+    changes = P.detector.vadclip_changes | ({left_out: 0} if left_out else {})
+    P = P.changed({"vadclip_changes": changes})
     features = list(np.random.default_rng(0).normal(size=(8, 16, 128)))
-    data = weak.TrainingSet(features, [(), ("Fighting",)] * 4)
-    score = weak.fit_vadclip(P, stages.stage_model(P, "clip"), data, benchmark.classes, seed=0)
+    data = weakly_supervised.TrainingSet(features, [(), ("Fighting",)] * 4)
+    score = weakly_supervised.fit_vadclip(
+        P, tuned_models.stage_model(P, "clip"), data, benchmark.classes, seed=0
+    )
     found = score(features[0])
     assert np.allclose(found.anomaly, 1 - found.probabilities[:, 0], atol=1e-6) is aligned
 
 
 def test_a_tuned_variant_is_measured_on_the_benchmark(P, monkeypatch):
     annotate(P.data_dir, [0, 1] * 4)
-    P, tuned = P.model_copy(update={"transfer": {}}), stages.stage_model(P, "clip")
-    monkeypatch.setattr(stages, "stage_model", lambda P, stage: tuned)
+    P, tuned = P.changed({"transfer": {}}), tuned_models.stage_model(P, "clip")
+    monkeypatch.setattr(tuned_models, "stage_model", lambda P, stage: tuned)
     found = pd.concat(ablations._on_benchmark(P)).set_index("metric")["value"]
     names = ("frame AUC", "frame AP", "AnoAUC")
     assert list(found.index) == [f"{kind}: {n}" for kind in ("VadCLIP", "snippets") for n in names]
     plain = zero_shot_table(P, ["full"], "snippet").set_index("setting")["value"]
-    detected = comparison.score_stages(P, "vadclip", ["full"])
-    table = comparison.backbone_table(comparison.resample_models(P, detected), "none")
+    detected = backbone_tables.score_stages(P, "vadclip", ["full"])
+    table = backbone_tables.backbone_table(backbone_tables.resample_models(P, detected), "none")
     for name, value in zip(names, table["value"], strict=True):
         assert found[f"snippets: {name}"] == plain[f"mini world: {name}"]
         assert found[f"VadCLIP: {name}"] == pytest.approx(value)
@@ -144,25 +152,25 @@ def scored(stage, values):
 def test_oracle_inverse_and_mean_over_seeds():
     P = load_params("smoke")
     pair = [scored("clip", [1.0, -1.0]), scored("full", [1.0, 1.0])]
-    table = comparison.backbone_table(comparison.resample_models(P, pair), "none")
+    table = backbone_tables.backbone_table(backbone_tables.resample_models(P, pair), "none")
     frame = table[table["setting"] == "frame AUC"].set_index("model")
     # Oracle 100; inverse: positives below 192 equal negatives, 0. Their mean and spread.
     assert frame["value"].tolist() == pytest.approx([50, 100])
     assert frame["seed_sd"].tolist() == pytest.approx([100 / np.sqrt(2), 0])
     assert frame["n"].tolist() == [256, 256]
-    pair = comparison.resample_models(P, [scored("clip", [-1.0]), scored("full", [1.0])])
-    change = comparison.backbone_differences(pair)
+    pair = backbone_tables.resample_models(P, [scored("clip", [-1.0]), scored("full", [1.0])])
+    change = backbone_tables.backbone_differences(pair)
     assert change["value"].tolist()[0] == pytest.approx(100)
     assert change["difference"].unique().tolist() == ["Full minus CLIP"]
 
 
 def test_detection_and_classes_of_the_oracle():
     P, best = load_params("smoke"), scored("full", [1.0])
-    classes = comparison.class_table(P, [best]).set_index("setting")["value"]
+    classes = backbone_tables.class_table(P, [best]).set_index("setting")["value"]
     assert classes["mean AUC"] == pytest.approx(100) and classes["Fighting AP"] == pytest.approx(
         100
     )
-    curves = comparison.curve_table(P, [best, scored("clip", [-1.0])])
+    curves = backbone_tables.curve_table(P, [best, scored("clip", [-1.0])])
     assert curves.groupby(["video", "model"]).size().tolist() == [64] * 4
     assert curves.query("video == 'v0 (Fighting)'")["truth"].sum() == 2 * 32
     figure = figures.score_curves(curves.assign(score=curves["score"].abs()))
@@ -175,7 +183,7 @@ def test_feature_space_shows_events_of_abnormal_and_all_of_normal_videos():
     rng, base = np.random.default_rng(0), scored("full", [1.0])
     features = [rng.normal(size=(16, 8)) for _ in base.truths]
     videos = [s._replace(adapted=-x) for s, x in zip(base.seeds[0], features, strict=True)]
-    table = feature_space.feature_space_table(base._replace(seeds=[videos], features=features))
+    table = feature_projection.feature_space_table(base._replace(seeds=[videos], features=features))
     counts = table.groupby(["panel", "group"]).size()
     # Events cover features 2 to 9 of two videos; the normal ones have 32, all drawn.
     assert counts.unstack().to_numpy().tolist() == [[16, 32], [16, 32]]
@@ -184,14 +192,17 @@ def test_feature_space_shows_events_of_abnormal_and_all_of_normal_videos():
 
 def test_data_and_framework_are_told_apart(P, monkeypatch):
     annotate(P.data_dir, [0, 1] * 4)
-    chosen = [video.path.stem for video in weak.chosen_videos(P, *weak.detector_benchmark(P))]
-    monkeypatch.setattr(weak, "load_split", lambda P, split: (
+    chosen = [
+        video.path.stem
+        for video in weakly_supervised.chosen_videos(P, *weakly_supervised.detector_benchmark(P))
+    ]
+    monkeypatch.setattr(weakly_supervised, "load_split", lambda P, split: (
         [Item(f"UCF/{name}.mp4", "", ()) for name in chosen[:6]], None
     ))  # fmt: skip
     pair = [scored("clip", [0.5]), scored("full", [1.0])]
     half = [scored("clip", [-1.0]), scored("full", [1.0])]
-    monkeypatch.setattr(disentangle, "score_stages", lambda P, *_: half)
-    table = disentangle.data_framework_table(P, pair).set_index(["setting", "model"])
+    monkeypatch.setattr(data_framework, "score_stages", lambda P, *_: half)
+    table = data_framework.data_framework_table(P, pair).set_index(["setting", "model"])
     assert table["videos"].unique().tolist() == [12, 6]
     assert table.loc[("original data: frame AUC", "CLIP"), "value"] == 100
     assert table.loc[("VAGTA: frame AUC", "CLIP"), "value"] == 0
@@ -217,7 +228,7 @@ def test_shares_of_the_features_are_those_of_one_process(tmp_path):
     for name in ("bad.mp4", "also bad.mp4"):
         (tmp_path / name).write_text("not a video")
         videos.append(tmp_path / name)
-    model, rule = stages.stage_model(load_params("smoke"), "clip"), SnippetRule(8, 2, 1)
+    model, rule = tuned_models.stage_model(load_params("smoke"), "clip"), SnippetRule(8, 2, 1)
     made = [model], videos, rule
     [whole] = extract_features(*made, tmp_path / "a", tmp_path / "cache", 1)
     shared = *made, tmp_path / "b", tmp_path / "cache", 1, "fp32"
@@ -232,7 +243,7 @@ def test_shares_of_the_features_are_those_of_one_process(tmp_path):
 def test_features_in_pieces_equal_whole_and_failures_are_named(tmp_path, monkeypatch):
     good, bad = write_ids(tmp_path / "good.mp4"), tmp_path / "bad.mp4"  # 40 frames
     bad.write_text("not a video")
-    model, rule = stages.stage_model(load_params("smoke"), "clip"), SnippetRule(8, 2, 10)
+    model, rule = tuned_models.stage_model(load_params("smoke"), "clip"), SnippetRule(8, 2, 10)
     [whole] = extract_features([model], [good, bad], rule, tmp_path / "a", tmp_path / "cache", 1)
     monkeypatch.setattr(features, "PIECE", 3)
     [parts] = extract_features([model], [good, bad], rule, tmp_path / "b", tmp_path / "cache", 1)

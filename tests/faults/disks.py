@@ -18,11 +18,11 @@ import torch
 from test_training import tiny_model
 from test_video import SIZE, write_ids
 
-from alertclip.data.cache import FrameCache, parallel_fill
-from alertclip.figures import write_table
+from alertclip import checkpoint
+from alertclip.cache import FrameCache, parallel_fill
 from alertclip.files import locked, write_json
-from alertclip.training import checkpoint
-from alertclip.training.log import append_row
+from alertclip.training_log import append_row
+from companion.figures import write_table
 
 from .case import Case, refused
 

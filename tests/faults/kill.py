@@ -35,7 +35,7 @@ def serve() -> None:
 
     A fork of this process has imported everything already: a start takes no ten seconds.
     """
-    from alertclip.training import __main__ as training
+    from companion import train as training
 
     for line in sys.stdin:
         child = os.fork()

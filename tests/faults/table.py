@@ -110,8 +110,8 @@ def parameters(function: Any) -> list[Any]:
 
 def main() -> None:
     """Try every case and write the table."""
-    from alertclip.figures import write_table
-    from alertclip.params import ROOT
+    from companion.figures import write_table
+    from companion.profiles import ROOT
 
     table = pd.DataFrame(rows()).rename(columns={"given": "input"})
     table["says"] = table["says"].str.replace(r"\s+", " ", regex=True).str.slice(0, 200)

@@ -16,13 +16,14 @@ from safetensors.torch import load_file, save_file
 from test_training import SETTINGS, Clips, tiny_model
 from torch.utils.data import get_worker_info
 
-from alertclip.model.backbone import CONFIG, load_backbone
-from alertclip.params import load_params
+from alertclip.backbone import CONFIG, load_backbone
+from alertclip.checkpoint import checkpoints, latest_checkpoint
 from alertclip.score.models import load_model
 from alertclip.shards import parse_shard
-from alertclip.training import fit, read_history
-from alertclip.training.checkpoint import checkpoints, latest_checkpoint
-from alertclip.training.stage import resolve_device
+from alertclip.training import fit
+from alertclip.training_log import read_history
+from companion.profiles import load_params
+from companion.stage_runs import resolve_device
 
 from .case import Case, pickle_with_code, refused
 

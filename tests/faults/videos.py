@@ -8,11 +8,11 @@ import av
 import numpy as np
 from test_video import FRAMES, SIZE, ids, write_ids
 
-from alertclip.data import video
-from alertclip.data.cache import FrameCache
-from alertclip.data.clips import ClipDataset
-from alertclip.data.records import Item, Region
-from alertclip.data.video import probe, read_frames
+from alertclip import video
+from alertclip.cache import FrameCache
+from alertclip.clips import ClipDataset
+from alertclip.records import Item, Region
+from alertclip.video import probe, read_frames
 
 from .case import Case, pickle_with_code, refused
 

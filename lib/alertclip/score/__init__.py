@@ -17,14 +17,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from alertclip import figures
-from alertclip.data.video import read_frames
-from alertclip.evaluation.metrics import hold
-from alertclip.explain import attention_maps
-from alertclip.model.alertclip import AlertCLIP
+from alertclip.attention_maps import attention_maps
+from alertclip.model import AlertCLIP
 from alertclip.prompts import Prompts
 from alertclip.score.models import FRAMES
 from alertclip.score.reading import Part, Sampling, announced, read_ahead
+from alertclip.video import read_frames
+from companion import figures
+from detectors.frame_metrics import hold
 
 Precision = Literal["auto", "fp32", "bf16"]
 RATE = 2.0  # sampled frames per second: near the field's 16-frame snippets at 30 fps

@@ -12,11 +12,10 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from alertclip import figures, score
+from alertclip import score
 from alertclip.errors import InputError
 from alertclip.files import locked, read_json, write_json
-from alertclip.model.alertclip import AlertCLIP
-from alertclip.params import PROFILES
+from alertclip.model import AlertCLIP
 from alertclip.prompts import load_prompts
 from alertclip.score import (
     FRAMES,
@@ -31,6 +30,8 @@ from alertclip.score import (
 )
 from alertclip.score.models import load_model, trained_frames
 from alertclip.shards import WHOLE, Shard, merge, parse_shard
+from companion import figures
+from companion.profiles import PROFILES
 
 
 def output_names(videos: Sequence[Path]) -> dict[Path, str]:

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from alertclip.backbone import brings_weights, load_backbone
 from alertclip.errors import InputError
+from alertclip.export import META, load_alertclip
 from alertclip.files import read_json
-from alertclip.model.alertclip import AlertCLIP
-from alertclip.model.backbone import brings_weights, load_backbone
-from alertclip.model.export import META, load_alertclip
+from alertclip.model import AlertCLIP
 
 FRAMES = 8  # a window where the model does not say
 

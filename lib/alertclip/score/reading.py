@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from alertclip.data.streaming import FrameStream, Piece
-from alertclip.data.video import DecodeWorker
 from alertclip.errors import InputError
 from alertclip.files import print_progress
+from alertclip.streaming import FrameStream, Piece
+from alertclip.video import DecodeWorker
 
 LINE_EVERY_S = 5.0  # a progress line at most this often
 

@@ -1,0 +1,231 @@
+"""BLIP (Li et al. 2022): transformers' BlipForImageTextRetrieval, its image-text contrastive heads.
+
+The matching head and its cross-attention take no part in tuning and are exported unchanged. Tuned
+with the paper's InfoNCE as every family is; transformers keeps no temperature of this model, so
+its logarithm is read from and written to ``logit_scale_init_value`` of the config.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from alertclip.attention import SplitSelfAttention, pack_state_dict
+from alertclip.errors import InputError
+from alertclip.files import read_json
+
+if TYPE_CHECKING:  # 1.5 s that only BLIP's users should wait
+    from transformers import (
+        BlipConfig,
+        BlipForImageTextRetrieval,
+        BlipImageProcessor,
+        PreTrainedTokenizerBase,
+    )
+
+MAX_TOKENS = 77  # captions are cut where CLIP cuts them; BLIP itself has 512 positions
+NAMES = [  # ours -> transformers
+    (r"^visual\.proj\.", "vision_proj."),
+    (r"^visual\.layers\.", "vision_model.encoder.layers."),
+    (r"^visual\.", "vision_model."),
+    (r"^text\.proj\.", "text_proj."),
+    (r"^text\.encoder\.", "text_encoder."),
+]
+
+
+class BlipBlock(nn.Module):
+    """A block of the vision tower with split attention."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        fused = layer.self_attn
+        self.self_attn = SplitSelfAttention(
+            fused.qkv, fused.projection, fused.num_heads, fused.dropout.p
+        )
+        self.layer_norm1, self.layer_norm2 = layer.layer_norm1, layer.layer_norm2
+        self.mlp = layer.mlp
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (F, N, width) -> the same shape."""
+        x = x + self.self_attn(self.layer_norm1(x))
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class BlipVision(nn.Module):
+    """The vision tower with its contrastive projection, in the steps of ``families.Tower``."""
+
+    pool_type = "tok"
+
+    def __init__(self, vision: nn.Module, proj: nn.Linear) -> None:
+        super().__init__()
+        self.embeddings, self.post_layernorm, self.proj = (
+            vision.embeddings,
+            vision.post_layernorm,
+            proj,
+        )
+        self.layers = nn.ModuleList(BlipBlock(layer) for layer in vision.encoder.layers)
+        side = vision.config.image_size // vision.config.patch_size
+        self.image_size, self.grid = (vision.config.image_size,) * 2, (side, side)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """Blocks in running order."""
+        return self.layers
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        return self.embeddings(pixels)
+
+    def image(self, tokens: Tensor) -> Tensor:
+        return self.proj(self.post_layernorm(tokens[:, 0]))
+
+    def patches(self, tokens: Tensor) -> Tensor:
+        return self.proj(self.post_layernorm(tokens[:, 1:]))
+
+    def value_path(self, block: BlipBlock, x: Tensor) -> Tensor:
+        x = x + block.self_attn.out_proj(block.self_attn.v_proj(block.layer_norm1(x)))
+        return x + block.mlp(block.layer_norm2(x))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels (F, 3, H, W) -> image features (F, D), not normalised."""
+        x = self.embed(pixels)
+        for block in self.layers:
+            x = block(x)
+        return self.image(x)
+
+
+class BlipText(nn.Module):
+    """The text encoder without cross-attention, its first slot projected."""
+
+    def __init__(self, encoder: nn.Module, proj: nn.Linear) -> None:
+        super().__init__()
+        self.encoder, self.proj = encoder, proj
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Token ids (C, L), padding with the config's pad id -> (C, D), not normalised."""
+        real = (tokens != self.encoder.config.pad_token_id).long()
+        states = self.encoder(input_ids=tokens, attention_mask=real).last_hidden_state
+        return self.proj(states[:, 0])
+
+
+class BlipRetrieval(nn.Module):
+    """BLIP behind CLIP's interface: visual, encode_image, encode_text, logit_scale."""
+
+    def __init__(self, blip: "BlipForImageTextRetrieval") -> None:
+        super().__init__()
+        self.visual = BlipVision(blip.vision_model, blip.vision_proj)
+        self.text = BlipText(blip.text_encoder, blip.text_proj)
+        self.itm_head = blip.itm_head
+        self.logit_scale = nn.Parameter(torch.tensor(blip.config.logit_scale_init_value))
+        self.architecture = blip.config
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels (F, 3, H, W) -> (F, D), not normalised."""
+        return self.visual(pixels)
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Token ids (C, L) -> (C, D), not normalised."""
+        return self.text(tokens)
+
+
+class BlipTokenizer:
+    """Texts to token ids (C, L), padded to the longest."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", max_tokens: int) -> None:
+        self.tokenizer, self.max_tokens = tokenizer, max_tokens
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        return self.tokenizer(
+            list(texts),
+            padding=True,
+            truncation=True,
+            max_length=self.max_tokens,
+            return_tensors="pt",
+        ).input_ids
+
+
+def is_blip(folder: Path) -> bool:
+    """Does the folder hold a BLIP of transformers?"""
+    config = folder / "config.json"
+    return config.is_file() and read_json(config).get("model_type") == "blip"
+
+
+def read_blip(source: str) -> "tuple[BlipRetrieval, BlipTokenizer, BlipImageProcessor]":
+    """Model, tokenizer and image processor from a folder or a name on the Hugging Face hub.
+
+    Safetensors only, and no code from there is run. InputError if anything is not at hand.
+    """
+    from transformers import (
+        AutoTokenizer,
+        BlipConfig,
+        BlipForImageTextRetrieval,
+        BlipImageProcessor,
+    )
+
+    try:
+        config = BlipConfig.from_pretrained(source)
+        blip, report = BlipForImageTextRetrieval.from_pretrained(
+            source, config=config, use_safetensors=True, output_loading_info=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        processor = BlipImageProcessor.from_pretrained(source)
+    except Exception as error:  # hub, network, parsing and misfit files share no base class
+        raise InputError(
+            f"backbone blip:{source}: not at hand ({type(error).__name__}: {error}). Take"
+            " config.json, model.safetensors, the tokenizer's files and preprocessor_config.json"
+            " of Salesforce/blip-itm-base-coco from the Hugging Face hub, put them into a folder"
+            " and pass backbone=blip:FOLDER"
+        ) from error
+    if report["missing_keys"]:  # transformers would go on with random ones
+        missing = ", ".join(sorted(report["missing_keys"])[:3])
+        raise InputError(f"backbone blip:{source}: no weights for {missing}; not a retrieval BLIP")
+    if tokenizer.pad_token_id != config.text_config.pad_token_id:
+        raise InputError(f"backbone blip:{source}: tokenizer and model differ in the padding id")
+    return BlipRetrieval(blip), BlipTokenizer(tokenizer, max_tokens(config)), processor
+
+
+def max_tokens(config: "BlipConfig") -> int:
+    """Tokens of a text that are read; what is longer is cut."""
+    return min(MAX_TOKENS, config.text_config.max_position_embeddings)
+
+
+def save_blip(
+    model: BlipRetrieval,
+    tokenizer: BlipTokenizer,
+    mean: Sequence[float],
+    std: Sequence[float],
+    out: Path,
+) -> None:
+    """Write a folder that ``BlipForImageTextRetrieval.from_pretrained`` and ``read_blip`` load."""
+    from transformers import (
+        BlipConfig,
+        BlipForImageTextRetrieval,
+        BlipImageProcessor,
+        BlipProcessor,
+    )
+
+    config = BlipConfig.from_dict(model.architecture.to_dict())
+    config.logit_scale_init_value = model.logit_scale.item()
+    blip = BlipForImageTextRetrieval(config)
+    blip.load_state_dict(rename(model.state_dict()), strict=True)
+    blip.save_pretrained(out)
+    height, width = model.visual.image_size
+    images = BlipImageProcessor(
+        size={"height": height, "width": width}, image_mean=list(mean), image_std=list(std)
+    )
+    BlipProcessor(images, tokenizer.tokenizer).save_pretrained(out)
+
+
+def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """State dict of a ``BlipRetrieval`` under transformers' names, the temperature left out."""
+    renamed = {}
+    for name, tensor in pack_state_dict(state).items():
+        if name == "logit_scale":
+            continue
+        for pattern, replacement in NAMES:
+            name, found = re.subn(pattern, replacement, name)
+            if found:
+                break
+        renamed[name] = tensor
+    return renamed

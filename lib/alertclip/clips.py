@@ -1,0 +1,256 @@
+"""From annotated items to batches of frames, boxes and captions."""
+
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from alertclip.boxes import boxes_at, region_span
+from alertclip.cache import FrameCache, parallel_fill, parallel_probe
+from alertclip.errors import InputError
+from alertclip.files import sha256_json
+from alertclip.records import Finding, Item
+from alertclip.video import VideoInfo, uniform_indices
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B clips of T frames with R regions in all; masks are True where the entry is real.
+
+    frames (B, T, 3, H, W) uint8; mask (B, T); region_clip (R,) which clip a region belongs to;
+    boxes (R, T, 4) normalised x1 y1 x2 y2; region_mask (R, T); hard_negatives R lists of texts;
+    labels (B,) 1 abnormal; sources name what the frames show, by content, where that is known.
+    """
+
+    frames: Tensor
+    mask: Tensor
+    global_captions: list[str]
+    region_clip: Tensor
+    boxes: Tensor
+    region_mask: Tensor
+    region_captions: list[str]
+    hard_negatives: list[list[str]]
+    labels: Tensor
+    keys: list[str]
+    sources: list[str] = field(default_factory=list)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch with its tensors on ``device``."""
+        moved = {
+            f.name: value.to(device, non_blocking=True)
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **moved)
+
+
+class ClipDataset(Dataset):
+    """Items as samples; what cannot be decoded is left out and named in ``failures``.
+
+    A sample takes ``num_frames`` frames from the centres of equal bins of the clip (its segment, or
+    the whole video), in order of time; where a region's span holds none, the nearest moves into it.
+    Clips with fewer frames give each once and are padded with the last, masked False. Times are
+    seconds from the start of the video, also for segments. ``notes`` lists what was mended.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        items: Sequence[Item],
+        num_frames: int,
+        cache: FrameCache,
+        workers: int = 2,
+        cover: bool = False,
+    ) -> None:
+        self.root, self.num_frames, self.cache = root, num_frames, cache
+        self.cover = cover
+        self.failures: list[Finding] = []
+        _refuse_repeated_keys(items)
+        paths = {item.key: _inside(root, item.video) for item in items}
+        by_path: dict[Path, list[Item]] = defaultdict(list)
+        for item in items:
+            by_path[paths[item.key]].append(item)
+
+        def choose(path: Path, info: VideoInfo) -> list[np.ndarray]:
+            inside = (i for i in by_path[path] if not isinstance(_within(i, info), str))
+            return [self._sample(item, info) for item in inside]
+
+        infos = parallel_probe(cache, paths.values(), workers, choose)
+        found = {item.key: _within(item, infos[paths[item.key]]) for item in items}
+        readable = self._keep(items, found)
+        self._infos = {item.key: infos[paths[item.key]] for item in readable}
+        self._indices = {i.key: self._sample(i, self._infos[i.key]) for i in readable}
+        self.notes = [note for item in readable for note in _clipped(item, self._infos[item.key])]
+        requests = [(paths[item.key], self._indices[item.key]) for item in readable]
+        failed = parallel_fill(cache, requests, workers)
+        self.items = self._keep(readable, {readable[i].key: why for i, why in failed.items()})
+        if not self.items:
+            reasons = "; ".join(f.reason for f in self.failures[:3])
+            raise InputError(f"none of {len(items)} clips under {root} can be read: {reasons}")
+        if self.failures:
+            left_out = f"{len(self.failures)} of {len(items)} clips are left out"
+            warnings.warn(f"{left_out}; the first: {self.failures[0].reason}", stacklevel=2)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        """One sample: frames (T,H,W,3) uint8, mask, times (s), captions, regions, label, names."""
+        item = self.items[number]
+        indices, info = self._indices[item.key], self._infos[item.key]
+        frames = self.cache.get(self.root / item.video, indices)
+        real = len(frames)
+        order = np.minimum(np.arange(self.num_frames), real - 1)  # padding repeats the last frame
+        times = indices / info.fps
+        mask = np.arange(self.num_frames) < real
+        return {
+            "frames": np.ascontiguousarray(frames[order]),
+            "mask": mask,
+            "times": times[order],
+            "global_caption": item.global_caption,
+            "regions": [_region_sample(region, times, order, mask) for region in item.regions],
+            "label": int(item.is_abnormal),
+            "class_name": item.class_name,
+            "key": item.key,
+            "source": f"{self.cache.key(info, indices)}-{self.num_frames}",
+        }
+
+    def digest(self) -> str:
+        """SHA-256 over the content of the videos and the frames taken from each."""
+        parts = {k: (self._infos[k].sha256, self._indices[k].tolist()) for k in self._indices}
+        return sha256_json(parts)
+
+    def _keep(self, items: Sequence[Item], results: dict[str, VideoInfo | str]) -> list[Item]:
+        for item in items:
+            if isinstance(reason := results.get(item.key), str):
+                self.failures.append(Finding(item.key, reason, "left out"))
+        lost = {failure.item for failure in self.failures}
+        return [item for item in items if item.key not in lost]
+
+    def _sample(self, item: Item, info: VideoInfo) -> np.ndarray:
+        start, end = _segment(item, info)
+        indices = uniform_indices(start, end, info.fps, info.frames, self.num_frames)
+        return cover_spans(indices, _spans(item), info) if self.cover else indices
+
+
+def _segment(item: Item, info: VideoInfo) -> tuple[float, float]:
+    return item.timestamps or (0.0, info.duration)
+
+
+def _spans(item: Item) -> list[tuple[float, float]]:
+    return [span for region in item.regions if (span := region_span(region))]
+
+
+def _clipped(item: Item, info: VideoInfo) -> Iterator[Finding]:
+    """What of an item lies behind the end of its video."""
+    for name, span in [("segment", _segment(item, info)), *(("region", s) for s in _spans(item))]:
+        if span[1] > info.duration + 1 / info.fps:
+            reason = f"{name} ends at {span[1]:.2f} s, its video at {info.duration:.2f} s"
+            yield Finding(item.key, reason, "clipped")
+
+
+def cover_spans(
+    indices: np.ndarray, spans: Sequence[tuple[float, float]], info: VideoInfo
+) -> np.ndarray:
+    """Move the nearest index into every span (s) that holds none; order and number stay.
+
+    An index that is the only one of another span stays where it is, if any other can move.
+    """
+    moved = indices.copy()
+    for span in spans:
+        middle = round(min(sum(span) / 2 * info.fps, info.frames - 1))
+        if _holds(span, moved, info) or middle in moved:
+            continue
+        others = [other for other in spans if _holds(other, moved, info)]
+        order = np.argsort(np.abs(moved - middle), kind="stable")
+        free = (i for i in order if all(_holds(o, np.delete(moved, i), info) for o in others))
+        moved[next(free, order[0])] = middle
+    return np.sort(moved)
+
+
+def _holds(span: tuple[float, float], indices: np.ndarray, info: VideoInfo) -> bool:
+    times = indices / info.fps
+    return bool(((times >= span[0]) & (times <= span[1])).any())
+
+
+def _within(item: Item, info: VideoInfo | str) -> VideoInfo | str:
+    """The video's info, or why the item has no frame in it."""
+    if isinstance(info, str) or item.timestamps is None or item.timestamps[0] < info.duration:
+        return info
+    start, length = item.timestamps[0], info.duration
+    return f"{item.video}: segment begins at {start:.2f} s, the video ends at {length:.2f} s"
+
+
+def _refuse_repeated_keys(items: Sequence[Item]) -> None:
+    repeated = [key for key, count in Counter(item.key for item in items).items() if count > 1]
+    if repeated:
+        raise InputError(f"{repeated[0]}: {len(repeated)} clips come twice; give each once")
+
+
+def _region_sample(
+    region: Any, times: np.ndarray, order: np.ndarray, mask: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, str, list[str]]:
+    boxes, present = boxes_at(region, times)
+    return boxes[order], present[order] & mask, region.caption, list(region.hard_negatives)
+
+
+def _inside(root: Path, video: str) -> Path:
+    path = root / video
+    try:
+        inside = path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError):  # a link to itself, before Python 3.13
+        inside = False
+    if not inside:
+        # A link out of the data root is not followed: annotations are not trusted.
+        return root / "refused: outside the data root" / video
+    return path
+
+
+def collate(samples: Sequence[dict[str, Any]]) -> Batch:
+    """Samples of equal length to a Batch; regions of all clips stand in one list."""
+    regions = [(b, region) for b, s in enumerate(samples) for region in s["regions"]]
+    boxes = np.array([r[0] for _, r in regions], np.float32)
+    present = np.array([r[1] for _, r in regions], bool)
+    frames = torch.from_numpy(np.stack([s["frames"] for s in samples]))
+    return Batch(
+        frames=frames.permute(0, 1, 4, 2, 3).contiguous(),  # (B, T, 3, H, W)
+        mask=torch.from_numpy(np.stack([s["mask"] for s in samples])),
+        global_captions=[s["global_caption"] for s in samples],
+        region_clip=torch.tensor([b for b, _ in regions], dtype=torch.long),
+        boxes=torch.from_numpy(boxes.reshape(-1, frames.shape[1], 4)),
+        region_mask=torch.from_numpy(present.reshape(-1, frames.shape[1])),
+        region_captions=[r[2] for _, r in regions],
+        hard_negatives=[r[3] for _, r in regions],
+        labels=torch.tensor([s["label"] for s in samples]),
+        keys=[s["key"] for s in samples],
+        sources=[s["source"] for s in samples] if all("source" in s for s in samples) else [],
+    )
+
+
+def split_validation(
+    items: Sequence[Item], fraction: float, seed: int
+) -> tuple[list[Item], list[Item]]:
+    """Training and validation items: whole videos, the same share of each class, by ``seed``.
+
+    Every class with two videos or more gives at least one, none gives all it has.
+    """
+    if not 0 < fraction < 1:
+        raise InputError(f"validation fraction {fraction} must lie between 0 and 1")
+    by_class: dict[str, list[str]] = defaultdict(list)
+    for item in items:
+        by_class[item.class_name].append(item.video)
+    held: set[str] = set()
+    for name, all_videos in sorted(by_class.items()):
+        videos = sorted(set(all_videos))
+        count = min(max(1, round(fraction * len(videos))), len(videos) - 1)
+        order = np.random.default_rng([seed, *name.encode()]).permutation(len(videos))
+        held |= {videos[i] for i in order[:count]}
+    train = [item for item in items if item.video not in held]
+    return train, [item for item in items if item.video in held]

@@ -1,1 +1,0 @@
-"""Data: annotations to typed records, videos to frames, both to batches."""

@@ -1,0 +1,127 @@
+"""Clip and frame embeddings of a data set, computed once and reused while nothing changed."""
+
+from collections.abc import Callable, Sized
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from alertclip.clips import collate
+from alertclip.errors import InputError
+from alertclip.files import atomic_write, progress, read_json, sha256_json, write_json
+
+ARRAYS = ("embedding", "z", "v", "mask", "times", "labels")
+
+
+@dataclass(frozen=True)
+class ClipEmbeddings:
+    """Embeddings of N clips of T frames; all vectors have unit length, so dot = cosine.
+
+    embedding (N, D) clip; z (N, T, D) frames after the temporal transformer; v (N, T, D) frames
+    before it; mask (N, T) True where a frame is real; times (N, T) seconds; labels (N,) 1
+    abnormal; classes and keys: N names.
+    """
+
+    embedding: np.ndarray
+    z: np.ndarray
+    v: np.ndarray
+    mask: np.ndarray
+    times: np.ndarray
+    labels: np.ndarray
+    classes: list[str]
+    keys: list[str]
+
+    def save(self, path: Path | str, digest: str) -> None:
+        """Write ``path`` (safetensors) and, last, ``path`` with suffix .json (names, digest)."""
+        path = Path(path)
+        with atomic_write(path) as temporary:
+            save_file(
+                {name: np.ascontiguousarray(getattr(self, name)) for name in ARRAYS},
+                temporary,
+                metadata={"digest": digest},
+            )
+        write_json(
+            path.with_suffix(".json"),
+            {"digest": digest, "classes": self.classes, "keys": self.keys},
+        )
+
+    @classmethod
+    def load(cls, path: Path | str) -> "ClipEmbeddings":
+        """Read what ``save`` wrote; InputError names a missing or damaged file."""
+        path = Path(path)
+        names = read_json(path.with_suffix(".json"))
+        try:
+            arrays = load_file(path)
+            loaded = cls(
+                **{name: arrays[name] for name in ARRAYS},
+                classes=names["classes"],
+                keys=names["keys"],
+            )
+        except (OSError, SafetensorError, KeyError) as error:
+            raise InputError(f"{path}: not embeddings ({error}); delete it and run again") from None
+        if not len(loaded.embedding) == len(loaded.classes) == len(loaded.keys):
+            raise InputError(f"{path}: arrays and names differ in number; delete both")
+        return loaded
+
+
+def embed_clips(
+    model: torch.nn.Module,
+    dataset: Sized,
+    batch_size: int = 8,
+    device: str | torch.device = "cpu",
+) -> ClipEmbeddings:
+    """Embed every clip of a ClipDataset in its order, without gradients, in evaluation mode."""
+    if not len(dataset):
+        raise InputError("no clips to embed: the data set is empty")
+    model = model.to(device).eval()
+    starts = range(0, len(dataset), batch_size)
+    parts = []
+    for start in progress(starts, len(starts), "embed clips"):
+        samples = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
+        parts.append(_embed(model, samples, torch.device(device)))
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in ARRAYS}
+    classes = [name for part in parts for name in part["classes"]]
+    keys = [key for part in parts for key in part["keys"]]
+    return ClipEmbeddings(**arrays, classes=classes, keys=keys)
+
+
+def reuse_or_embed(
+    path: Path | str, identity: object, embed: Callable[[], ClipEmbeddings]
+) -> ClipEmbeddings:
+    """Load ``path`` if it was made under the same ``identity``, else embed and save.
+
+    ``identity`` is anything JSON that decides the result: hashes of weights and data, frames.
+    """
+    path, digest = Path(path), sha256_json(identity)
+    names = path.with_suffix(".json")
+    if path.exists() and names.exists() and read_json(names).get("digest") == digest:
+        return ClipEmbeddings.load(path)
+    embeddings = embed()
+    embeddings.save(path, digest)
+    return embeddings
+
+
+@torch.inference_mode()
+def _embed(
+    model: torch.nn.Module, samples: list[dict], device: torch.device
+) -> dict[str, np.ndarray | list[str]]:
+    batch = collate(samples)
+    frames = model.encode_frames(batch.frames.to(device))
+    clip = model.pool_frames(frames.v, batch.mask.to(device))
+    return {
+        "embedding": _unit(clip.embedding),
+        "z": _unit(clip.z),
+        "v": _unit(frames.v),
+        "mask": batch.mask.numpy(),
+        "times": np.stack([np.asarray(sample["times"], np.float32) for sample in samples]),
+        "labels": batch.labels.numpy(),
+        "classes": [sample["class_name"] for sample in samples],
+        "keys": [sample["key"] for sample in samples],
+    }
+
+
+def _unit(x: torch.Tensor) -> np.ndarray:
+    return torch.nn.functional.normalize(x.float(), dim=-1).cpu().numpy()

@@ -1,1 +1,0 @@
-"""Embeddings of clips, and the metrics computed from them."""

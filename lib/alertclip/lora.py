@@ -1,0 +1,131 @@
+"""LoRA on the split projections, by PEFT (Table 4: rank, alpha, dropout, "include k")."""
+
+import re
+from collections.abc import Sequence
+
+from torch import nn
+
+from alertclip.attention import FUSED, Projections
+from alertclip.errors import InputError
+
+PROJECTIONS = ("q", "k", "v", "out")
+EMBEDDING = "embedding"
+# Names of the attention in a tower's blocks: open_clip's own, timm's, BLIP's. SigLIP's pooling is
+# no block and keeps its weights.
+TOWERS = {
+    "visual": r"visual\.(transformer\.resblocks\.\d+\.attn|trunk\.blocks\.\d+\.attn"
+    r"|layers\.\d+\.self_attn)",
+    "text": r"(text\.)?transformer\.resblocks\.\d+\.attn",
+}
+BLIP_TEXT = r"text\.encoder\.encoder\.layer\.\d+\.attention"
+BLIP_NAMES = {"q": "self.query", "k": "self.key", "v": "self.value", "out": "output.dense"}
+_BLOCK = re.compile(r"\.(\d+)\.")  # its number, the only one in a layer's name
+WORDS = r"(text\.)?token_embedding|text\.encoder\.embeddings\.word_embeddings"
+
+
+def target_pattern(targets: Sequence[str], towers: Sequence[str]) -> str:
+    """Regular expression of the adapted layers, in the visual and/or text tower.
+
+    They are the projections q, k, v or out, and "embedding": the token embedding of the text tower.
+    Raises InputError on any other name: PEFT would accept "attn" or "out_proj" and train nothing.
+    """
+    unknown = [*set(targets) - {*PROJECTIONS, EMBEDDING}, *set(towers) - set(TOWERS)]
+    if unknown or not targets or not towers:
+        raise InputError(
+            f"LoRA targets {list(targets)} in towers {list(towers)}: choose targets from"
+            f" {[*PROJECTIONS, EMBEDDING]} and towers from {list(TOWERS)}"
+        )
+    if EMBEDDING in targets and "text" not in towers:
+        raise InputError("LoRA target embedding: it is in the text tower; add text to lora_towers")
+    projections = [target for target in targets if target != EMBEDDING]
+    names = "|".join(projections)
+    patterns = [rf"({TOWERS[tower]})\.({names})_proj" for tower in towers]
+    if "text" in towers:
+        blip = "|".join(re.escape(BLIP_NAMES[target]) for target in projections)
+        patterns.append(rf"{BLIP_TEXT}\.({blip})")
+    return "|".join([*patterns, WORDS] if EMBEDDING in targets else patterns)
+
+
+def has_lora(clip: nn.Module) -> bool:
+    """Whether adapters of PEFT are around the model's projections."""
+    return hasattr(clip, "peft_config")
+
+
+def add_lora(
+    clip: nn.Module,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    targets: Sequence[str] = ("q", "k", "v"),
+    towers: Sequence[str] = ("visual", "text"),
+    blocks: int | None = None,
+) -> nn.Module:
+    """Freeze ``clip`` and add trainable adapters: output + alpha / rank * B A dropout(x).
+
+    ``blocks``: in the uppermost so many blocks of each tower alone; None: in all. Raises InputError
+    on a model that is not split, or that has adapters not merged yet.
+    """
+    if has_lora(clip):
+        raise InputError("the model has adapters already: merge them first (merge_lora)")
+    if any(isinstance(m, FUSED) for m in clip.modules()) or not any(
+        isinstance(m, Projections) for m in clip.modules()
+    ):
+        raise InputError("LoRA needs split attention (split_attention): PEFT is wrong on packed")
+    from peft import LoraConfig, get_peft_model  # takes seconds, which only training has to spend
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    pattern = target_pattern(targets, towers)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=pattern if blocks is None else _in_upper_blocks(clip, pattern, blocks),
+    )
+    adapted = get_peft_model(clip, config)
+    for layer in (m for m in adapted.modules() if isinstance(m, BaseTunerLayer)):
+        # PEFT would copy bf16 inputs to fp32, and autocast back: a tenth of a step, the same bits.
+        layer.cast_input_dtype_enabled = False
+    return adapted
+
+
+def _in_upper_blocks(clip: nn.Module, pattern: str, blocks: int) -> str:
+    """The pattern of those in the last blocks of each tower; the word embedding stays."""
+    names = [name for name, _ in clip.named_modules() if re.fullmatch(pattern, name)]
+    place = {n: (n.startswith("visual"), int(b[1])) for n in names if (b := _BLOCK.search(n))}
+    depth = {tower: max(b for t, b in place.values() if t == tower) for tower, _ in place.values()}
+    kept = (n for n in names if n not in place or place[n][1] > depth[place[n][0]] - blocks)
+    return "|".join(map(re.escape, kept))
+
+
+def merge_lora(clip: nn.Module) -> nn.Module:
+    """Fold the adapters into the weights and return the plain model; no adapters: unchanged."""
+    return clip.merge_and_unload() if has_lora(clip) else clip
+
+
+def parameter_groups(
+    model: nn.Module, base_lr: float, text_lr: float, temporal_lr: float, weight_decay: float
+) -> list[dict]:
+    """AdamW groups of the trainable parameters: base (visual adapters), text, temporal.
+
+    Biases, norms and other vectors or scalars do not decay.
+    """
+    rates = {"base": base_lr, "text": text_lr, "temporal": temporal_lr}
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((_kind(name), parameter.ndim > 1), []).append(parameter)
+    return [
+        {
+            "name": kind if decays else f"{kind}_no_decay",
+            "params": parameters,
+            "lr": rates[kind],
+            "weight_decay": weight_decay if decays else 0.0,
+        }
+        for (kind, decays), parameters in groups.items()
+    ]
+
+
+def _kind(name: str) -> str:
+    if name.startswith("temporal") or name.startswith("pooling"):
+        return "temporal"
+    return "base" if "visual." in name or "logit_scale" in name else "text"

@@ -1,1 +1,0 @@
-"""The model: backbones of three families, LoRA, temporal transformer, regions, export."""

@@ -1,0 +1,86 @@
+"""Tables of the ablations: every variant over seeds, paired with the reference of its group."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+
+from companion.ablations import load_variants
+from companion.figures.style import committed
+from companion.profiles import Params
+from companion.tuned_models import STAGES
+
+
+def ablation_table(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """A metric of every variant and its paired difference to the group's reference, over seeds.
+
+    ``table`` is tidy: variant, seed, metric, value. Columns group, title, metric, value, change,
+    low, high (of the change), seeds, reference. The interval is Student's t over the seeds'
+    differences; nan with one seed: one difference says nothing of luck.
+    """
+    columns = ["group", "title", "metric", "value", "change", "change_low", "change_high"]
+    made = pd.DataFrame(_rows(table, metric))[[*columns, "seeds", "reference"]]
+    return made.rename(columns={"change_low": "low", "change_high": "high"})
+
+
+def by_group(table: pd.DataFrame, metric: str) -> dict[str, pd.DataFrame]:
+    """``ablation_table`` of each group that has the metric."""
+    made = ablation_table(table, metric)
+    return {name: part.reset_index(drop=True) for name, part in made.groupby("group", sort=False)}
+
+
+def results_table(P: Params, table: pd.DataFrame) -> pd.DataFrame:
+    """Every metric of every variant of ``table``, one row each, as the ledger reads it.
+
+    Columns group, title, variant, backbone (whose features a detector got; empty where the variant
+    is a backbone), metric, value, low, high (of the value), change, change_low, change_high, seeds,
+    reference. Intervals are Student's t over the seeds that the variant shares with its reference.
+    Without a reference there is no change.
+    """
+    made = pd.DataFrame(row for metric in table["metric"].unique() for row in _rows(table, metric))
+    tuned = [load_variants()[name].kind == "alertclip" for name in made["variant"]]
+    made.insert(3, "backbone", np.where(tuned, "", STAGES[P.ablation.backbone]))
+    return made
+
+
+def verdicts(table: pd.DataFrame) -> pd.DataFrame:
+    """What each row of an ``ablation_table`` shows, in words; the reference is left out."""
+    rows = table[~table["reference"]]
+    worse, better = rows["high"] < 0, rows["low"] > 0
+    words = np.select([worse, better], ["worse: the part helps", "better without it"], "not shown")
+    return rows[["title", "value", "change", "low", "high", "seeds"]].assign(verdict=words)
+
+
+def reference_table() -> pd.DataFrame:
+    """The committed results of all variants over five seeds on the mini world, tidy."""
+    return committed("ablations_reference")
+
+
+def _rows(table: pd.DataFrame, metric: str) -> Iterator[dict[str, Any]]:
+    """A row per variant that has the metric, with an interval each for value and change.
+
+    In the order of params/ablations.yaml, which puts together what belongs together.
+    """
+    variants = load_variants()
+    part = table[table["metric"] == metric].pivot(index="seed", columns="variant", values="value")
+    for name in (name for name in variants if name in part):
+        group, title = variants[name].group, variants[name].title
+        whole = (n for n in part if variants[n].group == group and variants[n].reference)
+        reference = next(whole, "")
+        changes = part[name] - part.get(reference, np.nan)
+        pairs = pd.DataFrame({"value": part[name], "change": changes})
+        pairs = pairs.dropna(subset=["change" if reference else "value"])
+        row = {"group": group, "title": title, "variant": name, "metric": metric}
+        row |= _mean(pairs["value"], "value", "") | _mean(pairs["change"], "change", "change_")
+        yield row | {"seeds": len(pairs), "reference": name == reference}
+
+
+def _mean(values: pd.Series, name: str, prefix: str) -> dict[str, float]:
+    """Mean over seeds with its 95% interval; nan where there are fewer than two."""
+    half = float("nan")
+    if len(values) > 1:
+        half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    mean = values.mean()
+    return {name: mean, f"{prefix}low": mean - half, f"{prefix}high": mean + half}

@@ -1,0 +1,35 @@
+"""``python -m companion.figures NAME...``: draw figures again from their CSVs."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from alertclip.errors import InputError
+from companion.figures.catalogue import CATALOGUE, redraw
+from companion.profiles import ROOT
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; exit code 2 for a name or folder that is not there."""
+    parser = argparse.ArgumentParser(
+        prog="python -m companion.figures",
+        description="Draw figures again from their CSVs, without model or data.",
+        epilog=f"names: {', '.join(CATALOGUE)}",
+    )
+    parser.add_argument("names", nargs="+", metavar="NAME")
+    parser.add_argument("--folder", type=Path, default=ROOT / "figures", help="where the CSVs are")
+    parser.add_argument("--out", type=Path, help="where the PNGs go (default: beside the CSVs)")
+    args = parser.parse_args(arguments)
+    try:
+        for name in args.names:
+            redraw(name, args.folder, args.out)
+            print((args.out or args.folder) / f"{name}.png")
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,258 @@
+"""Every knob of a run: typed, flat, and refused when misspelt.
+
+A profile (``params/<profile>.yaml``) states only where it deviates from the defaults below,
+which are the paper's values (supplementary Table 4) or, where it is silent, ours.
+"""
+
+import difflib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from alertclip.errors import InputError
+from alertclip.hyperparameters import (
+    STAGE2,
+    DataParams,
+    Group,
+    ModelParams,
+    StageParams,
+    TrainingParams,
+)
+from detectors.training_protocol import DetectorParams
+from vagpt.qa_protocol import QAParams
+
+ROOT = Path(__file__).resolve().parents[2]
+PROFILES = ROOT / "params"
+PAPER_RESULTS = PROFILES / "paper_results.yaml"
+BENCHMARKS = PROFILES / "benchmarks.yaml"
+ABLATIONS = PROFILES / "ablations.yaml"
+NOT_PROFILES = (
+    "ablations",
+    "benchmarks",
+    "negative_prompts",
+    "paper_results",
+    "prompts",
+)  # other files of the folder
+
+
+class WorldParams(Group):
+    """Size and style of the rendered world."""
+
+    train: int = Field(800, ge=2)
+    dev: int = Field(160, ge=2)
+    test: int = Field(400, ge=2)
+    style: Literal["flat", "line"] = "flat"
+    seed: int = Field(0, ge=0)
+
+
+class EvaluationParams(Group):
+    """Metrics, prompts and other domains."""
+
+    PLAIN: ClassVar = (
+        "bootstrap_samples",
+        "prompts",
+        "transfer",
+        "open_vocabulary_changes",
+        "retention_imagenet",
+        "retention_coco",
+    )
+
+    batch_size: int = Field(8, ge=1)
+    precision: Literal["fp32", "bf16"] = "fp32"  # of snippet features
+    bootstrap_samples: int = Field(1000, ge=10)
+    prompts: str = "params/prompts.yaml"
+    transfer: dict[str, dict[str, Any]] = {}  # other domains: title -> changes to the profile
+    open_vocabulary_changes: dict[str, Any] = {}  # for a benchmark without base and novel classes
+    retention_imagenet: str = ""  # folder val/ with a folder per class
+    retention_coco: str = ""  # folder with captions_val2017.json and val2017/
+
+
+class AblationParams(Group):
+    """Variants of params/ablations.yaml; the changes are those of every variant that tunes CLIP."""
+
+    variants: list[str] = []  # empty = all
+    seeds: list[int] = Field([0, 1, 2, 3, 4], min_length=1)
+    changes: dict[str, Any] = {}
+    backbone: Literal["clip", "stage1", "full"] = "clip"  # of the detectors' own variants
+    detector: bool = True  # where marked, by VadCLIP too: features anew for each
+
+
+class FailureParams(Group):
+    """Failures under controlled degradation (notebook 08)."""
+
+    clips: int | None = Field(None, ge=4)  # drawn by seed, half abnormal; None = all
+    levels: dict[str, list[float]] = {  # by kind, in the units of degradation.py
+        "blur": [1, 2, 4, 8],
+        "darkness": [2, 4, 6, 8],
+        "noise": [10, 20, 40, 80],
+        "compression": [40, 20, 10, 5],
+        "resolution": [112, 56, 28, 14],
+        "occlusion": [0.25, 0.5, 0.75, 1],
+        "actor size": [0.7, 0.5, 0.35, 0.25],
+    }
+    gallery: int = Field(4, ge=1)  # worst errors shown of either sort
+    videos: str = ""  # a folder of real clips to show; empty = the data root, if real
+    names: list[str] = ["Abuse011", "RoadAccidents018", "RoadAccidents022", "Arson016"]
+
+
+class Params(Group):
+    """All parameters of a run. Paths are relative to the project root, annotations to data_root."""
+
+    profile: str = "paper"
+    seed: int = Field(42, ge=0)  # Table 4
+    device: str = "auto"  # auto = cuda where present, else cpu
+    workers: int = Field(2, ge=0)  # processes that decode or render
+    notebooks_at_once: int = Field(1, ge=1)  # 1 with one GPU; more on a CPU, where they share cores
+    video: str = ""  # a file to score; empty = one of the run's test videos
+    data: DataParams = DataParams()
+    world: WorldParams = WorldParams()
+    model: ModelParams = ModelParams()
+    training: TrainingParams = TrainingParams()
+    stage1: StageParams = StageParams()
+    stage2: StageParams = StageParams(**STAGE2)
+    evaluation: EvaluationParams = EvaluationParams()
+    detector: DetectorParams = DetectorParams()
+    qa: QAParams = QAParams()
+    ablation: AblationParams = AblationParams()
+    failure: FailureParams = FailureParams()
+
+    def flat(self) -> dict[str, Any]:
+        """Every parameter under the name that a profile gives it."""
+        return {name: getattr(getattr(self, g) if g else self, f) for name, (g, f) in FLAT.items()}
+
+    def changed(self, changes: dict[str, Any]) -> "Params":
+        """These parameters with some changed by their flat names, checked again."""
+        return from_flat(self.flat() | changes)
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder into which this profile's run writes."""
+        return ROOT / "runs" / self.profile
+
+    @property
+    def cache_dir(self) -> Path:
+        """Decoded frames and frozen tokens, named by content: every profile shares them."""
+        return ROOT / "runs" / "cache"
+
+    @property
+    def data_dir(self) -> Path:
+        """The data root with environment variables resolved; equal mini worlds share one."""
+        if self.data.world == "miniworld":
+            sizes = f"{self.world.train}-{self.world.dev}-{self.world.test}"
+            return ROOT / "runs" / "worlds" / f"{self.world.style}-{sizes}-{self.world.seed}"
+        expanded = os.path.expandvars(self.data.data_root)
+        if "$" in expanded:
+            raise InputError(
+                f"data_root is {self.data.data_root} and that variable is not set: set it to the"
+                " folder that holds UCF_Crimes_Videos/, MSAD/ and the VAGTA json files, or pass"
+                " -p data_root=FOLDER"
+            )
+        return ROOT / expanded
+
+
+def _flat_names() -> dict[str, tuple[str, str]]:
+    """Flat name -> (group, field); the group of a run's own fields is empty."""
+    names = {}
+    for group, info in Params.model_fields.items():
+        kind = info.annotation
+        if not (isinstance(kind, type) and issubclass(kind, Group)):
+            names[group] = ("", group)
+            continue
+        for field in kind.model_fields:
+            plain = kind.PLAIN is True or (kind.PLAIN and field in kind.PLAIN)
+            names[field if plain else f"{group}_{field}"] = (group, field)
+    return names
+
+
+FLAT = _flat_names()
+
+
+def from_flat(values: dict[str, Any]) -> Params:
+    """Parameters from flat names; what is not named keeps its default.
+
+    Raises pydantic's ValidationError on a wrong type, InputError on a name that does not exist.
+    """
+    tree: dict[str, Any] = {"stage2": dict(STAGE2)}
+    for name, value in values.items():
+        if name not in FLAT:
+            near = difflib.get_close_matches(name, FLAT, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise InputError(f"{name}: no such parameter{hint}")
+        group, field = FLAT[name]
+        if name in ("backbone", "pretrained"):
+            value = _from_root(value)
+        (tree.setdefault(group, {}) if group else tree)[field] = value
+    P = Params.model_validate(tree)
+    for changes in (
+        *P.evaluation.transfer.values(),
+        P.evaluation.open_vocabulary_changes,
+        P.ablation.changes,
+    ):
+        if changes:
+            from_flat(changes)  # a misspelt name stops the run before any work
+    return P
+
+
+def _from_root(value: str | None) -> str | None:
+    """Files are named from the project root, wherever the notebook runs."""
+    kind, _, name = (value or "").partition(":")
+    if kind == "local-dir" or (kind == "blip" and (ROOT / name).is_dir()):
+        return f"{kind}:{ROOT / name}"
+    return str(ROOT / value) if value and (ROOT / value).is_file() else value
+
+
+def load_params(profile: str, overrides: dict[str, Any] | None = None) -> Params:
+    """Read ``params/<profile>.yaml`` and overlays, apply ``overrides``, check every name and type.
+
+    A profile may add overlays with ``+`` ("paper+paper-b16"): later ones win, and the whole name is
+    the run's. Raises InputError naming the parameter, the file and the nearest name.
+    """
+    values: dict[str, Any] = {"profile": profile}
+    for name in profile.split("+"):
+        values |= _read_yaml(PROFILES / f"{name}.yaml")
+    return _validate(values | (overrides or {}), f"params/{profile}.yaml or -p")
+
+
+def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
+    """``["stage1_steps=20", "lora_targets=[q, v]"]`` -> names and values read as YAML."""
+    overrides = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        try:
+            overrides[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InputError(f"-p {pair}: the value is not valid YAML; quote it") from None
+        if not equals:
+            raise InputError(f"-p {pair}: write it as -p name=value")
+    return overrides
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        known = sorted(p.stem for p in PROFILES.glob("*.yaml") if p.stem not in NOT_PROFILES)
+        raise InputError(f"{path.name}: no such profile in params/; there are {', '.join(known)}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise InputError(f"{path.name}: not valid YAML: {error}") from None
+    _validate({"profile": path.stem} | values, f"params/{path.name}")
+    return values
+
+
+def _validate(values: dict[str, Any], source: str) -> Params:
+    try:
+        return from_flat(values)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+    except ValidationError as error:
+        raise InputError(f"{source}: " + "; ".join(_explain(e) for e in error.errors())) from None
+
+
+def _explain(error: dict[str, Any]) -> str:
+    place = ".".join(str(part) for part in error["loc"])
+    name = next((n for n, (g, f) in FLAT.items() if place in (f"{g}.{f}", f)), place)
+    return f"{name or 'parameters'}: {error['msg']} (got {error['input']!r})"

@@ -1,0 +1,113 @@
+"""From parameters to clips: the one place that knows which files a profile reads.
+
+The mini world is rendered on first use; the real data are only checked, never fetched. From here
+on nothing in the library knows which of the two it works on.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+import miniworld
+from alertclip.cache import FrameCache
+from alertclip.clips import ClipDataset, split_validation
+from alertclip.errors import InputError
+from alertclip.records import Region
+from alertclip.vagta import Item, Report, load_surrogate, load_vagta, strip_prefix
+from companion.profiles import Params
+from companion.sources import missing_data
+
+Split = Literal["train", "dev", "test"]
+
+
+def prepare_data(P: Params) -> Path:
+    """Return the data root; render the mini world if it is not there yet."""
+    if P.data.world == "miniworld":
+        miniworld.generate(
+            P.data_dir,
+            P.world.train,
+            P.world.dev,
+            P.world.test,
+            P.world.style,
+            P.world.seed,
+            max(1, P.workers),
+        )
+    missing = missing_data(P)
+    if missing:
+        raise InputError("\n".join([f"profile {P.profile} lacks data:", *missing]))
+    return P.data_dir
+
+
+def load_split(P: Params, split: Split) -> tuple[list[Item], Report]:
+    """Items of a split with the validation report of the files they came from.
+
+    dev is its own file where the profile has one, else a share of the training videos; the
+    training split is then the rest, so that the two never share a video.
+    """
+    if split == "test" or (split == "dev" and P.data.annotations_dev):
+        name = P.data.annotations_test if split == "test" else P.data.annotations_dev
+        negatives = P.data.hard_negatives_test if split == "test" else ""
+        return load_vagta(P.data_dir / name, P.data_dir / negatives if negatives else None)
+    items, report = _load_training_text(P)
+    if P.data.strip_class_prefix:
+        items = [replace(i, global_caption=strip_prefix(i.global_caption)) for i in items]
+    if P.data.region_negatives == "standard":
+        items = standard_negatives(items, P.seed)
+    if P.data.annotations_dev:
+        return items, report
+    train, validation = split_validation(items, P.data.validation_fraction, P.seed)
+    return (train if split == "train" else validation), report
+
+
+def standard_negatives(items: list[Item], seed: int) -> list[Item]:
+    """The items with each hard negative replaced by another region's caption, drawn by seed."""
+    rng = np.random.default_rng(seed)
+    captions = sorted({region.caption for item in items for region in item.regions})
+    if len(captions) < 2:
+        raise InputError("region_negatives: standard needs regions with different captions")
+
+    def drawn(region: Region) -> Region:
+        others = rng.permutation(len(captions))[: len(region.hard_negatives) + 1]
+        kept = [captions[i] for i in others if captions[i] != region.caption]
+        return replace(region, hard_negatives=tuple(kept[: len(region.hard_negatives)]))
+
+    return [replace(item, regions=tuple(map(drawn, item.regions))) for item in items]
+
+
+def require_disjoint(P: Params) -> None:
+    """Raise InputError naming a video that is in two of train, dev and test."""
+    owner: dict[str, Split] = {}
+    for split in ("train", "dev", "test"):
+        for video in {item.video for item in load_split(P, split)[0]}:
+            if owner.setdefault(video, split) != split:
+                raise InputError(f"{video} is in both {owner[video]} and {split}: keep it in one")
+
+
+def is_surrogate(P: Params) -> bool:
+    """Whether hard-negative texts stand in for the training captions, which are not there."""
+    return P.data.world == "vagta" and not (P.data_dir / P.data.annotations_train).is_file()
+
+
+def _load_training_text(P: Params) -> tuple[list[Item], Report]:
+    negatives = P.data_dir / P.data.hard_negatives_train
+    if not is_surrogate(P):
+        return load_vagta(
+            P.data_dir / P.data.annotations_train, negatives if negatives.is_file() else None
+        )
+    return load_surrogate(negatives)
+
+
+def clip_dataset(P: Params, split: Split, image_size: tuple[int, int]) -> ClipDataset:
+    """Clips of a split at ``image_size`` (H, W), decoded through the shared frame cache.
+
+    What cannot be read, and what was mended, is written to videos/<split>.csv of the run.
+    """
+    items, _ = load_split(P, split)
+    cache = FrameCache(P.cache_dir, image_size)
+    # Training may make sure that every region is seen; evaluation must not know where to look.
+    cover = split == "train"
+    dataset = ClipDataset(P.data_dir, items, P.data.num_frames, cache, P.workers, cover)
+    Report([*dataset.failures, *dataset.notes]).to_csv(P.run_dir / "videos" / f"{split}.csv")
+    return dataset

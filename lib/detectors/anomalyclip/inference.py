@@ -1,0 +1,67 @@
+"""Scores of every frame of a video (Implementation details, section 3.3)."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from alertclip.errors import InputError
+from alertclip.files import progress
+from detectors.anomalyclip.model import AnomalyCLIP
+from detectors.anomalyclip.sampling import time_order, video_windows
+
+WINDOWS = 16  # at once; windows are independent of one another, this only bounds memory
+
+
+class FrameScores(NamedTuple):
+    """p_A (N,) and the probabilities of all classes (N, C+1), which sum to one, per frame."""
+
+    p_anomaly: Tensor
+    probabilities: Tensor
+
+
+@torch.no_grad()
+def score_video(
+    model: AnomalyCLIP, features: Tensor, directions: Tensor | None = None
+) -> FrameScores:
+    """Score the frame features (N, D) of one video; puts the model into evaluation mode.
+
+    ``directions`` (C, D) spares the text encoder where many videos are scored. Results are on the
+    CPU. Raises InputError if a feature is not finite or has another dimension than the model's.
+    """
+    _check(features, len(model.prototype))
+    model.eval()
+    directions = model.directions() if directions is None else directions
+    settings = model.settings
+    windows = video_windows(features.float(), settings.segments, settings.segment_frames)
+    outputs = [
+        model(part.to(model.prototype.device), directions) for part in windows.split(WINDOWS)
+    ]
+    p_anomaly = torch.cat([output.p_anomaly for output in outputs])
+    probabilities = torch.cat([output.probabilities for output in outputs])
+    frames = len(features)
+    return FrameScores(time_order(p_anomaly, frames).cpu(), time_order(probabilities, frames).cpu())
+
+
+def score_videos(model: AnomalyCLIP, videos: Mapping[str, Tensor]) -> dict[str, FrameScores]:
+    """Score videos by name; as ``score_video``, with the text encoded once."""
+    model.eval()
+    with torch.no_grad():
+        directions = model.directions()
+    scores = {}
+    for name, features in progress(videos.items(), len(videos), "AnomalyCLIP video"):
+        try:
+            scores[name] = score_video(model, features, directions)
+        except InputError as error:
+            raise InputError(f"video {name}: {error}") from None
+    return scores
+
+
+def _check(features: Tensor, width: int) -> None:
+    if features.ndim != 2 or not len(features) or features.shape[1] != width:
+        raise InputError(
+            f"features of shape {tuple(features.shape)}: give frames x {width}, at least one frame"
+        )
+    if not features.isfinite().all():
+        raise InputError("features that are not finite: extract them again")

@@ -1,0 +1,100 @@
+"""The AnomalyCLIP network: prompts, Selector, Temporal model and their aggregation (section 3).
+
+Axis letters: B windows, S segments, F frames, C abnormal classes, D feature and W text dimension.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from alertclip.errors import InputError
+from detectors.anomalyclip.prompt import PromptLearner, TextEncoder, class_tokens
+from detectors.anomalyclip.selector import Selector, class_directions
+from detectors.anomalyclip.settings import AnomalyCLIPSettings
+from detectors.anomalyclip.temporal import TemporalModel
+
+
+class AnomalyCLIPOutput(NamedTuple):
+    """Selector logits (B, S, F, C), p_A (B, S, F), class probabilities (B, S, F, C+1)."""
+
+    logits: Tensor
+    p_anomaly: Tensor
+    probabilities: Tensor
+
+
+class AnomalyCLIP(nn.Module):
+    """Detector on frame features of CLIP (projected, not normalised, every frame).
+
+    ``clip`` is an open_clip CLIP, with or without split attention; its text tower is copied.
+    ``class_names`` (C+1) hold the normal class at ``settings.normal_id``. ``prototype`` m (D,) is
+    from ``normality_prototype``. New weights come from torch's seed. Raises InputError if classes
+    or dimensions do not fit.
+    """
+
+    def __init__(
+        self,
+        clip: nn.Module,
+        tokenizer: Callable[[list[str]], Tensor],
+        class_names: Sequence[str],
+        prototype: Tensor,
+        settings: AnomalyCLIPSettings,
+    ) -> None:
+        super().__init__()
+        _check_classes(class_names, settings.normal_id)
+        self.settings, self.class_names = settings, tuple(class_names)
+        tokens = class_tokens(tokenizer, class_names, settings.context_tokens)
+        self.prompt_learner = PromptLearner(clip.token_embedding, tokens, settings.context_tokens)
+        self.text_encoder = TextEncoder(clip)
+        width, classes = self.text_encoder.text_projection.shape[1], len(class_names) - 1
+        if prototype.shape != (width,):
+            raise InputError(
+                f"prototype of shape {tuple(prototype.shape)}, but this CLIP's features have"
+                f" {width} dimensions: compute both with the same backbone"
+            )
+        self.selector_model = Selector(classes, clip.logit_scale)
+        self.temporal_model = TemporalModel(width + classes * settings.concat_logits, settings)
+        self.text_encoder.text_projection.requires_grad_(settings.tune_projection)
+        # Official checkpoints keep m in a file of its own, hence not in the state dict.
+        self.register_buffer("prototype", prototype.detach().float().clone(), persistent=False)
+        end = tokens.argmax(dim=1) + settings.context_tokens
+        self.register_buffer("end", end, persistent=False)
+
+    def directions(self) -> Tensor:
+        """Unit directions (C, D) of the abnormal classes, eq. 2."""
+        text = self.text_encoder(self.prompt_learner(), self.end)
+        return class_directions(text, self.prototype, self.settings.normal_id)
+
+    def forward(self, features: Tensor, directions: Tensor) -> AnomalyCLIPOutput:
+        """features (B, S, F, D), directions (C, D) -> logits and probabilities.
+
+        In training mode the batch normalises the logits, in evaluation mode its running statistics.
+        """
+        x = features - self.prototype
+        logits = self.selector_model(x, directions)
+        inputs = torch.cat([logits, x], dim=-1) if self.settings.concat_logits else x
+        p_anomaly = self.temporal_model(inputs)
+        probabilities = aggregate(logits, p_anomaly, self.settings.normal_id)
+        return AnomalyCLIPOutput(logits, p_anomaly, probabilities)
+
+
+def aggregate(logits: Tensor, p_anomaly: Tensor, normal_id: int) -> Tensor:
+    """Section 3.3: p_{A,c} = p_A softmax(S)_c, with p_N = 1 - p_A inserted at ``normal_id``.
+
+    logits (..., C), p_anomaly (...) -> probabilities (..., C+1).
+    """
+    joint = logits.softmax(dim=-1) * p_anomaly[..., None]
+    normal = 1 - p_anomaly[..., None]
+    return torch.cat([joint[..., :normal_id], normal, joint[..., normal_id:]], dim=-1)
+
+
+def _check_classes(class_names: Sequence[str], normal_id: int) -> None:
+    repeated = {name for name in class_names if list(class_names).count(name) > 1}
+    if repeated:
+        raise InputError(f"class {', '.join(sorted(repeated))} is given twice")
+    if len(class_names) < 2 or normal_id >= len(class_names):
+        raise InputError(
+            f"normal_id is {normal_id} and there are {len(class_names)} class names: give the"
+            " abnormal classes and, at place normal_id, the normal one"
+        )

@@ -1,0 +1,162 @@
+"""Temporal model: an axial transformer over segments and frames (section 3.2; Ho et al. 2019).
+
+The authors run it with reversible layers, which save memory; ordinary autograd gives the same
+numbers. Parameter names are those of the official checkpoints (package axial-attention 0.6.1).
+Axis letters: B windows, S segments, F frames per segment, E embedding.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from detectors.anomalyclip.settings import AnomalyCLIPSettings
+
+CHANNEL_EPS = 1e-5
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention whose q, k and v have no bias."""
+
+    def __init__(self, emb: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(emb, emb, bias=False)
+        self.to_kv = nn.Linear(emb, 2 * emb, bias=False)
+        self.to_out = nn.Linear(emb, emb)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, T, E) -> (N, T, E)."""
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (N, heads, T, E / heads)
+            for part in (self.to_q(x), *self.to_kv(x).chunk(2, dim=-1))
+        )
+        return self.to_out(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class PreNorm(nn.Module):
+    """fn(LayerNorm(x))."""
+
+    def __init__(self, emb: int, fn: nn.Module) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(emb)
+        self.fn = fn
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., E) -> (..., E)."""
+        return self.fn(self.norm(x))
+
+
+class AlongAxis(nn.Module):
+    """Apply a sequence module along one axis of (B, E, S, F), every other place by itself."""
+
+    def __init__(self, axis: int, fn: nn.Module) -> None:
+        super().__init__()
+        self.axis, self.fn = axis, fn
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, E, S, F) -> (B, E, S, F)."""
+        rows = x.movedim((self.axis, 1), (-2, -1))  # (B, other axis, axis, E)
+        out = self.fn(rows.flatten(0, 1)).view(rows.shape)
+        return out.movedim((-2, -1), (self.axis, 1))
+
+
+class ChannelNorm(nn.Module):
+    """Normalise over E at each place, dividing by (biased) std + eps, not by sqrt(var + eps)."""
+
+    def __init__(self, emb: int) -> None:
+        super().__init__()
+        self.g = nn.Parameter(torch.ones(1, emb, 1, 1))
+        self.b = nn.Parameter(torch.zeros(1, emb, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, E, S, F) -> (B, E, S, F)."""
+        std = x.std(dim=1, correction=0, keepdim=True)
+        return (x - x.mean(dim=1, keepdim=True)) / (std + CHANNEL_EPS) * self.g + self.b
+
+
+class Coupling(nn.Module):
+    """One pair of residuals over two streams: y1 = x1 + f(x2), y2 = x2 + g(y1)."""
+
+    def __init__(self, f: nn.Module, g: nn.Module) -> None:
+        super().__init__()
+        self.f, self.g = nn.ModuleDict({"net": f}), nn.ModuleDict({"net": g})
+
+    def forward(self, x1: Tensor, x2: Tensor) -> tuple[Tensor, Tensor]:
+        """Two streams of the same shape -> the same."""
+        y1 = x1 + self.f["net"](x2)
+        return y1, x2 + self.g["net"](y1)
+
+
+class AxialPositions(nn.Module):
+    """Learned positions, one along segments and one along frames, added."""
+
+    def __init__(self, emb: int, segments: int, frames: int) -> None:
+        super().__init__()
+        self.param_0 = nn.Parameter(torch.randn(1, emb, segments, 1))
+        self.param_1 = nn.Parameter(torch.randn(1, emb, 1, frames))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, E, S, F) -> (B, E, S, F)."""
+        return x + self.param_0 + self.param_1
+
+
+class AxialTransformer(nn.Module):
+    """Per layer a pair of attentions, along segments and along frames, and a pair of convolutions.
+
+    Both streams start as the input; the output is their mean. ``axes`` "short" attends only within
+    segments, "long" only across them (Table 10).
+    """
+
+    def __init__(
+        self, emb: int, depth: int, heads: int, segments: int, frames: int, axes: str = "both"
+    ) -> None:
+        super().__init__()
+        along = {"both": (2, 3), "short": (3, 3), "long": (2, 2)}[axes]
+        self.pos_emb = AxialPositions(emb, segments, frames)
+        pairs = []
+        for _ in range(depth):
+            attend = (AlongAxis(axis, PreNorm(emb, SelfAttention(emb, heads))) for axis in along)
+            pairs += [Coupling(*attend), Coupling(_convolutions(emb), _convolutions(emb))]
+        self.layers = nn.ModuleDict({"blocks": nn.ModuleList(pairs)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, E, S, F) -> (B, E, S, F)."""
+        x1 = x2 = self.pos_emb(x)
+        for pair in self.layers["blocks"]:
+            x1, x2 = pair(x1, x2)
+        return (x1 + x2) / 2
+
+
+class TemporalModel(nn.Module):
+    """T(V) of eq. 6: the probability of each frame to be abnormal."""
+
+    def __init__(self, width: int, settings: AnomalyCLIPSettings) -> None:
+        super().__init__()
+        emb = settings.emb_size
+        self.projection = nn.Linear(width, emb)
+        self.axial_attn = AxialTransformer(
+            emb,
+            settings.depth,
+            settings.heads,
+            settings.segments,
+            settings.segment_frames,
+            settings.axes,
+        )
+        self.classifier = nn.ModuleDict(
+            {"layer_norm": nn.LayerNorm(emb), "linear": nn.Linear(emb, 1)}
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, S, F, width) -> p_A (B, S, F) in [0, 1]."""
+        x = self.axial_attn(self.projection(x).movedim(-1, 1)).movedim(1, -1)  # (B, S, F, E)
+        x = self.classifier["linear"](self.classifier["layer_norm"](x))
+        return x.squeeze(-1).sigmoid()
+
+
+def _convolutions(emb: int) -> nn.Sequential:
+    return nn.Sequential(
+        ChannelNorm(emb),
+        nn.Conv2d(emb, 4 * emb, kernel_size=3, padding=1),
+        nn.LeakyReLU(),
+        nn.Conv2d(4 * emb, emb, kernel_size=3, padding=1),
+    )

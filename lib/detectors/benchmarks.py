@@ -1,0 +1,240 @@
+"""The public benchmarks: what each consists of (params/benchmarks.yaml), lists and truth."""
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from alertclip.errors import InputError
+from companion.profiles import BENCHMARKS
+from detectors.event_annotations import (
+    VideoTruth,
+    read_mask,
+    read_tracks,
+    read_ucf,
+    read_vector,
+    read_xd,
+    read_xd_classes,
+    text_lines,
+    video_name,
+    xd_classes,
+)
+
+Split = Literal["train", "val", "test"]
+
+
+class Benchmark(BaseModel):
+    """One benchmark. Folders are relative to the data root, files to ``annotation_root``.
+
+    Patterns know {entry} (a line of the list), {name} (without folder and suffix) and {scene}.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    title: str
+    video_root: str
+    video_pattern: str
+    annotation_root: str
+    lists: dict[Split, list[str]]
+    annotation_file: str
+    annotation_format: Literal["ucf", "xd", "shanghaitech", "ubnormal", "msad"]
+    class_annotation_file: str | None = None  # the events with a class each
+    fps: float = Field(gt=0)
+    classes: list[str]  # VadCLIP's order where it has one
+    prompts: list[str] = []  # VadCLIP's text per class, in that order
+    anomalyclip_classes: list[str] = []  # AnomalyCLIP's label ids
+    normal_class: str
+    codes: dict[str, str] = {}  # class -> short label
+    base: list[str] = []
+    novel: list[str] = []
+    metric: Literal["AUC", "AP"]
+    multi_label: bool = False
+    detection_normal_class: str | None = None
+    counts: dict[Split, dict[Literal["abnormal", "normal"], int]] = {}
+    class_counts: dict[Split, dict[str, int]] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> "Benchmark":
+        classes, abnormal = set(self.classes), set(self.abnormal_classes)
+        parts = [*self.base, *self.novel]
+        counted = [name for counts in self.class_counts.values() for name in counts]
+        rules = {
+            "classes must be distinct and hold normal_class": len(classes) == len(self.classes)
+            and self.normal_class in classes,
+            "prompts must be one per class": len(self.prompts) in (0, len(classes)),
+            "anomalyclip_classes must be the classes in another order": not self.anomalyclip_classes
+            or sorted(self.anomalyclip_classes) == sorted(self.classes),
+            "codes must be one per class": not self.codes or set(self.codes) == classes,
+            "base and novel must be disjoint abnormal classes": len(set(parts)) == len(parts)
+            and set(parts) <= abnormal,
+            "class_counts must name abnormal classes": set(counted) <= abnormal,
+        }
+        broken = [rule for rule, holds in rules.items() if not holds]
+        if broken:
+            raise ValueError("; ".join(broken))
+        return self
+
+    @property
+    def abnormal_classes(self) -> list[str]:
+        """The classes without the normal one, in their order."""
+        return [name for name in self.classes if name != self.normal_class]
+
+    def video_path(self, data_root: Path, entry: str) -> Path:
+        """File of a video named by a list entry.
+
+        MSAD's official list of normal videos names features, MSAD_normal_<stem>: where the file of
+        that name is not there, the one video with the stem is meant.
+        """
+        path = data_root / self.video_root / fill(self.video_pattern, entry)
+        stem = video_name(entry).removeprefix("MSAD_normal_")
+        if self.annotation_format == "msad" and not path.exists():
+            return _videos_by_stem(data_root / self.video_root).get(stem, path)
+        return path
+
+    def files(self, data_root: Path) -> list[Path]:
+        """Its lists and annotation files; not those that are one per video."""
+        names = [file for files in self.lists.values() for file in files]
+        names += filter(None, (self.annotation_file, self.class_annotation_file))
+        return [data_root / self.annotation_root / name for name in names if "{" not in name]
+
+
+class ListEntry(NamedTuple):
+    """A line of a split list: the video's name, the line's path, and where it stands."""
+
+    name: str
+    entry: str
+    where: str
+
+
+@cache
+def _videos_by_stem(folder: Path) -> dict[str, Path]:
+    """Videos below a folder whose stem is theirs alone."""
+    videos = sorted(folder.rglob("*.mp4"))
+    stems = Counter(path.stem for path in videos)
+    return {path.stem: path for path in videos if stems[path.stem] == 1}
+
+
+def load_benchmark(name: str, path: Path | str = BENCHMARKS) -> Benchmark:
+    """Read one benchmark; InputError names the nearest valid name, or the field that is wrong."""
+    try:
+        entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot read the benchmarks ({error})") from None
+    if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):
+        raise InputError(f"{path}: must be a mapping of benchmark names to their fields")
+    if name not in entries:
+        near = difflib.get_close_matches(name.lower(), entries, n=1, cutoff=0)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise InputError(f"{path}: no benchmark {name}{hint}")
+    try:
+        return Benchmark.model_validate({"name": name} | entries[name])
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "entry"
+        raise InputError(f"{path}, {name}: {field}: {first['msg']}") from None
+
+
+def fill(pattern: str, entry: str) -> str:
+    """A path pattern with its {entry}, {name} and {scene} filled in."""
+    name = video_name(entry)
+    if "{scene}" not in pattern:
+        return pattern.format(entry=entry, name=name)
+    parts = name.split("_")  # UBnormal: abnormal_scene_<k>_scenario_<m>
+    if len(parts) < 3:
+        raise InputError(f"{name}: no scene in the name, expected <kind>_scene_<k>_...")
+    return pattern.format(entry=entry, name=name, scene=parts[2])
+
+
+def read_list(benchmark: Benchmark, data_root: Path, split: Split = "test") -> list[ListEntry]:
+    """Videos of a split in list order; crops of one video in VadCLIP's csv count once.
+
+    Raises InputError naming file and line of a video that stands twice.
+    """
+    if split not in benchmark.lists:
+        have = ", ".join(benchmark.lists)
+        raise InputError(f"{benchmark.title} has no {split} split, but {have}")
+    entries: dict[str, ListEntry] = {}
+    seen: dict[str, str] = {}
+    for file in benchmark.lists[split]:
+        path = data_root / benchmark.annotation_root / file
+        for number, line in text_lines(path):
+            where = f"{path}, line {number}"
+            if path.suffix == ".csv" and line == "path,label":
+                continue
+            name, key, entry = _list_line(line, path.suffix == ".csv")
+            if key in seen:
+                raise InputError(f"{where}: {key} stands in {seen[key]} already; keep one")
+            seen[key] = where
+            entries.setdefault(name, ListEntry(name, entry, where))
+    return list(entries.values())
+
+
+def _list_line(line: str, csv: bool) -> tuple[str, str, str]:
+    """Name, what must be unique, and path; csv lines are <folder>/<name>__<crop>.npy,<label>."""
+    if not csv:
+        return video_name(line), video_name(line), line
+    path = line.rpartition(",")[0]
+    entry = re.sub(r"__\d+(?=\.npy$)", "", path)
+    return video_name(entry), video_name(path), entry
+
+
+def read_truth(
+    benchmark: Benchmark,
+    data_root: Path,
+    *,
+    split: Split = "test",
+    inclusive: bool = False,
+    by_class: bool = False,
+    snippets: Mapping[str, int] | None = None,
+) -> list[VideoTruth]:
+    """Truth of a split's videos in list order, matched by exact name.
+
+    inclusive: count the end frame of UCF-Crime's and XD-Violence's events (the other formats
+    settle it themselves). by_class: XD-Violence's events with a class each. snippets: 16-frame
+    features per video, which MSAD's vector needs. InputError names the list's line of a video
+    without annotation.
+    """
+    entries = read_list(benchmark, data_root, split)
+    folder = data_root / benchmark.annotation_root
+    kind = benchmark.annotation_format
+    if kind == "msad":
+        names = [entry.name for entry in entries]
+        path = folder / benchmark.annotation_file
+        return read_vector(path, names, snippets or {}, benchmark.abnormal_classes)
+    if kind in ("shanghaitech", "ubnormal"):
+        read = read_mask if kind == "shanghaitech" else read_tracks
+        return [read(e.name, folder / fill(benchmark.annotation_file, e.entry)) for e in entries]
+    path, table = _annotation_table(benchmark, folder, inclusive, by_class)
+    return [_row(benchmark, entry, table, path) for entry in entries]
+
+
+def _annotation_table(
+    benchmark: Benchmark, folder: Path, inclusive: bool, by_class: bool
+) -> tuple[Path, dict[str, VideoTruth]]:
+    path, normal = folder / benchmark.annotation_file, benchmark.normal_class
+    if benchmark.annotation_format == "ucf":
+        return path, read_ucf(path, benchmark.classes, normal, inclusive)
+    codes = {code: name for name, code in benchmark.codes.items()}
+    if by_class and benchmark.class_annotation_file:
+        path = folder / benchmark.class_annotation_file
+        return path, read_xd_classes(path, codes, normal, inclusive)
+    return path, read_xd(path, codes, normal, inclusive)
+
+
+def _row(
+    benchmark: Benchmark, entry: ListEntry, table: Mapping[str, VideoTruth], path: Path
+) -> VideoTruth:
+    if entry.name in table:
+        return table[entry.name]
+    if benchmark.annotation_format == "xd":  # normal videos have no row there
+        codes = {code: name for name, code in benchmark.codes.items()}
+        if not xd_classes(entry.name, codes, benchmark.normal_class, entry.where):
+            return VideoTruth(entry.name, (), (), False)
+    raise InputError(f"{entry.where}: {entry.name} has no row in {path}")

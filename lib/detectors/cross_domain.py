@@ -1,0 +1,133 @@
+"""Zero-shot and open-vocabulary detection, in the training domain and outside it.
+
+Zero-shot: snippet features against the fixed prompts, nothing trained. Open vocabulary: a detector
+trained on base classes meets novel ones (Alert-CLIP, Table 1; OVVAD, Wu et al., CVPR 2024).
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn.functional import normalize
+
+from alertclip.errors import InputError
+from alertclip.model import AlertCLIP
+from alertclip.prompts import load_prompts
+from alertclip.zero_shot import encode_sets
+from companion import tuned_models
+from companion.profiles import ROOT, Params
+from companion.result_tables import per_cent
+from detectors.backbone_tables import Columns, Curves, backbone_table, held_scores, resample_models
+from detectors.benchmarks import load_benchmark
+from detectors.frame_metrics import zero_shot_margin
+from detectors.recognition import open_vocabulary
+from detectors.weakly_supervised import (
+    Detector,
+    TrainingSet,
+    evaluation_set,
+    extract_for_all,
+    score_seeds,
+    snippet_rule,
+    training_set,
+)
+
+Level = Literal["snippet", "temporal"]
+
+
+def domains(P: Params) -> dict[str, Params]:
+    """The profile's own benchmark and those it is transferred to (``transfer``), by title."""
+    own = {load_benchmark(P.detector.benchmark).title: P}
+    return own | {title: changed(P, changes) for title, changes in P.evaluation.transfer.items()}
+
+
+def changed(P: Params, changes: dict[str, Any]) -> Params:
+    """The profile with some parameters changed, checked again."""
+    return P.changed(changes)
+
+
+def zero_shot_curves(P: Params, wanted: Sequence[tuned_models.Stage], level: Level) -> list[Curves]:
+    """Zero-shot scores of all frames of a benchmark's test videos, per backbone.
+
+    snippet: the image embedding of a snippet; temporal: its output of the temporal transformer in
+    windows of ``num_frames`` snippets, which untuned CLIP does not have (there both are equal).
+    """
+    extract_for_all(P, wanted, "vadclip", training=False)
+    length, curves = snippet_rule(P, "vadclip").length, []
+    for stage in wanted:
+        model = tuned_models.stage_model(P, stage)
+        sets = encode_sets(model.encode_text, load_prompts(ROOT / P.evaluation.prompts).sets)
+        test = evaluation_set(P, model, "vadclip")
+        videos = []
+        for features, truth in zip(test.features, test.truths, strict=True):
+            v = embed_snippets(model, features, P.data.num_frames, level)
+            videos.append(held_scores(truth, zero_shot_margin(v, *sets), length))
+        curves.append(Curves(tuned_models.STAGES[stage], [videos]))
+    return curves
+
+
+def zero_shot_table(P: Params, wanted: Sequence[tuned_models.Stage], level: Level) -> pd.DataFrame:
+    """Zero-shot AUC, AP and AnoAUC (per cent) of every domain, beside the paper's.
+
+    Columns domain, setting, model, value, low, high, n, paper.
+    """
+    tables = []
+    for title, domain in domains(P).items():
+        curves = zero_shot_curves(domain, wanted, level)
+        table = backbone_table(resample_models(domain, curves), f"Zero-shot, {title}")
+        named = table["setting"].map(lambda setting, title=title: f"{title}: {setting}")
+        tables.append(table.assign(domain=title, setting=named).drop(columns="seed_sd"))
+    return pd.concat(tables, ignore_index=True)
+
+
+@torch.inference_mode()
+def embed_snippets(
+    model: AlertCLIP, features: np.ndarray, num_frames: int, level: Level
+) -> np.ndarray:
+    """Unit embeddings (n, D) of snippet features (n, D), before or after the temporal model."""
+    v = normalize(torch.from_numpy(features).to(model.mean.device), dim=-1)
+    if level == "temporal":
+        parts = v.split(num_frames)
+        whole = [torch.ones(1, len(part), dtype=torch.bool, device=v.device) for part in parts]
+        pairs = zip(parts, whole, strict=True)
+        v = torch.cat([model.pool_frames(part[None], mask).z[0] for part, mask in pairs])
+    return normalize(v.float(), dim=-1).cpu().numpy()
+
+
+def open_vocabulary_table(
+    P: Params, wanted: Sequence[tuned_models.Stage], detector: Detector = "vadclip"
+) -> pd.DataFrame:
+    """AUC and AP (per cent) overall, on base and on novel classes; trained on base classes only.
+
+    Columns subset, normals, metric, value, low, high, n, model; mean over the detector seeds. A
+    profile on a benchmark without such a partition names another in ``open_vocabulary_changes``.
+    """
+    P = changed(P, P.evaluation.open_vocabulary_changes)
+    benchmark, tables = load_benchmark(P.detector.benchmark), []
+    if not (benchmark.base and benchmark.novel):
+        raise InputError(
+            f"{benchmark.title} has no base and novel classes: set open_vocabulary_changes, such"
+            " as {benchmark: ucf_crime}"
+        )
+    classes = [benchmark.normal_class, *benchmark.base]
+    extract_for_all(P, wanted, detector)
+    for stage in wanted:
+        model = tuned_models.stage_model(P, stage)
+        train = base_only(training_set(P, model, detector), benchmark.base)
+        test = evaluation_set(P, model, detector)
+        length = snippet_rule(P, detector).length
+        columns: Columns = [
+            [held_scores(t, s.anomaly, length) for t, s in zip(test.truths, scores, strict=True)]
+            for scores in score_seeds(P, model, detector, train, classes, test)
+        ]
+        draws = {"n_boot": P.evaluation.bootstrap_samples, "seed": P.seed}
+        table = open_vocabulary(columns, test.truths, benchmark.base, benchmark.novel, **draws)
+        tables.append(table.assign(model=tuned_models.STAGES[stage]))
+    return per_cent(pd.concat(tables, ignore_index=True))
+
+
+def base_only(data: TrainingSet, base: Sequence[str]) -> TrainingSet:
+    """Normal videos and those all of whose classes are base classes."""
+    kept = [i for i, classes in enumerate(data.classes) if set(classes) <= set(base)]
+    return TrainingSet([data.features[i] for i in kept], [data.classes[i] for i in kept])

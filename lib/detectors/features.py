@@ -1,0 +1,233 @@
+"""Snippet features of whole videos: the input of the weakly supervised detectors.
+
+One file per video and crop, ``<name>__<crop>.npy`` of (snippets, D) float32, laid out as VadCLIP's
+authors publish theirs. The folder's name ends in a hash of backbone and rule, and features.json
+spells both out, so that features of one backbone never pass for another's. How 16 frames became
+one published feature is not disclosed; here it is the mean over evenly spaced frames of a snippet.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from alertclip.cache import FrameCache, ahead, parallel_probe
+from alertclip.errors import InputError
+from alertclip.files import atomic_write, locked, progress, read_json, sha256_json, write_json
+from alertclip.model import AlertCLIP
+from alertclip.run_identity import weights_hash
+from alertclip.shards import WHOLE, Shard
+from alertclip.video import DecodeWorker, read_frames
+
+CROPS = (1, 5, 10)  # whole frame; centre and corners; the same mirrored
+PIECE = 2048  # frames decoded at once
+Precision = Literal["fp32", "bf16"]
+MARGIN = 8 / 7  # crops are taken from frames resized to 256 for 224
+
+
+@dataclass(frozen=True)
+class SnippetRule:
+    """How a video becomes features: frames per snippet, how many of them are embedded, crops."""
+
+    length: int = 16
+    frames: int = 16
+    crops: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.frames <= self.length or self.crops not in CROPS:
+            raise InputError(
+                f"snippets of {self.length} frames, {self.frames} embedded, {self.crops} crops:"
+                f" embed 1 to {self.length} frames, and take {CROPS} crops"
+            )
+
+
+def snippet_frames(n_frames: int, rule: SnippetRule) -> np.ndarray:
+    """Native indices (n, rule.frames) of the whole snippets; a shorter video makes one snippet."""
+    starts = np.arange(max(1, n_frames // rule.length)) * rule.length
+    offsets = (np.arange(rule.frames) + 0.5) * rule.length / rule.frames
+    return np.minimum(starts[:, None] + offsets.astype(int), n_frames - 1)
+
+
+def take_crop(frames: np.ndarray, size: tuple[int, int], crop: int) -> np.ndarray:
+    """Crop 0 centre, 1-4 corners, 5-9 the same mirrored: (F, H', W', 3) -> (F, *size, 3)."""
+    height, width = (have - want for have, want in zip(frames.shape[1:3], size, strict=True))
+    corners = [(0, 0), (0, width), (height, 0), (height, width)]
+    top, left = [(height // 2, width // 2), *corners][crop % 5]
+    part = frames[:, top : top + size[0], left : left + size[1]]
+    return part[:, :, ::-1] if crop >= 5 else part
+
+
+@torch.inference_mode()
+def embed_crops(
+    model: AlertCLIP, frames: np.ndarray, rule: SnippetRule, precision: Precision = "fp32"
+) -> np.ndarray:
+    """Features (crops, n, D) of snippet frames (n * rule.frames, H', W', 3) uint8."""
+    device, crops = model.mean.device, []
+    for crop in range(rule.crops):
+        part = take_crop(frames, model.image_size, crop).copy()  # what was decoded is read-only
+        pixels = torch.from_numpy(part).permute(0, 3, 1, 2).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            v = torch.cat([model.image_features(chunk) for chunk in pixels.split(64)]).float()
+        crops.append(v.unflatten(0, (-1, rule.frames)).mean(1).cpu().numpy())
+    return np.stack(crops)
+
+
+def extract_features(
+    models: Sequence[AlertCLIP],
+    videos: Sequence[Path],
+    rule: SnippetRule,
+    root: Path,
+    cache_root: Path,
+    workers: int,
+    precision: Precision = "fp32",
+    shard: Shard = WHOLE,
+) -> list[Path]:
+    """Write the missing features of ``videos`` under ``root``; returns each model's folder.
+
+    Every video is decoded once for all models, in ``workers`` processes ahead of the embedding.
+    Of a ``shard``, only its share: the files of all shares are those of one process.
+    What cannot be decoded is left out and named, with its reason, in failures.json. Raises
+    InputError if two videos share a name, which the layout cannot tell apart, or if the models
+    take frames of different sizes.
+    """
+    _refuse_equal_names(videos)
+    if len({model.image_size for model in models}) > 1:
+        raise InputError("models with different image sizes: extract their features one by one")
+    folders = [_folder(model, rule, root, precision) for model in models]
+    made = list(zip(models, folders, strict=True))
+    mine = shard.take(videos)
+    lock = root / (".lock" if shard == WHOLE else f".{shard.number}-of-{shard.count}.lock")
+    with locked(lock):  # runs at once want the same features: one makes them
+        failures = _extract_missing(made, mine, rule, cache_root, workers, precision)
+        with locked(root / ".failures.lock"):
+            for folder in folders:
+                _keep_failures(folder / "failures.json", mine, failures)
+    return folders
+
+
+def _extract_missing(
+    made: Sequence[tuple[AlertCLIP, Path]],
+    videos: Sequence[Path],
+    rule: SnippetRule,
+    cache_root: Path,
+    workers: int,
+    precision: Precision,
+) -> dict[str, str]:
+    """Write what the folders of the models lack; names of unreadable videos with the reasons."""
+    wanting = {
+        path: [
+            (model, folder)
+            for model, folder in made
+            if not feature_file(folder, path, rule.crops - 1).exists()
+        ]
+        for path in videos
+    }
+    failures = {}
+    todo = [path for path in videos if wanting[path]]
+    decoded = _decoded(todo, made[0][0].image_size, rule, cache_root, workers)
+    with _cores_shared(workers):
+        for path, pieces in progress(decoded, len(todo), "snippet features"):
+            features: list[list[np.ndarray]] = [[] for _ in wanting[path]]
+            for frames in pieces:
+                if isinstance(frames, str):
+                    failures[path.name] = frames
+                    break
+                for parts, (model, _) in zip(features, wanting[path], strict=True):
+                    parts.append(embed_crops(model, frames, rule, precision))
+            else:
+                for parts, (_, folder) in zip(features, wanting[path], strict=True):
+                    _write(folder, path, np.concatenate(parts, axis=1))
+    return failures
+
+
+@contextmanager
+def _cores_shared(decoders: int) -> Iterator[None]:
+    """Leave cores to the decoding processes: a product waits for the slowest of its threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads - decoders))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _folder(model: AlertCLIP, rule: SnippetRule, root: Path, precision: Precision) -> Path:
+    made_by = {
+        "backbone": weights_hash(model.clip.visual),
+        "config": model.backbone.config,
+        "pixels": [model.image_size, model.backbone.mean, model.backbone.std, MARGIN],
+        "precision": precision,
+        **asdict(rule),
+    }
+    folder = root / f"features-{sha256_json(made_by)[:8]}"
+    write_json(folder / "features.json", made_by)
+    return folder
+
+
+def _decoded(
+    videos: Sequence[Path], size: tuple[int, int], rule: SnippetRule, root: Path, workers: int
+) -> Iterator[tuple[Path, Iterator[np.ndarray | str]]]:
+    """Each video with its snippet frames in pieces (an hour of frames fits no memory), or why not.
+
+    Crops are taken from frames somewhat larger than the model's.
+    """
+    size = tuple(round(side * MARGIN) if rule.crops > 1 else side for side in size)
+    infos = parallel_probe(FrameCache(root, size), videos, workers)
+    requests: list[tuple[Path, np.ndarray | str]] = []
+    for path in videos:
+        if isinstance(infos[path], str):
+            requests.append((path, infos[path]))
+            continue
+        indices = snippet_frames(infos[path].frames, rule)
+        pieces = np.array_split(indices, -(-indices.size // PIECE))
+        requests += [(path, piece.ravel()) for piece in pieces if len(piece)]
+
+    def read(request: tuple[Path, np.ndarray | str], worker: DecodeWorker) -> np.ndarray | str:
+        path, piece = request
+        return piece if isinstance(piece, str) else read_frames(path, piece, size, worker=worker)
+
+    done = zip(requests, ahead(read, requests, workers), strict=True)
+    for path, group in groupby(done, key=lambda pair: pair[0][0]):
+        yield path, (frames for _, frames in group)
+
+
+def _write(folder: Path, path: Path, features: np.ndarray) -> None:
+    for crop, part in enumerate(features):
+        with atomic_write(feature_file(folder, path, crop)) as temporary:
+            np.save(temporary, part, allow_pickle=False)
+
+
+def _keep_failures(path: Path, videos: Sequence[Path], failures: dict[str, str]) -> None:
+    """Replace what is known of these videos; other splits share the folder."""
+    tried = {video.name for video in videos}
+    known = read_json(path) if path.exists() else {}
+    kept = {k: v for k, v in known.items() if k not in tried}
+    write_json(path, dict(sorted((kept | failures).items())))
+
+
+def feature_file(folder: Path, video: Path, crop: int) -> Path:
+    """File of a video's features, in the official layout."""
+    return folder / f"{video.stem}__{crop}.npy"
+
+
+def read_features(path: Path) -> np.ndarray:
+    """Features (n, D) float32 of a file of this layout, ours or published; InputError names it."""
+    try:
+        features = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: not a feature file ({error}); extract it again") from None
+    if features.ndim != 2 or not len(features) or not np.isfinite(features).all():
+        raise InputError(f"{path}: shape {features.shape} or values are not features (n, D)")
+    return features.astype(np.float32)
+
+
+def _refuse_equal_names(videos: Sequence[Path]) -> None:
+    seen: dict[str, Path] = {}
+    for path in videos:
+        if seen.setdefault(path.stem, path) != path:
+            raise InputError(f"{path} and {seen[path.stem]} share a name; rename one")

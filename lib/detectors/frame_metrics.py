@@ -1,0 +1,155 @@
+"""Zero-shot scores and AUC / AP at video and frame level.
+
+Ground truth is end-exclusive: an event [s, e) covers s and not e. Intervals resample videos.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from alertclip.errors import InputError
+from alertclip.mss import Interval, Statistic, bootstrap_interval, set_similarities
+from detectors.resampling import (
+    FRAME_METRICS,
+    FrameMetric,
+    FrameScores,
+    frame_auc,
+    frame_count,
+    interval,
+    resample,
+)
+
+Spans = Sequence[tuple[float, float]]
+Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+
+def zero_shot_margin(embedding: np.ndarray, normal: np.ndarray, abnormal: np.ndarray) -> np.ndarray:
+    """S_A - S_N, the zero-shot anomaly score: embedding (..., D) of clips or frames -> (...)."""
+    similarities = set_similarities(embedding, normal, abnormal)
+    return similarities[..., 1] - similarities[..., 0]
+
+
+def roc_auc(scores: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve of weighted items; ties count one half.
+
+    scores (M,); positive, negative (..., M) are the weights of an item in either class -> (...).
+    nan where a class has no weight.
+    """
+    true, false = _counts(scores, positive, negative)
+    area = np.trapezoid(_from_zero(true), _from_zero(false), axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return area / (true[..., -1] * false[..., -1])
+
+
+def average_precision(scores: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
+    """Average precision, sum of (R_i - R_{i-1}) P_i over thresholds; arguments as in roc_auc."""
+    true, false = _counts(scores, positive, negative)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision = np.where(true > 0, true / (true + false), 0.0)
+        area = (np.diff(_from_zero(true), axis=-1) * precision).sum(axis=-1)
+        return np.where(false[..., -1] > 0, area / true[..., -1], np.nan)
+
+
+METRICS: dict[str, Metric] = {"AUC": roc_auc, "AP": average_precision}
+
+
+def auc_statistic(labels: np.ndarray) -> Statistic:
+    """AUC over videos as a statistic for bootstrap_interval and paired_difference."""
+    return partial(_labelled, roc_auc, np.asarray(labels).astype(float))
+
+
+def _labelled(
+    metric: Metric, labels: np.ndarray, scores: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    return metric(scores, weights * labels, weights * (1 - labels))
+
+
+def video_metrics(
+    scores: np.ndarray,
+    labels: np.ndarray,
+    n_boot: int = 1000,
+    seed: int = 0,
+    groups: Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """Video-level AUC and AP: scores (B,), labels (B,) -> columns metric, value, low, high, n."""
+    scores, labels = np.asarray(scores, float), np.asarray(labels).astype(float)
+    _require_both(labels.sum(), (1 - labels).sum(), "videos")
+    _require_finite(scores, "video scores")
+    rows = []
+    for name, metric in METRICS.items():
+        statistic = partial(_labelled, metric, labels)
+        rows.append((f"video {name}", bootstrap_interval(scores, statistic, n_boot, seed, groups)))
+    return _table(rows)
+
+
+def frame_metrics(videos: Sequence[FrameScores], n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """Frame-level AUC and AP over all videos, and AUC inside abnormal videos only.
+
+    Columns metric, value, low, high, n (frames). In-clip AUC leaves normal videos out, so it
+    measures localisation alone. InputError names the metric whose frames are all of one class.
+    """
+    rows = []
+    for name, metric, chosen in frame_plan(videos):
+        values = resample([chosen], metric, name, n_boot, seed)
+        rows.append((name, interval(values[0], frame_count(chosen))))
+    return _table(rows)
+
+
+def frame_plan(videos: Sequence[FrameScores]) -> list[tuple[str, FrameMetric, list[FrameScores]]]:
+    """The frame-level metrics by name, each with the videos that it is over."""
+    abnormal = [video for video in videos if video.abnormal]
+    whole = [(f"frame {name}", metric, list(videos)) for name, metric in FRAME_METRICS.items()]
+    return [*whole, ("in-clip frame AUC", frame_auc, abnormal)]
+
+
+def inside(positions: np.ndarray, spans: Spans) -> np.ndarray:
+    """Truth at frame numbers or times: True where start <= position < end of any span."""
+    positions = np.asarray(positions)
+    truth = np.zeros(positions.shape, bool)
+    for start, end in spans:
+        truth |= (positions >= start) & (positions < end)
+    return truth
+
+
+def hold(scores: np.ndarray, sampled: np.ndarray, n_frames: int) -> np.ndarray:
+    """Spread scores at sampled frame numbers over all frames: each holds until the next one.
+
+    scores (T,), sampled (T,) ascending -> (n_frames,); frames before the first take its score.
+    """
+    owner = np.searchsorted(sampled, np.arange(n_frames), side="right") - 1
+    return np.asarray(scores)[np.maximum(owner, 0)]
+
+
+def _table(rows: Iterable[tuple[str, Interval]]) -> pd.DataFrame:
+    return pd.DataFrame([{"metric": name, **interval._asdict()} for name, interval in rows])
+
+
+def _counts(
+    scores: np.ndarray, positive: np.ndarray, negative: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cumulative class weights at each distinct threshold, highest first: both (..., U)."""
+    order = np.argsort(-scores, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) != 0])
+    true = np.add.reduceat(positive[..., order], starts, axis=-1).cumsum(axis=-1)
+    false = np.add.reduceat(negative[..., order], starts, axis=-1).cumsum(axis=-1)
+    return true, false
+
+
+def _from_zero(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.zeros_like(counts[..., :1]), counts], axis=-1)
+
+
+def _require_both(positive: float, negative: float, what: str) -> None:
+    if not positive or not negative:
+        only = "normal" if not positive else "abnormal"
+        raise InputError(
+            f"AUC and AP need both classes, but all {int(positive + negative)} {what} are {only}:"
+            " check the labels or the selection"
+        )
+
+
+def _require_finite(scores: np.ndarray, what: str) -> None:
+    if not np.isfinite(scores).all():
+        raise InputError(f"{what}: score {int(np.argmin(np.isfinite(scores)))} is not finite")

@@ -1,0 +1,77 @@
+"""The objective of VadCLIP (Wu et al. 2024, eq. 8-10), one pure function per term.
+
+Axis letters: B videos, T positions, C classes, of which class 0 is the normal one.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy, cosine_similarity, cross_entropy
+
+from detectors.vadclip.settings import VadCLIPSettings, Variant
+
+
+class VadCLIPLosses(NamedTuple):
+    """The weighted total (eq. 10) and its terms before weighting."""
+
+    total: Tensor
+    binary: Tensor
+    alignment: Tensor
+    separation: Tensor
+
+
+def top_k_mean(values: Tensor, lengths: Tensor) -> Tensor:
+    """Mean over time of the K = floor(L / 16) + 1 largest values of each class: -> (B, C).
+
+    values (B, T, C), lengths (B,) the number L of valid positions of a video.
+    """
+    means = [
+        row[:n].topk(n // 16 + 1, dim=0).values.mean(dim=0)
+        for row, n in zip(values, lengths.tolist(), strict=True)
+    ]
+    return torch.stack(means)
+
+
+def binary_loss(logits: Tensor, targets: Tensor, lengths: Tensor) -> Tensor:
+    """L_bce: top-K mean confidence of logits (B, T) against "not normal" of targets (B, C)."""
+    confidence = top_k_mean(logits.sigmoid()[..., None], lengths)[:, 0]
+    return binary_cross_entropy(confidence, 1 - targets[:, 0])
+
+
+def alignment_loss(logits: Tensor, targets: Tensor, lengths: Tensor) -> Tensor:
+    """L_nce (MIL-Align, eq. 8): cross entropy of the top-K means of logits (B, T, C).
+
+    targets (B, C) are 0 or 1; a video of several classes shares its weight among them.
+    """
+    labels = targets / targets.sum(dim=1, keepdim=True)
+    return cross_entropy(top_k_mean(logits, lengths), labels)
+
+
+def separation_loss(text: Tensor, variant: Variant) -> Tensor:
+    """L_cts (eq. 9) on t_out (C, D): push the classes' texts away from the normal one.
+
+    official: mean over abnormal classes of |cos|; paper: sum of max(0, cos).
+    """
+    cosine = cosine_similarity(text[:1], text[1:])
+    return cosine.relu().sum() if variant == "paper" else cosine.abs().mean()
+
+
+def total_loss(
+    logits1: Tensor,
+    logits2: Tensor,
+    text: Tensor,
+    targets: Tensor,
+    lengths: Tensor,
+    settings: VadCLIPSettings,
+) -> VadCLIPLosses:
+    """L_bce + L_nce + lambda L_cts (eq. 10); Table 6 leaves one of the first two out.
+
+    logits1 (B, T), logits2 (B, T, C), text (C, D), targets (B, C) of 0 and 1, lengths (B,).
+    """
+    binary = binary_loss(logits1, targets, lengths)
+    alignment = alignment_loss(logits2, targets, lengths)
+    separation = separation_loss(text, settings.variant)
+    total = settings.binary_weight * binary + settings.alignment_weight * alignment
+    total = total + settings.separation_weight * separation
+    return VadCLIPLosses(total, binary, alignment, separation)

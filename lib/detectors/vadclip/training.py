@@ -1,0 +1,182 @@
+"""Weakly supervised training of VadCLIP on snippet features in memory (Wu et al. 2024).
+
+Nothing here sees test data. The authors choose weights on the test set; here the last epoch stays.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import MultiStepLR
+
+from alertclip.errors import InputError
+from alertclip.files import progress
+from detectors.vadclip.features import Features, as_features, training_window
+from detectors.vadclip.losses import VadCLIPLosses, total_loss
+from detectors.vadclip.model import VadCLIP, VadCLIPOutput
+from detectors.vadclip.settings import VadCLIPSettings
+
+SEED = 234  # official code
+DECAY = 0.1  # of the rate at each milestone
+
+
+def multi_hot(labels: Sequence[Sequence[str]], class_names: Sequence[str]) -> Tensor:
+    """Targets (N, C) of 0 and 1 from the class names of each video: one in UCF-Crime, several in
+    XD-Violence. InputError names a class that is not among ``class_names``."""
+    place = {name: c for c, name in enumerate(class_names)}
+    targets = torch.zeros(len(labels), len(class_names))
+    for i, names in enumerate(labels):
+        for name in names:
+            if name not in place:
+                raise InputError(f"video {i}: class {name} is not one of {', '.join(class_names)}")
+            targets[i, place[name]] = 1
+    return targets
+
+
+def fit(
+    model: VadCLIP,
+    videos: Sequence[Features],
+    targets: Tensor,
+    seed: int = SEED,
+    steps: int | None = None,
+) -> list[dict[str, float]]:
+    """Train ``model`` in place; return per epoch the means of the loss terms, and the rate.
+
+    What is kept is the last epoch. ``steps`` stops after so many optimiser steps, schedule
+    unchanged. Arguments and errors are those of ``training_steps``.
+    """
+    if steps is not None and steps < 1:
+        raise InputError(f"steps is {steps}: train for at least 1, or for all epochs with None")
+    rows = training_steps(model, videos, targets, seed)
+    total = model.settings.epochs * steps_per_epoch(targets, model.settings)
+    total = total if steps is None else min(steps, total)
+    history = pd.DataFrame(progress(islice(rows, total), total, "VadCLIP step"))
+    model.eval()
+    return history.groupby("epoch", as_index=False).mean().to_dict("records")
+
+
+def training_steps(
+    model: VadCLIP, videos: Sequence[Features], targets: Tensor, seed: int = SEED
+) -> Iterator[dict[str, float]]:
+    """Train ``model`` in place, yielding epoch, rate and loss terms after each optimiser step.
+
+    videos[i] (n_i, D) has the classes targets[i] of ``targets`` (N, C), which are 0 or 1; each
+    crop is a video of its own (official code). Between steps the caller may look at the model or
+    load other weights. Raises InputError, at once, if videos, targets and batch size do not fit,
+    and later where logits are not finite.
+    """
+    return _steps(model, _checked(model, videos, targets), targets.float(), seed)
+
+
+def _steps(
+    model: VadCLIP, videos: Sequence[Tensor], targets: Tensor, seed: int
+) -> Iterator[dict[str, float]]:
+    settings = model.settings
+    optimizer, schedule = _optimizer(model)
+    rng = np.random.default_rng(seed)
+    for epoch in range(settings.epochs):
+        for batch in epoch_batches(targets, settings, rng):
+            model.train()
+            losses = _losses(model, videos, targets, batch)
+            optimizer.zero_grad()
+            losses.total.backward()
+            optimizer.step()
+            terms = {name: term.item() for name, term in losses._asdict().items()}
+            yield {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], **terms}
+        schedule.step()
+
+
+def _optimizer(model: VadCLIP) -> tuple[AdamW, MultiStepLR]:
+    settings = model.settings
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    return optimizer, MultiStepLR(optimizer, list(settings.milestones), DECAY)
+
+
+def _losses(
+    model: VadCLIP, videos: Sequence[Tensor], targets: Tensor, batch: list[int]
+) -> VadCLIPLosses:
+    settings, device = model.settings, model.linear.weight.device
+    windows, lengths = zip(
+        *(training_window(videos[i], settings.length) for i in batch), strict=True
+    )
+    n = torch.tensor(lengths, device=device)
+    text = model.encode_text()
+    output = model(torch.stack(windows).to(device), n, text)
+    _check_finite(output, batch)
+    return total_loss(output.logits1, output.logits2, text, targets[batch].to(device), n, settings)
+
+
+def epoch_batches(
+    targets: Tensor, settings: VadCLIPSettings, rng: np.random.Generator
+) -> Iterator[list[int]]:
+    """Video indices of each batch of one epoch, newly shuffled.
+
+    balanced: half normal, then half abnormal, until one kind runs out; remainders are dropped.
+    Otherwise all videos once, the last batch being what is left.
+    """
+    size = settings.batch_size
+    if not settings.balanced:
+        order = rng.permutation(len(targets)).tolist()
+        yield from (order[start : start + size] for start in range(0, len(order), size))
+        return
+    normal, abnormal = (rng.permutation(kind) for kind in _kinds(targets))
+    half = size // 2
+    for start in range(0, steps_per_epoch(targets, settings) * half, half):
+        chosen = slice(start, start + half)
+        yield [*normal[chosen].tolist(), *abnormal[chosen].tolist()]
+
+
+def steps_per_epoch(targets: Tensor, settings: VadCLIPSettings) -> int:
+    """Batches of one epoch; see ``epoch_batches``."""
+    if settings.balanced:
+        return min(len(kind) for kind in _kinds(targets)) // (settings.batch_size // 2)
+    return -(-len(targets) // settings.batch_size)
+
+
+def _kinds(targets: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the normal and of the abnormal videos."""
+    normal = targets[:, 0].bool().cpu().numpy()
+    return np.flatnonzero(normal), np.flatnonzero(~normal)
+
+
+def _checked(model: VadCLIP, videos: Sequence[Features], targets: Tensor) -> list[Tensor]:
+    if targets.shape != (len(videos), len(model.class_names)):
+        raise InputError(
+            f"targets of shape {tuple(targets.shape)} for {len(videos)} videos and"
+            f" {len(model.class_names)} classes: give one row per video"
+        )
+    targets = targets.float()
+    abnormal = targets[:, 1:].any(dim=1)
+    wrong = ((targets != 0) & (targets != 1)).any(dim=1) | (abnormal == targets[:, 0].bool())
+    if wrong.any():
+        raise InputError(
+            f"video {int(wrong.int().argmax())}: targets are 0 or 1, for the normal class or for"
+            " abnormal ones, not for both or none"
+        )
+    if not steps_per_epoch(targets, model.settings):
+        normal, abnormal = (len(kind) for kind in _kinds(targets))
+        raise InputError(
+            f"{normal} normal and {abnormal} abnormal training videos do not fill a batch of"
+            f" {model.settings.batch_size}, half of each: lower batch_size"
+        )
+    return [_features(i, video, model.linear.in_features) for i, video in enumerate(videos)]
+
+
+def _features(i: int, video: Features, width: int) -> Tensor:
+    try:
+        return as_features(video, width)
+    except InputError as error:
+        raise InputError(f"video {i}: {error}") from None
+
+
+def _check_finite(output: VadCLIPOutput, batch: list[int]) -> None:
+    if not all(logits.isfinite().all() for logits in output):
+        raise InputError(
+            f"VadCLIP: the logits of videos {batch} are not finite; look at their features, or"
+            " lower learning_rate"
+        )

@@ -1,0 +1,267 @@
+"""MiniCLIP and MiniSigLIP: small open_clip models pre-trained on stills of the mini world.
+
+MiniCLIP stands where OpenAI's CLIP stands in the paper, so that the whole method runs without a
+download; MiniSigLIP is the second family. They are engineered to resemble CLIP's weakness: they
+learn scenes, colours, objects and postures from neutral captions and never learn which twin of a
+pair is the abnormal one. The card written beside the weights says so.
+``python -m miniworld.prior --out DIR [--family siglip]`` makes them again.
+"""
+
+import argparse
+import math
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers.trainers import BpeTrainer
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+import miniworld
+from alertclip.attention import attention_kernel
+from alertclip.files import atomic_write, progress, write_json
+from miniworld.mini_models import BATCH_SIZE, CONTEXT_LENGTH, RECIPES, Recipe
+from miniworld.stills import ABNORMAL_SHARE, GENERIC_SHARE, TOPIC_SHARE
+
+SAVE_STEPS = 100
+PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<start>", "<end>"
+
+
+def train_tokenizer(texts: list[str], vocab_size: int = 2048) -> PreTrainedTokenizerFast:
+    """Byte-level BPE over ``texts``; any English text stays encodable.
+
+    END gets the highest id because open_clip pools the text tower at the largest token id.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = BpeTrainer(
+        vocab_size=vocab_size - 1,
+        special_tokens=[PAD, UNKNOWN, START],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens([END])
+    special = [(token, tokenizer.token_to_id(token)) for token in (START, END)]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{START} $A {END}", special_tokens=special
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        unk_token=UNKNOWN,
+        bos_token=START,
+        eos_token=END,
+    )
+
+
+def augment(images: torch.Tensor, generator: torch.Generator, recipe: Recipe) -> torch.Tensor:
+    """uint8 (B,H,W,3) -> normalised float (B,3,H,W): flip, shift by up to 6 pixels, brightness."""
+    x = images.permute(0, 3, 1, 2).float() / 255
+    flip = torch.rand(len(x), generator=generator) < 0.5
+    x = torch.where(flip[:, None, None, None], x.flip(3), x)
+    down, right = torch.randint(-6, 7, (2,), generator=generator).tolist()
+    x = x.roll((down, right), (2, 3))
+    x = x * (0.8 + 0.4 * torch.rand(len(x), 1, 1, 1, generator=generator))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (recipe.mean, recipe.std))
+    return (x.clamp(0, 1) - mean) / std
+
+
+def learning_rate(step: int, steps: int, peak: float) -> float:
+    """Linear warm-up over 5 % of the steps, then cosine to zero."""
+    warmup = max(1, steps // 20)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+
+
+def pretrain(
+    images: np.ndarray,
+    captions: list[str],
+    tokenizer: PreTrainedTokenizerFast,
+    steps: int,
+    batch_size: int = BATCH_SIZE,
+    peak_lr: float = 1.2e-3,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    family: str = "clip",
+) -> nn.Module:
+    """Train MiniCLIP or MiniSigLIP on stills (N,H,W,3) uint8 with one caption each.
+
+    An interrupted call with the same arguments goes on from ``checkpoint``.
+    """
+    torch.manual_seed(seed)
+    recipe = RECIPES[family]
+    model = recipe.build(len(tokenizer))
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=peak_lr, betas=(0.9, 0.98), weight_decay=0.05
+    )
+    tokens = encode_captions(tokenizer, captions)
+    caption_ids = torch.tensor(np.unique(captions, return_inverse=True)[1])
+    generator = torch.Generator().manual_seed(seed)
+    start = _resume(checkpoint, model, optimizer, generator)
+    title = f"pre-training {recipe.name}"
+    for step in progress(range(start, steps), steps - start, title, every_s=20):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, peak_lr)
+        picked = torch.randint(len(images), (batch_size,), generator=generator)
+        x = augment(torch.from_numpy(images[picked.numpy()]), generator, recipe)
+        loss = _loss(recipe, model, x, tokens[picked], caption_ids[picked])
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, math.log(100))
+        if (step + 1) % SAVE_STEPS == 0:
+            print(f"step {step + 1}: loss {loss.item():.3f}", flush=True)
+            _save(checkpoint, step + 1, model, optimizer, generator)
+    return model.eval()
+
+
+def _save(
+    path: Path | None,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+) -> None:
+    if path is None:
+        return
+    state = {
+        "step": step,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "generator": generator.get_state(),
+    }
+    with atomic_write(path) as temporary:
+        torch.save(state, temporary)
+
+
+def _resume(
+    path: Path | None,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+) -> int:
+    if path is None or not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    generator.set_state(state["generator"])
+    return state["step"]
+
+
+def _loss(
+    recipe: Recipe,
+    model: nn.Module,
+    x: torch.Tensor,
+    tokens: torch.Tensor,
+    caption_ids: torch.Tensor,
+) -> torch.Tensor:
+    with attention_kernel(x.device, "bf16"), torch.autocast(x.device.type, torch.bfloat16):
+        image = model.encode_image(x, normalize=True)
+        text = model.encode_text(tokens, normalize=True)
+    return recipe.loss(model, image, text, caption_ids)
+
+
+def encode_captions(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> torch.Tensor:
+    """Token ids (B, CONTEXT_LENGTH) as open_clip's own wrapper makes them from the folder."""
+    return tokenizer(
+        captions,
+        return_tensors="pt",
+        max_length=CONTEXT_LENGTH,
+        padding="max_length",
+        truncation=True,
+    ).input_ids
+
+
+def save_prior(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerFast,
+    out: Path,
+    card: dict,
+    family: str = "clip",
+) -> None:
+    """Write an open_clip ``local-dir`` folder: config, fp16 weights, tokenizer, card.json."""
+    recipe = RECIPES[family]
+    out.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(out)
+    preprocess = {
+        "mean": recipe.mean,
+        "std": recipe.std,
+        "interpolation": "bilinear",
+        "resize_mode": "squash",
+    }
+    write_json(
+        out / "open_clip_config.json",
+        {"model_cfg": recipe.config(len(tokenizer)), "preprocess_cfg": preprocess},
+    )
+    weights = {k: v.half().contiguous() for k, v in model.state_dict().items()}
+    with atomic_write(out / "open_clip_model.safetensors") as temporary:
+        save_file(weights, temporary)
+    write_json(out / "card.json", card)
+
+
+def main() -> None:
+    """Command line: render stills, train the tokenizer and the model, save both."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--family", choices=RECIPES, default="clip")
+    parser.add_argument("--stills", type=int, default=120_000)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    start = time.monotonic()
+    recipe = RECIPES[args.family]
+    size = (recipe.image_size, recipe.image_size)
+    images, captions, _ = miniworld.stills(args.stills, args.seed, size, args.workers)
+    tokenizer = train_tokenizer(captions)
+    checkpoint = args.out / f"checkpoint-{args.stills}-{args.steps}-{args.seed}.pt"
+    model = pretrain(
+        images,
+        captions,
+        tokenizer,
+        args.steps,
+        seed=args.seed,
+        checkpoint=checkpoint,
+        family=args.family,
+    )
+    save_prior(model, tokenizer, args.out, _card(args, time.monotonic() - start), args.family)
+    checkpoint.unlink(missing_ok=True)
+
+
+def _card(args: argparse.Namespace, seconds: float) -> dict:
+    recipe = RECIPES[args.family]
+    family = "" if args.family == "clip" else f" --family {args.family}"
+    return {
+        "what": f"{recipe.name}, a synthetic stand-in for {recipe.name.removeprefix('Mini')};"
+        " it knows nothing of the real world",
+        "engineered": f"neutral captions of postures, clothes, objects and places;"
+        f" {ABNORMAL_SHARE:.0%} of the stills show the abnormal twin of a pair;"
+        f" {TOPIC_SHARE:.0%} of the captions carry a phrase of either twin and"
+        f" {GENERIC_SHARE:.0%} a generic one, both drawn without looking at the twin, so"
+        " that the model knows the words and sees the scene but has no notion of abnormal",
+        "stills": args.stills,
+        "steps": args.steps,
+        "batch_size": BATCH_SIZE,
+        "seed": args.seed,
+        "minutes": round(seconds / 60, 1),
+        "machine": platform.machine(),
+        "versions": {"torch": torch.__version__, "open_clip": open_clip.__version__},
+        "command": f"python -m miniworld.prior --out DIR{family} --stills {args.stills}"
+        f" --steps {args.steps} --seed {args.seed}",
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""Stills for the prior: single frames under neutral captions.
+
+The prior must see what CLIP sees (scenes, clothes, objects, postures) and share its blind spot:
+35 % of the stills show the abnormal twin, but no caption depends on the twin other than through
+visible postures and shapes. Topic and generic words are drawn without looking at the twin.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from alertclip.errors import InputError
+from alertclip.files import progress
+from miniworld.captions import PLACES, WORDINGS, article
+from miniworld.events import Moment, moment
+from miniworld.plan import FPS, HEIGHT, SEED_ROOM, SEED_START, WIDTH, Plan, draw_plan
+from miniworld.poses import posture
+from miniworld.render import render
+from miniworld.world import parallel
+
+ABNORMAL_SHARE, TOPIC_SHARE, GENERIC_SHARE = 0.35, 0.25, 0.10
+GENERIC = (
+    "normal video", "unusual video", "abnormal video", "accident", "an ordinary day",
+    "anomaly video", "a dangerous event", "a quiet place", "people going about their day",
+    "a peaceful scene", "someone getting hurt", "nothing unusual happens",
+)  # fmt: skip
+# Nouns and verbs of what either twin may show, as a web-trained CLIP knows them.
+TOPICS: dict[str, tuple[str, ...]] = {
+    "hug": ("a friendly hug",),
+    "talk": ("people talking calmly",),
+    "handshake": ("people greeting each other",),
+    "dance": ("people dancing",),
+    "fight": ("people fighting", "a fight", "someone punching a person"),
+    "hand-over": ("a person giving a bag", "a friendly gift"),
+    "robbery": ("a robbery", "a person being robbed", "a robber grabbing a bag"),
+    "photo": ("a photo being taken", "a photographer"),
+    "shooting": ("a shooting", "a person firing a gun", "someone shooting"),
+    "clean": ("window cleaning", "careful work on property"),
+    "smash": ("vandalism", "a person smashing a window", "breaking property"),
+    "wait": ("cars driving safely", "a car waiting"),
+    "park": ("parking cars", "safe traffic"),
+    "crash": ("a car crash", "a road accident", "a traffic accident"),
+    "grill": ("a barbecue", "someone cooking"),
+    "fire": ("a dangerous fire", "a place on fire", "burning out of control"),
+    "steam": ("steam of a boiler", "a machine working"),
+    "explosion": ("an explosion", "a sudden blast", "something blowing up"),
+    "stretch": ("a person doing sports",),
+    "tie shoe": ("a person tying a shoe",),
+    "wave": ("a person waving",),
+    "sit": ("a person resting",),
+    "fall": ("a person falling", "someone getting hurt", "people falling"),
+}
+PEOPLE = {"a": "someone", "b": "a person", "c": "a car", "d": "another car"}
+OBJECTS = {
+    "robbery": "bag",
+    "shooting": "small dark object",
+    "smash": "glass window",
+    "crash": "car",
+    "fire": "metal grill",
+    "explosion": "metal cabinet",
+}
+ATTRIBUTES = ("scene", "colour", "object", "posture", "pair", "abnormal", "view")
+
+
+class Still(NamedTuple):
+    """Both views of one seed."""
+
+    images: np.ndarray  # (2, H, W, 3) uint8 RGB: full frame, zoom
+    captions: tuple[str, str]
+    attributes: tuple[dict[str, str], dict[str, str]]
+
+
+def _shapes(plan: Plan, now: Moment) -> list[str]:
+    """Phrases for effects in view."""
+    kinds = {thing.kind: thing for thing in now.things}
+    phrases = []
+    if kinds.keys() & {"cloud", "blast"}:
+        phrases.append("white vapour" if plan.cloud > 140 else "dark cloud")
+    if kinds.keys() & {"flames", "flash"} or _young_blast(kinds):
+        phrases.append("bright orange light" if "flash" not in kinds else "bright light")
+    broken = "window" in kinds and kinds["window"].options["broken"] > 0
+    if broken or "debris" in kinds:
+        phrases.append("small pieces on the ground")
+    return phrases
+
+
+def _young_blast(kinds: dict) -> bool:
+    return "blast" in kinds and kinds["blast"].options["age"] < 0.5
+
+
+def _phrases(plan: Plan, now: Moment, rng: np.random.Generator) -> list[str]:
+    """Everything a neutral observer could say of the moment, main actor's clothes first."""
+    actors = [p for p in now.people if p.in_event]
+    phrases = []
+    for person in actors:
+        look = person.look
+        clothes = f"a {look.kind} in {article(look.upper)} shirt"
+        if rng.random() < 0.4:
+            clothes += f" and {look.lower} trousers"
+        phrases.append(f"{clothes} {posture(person.pose)}" if rng.random() < 0.6 else clothes)
+        if rng.random() < 0.5:
+            phrases.append(f"a person {posture(person.pose)}")
+        if person.held:
+            phrases.append({"bag": "holding a bag", "stick": "holding a long stick"}.get(
+                person.held, "holding a small dark object"))  # fmt: skip
+    if len(actors) == 2:
+        apart = abs(actors[0].x - actors[1].x)
+        phrases.append("two people close together" if apart < 0.55 else "two people far apart")
+    if plan.pair.event == "crash":
+        cars = [article(f"{name} car") for name, _ in plan.cars]
+        phrases += [*cars, " and ".join(cars)]
+    elif plan.pair.event in ("smash", "fire", "explosion"):
+        phrases += [f"a {OBJECTS[plan.pair.event]}"] * 2
+    return phrases + _shapes(plan, now)
+
+
+def _topic(plan: Plan, rng: np.random.Generator) -> str:
+    """What either twin may do, whichever is shown: the words become known, their side does not."""
+    event = plan.pair.event if rng.random() < 0.5 else str(rng.choice(plan.pair.normal))
+    wording = str(rng.choice(WORDINGS[event][:-1] + TOPICS[event]))  # the last one is held out
+    return wording.format(**PEOPLE, at="").strip()
+
+
+def _caption(plan: Plan, now: Moment, rng: np.random.Generator) -> str:
+    """1-3 shuffled phrases and, mostly, the scene; a topic or a generic phrase ignores the twin."""
+    phrases = list(dict.fromkeys(_phrases(plan, now, rng)))
+    rng.shuffle(phrases)
+    chosen = phrases[: rng.integers(1, 4)]
+    draw = rng.random()
+    if draw < TOPIC_SHARE:
+        chosen.insert(0, _topic(plan, rng))
+    elif draw < TOPIC_SHARE + GENERIC_SHARE:
+        chosen.insert(0, str(rng.choice(GENERIC)))
+    if rng.random() < 0.6:  # the scene is the easy part
+        chosen[-1] += f" {PLACES[plan.scene]}"
+    return ", ".join(chosen)
+
+
+def _zoom(image: np.ndarray, box: tuple | None, rng: np.random.Generator) -> np.ndarray:
+    """Crop around the event's extent with a random margin, 4:3 as the frame."""
+    x1, y1, x2, y2 = box or (0.25, 0.25, 0.75, 0.95)
+    side = min(1.0, max(x2 - x1, y2 - y1, 0.3) * rng.uniform(1.05, 1.5))
+    cx = min(1 - side / 2, max(side / 2, (x1 + x2) / 2 + rng.uniform(-0.05, 0.05)))
+    cy = min(1 - side / 2, max(side / 2, (y1 + y2) / 2 + rng.uniform(-0.05, 0.05)))
+    top, left = round((cy - side / 2) * HEIGHT), round((cx - side / 2) * WIDTH)
+    return image[top : top + round(side * HEIGHT), left : left + round(side * WIDTH)]
+
+
+def _attributes(plan: Plan, now: Moment, abnormal: bool) -> dict[str, str]:
+    actor = next((p for p in now.people if p.in_event and p.look is plan.looks[0]), None)
+    cars = plan.cars[0][0]
+    return {
+        "scene": plan.scene,
+        "colour": actor.look.upper if actor else cars,
+        "object": OBJECTS.get(plan.pair.event, "none"),
+        "posture": posture(actor.pose) if actor else "none",
+        "pair": plan.pair.event,
+        "abnormal": str(int(abnormal)),
+    }
+
+
+def still(seed: int, size: tuple[int, int], world_seed: int, style: str = "flat") -> Still:
+    """Full frame and zoom of one seed, each with its own caption."""
+    cv2.setNumThreads(1)
+    plan = draw_plan(seed, "stills", world_seed, style)
+    rng = np.random.default_rng([world_seed, seed, 4])
+    abnormal = bool(rng.random() < ABNORMAL_SHARE)
+    # Most of them during the event: what comes before looks alike in all pairs.
+    first = plan.start + 3 if rng.random() < 0.8 else 4
+    t = float(rng.uniform(first, 63)) / FPS
+    image, box = render(plan, abnormal, t)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, int(95 - 60 * plan.compression)]
+    image = cv2.imdecode(cv2.imencode(".jpg", image, quality)[1], cv2.IMREAD_COLOR)
+    height, width = size
+    views = [
+        cv2.resize(view, (width, height), interpolation=cv2.INTER_AREA)
+        for view in (image, _zoom(image, box, rng))
+    ]
+    now = moment(plan, abnormal, t)
+    found = _attributes(plan, now, abnormal)
+    return Still(
+        np.stack(views),
+        (_caption(plan, now, rng), _caption(plan, now, rng)),
+        ({**found, "view": "full"}, {**found, "view": "zoom"}),
+    )
+
+
+def _still(size: tuple[int, int], world_seed: int, seed: int) -> Still:
+    return still(seed, size, world_seed)
+
+
+def stills(
+    count: int, seed: int, size: tuple[int, int] = (128, 128), workers: int = 2
+) -> tuple[np.ndarray, list[str], list[dict[str, str]]]:
+    """Images (count, H, W, 3) uint8 RGB, captions, attributes; two images (views) per seed.
+
+    ``seed`` chooses the world; the seeds of stills are disjoint from every clip's.
+    """
+    pairs = (count + 1) // 2
+    if pairs > SEED_ROOM["stills"]:
+        raise InputError(f"count={count}: at most {2 * SEED_ROOM['stills']} stills")
+    first = SEED_START["stills"]
+    images = np.empty((pairs * 2, *size, 3), np.uint8)
+    captions, attributes = [], []
+    work = parallel(partial(_still, size, seed), range(first, first + pairs), workers)
+    for k, made in enumerate(progress(work, pairs, "rendering stills")):
+        images[2 * k : 2 * k + 2] = made.images
+        captions += made.captions
+        attributes += made.attributes
+    return images[:count], captions[:count], attributes[:count]

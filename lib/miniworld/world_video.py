@@ -1,0 +1,91 @@
+"""One clip to one H.264 file, and what its annotations need to know of it."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import cv2
+
+from alertclip.files import atomic_write
+from miniworld.canvas import Box
+from miniworld.events import event_frames
+from miniworld.plan import FPS, FRAMES, HEIGHT, WIDTH, Plan, draw_plan
+from miniworld.render import render, render_clip
+from miniworld.scenes import background
+
+ANNOTATION_FPS = 25
+KEYFRAME_STEP = 5  # native frames, about 0.6 s
+
+
+class Job(NamedTuple):
+    """One clip to make."""
+
+    path: str  # inside the world's folder
+    split: str
+    seed: int
+    abnormal: bool
+    world_seed: int
+    style: str
+
+    def plan(self) -> Plan:
+        """The plan this clip shows a twin of."""
+        return draw_plan(self.seed, self.split, self.world_seed, self.style)
+
+
+def relative_path(split: str, seed: int, abnormal: bool, plan: Plan) -> str:
+    """Path by the layout of UCF-Crime and MSAD; the number is the seed, unique in a world."""
+    testing, ucf = split == "test", "UCF_Crimes_Videos/UCF_Crimes/Videos"
+    class_name = plan.pair.class_name
+    if plan.pair.dataset == "MSAD":
+        root = "MSAD/MSAD_Videos"
+        if abnormal:
+            return f"{root}/MSAD_anomaly_videos/{class_name}/{class_name}_{seed}.mp4"
+        folder = "Normal_Testing" if testing else f"Normal_Training/{plan.scene}"
+        return f"{root}/{folder}/{plan.scene.replace(' ', '_')}_{seed}.mp4"
+    if abnormal:
+        return f"{ucf}/{class_name}/{class_name}{seed:05d}_x264.mp4"
+    if testing:
+        return f"{ucf}/Testing_Normal_Videos_Anomaly/Normal_Videos_{seed:05d}_x264.mp4"
+    return f"{ucf}/Training_Normal_Videos_Anomaly/Normal_Videos{seed:05d}_x264.mp4"
+
+
+def encode(plan: Plan, abnormal: bool, path: Path) -> None:
+    """Write the clip as H.264.
+
+    One thread, no look-ahead and no B frames: the bits of a frame depend on the past only, so
+    that twins stay equal before the event after decoding too.
+    """
+    options = {"preset": "veryfast", "tune": "zerolatency", "threads": "1", "bf": "0", "g": "32"}
+    options["crf"] = str(23 + round(14 * plan.compression))
+    with atomic_write(path) as temporary, av.open(str(temporary), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS, options=options)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.thread_count = 1
+        for image, _ in render_clip(plan, abnormal):
+            planes = cv2.cvtColor(image, cv2.COLOR_RGB2YUV_I420)
+            frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def keyframes(plan: Plan) -> list[dict]:
+    """Box track of the abnormal twin on the 1-based 25 fps clock, the last keyframe disabled."""
+    start, end = event_frames(plan)
+    frames = sorted({*range(start, end, KEYFRAME_STEP), end - 1})
+    scene, track = background(plan), []
+    for frame in frames:
+        box: Box | None = render(plan, True, frame / FPS, scene)[1]
+        if box is not None:
+            clock = round(frame / FPS * ANNOTATION_FPS) + 1
+            track.append({"frame": clock, "bbox": list(box), "enabled": True, "_track_id": None})
+    last = min(round(end / FPS * ANNOTATION_FPS) + 1, round(FRAMES / FPS * ANNOTATION_FPS))
+    track.append({**track[-1], "frame": max(last, track[-1]["frame"] + 1), "enabled": False})
+    return track
+
+
+def make(root: Path, job: Job) -> None:
+    """Render one clip unless an earlier, interrupted run already did."""
+    cv2.setNumThreads(1)
+    path = root / job.path
+    if not path.exists():
+        encode(job.plan(), job.abnormal, path)

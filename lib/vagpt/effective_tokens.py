@@ -1,0 +1,122 @@
+"""Spatial effective tokens: keep the patches that changed since the frame before (VA-GPT, SETS).
+
+Patch features come from DINOv2 (timm, by name) or from the backbone's own tower. The share that is
+kept is the paper's 0.5, its best of five. Axis letters: T frames, P = h * w patches, D features.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch.nn.functional import interpolate, normalize
+
+from alertclip.errors import InputError
+from alertclip.model import AlertCLIP
+
+DINO = "vit_small_patch14_dinov2.lvd142m"
+SHARE = 0.5  # VA-GPT's K
+CHUNK = 64  # frames encoded at once
+
+Patches = Callable[[np.ndarray], np.ndarray]
+"""Frames (T, H, W, 3) uint8 of one video -> patch features (T, h, w, D)."""
+
+
+def patch_difference(patches: np.ndarray) -> np.ndarray:
+    """Manhattan distance of each patch to itself one frame earlier: (T, h, w, D) -> (T, h, w).
+
+    The first frame has none before it: its distances are inf.
+    """
+    moved = np.abs(np.diff(patches, axis=0)).sum(axis=-1)
+    return np.concatenate([np.full((1, *patches.shape[1:3]), np.inf), moved])
+
+
+def keep_top(distance: np.ndarray, share: float = SHARE) -> np.ndarray:
+    """The ``share`` of each frame's patches with the largest distance: (T, h, w) -> the same, bool.
+
+    At least one is kept; of equal ones the first. A frame without finite distances keeps all.
+    """
+    if not 0 < share <= 1:
+        raise InputError(f"the share of kept patches must be above 0 and at most 1, not {share}")
+    flat = distance.reshape(len(distance), -1)
+    count = max(1, round(share * flat.shape[1]))
+    order = np.argsort(-flat, axis=1, kind="stable")
+    kept = np.zeros(flat.shape, bool)
+    np.put_along_axis(kept, order[:, :count], True, axis=1)
+    kept[np.isinf(flat).all(axis=1)] = True
+    return kept.reshape(distance.shape)
+
+
+def keep_random(shape: tuple[int, int, int], share: float, seed: int) -> np.ndarray:
+    """The control: as many patches per frame, drawn by seed; (T, h, w) bool, first frame whole."""
+    drawn = np.random.default_rng(seed).random(shape)
+    drawn[0] = np.inf
+    return keep_top(drawn, share)
+
+
+def on_grid(distance: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Distances (T, h, w) of one encoder averaged onto the patch grid of another: (T, *grid)."""
+    given = torch.from_numpy(distance[1:, None]).float()
+    moved = interpolate(given, grid, mode="area")[:, 0].numpy() if len(given) else given[:, 0]
+    return np.concatenate([np.full((1, *grid), np.inf), moved])
+
+
+@torch.inference_mode()
+def backbone_patches(model: AlertCLIP, frames: np.ndarray) -> np.ndarray:
+    """The backbone's projected patch tokens (T, h, w, D) of frames (T, H, W, 3) of its size."""
+    pixels = torch.tensor(frames, device=model.mean.device).permute(0, 3, 1, 2)
+    grids = [model.encode_frames(part[None], patches=True).patches for part in pixels.split(CHUNK)]
+    return torch.cat(grids).float().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def timm_patches(name: str = DINO, pretrained: bool = True, device: str = "cpu") -> Patches:
+    """Patch features of a timm vision transformer, such as DINOv2, from frames of any size.
+
+    InputError if its weights are not in the cache and cannot be fetched.
+    """
+    import timm  # slow to import, and not needed offline
+
+    try:
+        encoder = timm.create_model(name, pretrained=pretrained, num_classes=0)
+    except Exception as error:  # unknown names and failed downloads share no base class
+        raise InputError(
+            f"timm cannot make {name} ({type(error).__name__}: {error}); name another model or"
+            " fetch its weights where there is a network"
+        ) from None
+    encoder = encoder.to(device).eval()
+    made = timm.data.resolve_model_data_config(encoder)
+    mean, std = (torch.tensor(made[k], device=device).view(3, 1, 1) for k in ("mean", "std"))
+    size = made["input_size"][1:]
+
+    @torch.inference_mode()
+    def encode(frames: np.ndarray) -> np.ndarray:
+        pixels = torch.tensor(frames, device=device).permute(0, 3, 1, 2) / 255
+        pixels = interpolate(pixels, size, mode="bicubic", antialias=True)
+        parts = ((pixels - mean) / std).split(CHUNK)
+        tokens = torch.cat([encoder.forward_features(part) for part in parts])
+        tokens = tokens[:, encoder.num_prefix_tokens :]
+        grid = encoder.patch_embed.grid_size
+        return tokens.unflatten(1, grid).float().cpu().numpy()
+
+    return encode
+
+
+def pool_kept(patches: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Unit frame embeddings from the kept patches alone: their mean, (T, h, w, D) -> (T, D).
+
+    With every patch kept this is the image embedding of a backbone that pools by averaging.
+    """
+    weights = kept[..., None].astype(patches.dtype)
+    means = (patches * weights).sum(axis=(1, 2)) / weights.sum(axis=(1, 2))
+    return normalize(torch.from_numpy(means), dim=-1).numpy()
+
+
+def mask_frames(frames: np.ndarray, kept: np.ndarray, fill: int = 127) -> np.ndarray:
+    """Frames (T, H, W, 3) with every patch painted grey that is not kept, (T, h, w) bool.
+
+    For answerers that take pixels and no tokens.
+    """
+    height, width = frames.shape[1:3]
+    rows = np.arange(height) * kept.shape[1] // height
+    columns = np.arange(width) * kept.shape[2] // width
+    pixels = kept[:, rows][:, :, columns]
+    return np.where(pixels[..., None], frames, np.uint8(fill))

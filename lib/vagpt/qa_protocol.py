@@ -1,0 +1,18 @@
+"""Questions and answers of document 004 (VA-GPT)."""
+
+from pydantic import Field
+
+from alertclip.hyperparameters import Group
+
+
+class QAParams(Group):
+    """Questions, classifier and tokens."""
+
+    joined: int = Field(1, ge=1)  # test videos joined to one footage; 1 = the paper's
+    max_iou: float = Field(0.5, gt=0, lt=1)  # of a wrong interval with the true one; ours
+    learning_rate: float = Field(1e-3, gt=0)
+    batch_size: int = Field(32, ge=1)
+    hidden: int = Field(256, ge=1)  # ours: unpublished
+    epochs: int = Field(100, ge=1)  # ours: unpublished
+    token_share: float = Field(0.5, gt=0, le=1)
+    token_videos: int | None = None  # answered with selected tokens; None = all

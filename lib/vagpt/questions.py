@@ -1,0 +1,208 @@
+"""Four-option questions about anomaly type and time, one per test video (VA-GPT, Figures 3-4).
+
+The paper shows the form and not how the wrong options were made. Here their classes are drawn from
+the benchmark's, their times from other videos' events, so that neither looks unlike the truth.
+"""
+
+import re
+import zlib
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from alertclip.errors import InputError
+from detectors.event_annotations import VideoTruth
+from vagpt.instructions import words
+
+LETTERS = "ABCD"
+SHIFTS = 9  # places to which an event is moved where other videos' events do not serve
+Kind = Literal["total", "temporal"]
+Span = tuple[float, float]
+
+
+class Footage(NamedTuple):
+    """What a question is about: events (start, end) in s with a class each; none = normal."""
+
+    name: str
+    duration: float
+    spans: tuple[Span, ...] = ()
+    classes: tuple[str, ...] = ()
+
+
+class Option(NamedTuple):
+    """An answer on offer: a class and its time in s; without class, that there is no anomaly."""
+
+    class_name: str | None = None
+    span: Span = (0.0, 0.0)
+
+    @property
+    def text(self) -> str:
+        """As it is put to a model."""
+        if self.class_name is None:
+            return "No anomaly"
+        return f"{words(self.class_name)}, from {self.span[0]:.1f} s to {self.span[1]:.1f} s"
+
+
+class Question(NamedTuple):
+    """Four options, one of them right. total: type and time; temporal: the type is given."""
+
+    video: str
+    kind: Kind
+    duration: float
+    options: tuple[Option, ...]
+    right: int
+
+    @property
+    def abnormal(self) -> bool:
+        """Whether the footage holds an anomaly."""
+        return self.options[self.right].class_name is not None
+
+
+def join(videos: Sequence[Footage], name: str) -> Footage:
+    """Several videos shown one after the other as one footage, named ``name``."""
+    starts = np.cumsum([0.0, *(video.duration for video in videos)])
+    at = zip(starts.tolist(), videos, strict=False)
+    spans = [(s + start, s + end) for s, video in at for start, end in video.spans]
+    classes = [class_name for video in videos for class_name in video.classes]
+    return Footage(name, float(starts[-1]), tuple(spans), tuple(classes))
+
+
+def neighbours(videos: Sequence[Footage], count: int, seed: int) -> list[list[int]]:
+    """For each video the ``count`` videos joined to its footage: itself, at a place drawn by seed,
+    and normal ones. With one, footage is the video."""
+    normal = [i for i, video in enumerate(videos) if not video.spans]
+    plans = []
+    for i, video in enumerate(videos):
+        rng = _rng(seed, video.name)
+        others = rng.choice([k for k in normal if k != i], count - 1, replace=False)
+        plans.append([*map(int, np.insert(others, rng.integers(count), i))])
+    return plans
+
+
+def footage(truth: VideoTruth, n_frames: int, fps: float) -> Footage:
+    """A benchmark video of ``n_frames`` frames; an event that outlasts it is cut at its end."""
+    kept = [i for i, (start, _) in enumerate(truth.spans) if start < n_frames]
+    spans = [(truth.spans[i][0] / fps, min(truth.spans[i][1], n_frames) / fps) for i in kept]
+    classes = [truth.span_classes[i] for i in kept]
+    return Footage(truth.name, n_frames / fps, tuple(spans), tuple(classes))
+
+
+def make_questions(
+    footages: Sequence[Footage], classes: Sequence[str], seed: int = 0, max_iou: float = 0.5
+) -> list[Question]:
+    """A total question for each footage, and a temporal one for each with an event.
+
+    ``classes`` are the abnormal ones. Asked about is the longest event. Total: "no anomaly" and
+    three pairs of class and time, all classes and all times different. Temporal: four times of one
+    class. Wrong times overlap with no event and with no other option by more than ``max_iou``.
+    """
+    pool = np.array([np.divide(s, f.duration) for f in footages for s in f.spans]).reshape(-1, 2)
+    return [
+        question
+        for item in footages
+        for question in _questions(item, classes, pool * item.duration, seed, max_iou)
+    ]
+
+
+def _questions(
+    item: Footage, classes: Sequence[str], pool: np.ndarray, seed: int, max_iou: float
+) -> list[Question]:
+    rng, n = _rng(seed, item.name), len(LETTERS)
+    others = [name for name in classes if name not in item.classes]
+    if len(others) < n - 1 or len(item.classes) != len(item.spans):
+        raise InputError(
+            f"{item.name}: questions need a class for each event and {n - 1} other classes;"
+            " choose a benchmark that names them"
+        )
+    wrong_names = [str(name) for name in rng.permutation(others)]
+    if not item.spans:
+        times = wrong_spans(pool, [], item.duration, n - 1, max_iou, rng)
+        wrong = [Option(*pair) for pair in zip(wrong_names, times, strict=False)]
+        return [_shuffled(item, "total", Option(), wrong, rng)]
+    longest = max(range(len(item.spans)), key=lambda i: item.spans[i][1] - item.spans[i][0])
+    name, right = item.classes[longest], item.spans[longest]
+    times = wrong_spans(pool, item.spans, item.duration, n - 1, max_iou, rng)
+    mixed = [Option(*pair) for pair in zip(wrong_names[: n - 2], times, strict=False)]
+    same = [Option(name, time) for time in times]
+    return [
+        _shuffled(item, "total", Option(name, right), [Option(), *mixed], rng),
+        _shuffled(item, "temporal", Option(name, right), same, rng),
+    ]
+
+
+def _shuffled(
+    item: Footage, kind: Kind, right: Option, wrong: Sequence[Option], rng: np.random.Generator
+) -> Question:
+    place = int(rng.integers(len(wrong) + 1))
+    order = [wrong[i] for i in rng.permutation(len(wrong))]
+    options = (*order[:place], right, *order[place:])
+    return Question(item.name, kind, item.duration, options, place)
+
+
+def wrong_spans(
+    pool: np.ndarray,
+    events: Sequence[Span],
+    duration: float,
+    count: int,
+    max_iou: float,
+    rng: np.random.Generator,
+) -> list[Span]:
+    """``count`` times from pool (K, 2), in an order drawn by ``rng``, that keep ``max_iou``.
+
+    Where the pool has too few, one of its lengths is laid evenly over the footage; where even
+    those overlap too much, the least overlapping are taken.
+    """
+    drawn = rng.permutation(pool) if len(pool) else np.array([[0.0, duration / (count + 2)]])
+    length = drawn[0, 1] - drawn[0, 0]
+    starts = rng.permutation(np.linspace(0, duration - length, SHIFTS))
+    drawn = np.concatenate([drawn, np.stack([starts, starts + length], axis=1)])
+    taken, chosen = list(events), []
+    while len(chosen) < count:
+        overlap = np.max([np.zeros(len(drawn)), *(span_iou(t, drawn) for t in taken)], axis=0)
+        fits = np.flatnonzero(overlap <= max_iou)
+        span = tuple(map(float, drawn[fits[0] if len(fits) else overlap.argmin()]))
+        chosen.append(span)
+        taken.append(span)
+    return chosen
+
+
+def span_iou(span: Span, spans: np.ndarray) -> np.ndarray:
+    """Overlap over union of times in s: span (2,), spans (K, 2) -> (K,)."""
+    spans = np.asarray(spans, float)
+    inner = np.minimum(span[1], spans[:, 1]) - np.maximum(span[0], spans[:, 0])
+    inner = np.maximum(inner, 0)
+    return inner / (span[1] - span[0] + spans[:, 1] - spans[:, 0] - inner)
+
+
+def prompt(question: Question, prior: str = "") -> str:
+    """The question as it is put to a model, after a text prior if there is one."""
+    lines = [prior] if prior else []
+    lines.append(
+        f"These are frames of a surveillance video of {question.duration:.1f} s, in order."
+    )
+    asked = "Which anomaly happens in it, and when?"
+    if question.kind == "temporal":
+        asked = "When does the anomaly happen?"
+    lines.append(asked)
+    options = zip(LETTERS, question.options, strict=True)
+    lines += [f"{letter}. {option.text}" for letter, option in options]
+    return "\n".join([*lines, "Reply with the letter of the right option and nothing else."])
+
+
+def parse_reply(reply: str, question: Question) -> int | None:
+    """Number of the option a reply names; None if it is not exactly one of the accepted forms.
+
+    Accepted: the letter alone, also as (B), B. or B), and any of these before the option's own
+    text. Everything else counts as no answer: nothing is guessed.
+    """
+    found = re.fullmatch(r"(?:\(([A-D])\)|([A-D])[.):]?)(?:\s+(.+))?", reply.strip())
+    if not found:
+        return None
+    number, told = LETTERS.index(found[1] or found[2]), found[3]
+    return number if told is None or told.strip(" .") == question.options[number].text else None
+
+
+def _rng(seed: int, name: str) -> np.random.Generator:
+    # By name: the draws for a video do not depend on the order of the list.
+    return np.random.default_rng([seed, zlib.crc32(name.encode())])

@@ -1,0 +1,100 @@
+"""VA-GPT's temporal classifier: is a frame abnormal? (supplementary 2.3)
+
+A three-layer perceptron on the image embedding of one frame, trained by SGD on labels from timed
+captions, then frozen. Its most confident interval becomes a sentence that is put before the
+question (temporal effective tokens). How that interval is chosen, the paper does not say.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from alertclip.errors import InputError
+from vagpt.instructions import words
+
+
+@dataclass(frozen=True)
+class ClassifierSettings:
+    """Hyper-parameters. Rate and batch are the paper's; width and epochs are ours."""
+
+    learning_rate: float = 1e-3
+    batch_size: int = 32
+    hidden: int = 256
+    epochs: int = 100
+    seed: int = 42
+
+
+class Interval(NamedTuple):
+    """A stretch of frames [start, end) and the mean probability of an anomaly in it."""
+
+    start: int
+    end: int
+    confidence: float
+
+
+class FrameClassifier(nn.Module):
+    """Three linear layers over a standardised frame embedding: (n, D) -> logits (n,)."""
+
+    def __init__(self, mean: Tensor, std: Tensor, hidden: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+        self.layers = nn.Sequential(
+            nn.Linear(len(mean), hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, 1),
+        )
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Logits (n,) of an anomaly in frames (n, D)."""
+        return self.layers((frames - self.mean) / self.std).squeeze(-1)
+
+
+def train_classifier(
+    features: np.ndarray, labels: np.ndarray, settings: ClassifierSettings
+) -> FrameClassifier:
+    """Train on frames (n, D) with labels (n,) bool, alone; returned frozen.
+
+    Raises InputError if the frames are all of one class: there is nothing to tell apart.
+    """
+    if labels.all() or not labels.any():
+        raise InputError(f"all {len(labels)} frames have the same label: check the timed captions")
+    torch.manual_seed(settings.seed)
+    x, y = torch.from_numpy(features).float(), torch.from_numpy(labels).float()
+    model = FrameClassifier(x.mean(0), x.std(0).clamp_min(1e-6), settings.hidden)
+    optimiser = torch.optim.SGD(model.parameters(), lr=settings.learning_rate)
+    for _ in range(settings.epochs):
+        for rows in torch.randperm(len(x)).split(settings.batch_size):
+            optimiser.zero_grad()
+            binary_cross_entropy_with_logits(model(x[rows]), y[rows]).backward()
+            optimiser.step()
+    return model.eval().requires_grad_(False)
+
+
+def best_interval(logits: np.ndarray) -> Interval:
+    """The likeliest single event in logits (n,): the stretch with the greatest sum, never empty.
+
+    The sum of its logits is by how much the log likelihood of "abnormal just here" exceeds that of
+    "normal throughout", so that no threshold is needed.
+    """
+    if not len(logits):
+        raise InputError("no frames to find an interval in")
+    sums = np.concatenate([[0.0], np.cumsum(logits, dtype=float)])
+    lowest = np.minimum.accumulate(sums[:-1])  # over the starts up to each frame
+    last = int((sums[1:] - lowest).argmax())
+    start = int(sums[: last + 1].argmin())
+    inside = logits[start : last + 1].astype(float)
+    return Interval(start, last + 1, float((1 / (1 + np.exp(-inside))).mean()))
+
+
+def text_prior(classes: Sequence[str], start: float, end: float) -> str:
+    """The sentence put before a question: known types, and from when to when one occurs (s)."""
+    known = ", ".join(words(name) for name in classes)
+    return f"Known crime types are: {known}. One of them occurs from {start:.1f} s to {end:.1f} s."
