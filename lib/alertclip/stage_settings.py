@@ -62,7 +62,7 @@ def stage_settings(params: Params, stage: int) -> StageSettings:
     weights = {"loss_global_weight": 1.0}
     if stage == 2:
         names = ("loss_global_weight", "loss_region_weight", "loss_hard_weight")
-        weights = {name: getattr(params, name) for name in names}
+        weights = {name: getattr(params.training, name) for name in names}
     return StageSettings(
         **column,
         **weights,
