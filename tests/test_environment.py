@@ -90,7 +90,14 @@ def test_imports_are_declared(root: Path) -> None:
     """Nothing under lib/ imports a package that only a transitive dependency brings."""
     names = {"PIL": "pillow", "cv2": "opencv-python-headless", "sklearn": "scikit-learn"}
     names |= {"yaml": "pyyaml", "umap": "umap-learn", "open_clip": "open-clip-torch"}
-    declared = {canonicalize_name(r.name) for r in direct(root)} | {"alertclip", "companion", "curation", "detectors", "miniworld", "vagpt"}
+    declared = {canonicalize_name(r.name) for r in direct(root)} | {
+        "alertclip",
+        "companion",
+        "curation",
+        "detectors",
+        "miniworld",
+        "vagpt",
+    }
     missing = set()
     for file in (root / "lib").rglob("*.py"):
         for module in re.findall(r"^\s*(?:from|import) (\w+)", file.read_text(), re.M):

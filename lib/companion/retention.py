@@ -25,7 +25,7 @@ from alertclip.mss import bootstrap_interval
 from companion import tuned_models
 from companion.profiles import ROOT, Params
 from companion.result_tables import per_cent
-from miniworld.gates import held_out_stills, still_accuracy
+from companion.world_gates import held_out_stills, still_accuracy
 
 BATCH = 64
 

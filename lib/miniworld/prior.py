@@ -108,7 +108,7 @@ def pretrain(
     generator = torch.Generator().manual_seed(seed)
     start = _resume(checkpoint, model, optimizer, generator)
     title = f"pre-training {recipe.name}"
-    for step in progress(range(start, steps), steps - start, title, every_s=20):
+    for step in progress(range(start, steps), steps - start, title):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, peak_lr)
         picked = torch.randint(len(images), (batch_size,), generator=generator)

@@ -1,15 +1,14 @@
-"""Is the synthetic world fit for the argument? Networks that answer for its three gates.
+"""Is the synthetic world fit for the argument? Two of its three gates, measured.
 
-1. World: a small network trained on clip labels sees the event; frames before it tell nothing.
-2. Prior: a probe on MiniCLIP's frozen embeddings sees the event, the fixed prompts do not.
-3. Phenomenon: Stage I and II change that: measured in notebooks 03 and 04.
+1. World: a small network trained on clip labels sees the event; the frames before it tell nothing.
+2. Prior: a probe on MiniCLIP's frozen embeddings sees the event; the fixed prompts do not.
+3. Phenomenon: Stage I and II change that (notebooks 03 and 04).
 
-``python -m miniworld.gates --profile mini --split dev`` measures 1 and 2. The development split
-decides; the test split is for the one final measurement.
+``python -m companion.world_gates --profile mini --split dev``. The development split decides; the
+test split is measured once.
 """
 
 import argparse
-from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -32,35 +31,34 @@ from detectors.frame_metrics import auc_statistic
 from miniworld import stills
 from miniworld.captions import PLACES, article
 
+Stills = tuple[torch.Tensor, list[dict]]
+"""Frames (N, 1, 3, H, W) uint8 and what each shows."""
+PHRASES = {
+    "scene": lambda value: PLACES[value],
+    "colour": lambda value: f"a person in {article(value)} shirt",
+    "object": lambda value: f"a {value}",
+    "posture": lambda value: f"a person {value}",
+}
+ONE_ACTOR = ("smash", "fire", "explosion", "fall")  # elsewhere "the person" would be ambiguous
+
 
 class EventNetwork(nn.Module):
-    """Per-frame convolutions, mean and max over frames, one logit: the event is visible or not."""
+    """One logit per clip: the largest features over its frames, then a linear layer."""
 
-    def __init__(self, width: int = 32) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        channels = [3, width, width * 2, width * 4, width * 4]
-        layers: list[nn.Module] = []
+        channels, layers = [3, 32, 64, 128, 128], []
         for before, after in zip(channels[:-1], channels[1:], strict=True):
-            layers += [
-                nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(after),
-                nn.ReLU(inplace=True),
-            ]
+            convolution = nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)
+            layers += [convolution, nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
         self.frame = nn.Sequential(*layers)
-        self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(channels[-1] * 2, 1))
+        self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(256, 1))
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """frames: (B, T, 3, H, W) uint8 -> logits (B,)."""
-        clips, length = frames.shape[:2]
+        """frames (B, T, 3, h, w) uint8 -> logits (B,)."""
         x = self.frame(frames.flatten(0, 1).float() / 127.5 - 1)
-        x = torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1).unflatten(0, (clips, length))
+        x = torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1).unflatten(0, frames.shape[:2])
         return self.head(x.amax(1)).squeeze(1)
-
-
-def shrink(frames: torch.Tensor, size: int = 64) -> torch.Tensor:
-    """(B, T, 3, H, W) uint8 -> the same at size x size, still uint8."""
-    flat = interpolate(frames.flatten(0, 1).float(), (size, size), mode="area")
-    return flat.round().to(torch.uint8).unflatten(0, frames.shape[:2])
 
 
 def train_event_network(
@@ -72,7 +70,7 @@ def train_event_network(
     steps = epochs * (len(frames) // 32)
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
-    for _ in progress(range(steps), steps, "event network", every_s=20):
+    for _ in progress(range(steps), steps, "event network"):
         picked = torch.randint(len(frames), (32,))
         x = frames[picked].flip(-1) if torch.rand(()) < 0.5 else frames[picked]
         loss = binary_cross_entropy_with_logits(network(x), labels[picked].float())
@@ -81,12 +79,6 @@ def train_event_network(
         optimizer.step()
         schedule.step()
     return network.eval()
-
-
-@torch.no_grad()
-def event_scores(network: EventNetwork, frames: torch.Tensor) -> np.ndarray:
-    """Logit of each clip (B,)."""
-    return torch.cat([network(part) for part in frames.split(64)]).numpy()
 
 
 def probe_scores(
@@ -115,7 +107,8 @@ def world_gate(P: Params, split: Split) -> pd.DataFrame:
     early = P.data.num_frames // 4
     for name, part in (("whole clip", slice(None)), ("before the event", slice(early))):
         network = train_event_network(train[0][:, part], train[1], seed=P.seed)
-        scores = event_scores(network, test[0][:, part])
+        with torch.no_grad():
+            scores = torch.cat([network(x) for x in test[0][:, part].split(64)]).numpy()
         rows.append(_row(f"event network, {name}: AUC", _auc(P, scores, test[1].numpy())))
     return pd.DataFrame(rows)
 
@@ -138,17 +131,6 @@ def prior_gate(P: Params, split: Split) -> pd.DataFrame:
             _row("untuned prompts: MSS", signed),
         ]
     )
-
-
-PHRASES: dict[str, Callable[[str], str]] = {
-    "scene": lambda value: PLACES[value],
-    "colour": lambda value: f"a person in {article(value)} shirt",
-    "object": lambda value: f"a {value}",
-    "posture": lambda value: f"a person {value}",
-}
-Stills = tuple[torch.Tensor, list[dict]]
-"""Frames (N, 1, 3, H, W) uint8 and what each shows."""
-ONE_ACTOR = ("smash", "fire", "explosion", "fall")  # elsewhere "the person" would be ambiguous
 
 
 def held_out_stills(P: Params, model: AlertCLIP, count: int = 1200) -> Stills:
@@ -187,17 +169,18 @@ def _row(measure: str, interval: Interval) -> dict:
     return {"measure": measure, **interval._asdict()}
 
 
-def _clips(dataset: ClipDataset) -> tuple[torch.Tensor, torch.Tensor]:
-    frames = [
-        torch.from_numpy(dataset[i]["frames"]).permute(0, 3, 1, 2) for i in range(len(dataset))
-    ]
-    labels = torch.tensor([item.is_abnormal for item in dataset.items])
-    return torch.cat([shrink(f[None]) for f in frames]), labels.long()
+def _clips(dataset: ClipDataset, size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    """Frames (N, T, 3, size, size) uint8 and labels (N,)."""
+    clips = []
+    for i in range(len(dataset)):
+        frames = torch.from_numpy(dataset[i]["frames"]).permute(0, 3, 1, 2).float()
+        clips.append(interpolate(frames, (size, size), mode="area").round().to(torch.uint8))
+    return torch.stack(clips), torch.tensor([item.is_abnormal for item in dataset.items]).long()
 
 
 def main() -> None:
     """Command line: print the gates and write them to runs/<profile>/gates_<split>.csv."""
-    parser = argparse.ArgumentParser(prog="python -m miniworld.gates", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m companion.world_gates", description=__doc__)
     parser.add_argument("--profile", default="mini")
     parser.add_argument("--split", choices=("dev", "test"), default="dev")
     parser.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", dest="overrides")
