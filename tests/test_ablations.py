@@ -11,7 +11,7 @@ from alertclip.records import Region
 from alertclip.vagta import Item
 from companion import ablation_tables, ablations, figures
 from companion import profiles as params_module
-from companion.ledger.paper_results import load_paper_results
+from companion.paper_numbers import paper_numbers
 from companion.profiles import load_params
 from companion.splits import standard_negatives
 from companion.workflow import NOTEBOOKS
@@ -184,7 +184,7 @@ def test_the_ledger_asks_for_variants_of_the_same_meaning():
         ablations.load_variants(),
         dict.fromkeys(("alertclip", *weakly_supervised.DETECTORS), 0),
     )
-    for cell in load_paper_results().cells():
+    for cell in paper_numbers().cells():
         if cell.measure and cell.measure.csv == "ablation_results":
             where = cell.measure.selector(cell.row, cell.column)
             variant = variants[where["variant"]]

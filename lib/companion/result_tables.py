@@ -12,7 +12,7 @@ from alertclip.training_log import read_history
 from alertclip.zero_shot import frame_scores, wording_table
 from companion import figures
 from companion.figures import catalogue
-from companion.ledger.paper_results import load_paper_results
+from companion.paper_numbers import paper_numbers
 from companion.profiles import ROOT, Params
 from companion.splits import Split
 from companion.tuned_models import STAGES, StageResult, event_spans, provenance, stage_model, videos
@@ -179,7 +179,7 @@ def with_paper(table: pd.DataFrame, result: str, by: str) -> pd.DataFrame:
 
     ``result`` is a heading of that file, such as "mss" (by class_name); without one, all are nan.
     """
-    marks = load_paper_results().marks(result)
+    marks = paper_numbers().beside(result)
     pairs = zip(table["model"], table[by], strict=True)
     return table.assign(paper=[marks.get(pair, np.nan) for pair in pairs])
 
