@@ -81,15 +81,16 @@ def _costs(r: PaperNumbers) -> Iterator[Row]:
               agree(same_digits(printed, str(l32))), f"Table 5 states {printed} T",
               (name,))  # fmt: skip
     grid = SUPPLEMENTARY + " | C.1 and C.2 | patch grid, {} | value"
+    finding = "7 x 7 fits B/32, which the text names; the ViT of Table 5's FLOPs has 14 x 14"
     yield Row("patch grid", SUPPLEMENTARY, "patches on a side", grid.format("height"),
-              sizes(16).grid[0], DOUBTFUL,
-              "7 x 7 fits B/32, which the text names; the ViT of Table 5's FLOPs has 14 x 14")  # fmt: skip
+              sizes(16).grid[0], DOUBTFUL, finding)  # fmt: skip
     yield flops("visual projection FLOPs", "Visual projection", "in G", giga["visual projection"],
                 "256 x 768 x 512")  # fmt: skip
     yield flops("temporal FLOPs", TEMPORAL, "of a transformer of two layers, in G", temporal,
                 f"with attention {temporal:.3f} G, FFN and LayerNorm alone"
                 f" {paper['temporal transformer']:.3f} G")  # fmt: skip
-    yield flops("text FLOPs", "Text encoder", "of CLIP's text encoder, in G", giga["text encoder"],
+    yield flops("text FLOPs", "Text encoder", "of CLIP's text encoder, in G",
+                giga["text encoder"],
                 f"77 tokens need {giga['text encoder']:.3f} G, 248 tokens {long:.3f} G")  # fmt: skip
     yield flops("text projection FLOPs", "Text projection", "in G", text,
                 f"512 x 512 = {1e3 * text:.3f} M, not G")  # fmt: skip
@@ -106,8 +107,9 @@ def _costs(r: PaperNumbers) -> Iterator[Row]:
     yield Row("vision share", SUPPLEMENTARY, "vision encoder in the total", "over 99%", share,
               agree(share > 99), "of the stated total")  # fmt: skip
     share = sum(r.value(FLOPS.format(row)) for row in (TEMPORAL, *SMALL)) / 10 / total
-    yield Row("share of small modules", SUPPLEMENTARY, "temporal model and projections in the total",
-              "less than 1%", share, agree(share < 1), "of the stated total")  # fmt: skip
+    yield Row("share of small modules", SUPPLEMENTARY,
+              "temporal model and projections in the total", "less than 1%", share,
+              agree(share < 1), "of the stated total")  # fmt: skip
 
 
 def _videos(*names: str) -> int:
