@@ -17,7 +17,7 @@ PAIRS = config.get("overrides", [])
 PARAMS = load_params(PROFILE, parse_overrides(PAIRS))
 RUN = PARAMS.run_dir.relative_to(ROOT)
 PYTHON = shlex.quote(sys.executable)  # these two change without changing a result,
-ARGUMENTS = shlex.join([PROFILE, *PAIRS])  # so the commands below only name them
+PAIRS = shlex.join(PAIRS)  # so the commands below only name them
 
 
 rule all:
@@ -42,7 +42,7 @@ for book in books.NOTEBOOKS:
         threads: books.threads(book, PARAMS, workflow.cores or 1)
         priority: books.priority(book)
         shell:
-            "{PYTHON} -m companion.execution {params.name} {ARGUMENTS}"
+            "{PYTHON} -m companion.execution {params.name} {PROFILE} {PAIRS}"
 
 
 # An ablation as a job of its own, for a cluster; elsewhere: python -m companion.ablations
@@ -53,5 +53,5 @@ rule ablation:
     output:
         f"{RUN}/ablations/{{variant}}/seed{{seed}}.csv",
     shell:
-        "{PYTHON} -m companion.ablations {ARGUMENTS}"
+        "{PYTHON} -m companion.ablations --profile {PROFILE} -p {PAIRS}"
         " --variants {wildcards.variant} --seeds {wildcards.seed}"

@@ -177,7 +177,7 @@ def from_flat(values: dict[str, Any]) -> Params:
     tree: dict[str, Any] = {"stage2": dict(STAGE2)}
     for name, value in values.items():
         if name not in FLAT:
-            raise InputError(f"{name}: no such parameter{_nearest(name, FLAT)}")
+            raise InputError(f"{name}: no such parameter{nearest(name, FLAT)}")
         group, field = FLAT[name]
         if name in ("backbone", "pretrained"):
             value = _from_root(value)
@@ -207,7 +207,8 @@ def within(where: str, call: Callable[..., Result], *args: Any, **options: Any) 
         raise InputError(f"{where}: {error}") from None
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint that names the known name most like ``name``; empty if none is."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
@@ -218,7 +219,7 @@ def _explain(error: Any) -> str:
     flat = fields.get(".".join(place[:2]))
     name = ".".join([flat, *place[2:]] if flat else place)
     known = re.findall("'([^']+)'", str(error.get("ctx", {}).get("expected", "")))
-    hint = _nearest(str(error["input"]), known)
+    hint = nearest(str(error["input"]), known)
     return f"{name or 'parameters'}: {error['msg']} (got {error['input']!r}){hint}"
 
 
@@ -260,7 +261,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.exists():
         known = sorted(p.stem for p in PROFILES.glob("*.yaml") if p.stem not in NOT_PROFILES)
         raise InputError(
-            f"{path.name}: no such profile in params/{_nearest(path.stem, known)}"
+            f"{path.name}: no such profile in params/{nearest(path.stem, known)}"
             f" There are: {', '.join(known)}"
         )
     try:

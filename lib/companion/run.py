@@ -17,11 +17,13 @@ import yaml
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, locked, read_json
 from companion.profiles import ROOT, Params, load_params, parse_overrides
+from companion.variants import require_variants
 from companion.workflow import NOTEBOOKS, WEIGHTS, Notebook
 
 
 def check_inputs(P: Params, fetch: bool = True) -> None:
     """Raise one InputError that lists every missing file of the run: what, where from, where to."""
+    require_variants(P.ablation.variants)
     missing = []
     if P.data.world != "miniworld":
         from companion.sources import missing_data, missing_lists
