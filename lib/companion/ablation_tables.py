@@ -45,12 +45,26 @@ def results_table(P: Params, table: pd.DataFrame) -> pd.DataFrame:
     return made
 
 
-def verdicts(table: pd.DataFrame) -> pd.DataFrame:
-    """What each row of an ``ablation_table`` shows, in words; the reference is left out."""
-    rows = table[~table["reference"]]
-    worse, better = rows["high"] < 0, rows["low"] > 0
-    words = np.select([worse, better], ["worse: the part helps", "better without it"], "not shown")
-    return rows[["title", "value", "change", "low", "high", "seeds"]].assign(verdict=words)
+def verdict(table: pd.DataFrame) -> str:
+    """What an ``ablation_table`` of one group shows, as sentences in Markdown with its numbers."""
+    whole, rows = table[table["reference"]].iloc[0], table[~table["reference"]]
+    head = f"**{whole['title']}** reaches a {whole['metric']} of {whole['value']:.1f}."
+    if table["seeds"].max() < 2:
+        changes = "; ".join(f"{r.title}: {r.change:+.1f} points" for r in rows.itertuples())
+        return f"{head} {changes}. One seed gives no interval: this may be chance."
+    worse, better = rows[rows["high"] < 0], rows[rows["low"] > 0]
+    return (
+        f"{head} Of {len(rows)} variants, **{len(worse)} are worse**{_listed(worse)} and"
+        f" **{len(better)} are better**{_listed(better)}; for the other"
+        f" {len(rows) - len(worse) - len(better)} the interval contains zero."
+    )
+
+
+def _listed(rows: pd.DataFrame) -> str:
+    """The rows' changes with their intervals in brackets, the largest first."""
+    rows = rows.sort_values("change", key=abs, ascending=False)
+    each = [f"{r.title} {r.change:+.1f} [{r.low:.1f}, {r.high:.1f}]" for r in rows.itertuples()]
+    return f" ({'; '.join(each)})" if each else ""
 
 
 def reference_table() -> pd.DataFrame:
