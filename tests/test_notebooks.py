@@ -88,7 +88,9 @@ for done in range(3):
     print(f"\\r{done} of 2", end="", file=sys.stderr, flush=True)"""
 
 
-def test_execute_injects_parameters_and_keeps_the_last_state_of_a_bar(tmp_path: Path, capfd) -> None:
+def test_execute_injects_parameters_and_keeps_the_last_state_of_a_bar(
+    tmp_path: Path, capfd
+) -> None:
     book = write_notebook(tmp_path / "book.ipynb", BARS)
     out = execution.execute(book, tmp_path / "run/book.ipynb", {"overrides": {"seed": 7}})
     outputs = json.loads(out.read_text())["cells"][-1]["outputs"]

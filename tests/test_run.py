@@ -70,7 +70,11 @@ def test_a_part_of_the_notebooks_is_chosen_by_number_or_name() -> None:
     args = run._arguments(["smoke", "-p", "seed=1", "--from", "10", "--", "--executor", "slurm"])
     assert args.profile == "smoke" and args.snakemake == ["--executor", "slurm"]
     call = run.command(args, run.select(start=args.start))
-    assert call[call.index("--forcerun") + 1 :] == ["nb_10_anomaly_qa", "nb_00_quickstart", "nb_11_report"]
+    assert call[call.index("--forcerun") + 1 :] == [
+        "nb_10_anomaly_qa",
+        "nb_00_quickstart",
+        "nb_11_report",
+    ]
     assert 'overrides=["seed=1"]' in call
 
 

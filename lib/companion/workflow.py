@@ -65,7 +65,11 @@ NOTEBOOKS = (
     Notebook("08_attention_failures", ("04_stage2_joint",), (*BASE, "failure")),
     Notebook("09_efficiency", (), (*TRAINING, "stage2"), alone=True),
     Notebook(
-        "10_anomaly_qa", ("06_weakly_supervised",), (*DETECTION, "qa"), ("vagpt",), (BENCHMARKS,)
+        "10_anomaly_qa",
+        ("06_weakly_supervised",),
+        (*DETECTION, "qa"),
+        ("curation", "vagpt"),
+        (BENCHMARKS,),
     ),
     Notebook("00_quickstart", ("04_stage2_joint",), (*BASE, "video")),
 )
@@ -73,6 +77,7 @@ NOTEBOOKS += (
     Notebook(
         "11_report",
         tuple(book.name for book in NOTEBOOKS),
+        packages=("curation", "vagpt"),
         files=tuple(sorted(PROFILES.glob("*.yaml"))),  # settings beside the papers'
     ),
 )
