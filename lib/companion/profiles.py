@@ -83,14 +83,10 @@ class FailureParams(Group):
 
     clips: int | None = Field(None, ge=4)  # drawn by seed, half abnormal; None = all
     levels: dict[Degradation, list[float]] = {  # in the units of degradation.py
-        "blur": [1, 2, 4, 8],
-        "darkness": [2, 4, 6, 8],
-        "noise": [10, 20, 40, 80],
-        "compression": [40, 20, 10, 5],
-        "resolution": [112, 56, 28, 14],
-        "occlusion": [0.25, 0.5, 0.75, 1],
-        "actor size": [0.7, 0.5, 0.35, 0.25],
-    }
+        "blur": [1, 2, 4, 8], "darkness": [2, 4, 6, 8], "noise": [10, 20, 40, 80],
+        "compression": [40, 20, 10, 5], "resolution": [112, 56, 28, 14],
+        "occlusion": [0.25, 0.5, 0.75, 1], "actor size": [0.7, 0.5, 0.35, 0.25],
+    }  # fmt: skip
     gallery: int = Field(4, ge=1)  # worst errors shown of either sort
     videos: str = ""  # a folder of real clips to show; empty = the data root, if real
     names: list[str] = ["Abuse011", "RoadAccidents018", "RoadAccidents022", "Arson016"]
@@ -155,12 +151,12 @@ def _flat_names() -> dict[str, tuple[str, str]]:
     """Flat name -> (group, field); the group of a run's own fields is empty."""
     names = {}
     for group, info in Params.model_fields.items():
-        kind = info.annotation
-        if not (isinstance(kind, type) and issubclass(kind, Group)):
+        kind: Any = info.annotation
+        if not hasattr(kind, "model_fields"):
             names[group] = ("", group)
             continue
         for field in kind.model_fields:
-            plain = kind.PLAIN is True or (kind.PLAIN and field in kind.PLAIN)
+            plain = kind.PLAIN is True or field in (kind.PLAIN or ())
             names[field if plain else f"{group}_{field}"] = (group, field)
     return names
 
@@ -196,7 +192,8 @@ def _check_changes(P: Params) -> None:
     nested["open_vocabulary_changes"] = P.evaluation.open_vocabulary_changes
     nested["ablation_changes"] = P.ablation.changes
     for where, changes in nested.items():
-        within(where, from_flat, changes) if changes else None
+        if changes:
+            within(where, from_flat, changes)
 
 
 def within(where: str, call: Callable[..., Result], *args: Any, **options: Any) -> Result:

@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import yaml
 
@@ -18,53 +18,24 @@ from alertclip.errors import InputError
 from alertclip.files import atomic_write, locked, read_json
 from companion.profiles import ROOT, Params, load_params, parse_overrides
 from companion.variants import require_variants
-from companion.workflow import NOTEBOOKS, WEIGHTS, Notebook
+from companion.workflow import NOTEBOOKS, Notebook
 
 
 def check_inputs(P: Params, fetch: bool = True) -> None:
-    """Raise one InputError that lists every missing file of the run: what, where from, where to."""
+    """Raise one InputError that lists every missing file of the run: what, where from, where to.
+
+    ``fetch``: also load the backbone, so that weights which cannot be had stop the run here.
+    """
     require_variants(P.ablation.variants)
-    missing = []
     if P.data.world != "miniworld":
         from companion.sources import missing_data, missing_lists
 
-        missing = missing_data(P) or missing_lists(P)
-    missing += _missing_weights(P, fetch=fetch and not missing)
-    if missing:
-        raise InputError("\n".join([f"profile {P.profile} cannot run yet:", *missing]))
+        if missing := missing_data(P) or missing_lists(P):
+            raise InputError("\n".join([f"profile {P.profile} cannot run yet:", *missing]))
+    if fetch and P.model.backbone not in ("miniclip", "minisiglip"):
+        from alertclip.backbone import load_backbone  # takes seconds
 
-
-def _missing_weights(P: Params, fetch: bool) -> Iterator[str]:
-    backbone, pretrained = P.model.backbone, P.model.pretrained
-    if backbone in ("miniclip", "minisiglip"):
-        if not list((WEIGHTS / backbone).glob("*.safetensors")):
-            folder = WEIGHTS / backbone
-            yield f"- {folder}: its weights are missing; restore: git checkout {folder}"
-    elif backbone.startswith("local-dir:"):
-        folder = ROOT / backbone.removeprefix("local-dir:")
-        if not folder.is_dir():
-            yield f"- backbone: {folder} is missing; notebook 04 of a run writes such a folder"
-    elif backbone.startswith("blip:"):
-        return  # transformers fetches it, or names what is missing
-    elif pretrained and not (ROOT / pretrained).is_file():
-        yield from _missing_download(backbone, pretrained, fetch)
-
-
-def _missing_download(backbone: str, tag: str, fetch: bool) -> Iterator[str]:
-    from open_clip.pretrained import download_pretrained, get_pretrained_cfg  # takes seconds
-
-    config = get_pretrained_cfg(backbone, tag)
-    source = config.get("hf_hub", "").rstrip("/") or config.get("url")
-    advice = f"they come from {source}; without a network, bring a .safetensors: -p pretrained=FILE"
-    if not config:
-        yield f"- pretrained: {backbone} has no weights {tag}; see open_clip.list_pretrained()"
-    elif fetch:
-        try:
-            download_pretrained(config)  # returns at once where they are cached
-        except Exception as error:  # whatever the network stack raises
-            yield f"- weights {backbone}/{tag}: not fetched ({type(error).__name__}); {advice}"
-    else:
-        yield f"- weights {backbone}/{tag}: fetched on the first run unless cached; {advice}"
+        load_backbone(P.model.backbone, P.model.pretrained)
 
 
 def select(only: str = "", start: str = "") -> list[Notebook]:
@@ -99,12 +70,6 @@ def plan(call: Sequence[str]) -> dict[str, str]:
     rows = list(csv.DictReader(table, delimiter="\t"))
     found = {r["rule"].removeprefix("nb_"): r["status"] for r in rows if r["plan"] != "no update"}
     return {k: "asked for, or after another" if v == "ok" else v for k, v in found.items()}
-
-
-def write_resolved(P: Params) -> None:
-    """Keep every parameter of the run, defaults included, in ``runs/<profile>/params.yaml``."""
-    with atomic_write(P.run_dir / "params.yaml") as temporary:
-        temporary.write_text(yaml.safe_dump(P.flat(), sort_keys=False))
 
 
 def summary(P: Params) -> str:
@@ -149,7 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.dry_run:
             return 0
         with locked(P.run_dir / ".lock", wait=False) as lock:
-            write_resolved(P)
+            with atomic_write(P.run_dir / "params.yaml") as temporary:  # defaults included
+                temporary.write_text(yaml.safe_dump(P.flat(), sort_keys=False))
             code = _run([*call, "--quiet", "all", *args.snakemake], lock) if reasons else 0
     except InputError as error:
         print(error, file=sys.stderr)

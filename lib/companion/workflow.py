@@ -19,7 +19,8 @@ BASE = ("seed", "device", "data", "world", "model",
         "evaluation.batch_size", "evaluation.bootstrap_samples", "evaluation.prompts")  # fmt: skip
 TRAINING = (*BASE, "training", "stage1")
 DETECTION = (*BASE, "detector", "evaluation.precision")
-DOMAINS = ("transfer", "open_vocabulary_changes", "retention_imagenet", "retention_coco")
+DOMAINS = ("evaluation.transfer", "evaluation.open_vocabulary_changes",
+           "evaluation.retention_imagenet", "evaluation.retention_coco")  # fmt: skip
 CORE = ("alertclip", "companion", "detectors", "miniworld")
 
 
@@ -40,47 +41,27 @@ class Notebook:
         return FOLDER / f"{self.name}.ipynb"
 
 
-# In reading order, but 00 scores a video with the model that 04 exports.
-NOTEBOOKS = (
+FIRST, TUNED = ("01_data_filtering",), ("04_stage2_joint",)
+TABLES = (PAPER_RESULTS, BENCHMARKS)
+NOTEBOOKS = (  # in reading order, but 00 scores a video with the model that 04 exports
     Notebook("01_data_filtering", packages=("curation",), alone=True),
-    Notebook("02_mss_diagnosis", ("01_data_filtering",)),
-    Notebook("03_stage1_global", ("01_data_filtering",), TRAINING, alone=True),
+    Notebook("02_mss_diagnosis", FIRST),
+    Notebook("03_stage1_global", FIRST, TRAINING, alone=True),
     Notebook("04_stage2_joint", ("03_stage1_global",), (*TRAINING, "stage2"), alone=True),
-    Notebook(
-        "05_zero_shot",
-        ("04_stage2_joint",),
-        (*DETECTION, *(f"evaluation.{name}" for name in DOMAINS)),
-        files=(PAPER_RESULTS, BENCHMARKS),
-    ),
-    Notebook(
-        "06_weakly_supervised", ("04_stage2_joint",), DETECTION, files=(PAPER_RESULTS, BENCHMARKS)
-    ),
-    Notebook(
-        "07_ablations",
-        ("04_stage2_joint",),
-        (*DETECTION, "training", "stage1", "stage2", "ablation"),
-        ("curation",),
-        (ABLATIONS, BENCHMARKS, ROOT / "figures/ablations_reference.csv"),
-    ),
-    Notebook("08_attention_failures", ("04_stage2_joint",), (*BASE, "failure")),
+    Notebook("05_zero_shot", TUNED, (*DETECTION, *DOMAINS), files=TABLES),
+    Notebook("06_weakly_supervised", TUNED, DETECTION, files=TABLES),
+    Notebook("07_ablations", TUNED, (*DETECTION, "training", "stage1", "stage2", "ablation"),
+             ("curation",), (ABLATIONS, BENCHMARKS, ROOT / "figures/ablations_reference.csv")),
+    Notebook("08_attention_failures", TUNED, (*BASE, "failure")),
     Notebook("09_efficiency", (), (*TRAINING, "stage2"), alone=True),
-    Notebook(
-        "10_anomaly_qa",
-        ("06_weakly_supervised",),
-        (*DETECTION, "qa"),
-        ("curation", "vagpt"),
-        (BENCHMARKS,),
-    ),
-    Notebook("00_quickstart", ("04_stage2_joint",), (*BASE, "video")),
-)
+    Notebook("10_anomaly_qa", ("06_weakly_supervised",), (*DETECTION, "qa"),
+             ("curation", "vagpt"), TABLES),
+    Notebook("00_quickstart", TUNED, (*BASE, "video")),
+)  # fmt: skip
 NOTEBOOKS += (
-    Notebook(
-        "11_report",
-        tuple(book.name for book in NOTEBOOKS),
-        packages=("curation", "vagpt"),
-        files=tuple(sorted(PROFILES.glob("*.yaml"))),  # settings beside the papers'
-    ),
-)
+    Notebook("11_report", tuple(book.name for book in NOTEBOOKS), BASE,
+             ("curation", "vagpt"), tuple(sorted(PROFILES.glob("*.yaml")))),
+)  # fmt: skip
 
 
 def upstream(book: Notebook) -> set[str]:
