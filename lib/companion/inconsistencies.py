@@ -91,7 +91,8 @@ def _costs(r: PaperNumbers) -> Iterator[Row]:
                 f" {paper['temporal transformer']:.3f} G")  # fmt: skip
     yield flops("text FLOPs", "Text encoder", "of CLIP's text encoder, in G",
                 giga["text encoder"],
-                f"77 tokens need {giga['text encoder']:.3f} G, 248 tokens {long:.3f} G")  # fmt: skip
+                f"77 tokens need {giga['text encoder']:.3f} G,"
+                f" 248 tokens {long:.3f} G")  # fmt: skip
     yield flops("text projection FLOPs", "Text projection", "in G", text,
                 f"512 x 512 = {1e3 * text:.3f} M, not G")  # fmt: skip
     lines = [r.value(FLOPS.format(row)) for row in (TEMPORAL, "Text encoder", *SMALL)]
