@@ -16,7 +16,7 @@ from companion.profiles import ROOT
 
 BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FORBIDDEN = {
-    "a definition": r"^\s*(?:def|class|async def) ",
+    "a class": r"^\s*class ",
     "plotting code": r"\bplt\.|import matplotlib|import seaborn",
     "sys.path": r"sys\.path",
     "an installation": r"^\s*[!%]\s*(?:pip|conda|uv)\b",
@@ -55,7 +55,7 @@ class TestStructure:
         book = nbformat.read(path, as_version=4)
         kinds = [c.cell_type for c in book.cells]
         assert kinds[0] == "markdown" and book.cells[0].source.startswith("# ")
-        assert kinds.count("markdown") >= kinds.count("code")
+        assert kinds.count("markdown") >= kinds.count("code") - 2  # parameters and imports
         assert max(len(c.source.splitlines()) for c in code_cells(path)) <= 20
 
     def test_nothing_forbidden(self, path: Path) -> None:
