@@ -16,12 +16,12 @@ from typing import Any
 
 import nbformat
 import papermill
-from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, read_json, sha256_file, sha256_json, write_json
 from companion.announce import ENGINE, Announcer
+from companion.page import html_page
 from companion.profiles import (
     ABLATIONS,
     BENCHMARKS,
@@ -204,7 +204,8 @@ def execute(
     book.metadata["alertclip"] = record or {}
     write_json(timings, [c.metadata.get("papermill", {}).get("duration") or 0 for c in book.cells])
     with atomic_write(out.with_suffix(".html")) as temporary:
-        temporary.write_text(_html(book, notebook), encoding="utf-8")
+        page = html_page(book, notebook.stem, out.parent / "figures")
+        temporary.write_text(page, encoding="utf-8")
     with atomic_write(out) as temporary:
         nbformat.write(book, temporary)
     partial.unlink()
@@ -224,12 +225,6 @@ def _check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
             raise InputError(f"{notebook.name}: no parameter {name}; {hint}")
-
-
-def _html(book: nbformat.NotebookNode, notebook: Path) -> str:
-    exporter = HTMLExporter(embed_images=True, exclude_input_prompt=True)
-    resources = {"metadata": {"name": notebook.stem, "path": str(notebook.parent)}}
-    return exporter.from_notebook_node(book, resources)[0]
 
 
 def recorded(book: Notebook, run_dir: Path) -> dict[str, Any]:
