@@ -1,6 +1,7 @@
 """A few training clips, and tables of them, for the notebooks that show the method by hand."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,25 +23,31 @@ def twin_clips(P: Params, image_size: tuple[int, int], pairs: int = 4) -> ClipDa
     data set has none, the pair is an abnormal clip and any normal one.
     """
     prepare_data(P)
-    items = [twin for pair in _pairs(P, load_split(P, "train")[0])[:pairs] for twin in pair]
+    chosen = pairs_of(load_split(P, "train")[0], P.data_dir / "clips.csv")[:pairs]
+    items = [item for pair in chosen for item in pair]
     frames = min(MOST_FRAMES, P.data.num_frames)
     return ClipDataset(
         P.data_dir, items, frames, FrameCache(P.cache_dir, image_size), P.workers, cover=True
     )
 
 
-def _pairs(P: Params, items: list[Item]) -> list[tuple[Item, Item]]:
+def pairs_of(items: list[Item], world: Path) -> list[tuple[Item, Item]]:
+    """(normal, abnormal) items, one pair per class; ``world``: clips.csv of the mini world."""
     normal = [item for item in items if not item.is_abnormal]
     boxed = [i for i in items if i.is_abnormal and any(r.track for r in i.regions)]
-    path, twin = P.data_dir / "clips.csv", {}
-    if path.is_file():
-        world = pd.read_csv(path).set_index("video")
-        of_seed = {int(world.loc[item.video, "seed"]): item for item in normal}
-        twin = {i.key: of_seed[int(world.loc[i.video, "seed"])] for i in boxed}
-        boxed.sort(key=lambda i: world.loc[i.video, ["distance", "night", "occlusion"]].sum())
-    first = {item.class_name: item for item in reversed(boxed)}  # the easiest of each class
-    chosen = sorted(first.values(), key=boxed.index)
-    return [(twin.get(i.key, normal[n % len(normal)]), i) for n, i in enumerate(chosen)]
+    twin: dict[str, Item] = {}
+    if world.is_file():
+        clips = pd.read_csv(world).set_index("video")
+        of_seed = {clips.loc[item.video, "seed"]: item for item in normal}
+        twin = {i.key: of_seed[clips.loc[i.video, "seed"]] for i in boxed}
+        boxed.sort(key=lambda i: clips.loc[i.video, ["distance", "night", "occlusion"]].sum())
+    easiest: dict[str, Item] = {}
+    for item in boxed:
+        easiest.setdefault(item.class_name, item)
+    return [
+        (twin.get(item.key, normal[n % len(normal)]), item)
+        for n, item in enumerate(easiest.values())
+    ]
 
 
 def frames_and_boxes(clips: Sequence[dict]) -> tuple[np.ndarray, pd.DataFrame]:
