@@ -13,11 +13,11 @@ from typing import Any
 import nbformat
 import papermill
 import yaml
-from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, read_json, write_json
+from companion.page import html_page
 from companion.profiles import TYPICAL_TIMES, load_params, parse_overrides
 from companion.workflow import NOTEBOOKS
 
@@ -55,9 +55,7 @@ def execute(notebook: Path, out: Path, parameters: dict[str, Any], line: int | N
     seconds = [cell.metadata.get("papermill", {}).get("duration") or 0 for cell in book.cells]
     write_json(_timings(out), seconds)
     with atomic_write(out.with_suffix(".html")) as temporary:
-        resources = {"metadata": {"name": notebook.stem, "path": str(notebook.parent)}}
-        exporter = HTMLExporter(embed_images=True, exclude_input_prompt=True)
-        page = exporter.from_notebook_node(book, resources)[0]
+        page = html_page(book, notebook.stem, out.parent / "figures")
         temporary.write_text(page, encoding="utf-8")
     os.replace(partial, out)
     out.with_suffix(".failed.ipynb").unlink(missing_ok=True)

@@ -1,11 +1,10 @@
-"""What a reader takes away: the exported backbone, and a scored video."""
+"""A scored example video, and the exported backbone with its proof."""
 
 import pandas as pd
 import torch
 
 from alertclip.export import export_open_clip
 from alertclip.model import AlertCLIP
-from alertclip.prompts import load_prompts
 from alertclip.score import HELD, ScoreCurve, draw, embed_prompts, score_video
 from alertclip.score.models import load_model
 from alertclip.stock import stock_encoders
@@ -13,55 +12,51 @@ from companion import figures
 from companion.profiles import ROOT, Params
 from companion.splits import clip_dataset, load_split, prepare_data
 from companion.stage_runs import resolve_device
-from companion.tuned_models import event_spans, provenance, stage_model
+from companion.tuned_models import event_spans, prompts_of, provenance, stage_model
 
 
 def export(P: Params) -> pd.DataFrame:
-    """Copy the tuned model to export/ and prove that its own library reads it without this package.
+    """Write Full to export/, load it with its own library alone, and compare embeddings.
 
-    Largest difference of image and text embeddings between AlertCLIP's towers and the folder
-    loaded by open_clip (BLIP: transformers) alone.
+    Columns: embeddings (image or text), n, largest (absolute difference between AlertCLIP's towers
+    and those that open_clip, or transformers for BLIP, reads from the folder).
     """
     model = stage_model(P, "full").cpu()
     meta = {"num_frames": P.data.num_frames, **provenance(P)}
     out = export_open_clip(model, P.run_dir / "export", meta)
     image, text = stock_encoders(out)
-    dataset = clip_dataset(P, "test", model.image_size)
-    frames = torch.from_numpy(dataset[0]["frames"]).permute(0, 3, 1, 2)  # (T, 3, H, W)
-    sentences = load_prompts(ROOT / P.evaluation.prompts).sentences()
+    clip = clip_dataset(P, "test", model.image_size)[0]
+    frames = torch.from_numpy(clip["frames"]).permute(0, 3, 1, 2)  # (T, 3, H, W)
+    sentences = prompts_of(P).sentences()
     with torch.inference_mode():
         ours = model.encode_frames(frames[None]).v[0], model.encode_text(sentences)
         theirs = image((frames / 255 - model.mean) / model.std), text(sentences)
     largest = [float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True)]
-    return pd.DataFrame(
-        {"embeddings": ["image", "text"], "n": [len(frames), len(sentences)], "largest": largest}
-    )
+    sizes = [len(frames), len(sentences)]
+    return pd.DataFrame({"embeddings": ["image", "text"], "n": sizes, "largest": largest})
 
 
 def best_model(P: Params) -> tuple[AlertCLIP, str]:
-    """The run's exported model if there is one, else the profile's untuned backbone; says which."""
-    folder = P.run_dir / "export"
-    if (folder / "alert_clip.json").is_file():
-        model, line = load_model(str(folder), None, str(resolve_device(P)))
-        return model, f"{line} of profile {P.profile}"
-    return load_model(P.model.backbone, P.model.pretrained, str(resolve_device(P)))
+    """The run's exported model, else the profile's untuned backbone; and a line that says which."""
+    folder, device = P.run_dir / "export", str(resolve_device(P))
+    if not (folder / "alert_clip.json").is_file():
+        return load_model(P.model.backbone, P.model.pretrained, device)
+    model, line = load_model(str(folder), None, device)
+    return model, f"{line} of profile {P.profile}"
 
 
 def score_example(P: Params, model: AlertCLIP) -> tuple[ScoreCurve, list[tuple[float, float]]]:
-    """Score the video parameter, else the first abnormal test video; events in s if annotated."""
-    spans: list[tuple[float, float]] = []
-    path = ROOT / P.video
+    """Score the video parameter, else the first abnormal test video; its events in s, if known."""
+    path, spans = ROOT / P.video, []
     if not P.video:
         prepare_data(P)
-        items, _ = load_split(P, "test")
-        item = next(item for item in items if item.is_abnormal)
+        item = next(item for item in load_split(P, "test")[0] if item.is_abnormal)
         path, spans = P.data_dir / item.video, event_spans(P, "test")[item.key]
-    prompts = embed_prompts(model, load_prompts(ROOT / P.evaluation.prompts))
-    return score_video(model, path, prompts, P.data.num_frames), spans
+    return score_video(model, path, embed_prompts(model, prompts_of(P)), P.data.num_frames), spans
 
 
 def curve_figure(
     model: AlertCLIP, curve: ScoreCurve, spans: list[tuple[float, float]], what: str
 ) -> figures.Figure:
-    """The curve with key frames and attention; annotated events shaded."""
+    """The anomaly curve with key frames and attention; annotated events are shaded."""
     return draw(model, curve, f"{what}; {HELD}.", spans)

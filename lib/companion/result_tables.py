@@ -1,52 +1,79 @@
-"""The tables behind the notebooks' figures: numbers of one or several stages, with intervals."""
+"""The tables behind the notebooks' figures, with intervals, and the sentences that read them."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown
 
 from alertclip import mss
 from alertclip.files import write_json
-from alertclip.prompts import load_prompts
 from alertclip.training_log import read_history
 from alertclip.zero_shot import frame_scores, wording_table
 from companion import figures
 from companion.figures import catalogue
 from companion.paper_numbers import paper_numbers
-from companion.profiles import ROOT, Params
+from companion.profiles import Params
 from companion.splits import Split
-from companion.tuned_models import STAGES, StageResult, event_spans, provenance, stage_model, videos
+from companion.tuned_models import (
+    STAGES,
+    Stage,
+    StageResult,
+    event_spans,
+    prompts_of,
+    provenance,
+    stage_folder,
+    stage_model,
+    videos,
+)
 from detectors.frame_metrics import auc_statistic, frame_metrics, video_metrics
 from detectors.resampling import FrameScores, frame_auc, frame_count, interval, resample
 
 
+def finding(text: str) -> Markdown:
+    """A sentence shown under a result; its numbers come from the table, by f-string."""
+    return Markdown(text)
+
+
+def with_interval(row: pd.Series, digits: int = 1, value: str = "value") -> str:
+    """A number with its 95% interval, such as "79.7 [75.2, 84.0]"."""
+    return f"{row[value]:.{digits}f} [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
+
+
+def side(row: pd.Series) -> str:
+    """Where an interval lies: "above zero", "below zero" or "not distinguishable from zero"."""
+    if row["low"] > 0:
+        return "above zero"
+    return "below zero" if row["high"] < 0 else "not distinguishable from zero"
+
+
+def pick(table: pd.DataFrame, **values: object) -> pd.Series:
+    """The first row whose columns have these values: ``pick(table, model="CLIP")``."""
+    for column, value in values.items():
+        table = table[table[column] == value]
+    return table.iloc[0]
+
+
 def mss_by_class(P: Params, results: list[StageResult]) -> pd.DataFrame:
-    """MSS with intervals beside the paper's, one row per model and class ("all" first)."""
+    """MSS with intervals beside the paper's: one row per model and class, "all" first."""
+    draws = P.evaluation.bootstrap_samples, P.seed
     tables = []
     for r in results:
-        table = mss.mss_table(
-            r.similarities,
-            r.clips.labels,
-            r.clips.classes,
-            P.evaluation.bootstrap_samples,
-            P.seed,
-            videos(r.clips),
-        )
+        clips = r.clips
+        table = mss.mss_table(r.similarities, clips.labels, clips.classes, *draws, videos(clips))
         tables.append(table.assign(model=STAGES[r.stage]))
     return with_paper(pd.concat(tables, ignore_index=True), "mss", "class_name")
 
 
 def zero_shot(P: Params, results: list[StageResult], split: Split = "test") -> pd.DataFrame:
     """Video-level and frame-level AUC and AP in per cent, with intervals, beside the paper's."""
+    draws = P.evaluation.bootstrap_samples, P.seed
     rows = []
     for r in results:
-        video = video_metrics(
-            r.margins, r.clips.labels, P.evaluation.bootstrap_samples, P.seed, videos(r.clips)
-        )
-        frame = frame_metrics(_frames(P, r, split), P.evaluation.bootstrap_samples, P.seed)
+        video = video_metrics(r.margins, r.clips.labels, *draws, videos(r.clips))
+        frame = frame_metrics(_frames(P, r, split), *draws)
         rows.append(pd.concat([video, frame]).assign(model=STAGES[r.stage]))
-    table = pd.concat(rows, ignore_index=True)
-    table = per_cent(table).rename(columns={"metric": "setting"})
+    table = per_cent(pd.concat(rows, ignore_index=True)).rename(columns={"metric": "setting"})
     return with_paper(table, "zero_shot", "setting")
 
 
@@ -54,21 +81,19 @@ def paired(
     P: Params, before: StageResult, after: StageResult, split: Split = "test"
 ) -> pd.DataFrame:
     """Differences after - before on the same clips, with intervals: MSS, and AUC in points."""
-    labels, draws = before.clips.labels, (P.evaluation.bootstrap_samples, P.seed)
-    groups = videos(before.clips)
+    labels, groups = before.clips.labels, videos(before.clips)
+    draws = P.evaluation.bootstrap_samples, P.seed
     signed = [mss.signed_score(r.similarities, labels) for r in (before, after)]
-    mss_change = mss.paired_difference(*signed, mss.mean, *draws, groups)
-    video = mss.paired_difference(
-        before.margins, after.margins, auc_statistic(labels), *draws, groups
-    )
+    margins, auc = (before.margins, after.margins), auc_statistic(labels)
     frames = [_frames(P, r, split) for r in (before, after)]
     inside = [[video for video in part if video.abnormal] for part in frames]
     aucs = {
-        "video AUC": video,
+        "video AUC": mss.paired_difference(*margins, auc, *draws, groups),
         "frame AUC": _frame_difference(frames, draws),
         "in-clip frame AUC": _frame_difference(inside, draws),
     }
-    rows = [{"measure": "MSS", **mss_change._asdict()}]
+    change = mss.paired_difference(*signed, mss.mean, *draws, groups)
+    rows = [{"measure": "MSS", **change._asdict()}]
     for name, found in aucs.items():
         points = {k: v if k == "n" else 100 * v for k, v in found._asdict().items()}
         rows.append({"measure": name, **points})
@@ -89,95 +114,59 @@ def _frames(P: Params, result: StageResult, split: Split) -> list[FrameScores]:
 
 
 def umap_table(results: list[StageResult], seed: int) -> pd.DataFrame:
-    """UMAP of clips and prompts per model: columns panel, x, y, group."""
+    """UMAP of clips and prompts per model. Columns: panel, x, y, group."""
     tables = []
     for r in results:
         groups = ["abnormal clip" if label else "normal clip" for label in r.clips.labels]
         groups += ["normal prompt"] * len(r.normal) + ["abnormal prompt"] * len(r.abnormal)
-        points = np.concatenate([r.clips.embedding, r.normal, r.abnormal])
-        xy = mss.project_2d(points, seed)
+        xy = mss.project_2d(np.concatenate([r.clips.embedding, r.normal, r.abnormal]), seed)
         frame = pd.DataFrame({"x": xy[:, 0], "y": xy[:, 1], "group": groups})
         tables.append(frame.assign(panel=STAGES[r.stage]))
     return pd.concat(tables, ignore_index=True)
 
 
-def training_log(P: Params, stage: int) -> pd.DataFrame:
-    """Tidy log of a stage: columns step, term, value; one row per step and loss term."""
-    history = read_history(P.run_dir / f"stage{stage}")
+def training_log(P: Params, stage: Stage) -> pd.DataFrame:
+    """Tidy log of a trained stage. Columns: step, term, value; one row per step and loss term."""
+    history = read_history(stage_folder(P, stage).parent)
     rows = pd.concat([pd.DataFrame(history.steps), pd.DataFrame(history.validation)])
     terms = [c for c in rows if c.startswith("loss") or c == "validation_loss"]
     return rows.melt("step", terms, "term", "value").dropna()
 
 
 def prompt_wordings(P: Params, result: StageResult) -> pd.DataFrame:
-    """Video AUC (per cent) of every wording in the prompt file: how far words alone move it."""
-    model = stage_model(P, result.stage)
-    table = wording_table(
-        result.clips,
-        model.encode_text,
-        load_prompts(ROOT / P.evaluation.prompts),
-        P.evaluation.bootstrap_samples,
-        P.seed,
-        videos(result.clips),
-    )
-    return per_cent(table[table["metric"] == "video AUC"]).assign(
-        setting=lambda t: t["wording"], model=STAGES[result.stage]
-    )
+    """Video AUC (per cent) under every wording of the prompt file."""
+    encode = stage_model(P, result.stage).encode_text
+    draws = P.evaluation.bootstrap_samples, P.seed
+    table = wording_table(result.clips, encode, prompts_of(P), *draws, videos(result.clips))
+    table = per_cent(table[table["metric"] == "video AUC"])
+    return table.assign(setting=table["wording"], model=STAGES[result.stage])
 
 
 def by_difficulty(P: Params, results: list[StageResult]) -> pd.DataFrame:
     """Video AUC per difficulty of the mini world; one row "all" where clips have none."""
-    difficulty = _difficulty(P)
-    rows = []
+    path = P.data_dir / "clips.csv"
+    known = pd.read_csv(path).set_index("video")["difficulty"] if path.is_file() else {}
+    draws, rows = (P.evaluation.bootstrap_samples, P.seed), []
     for r in results:
-        groups = np.array(videos(r.clips))
-        levels = np.array([difficulty.get(name, "all") for name in groups])
-        for level in [x for x in ("easy", "medium", "hard", "all") if x in levels]:
+        groups, labels = np.array(videos(r.clips)), r.clips.labels
+        levels = np.array([known.get(name, "all") for name in groups])
+        for level in ("easy", "medium", "hard", "all"):
             part = levels == level
-            if len(set(r.clips.labels[part])) == 2:
-                table = video_metrics(
-                    r.margins[part],
-                    r.clips.labels[part],
-                    P.evaluation.bootstrap_samples,
-                    P.seed,
-                    groups[part],
-                )
+            if len(set(labels[part])) == 2:
+                table = video_metrics(r.margins[part], labels[part], *draws, groups[part])
                 rows.append(table.head(1).assign(setting=level, model=STAGES[r.stage]))
     return per_cent(pd.concat(rows, ignore_index=True))
 
 
-def _difficulty(P: Params) -> dict[str, str]:
-    path = P.data_dir / "clips.csv"
-    if not path.is_file():
-        return {}
-    clips = pd.read_csv(path)
-    return dict(zip(clips["video"], clips["difficulty"], strict=True))
-
-
 def per_cent(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with value, low and high, shares of one, in per cent."""
-    columns = ["value", "low", "high"]
-    return table.assign(**{name: 100 * table[name] for name in columns})
-
-
-def prompt_matrix(P: Params, result: StageResult) -> pd.DataFrame:
-    """Figure 2 as a table: cosine between every two prompts of the fixed sets."""
-    sets = load_prompts(ROOT / P.evaluation.prompts).sets
-    text = np.concatenate([result.normal, result.abnormal])
-    return mss.text_similarity_matrix(text, [*sets.normal, *sets.abnormal])
-
-
-def gaps_per_class(result: StageResult) -> pd.DataFrame:
-    """Figure 1 as a table: the first clip of each class, its similarity to both sets."""
-    clips = result.clips
-    table = mss.gap_table(result.similarities, clips.labels, clips.classes, clips.keys)
-    return table.groupby("class_name", sort=True).head(1).sort_values("class_name")
+    """The table with value, low and high in per cent instead of shares of one."""
+    return table.assign(**{name: 100 * table[name] for name in ("value", "low", "high")})
 
 
 def with_paper(table: pd.DataFrame, result: str, by: str) -> pd.DataFrame:
-    """Add column paper: its number (params/paper_results.yaml) by model and ``by``; nan if none.
+    """Add the column paper: the published number by model and ``by``; nan where there is none.
 
-    ``result`` is a heading of that file, such as "mss" (by class_name); without one, all are nan.
+    ``result`` is a heading of params/paper_results.yaml, such as "mss" (by class_name).
     """
     marks = paper_numbers().beside(result)
     pairs = zip(table["model"], table[by], strict=True)
@@ -185,7 +174,7 @@ def with_paper(table: pd.DataFrame, result: str, by: str) -> pd.DataFrame:
 
 
 def show(figure: figures.Figure, name: str, table: pd.DataFrame, P: Params) -> figures.Figure:
-    """Save a figure with its table under the run's figures/; named last in a cell, it is shown."""
+    """Save a figure and its table under the run's figures/ and return it for display."""
     source = provenance(P)
     figures.stamp(figure, ", ".join(f"{k}: {v}" for k, v in source.items()))
     write_json(P.run_dir / "figures" / "provenance.json", source)
@@ -193,7 +182,7 @@ def show(figure: figures.Figure, name: str, table: pd.DataFrame, P: Params) -> f
 
 
 def draw(name: str, table: pd.DataFrame, P: Params) -> figures.Figure:
-    """Write a table under the run's figures/ and draw it as the catalogue says, beside it."""
+    """Save a table under the run's figures/ and draw it as the catalogue says."""
     folder = P.run_dir / "figures"
     write_json(folder / "provenance.json", provenance(P))
     figures.write_table(table, folder / f"{name}.csv")

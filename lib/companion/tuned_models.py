@@ -1,7 +1,7 @@
-"""The models that are compared and their embeddings.
+"""The three models that are compared, and their embeddings: CLIP, Stage I, Full.
 
-They are CLIP as loaded, Alert-CLIP after Stage I, and after Stage II ("full"). All are embedded by
-the same code on the same clips.
+CLIP is the backbone as loaded; Full is the model after Stage II. The same code embeds the same
+clips with each of them.
 """
 
 import math
@@ -14,27 +14,25 @@ import torch
 from alertclip import mss
 from alertclip.backbone import load_backbone
 from alertclip.boxes import region_span
-from alertclip.clips import ClipDataset
 from alertclip.embeddings import ClipEmbeddings, embed_clips, reuse_or_embed
 from alertclip.export import load_alertclip
 from alertclip.files import sha256_json
 from alertclip.model import AlertCLIP
-from alertclip.prompts import PromptSets, load_prompts
+from alertclip.prompts import Prompts, load_prompts
 from alertclip.run_identity import weights_hash
 from alertclip.zero_shot import encode_sets
 from companion.profiles import ROOT, Params
 from companion.splits import Split, clip_dataset, is_surrogate, load_split, prepare_data
 from companion.stage_runs import resolve_device
-from detectors.frame_metrics import zero_shot_margin
 
 Stage = Literal["clip", "stage1", "full"]
 STAGES: dict[Stage, str] = {"clip": "CLIP", "stage1": "Stage I", "full": "Full"}
-WHOLE = (0.0, math.inf)
 FOLDERS = {"stage1": "stage1/final", "full": "stage2/final"}
+WHOLE = (0.0, math.inf)  # the span of an event without boxes or times: the whole clip
 
 
 class StageResult(NamedTuple):
-    """A stage's embeddings of one split beside the prompts in the same space."""
+    """A model's embeddings of one split, and of the prompts."""
 
     stage: Stage
     clips: ClipEmbeddings
@@ -43,30 +41,28 @@ class StageResult(NamedTuple):
 
     @property
     def similarities(self) -> np.ndarray:
-        """S_N and S_A of each clip: (N, 2)."""
+        """S_N and S_A per clip (B, 2)."""
         return mss.set_similarities(self.clips.embedding, self.normal, self.abnormal)
 
     @property
     def margins(self) -> np.ndarray:
-        """Zero-shot anomaly score of each clip: (N,)."""
-        return zero_shot_margin(self.clips.embedding, self.normal, self.abnormal)
+        """S_A - S_N per clip (B,): the zero-shot anomaly score."""
+        normal, abnormal = self.similarities.T
+        return abnormal - normal
 
 
 def stage_folder(P: Params, stage: Stage) -> Path:
-    """Folder of a tuned stage's weights."""
+    """The open_clip folder that a finished stage has written."""
     return P.run_dir / FOLDERS[stage]
 
 
 def stage_model(P: Params, stage: Stage) -> AlertCLIP:
-    """The model of a stage in evaluation mode. At "clip" nothing is tuned: mean-pooled CLIP."""
+    """The model of a stage in evaluation mode. For "clip" nothing is tuned: mean-pooled CLIP."""
     if stage != "clip":
         return load_alertclip(stage_folder(P, stage)).to(resolve_device(P)).eval()
     torch.manual_seed(P.seed)
-    model = AlertCLIP(
-        load_backbone(P.model.backbone, P.model.pretrained),
-        temporal_layers=P.model.temporal_layers,
-        temporal_heads=P.model.temporal_heads,
-    )
+    backbone = load_backbone(P.model.backbone, P.model.pretrained)
+    model = AlertCLIP(backbone, P.model.temporal_layers, P.model.temporal_heads)
     return model.to(resolve_device(P)).eval()
 
 
@@ -76,57 +72,55 @@ def text_embeddings(model: AlertCLIP, sentences: list[str]) -> np.ndarray:
     return model.encode_text(list(sentences)).float().cpu().numpy()
 
 
-def evaluate_stage(
-    P: Params, stage: Stage, split: Split = "test", prompts: PromptSets | None = None
-) -> StageResult:
-    """Embed a split with a stage's model (reused while weights and data are the same)."""
+def evaluate_stage(P: Params, stage: Stage, split: Split = "test") -> StageResult:
+    """Embed a split with a stage's model, or reuse the embeddings of equal weights and clips."""
     prepare_data(P)
     model = stage_model(P, stage)
-    sets = prompts or load_prompts(ROOT / P.evaluation.prompts).sets
-    dataset = clip_dataset(P, split, model.backbone.image_size)
-    clips = reuse_or_embed(
-        P.run_dir / "embeddings" / f"{stage}-{split}.safetensors",
-        _identity(P, model, split, dataset),
-        lambda: embed_clips(model, dataset, P.evaluation.batch_size, resolve_device(P)),
-    )
-    return StageResult(stage, clips, *encode_sets(model.encode_text, sets))
-
-
-def _identity(P: Params, model: AlertCLIP, split: Split, dataset: ClipDataset) -> dict[str, object]:
-    return {
+    dataset = clip_dataset(P, split, model.image_size)
+    identity = {
         "model": weights_hash(model),
         "split": split,
         "clips": [item.key for item in dataset.items],
         "videos": dataset.digest(),
-        "num_frames": P.data.num_frames,
+        "num_frames": dataset.num_frames,
     }
+    clips = reuse_or_embed(
+        P.run_dir / "embeddings" / f"{stage}-{split}.safetensors",
+        identity,
+        lambda: embed_clips(model, dataset, P.evaluation.batch_size, resolve_device(P)),
+    )
+    return StageResult(stage, clips, *encode_sets(model.encode_text, prompts_of(P).sets))
+
+
+def prompts_of(P: Params) -> Prompts:
+    """The profile's prompt file: P_N, P_A, class prompts and alternative wordings."""
+    return load_prompts(ROOT / P.evaluation.prompts)
 
 
 def videos(clips: ClipEmbeddings) -> list[str]:
-    """Video of each clip: what a bootstrap resamples together."""
+    """The video of each clip: what a bootstrap resamples together."""
     return [key.split("#")[0] for key in clips.keys]
 
 
 def event_spans(P: Params, split: Split) -> dict[str, list[tuple[float, float]]]:
     """Annotated events of each abnormal clip in seconds (end-exclusive), by clip key.
 
-    A region without boxes is the whole clip, as the annotation reader reports it.
+    A region without boxes spans the whole clip.
     """
-    items, _ = load_split(P, split)
+    abnormal = [item for item in load_split(P, split)[0] if item.is_abnormal]
     return {
         item.key: [region_span(region) or item.timestamps or WHOLE for region in item.regions]
-        for item in items
-        if item.is_abnormal
+        for item in abnormal
     }
 
 
 def provenance(P: Params) -> dict[str, object]:
-    """What every figure and export carries: profile, kind of data, seed, hashes."""
+    """What every figure and export states: profile, kind of data, seed, hashes."""
     data = "synthetic" if P.data.world == "miniworld" else P.data.world
     return {
         "profile": P.profile,
         "data": f"{data}, surrogate training text" if is_surrogate(P) else data,
         "seed": P.seed,
         "params": sha256_json(P.flat())[:12],
-        "prompts": load_prompts(ROOT / P.evaluation.prompts).digest[:12],
+        "prompts": prompts_of(P).digest[:12],
     }

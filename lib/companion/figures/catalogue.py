@@ -13,7 +13,7 @@ import pandas as pd
 
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, read_json
-from companion.figures import audit_figures, curation_figures, qa_figures
+from companion.figures import audit_figures, curation_figures, method, qa_figures
 from companion.figures.curves import loss_curves, score_curves
 from companion.figures.efficiency_figures import operations_per_module
 from companion.figures.failure_figures import CURVES
@@ -30,6 +30,8 @@ Draw = Callable[[pd.DataFrame], Figure]
 FRAMES = {
     "boxes_on_frames": "01_data_filtering",
     "screening_removed": "01_data_filtering",
+    "twin_frames": "03_stage1_global",
+    "region_on_grid": "04_stage2_joint",
     "failure_maps": "08_attention_failures",
     "failure_levels": "08_attention_failures",
     "failure_missed": "08_attention_failures",
@@ -55,6 +57,7 @@ CATALOGUE: dict[str, Draw] = {
     "wordings_clip": partial(auc_comparison, title="Video AUC of untuned CLIP by wording"),
     "umap_clip": partial(projection_panels, title="Clips and prompts before tuning"),
     "stage1_losses": partial(loss_curves, title="Stage I losses"),
+    "stage1_batch": method.batch_similarity,
     "stage1_mss": mss_per_class,
     "stage1_zero_shot": ZERO_SHOT,
     "stage1_umap": partial(projection_panels, title="Clips and prompts"),

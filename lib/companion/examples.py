@@ -1,0 +1,79 @@
+"""A few training clips, and tables of them, for the notebooks that show the method by hand."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from alertclip.cache import FrameCache
+from alertclip.clips import ClipDataset
+from alertclip.records import Item
+from companion.profiles import Params
+from companion.splits import load_split, prepare_data
+
+CORNERS = ("x1", "y1", "x2", "y2")
+MOST_FRAMES = 8  # per clip: a batch with gradients then fits into any memory
+
+
+def twin_clips(P: Params, image_size: tuple[int, int], pairs: int = 4) -> ClipDataset:
+    """Training clips in pairs: an everyday event, then the abnormal one that resembles it.
+
+    One pair per class, the easiest first. The mini world renders such twins from one seed; where a
+    data set has none, the pair is an abnormal clip and any normal one.
+    """
+    prepare_data(P)
+    chosen = pairs_of(load_split(P, "train")[0], P.data_dir / "clips.csv")[:pairs]
+    items = [item for pair in chosen for item in pair]
+    frames = min(MOST_FRAMES, P.data.num_frames)
+    return ClipDataset(
+        P.data_dir, items, frames, FrameCache(P.cache_dir, image_size), P.workers, cover=True
+    )
+
+
+def pairs_of(items: list[Item], world: Path) -> list[tuple[Item, Item]]:
+    """(normal, abnormal) items, one pair per class; ``world``: clips.csv of the mini world."""
+    normal = [item for item in items if not item.is_abnormal]
+    boxed = [i for i in items if i.is_abnormal and any(r.track for r in i.regions)]
+    twin: dict[str, Item] = {}
+    if world.is_file():
+        clips = pd.read_csv(world).set_index("video")
+        of_seed = {clips.loc[item.video, "seed"]: item for item in normal}
+        twin = {i.key: of_seed[clips.loc[i.video, "seed"]] for i in boxed}
+        boxed.sort(key=lambda i: clips.loc[i.video, ["distance", "night", "occlusion"]].sum())
+    easiest: dict[str, Item] = {}
+    for item in boxed:
+        easiest.setdefault(item.class_name, item)
+    return [
+        (twin.get(item.key, normal[n % len(normal)]), item)
+        for n, item in enumerate(easiest.values())
+    ]
+
+
+def frames_and_boxes(clips: Sequence[dict]) -> tuple[np.ndarray, pd.DataFrame]:
+    """Frames (N, T, H, W, 3) of samples and the table that `figures.method.twin_frames` draws."""
+    rows = []
+    for n, clip in enumerate(clips):
+        head = {"clip": n, "caption": clip["global_caption"], "label": clip["label"]}
+        for boxes, mask, *_ in clip["regions"]:
+            boxes = np.where(mask[:, None], boxes, np.nan)
+            for t, box in enumerate(boxes):
+                rows.append({**head, "frame": t, **dict(zip(CORNERS, box, strict=True))})
+    return np.stack([clip["frames"] for clip in clips]), pd.DataFrame(rows)
+
+
+def similarity_table(similarity: Mapping[str, np.ndarray], captions: Sequence[str]) -> pd.DataFrame:
+    """Similarity matrices (B, B) by model as the table that `batch_similarity` draws."""
+    return pd.DataFrame(
+        {"model": model, "clip": i + 1, "caption": j + 1, "text": text, "cosine": float(row[j])}
+        for model, matrix in similarity.items()
+        for i, (text, row) in enumerate(zip(captions, matrix, strict=True))
+        for j in range(len(row))
+    )
+
+
+def grid_table(weights: np.ndarray, box: np.ndarray) -> pd.DataFrame:
+    """Weights (h, w) of the patches and the box as the table that `region_on_grid` draws."""
+    row, column = np.indices(weights.shape)
+    table = {"row": row.ravel(), "column": column.ravel(), "weight": np.ravel(weights)}
+    return pd.DataFrame(table).assign(**dict(zip(CORNERS, map(float, box), strict=True)))

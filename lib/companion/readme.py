@@ -1,0 +1,113 @@
+"""``python -m companion.readme``: write the numbers of README.md and docs/ from the CSVs.
+
+The texts are templates in docs/templates; README.md takes its results table between two markers.
+"""
+
+import sys
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from alertclip.errors import InputError
+from alertclip.files import atomic_write
+from companion.ablation_tables import ablation_table, reference_table
+from companion.profiles import ROOT
+
+TEMPLATES = ROOT / "docs" / "templates"
+PAGES = ("results.md", "speed.md")
+BEGIN, END = "<!-- results: python -m companion.readme -->", "<!-- end of results -->"
+
+
+def main() -> int:
+    """Write every page whose text has changed, and say which."""
+    for path, text in pages().items():
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            with atomic_write(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+            print(f"written: {path.relative_to(ROOT)}")
+    return 0
+
+
+def pages() -> dict[Path, str]:
+    """What README.md and the generated pages of docs/ should hold."""
+    loader = FileSystemLoader(TEMPLATES, encoding="utf-8")
+    templates = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)
+    templates.globals.update(num=num, ci=ci, change=change, without=without, total=total)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    if BEGIN not in readme or END not in readme:
+        raise InputError(f"README.md: the markers {BEGIN} and {END} are missing")
+    before, after = readme.split(BEGIN)[0], readme.split(END)[1]
+    table = templates.get_template("readme_results.md").render()
+    made = {ROOT / "docs" / name: templates.get_template(name).render() for name in PAGES}
+    return {ROOT / "README.md": f"{before}{BEGIN}\n{table}{END}{after}", **made}
+
+
+def num(
+    name: str, digits: int = 1, column: str = "value", scale: float = 1, **where: object
+) -> str:
+    """A number of a CSV: the only row whose columns have the values of ``where``."""
+    return f"{scale * _row(name, where)[column]:.{digits}f}"
+
+
+def ci(name: str, digits: int = 1, column: str = "value", scale: float = 1, **where: object) -> str:
+    """The same with its interval, as "39.0 [34.3, 43.7]"."""
+    row = scale * _row(name, where)[[column, "low", "high"]].astype(float)
+    return _interval(*row, digits)
+
+
+def total(name: str, **where: object) -> int:
+    """Sum of the column items over the rows of a CSV that have the values of ``where``."""
+    return int(_rows(_table(name), where)["items"].sum())
+
+
+def change(title: str, metric: str, digits: int = 1) -> str:
+    """Change of a variant in the committed ablations, over seeds, with its interval."""
+    return _interval(*_change(title, metric), digits)
+
+
+def without(title: str, metric: str, digits: int = 1) -> str:
+    """The same as a loss: how much the metric falls in the variant."""
+    value, low, high = _change(title, metric)
+    return _interval(-value, -high, -low, digits)
+
+
+def _change(title: str, metric: str) -> tuple[float, float, float]:
+    row = _only(_ablations(metric), {"title": title}, f"ablations, {metric}")
+    return row["change"], row["low"], row["high"]
+
+
+def _row(name: str, where: dict[str, object]) -> pd.Series:
+    return _only(_table(name), where, name)
+
+
+@cache
+def _ablations(metric: str) -> pd.DataFrame:
+    return ablation_table(reference_table(), metric)
+
+
+@cache
+def _table(name: str) -> pd.DataFrame:
+    return pd.read_csv(ROOT / name if "/" in name else ROOT / "figures" / name)
+
+
+def _rows(table: pd.DataFrame, where: dict[str, object]) -> pd.DataFrame:
+    for column, value in where.items():
+        table = table[table[column] == value]
+    return table
+
+
+def _only(table: pd.DataFrame, where: dict[str, object], name: str) -> pd.Series:
+    found = _rows(table, where)
+    if len(found) != 1:
+        raise InputError(f"{name}: {len(found)} rows with {where}; a template needs exactly one")
+    return found.iloc[0]
+
+
+def _interval(value: float, low: float, high: float, digits: int) -> str:
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

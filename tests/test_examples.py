@@ -1,0 +1,58 @@
+"""The clips and tables of the notebooks that show the method by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from alertclip.records import Item, Keyframe, Region
+from companion import examples, result_tables
+
+BOX = (0.1, 0.2, 0.3, 0.4)
+
+
+def clip(video: str, boxed: bool = False) -> Item:
+    return Item(video, "caption", (Region("region", (Keyframe(1, BOX),) if boxed else ()),))
+
+
+ITEMS = [clip("Normal/n1.mp4"), clip("Normal/n2.mp4"), clip("Normal/n3.mp4"),
+         clip("Fire/f3.mp4", True), clip("Fire/f2.mp4", True), clip("Robbery/r1.mp4", True),
+         clip("Robbery/r2.mp4")]  # fmt: skip
+
+
+def test_pairs_are_twins_of_one_seed_easiest_first(tmp_path: Path) -> None:
+    world = tmp_path / "clips.csv"
+    hard = {"Fire/f3.mp4": 0.9, "Fire/f2.mp4": 0.2, "Robbery/r1.mp4": 0.1}
+    rows = [{"video": i.video, "seed": int(i.video[-5]), "distance": hard.get(i.video, 0.5),
+             "night": 0.0, "occlusion": 0.0} for i in ITEMS]  # fmt: skip
+    pd.DataFrame(rows).to_csv(world, index=False)
+    names = [(a.video[-6:-4], b.video[-6:-4]) for a, b in examples.pairs_of(ITEMS, world)]
+    assert names == [("n1", "r1"), ("n2", "f2")]
+
+
+def test_without_twins_any_normal_clip_serves(tmp_path: Path) -> None:
+    names = [(a.video[-6:-4], b.video[-6:-4]) for a, b in examples.pairs_of(ITEMS, tmp_path / "no")]
+    assert names == [("n1", "f3"), ("n2", "r1")]
+
+
+def test_boxes_are_drawn_only_where_the_mask_is_true() -> None:
+    boxes, mask = np.tile(np.float32(BOX), (3, 1)), np.array([False, True, False])
+    sample = {"frames": np.zeros((3, 4, 4, 3), np.uint8), "global_caption": "c", "label": 1,
+              "regions": [(boxes, mask, "r", [])]}  # fmt: skip
+    frames, table = examples.frames_and_boxes([sample])
+    assert frames.shape == (1, 3, 4, 4, 3)
+    assert table["x1"].notna().tolist() == [False, True, False]
+    np.testing.assert_allclose(table.loc[1, ["x1", "y1", "x2", "y2"]].astype(float), BOX, 1e-6)
+
+
+def test_similarity_table_keeps_rows_as_clips() -> None:
+    table = examples.similarity_table({"CLIP": np.array([[1.0, 2.0], [3.0, 4.0]])}, ["a", "b"])
+    row = result_tables.pick(table, clip=1, caption=2)
+    assert (row["cosine"], row["text"]) == (2.0, "a")
+
+
+def test_sentences_read_the_interval() -> None:
+    rows = [pd.Series({"value": v, "low": v - 1, "high": v + 1}) for v in (2.0, -2.0, 0.5)]
+    words = ["above zero", "below zero", "not distinguishable from zero"]
+    assert [result_tables.side(row) for row in rows] == words
+    assert result_tables.with_interval(rows[1]) == "-2.0 [-3.0, -1.0]"

@@ -1,0 +1,43 @@
+"""The numbers in README.md and docs/ are those of the CSVs, and their links lead somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from alertclip.errors import InputError
+from companion import readme
+from companion.profiles import ROOT
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_pages_hold_what_the_tables_say() -> None:
+    for path, text in readme.pages().items():
+        hint = f"{path.name}: run python -m companion.readme"
+        assert path.read_text(encoding="utf-8") == text, hint
+
+
+def test_a_number_that_matches_no_row_or_several_is_refused() -> None:
+    with pytest.raises(InputError, match="mss_clip.csv: 0 rows"):
+        readme.num("mss_clip.csv", 3, "mss", class_name="Arson")
+    with pytest.raises(InputError, match="rows with"):
+        readme.num("stage1_mss.csv", 3, "mss", class_name="all")  # CLIP and Stage I
+
+
+def test_loss_is_the_change_with_its_sign_and_interval_turned() -> None:
+    kept = readme.change("global", "video AUC")
+    value, low, high = (-float(x) for x in re.findall(r"-?[\d.]+", kept))
+    assert readme.without("global", "video AUC") == f"{value:.1f} [{high:.1f}, {low:.1f}]"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_to_files(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)\)", page.read_text(encoding="utf-8"))
+    local = [link for link in links if not link.startswith("http")]
+    missing = [link for link in local if not (page.parent / link).exists()]
+    assert not missing
+
+
+def test_readme_stays_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 110
