@@ -25,12 +25,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from alertclip.errors import InputError
 from alertclip.export import META
 from alertclip.files import atomic_write, locked, progress, sha256_json
-from companion import result_tables, tuned_models
+from companion import result_tables, screening_tables, tuned_models
 from companion.figures.style import write_table
 from companion.profiles import ABLATIONS, ROOT, Params, from_flat, load_params, parse_overrides
 from companion.splits import prepare_data
 from companion.stage_runs import run_stage
-from curation import audit_report
 from detectors import backbone_tables, cross_domain
 
 STAGE1 = ("stage1_", "lora_", "temporal_", "world", "annotations_", "backbone", "pretrained",
@@ -103,7 +102,7 @@ def _faulty(P: Params, variant: Variant) -> Params:
     if not variant.negatives:
         return P
     folder = P.run_dir / "negatives"
-    audit_report.plant_and_clean(P, folder)
+    screening_tables.plant_and_clean(P, folder)
     return cross_domain.changed(
         P, {"hard_negatives_train": str(folder / f"{variant.negatives}.json")}
     )

@@ -1,24 +1,29 @@
 """Four-option questions about anomaly type and time, one per test video (VA-GPT, Figures 3-4).
 
-The paper shows the form and not how the wrong options were made. Here their classes are drawn from
-the benchmark's, their times from other videos' events, so that neither looks unlike the truth.
+The paper does not say how the wrong options were made. Here their classes are drawn from the
+benchmark's and their times from other videos' events, so that both look like the truth.
 """
 
 import re
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from alertclip.errors import InputError
 from detectors.event_annotations import VideoTruth
-from vagpt.instructions import words
 
 LETTERS = "ABCD"
 SHIFTS = 9  # places to which an event is moved where other videos' events do not serve
 Kind = Literal["total", "temporal"]
 Span = tuple[float, float]
+
+
+def words(class_name: str) -> str:
+    """A class name in words: "RoadAccidents" -> "road accidents"."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|_", " ", class_name).lower()
 
 
 class Footage(NamedTuple):
@@ -59,6 +64,26 @@ class Question(NamedTuple):
         return self.options[self.right].class_name is not None
 
 
+class QuestionSet(NamedTuple):
+    """Questions with the videos behind them: ``parts`` numbers those joined to each footage.
+
+    Clips of the mini world last 8 s and most events run to their end, so that times could be
+    guessed: there several videos are joined to one footage. The paper asks about single videos.
+    """
+
+    videos: list[Footage]
+    parts: list[list[int]]
+    footages: list[Footage]
+    questions: list[Question]
+    step: float  # s between frame embeddings
+    paths: list[Path]
+
+    def joined(self, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Arrays (n, ...) per video -> one array per footage, by name."""
+        parts = zip(self.footages, self.parts, strict=True)
+        return {f.name: np.concatenate([arrays[i] for i in numbers]) for f, numbers in parts}
+
+
 def join(videos: Sequence[Footage], name: str) -> Footage:
     """Several videos shown one after the other as one footage, named ``name``."""
     starts = np.cumsum([0.0, *(video.duration for video in videos)])
@@ -69,8 +94,7 @@ def join(videos: Sequence[Footage], name: str) -> Footage:
 
 
 def neighbours(videos: Sequence[Footage], count: int, seed: int) -> list[list[int]]:
-    """For each video the ``count`` videos joined to its footage: itself, at a place drawn by seed,
-    and normal ones. With one, footage is the video."""
+    """For each video those of its footage: itself, at a drawn place, and ``count`` - 1 normal."""
     normal = [i for i, video in enumerate(videos) if not video.spans]
     plans = []
     for i, video in enumerate(videos):

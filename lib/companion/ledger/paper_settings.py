@@ -9,7 +9,6 @@ import pandas as pd
 from companion.profiles import Params
 from detectors import anomalyclip, vadclip
 from detectors.benchmarks import load_benchmark
-from vagpt.temporal_classifier import ClassifierSettings
 
 BENCHMARKS = ("ucf_crime", "xd_violence", "shanghaitech", "ubnormal", "msad")
 
@@ -26,8 +25,9 @@ def settings_table(P: Params) -> pd.DataFrame:
             values[f"{stage}_epochs"] = f"{steps} steps"  # they override the epochs
     rows = list(values.items())
     rows += [*_vadclip(P), *_anomalyclip(P)]
-    used = ClassifierSettings(P.qa.learning_rate, P.qa.batch_size, P.qa.hidden, P.qa.epochs, P.seed)
-    rows += [(f"temporal_classifier.{k}", v) for k, v in asdict(used).items()]
+    used = ("learning_rate", "batch_size", "hidden", "epochs")
+    rows += [(f"temporal_classifier.{name}", getattr(P.qa, name)) for name in used]
+    rows += [("temporal_classifier.seed", P.seed)]
     rows += [row for name in BENCHMARKS for row in _counts(name)]
     return pd.DataFrame(rows, columns=["name", "value"])
 
