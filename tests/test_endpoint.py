@@ -212,7 +212,10 @@ def test_a_local_model_answers_through_the_same_interface(tmp_path, monkeypatch)
     monkeypatch.setattr("curation.chat_models.MAX_TOKENS", 4)
     model, frame = LocalModel(str(tmp_path), "system"), np.zeros((24, 32, 3), np.uint8)
     assert model.ask("hello", [frame, frame]) == model.ask("hello", [frame, frame])
-    assert model.ask("hello", [frame]) != model.ask("hello", [frame + 200])
+    given, generate = [], model._run.model.generate
+    monkeypatch.setattr(model._run.model, "generate", lambda **k: given.append(k) or generate(**k))
+    model.ask("hello", [frame, frame])
+    assert given[0]["pixel_values"].shape[0] == 2 and not given[0]["do_sample"]
     assert outcome(model)["status"] == "broken"
     with pytest.raises(InputError, match="no image-and-text model"):
         LocalModel(str(tmp_path / "none"))

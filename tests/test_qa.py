@@ -183,7 +183,7 @@ def test_template_pairs_and_record():
         ("Sure! " + json.dumps(GOOD), "not one JSON list"),
         (json.dumps(GOOD)[:-3], "not one JSON list"),
         (json.dumps(GOOD[1:]), "not a list of 3"),
-        (json.dumps([*GOOD[:2], {"question": ins.LAST}]), "no answer"),
+        (json.dumps([*GOOD[:2], {"question": ins.LAST}]), "questions and answers"),
         (json.dumps([GOOD[0], GOOD[0], GOOD[2]]), "twice"),
         (json.dumps(GOOD[::-1]), "last question"),
         (json.dumps([*GOOD[:2], GOOD[2] | {"answer": "No, calm."}]), "begin with Yes"),

@@ -94,13 +94,13 @@ class Endpoint:
 class LocalModel:
     """A transformers image-and-text model, decoded greedily: a rerun gives the same answers."""
 
-    def __init__(self, model: str, system: str = "", device: str = "cpu") -> None:
+    def __init__(self, model: str, system: str = "") -> None:
         """Load safetensors weights by folder or name; InputError if there is no such model."""
-        from transformers import pipeline  # slow to import
+        from transformers import pipeline  # slow to import; chooses the device itself
 
         safe = {"use_safetensors": True}
         try:
-            self._run = pipeline("image-text-to-text", model, device=device, model_kwargs=safe)
+            self._run = pipeline("image-text-to-text", model, model_kwargs=safe)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"{model}: no image-and-text model to load ({reason})") from None

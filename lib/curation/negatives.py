@@ -1,8 +1,8 @@
-"""Write hard negatives for annotated clips: ask a chat model, check, repair, record, publish.
+"""Write hard negatives: ask a chat model, check, repair, record, publish in VAGTA's format.
 
-``python -m curation.negatives FILE --videos FOLDER --out negatives.json --base-url URL --model
-NAME`` asks an endpoint, ``--writer local`` a model on this machine; ``--dry-run`` only counts.
-FILE is an annotation file of VAGTA, or a hard-negative file whose captions are taken.
+``python -m curation.negatives FILE --videos FOLDER --base-url URL --model NAME`` asks an endpoint,
+``--writer local`` a model on this machine. FILE is an annotation file of VAGTA, or a hard-negative
+file whose captions are taken.
 """
 
 import argparse
@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 
 from alertclip.boxes import region_span
 from alertclip.errors import InputError
 from alertclip.files import locked, progress, read_json, sha256_json, write_json
-from alertclip.records import CLOCK, Item, Region, item_key
+from alertclip.records import CLOCK, Item, item_key
 from alertclip.vagta import load_surrogate, load_vagta
 from alertclip.video import DecodeError, probe, read_frames, uniform_indices
 from curation import PARAMS
@@ -35,7 +34,6 @@ LONGER_SIDE = 448  # pixels of an attached frame
 IMAGE_TOKENS = 336 * 448 // 28**2  # of a 4:3 frame, as Qwen2.5-VL counts
 CHARACTERS_PER_TOKEN = 4  # of English text, roughly
 ANSWER_TOKENS = 3 * MAX_TOKENS + 20  # three captions and the list around them
-QUOTED = 1000  # characters of a broken answer that are sent back
 SILENT = 5  # units in a row without a reply: the endpoint is down
 Row = dict[str, Any]
 
@@ -63,27 +61,14 @@ class Unit:
 
 def units(items: Sequence[Item]) -> list[Unit]:
     """One unit per region, in order; the region of a normal clip is its whole segment."""
-    return [
-        Unit(
-            item.video,
-            index,
-            region.caption,
-            item.is_abnormal,
-            item.timestamps,
-            _frames_25(region),
-            region_span(region) or item.timestamps,
-        )
-        for item in items
-        for index, region in enumerate(item.regions)
-    ]
-
-
-def _frames_25(region: Region) -> tuple[int, int] | None:
-    if region.track:
-        return region.track[0].frame, region.track[-1].frame
-    if region.span:
-        return round(region.span[0] * CLOCK) + 1, round(region.span[1] * CLOCK) + 1
-    return None
+    found = []
+    for item in items:
+        for index, region in enumerate(item.regions):
+            span = region_span(region)
+            frames = span and tuple(round(second * CLOCK) + 1 for second in span)
+            about = item.video, index, region.caption, item.is_abnormal, item.timestamps
+            found.append(Unit(*about, frames, span or item.timestamps))
+    return found
 
 
 @dataclass(frozen=True)
@@ -101,14 +86,10 @@ class NegativePrompts:
         Caption and answer are JSON strings, so that they cannot end their quotation.
         """
         text = self.abnormal_to_normal if unit.abnormal else self.normal_to_abnormal
-        prompt = text.format(
-            caption=json.dumps(unit.caption, ensure_ascii=False), tokens=MAX_TOKENS
-        )
-        if not broken:
-            return prompt
+        caption, quoted = (json.dumps(t, ensure_ascii=False) for t in (unit.caption, answer[:1000]))
         named = "; ".join(violation.detail for violation in broken)
-        quoted = json.dumps(answer[:QUOTED], ensure_ascii=False)
-        return prompt + self.repair.format(answer=quoted, violations=named)
+        again = self.repair.format(answer=quoted, violations=named) if broken else ""
+        return text.format(caption=caption, tokens=MAX_TOKENS) + again
 
 
 def load_negative_prompts(path: Path | str = PROMPTS) -> NegativePrompts:
@@ -117,10 +98,8 @@ def load_negative_prompts(path: Path | str = PROMPTS) -> NegativePrompts:
         prompts = NegativePrompts(**yaml.safe_load(Path(path).read_text(encoding="utf-8")))
         for abnormal in (True, False):
             prompts.task(Unit("", 0, "", abnormal), "", [Violation("", None, "")])
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot be read as YAML ({error})") from None
-    except (TypeError, AttributeError, LookupError, ValueError) as error:
-        raise InputError(f"{path}: not a prompt file ({error})") from None
+    except (OSError, yaml.YAMLError, TypeError, AttributeError, LookupError, ValueError) as error:
+        raise InputError(f"{path}: not a prompt file in YAML ({error})") from None
     return prompts
 
 
@@ -135,23 +114,24 @@ class Writer:
         self.name = f"{model.name}, prompts {sha256_json(vars(prompts))[:12]}, {frames} frames"
 
     def digest(self, unit: Unit) -> str:
-        """What a result belongs to: unit, caption, model and prompts."""
+        """Name of a unit's result by this model and these prompts."""
         return sha256_json([unit.key, unit.caption, unit.abnormal, self.name])[:24]
 
     def write(self, unit: Unit, repairs: int) -> Row:
-        """Outcome for a unit after at most ``repairs`` repaired answers.
+        """A unit's status, attempts, negatives, violations of the last answer, and reason.
 
-        status: ok, broken (contract), silent (no reply) or unreadable (video); negatives are empty
-        unless ok; violations are those of the last answer.
+        status: ok, broken (contract, after ``repairs`` more answers), silent (no reply) or
+        unreadable (video); negatives are empty unless ok.
         """
         answer, broken, row = "", [], {"negatives": [], "violations": [], "reason": ""}
         for attempt in range(1, repairs + 2):
             row["attempts"] = attempt
             try:
                 answer = self.model.ask(self.prompts.task(unit, answer, broken), self._shown(unit))
-            except (NoReply, DecodeError) as error:
-                silent = isinstance(error, NoReply)
-                return row | {"status": "silent" if silent else "unreadable", "reason": str(error)}
+            except NoReply as error:
+                return row | {"status": "silent", "reason": str(error)}
+            except DecodeError as error:
+                return row | {"status": "unreadable", "reason": str(error)}
             negatives, broken = read_answer(answer, unit.caption)
             if not broken:
                 return row | {"status": "ok", "negatives": negatives}
@@ -170,10 +150,9 @@ class Writer:
 
 
 class Results:
-    """Rows by digest in a JSONL file that survives a kill; the last row of a digest counts.
+    """Rows by digest in a JSONL file; the last row of a digest counts.
 
-    Each row is on disk before the next is asked for. A torn last line is cut off; InputError names
-    any other line that is no row.
+    A last line torn by a kill is cut off; InputError names any other line that is no row.
     """
 
     def __init__(self, path: Path) -> None:
@@ -186,28 +165,23 @@ class Results:
                 row = json.loads(line)
                 self.rows[row["digest"]] = row
             except (ValueError, TypeError, LookupError, RecursionError):
-                raise InputError(
-                    f"{path}, line {number}: not a result row; remove the line"
-                ) from None
+                raise InputError(f"{path}, line {number}: not a result; remove the line") from None
         if len(whole) < len(content):
             os.truncate(path, len(whole))
 
     def add(self, row: Row) -> None:
-        """Append a row and wait until it is on disk."""
+        """Append a row."""
         with self.path.open("ab") as stream:
             stream.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-            stream.flush()
-            os.fsync(stream.fileno())
         self.rows[row["digest"]] = row
 
 
 def write_all(
     writer: Writer, chosen: Sequence[Unit], path: Path, repairs: int = 2
 ) -> dict[str, Row]:
-    """Outcome of each unit by digest, appended to the results file ``path`` one by one.
+    """Result of each unit by digest, appended to ``path``; finished ones are not asked for again.
 
-    A restarted call only asks for units without an ok result. Raises InputError if another process
-    writes the file, or if ``SILENT`` units in a row get no reply.
+    Raises InputError if another process writes the file, or ``SILENT`` units in a row get no reply.
     """
     with locked(path.with_name(f".{path.name}.lock"), wait=False):
         results, silent = Results(path), 0
@@ -229,17 +203,12 @@ def write_all(
 def published(writer: Writer, chosen: Sequence[Unit], rows: dict[str, Row], meta_file: str) -> Row:
     """The results as VAGTA publishes hard negatives; a unit without has an empty list."""
     found = [rows.get(writer.digest(unit), {}) for unit in chosen]
+    names = ("video", "region_index", "frames_25", "region_caption", "hard_negative", "timestamps")
     items = [
-        {
-            "video": unit.video,
-            "region_index": unit.region_index,
-            "frames_25": unit.frames_25 and list(unit.frames_25),
-            "region_caption": unit.caption,
-            "hard_negative": row.get("negatives", []),
-            "timestamps": unit.timestamps and list(unit.timestamps),
-        }
-        for unit, row in zip(chosen, found, strict=True)
-    ]
+        dict(zip(names, (u.video, u.region_index, u.frames_25, u.caption,
+                         row.get("negatives", []), u.timestamps), strict=True))
+        for u, row in zip(chosen, found, strict=True)
+    ]  # fmt: skip
     made = min((row["time"] for row in found if row), default=0)
     return {"meta_file": meta_file, "model": writer.name, "created_at": made, "items": items}
 
@@ -248,12 +217,9 @@ def estimate(chosen: Sequence[Unit], prompts: NegativePrompts, frames: int) -> d
     """Requests, images and tokens of writing for ``chosen``, one request each."""
     letters = sum(len(prompts.system + prompts.task(unit)) for unit in chosen)
     images = frames * sum(unit.abnormal for unit in chosen)
-    return {
-        "requests": len(chosen),
-        "images": images,
-        "prompt_tokens": round(letters / CHARACTERS_PER_TOKEN + images * IMAGE_TOKENS),
-        "completion_tokens": ANSWER_TOKENS * len(chosen),
-    }
+    tokens = round(letters / CHARACTERS_PER_TOKEN + images * IMAGE_TOKENS)
+    counts = {"requests": len(chosen), "images": images, "prompt_tokens": tokens}
+    return counts | {"completion_tokens": ANSWER_TOKENS * len(chosen)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -267,9 +233,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if args.dry_run:
             print(estimate(chosen, prompts, args.frames))
             return
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = (
-            LocalModel(args.model, prompts.system, device)
+        model: ChatModel = (
+            LocalModel(args.model, prompts.system)
             if args.writer == "local"
             else Endpoint(args.base_url, args.model, prompts.system, args.key_variable)
         )

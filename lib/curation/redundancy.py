@@ -100,10 +100,7 @@ def score_redundancy(pairs: pd.DataFrame, rank: np.ndarray) -> pd.DataFrame:
     always stays. Of a group of copies the one of lowest rank stays.
     """
     first = _first_of_group(pairs, rank)
-    scores = [
-        (5, "", -1, None) if clip == own else (1, COPY, clip, None)
-        for own, clip in enumerate(first)
-    ]
+    scores = [(5, "", -1, None) if c == i else (1, COPY, c, None) for i, c in enumerate(first)]
     for pair in pairs.sort_values("motion", ascending=False).itertuples():
         early, late = sorted((pair.a, pair.b), key=lambda clip: rank[clip])
         score = SCORES[pair.kind]
@@ -128,10 +125,8 @@ def _first_of_group(pairs: pd.DataFrame, rank: np.ndarray) -> list[int]:
 def _evidence(pair: object) -> str:
     if pair is None:
         return ""
-    return (
-        f"hash {pair.hash:.1f} (worst {pair.worst_hash}) of 64 bits, motion {pair.motion:.2f},"
-        f" cosine {pair.cosine:.2f}"
-    )
+    bits = f"hash {pair.hash:.1f} (worst {pair.worst_hash}) of 64 bits"
+    return f"{bits}, motion {pair.motion:.2f}, cosine {pair.cosine:.2f}"
 
 
 def _pairs(neighbours: np.ndarray) -> set[tuple[int, int]]:

@@ -70,9 +70,8 @@ def screen(
     consistency = score_consistency(found.clips, texts, names, scale)
     redundancy = _redundancy(found, quality["quality"].to_numpy())
     scores = pd.concat([quality, consistency, redundancy], axis=1)
-    table = pd.DataFrame({"clip": [item.key for item in items]})
-    table["class_name"] = [item.class_name for item in items]
-    table = table.merge(scores, on="clip", how="left")
+    named = [(item.key, item.class_name) for item in items]
+    table = pd.DataFrame(named, columns=["clip", "class_name"]).merge(scores, "left", on="clip")
     lost = table["quality"].isna()
     table.loc[lost, list(WEIGHTS)] = 1
     table.loc[lost, "quality_note"] = table.loc[lost, "clip"].map(found.failures)

@@ -15,15 +15,7 @@ from alertclip import mss
 from alertclip.errors import InputError
 from alertclip.video import DecodeError, probe, read_frames, uniform_indices
 from curation.chat_models import ChatModel, NoReply
-from vagpt.questions import (
-    LETTERS,
-    Option,
-    Question,
-    QuestionSet,
-    parse_reply,
-    prompt,
-    span_iou,
-)
+from vagpt.questions import LETTERS, Option, Question, QuestionSet, parse_reply, prompt, span_iou
 
 CHANCE = 100 / len(LETTERS)
 
@@ -143,17 +135,9 @@ def answer_all(questions: Sequence[Question], answerer: Answerer) -> pd.DataFram
             chosen = parse_reply(reply, question)
         except (NoReply, DecodeError) as error:
             reply, chosen = f"no reply: {error}", None
-        rows.append(
-            {
-                "video": question.video,
-                "kind": question.kind,
-                "abnormal": question.abnormal,
-                "right": question.right,
-                "reply": reply,
-                "chosen": np.nan if chosen is None else chosen,
-                "correct": chosen == question.right,
-            }
-        )
+        row = {name: getattr(question, name) for name in ("video", "kind", "abnormal", "right")}
+        correct, chosen = chosen == question.right, np.nan if chosen is None else chosen
+        rows.append(row | {"reply": reply, "chosen": chosen, "correct": correct})
     return pd.DataFrame(rows)
 
 
@@ -182,9 +166,9 @@ def accuracy_table(answers: pd.DataFrame, model: str) -> pd.DataFrame:
         interval = binomtest(correct, n).proportion_ci(method="wilson")
         numbers = (correct / n, interval.low, interval.high, part["chosen"].isna().mean())
         value, low, high, unparsable = (100 * float(number) for number in numbers)
-        row = {"setting": setting, "model": model, "value": value, "low": low, "high": high}
-        rows.append(row | {"n": n, "unparsable": unparsable, "above_chance": low > CHANCE})
-    return pd.DataFrame(rows)
+        rows.append((setting, model, value, low, high, n, unparsable, low > CHANCE))
+    names = ["setting", "model", "value", "low", "high", "n", "unparsable", "above_chance"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def accuracy_differences(

@@ -71,30 +71,26 @@ def read_uca(
             report.add(video, "its name begins with no class", "left out")
             continue
         for i, (span, sentence) in enumerate(zip(times, sentences, strict=True)):
-            where, pair = f"{video}, caption {i}", number_pair(span)
-            if not is_text(sentence):
-                report.add(where, "no text", "left out")
-            elif pair is None:
-                report.add(where, "times are not [start, end] in s", "left out")
-            elif not 0 <= pair[0] < min(pair[1], duration):
-                report.add(where, f"{span} s is no stretch of {duration:g} s", "left out")
-            else:
-                if pair[1] > duration + RESOLUTION:
-                    report.add(where, f"ends at {pair[1]:g} s, its video at {duration:g} s", "cut")
-                times_used, text = (pair[0], min(pair[1], duration)), sentence.strip()
-                abnormal = class_name != NORMAL and judge(text, class_name)
-                captions.append(TimedCaption(video, class_name, *times_used, text, abnormal))
+            where, (start, end) = f"{video}, caption {i}", number_pair(span) or (0.0, 0.0)
+            if not is_text(sentence) or not start < min(end, duration):
+                report.add(where, f"no text, or {span} is no stretch of {duration:g} s", "left out")
+                continue
+            if end > duration + RESOLUTION:
+                report.add(where, f"ends at {end:g} s, its video at {duration:g} s", "cut")
+            text = sentence.strip()
+            abnormal = class_name != NORMAL and judge(text, class_name)
+            about = video, class_name, start, min(end, duration)
+            captions.append(TimedCaption(*about, text, abnormal))
     return captions, report
 
 
 def _entry(entry: Any, where: str) -> tuple[float, list[Any], list[Any]]:
     fields = entry if isinstance(entry, dict) else {}
-    times, sentences = fields.get("timestamps"), fields.get("sentences")
-    duration = number(fields.get("duration"))
-    if duration is None or not isinstance(times, list) or not isinstance(sentences, list):
-        raise InputError(f"{where}: needs duration (s), timestamps and sentences")
-    if len(times) != len(sentences):
-        raise InputError(f"{where}: {len(times)} timestamps for {len(sentences)} sentences")
+    duration, times = number(fields.get("duration")), fields.get("timestamps")
+    sentences = fields.get("sentences")
+    lists = isinstance(times, list) and isinstance(sentences, list)
+    if duration is None or not lists or len(times) != len(sentences):
+        raise InputError(f"{where}: needs duration (s), and as many timestamps as sentences")
     return duration, times, sentences
 
 
