@@ -110,7 +110,7 @@ def test_polarity_by_words_knows_a_flip_from_none(world):
     table = audit.negatives_table(regions)
     assert audit.wrong_polarity(regions, table).mean() < 0.1
     own = table.assign(negative=table["caption"])
-    assert audit.wrong_polarity(regions, own).mean() > 0.9
+    assert audit.wrong_polarity(regions, own).mean() > 0.75
 
 
 def test_words_give_negatives_away_only_if_they_differ(world):
@@ -137,7 +137,10 @@ def test_the_clean_file_drops_what_is_flagged_and_nothing_else(tmp_path, small):
         ["People float in the air."],
         ["People walk.", "Two men hug."],
     ]
-    assert len(done) == 6 and done["kind"].tolist()[:2] == ["repeated, cut off", "equal to the positive, cut off"]
+    assert len(done) == 6 and done["kind"].tolist()[:2] == [
+        "repeated, cut off",
+        "equal to the positive, cut off",
+    ]
     again = audit.negatives_table(audit.read_regions(out))
     assert not again[list(audit.DROPPED)].any(axis=None)
     audit.clean(path, out, small[1], ["fantastical"])

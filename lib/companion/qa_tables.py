@@ -17,24 +17,12 @@ from companion.splits import load_split
 from detectors import weakly_supervised
 from detectors.benchmarks import load_benchmark, read_list
 from detectors.features import snippet_frames
-from vagpt import effective_tokens, questions
-from vagpt.answerers import (
-    Answerer,
-    accuracy_table,
-    answer_all,
-    chat_answerer,
-    class_log_probabilities,
-    similarity_answerer,
-)
+from vagpt import answerers, questions, temporal_classifier
+from vagpt import effective_tokens as tokens
+from vagpt.answerers import Answerer
 from vagpt.instructions import chat_model
 from vagpt.questions import QuestionSet
-from vagpt.temporal_classifier import (
-    FrameClassifier,
-    best_interval,
-    frame_logits,
-    interval_curve,
-    train_classifier,
-)
+from vagpt.temporal_classifier import FrameClassifier, frame_logits
 from vagpt.timed_captions import TimedCaption, frame_labels, from_items
 
 Vectors = Sequence[np.ndarray]
@@ -76,22 +64,22 @@ def stage_answerer(
 
     A class without sentences in the prompt file is represented by its name.
     """
-    prompts, benchmark = (
-        load_prompts(ROOT / P.evaluation.prompts),
-        load_benchmark(P.detector.benchmark),
-    )
-    sentences = [prompts.sets.normal]
-    for name in benchmark.abnormal_classes:
-        named = weakly_supervised.prompts(benchmark, [name])
-        sentences.append(prompts.classes.get(name) or named)
+    prompts = load_prompts(ROOT / P.evaluation.prompts)
+    benchmark = load_benchmark(P.detector.benchmark)
+    sentences = [prompts.sets.normal] + [
+        prompts.classes.get(name) or weakly_supervised.prompts(benchmark, [name])
+        for name in benchmark.abnormal_classes
+    ]
     texts = [tuned_models.text_embeddings(model, list(part)) for part in sentences]
     scale = float(model.logit_scale.detach().exp())
     logs = [
-        class_log_probabilities(v, texts, scale, classifier and frame_logits(classifier, v))
+        answerers.class_log_probabilities(
+            v, texts, scale, classifier and frame_logits(classifier, v)
+        )
         for v in vectors
     ]
     classes = [benchmark.normal_class, *benchmark.abnormal_classes]
-    return similarity_answerer(asked.joined(logs), asked.step, classes)
+    return answerers.similarity_answerer(asked.joined(logs), asked.step, classes)
 
 
 def chat_answerers(
@@ -101,7 +89,7 @@ def chat_answerers(
     if not P.qa.chat_model:
         return {}
     model = chat_model(P.qa.chat_url, P.qa.chat_model)
-    return {model.name: chat_answerer(model, asked, size, priors=priors)}
+    return {model.name: answerers.chat_answerer(model, asked, size, priors=priors)}
 
 
 def fit_classifier(P: Params, model: AlertCLIP) -> FrameClassifier:
@@ -115,23 +103,22 @@ def fit_classifier(P: Params, model: AlertCLIP) -> FrameClassifier:
     captions: dict[str, list[TimedCaption]] = {}
     for caption in from_items(load_split(P, "train")[0]):
         captions.setdefault(caption.video, []).append(caption)
-    centre: dict[str, int] = {}  # the first crop of each video
-    for i, name in enumerate(data.names):
-        centre.setdefault(name, i)
-    kept = [i for name, i in centre.items() if name in captions]
-    if not kept:
+    frames, labels = {}, {}
+    for name, features in zip(data.names, data.features, strict=True):
+        if name in captions and name not in frames:  # the first crop is the centre
+            times = (np.arange(len(features)) + 0.5) * step
+            frames[name], labels[name] = tokens.unit(features), frame_labels(captions[name], times)
+    if not frames:
         raise InputError("no training video has a timed caption; see annotations_train")
-    times = [(np.arange(len(data.features[i])) + 0.5) * step for i in kept]
-    labels = [frame_labels(captions[data.names[i]], t) for i, t in zip(kept, times, strict=True)]
-    frames = np.concatenate([effective_tokens.unit(data.features[i]) for i in kept])
-    return train_classifier(frames, np.concatenate(labels), P.qa, P.seed)
+    joined = (np.concatenate(list(parts.values())) for parts in (frames, labels))
+    return temporal_classifier.train_classifier(*joined, P.qa, P.seed)
 
 
 def classifier_spans(asked: QuestionSet, classifier: FrameClassifier, vectors: Vectors) -> Spans:
     """The classifier's interval in each footage."""
     logits = asked.joined([frame_logits(classifier, v) for v in vectors])
-    found = {name: best_interval(values) for name, values in logits.items()}
-    return {name: (asked.step * i.start, asked.step * i.end) for name, i in found.items()}
+    found = {name: temporal_classifier.best_interval(values) for name, values in logits.items()}
+    return {name: (asked.step * start, asked.step * end) for name, (start, end) in found.items()}
 
 
 def interval_table(P: Params, asked: QuestionSet, spans: Spans, model: str) -> pd.DataFrame:
@@ -160,7 +147,9 @@ def interval_curves(
     first = {item.classes[0]: item for item in reversed(asked.footages) if item.spans}
     tables = []
     for name, item in list(first.items())[:count]:
-        table = pd.DataFrame(interval_curve(item, logits[item.name], asked.step))
+        table = pd.DataFrame(
+            temporal_classifier.interval_curve(item, logits[item.name], asked.step)
+        )
         table.insert(1, "model", model)
         table.insert(0, "video", f"{item.name} ({name})")
         tables.append(table)
@@ -188,37 +177,36 @@ def token_table(
     also painted grey before embedding, since tokens have attended to each other. Columns as
     ``accuracy_table`` plus share (per cent) and rule.
     """
-    patches = [effective_tokens.backbone_patches(model, video) for video in frames]
-    distances = patch_distances(P, model, frames)
-    tables = []
+    patches = [tokens.backbone_patches(model, video) for video in frames]
+    distances, tables = patch_distances(P, model, frames), []
     for share, grey in [*((share, False) for share in shares), (P.qa.token_share, True)]:
-        kept = [effective_tokens.keep_top(d, share) for d in distances]
-        drawn = [
-            effective_tokens.keep_random(d.shape, share, P.seed + i)
-            for i, d in enumerate(distances)
-        ]
-        for rule, masks in {"largest change": kept, "drawn at random": drawn}.items():
-            if grey:
-                pairs, rule = zip(frames, masks, strict=True), f"{rule}, others grey"
-                painted = (effective_tokens.mask_frames(*pair) for pair in pairs)
-                vectors = [effective_tokens.embed_frames(model, video) for video in painted]
-            else:
-                pairs = zip(patches, masks, strict=True)
-                vectors = [effective_tokens.pool_kept(*pair) for pair in pairs]
-            answers = answer_all(asked.questions, stage_answerer(P, model, asked, vectors))
-            table = accuracy_table(answers, tuned_models.STAGES["full"])
+        for rule in ("largest change", "drawn at random"):
+            vectors = []
+            for i, moved in enumerate(distances):
+                kept = tokens.keep_random(moved.shape, share, P.seed + i)
+                if rule == "largest change":
+                    kept = tokens.keep_top(moved, share)
+                if grey:
+                    vectors.append(tokens.embed_frames(model, tokens.mask_frames(frames[i], kept)))
+                else:
+                    vectors.append(tokens.pool_kept(patches[i], kept))
+            answers = answerers.answer_all(
+                asked.questions, stage_answerer(P, model, asked, vectors)
+            )
+            table = answerers.accuracy_table(answers, tuned_models.STAGES["full"])
+            rule = f"{rule}, others grey" if grey else rule
             tables.append(table.assign(share=100 * share, rule=rule))
     return pd.concat(tables, ignore_index=True)
 
 
 def patch_distances(P: Params, model: AlertCLIP, frames: Vectors) -> list[np.ndarray]:
     """How much each patch of each video changed, on the backbone's grid: (n, h, w) per video."""
-    own = [effective_tokens.backbone_patches(model, video) for video in frames]
+    own = [tokens.backbone_patches(model, video) for video in frames]
     if not P.qa.token_encoder:
-        return [effective_tokens.patch_difference(p) for p in own]
-    encode = effective_tokens.timm_patches(P.qa.token_encoder, device=str(model.mean.device))
-    moved = (effective_tokens.patch_difference(encode(video)) for video in frames)
-    return [effective_tokens.on_grid(d, p.shape[1:3]) for d, p in zip(moved, own, strict=True)]
+        return [tokens.patch_difference(p) for p in own]
+    encode = tokens.timm_patches(P.qa.token_encoder, device=str(model.mean.device))
+    moved = (tokens.patch_difference(encode(video)) for video in frames)
+    return [tokens.on_grid(d, p.shape[1:3]) for d, p in zip(moved, own, strict=True)]
 
 
 def instruction_counts(captions: Sequence[TimedCaption], records: Sequence[dict]) -> pd.DataFrame:

@@ -242,7 +242,7 @@ def clean(
     return failed[["key", "negative"]].assign(kind=named)
 
 
-def summary(regions: pd.DataFrame, table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+def summary(regions: pd.DataFrame, table: pd.DataFrame, seed: int = 42) -> pd.DataFrame:
     """The audit in one table of shares: columns direction, measure, value, low, high, n."""
     parts = [violation_table(regions, table, seed=seed).rename(columns={"kind": "measure"})]
     shortcut = shortcut_table(regions, table, seed=seed)

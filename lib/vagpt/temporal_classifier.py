@@ -6,7 +6,6 @@ tokens). The paper does not say how the interval is chosen.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,14 +16,6 @@ from alertclip.errors import InputError
 from detectors.frame_metrics import inside
 from vagpt.qa_protocol import QAParams
 from vagpt.questions import Footage, words
-
-
-class Interval(NamedTuple):
-    """A stretch of frames [start, end) and the mean probability of an anomaly in it."""
-
-    start: int
-    end: int
-    confidence: float
 
 
 class FrameClassifier(nn.Module):
@@ -74,8 +65,8 @@ def frame_logits(classifier: FrameClassifier, v: np.ndarray) -> np.ndarray:
     return classifier(torch.from_numpy(v)).numpy()
 
 
-def best_interval(logits: np.ndarray) -> Interval:
-    """The stretch with the greatest sum of logits (n,), never empty: the likeliest single event.
+def best_interval(logits: np.ndarray) -> tuple[int, int]:
+    """Frames [start, end) of the greatest sum of logits (n,), never empty: the likeliest event.
 
     The sum is how much more likely "abnormal just here" is than "normal throughout", in log
     likelihood, so no threshold is needed.
@@ -85,19 +76,17 @@ def best_interval(logits: np.ndarray) -> Interval:
     sums = np.concatenate([[0.0], np.cumsum(logits, dtype=float)])
     lowest = np.minimum.accumulate(sums[:-1])  # over the starts up to each frame
     last = int((sums[1:] - lowest).argmax())
-    start = int(sums[: last + 1].argmin())
-    inner = logits[start : last + 1].astype(float)
-    return Interval(start, last + 1, float((1 / (1 + np.exp(-inner))).mean()))
+    return int(sums[: last + 1].argmin()), last + 1
 
 
 def interval_curve(item: Footage, logits: np.ndarray, step: float) -> dict[str, np.ndarray]:
     """One footage's curve, a value every ``step`` s: time_s, score, truth and picked (0 or 1)."""
-    frames, chosen = np.arange(len(logits)), best_interval(logits)
+    frames, (start, end) = np.arange(len(logits)), best_interval(logits)
     return {
         "time_s": frames * step,
         "score": 1 / (1 + np.exp(-logits.astype(float))),
         "truth": inside((frames + 0.5) * step, item.spans).astype(int),
-        "picked": ((frames >= chosen.start) & (frames < chosen.end)).astype(int),
+        "picked": ((frames >= start) & (frames < end)).astype(int),
     }
 
 
