@@ -381,7 +381,8 @@ def test_a_classifier_learns_from_the_centre_crop_of_captioned_videos(monkeypatc
     items = [item, replace(item, video="Abuse3_x264.mp4", timestamps=(0.0, 0.1))]
     monkeypatch.setattr(qa_tables.weakly_supervised, "training_set", lambda *_: data)
     monkeypatch.setattr(qa_tables, "load_split", lambda *_: (items, None))
-    monkeypatch.setattr(qa_tables, "train_classifier", lambda *given: trained.extend(given))
+    classifier = qa_tables.temporal_classifier
+    monkeypatch.setattr(classifier, "train_classifier", lambda *given: trained.extend(given))
     qa_tables.fit_classifier(P, None)
     assert trained[0].argmax(1).tolist() == [0, 0, 0, 2, 2, 2]
     assert trained[1].tolist() == [False, True, True, False, False, False]

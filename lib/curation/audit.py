@@ -68,9 +68,10 @@ def _region(row: object, where: str) -> dict[str, object]:
     named = isinstance(row, dict) and is_text(row.get("video")) and "region_index" in row
     if not named or not is_text(row.get("region_caption")):
         raise InputError(f"{where}: needs video, region_index and region_caption")
-    item, span, negatives = Item(row["video"], "", ()), row.get("timestamps"), row["hard_negative"]
+    item, span = Item(row["video"], "", ()), row.get("timestamps")
     if span is not None and not (isinstance(span, list) and len(span) == 2):
         raise InputError(f"{where}: timestamps are not two seconds")
+    negatives = row.get("hard_negative")
     return {
         "key": f"{item_key(row['video'], span and tuple(span))} region {row['region_index']}",
         "video": row["video"],
@@ -191,12 +192,18 @@ def shortcut_table(
     part = regions.loc[best.index].assign(
         hit=(own[best.index] > best["max"]).astype(float), chance=1 / (1 + best["size"])
     )
+    found = _shares(part, n_boot, seed)
+    by_direction = (_direction(part, DIRECTIONS[name]) for name in found["direction"])
+    return found.assign(chance=[rows["chance"].mean() for rows in by_direction])
+
+
+def _shares(table: pd.DataFrame, n_boot: int, seed: int) -> pd.DataFrame:
+    """Share of column hit in each direction that there is, resampling videos."""
     rows = []
     for name, abnormal in DIRECTIONS.items():
-        if len(chosen := _direction(part, abnormal)):
-            share = share_interval(chosen["hit"].to_numpy(), chosen["video"], n_boot, seed)
-            row = {"direction": name, **share._asdict()}
-            rows.append(row | {"chance": float(chosen["chance"].mean())})
+        if len(part := _direction(table, abnormal)):
+            share = share_interval(part["hit"].to_numpy(), part["video"], n_boot, seed)
+            rows.append({"direction": name, **share._asdict()})
     return pd.DataFrame(rows)
 
 
@@ -235,7 +242,7 @@ def clean(
     bad = set(zip(failed["region"], failed["position"], strict=True))
     content = read_json(path_in)
     for number, row in enumerate(content["items"]):
-        texts = row["hard_negative"] if isinstance(row["hard_negative"], list) else []
+        texts = row.get("hard_negative") or []
         row["hard_negative"] = [t for i, t in enumerate(texts) if (number, i) not in bad]
     write_json(path_out, content)
     named = [", ".join(k for k in kinds if row[k]) for row in failed.to_dict("records")]
@@ -244,17 +251,13 @@ def clean(
 
 def summary(regions: pd.DataFrame, table: pd.DataFrame, seed: int = 42) -> pd.DataFrame:
     """The audit in one table of shares: columns direction, measure, value, low, high, n."""
-    parts = [violation_table(regions, table, seed=seed).rename(columns={"kind": "measure"})]
-    shortcut = shortcut_table(regions, table, seed=seed)
-    parts.append(shortcut.assign(measure="picked among four by words alone (chance .25)"))
-    kept = table.assign(value=wrong_polarity(regions, table, seed).astype(float))
-    for name, abnormal in DIRECTIONS.items():
-        if len(part := _direction(kept, abnormal)):
-            share = share_interval(part["value"].to_numpy(), part["video"], 1000, seed)
-            row = {"direction": name, "measure": "polarity kept, by words", **share._asdict()}
-            parts.append(pd.DataFrame([row]))
+    broken = violation_table(regions, table, seed=seed).rename(columns={"kind": "measure"})
+    name = "picked among four by words alone (chance .25)"
+    picked = shortcut_table(regions, table, seed=seed).assign(measure=name)
+    kept = table.assign(hit=wrong_polarity(regions, table, seed).astype(float))
+    kept = _shares(kept, 1000, seed).assign(measure="polarity kept, by words")
     columns = ["direction", "measure", "value", "low", "high", "n"]
-    return pd.concat(parts, ignore_index=True)[columns]
+    return pd.concat([broken, picked, kept], ignore_index=True)[columns]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -15,11 +15,11 @@ import imagehash
 import numpy as np
 from PIL import Image
 
-from alertclip.errors import InputError
 from alertclip.files import read_json, sha256_file, sha256_json, write_json
 from alertclip.video import DecodeWorker, VideoInfo, read_frames
 
 WINDOWS, RUN = 8, 8  # windows of consecutive frames: motion needs neighbours
+Span = tuple[float, float] | None
 HASHED = 8  # frames per clip with a perceptual hash
 STILL = 1.0  # grey levels: a smaller change in every cell is a standstill
 CELLS = (16, 12)  # columns x rows
@@ -46,15 +46,12 @@ class Quality(NamedTuple):
 
 
 def level(value: float, thresholds: Sequence[float]) -> int:
-    """Score from 1 to 5: 1 plus the number of the four ``thresholds`` that ``value`` reaches.
+    """Score from 1 to 5: how many of four ``thresholds`` a value reaches; nan scores 1.
 
-    Rising thresholds: larger is better; falling: smaller is better. nan scores 1.
+    Rising thresholds: larger is better; falling: smaller is better.
     """
-    steps = np.diff(thresholds)
-    if len(thresholds) != 4 or not ((steps > 0).all() or (steps < 0).all()):
-        raise InputError(f"thresholds {list(thresholds)}: give four, all rising or all falling")
-    passed = value >= np.array(thresholds) if steps[0] > 0 else value <= np.array(thresholds)
-    return 1 + int(passed.sum())
+    rising = thresholds[0] < thresholds[-1]
+    return 1 + sum(value >= t if rising else value <= t for t in thresholds)
 
 
 def score_quality(values: dict[str, float]) -> tuple[int, str]:
@@ -72,30 +69,18 @@ def frame_numbers(first: int, last: int) -> np.ndarray:
     return (starts[:, None] + np.arange(RUN)).ravel()
 
 
-def measure(
-    path: Path,
-    info: VideoInfo,
-    span: tuple[float, float] | None,
-    store: Path,
-    worker: DecodeWorker,
-) -> Quality:
-    """Measure a clip (``span`` in s; None = the whole video), reusing ``store`` by content.
-
-    Raises DecodeError naming the file.
-    """
+def measure(path: Path, info: VideoInfo, span: Span, store: Path, worker: DecodeWorker) -> Quality:
+    """Measure a clip (``span`` in s; None = the whole video), reusing ``store`` by content."""
     file = store / f"{sha256_json([info.sha256, span, sha256_file(__file__)])[:40]}.json"
     if not file.exists():
         write_json(file, _measure(path, info, span, worker))
     found = read_json(file)
     bits = np.unpackbits(np.frombuffer(bytes.fromhex(found["hashes"]), np.uint8))
-    return Quality(
-        found["values"], bits.reshape(HASHED, -1).astype(bool), np.array(found["motion"])
-    )
+    hashes = bits.reshape(HASHED, -1).astype(bool)
+    return Quality(found["values"], hashes, np.array(found["motion"]))
 
 
-def _measure(
-    path: Path, info: VideoInfo, span: tuple[float, float] | None, worker: DecodeWorker
-) -> dict[str, Any]:
+def _measure(path: Path, info: VideoInfo, span: Span, worker: DecodeWorker) -> dict[str, Any]:
     declared, missing = time_axis(path)
     start, end = span or (0.0, info.duration)
     first = min(max(0, round(start * info.fps)), info.frames - 1)
@@ -145,13 +130,14 @@ def missing_share(times: Sequence[int]) -> float:
 def picture_values(grey: np.ndarray) -> dict[str, float]:
     """Medians over frames (n, H, W) uint8 of the measures that need one picture only."""
     shown = grey[np.linspace(0, len(grey) - 1, min(len(grey), 16)).round().astype(int)]
-    return {
-        "blur": float(np.median([blur_effect(frame) for frame in shown])),
-        "luma": float(np.median(shown.mean(axis=(1, 2)))),
-        "glare": float(np.median((shown > 250).mean(axis=(1, 2)))),
-        "contrast": float(np.median(shown.std(axis=(1, 2)))),
-        "blockiness": float(np.median([blockiness(frame) for frame in shown])),
+    values = {
+        "blur": [blur_effect(frame) for frame in shown],
+        "luma": shown.mean(axis=(1, 2)),
+        "glare": (shown > 250).mean(axis=(1, 2)),
+        "contrast": shown.std(axis=(1, 2)),
+        "blockiness": [blockiness(frame) for frame in shown],
     }
+    return {name: float(np.median(found)) for name, found in values.items()}
 
 
 def blur_effect(grey: np.ndarray, taps: int = 11) -> float:
