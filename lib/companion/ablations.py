@@ -30,7 +30,6 @@ from companion.splits import prepare_data
 from companion.stage_runs import run_stage
 from companion.variants import Variant, load_variants, require_variants
 from companion.workflow import selected
-from curation import audit_report
 from detectors import backbone_tables, cross_domain
 
 STAGE1 = ("seed", "data", "world", "model", "training.negatives", "stage1")
@@ -87,7 +86,7 @@ def _tuned(P: Params, base: Params, detector: bool, variant: Variant) -> pd.Data
     """Both stages and the zero-shot metrics; Stage I is shared where its parameters agree."""
     if variant.negatives:
         folder = base.run_dir / "negatives"
-        audit_report.plant_and_clean(P, folder)
+        screening_tables.plant_and_clean(P, folder)
         P = P.changed({"hard_negatives_train": str(folder / f"{variant.negatives}.json")})
     if not P.training.from_scratch and not (P.run_dir / "stage1" / "final").exists():
         copying = P.run_dir / "stage1" / "copying"

@@ -1,11 +1,11 @@
-"""Known faults planted into copies of a world's clips, to measure how well a screening finds them.
+"""Known faults planted into copies of a world's clips or hard negatives, to measure screening.
 
-The kinds are those the Alert-CLIP paper removes (supplementary A.3, Fig. 3): duplicates, wrong
-class, weak event, corruption. The world itself is only read; the copies are real video files.
+The kinds of clips are those the Alert-CLIP paper removes (supplementary A.3, Fig. 3): duplicates,
+wrong class, weak event, corruption. The world itself is only read.
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
@@ -19,7 +19,7 @@ import pandas as pd
 from alertclip.boxes import box_at, region_span
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, progress, read_json, sha256_file, sha256_json, write_json
-from alertclip.records import Item
+from alertclip.records import Item, item_key
 from alertclip.video import probe, read_frames
 
 CLEAN = "clean"
@@ -27,6 +27,16 @@ COPIES = ("exact copy", "re-encoded copy", "cropped copy", "brighter copy")  # o
 LABELS = ("wrong class", "wrong polarity")  # content untouched, filed under another class
 EVENTS = ("late event", "faint event")  # need an annotated event
 FAULTS = (*COPIES, *LABELS, *EVENTS, "truncated", "frozen", "blurred", "dark", "blocks")
+ENCODING = {
+    "re-encoded copy": {"crf": "32"},
+    "blocks": {"crf": "51", "x264-params": "no-deblock=1"},
+}
+
+TEXT_FAULTS = ("missing", "over-long", "not English", "repeated", "equal to the positive",
+               "cut off", "fantastical", "wrong polarity")  # fmt: skip
+LONG_TAIL = ", seen by a fixed camera high up on a wall at some distance from everybody in view"
+ACTS = ("floating in mid-air", "turning into statues", "glowing in the dark")
+FOREIGN = "穿梭"  # "shuttle to and fro", as it stands in eight of VAGTA's own captions
 
 
 class Job(NamedTuple):
@@ -43,10 +53,10 @@ def plant(
 ) -> pd.DataFrame:
     """Write ``clean`` untouched clips and ``each`` of every fault to ``out``; returns planted.csv.
 
-    Columns video, kind, source, true_class, class_name (as filed). The clean clips are whole pairs
-    of neighbours in ``items`` (in the mini world: twins, which share a scene and a beginning but
-    not the event); a faulty clip's source is not among them, but that of a copy is. The same
-    arguments give the same files; a complete folder is reused.
+    Columns video, kind, source, true_class, class_name (as filed). Clean clips are whole pairs of
+    neighbours in ``items`` (in the mini world twins: same scene and beginning, another event).
+    Copies are of clean clips, other faults of further ones. The same arguments give the same files;
+    a complete folder is reused.
     """
     jobs = _jobs(items, clean, each, seed)
     content = [(job.video, job.source.key, job.kind, job.seed) for job in jobs]
@@ -58,15 +68,12 @@ def plant(
             raise InputError(f"{out}: holds other files; choose another folder")
         shutil.rmtree(out, ignore_errors=True)
         write_json(mark, "incomplete")
-        _write_all(root, out, jobs, workers)
+        with ThreadPoolExecutor(max(1, workers)) as threads:
+            work = threads.map(lambda job: _write(root, out / job.video, job), jobs)
+            list(progress(work, len(jobs), "planting faults"))
         _table(jobs).to_csv(out / "planted.csv", index=False)
         write_json(mark, identity)
     return pd.read_csv(out / "planted.csv")
-
-
-def planted_items(table: pd.DataFrame) -> list[Item]:
-    """The planted files as items without annotations, in the table's order."""
-    return [Item(video, "", ()) for video in table["video"]]
 
 
 def _jobs(items: Sequence[Item], clean: int, each: int, seed: int) -> list[Job]:
@@ -79,8 +86,7 @@ def _jobs(items: Sequence[Item], clean: int, each: int, seed: int) -> list[Job]:
     jobs = [Job(item.video, item, CLEAN, 0) for item in kept]
     faulty = []
     for kind in FAULTS:
-        sources = _sources(kind, kept, spare, each, rng)
-        for source in sources:
+        for source in _sources(kind, kept, spare, each, rng):
             number = len(faulty) + 1
             folder = _folder(kind, source, folders, rng)
             name = f"{PurePosixPath(source.video).stem}_{seed}{number:04d}.mp4"
@@ -91,7 +97,7 @@ def _jobs(items: Sequence[Item], clean: int, each: int, seed: int) -> list[Job]:
 def _sources(
     kind: str, kept: Sequence[Item], spare: list[Item], each: int, rng: np.random.Generator
 ) -> list[Item]:
-    """``each`` clips a fault can be planted into; taken out of ``spare`` unless it is a copy."""
+    """``each`` clips to plant a fault into, taken out of ``spare`` unless it is a copy."""
     events = kind in (*EVENTS, "wrong class")
     pool = [item for item in (kept if kind in COPIES else spare) if item.is_abnormal or not events]
     if len(pool) < each:
@@ -129,13 +135,6 @@ def _table(jobs: Sequence[Job]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _write_all(root: Path, out: Path, jobs: Sequence[Job], workers: int) -> None:
-    with ThreadPoolExecutor(max(1, workers)) as threads:
-        work = threads.map(lambda job: _write(root, out / job.video, job), jobs)
-        for _ in progress(work, len(jobs), "planting faults"):
-            pass
-
-
 def _write(root: Path, target: Path, job: Job) -> None:
     source = root / job.source.video
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -145,8 +144,8 @@ def _write(root: Path, target: Path, job: Job) -> None:
     info = probe(source)
     frames = read_frames(source, range(info.frames), (info.height, info.width), backend="pyav")
     rng = np.random.default_rng([job.seed, info.frames])
-    changed = list(CHANGES.get(job.kind, _same)(frames, job.source, info.fps, rng))
     whole = {"movflags": "faststart"} if job.seed % 2 else {}
+    changed = list(_changed(job, frames, info.fps, rng))
     encode(changed, target, info.fps, ENCODING.get(job.kind, {}), whole)
     if job.kind == "truncated":  # the index stands first in every second file: its start decodes
         data = target.read_bytes()
@@ -178,44 +177,38 @@ def encode(
         container.mux(stream.encode())
 
 
-Change = Callable[[np.ndarray, Item, float, np.random.Generator], Iterator[np.ndarray]]
-
-
-def _same(
-    frames: np.ndarray, item: Item, fps: float, rng: np.random.Generator
-) -> Iterator[np.ndarray]:
-    yield from frames
-
-
-def _cropped(
-    frames: np.ndarray, item: Item, fps: float, rng: np.random.Generator
-) -> Iterator[np.ndarray]:
+def _changed(
+    job: Job, frames: np.ndarray, fps: float, rng: np.random.Generator
+) -> Iterable[np.ndarray]:
+    """The frames (T, H, W, 3) with a job's fault."""
     height, width = frames.shape[1:3]
-    top, bottom, left, right = rng.uniform(0.02, 0.08, 4)
-    rows = slice(int(top * height), int((1 - bottom) * height))
-    columns = slice(int(left * width), int((1 - right) * width))
-    yield from (cv2.resize(frame[rows, columns], (width, height)) for frame in frames)
+    if job.kind == "cropped copy":
+        top, bottom, left, right = rng.uniform(0.02, 0.08, 4)
+        rows = slice(int(top * height), int((1 - bottom) * height))
+        columns = slice(int(left * width), int((1 - right) * width))
+        return [cv2.resize(frame[rows, columns], (width, height)) for frame in frames]
+    if job.kind == "brighter copy":
+        gain, offset = rng.uniform(1.1, 1.3), rng.uniform(0, 20)
+        return [cv2.convertScaleAbs(frame, alpha=gain, beta=offset) for frame in frames]
+    if job.kind == "late event":  # the clip ends half a second into its event
+        start = region_span(job.source.regions[0])[0]
+        return frames[: max(2, round((start + 0.5) * fps))]
+    if job.kind == "faint event":
+        return _faint(job.source, frames, fps)
+    if job.kind == "frozen":  # one frame stands still for the last 60 to 80 per cent
+        last = int(rng.uniform(0.2, 0.4) * len(frames))
+        return [frames[min(i, last)] for i in range(len(frames))]
+    if job.kind == "blurred":
+        sigma = rng.uniform(0.012, 0.025) * height
+        return [cv2.GaussianBlur(frame, (0, 0), sigma) for frame in frames]
+    if job.kind == "dark":
+        gain = rng.uniform(0.05, 0.15)
+        return [cv2.convertScaleAbs(frame, alpha=gain) for frame in frames]
+    return frames  # the encoding, or what is cut off, is the fault
 
 
-def _brighter(
-    frames: np.ndarray, item: Item, fps: float, rng: np.random.Generator
-) -> Iterator[np.ndarray]:
-    gain, offset = rng.uniform(1.1, 1.3), rng.uniform(0, 20)
-    yield from (cv2.convertScaleAbs(frame, alpha=gain, beta=offset) for frame in frames)
-
-
-def _late(
-    frames: np.ndarray, item: Item, fps: float, rng: np.random.Generator
-) -> Iterator[np.ndarray]:
-    """The clip ends half a second into its event."""
-    start = region_span(item.regions[0])[0]
-    yield from frames[: max(2, round((start + 0.5) * fps))]
-
-
-def _faint(
-    frames: np.ndarray, item: Item, fps: float, rng: np.random.Generator
-) -> Iterator[np.ndarray]:
-    """Four fifths of the event's box are the empty scene: the pixels' median over time."""
+def _faint(item: Item, frames: np.ndarray, fps: float) -> Iterable[np.ndarray]:
+    """The event's box at one fifth, over the empty scene: the pixels' median over time."""
     empty = np.median(frames, axis=0)
     height, width = frames.shape[1:3]
     for i, frame in enumerate(frames):
@@ -228,38 +221,56 @@ def _faint(
         yield shown
 
 
-def _frozen(
-    frames: np.ndarray, item: Item, fps: float, rng: np.random.Generator
-) -> Iterator[np.ndarray]:
-    """One frame stands still for the last 60 to 80 per cent."""
-    last = int(rng.uniform(0.2, 0.4) * len(frames))
-    yield from (frames[min(i, last)] for i in range(len(frames)))
+def plant_text_faults(
+    path_in: Path, path_out: Path, share: float, seed: int, kinds: Sequence[str] = TEXT_FAULTS
+) -> pd.DataFrame:
+    """Write a copy of a hard-negative file with a fault in a share of its regions, by seed.
+
+    Each of these has one of ``kinds``, all equally often, in all its negatives (repeated: all but
+    the first). "wrong polarity" takes captions of other regions of the same class: true
+    descriptions called false. Returns key, position, kind, before, after (empty for "missing").
+    """
+    if not 0 <= share <= 1:
+        raise InputError(f"share of planted faults is {share}: give a number from 0 to 1")
+    content = read_json(path_in)
+    regions, rng, rows = content["items"], np.random.default_rng(seed), []
+    spoilt: dict[int, list[str]] = {}
+    for number, chosen in enumerate(rng.permutation(len(regions))[: round(share * len(regions))]):
+        region, kind = regions[chosen], kinds[number % len(kinds)]
+        before = region["hard_negative"] or []
+        spoilt[chosen] = after = _spoilt(kind, region, regions, rng)
+        span = region["timestamps"] and tuple(region["timestamps"])
+        key = f"{item_key(region['video'], span)} region {region['region_index']}"
+        for position, texts in enumerate(zip(before, after or [""] * len(before), strict=True)):
+            if not (kind == "repeated" and position == 0):
+                rows.append((key, position, kind, *texts))
+    for chosen, texts in spoilt.items():
+        regions[chosen]["hard_negative"] = texts
+    write_json(path_out, content)
+    return pd.DataFrame(rows, columns=["key", "position", "kind", "before", "after"])
 
 
-def _blurred(
-    frames: np.ndarray, item: Item, fps: float, rng: np.random.Generator
-) -> Iterator[np.ndarray]:
-    sigma = rng.uniform(0.012, 0.025) * frames.shape[1]
-    yield from (cv2.GaussianBlur(frame, (0, 0), sigma) for frame in frames)
+def _spoilt(
+    kind: str, region: dict, regions: Sequence[dict], rng: np.random.Generator
+) -> list[str]:
+    """The negatives of a region with a fault in each."""
+    texts, caption = region["hard_negative"] or [], region["region_caption"]
+    if kind == "wrong polarity":
+        name = _class(region)
+        same = {r["region_caption"] for r in regions if _class(r) == name} - {caption}
+        others = sorted(same) or [caption]
+        return [others[i] for i in rng.integers(len(others), size=len(texts))]
+    acts = zip(ACTS, texts, strict=False)
+    return {
+        "missing": [],
+        "over-long": [text.rstrip(".") + LONG_TAIL for text in texts],
+        "not English": [text.replace(" ", f"{FOREIGN} ", 1) for text in texts],
+        "cut off": [" ".join(text.split()[:-2]) for text in texts],
+        "repeated": texts[:1] * len(texts),
+        "equal to the positive": [caption] * len(texts),
+        "fantastical": [f"{caption.rstrip('.')} while {act}" for act, _ in acts],
+    }[kind]
 
 
-def _dark(
-    frames: np.ndarray, item: Item, fps: float, rng: np.random.Generator
-) -> Iterator[np.ndarray]:
-    gain = rng.uniform(0.05, 0.15)
-    yield from (cv2.convertScaleAbs(frame, alpha=gain) for frame in frames)
-
-
-CHANGES: dict[str, Change] = {
-    "cropped copy": _cropped,
-    "brighter copy": _brighter,
-    "late event": _late,
-    "faint event": _faint,
-    "frozen": _frozen,
-    "blurred": _blurred,
-    "dark": _dark,
-}
-ENCODING = {
-    "re-encoded copy": {"crf": "32"},
-    "blocks": {"crf": "51", "x264-params": "no-deblock=1"},
-}
+def _class(region: dict) -> str:
+    return Item(region["video"], "", ()).class_name

@@ -1,4 +1,7 @@
-"""How well the screening finds faults that were planted on purpose: precision and recall."""
+"""What notebook 01 shows of screening and hard negatives, with faults planted on purpose.
+
+Faults are planted into rendered clips only: which real ones are faulty, nobody knows.
+"""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -9,13 +12,15 @@ from scipy.stats import binomtest
 
 from alertclip.errors import InputError
 from alertclip.prompts import load_prompts
+from alertclip.records import Item
 from alertclip.video import DecodeError, probe, read_frames
 from companion import tuned_models
 from companion.figures import write_table
 from companion.profiles import ROOT, Params, load_params
 from companion.splits import Split, load_split, prepare_data
-from curation import planted_faults
-from curation.screening import DROP, Settings, screen
+from curation import audit
+from curation.screening import DROP, screen
+from miniworld import planted_faults
 
 CLEAN_SHARE, FAULT_SHARE = 0.2, 0.02  # of a split: untouched clips, and clips of each fault
 OVERALL, CLEAN_REMOVED = "all faults", "clean clips removed"
@@ -24,26 +29,22 @@ RULES = {"decision": "score or veto", "decision_by_score": "published score"}
 
 
 class Planted(NamedTuple):
-    """The screening's table beside what was planted, row by row; videos lie below ``folder``."""
+    """The screening's table with column kind (a fault or "clean"); videos lie below ``folder``."""
 
-    table: pd.DataFrame  # the screening's, with column kind (faults.FAULTS or "clean")
+    table: pd.DataFrame
     folder: Path
 
 
 def mini_world(P: Params) -> Params:
-    """The profile itself if it has a mini world, else the mini profile with P's model and folder.
-
-    Faults are planted into synthetic clips only: of real ones nobody knows which are faulty.
-    """
+    """P itself if it has a mini world, else the mini profile with P's model and folder."""
     if P.data.world == "miniworld":
         return P
     kept = ("seed", "device", "workers", "backbone", "pretrained", "prompts")
-    return load_params("mini", {name: P.flat()[name] for name in kept}).model_copy(
-        update={"profile": P.profile}
-    )
+    mini = load_params("mini", {name: P.flat()[name] for name in kept})
+    return mini.model_copy(update={"profile": P.profile})
 
 
-def screen_planted(P: Params, split: Split = "test", settings: Settings | None = None) -> Planted:
+def screen_planted(P: Params, split: Split = "test") -> Planted:
     """Plant faults into copies of a mini world's clips and screen them with untuned CLIP.
 
     Writes screening_<split>.csv of the run and, below it, the planted videos; both are reused.
@@ -56,15 +57,9 @@ def screen_planted(P: Params, split: Split = "test", settings: Settings | None =
     clean = 2 * round(CLEAN_SHARE * len(items) / 2)
     each = max(1, round(FAULT_SHARE * len(items)))
     planted = planted_faults.plant(P.data_dir, items, folder, clean, each, P.seed, P.workers)
-    table = screen(
-        folder,
-        planted_faults.planted_items(planted),
-        tuned_models.stage_model(P, "clip"),
-        load_prompts(ROOT / P.evaluation.prompts),
-        P.cache_dir / "screening",
-        P.workers,
-        settings,
-    )
+    filed = [Item(video, "", ()) for video in planted["video"]]
+    model, prompts = tuned_models.stage_model(P, "clip"), load_prompts(ROOT / P.evaluation.prompts)
+    table = screen(folder, filed, model, prompts, P.cache_dir / "screening", P.workers)
     table.insert(1, "kind", planted["kind"].to_numpy())
     write_table(table, P.run_dir / "01_data_filtering" / f"screening_{split}.csv")
     return Planted(table, folder)
@@ -89,10 +84,10 @@ def _middle(path: Path) -> np.ndarray:
 
 
 def recovery(table: pd.DataFrame) -> pd.DataFrame:
-    """Precision and recall of the removal, with 95 % Wilson intervals, for both rules.
+    """Precision and recall of the removal, with 95% Wilson intervals, for both rules.
 
     Columns rule, measure, setting, value, low, high (per cent), found, n. Recall per kind and over
-    all faults; precision: removed clips that are faulty; last, the clean clips wrongly removed.
+    all faults; precision: removed clips that are faulty; last, clean clips removed by mistake.
     """
     rows = []
     for column, rule in RULES.items():
@@ -113,3 +108,29 @@ def _wilson(hits: pd.Series) -> tuple[float, float, float, int, int]:
         return float("nan"), float("nan"), float("nan"), 0, 0
     interval = binomtest(found, n).proportion_ci(method="wilson")
     return 100 * found / n, 100 * interval.low, 100 * interval.high, found, n
+
+
+def plant_and_clean(P: Params, folder: Path, share: float = 0.5) -> pd.DataFrame:
+    """Share of planted faults of each kind that the audit of P's training negatives flags.
+
+    Writes planted.json, with faults in ``share`` of the regions, and vagta-clean.json, without
+    what is flagged, into ``folder``. Columns kind, count (flagged), n (planted), value, low, high.
+    """
+    spoilt, negatives = folder / "planted.json", P.data_dir / P.data.hard_negatives_train
+    planted = planted_faults.plant_text_faults(negatives, spoilt, share, P.seed)
+    regions = audit.read_regions(spoilt)
+    table = audit.negatives_table(regions)
+    table["wrong polarity"] = audit.wrong_polarity(regions, table, P.seed)
+    dropped = [*audit.DROPPED, "fantastical", "wrong polarity"]
+    audit.clean(spoilt, folder / "vagta-clean.json", table, dropped)
+    incomplete = set(regions.loc[regions["negatives"].map(len) < audit.NEGATIVES, "key"])
+    places, rows = table.set_index(["key", "position"]), []
+    for kind, part in planted.groupby("kind", sort=False):
+        if kind == "missing":
+            hits = part["key"].isin(incomplete)
+        else:
+            hits = places.loc[list(zip(part["key"], part["position"], strict=True)), kind]
+        draws = P.evaluation.bootstrap_samples, P.seed
+        interval = audit.share_interval(hits.to_numpy(float), part["key"], *draws)
+        rows.append({"kind": kind, "count": int(hits.sum()), **interval._asdict()})
+    return pd.DataFrame(rows)

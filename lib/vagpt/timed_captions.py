@@ -1,7 +1,7 @@
 """Timed captions of surveillance videos: UCA's files (Yuan et al. 2023), or VAGTA's regions.
 
-UCA splits its videos differently from UCF-Crime's anomaly benchmark: whatever trains on its
-captions must first drop the videos that the benchmark tests on (``training_only``).
+UCA splits its videos differently from UCF-Crime's anomaly benchmark, so whatever trains on its
+captions must first drop the benchmark's test videos (``training_only``).
 """
 
 import math
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alertclip.boxes import region_span
+from alertclip.caption_checks import is_text, number, number_pair
 from alertclip.errors import InputError
 from alertclip.files import read_json
 from alertclip.records import Item, Report
@@ -22,7 +23,7 @@ from detectors.event_annotations import video_name
 from detectors.frame_metrics import inside
 
 NORMAL = "Normal"
-RESOLUTION = 0.1  # s, of UCA's times: an end this far behind the video is rounding
+RESOLUTION = 0.1  # s, of UCA's times: an end this far after the video is rounding
 
 Judge = Callable[[str, str], bool]
 """(sentence, class of its video) -> whether the sentence describes an anomaly."""
@@ -40,16 +41,13 @@ class TimedCaption(NamedTuple):
 
 
 def from_items(items: Sequence[Item]) -> list[TimedCaption]:
-    """VAGTA's region captions as timed captions: an item's class says whether it is abnormal."""
+    """VAGTA's region captions as timed captions; an item's class says whether it is abnormal."""
     captions = []
     for item in items:
         for region in item.regions:
-            start, end = region_span(region) or item.timestamps or (0.0, math.inf)
-            name = video_name(item.video)
-            caption = TimedCaption(
-                name, item.class_name, start, end, region.caption, item.is_abnormal
-            )
-            captions.append(caption)
+            span = region_span(region) or item.timestamps or (0.0, math.inf)
+            about = video_name(item.video), item.class_name, *span
+            captions.append(TimedCaption(*about, region.caption, item.is_abnormal))
     return captions
 
 
@@ -59,8 +57,8 @@ def read_uca(
     """UCA's JSON: {video: {duration, timestamps: [[s, e], ...], sentences: [...]}}.
 
     UCA does not say which sentence is an anomaly: ``judge`` decides for videos of an abnormal
-    class. A caption that ends behind the video is cut, one that cannot be used left out; both are
-    in the report. InputError if the file is not of this form.
+    class. A caption that ends after its video is cut, an unusable one left out; both are in the
+    report. InputError if the file is not of this form.
     """
     content = read_json(path)
     if not isinstance(content, dict):
@@ -73,45 +71,27 @@ def read_uca(
             report.add(video, "its name begins with no class", "left out")
             continue
         for i, (span, sentence) in enumerate(zip(times, sentences, strict=True)):
-            used = _span(span, duration, sentence, f"{video}, caption {i}", report)
-            if used:
-                text = sentence.strip()
-                abnormal = class_name != NORMAL and judge(text, class_name)
-                captions.append(TimedCaption(video, class_name, *used, text, abnormal))
+            where, (start, end) = f"{video}, caption {i}", number_pair(span) or (0.0, 0.0)
+            if not is_text(sentence) or not start < min(end, duration):
+                report.add(where, f"no text, or {span} is no stretch of {duration:g} s", "left out")
+                continue
+            if end > duration + RESOLUTION:
+                report.add(where, f"ends at {end:g} s, its video at {duration:g} s", "cut")
+            text = sentence.strip()
+            abnormal = class_name != NORMAL and judge(text, class_name)
+            about = video, class_name, start, min(end, duration)
+            captions.append(TimedCaption(*about, text, abnormal))
     return captions, report
 
 
 def _entry(entry: Any, where: str) -> tuple[float, list[Any], list[Any]]:
     fields = entry if isinstance(entry, dict) else {}
-    duration, times, sentences = (fields.get(k) for k in ("duration", "timestamps", "sentences"))
-    if not (_is_number(duration) and isinstance(times, list) and isinstance(sentences, list)):
-        raise InputError(f"{where}: needs duration (s), timestamps and sentences")
-    if len(times) != len(sentences):
-        raise InputError(f"{where}: {len(times)} timestamps for {len(sentences)} sentences")
-    return float(duration), times, sentences
-
-
-def _span(
-    span: Any, duration: float, sentence: Any, where: str, report: Report
-) -> tuple[float, float] | None:
-    if not isinstance(sentence, str) or not sentence.strip():
-        report.add(where, "no text", "left out")
-        return None
-    if not (isinstance(span, list) and len(span) == 2 and all(map(_is_number, span))):
-        report.add(where, "times are not [start, end] in s", "left out")
-        return None
-    start, end = map(float, span)
-    if not 0 <= start < min(end, duration):
-        report.add(where, f"[{start:g}, {end:g}] s is no stretch of {duration:g} s", "left out")
-        return None
-    if end > duration + RESOLUTION:
-        report.add(where, f"ends at {end:g} s, its video at {duration:g} s", "cut")
-    return start, min(end, duration)
-
-
-def _is_number(value: Any) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value)
+    duration, times = number(fields.get("duration")), fields.get("timestamps")
+    sentences = fields.get("sentences")
+    lists = isinstance(times, list) and isinstance(sentences, list)
+    if duration is None or not lists or len(times) != len(sentences):
+        raise InputError(f"{where}: needs duration (s), and as many timestamps as sentences")
+    return duration, times, sentences
 
 
 def video_class(video: str, classes: Sequence[str]) -> str | None:
@@ -122,7 +102,7 @@ def video_class(video: str, classes: Sequence[str]) -> str | None:
 
 
 def text_judge(encode_text: EncodeText, class_texts: Mapping[str, Sequence[str]]) -> Judge:
-    """Judge a sentence by CLIP's text tower: nearer to its class's prompts than to the normal ones.
+    """Judge a sentence by CLIP's text tower: nearer to its class's prompts than to normal ones.
 
     ``class_texts`` holds the sentences of each class and of "Normal"; each side is their mean.
     """
@@ -140,8 +120,8 @@ def training_only(
 ) -> tuple[list[TimedCaption], Report]:
     """Captions of the benchmark's training videos only; the report names every other video.
 
-    Videos are matched by exact name. One in neither list is dropped too: nothing says that it is
-    not a test video under another name.
+    Videos are matched by exact name. One in neither list is dropped too: it could be a test video
+    under another name.
     """
     train, test = (
         {entry.name for entry in read_list(benchmark, root, split)} for split in ("train", "test")
@@ -158,6 +138,6 @@ def training_only(
 def frame_labels(captions: Sequence[TimedCaption], times: np.ndarray) -> np.ndarray:
     """Frames of one video that an abnormal caption covers: times (n,) s -> (n,) bool.
 
-    VA-GPT, supplementary 2.3: what no abnormal caption covers is normal.
+    All other frames are normal (VA-GPT, supplementary 2.3).
     """
     return inside(times, [(c.start, c.end) for c in captions if c.abnormal])
