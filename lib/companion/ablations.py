@@ -23,7 +23,7 @@ import torch
 from alertclip.errors import InputError
 from alertclip.export import META
 from alertclip.files import locked, progress, sha256_json
-from companion import result_tables, tuned_models
+from companion import result_tables, screening_tables, tuned_models
 from companion.figures.style import write_table
 from companion.profiles import Params, load_params, parse_overrides
 from companion.splits import prepare_data
