@@ -265,12 +265,11 @@ class TestScreening:
     def test_measurements_are_reused(self, tmp_path: Path) -> None:
         planted_faults.encode(moving(0), tmp_path / "a.mp4", 8)
         info, worker = probe(tmp_path / "a.mp4"), DecodeWorker()
-        clock = DecodeWorker(module="curation.timestamps")
         where = tmp_path / "store"
-        first = quality.measure(tmp_path / "a.mp4", info, None, where, worker, clock)
-        worker.close(), clock.close()
+        first = quality.measure(tmp_path / "a.mp4", info, None, where, worker)
+        worker.close()
         (tmp_path / "a.mp4").unlink()
-        again = quality.measure(tmp_path / "a.mp4", info, None, where, worker, clock)
+        again = quality.measure(tmp_path / "a.mp4", info, None, where, worker)
         assert first.values == again.values and (first.hashes == again.hashes).all()
         assert first.values["decodable"] == 1 and first.values["missing"] == 0
 

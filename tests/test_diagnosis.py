@@ -4,13 +4,11 @@ import numpy as np
 import pytest
 
 from alertclip.errors import InputError
+from alertclip.intervals import bootstrap_interval, paired_difference
 from alertclip.mss import (
-    bootstrap_interval,
     gap_table,
     mean_sign_score,
     mss_table,
-    paired_difference,
-    project_2d,
     set_similarities,
     signed_score,
     text_entanglement,
@@ -92,13 +90,6 @@ def test_text_tables():
     assert text_entanglement(text[:1], text[:1]) == pytest.approx(1)
     gaps = gap_table(np.array([[0.2, 0.5]]), [1], ["Fire"], ["v"])
     assert gaps.loc[0, "gap"] == pytest.approx(0.3)
-
-
-def test_projection_repeats():
-    points = unit(np.random.default_rng(5), 12, 4)
-    np.testing.assert_array_equal(project_2d(points, seed=1), project_2d(points, seed=1))
-    with pytest.raises(InputError, match="at least 5"):
-        project_2d(points[:4])
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from alertclip.embeddings import ClipEmbeddings, reuse_or_embed
 from alertclip.errors import InputError
 from alertclip.prompts import Prompts, PromptSets
-from alertclip.zero_shot import frame_scores, wording_table
+from companion.embedding_tables import frame_scores, project_2d, wording_table
 from detectors.frame_metrics import frame_metrics
 
 
@@ -69,3 +69,10 @@ def test_wording_moves_the_result():
     values = table.set_index(["wording", "metric"])["value"]
     assert values["fixed", "video AUC"] == 1 and values["poor", "video AUC"] == 0
     assert values["fixed", "MSS"] == 1 and values["poor", "MSS"] < 0
+
+
+def test_projection_repeats():
+    points = np.random.default_rng(5).normal(size=(12, 4))
+    np.testing.assert_array_equal(project_2d(points, seed=1), project_2d(points, seed=1))
+    with pytest.raises(InputError, match="at least 5"):
+        project_2d(points[:4])

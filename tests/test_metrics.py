@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from alertclip.errors import InputError
-from alertclip.mss import paired_difference
+from alertclip.intervals import paired_difference
 from detectors.frame_metrics import (
     auc_statistic,
     average_precision,

@@ -35,49 +35,45 @@ class Prompts:
 
 def load_prompts(path: Path | str) -> Prompts:
     """Read a prompt file; InputError names the entry that is missing, empty or not text."""
-    raw = _read(Path(path))
-    classes = _mapping(raw.get("classes", {}), path, "classes")
-    alternatives = _mapping(raw.get("alternatives", {}), path, "alternatives")
-    return Prompts(
-        sets=_sets(raw, path, ""),
-        classes={name: _sentences(v, path, f"classes.{name}") for name, v in classes.items()},
-        alternatives={
-            name: _sets(_mapping(v, path, f"alternatives.{name}"), path, f"alternatives.{name}.")
-            for name, v in alternatives.items()
-        },
-        digest=sha256_json(raw),
-    )
-
-
-def _read(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot read the prompt file ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid UTF-8 YAML: {error}") from None
-    raw = _mapping(raw, path, "the file")
-    unknown = set(raw) - {"normal", "abnormal", "classes", "alternatives"}
+    try:
+        return _prompts(raw)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _prompts(raw: Any) -> Prompts:
+    unknown = set(_mapping(raw, "the file")) - {"normal", "abnormal", "classes", "alternatives"}
     if unknown:
-        raise InputError(f"{path}: unknown entries {sorted(map(str, unknown))}; remove them")
-    return raw
-
-
-def _mapping(value: Any, path: Path | str, entry: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: {entry} must be a mapping of names to prompts")
-    return value
-
-
-def _sets(raw: dict[str, Any], path: Path | str, prefix: str) -> PromptSets:
-    return PromptSets(
-        normal=_sentences(raw.get("normal"), path, prefix + "normal"),
-        abnormal=_sentences(raw.get("abnormal"), path, prefix + "abnormal"),
+        raise ValueError(f"unknown entries {sorted(map(str, unknown))}; remove them")
+    classes = _mapping(raw.get("classes", {}), "classes")
+    alternatives = _mapping(raw.get("alternatives", {}), "alternatives")
+    return Prompts(
+        _sets(raw, ""),
+        {name: _sentences(prompts, f"classes.{name}") for name, prompts in classes.items()},
+        {name: _sets(sets, f"alternatives.{name}.") for name, sets in alternatives.items()},
+        sha256_json(raw),
     )
 
 
-def _sentences(value: Any, path: Path | str, entry: str) -> tuple[str, ...]:
+def _mapping(value: Any, entry: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{entry} must be a mapping of names to prompts")
+    return value
+
+
+def _sets(raw: Any, prefix: str) -> PromptSets:
+    raw = _mapping(raw, prefix.rstrip(".") or "the file")
+    return PromptSets(*(_sentences(raw.get(n), prefix + n) for n in ("normal", "abnormal")))
+
+
+def _sentences(value: Any, entry: str) -> tuple[str, ...]:
     sentences = value if isinstance(value, list) else []
     if not sentences or not all(isinstance(s, str) and s.strip() for s in sentences):
-        raise InputError(f"{path}: {entry} must be a list of at least one non-empty sentence")
+        raise ValueError(f"{entry} must be a list of at least one non-empty sentence")
     return tuple(sentences)

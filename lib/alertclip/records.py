@@ -1,4 +1,4 @@
-"""Typed records of VAGTA annotations, and the report of every quirk met while reading them."""
+"""Records of annotated clips, and the report of every quirk met while reading them."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ Box = tuple[float, float, float, float]  # normalised x1 y1 x2 y2
 
 @dataclass(frozen=True)
 class Keyframe:
-    """A drawn box. ``frame`` is 1-based on the 25 fps clock; not enabled = the track ends here."""
+    """A drawn box; ``frame`` is 1-based on the 25-fps clock. Not enabled: the track ends here."""
 
     frame: int
     box: Box
@@ -25,7 +25,7 @@ class Keyframe:
 class Region:
     """A region caption with its box track; an empty track is the whole frame.
 
-    ``span`` (s) bounds the region where only a time span is known (a surrogate: `load_surrogate`).
+    ``span`` (s) bounds the region where only its times are known (see ``vagta.load_surrogate``).
     """
 
     caption: str
@@ -46,7 +46,7 @@ class Item:
 
     @property
     def class_name(self) -> str:
-        """Class from the path; "Normal" for normal videos."""
+        """Class from the path, "Normal" for normal videos."""
         folder = PurePosixPath(self.video).parent
         if "Normal" in folder.name or "Normal" in folder.parent.name:
             return "Normal"
@@ -59,7 +59,7 @@ class Item:
 
     @property
     def dataset(self) -> str:
-        """Source data set, from the root of the path."""
+        """Source dataset, from the root of the path."""
         return "MSAD" if self.video.startswith("MSAD") else "UCF-Crime"
 
     @property

@@ -6,10 +6,10 @@ import torch
 from alertclip.export import export_open_clip
 from alertclip.model import AlertCLIP
 from alertclip.prompts import load_prompts
-from alertclip.score import HELD, ScoreCurve, draw, embed_prompts, score_video
-from alertclip.score.models import load_model
+from alertclip.score import HELD, ScoreCurve, draw, embed_prompts, load_model, score_video
 from alertclip.stock import stock_encoders
 from companion import figures
+from companion.figures.style import new_figure, styled
 from companion.profiles import ROOT, Params
 from companion.splits import clip_dataset, load_split, prepare_data
 from companion.stage_runs import resolve_device
@@ -64,4 +64,5 @@ def curve_figure(
     model: AlertCLIP, curve: ScoreCurve, spans: list[tuple[float, float]], what: str
 ) -> figures.Figure:
     """The curve with key frames and attention; annotated events shaded."""
-    return draw(model, curve, f"{what}; {HELD}.", spans)
+    drawn = styled(draw)
+    return drawn(model, curve, f"{what}; {HELD}.", spans, new_figure(9, 7.2))

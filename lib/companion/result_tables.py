@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from alertclip import mss
+from alertclip import intervals, mss
 from alertclip.files import write_json
 from alertclip.prompts import load_prompts
 from alertclip.training_log import read_history
-from alertclip.zero_shot import frame_scores, wording_table
 from companion import figures
+from companion.embedding_tables import frame_scores, project_2d, wording_table
 from companion.figures import catalogue
 from companion.ledger.paper_results import load_paper_results
 from companion.profiles import ROOT, Params
@@ -57,8 +57,8 @@ def paired(
     labels, draws = before.clips.labels, (P.evaluation.bootstrap_samples, P.seed)
     groups = videos(before.clips)
     signed = [mss.signed_score(r.similarities, labels) for r in (before, after)]
-    mss_change = mss.paired_difference(*signed, mss.mean, *draws, groups)
-    video = mss.paired_difference(
+    mss_change = intervals.paired_difference(*signed, intervals.mean, *draws, groups)
+    video = intervals.paired_difference(
         before.margins, after.margins, auc_statistic(labels), *draws, groups
     )
     frames = [_frames(P, r, split) for r in (before, after)]
@@ -78,7 +78,7 @@ def paired(
 
 def _frame_difference(
     pair: Sequence[Sequence[FrameScores]], draws: tuple[int, int]
-) -> mss.Interval:
+) -> intervals.Interval:
     """Frame AUC of the second model minus the first's."""
     before, after = resample(pair, frame_auc, "frame AUC", *draws)
     return interval(after - before, frame_count(pair[0]))
@@ -95,7 +95,7 @@ def umap_table(results: list[StageResult], seed: int) -> pd.DataFrame:
         groups = ["abnormal clip" if label else "normal clip" for label in r.clips.labels]
         groups += ["normal prompt"] * len(r.normal) + ["abnormal prompt"] * len(r.abnormal)
         points = np.concatenate([r.clips.embedding, r.normal, r.abnormal])
-        xy = mss.project_2d(points, seed)
+        xy = project_2d(points, seed)
         frame = pd.DataFrame({"x": xy[:, 0], "y": xy[:, 1], "group": groups})
         tables.append(frame.assign(panel=STAGES[r.stage]))
     return pd.concat(tables, ignore_index=True)

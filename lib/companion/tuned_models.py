@@ -21,11 +21,10 @@ from alertclip.files import sha256_json
 from alertclip.model import AlertCLIP
 from alertclip.prompts import PromptSets, load_prompts
 from alertclip.run_identity import weights_hash
-from alertclip.zero_shot import encode_sets
+from alertclip.zero_shot import encode_sets, zero_shot_margin
 from companion.profiles import ROOT, Params
 from companion.splits import Split, clip_dataset, is_surrogate, load_split, prepare_data
 from companion.stage_runs import resolve_device
-from detectors.frame_metrics import zero_shot_margin
 
 Stage = Literal["clip", "stage1", "full"]
 STAGES: dict[Stage, str] = {"clip": "CLIP", "stage1": "Stage I", "full": "Full"}

@@ -14,7 +14,7 @@ import torch
 from alertclip.errors import InputError
 from alertclip.prompts import load_prompts
 from alertclip.records import Item
-from alertclip.score.models import load_model
+from alertclip.score import load_model
 from companion.figures import write_table
 from companion.profiles import PROFILES
 from curation.screening import DROP, Settings, screen

@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 from alertclip.caption_checks import is_text, token_count
 from alertclip.errors import InputError
 from alertclip.files import read_json
-from alertclip.mss import Interval, bootstrap_interval, ratio
+from alertclip.intervals import Interval, bootstrap_interval, ratio
 from alertclip.records import Item, item_key
 from curation.contract import NEGATIVES, normal_form, violations
 from curation.fantastical import fantastical_group

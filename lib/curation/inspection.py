@@ -80,17 +80,16 @@ def _measure_all(
 def _measure_part(
     root: Path, items: Sequence[Item], cache: FrameCache, store: Path
 ) -> dict[str, Quality | str]:
-    worker, clock = DecodeWorker(), DecodeWorker(module="curation.timestamps")
+    worker = DecodeWorker()
     found: dict[str, Quality | str] = {}
     try:
         for item in items:
             path = root / item.video
             try:
                 info = cache.info(path, worker)
-                found[item.key] = measure(path, info, item.timestamps, store, worker, clock)
+                found[item.key] = measure(path, info, item.timestamps, store, worker)
             except DecodeError as error:
                 found[item.key] = str(error)
     finally:
         worker.close()
-        clock.close()
     return found

@@ -14,12 +14,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 
-from alertclip.mss import bootstrap_interval
+from alertclip.intervals import bootstrap_interval
 from alertclip.prompts import PromptSets, load_prompts
+from alertclip.zero_shot import zero_shot_margin
 from companion import tuned_models
 from companion.profiles import ROOT, Params
 from curation.audit import share_interval
-from detectors.frame_metrics import auc_statistic, zero_shot_margin
+from detectors.frame_metrics import auc_statistic
 
 Encode = Callable[[list[str]], np.ndarray]
 """n texts -> (n, D) unit embeddings."""

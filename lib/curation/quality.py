@@ -16,6 +16,7 @@ from PIL import Image
 from alertclip.files import read_json, sha256_file, sha256_json, write_json
 from alertclip.video import DecodeWorker, VideoInfo, read_frames
 from curation.levels import level
+from curation.timestamps import time_axis
 
 WINDOWS, RUN = 8, 8  # windows of consecutive frames: changes need neighbours, exposure needs reach
 HASHED = 8  # frames per clip with a perceptual hash
@@ -65,16 +66,15 @@ def measure(
     span: tuple[float, float] | None,
     store: Path,
     worker: DecodeWorker,
-    clock: DecodeWorker,
 ) -> Quality:
     """Measure a clip (``span`` in s, or the whole video) once; kept in ``store`` by content.
 
-    ``clock`` is a worker of curation.timestamps. Raises DecodeError naming the file.
+    Raises DecodeError naming the file.
     """
     code = [sha256_file(file) for file in (__file__, Path(__file__).with_name("timestamps.py"))]
     file = store / f"{sha256_json([info.sha256, span, code])[:40]}.json"
     if not file.exists():
-        write_json(file, _measure(path, info, span, worker, clock))
+        write_json(file, _measure(path, info, span, worker))
     found = read_json(file)
     bits = np.unpackbits(np.frombuffer(bytes.fromhex(found["hashes"]), np.uint8))
     hashes = bits.reshape(HASHED, -1).astype(bool)
@@ -86,9 +86,8 @@ def _measure(
     info: VideoInfo,
     span: tuple[float, float] | None,
     worker: DecodeWorker,
-    clock: DecodeWorker,
 ) -> dict[str, object]:
-    axis, _ = clock.ask(path)
+    axis = worker.run(path, time_axis)
     start, end = span or (0.0, info.duration)
     first = min(max(0, round(start * info.fps)), info.frames - 1)
     numbers = frame_numbers(first, max(first + 1, min(round(end * info.fps), info.frames)))

@@ -1,15 +1,9 @@
-"""A video's time axis, read without decoding, in a process of its own.
-
-``python -m curation.timestamps`` answers a DecodeWorker's requests: see
-alertclip.decoding, which counts and decodes frames in the same way.
-"""
+"""A video's time axis, read without decoding; run in a ``DecodeWorker``."""
 
 import contextlib
 from typing import Any
 
 import numpy as np
-
-from alertclip import decoding
 
 
 def time_axis(path: str) -> dict[str, Any]:
@@ -38,7 +32,3 @@ def missing_share(times: list[int]) -> float:
         return 0.0
     lost = np.maximum(np.round(steps / np.median(steps)) - 1, 0).sum()
     return float(lost / (lost + len(steps) + 1))
-
-
-if __name__ == "__main__":
-    decoding.main(lambda request: (time_axis(request["path"]), b""))

@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.special import log_softmax, logsumexp
 from scipy.stats import binomtest
 
-from alertclip import mss
+from alertclip import intervals
 from alertclip.errors import InputError
 from alertclip.video import DecodeError
 from curation.endpoint import NoReply
@@ -185,7 +185,7 @@ def accuracy_differences(
             a, b = (t[select(t)]["correct"].to_numpy(float) for t in (old, new))
             if not len(a):
                 continue
-            interval = mss.paired_difference(a, b, n_boot=n_boot, seed=seed)
+            interval = intervals.paired_difference(a, b, n_boot=n_boot, seed=seed)
             points = {k: 100 * getattr(interval, k) for k in ("value", "low", "high")}
             row = {"difference": f"{after} minus {before}", "setting": setting}
             rows.append(row | points | {"n": interval.n})

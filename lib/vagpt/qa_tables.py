@@ -5,15 +5,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from alertclip import mss
 from alertclip.errors import InputError
+from alertclip.intervals import bootstrap_interval
 from alertclip.model import AlertCLIP
+from alertclip.zero_shot import inside
 from companion.profiles import Params
 from companion.result_tables import per_cent, with_paper
 from companion.splits import load_split
 from detectors import weakly_supervised
 from detectors.benchmarks import load_benchmark
-from detectors.frame_metrics import inside
 from vagpt import effective_tokens
 from vagpt.answerers import accuracy_table, answer_all
 from vagpt.exam import Exam, embed_frames, frame_logits, stage_answerer, unit
@@ -79,9 +79,7 @@ def interval_table(P: Params, exam: Exam, intervals: Intervals, model: str) -> p
     measures = {"mean IoU": np.array(ious), "IoU >= 0.5": np.greater_equal(ious, 0.5).astype(float)}
     rows = []
     for setting, values in measures.items():
-        interval = mss.bootstrap_interval(
-            values, n_boot=P.evaluation.bootstrap_samples, seed=P.seed
-        )
+        interval = bootstrap_interval(values, n_boot=P.evaluation.bootstrap_samples, seed=P.seed)
         rows.append({"setting": setting, "model": model, **interval._asdict()})
     return per_cent(pd.DataFrame(rows))
 

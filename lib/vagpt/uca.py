@@ -16,10 +16,9 @@ from alertclip.boxes import region_span
 from alertclip.errors import InputError
 from alertclip.files import read_json
 from alertclip.records import Item, Report
-from alertclip.zero_shot import EncodeText
+from alertclip.zero_shot import EncodeText, inside
 from detectors.benchmarks import Benchmark, read_list
 from detectors.event_annotations import video_name
-from detectors.frame_metrics import inside
 
 NORMAL = "Normal"
 RESOLUTION = 0.1  # s, of UCA's times: an end this far behind the video is rounding
