@@ -9,11 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_video import SIZE, ids, write_ids
 
-from alertclip.boxes import WHOLE_FRAME, box_at, region_span
 from alertclip.cache import FrameCache
 from alertclip.clips import ClipDataset, collate, cover_spans, split_validation
 from alertclip.errors import InputError
-from alertclip.records import Item, Keyframe, Region
+from alertclip.records import WHOLE_FRAME, Item, Keyframe, Region, box_at, region_span
 from alertclip.vagta import load_vagta
 from alertclip.video import VideoInfo
 from companion import splits

@@ -117,7 +117,7 @@ def test_the_prompt_file_names_every_class():
 def test_a_bad_prompt_file_names_the_entry(tmp_path):
     path = tmp_path / "p.yaml"
     path.write_text("normal: [calm]\nabnormal: []\n")
-    with pytest.raises(InputError, match="abnormal must be a list"):
+    with pytest.raises(InputError, match="abnormal: .*at least 1 item"):
         load_prompts(path)
     path.write_text("normal: [calm]\nabnormal: [fire]\nabnormals: [x]\n")
     with pytest.raises(InputError, match="abnormals"):

@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from alertclip.boxes import frame_time
 from alertclip.caption_checks import clean_negatives, count_text, is_text
 from alertclip.errors import InputError
 from alertclip.files import read_json
-from alertclip.records import Box, Item, Keyframe, Region, Report, item_key
+from alertclip.records import Box, Item, Keyframe, Region, Report, frame_time, item_key
 
 # "Normal video:", "<Class> anomaly video:", once "Water incident: Abnormal video showing"
 PREFIX = re.compile(

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from alertclip.boxes import frame_time
 from alertclip.errors import InputError
 from alertclip.files import read_json, write_json
+from alertclip.records import frame_time
 from curation.audit import CONTRACT, read_regions, share_interval
 from curation.contract import NEGATIVES
 from curation.negatives import write_unit

@@ -13,10 +13,9 @@ from typing import Any, Protocol
 import numpy as np
 import yaml
 
-from alertclip.boxes import region_span
 from alertclip.errors import InputError
 from alertclip.files import sha256_json
-from alertclip.records import CLOCK, Item, Region, item_key
+from alertclip.records import CLOCK, Item, Region, item_key, region_span
 from alertclip.video import probe, read_frames, uniform_indices
 from companion.profiles import ROOT, Params
 from companion.splits import Split

@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alertclip.boxes import region_span
 from alertclip.errors import InputError
 from alertclip.files import read_json
-from alertclip.records import Item, Report
+from alertclip.records import Item, Report, region_span
 from alertclip.zero_shot import EncodeText, inside
 from detectors.benchmarks import Benchmark, read_list
 from detectors.event_annotations import video_name
