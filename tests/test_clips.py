@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from test_video import SIZE, ids, write_ids
 
 from alertclip.cache import FrameCache
-from alertclip.clips import ClipDataset, collate, cover_spans, split_validation
+from alertclip.clips import ClipDataset, collate, cover_spans
 from alertclip.errors import InputError
 from alertclip.records import WHOLE_FRAME, Item, Keyframe, Region, box_at, region_span
 from alertclip.vagta import load_vagta
@@ -167,13 +167,14 @@ def test_validation_holds_out_whole_videos_of_every_class():
     videos = [f"V/{name}/{name}{i}.mp4" for name in ("Arson", "Robbery") for i in range(20)]
     items = [Item(v, "", (Region("r"),), (s, s + 1.0)) for v in videos for s in range(3)]
     items.append(Item("V/Fighting/only.mp4", "", (Region("r"),)))
-    train, held = split_validation(items, 0.1, seed=3)
+    train, held = splits.split_validation(items, 0.1, seed=3)
     assert not {i.video for i in train} & {i.video for i in held}
     assert len(train) + len(held) == len(items)
     assert sorted(i.class_name for i in held) == ["Arson"] * 6 + ["Robbery"] * 6
-    assert held == split_validation(items, 0.1, seed=3)[1] != split_validation(items, 0.1, 4)[1]
+    again, other = (splits.split_validation(items, 0.1, seed)[1] for seed in (3, 4))
+    assert held == again != other
     with pytest.raises(InputError, match="fraction"):
-        split_validation(items, 0, seed=3)
+        splits.split_validation(items, 0, seed=3)
 
 
 def test_real_clips_have_their_boxes(shared_data, tmp_path):

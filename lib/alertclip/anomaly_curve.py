@@ -147,8 +147,7 @@ def score_videos(
 
 
 class Sampling(NamedTuple):
-    """Which frames of a video: their size (H, W), ``rate`` per second or, if given, every
-    ``stride``-th, and how many make a piece."""
+    """Size (H, W) of frames, how many per second or else every how many, and how many a piece."""
 
     size: tuple[int, int]
     rate: float
@@ -157,10 +156,7 @@ class Sampling(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Sampled frames (F, H, W, 3) of a video; facts or an error come with its last piece.
-
-    ``share`` is the part of the video that it is about to be.
-    """
+    """Sampled frames (F, H, W, 3), their share of the video; the last has facts or an error."""
 
     video: Path
     share: float

@@ -230,25 +230,3 @@ def collate(samples: Sequence[dict[str, Any]]) -> Batch:
         labels=torch.tensor([s["label"] for s in samples]),
         keys=[s["key"] for s in samples],
     )
-
-
-def split_validation(
-    items: Sequence[Item], fraction: float, seed: int
-) -> tuple[list[Item], list[Item]]:
-    """Training and validation items: whole videos, the same share of each class, by ``seed``.
-
-    Every class with two videos or more gives at least one, none gives all it has.
-    """
-    if not 0 < fraction < 1:
-        raise InputError(f"validation fraction {fraction} must lie between 0 and 1")
-    by_class: dict[str, list[str]] = defaultdict(list)
-    for item in items:
-        by_class[item.class_name].append(item.video)
-    held: set[str] = set()
-    for name, all_videos in sorted(by_class.items()):
-        videos = sorted(set(all_videos))
-        count = min(max(1, round(fraction * len(videos))), len(videos) - 1)
-        order = np.random.default_rng([seed, *name.encode()]).permutation(len(videos))
-        held |= {videos[i] for i in order[:count]}
-    train = [item for item in items if item.video not in held]
-    return train, [item for item in items if item.video in held]

@@ -20,7 +20,7 @@ from alertclip.errors import InputError
 
 Item = TypeVar("Item")
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
-UNWRITABLE |= {errno.ENOTDIR, errno.EEXIST}  # a file where a folder should be
+UNWRITABLE |= {errno.ENOTDIR, errno.EEXIST}  # a file in place of a folder
 UMASK = os.umask(0)
 os.umask(UMASK)  # the only way to read it is to set it
 
@@ -118,10 +118,7 @@ def read_json(path: Path | str) -> Any:
 
 
 def progress(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
-    """Yield ``items`` behind one bar on stderr that updates in place and estimates the time left.
-
-    Work of less than two seconds shows none.
-    """
+    """Yield ``items`` behind a bar on stderr; work of less than two seconds shows none."""
     yield from tqdm(items, label, total, file=sys.stderr, mininterval=0.5, delay=2)
 
 
@@ -129,8 +126,7 @@ def progress(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
 class Shard:
     """Share ``number`` (from 1) of ``count``: every ``count``-th item, so that long ones spread.
 
-    Each item belongs to exactly one share, so shares may run in any order, at once or again, on
-    machines that never communicate; merged, they are the whole list.
+    Shares may run in any order, at once or again, on machines that never communicate.
     """
 
     number: int = 1

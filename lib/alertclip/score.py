@@ -8,6 +8,7 @@ of the same list; the last to finish merges the summaries into the one that a si
 import argparse
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -148,20 +149,16 @@ def output_names(videos: Sequence[Path]) -> dict[Path, str]:
 
     Compared without case, as some file systems do; "summary" is taken by the summary.
     """
+    names, taken = {}, {"summary"}
     videos = list(dict.fromkeys(video.resolve() for video in videos))
-    taken, names = {"summary"}, {}
-    stems = [video.stem.casefold() for video in videos]
+    stems = Counter(video.stem.casefold() for video in videos)
     for video in videos:
         parts = [*video.parts[1:-1], video.stem]
-        depth = 1 if stems.count(video.stem.casefold()) == 1 else 2
-        name = "__".join(parts[-depth:])
-        while name.casefold() in taken and depth < len(parts):
-            depth += 1
-            name = "__".join(parts[-depth:])
-        if name.casefold() in taken:  # the same folder: clip.mp4 beside clip.avi
-            name += video.suffix.replace(".", "_")
-        taken.add(name.casefold())
-        names[video] = name
+        first = 1 if stems[video.stem.casefold()] == 1 else 2
+        candidates = ["__".join(parts[-depth:]) for depth in range(first, len(parts) + 1)]
+        candidates.append(candidates[-1] + video.suffix.replace(".", "_"))  # clip.mp4 and clip.avi
+        names[video] = next((n for n in candidates if n.casefold() not in taken), candidates[-1])
+        taken.add(names[video].casefold())
     return names
 
 

@@ -6,8 +6,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -168,37 +169,29 @@ def probe(
     if key not in _known:
         # Hashing a hundred gigabytes takes minutes: the file's size and time stand for its content.
         seen = store / f"seen-{sha256_json(key)[:32]}.json" if store else None
-        info = _remembered(seen)
-        if info is None:
-            info = _hashed(path, store, lambda: counted(path, worker or own_worker()))
-            _remember(info, seen)
-        _known[key] = info
+        facts = partial(counted, path, worker or own_worker())
+        _known[key] = _kept(seen, partial(_probe_content, path, store, facts))
     return _known[key]
 
 
-def _hashed(path: Path, store: Path | None, counted: Callable[[], Facts]) -> VideoInfo:
+def _probe_content(path: Path, store: Path | None, facts: Callable[[], Facts]) -> VideoInfo:
     try:
         digest = sha256_file(path)
     except OSError as error:
         raise DecodeError(f"{path}: cannot be read ({error.strerror})") from None
     file = store / f"{digest}.json" if store else None
-    info = _remembered(file)
-    if info is None:
-        info = VideoInfo(**counted(), sha256=digest)
-        _remember(info, file)
-    return info
+    return _kept(file, lambda: VideoInfo(**facts(), sha256=digest))
 
 
-def _remember(info: VideoInfo, file: Path | None) -> None:
+def _kept(file: Path | None, make: Callable[[], VideoInfo]) -> VideoInfo:
+    """The info in ``file``, else a new one, which is written there."""
+    with suppress(InputError, TypeError):  # missing, torn, or written by another version
+        if file:
+            return VideoInfo(**read_json(file))
+    info = make()
     if file:
         write_json(file, asdict(info))
-
-
-def _remembered(file: Path | None) -> VideoInfo | None:
-    try:
-        return VideoInfo(**read_json(file)) if file and file.exists() else None
-    except (InputError, TypeError):  # torn, or written by another version: count again
-        return None
+    return info
 
 
 Choice = Callable[[VideoInfo], Sequence[Sequence[int]]]

@@ -4,7 +4,8 @@ The mini world is rendered on first use; real data are only checked, never fetch
 nothing in the library knows which of the two it works on.
 """
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 
 import miniworld
 from alertclip.cache import FrameCache
-from alertclip.clips import ClipDataset, split_validation
+from alertclip.clips import ClipDataset
 from alertclip.errors import InputError
 from alertclip.records import Item, Region, Report
 from alertclip.vagta import load_surrogate, load_vagta, strip_prefix
@@ -58,6 +59,28 @@ def load_split(P: Params, split: Split) -> tuple[list[Item], Report]:
         return items, report
     train, validation = split_validation(items, P.data.validation_fraction, P.seed)
     return (train if split == "train" else validation), report
+
+
+def split_validation(
+    items: Sequence[Item], fraction: float, seed: int
+) -> tuple[list[Item], list[Item]]:
+    """Training and validation items: whole videos, the same share of each class, by ``seed``.
+
+    Every class with two videos or more gives at least one, none gives all it has.
+    """
+    if not 0 < fraction < 1:
+        raise InputError(f"validation fraction {fraction} must lie between 0 and 1")
+    by_class: dict[str, list[str]] = defaultdict(list)
+    for item in items:
+        by_class[item.class_name].append(item.video)
+    held: set[str] = set()
+    for name, all_videos in sorted(by_class.items()):
+        videos = sorted(set(all_videos))
+        count = min(max(1, round(fraction * len(videos))), len(videos) - 1)
+        order = np.random.default_rng([seed, *name.encode()]).permutation(len(videos))
+        held |= {videos[i] for i in order[:count]}
+    train = [item for item in items if item.video not in held]
+    return train, [item for item in items if item.video in held]
 
 
 def standard_negatives(items: list[Item], seed: int) -> list[Item]:
