@@ -1,6 +1,8 @@
 """Clips: segments, boxes on sampled frames, padding, failures that are named, and batches."""
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -66,18 +68,6 @@ def test_a_segment_gives_its_own_frames_and_short_ones_are_padded(data_root, cac
     assert short["mask"].tolist() == [True] * 3 + [False] * 3
     assert short["times"][0] == 0.5 and short["label"] == 0
     assert short["regions"][0][1].tolist() == short["mask"].tolist()
-
-
-def test_a_source_names_what_the_frames_show(data_root, cache):
-    def samples(frames: int) -> list[dict]:
-        items = [calm(0, 0.5), calm(0.5, 0.6)]
-        return list(ClipDataset(data_root, items, frames, cache, workers=1))
-
-    few, again, more = (collate(samples(frames)).sources for frames in (6, 6, 7))
-    assert few == again and len({*few, *more}) == 4
-    first, second = samples(6)
-    del second["source"]
-    assert collate([first, second]).sources == []  # all or none: clips must not shift
 
 
 def test_training_sees_every_region_and_evaluation_knows_of_none(data_root, cache):
@@ -179,14 +169,11 @@ def test_validation_holds_out_whole_videos_of_every_class():
 
 def test_real_clips_have_their_boxes(shared_data, tmp_path):
     items, _ = load_vagta(shared_data / "vagta/Final_ucf_fgclip_translated_qwen_test.json")
-    for item in (
-        i for i in items if (shared_data / "ucf_crime/videos" / Path(i.video).name).exists()
-    ):
-        link = tmp_path / item.video
-        link.parent.mkdir(parents=True, exist_ok=True)
-        if not link.exists():
-            link.write_bytes((shared_data / "ucf_crime/videos" / link.name).read_bytes())
-    here = [i for i in items if (tmp_path / i.video).exists()]
+    videos = shared_data / "ucf_crime/videos"
+    here = [i for i in items if (videos / Path(i.video).name).exists()]
+    for path in {tmp_path / item.video for item in here}:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((videos / path.name).read_bytes())
     dataset = ClipDataset(tmp_path, here, 16, FrameCache(tmp_path / "cache", (64, 64)), workers=1)
     assert not dataset.failures and len(dataset) == len(here) >= 6
     for sample in dataset:
@@ -197,10 +184,19 @@ def test_real_clips_have_their_boxes(shared_data, tmp_path):
 
 def test_a_video_of_two_splits_stops_the_run(monkeypatch):
     videos = {"train": ["a.mp4", "b.mp4"], "dev": ["c.mp4"], "test": ["d.mp4"]}
-    monkeypatch.setattr(
-        splits, "load_split", lambda P, split: ([Item(v, "", ()) for v in videos[split]], None)
-    )
+    split = lambda P, name: ([Item(v, "", ()) for v in videos[name]], None)  # noqa: E731
+    monkeypatch.setattr(splits, "load_split", split)
     splits.require_disjoint(None)
     videos["test"].append("b.mp4")
     with pytest.raises(InputError, match=r"b\.mp4 is in both train and test"):
         splits.require_disjoint(None)
+
+
+def test_annotation_files_are_parsed_once_while_they_stay_the_same(tmp_path):
+    file, parsed = tmp_path / "a.json", []
+    P, loader = SimpleNamespace(data_dir=tmp_path), lambda *files: parsed.append(files)
+    for time in (1, 1, 2):
+        file.touch()
+        os.utime(file, ns=(0, time))
+        splits._read(loader, P, "a.json", "")
+    assert parsed == [(file,)] * 2
