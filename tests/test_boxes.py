@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alertclip import records
 from alertclip.records import (
-    HALF_WINDOW,
     WHOLE_FRAME,
     Keyframe,
     Region,
@@ -60,7 +60,7 @@ def test_no_box_between_a_disabled_keyframe_and_the_next():
 
 @pytest.mark.parametrize("enabled", [True, False])
 def test_single_keyframe_is_a_short_window(enabled):
-    track, half = (Keyframe(26, LEFT, enabled),), HALF_WINDOW / 25
+    track, half = (Keyframe(26, LEFT, enabled),), records.HALF_WINDOW / 25
     assert region_span(Region("", track)) == (1 - half, 1 + half)
     assert box_at(track, 1 + half) == box_at(track, 1 - half) == LEFT
     assert box_at(track, 1.01 + half) is None

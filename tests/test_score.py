@@ -86,13 +86,14 @@ def mixing(v: torch.Tensor, mask: torch.Tensor) -> SimpleNamespace:
 def test_videos_scored_together_score_as_alone(model, tmp_path, monkeypatch, decoders):
     """Long ones are cut into pieces; windows never reach into another video."""
     monkeypatch.setattr(anomaly_curve, "BATCH", 16)
+    monkeypatch.setattr(anomaly_curve, "has_bf16", lambda device: True)
     monkeypatch.setattr(model, "pool_frames", mixing)
     prompts = score.embed_prompts(model, load_prompts(score.PROMPTS))
     lengths = [16, 3, 90, 7, 33]
     videos = [write_video(tmp_path / f"{n}.mp4", n) for n in lengths]
     (tmp_path / "text.mp4").write_text("no video")
     paths = [videos[0], tmp_path / "text.mp4", *videos[1:], videos[0], tmp_path / "none.mp4"]
-    options = {"num_frames": 4, "stride": 2, "precision": "bf16", "decoders": decoders}
+    options = {"num_frames": 4, "stride": 2, "decoders": decoders}
     found = {}
     for path, curve in score.score_videos(model, paths, prompts, **options):
         assert not torch.is_autocast_enabled("cpu") and not torch.is_inference_mode_enabled()
@@ -102,7 +103,7 @@ def test_videos_scored_together_score_as_alone(model, tmp_path, monkeypatch, dec
     assert "none.mp4: no such file" in str(found.pop(tmp_path / "none.mp4"))
     assert set(found) == set(videos)
     for path, curve in found.items():
-        alone = score.score_video(model, path, prompts, 4, stride=2, precision="bf16")
+        alone = score.score_video(model, path, prompts, 4, stride=2)
         pd.testing.assert_frame_equal(curve.table, alone.table)
         assert curve.captions == alone.captions and len(curve.table) == int(path.stem)
 
@@ -139,16 +140,8 @@ def test_one_bad_file_does_not_stop_the_rest(model, tmp_path, capsys):
 
 
 def test_output_names_never_collide():
-    paths = [
-        "/x/a/clip.mp4",
-        "/y/a/clip.mp4",
-        "/x/a/clip.avi",
-        "/x/Clip.mp4",
-        "/x/summary.mp4",
-        "/x/a__clip.mp4",
-        "/x/alone.mp4",
-        "/x/alone.mp4",
-    ]
+    paths = ["/x/a/clip.mp4", "/y/a/clip.mp4", "/x/a/clip.avi", "/x/Clip.mp4", "/x/summary.mp4"]
+    paths += ["/x/a__clip.mp4", "/x/alone.mp4", "/x/alone.mp4"]
     names = score.output_names([Path(path) for path in paths])
     assert len(names) == 7 and len({name.casefold() for name in names.values()} | {"summary"}) == 8
     assert names[Path("/x/alone.mp4")] == "alone"

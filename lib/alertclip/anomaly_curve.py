@@ -8,11 +8,11 @@ until the next sampled frame. Scores rank frames; they are not calibrated probab
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,6 @@ from alertclip.prompts import Prompts
 from alertclip.video import DecodeWorker, existing
 from alertclip.zero_shot import hold
 
-Precision = Literal["auto", "fp32", "bf16"]
 FRAMES = 8  # a window where the model does not say
 RATE = 2.0  # sampled frames per second: near the field's 16-frame snippets at 30 fps
 BATCH = 64  # frames through the vision tower at once
@@ -94,15 +93,13 @@ def score_video(
     num_frames: int = FRAMES,
     rate: float = RATE,
     stride: int | None = None,
-    precision: Precision = "auto",
 ) -> ScoreCurve:
     """Score one video in windows of ``num_frames`` sampled frames.
 
-    ``rate`` is in samples per second; ``stride`` in native frames overrides it. ``precision`` auto
-    is bf16 where the device is faster in it. Raises InputError naming the file if it cannot be
-    decoded.
+    ``rate`` is in samples per second; ``stride`` in native frames overrides it. Computed in bf16
+    where the device is faster in it. Raises InputError naming the file if it cannot be decoded.
     """
-    [(_, found)] = score_videos(model, [path], prompts, num_frames, rate, stride, precision)
+    [(_, found)] = score_videos(model, [path], prompts, num_frames, rate, stride)
     if isinstance(found, Exception):
         raise found
     return found
@@ -115,7 +112,6 @@ def score_videos(
     num_frames: int = FRAMES,
     rate: float = RATE,
     stride: int | None = None,
-    precision: Precision = "auto",
     decoders: int = 1,
 ) -> Iterator[tuple[Path, ScoreCurve | Exception]]:
     """Score many videos as ``score_video`` does: each path with its curve or error, once done.
@@ -126,12 +122,14 @@ def score_videos(
     count = max(1, BATCH // num_frames) * num_frames
     scored: dict[Path, list[tuple[np.ndarray, list[int]]]] = {video: [] for video in videos}
     sampling = Sampling(model.image_size, rate, stride, count)
+    device = model.mean.device.type
     bar = tqdm(total=len(videos), desc="score", bar_format=BAR, mininterval=0.5, delay=2)
     with bar, closing(pieces_ahead(videos, sampling, decoders)) as pieces:
 
         def next_done() -> Piece | None:
-            # Leave autocast before yielding, so that caller code keeps its precision.
-            with torch.inference_mode(), model_precision(model, precision):
+            # Leave autocast before yielding, so that caller code keeps its precision. One block
+            # around many batches: the weights are then cast once.
+            with torch.inference_mode(), torch.autocast(device, torch.bfloat16, has_bf16(device)):
                 for piece in pieces:
                     if len(piece.frames):
                         found = _score_frames(model, piece.frames, prompts, num_frames)
@@ -213,18 +211,6 @@ def _curve(
     captions = [sentences[i] for _, nearest in parts for i in nearest]
     sampled = np.arange(0, frames, last.stride)
     return ScoreCurve(last.video, frames, last.facts["fps"], aspect, sampled, scores, captions)
-
-
-@contextmanager
-def model_precision(model: AlertCLIP, precision: Precision) -> Iterator[None]:
-    """Autocast to bf16 inside the block if asked for or, with auto, where the device is faster.
-
-    One block around many batches: the weights are then cast once.
-    """
-    device = model.mean.device.type
-    bf16 = precision == "bf16" or (precision == "auto" and has_bf16(device))
-    with torch.autocast(device, torch.bfloat16, enabled=bf16):
-        yield
 
 
 def has_bf16(device: str) -> bool:

@@ -183,7 +183,7 @@ def _score_all(
     names, summary = output_names(options.videos), options.out / "summary.csv"
     mine, rows = options.shard.take(list(names)), {}
     spare = torch.get_num_threads() // 2 if torch.cuda.is_available() else 0
-    how = options.num_frames, options.fps, options.stride, "auto", options.decoders or spare
+    how = options.num_frames, options.fps, options.stride, options.decoders or spare
     for video, found in score_videos(model, mine, prompts, *how):
         rows[video] = _report(model, video, found, names[video], line, options.out)
         tqdm.write("{video}: {status} {reason}".format(**rows[video]).rstrip(), sys.stdout)
