@@ -40,8 +40,7 @@ class FrameCache:
             found.extend(frames)
             return facts
 
-        store = self.root / "videos"
-        info = video.probe(path, store, worker, counted if choose else video.count)
+        info = video.probe(path, self.root / "videos", worker, counted if choose else None)
         for indices, frames in found:
             _keep(self.file(path, indices), frames)
         return info

@@ -152,24 +152,22 @@ def own_worker() -> DecodeWorker:
 _known: dict[tuple[str, int, int], VideoInfo] = {}
 
 
-def count(path: Path, worker: DecodeWorker) -> Facts:
-    """What a video holds, found by decoding all of it."""
-    return worker.run(path, decoding.read_through, [], (1, 1), worker.threads)[1]
-
-
 def probe(
     path: Path | str,
     store: Path | None = None,
     worker: DecodeWorker | None = None,
-    counted: Callable[[Path, DecodeWorker], Facts] = count,
+    counted: Callable[[Path, DecodeWorker], Facts] | None = None,
 ) -> VideoInfo:
-    """Count the frames of a video that decode; remembered in ``store`` by its content."""
+    """Count the frames of a video that decode; remembered in ``store`` by its content.
+
+    ``counted`` counts, by decoding, and may keep frames on the way.
+    """
     path = existing(path)
     key = _file_key(path)
     if key not in _known:
         # Hashing a hundred gigabytes takes minutes: the file's size and time stand for its content.
         seen = store / f"seen-{sha256_json(key)[:32]}.json" if store else None
-        facts = partial(counted, path, worker or own_worker())
+        facts = partial(counted or _count, path, worker or own_worker())
         _known[key] = _kept(seen, partial(_probe_content, path, store, facts))
     return _known[key]
 
@@ -194,6 +192,10 @@ def _kept(file: Path | None, make: Callable[[], VideoInfo]) -> VideoInfo:
     return info
 
 
+def _count(path: Path, worker: DecodeWorker) -> Facts:
+    return worker.run(path, decoding.read_through, [], (1, 1), worker.threads)[1]
+
+
 Choice = Callable[[VideoInfo], Sequence[Sequence[int]]]
 """Lists of frames to take from a video, once it is known what it holds."""
 
@@ -210,7 +212,7 @@ def count_and_read(
     lists = choose(VideoInfo(**promised, sha256="")) if min(promised.values()) > 0 else []
     wanted = sorted({int(i) for indices in lists for i in indices})
     if len(wanted) > THROUGH:
-        return count(path, worker), []
+        return _count(path, worker), []
     frames, facts = worker.run(path, decoding.read_through, wanted, size, worker.threads)
     if facts["frames"] != promised["frames"] or facts["fps"] != promised["fps"]:
         return facts, []
