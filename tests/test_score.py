@@ -4,12 +4,12 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import pandas as pd
 import psutil
 import pytest
 import torch
+from test_video import encode
 from torch import nn
 from tqdm import TMonitor
 
@@ -44,14 +44,11 @@ class ColourModel(nn.Module):
         return nn.functional.normalize(torch.tensor(colours, dtype=torch.float32), dim=-1)
 
 
-def write_video(path: Path, frames: int = 40, fps: int = 8) -> Path:
+def write_video(path: Path, frames: int = 40) -> Path:
+    """A video that is blue, then red, at 30 frames per second."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), fps, (64, 48))
-    for i in range(frames):
-        colour = BLUE if i < frames // 2 else RED
-        writer.write(np.full((48, 64, 3), colour[::-1], np.uint8))  # OpenCV writes BGR
-    writer.release()
-    return path
+    colours = [BLUE] * (frames // 2) + [RED] * (frames - frames // 2)
+    return encode(path, (np.full((48, 64, 3), colour, np.uint8) for colour in colours), "mpeg4")
 
 
 @pytest.fixture
@@ -69,7 +66,7 @@ def test_curve_has_a_row_per_frame_and_finds_the_event(model, tmp_path):
     curve = score.score_video(model, video, prompts, num_frames=4, stride=4)
     table = curve.table
     assert table["frame"].tolist() == list(range(40))
-    assert table["time_s"].iloc[-1] == pytest.approx(39 / 8)
+    assert table["time_s"].iloc[-1] == pytest.approx(39 / 30)
     assert table["score"].between(0, 1).all()
     assert (table["score"][:20] < 0.1).all() and (table["score"][20:] > 0.9).all()
     assert curve.captions[-1] in load_prompts(score.PROMPTS).sets.abnormal

@@ -112,18 +112,21 @@ def test_published_hard_negative_file(train_file):
     assert len({region.caption for _, region in regions}) == 2723
     assert all(region.span for i, region in regions if i.is_abnormal)
     counts = report.counts()
-    assert counts["hard negative over 20 CLIP tokens"] == 584
-    assert counts["region caption over 20 CLIP tokens"] == 133
-    assert counts["hard negative equals its caption"] == 2
-    assert counts["no hard negative"] == 1
-    assert counts["region of a single frame"] == 34
-    assert counts["hard negative not plain ASCII"] == 19
-    assert counts["region caption not plain ASCII"] == 21
-    assert counts["segment shorter than 1 s"] == 3
-    assert counts["surrogate: global caption and boxes"] == 900
+    expected = {
+        "hard negative over 20 CLIP tokens": 584,
+        "region caption over 20 CLIP tokens": 133,
+        "hard negative equals its caption": 2,
+        "no hard negative": 1,
+        "region of a single frame": 34,
+        "hard negative not plain ASCII": 19,
+        "region caption not plain ASCII": 21,
+        "segment shorter than 1 s": 3,
+        "surrogate: global caption and boxes": 900,
+        "overlaps an earlier segment": 10,
+    }
+    assert expected.items() <= counts.items()
     kept = sum(len(region.hard_negatives) for _, region in regions)
     assert kept == 11175 - 2 - counts["repeated hard negative"]
-    assert counts["overlaps an earlier segment"] == 10
     overlapping = {r.item.split("#")[0] for r in report.rows if "overlaps" in r.reason}
     assert len(overlapping) == 8 and any("Normal_Videos046" in video for video in overlapping)
 

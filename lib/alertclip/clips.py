@@ -69,7 +69,8 @@ class ClipDataset(Dataset):
     ) -> None:
         self.root, self.num_frames, self.cache, self.cover = root, num_frames, cache, cover
         self.failures: list[Finding] = []
-        _refuse_repeated_keys(items)
+        if repeated := [key for key, n in Counter(i.key for i in items).items() if n > 1]:
+            raise InputError(f"{repeated[0]}: {len(repeated)} clips occur twice; give each once")
         paths = {item.key: _inside(root, item.video) for item in items}
         infos = self._probe(items, paths, workers)
         readable = self._keep(items, {i.key: _within(i, infos[paths[i.key]]) for i in items})
@@ -185,12 +186,6 @@ def _within(item: Item, info: VideoInfo | str) -> VideoInfo | str:
         return info
     start, length = item.timestamps[0], info.duration
     return f"{item.video}: segment begins at {start:.2f} s, the video ends at {length:.2f} s"
-
-
-def _refuse_repeated_keys(items: Sequence[Item]) -> None:
-    repeated = [key for key, count in Counter(item.key for item in items).items() if count > 1]
-    if repeated:
-        raise InputError(f"{repeated[0]}: {len(repeated)} clips occur twice; give each once")
 
 
 def _region_sample(

@@ -103,26 +103,24 @@ def _until_torn(frames: Iterator[Any]) -> Iterator[Any]:
         yield from frames
 
 
-def _take(frames: Walk, count: float = math.inf) -> tuple[list[np.ndarray], Facts | None]:
-    taken: list[np.ndarray] = []
-    while len(taken) < count:
+def _take(
+    frames: Walk, size: tuple[int, int], count: float = math.inf
+) -> tuple[np.ndarray, Facts | None]:
+    """The next ``count`` frames of a walk (F, H, W, 3) and, once it has ended, its facts."""
+    taken, facts = [], None
+    while facts is None and len(taken) < count:
         try:
             taken.append(next(frames))
         except StopIteration as end:
-            return taken, end.value
-    return taken, None
-
-
-def _stacked(frames: list[np.ndarray], size: tuple[int, int]) -> np.ndarray:
-    return np.stack(frames) if frames else np.empty((0, *size, 3), np.uint8)
+            facts = end.value
+    return np.stack(taken) if taken else np.empty((0, *size, 3), np.uint8), facts
 
 
 def read_through(
     path: str, indices: Sequence[int], size: tuple[int, int], threads: str
 ) -> tuple[np.ndarray, Facts]:
     """Frames by increasing index (T, H, W, 3), and what the whole video holds, in one pass."""
-    frames, facts = _take(walk(path, set(indices).__contains__, size, threads))
-    return _stacked(frames, size), facts
+    return _take(walk(path, set(indices).__contains__, size, threads), size)
 
 
 def pieces(
@@ -134,8 +132,8 @@ def pieces(
     """
     frames, facts = walk(path, lambda number: number % stride == 0, size, threads), None
     while facts is None:
-        piece, facts = _take(frames, count)
-        yield _stacked(piece, size), facts
+        piece, facts = _take(frames, size, count)
+        yield piece, facts
 
 
 def decode_decord(path: str, indices: Sequence[int], size: tuple[int, int]) -> np.ndarray:
