@@ -22,10 +22,9 @@ from faults.harness import Case, disk, forked, killed, refused
 from test_training import Clips, tiny_model
 from test_video import SIZE, ids, write_ids
 
-from alertclip import checkpoint
+from alertclip import checkpoint, score
 from alertclip.cache import FrameCache, parallel_fill
 from alertclip.files import write_json
-from alertclip.score import cli
 from companion.figures import write_table
 
 CASES: list[Case] = [*annotations.CASES, *videos.CASES, *training.CASES, *disks.CASES]
@@ -138,23 +137,23 @@ def test_shards_of_a_scoring_merge_into_the_same_summary(tmp_path: Path, monkeyp
 
     # Videos are done in any order; the summary is in that of the call.
     monkeypatch.setattr(
-        cli, "score_videos", lambda _, videos, *__: [(v, None) for v in videos[::-1]]
+        score, "score_videos", lambda _, videos, *__: [(v, None) for v in videos[::-1]]
     )
-    monkeypatch.setattr(cli, "_report", row)
-    monkeypatch.setattr(cli, "load_model", lambda *_: (tiny_model(), "tiny"))
-    monkeypatch.setattr(cli, "embed_prompts", lambda *_: None)
+    monkeypatch.setattr(score, "_report", row)
+    monkeypatch.setattr(score, "load_model", lambda *_: (tiny_model(), "tiny"))
+    monkeypatch.setattr(score, "embed_prompts", lambda *_: None)
     videos = [str(tmp_path / f"v{i}.mp4") for i in range(7)]
-    assert cli.main([*videos, "--out", str(tmp_path / "one")]) == 1
+    assert score.main([*videos, "--out", str(tmp_path / "one")]) == 1
     out = tmp_path / "many"
     write_json(out / "shards/2-of-3.json", {"videos": ["of another list"], "rows": []})
     codes = []
     for number in (3, 1, 2):
         assert not (out / "summary.csv").exists()
-        codes.append(cli.main([*videos, "--out", str(out), "--shard", f"{number}/3"]))
+        codes.append(score.main([*videos, "--out", str(out), "--shard", f"{number}/3"]))
     assert codes == [0, 1, 0]
     assert (out / "summary.csv").read_bytes() == (tmp_path / "one/summary.csv").read_bytes()
     with pytest.raises(SystemExit):
-        cli.main([*videos, "--out", str(out), "--shard", "4/3"])
+        score.main([*videos, "--out", str(out), "--shard", "4/3"])
 
 
 def test_the_slurm_profile_plans_every_notebook(root: Path) -> None:

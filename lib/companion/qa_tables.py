@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from alertclip import mss
+from alertclip import intervals
 from alertclip.cache import FrameCache, parallel_fill
 from alertclip.errors import InputError
 from alertclip.model import AlertCLIP
@@ -131,7 +131,7 @@ def interval_table(P: Params, asked: QuestionSet, spans: Spans, model: str) -> p
     rows = []
     for setting, values in {"mean IoU": ious, "IoU >= 0.5": (ious >= 0.5).astype(float)}.items():
         draws = {"n_boot": P.evaluation.bootstrap_samples, "seed": P.seed}
-        interval = mss.bootstrap_interval(values, **draws)
+        interval = intervals.bootstrap_interval(values, **draws)
         rows.append({"setting": setting, "model": model, **interval._asdict()})
     return per_cent(pd.DataFrame(rows))
 

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from alertclip import mss
+from alertclip import intervals, mss
 from alertclip.files import write_json
 from alertclip.training_log import read_history
-from alertclip.zero_shot import frame_scores, wording_table
 from companion import figures
+from companion.embedding_tables import frame_scores, project_2d, wording_table
 from companion.figures import catalogue
 from companion.paper_numbers import paper_numbers
 from companion.profiles import Params
@@ -88,11 +88,11 @@ def paired(
     frames = [_frames(P, r, split) for r in (before, after)]
     inside = [[video for video in part if video.abnormal] for part in frames]
     aucs = {
-        "video AUC": mss.paired_difference(*margins, auc, *draws, groups),
+        "video AUC": intervals.paired_difference(*margins, auc, *draws, groups),
         "frame AUC": _frame_difference(frames, draws),
         "in-clip frame AUC": _frame_difference(inside, draws),
     }
-    change = mss.paired_difference(*signed, mss.mean, *draws, groups)
+    change = intervals.paired_difference(*signed, intervals.mean, *draws, groups)
     rows = [{"measure": "MSS", **change._asdict()}]
     for name, found in aucs.items():
         points = {k: v if k == "n" else 100 * v for k, v in found._asdict().items()}
@@ -103,7 +103,7 @@ def paired(
 
 def _frame_difference(
     pair: Sequence[Sequence[FrameScores]], draws: tuple[int, int]
-) -> mss.Interval:
+) -> intervals.Interval:
     """Frame AUC of the second model minus the first's."""
     before, after = resample(pair, frame_auc, "frame AUC", *draws)
     return interval(after - before, frame_count(pair[0]))
@@ -119,7 +119,7 @@ def umap_table(results: list[StageResult], seed: int) -> pd.DataFrame:
     for r in results:
         groups = ["abnormal clip" if label else "normal clip" for label in r.clips.labels]
         groups += ["normal prompt"] * len(r.normal) + ["abnormal prompt"] * len(r.abnormal)
-        xy = mss.project_2d(np.concatenate([r.clips.embedding, r.normal, r.abnormal]), seed)
+        xy = project_2d(np.concatenate([r.clips.embedding, r.normal, r.abnormal]), seed)
         frame = pd.DataFrame({"x": xy[:, 0], "y": xy[:, 1], "group": groups})
         tables.append(frame.assign(panel=STAGES[r.stage]))
     return pd.concat(tables, ignore_index=True)

@@ -33,7 +33,7 @@ def check_inputs(P: Params, fetch: bool = True) -> None:
         if missing := missing_data(P) or missing_lists(P):
             raise InputError("\n".join([f"profile {P.profile} cannot run yet:", *missing]))
     if fetch and P.model.backbone not in ("miniclip", "minisiglip"):
-        from alertclip.backbone import load_backbone  # takes seconds
+        from alertclip.backbone import load_backbone
 
         load_backbone(P.model.backbone, P.model.pretrained)
 

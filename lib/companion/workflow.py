@@ -99,7 +99,7 @@ def input_files(book: Notebook, P: Params) -> list[Path]:
     if P.data.world == "vagta":
         found += [P.data_dir / v for k, v in P.data if k.startswith(("annotations", "hard")) and v]
     if P.data.world == "vagta" and "detector" in book.params:
-        from detectors.benchmarks import load_benchmark  # takes a second, for real data alone
+        from detectors.benchmarks import load_benchmark
 
         found += load_benchmark(P.detector.benchmark).files(P.data_dir)
     return [file for file in found if file.is_file()]

@@ -14,7 +14,7 @@ from alertclip.errors import InputError
 from alertclip.files import atomic_write
 from alertclip.prompts import load_prompts
 from alertclip.records import Item
-from alertclip.score.models import load_model
+from alertclip.score import load_model
 from curation import PARAMS
 from curation.screening import DROP, screen
 

@@ -22,7 +22,8 @@ from sklearn.pipeline import make_pipeline
 from alertclip.caption_checks import is_text
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, read_json, write_json
-from alertclip.mss import Interval, bootstrap_interval, ratio
+from alertclip.intervals import Interval, ratio
+from alertclip.mss import bootstrap_interval
 from alertclip.records import Item, item_key
 from curation.contract import NEGATIVES, normal_form, violations
 

@@ -19,10 +19,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from alertclip.boxes import region_span
 from alertclip.errors import InputError
 from alertclip.files import locked, progress, read_json, sha256_json, write_json
-from alertclip.records import CLOCK, Item, item_key
+from alertclip.records import CLOCK, Item, item_key, region_span
 from alertclip.vagta import load_surrogate, load_vagta
 from alertclip.video import DecodeError, probe, read_frames, uniform_indices
 from curation import PARAMS

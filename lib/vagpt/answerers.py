@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.special import log_softmax, logsumexp
 from scipy.stats import binomtest
 
-from alertclip import mss
+from alertclip import intervals
 from alertclip.errors import InputError
 from alertclip.video import DecodeError, probe, read_frames, uniform_indices
 from curation.chat_models import ChatModel, NoReply
@@ -185,7 +185,7 @@ def accuracy_differences(
             raise InputError(f"{before} and {after} answered different questions")
         for setting, mask in settings(old):
             a, b = (t.loc[mask, "correct"].to_numpy(float) for t in (old, new))
-            found = mss.paired_difference(a, b, n_boot=n_boot, seed=seed)._asdict()
+            found = intervals.paired_difference(a, b, n_boot=n_boot, seed=seed)._asdict()
             points = {name: 100 * found[name] for name in ("value", "low", "high")}
             row = {"difference": f"{after} minus {before}", "setting": setting}
             rows.append(row | points | {"n": found["n"]})

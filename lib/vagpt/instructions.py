@@ -23,7 +23,7 @@ from alertclip.errors import InputError
 from alertclip.files import sha256_json, write_json
 from alertclip.prompts import load_prompts
 from alertclip.records import Report, item_key
-from alertclip.score.models import load_model
+from alertclip.score import load_model
 from curation import PARAMS
 from curation.chat_models import ChatModel, Endpoint, LocalModel, NoReply
 from curation.negatives import Results

@@ -12,15 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alertclip.boxes import region_span
-from alertclip.caption_checks import is_text, number, number_pair
+from alertclip.caption_checks import is_text
 from alertclip.errors import InputError
 from alertclip.files import read_json
-from alertclip.records import Item, Report
-from alertclip.zero_shot import EncodeText
+from alertclip.records import Item, Report, region_span
+from alertclip.zero_shot import EncodeText, inside
 from detectors.benchmarks import Benchmark, read_list
 from detectors.event_annotations import video_name
-from detectors.frame_metrics import inside
 
 NORMAL = "Normal"
 RESOLUTION = 0.1  # s, of UCA's times: an end this far after the video is rounding
@@ -92,6 +90,18 @@ def _entry(entry: Any, where: str) -> tuple[float, list[Any], list[Any]]:
     if duration is None or not lists or len(times) != len(sentences):
         raise InputError(f"{where}: needs duration (s), and as many timestamps as sentences")
     return duration, times, sentences
+
+
+def number(value: Any) -> float | None:
+    """A finite number; None for anything else."""
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if plain and math.isfinite(value) else None
+
+
+def number_pair(raw: Any) -> tuple[float, float] | None:
+    """Two finite numbers; None for anything else."""
+    found = [number(x) for x in raw] if isinstance(raw, list) and len(raw) == 2 else [None]
+    return None if None in found else tuple(found)
 
 
 def video_class(video: str, classes: Sequence[str]) -> str | None:

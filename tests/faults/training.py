@@ -18,8 +18,8 @@ from torch.utils.data import get_worker_info
 
 from alertclip.backbone import CONFIG, load_backbone
 from alertclip.checkpoint import checkpoints, latest_checkpoint
-from alertclip.score.models import load_model
-from alertclip.shards import parse_shard
+from alertclip.files import parse_shard
+from alertclip.score import load_model
 from alertclip.training import fit
 from alertclip.training_log import read_history
 from companion.profiles import load_params
