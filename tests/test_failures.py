@@ -15,13 +15,9 @@ from alertclip.clips import ClipDataset
 from alertclip.embeddings import ClipEmbeddings
 from alertclip.errors import InputError
 from alertclip.records import Item, Keyframe, Region
-from companion import failures
+from companion import failure_gallery, failure_measures
 from companion.degradation import DEGRADATIONS, Clip
-from companion.failures import statistics
-from companion.failures.measurement import Sample, box_cover, box_measures, lend, pointing_hits
-from companion.failures.measurement import sample as take
-from companion.figures import write_table
-from companion.figures.failure_figures import CURVES, level_grid, map_grid
+from companion.failure_measures import box_cover, box_measures, curves, lend, pointing_hits
 from companion.profiles import from_flat
 from companion.tuned_models import StageResult
 
@@ -67,14 +63,13 @@ def test_pointing_hits_share_ties_and_let_a_touched_patch_count():
     assert pointing_hits(maps, cover).tolist() == [0.5, 1.0]
 
 
-def sample(key: str, label: int, seed: int) -> Sample:
+def sample(key: str, label: int, seed: int) -> Clip:
     """Three real frames and a padded one; the actor is in frames 1 and 2."""
-    return Sample(
+    return Clip(
         frames=tiny_clip.frames(4, seed=seed),
         boxes=torch.tensor([[[0.25, 0.0, 0.75, 0.5]] * 4]),
         present=torch.tensor([[False, True, True, False]]),
         key=key,
-        class_name="Fire" if label else "Normal",
         label=label,
         mask=torch.tensor([True, True, True, False]),
         located=bool(label),
@@ -89,7 +84,9 @@ def scores() -> pd.DataFrame:
     directions = {name: torch.randn(16, generator=torch.Generator().manual_seed(i))
                   for i, name in enumerate(models)}  # fmt: skip
     samples = [sample(f"{name}.mp4#0-8", int(name < "c"), i) for i, name in enumerate("abcd")]
-    table = failures.degraded_scores(models, directions, samples, LEVELS, seed=0, batch_size=3)
+    table = failure_measures.degraded_scores(
+        models, directions, samples, LEVELS, seed=0, batch_size=3
+    )
     full = models["Full"]
     with torch.no_grad():
         clip = full.encode_clip(samples[2].frames[None], samples[2].mask[None])
@@ -124,7 +121,7 @@ def test_attention_is_measured_on_annotated_clips_alone(scores):
 
 
 def test_scores_do_not_depend_on_the_batch(scores):
-    again = failures.degraded_scores(
+    again = failure_measures.degraded_scores(
         {"CLIP": tiny_clip.alertclip("avg")},
         {"CLIP": torch.randn(16, generator=torch.Generator().manual_seed(0))},
         [sample("b.mp4#0-8", 1, 1)],
@@ -144,7 +141,7 @@ def made(margins: list[float], labels: list[int]) -> pd.DataFrame:
     table = table.assign(key=names, video=names, model="CLIP", kind="blur", step=0, level=0.0)
     located = table["label"] == 1
     inside = {"area": [0.1, 0.4], "reach": [0.2, 0.6], "mass_rollout": [0.3, 0.6],
-              "hits_rollout": [1.0, 0.5]}  # fmt: skip
+              "hits_relevance": [1.0, 0.5]}  # fmt: skip
     for name, values in inside.items():
         table.loc[located, name] = values
     return table
@@ -152,23 +149,21 @@ def made(margins: list[float], labels: list[int]) -> pd.DataFrame:
 
 def test_curves_by_hand():
     table = made([0.3, 0.1, 0.2, 0.0], [1, 1, 0, 0])
-    lift = failures.curves(P, table, "lift", "rollout").iloc[0]
+    lift = curves(P, table, "rollout").iloc[0]
     assert lift["value"] == pytest.approx(0.9 / 0.5) and lift["n"] == 2  # not the mean of ratios
     assert lift["low"] == pytest.approx(1.5) and lift["high"] == pytest.approx(3.0)
-    hits = failures.curves(P, table, "hits", "rollout").iloc[0]
+    hits = curves(P, table, "pointing").iloc[0]
     assert (hits["value"], hits["chance"]) == (pytest.approx(75), pytest.approx(40))
-    margin = failures.curves(P, table, "margin").set_index("of")["value"]
+    margin = curves(P, table, "margin").set_index("of")["value"]
     assert margin.to_dict() == pytest.approx({"abnormal clips": 0.2, "normal clips": 0.1})
-    auc = failures.curves(P, table, "video AUC").iloc[0]
+    auc = curves(P, table, "auc").iloc[0]
     assert auc["value"] == pytest.approx(75) and auc["n"] == 4
     assert (auc["title"], auc["unit"]) == ("Blur", DEGRADATIONS["blur"].unit)
-    with pytest.raises(InputError, match="curve lift of 'margin'"):
-        failures.curves(P, table, "lift", "margin")
 
 
 def test_an_unknown_kind_is_refused_before_any_work():
-    with pytest.raises(InputError, match="no degradation fog"):
-        failures.degraded_scores({}, {}, [], {"fog": [1]}, seed=0, batch_size=1)
+    with pytest.raises(InputError, match="degradation fog: unknown"):
+        failure_measures.degraded_scores({}, {}, [], {"fog": [1]}, seed=0, batch_size=1)
 
 
 def result(margins: list[float], labels: list[int], keys: list[str]) -> StageResult:
@@ -180,58 +175,23 @@ def result(margins: list[float], labels: list[int], keys: list[str]) -> StageRes
     return StageResult("full", clips, np.array([[0.0, 1.0]]), np.array([[1.0, 0.0]]))
 
 
-def test_reference_curves_are_kept_in_one_table(scores, tmp_path, monkeypatch):
-    write_table(failures.all_curves(P, scores), tmp_path / "all.csv")
-    kept = pd.read_csv(tmp_path / "all.csv")
-    monkeypatch.setattr(statistics, "committed", lambda name: kept)
-    for name, how in statistics.FIGURES.items():
-        found, made = failures.reference_curves(name), failures.curves(P, scores, *how)
-        assert sorted(found) == sorted(made)
-        both = found[made.columns].reset_index(drop=True), made.reset_index(drop=True)
-        pd.testing.assert_frame_equal(*both, check_dtype=False, rtol=1e-5)
-
-
 def test_worst_errors_go_by_margin_and_then_by_name():
     margins = [0.1, -0.2, -0.2, 0.4, 0.3, 0.4, 0.0]
     labels = [1, 1, 1, 1, 0, 0, 0]
-    errors = failures.worst_errors(result(margins, labels, list("fcbazyx")), 2)
+    errors = failure_gallery.worst_errors(result(margins, labels, list("fcbazyx")), 2)
     assert errors["key"].tolist() == ["b", "c", "y", "z"]
     assert errors["error"].tolist() == ["missed"] * 2 + ["false alarm"] * 2
     assert errors["passed_by"].tolist() == [1, 1, 0.75, 0.75]
 
 
-def test_figures_draw_every_curve_and_refuse_what_does_not_fit(scores):
-    curve = failures.curves(P, scores, "margin")
-    figure = CURVES["failure_margin"](curve)
-    assert sum(axes.axison for axes in figure.axes) == len(LEVELS)
-    assert "n = 2 clips" in figure.get_supxlabel()
-    table = pd.DataFrame({"column": [0], "title": ["a"], "row": ["Full"], "score": [0.1]})
-    frame, box = np.zeros((24, 32, 3), np.uint8), np.array([[0.25, 0.0, 0.75, 0.5]])
-    drawn = map_grid([frame], {"Full": [np.eye(3)]}, table, [box])
-    outline = drawn.axes[1].patches[0]
-    assert (outline.get_xy(), outline.get_width(), outline.get_height()) == ((8, 0), 16, 12)
-    with pytest.raises(InputError, match="as many boxes"):
-        map_grid([frame], {"Full": []}, table, [box])
-
-
-def test_the_level_grid_has_a_column_per_kind():
-    rows = [("blur", 0, 0.0), ("noise", 0, 0.0), ("blur", 1, 4.0)]
-    table = pd.DataFrame(rows, columns=["kind", "step", "level"]).assign(title="T", unit="px")
-    frames = [np.full((24, 32, 3), i, np.uint8) for i in range(3)]
-    drawn = level_grid(frames, table, [np.empty((0, 4))] * 3)
-    shown = [axes.images[0].get_array()[0, 0, 0] if axes.images else None for axes in drawn.axes]
-    assert shown == [0, 1, 2, None]
-    assert drawn.axes[2].get_title(loc="left") == "4"
-
-
-def test_a_sample_carries_annotated_tracks_and_lends_them(tmp_path):
+def test_a_clip_carries_annotated_tracks_and_lends_them(tmp_path):
     video = "UCF_Crimes_Videos/UCF_Crimes/Videos/Fighting/Fighting002_x264.mp4"
     (tmp_path / video).parent.mkdir(parents=True)
     write_ids(tmp_path / video)
     track = (Keyframe(6, (0.0, 0.0, 0.5, 0.5)), Keyframe(16, (0.5, 0.5, 1.0, 1.0), False))
     item = Item(video, "", (Region("street"), Region("men fight", track)))
     dataset = ClipDataset(tmp_path, [item], 8, FrameCache(tmp_path / "cache", SIZE), workers=1)
-    clip = take(dataset, 0)
+    clip = failure_measures.load_clip(dataset, 0)
     assert clip.located and clip.boxes.shape == (1, 8, 4)  # the whole-frame region is no actor
     times = dataset[0]["times"]
     assert clip.seen.tolist() == [i for i, t in enumerate(times) if 0.2 <= t <= 0.6]
@@ -244,7 +204,7 @@ def test_a_sample_carries_annotated_tracks_and_lends_them(tmp_path):
 
 
 def test_real_clips_are_skipped_with_a_reason(tmp_path, capsys):
-    assert failures.real_panels(from_flat({"world": "miniworld"})) is None
+    assert failure_gallery.real_gallery(from_flat({"world": "miniworld"})) is None
     assert "synthetic" in capsys.readouterr().out
-    assert failures.real_panels(from_flat({"failure_videos": str(tmp_path)})) is None
+    assert failure_gallery.real_gallery(from_flat({"failure_videos": str(tmp_path)})) is None
     assert "has none of Abuse011" in capsys.readouterr().out

@@ -1,180 +1,200 @@
-"""Every figure draws from a fixture table, keeps its text inside and at 9 pt, and repeats."""
+"""Every figure draws, keeps its text inside and at 9 pt, repeats, and comes back from its CSV."""
 
 import io
+import re
 
 import matplotlib
-import matplotlib.image as plt_image
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import PathCollection
+from matplotlib.image import imread
 from matplotlib.text import Text
 
 from alertclip.errors import InputError
 from companion import figures
+from companion.figures import catalogue, curves, intervals, spaces
+from companion.figures.__main__ import main
+from companion.figures.catalogue import CATALOGUE, publish, redraw
+from companion.profiles import ROOT
 
-CLASSES = ["all", "Fighting", "Robbery", "People_falling", "Normal"]
-MODELS = ["untuned", "Stage I", "Stage II"]
+COMMITTED = ROOT / "figures"
+MODELS = ["untuned", "Stage I", "Full"]
+REAL = {"profile": "paper", "data": "vagta"}
+SYNTHETIC = {"profile": "mini", "data": "synthetic"}
 
 
 def scene(seed: int, height: int = 60, width: int = 80) -> np.ndarray:
     rng = np.random.default_rng(seed)
     frame = np.full((height, width, 3), 90, np.uint8)
-    frame[height // 2 :] = (120, 110, 90)
     x = int(rng.integers(10, width - 25))
     frame[height // 3 : height - 10, x : x + 12] = rng.integers(60, 255, 3)
     return frame
 
 
-def overview() -> figures.Figure:
-    rows = [
-        (c, s, 3 ** (i + k))
-        for i, c in enumerate(CLASSES[1:] + ["Water_incident"])
-        for k, s in enumerate(["train", "test"])
-    ]
-    return figures.dataset_overview(pd.DataFrame(rows, columns=["class_name", "split", "items"]))
+def mss(model: str, paper: float) -> pd.DataFrame:
+    """Two classes of a model; the paper has a number for the first."""
+    table = pd.DataFrame({"model": model, "class_name": ["all", "Fire"], "mss": [0.02, 0.03]})
+    return table.assign(low=0.01, high=0.04, n=25, paper=[paper, np.nan])
 
 
 def boxes() -> figures.Figure:
     rows = [
         (0, "Fighting001 at 3.2 s", 0.2, 0.3, 0.6, 0.9, "Two men fight beside a red car", 1),
         (1, "Normal012 at 1.0 s", 0.02, 0.02, 0.98, 0.98, "People walk along the pavement", 0),
-        (2, "Fire004 at 5.0 s", 0.5, 0.1, 0.9, 0.5, "A bin burns", 1),
-        (2, "Fire004 at 5.0 s", 0.1, 0.4, 0.3, 0.9, "A man runs away", 1),
+        (1, "Normal012 at 1.0 s", 0.1, 0.4, 0.3, 0.9, "A man runs away", 1),
     ]
     names = ["frame", "title", "x1", "y1", "x2", "y2", "caption", "label"]
     return figures.boxes_on_frames([scene(i) for i in range(3)], pd.DataFrame(rows, columns=names))
 
 
-def matrix() -> figures.Figure:
-    names = [
-        "people going about their day",
-        "an ordinary day on the street",
-        "people fighting each other",
-        "a dangerous fire burning out of control",
-    ]
-    rows = [(a, b, 1.0 if a == b else 0.68 + 0.03 * i) for i, a in enumerate(names) for b in names]
-    return figures.prompt_similarity_matrix(pd.DataFrame(rows, columns=["row", "column", "cosine"]))
-
-
-def gap() -> figures.Figure:
-    table = pd.DataFrame(
-        {
-            "key": ["Fighting001_x264", "Robbery012_x264", "Normal_Videos_003_x264"],
-            "class_name": ["Fighting", "Robbery", "Normal"],
-            "normal": [0.21, 0.25, 0.24],
-            "abnormal": [0.23, 0.22, 0.2],
-        }
-    )
-    return figures.similarity_gap(table.assign(gap=table["abnormal"] - table["normal"]))
-
-
-def mss() -> figures.Figure:
-    rows = [
-        (
-            m,
-            c,
-            v := -0.05 + 0.06 * j + 0.005 * i,
-            v - 0.02,
-            v + 0.02,
-            400 if c == "all" else 50,
-            -0.0564 if (m, c) == ("untuned", "all") else np.nan,
-        )
-        for j, m in enumerate(MODELS)
-        for i, c in enumerate(CLASSES)
-    ]
-    names = ["model", "class_name", "mss", "low", "high", "n", "paper"]
-    return figures.mss_per_class(pd.DataFrame(rows, columns=names))
-
-
-def losses() -> figures.Figure:
-    steps = np.arange(100)
-    noise = np.random.default_rng(0).normal(scale=0.1, size=(3, 100))
-    rows = [
-        (s, term, (3 - k) * np.exp(-s / 40) + 0.5 + noise[k, s])
-        for k, term in enumerate(["global", "region", "hard negative"])
-        for s in steps
-    ]
-    return figures.loss_curves(pd.DataFrame(rows, columns=["step", "term", "value"]))
-
-
-def umap() -> figures.Figure:
-    rng = np.random.default_rng(0)
-    rows = [
-        (p, *(rng.normal(size=2) + shift * (g == "abnormal")), g)
-        for p, shift in (("before", 0.2), ("after", 4))
-        for g in ("normal", "abnormal")
-        for _ in range(60)
-    ]
-    table = pd.DataFrame(rows, columns=["panel", "x", "y", "group"])
-    return figures.projection_panels(table, "Clip embeddings", "One point per clip; UMAP, cosine.")
-
-
-def curve() -> figures.Figure:
-    time = np.arange(0, 8, 0.125)
-    table = pd.DataFrame({"time_s": time, "score": 0.1 + 0.7 * ((time > 3) & (time < 6))})
-    yy, xx = np.mgrid[:6, :8]
-    attention = [np.exp(-((xx - 2 * i) ** 2 + (yy - 3) ** 2) / 4) for i in range(4)]
-    captions = [
-        "people going about their day",
-        "people fighting each other",
-        "a person falling and getting hurt",
-        "an ordinary day on the street",
-    ]
-    return figures.anomaly_curve(
-        table,
-        [scene(i) for i in range(4)],
-        [0.5, 3.4, 5.1, 7.2],
-        attention,
-        [(3.2, 6.1)],
-        "Fighting001_x264",
-        "MiniCLIP, untuned; score held between samples.",
-        captions,
-    )
-
-
-def auc() -> figures.Figure:
-    rows = [
-        (s, m, v := 60 + 12 * j - 3 * i, v - 3, v + 3, 400, 88.02 if (i, j) == (0, 0) else None)
-        for i, s in enumerate(["video AUC", "frame AUC", "in-clip frame AUC"])
-        for j, m in enumerate(MODELS)
-    ]
-    names = ["setting", "model", "value", "low", "high", "n", "paper"]
-    return figures.auc_comparison(pd.DataFrame(rows, columns=names))
+def removed() -> figures.Figure:
+    rows = [("People_falling", 27, "quality: blur 0.7; class", "blurred")] * 5
+    table = pd.DataFrame(rows, columns=["class_name", "score", "reason", "kind"])
+    return figures.removed_gallery([scene(i) for i in range(5)], table)
 
 
 def grid() -> figures.Figure:
-    table = pd.DataFrame({"title": [f"clip {i}, score .{i}2, a long title" for i in range(6)]})
-    return figures.frames_grid([scene(i) for i in range(6)], table, title="Best and worst clips")
+    cell = {"frame": scene(0), "title": "Blur\nsigma (px)", "boxes": [[0.25, 0.0, 0.75, 0.5]]}
+    shown = {"frame": scene(0), "attention": np.eye(3), "title": "score 0.1"}
+    return figures.frame_grid([[cell, cell], [shown, None]], "Maps", rows=["frame", "Full"])
 
 
-DRAW = {f.__name__: f for f in (overview, boxes, matrix, gap, mss, losses, umap, curve, auc, grid)}
+def gaps() -> figures.Figure:
+    keys = ["UCF/Videos/Fighting/Fighting001_x264.mp4#0-8", "MSAD/Fire_003.mp4"]
+    table = pd.DataFrame({"key": keys, "class_name": ["Fighting", "Fire"], "gap": [0.02, -0.02]})
+    return spaces.similarity_gap(table.assign(normal=[0.2, 0.25], abnormal=[0.22, 0.23]))
+
+
+def committed(name: str):
+    return lambda: CATALOGUE[name](pd.read_csv(COMMITTED / f"{name}.csv"))
+
+
+NAMES = ["items_per_class", "screening_scores", "screening_recovery", "negatives_violations",
+         "prompt_similarity", "stage1_losses", "stage1_mss", "stage2_umap", "stage2_zero_shot",
+         "ablation_live", "vadclip_curves", "failure_margin", "flops", "latency",
+         "qa_interval_curves", "qa_accuracy_by_share"]  # fmt: skip
+DRAW = {f.__name__: f for f in (boxes, removed, grid, gaps)} | {n: committed(n) for n in NAMES}
 
 
 @pytest.mark.parametrize("name", DRAW)
 def test_figure_is_legible_and_nothing_is_cut(name):
-    image = plt_image.imread(io.BytesIO(DRAW[name]()._repr_png_()))[..., :3]
+    figure = DRAW[name]()
+    image = imread(io.BytesIO(figure._repr_png_()))[..., :3]
     edges = [image[0], image[-1], image[:, 0], image[:, -1]]
     assert all((edge == 1).all() for edge in edges), "something touches the border"
-    texts = [t for t in DRAW[name]().findobj(Text) if t.get_text().strip() and t.get_visible()]
+    texts = [t for t in figure.findobj(Text) if t.get_text().strip() and t.get_visible()]
     assert texts and min(t.get_fontsize() for t in texts) >= 9
 
 
-def test_save_writes_png_and_csv_with_the_same_bytes(tmp_path):
-    table = pd.DataFrame({"a": [1, 2], "b": [0.1, 1 / 3]})
-    for folder in ("one", "two"):
-        figures.save(gap(), "fig1", table, tmp_path / folder)
-    for name in ("fig1.png", "fig1.csv"):
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    assert sorted(p.name for p in (tmp_path / "one").iterdir()) == ["fig1.csv", "fig1.png"]
+def points(figure: figures.Figure) -> list[list[float]]:
+    """Where the marks stand: those of the models, then the paper's."""
+    marks = [c for c in figure.axes[0].collections if isinstance(c, PathCollection)]
+    return [c.get_offsets()[:, 0].tolist() for c in marks]
+
+
+def test_marks_stand_at_their_values_also_outside_the_interval():
+    table = mss("CLIP", np.nan).assign(mss=[0.5, -0.5])  # a skew bootstrap may leave its value out
+    figure = CATALOGUE["mss_clip"](table)
+    assert points(figure) == [[0.5, -0.5]]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        "all\n(n = 25)", "Fire\n(n = 25)"]  # fmt: skip
+
+
+@pytest.mark.parametrize(("source", "shown"), [(REAL, True), (SYNTHETIC, False), ({}, False)])
+def test_the_papers_numbers_are_drawn_on_real_data_alone(tmp_path, source, shown):
+    figure = publish("stage1_mss", mss("CLIP", 0.17), tmp_path, source)
+    assert points(figure) == [[0.02, 0.03], *([[0.17]] if shown else [])]
+    assert ("the paper's number" in figure.get_supxlabel()) == shown
+    assert pd.read_csv(tmp_path / "stage1_mss.csv")["paper"][0] == 0.17  # always in the table
+
+
+def test_costs_stand_beside_the_papers_only_for_as_many_frames():
+    row = {"line": "ViT", "unit": "ms", "ours": 9.0, "low": 8.0, "high": 10.0, "n": 7}
+    table = pd.DataFrame([row | {"floor": 3.0, "ratio": 3.0, "paper": 213.0, "frames": 256}])
+    assert points(intervals.against_floor(table, "Latency")) == [[9.0, 3.0, 213.0]]
+    small = intervals.against_floor(table.assign(frames=8), "Latency")
+    assert points(small) == [[9.0, 3.0]] and small.axes[0].get_xscale() == "log"
+
+
+def test_the_line_of_provenance_names_the_data_shown(tmp_path):
+    table = pd.DataFrame({"score": [50], "bin": ["40-50"], "decision": ["keep"]})
+    line = publish("screening_scores", table, tmp_path, REAL).get_supxlabel()
+    assert "profile: paper" in line and "data: synthetic, with planted faults" in line
+    assert "vagta" not in line and catalogue.DATA["failure_auc_reference"].startswith("synthetic")
+    frames = publish("quickstart", table, tmp_path, REAL, grid())
+    assert frames.get_supxlabel() == "profile: paper, data: vagta"
+    assert (tmp_path / "quickstart.png").is_file()
+
+
+def test_clips_go_by_short_names():
+    labels = [label.get_text() for label in gaps().axes[0].get_yticklabels()]
+    assert labels == ["Fighting001 (Fighting)", "Fire_003 (Fire)"]
+
+
+def test_grid_places_boxes_and_leaves_gaps():
+    figure = grid()
+    outline = figure.axes[0].patches[0]
+    assert (outline.get_xy(), outline.get_width(), outline.get_height()) == ((20, 0), 40, 30)
+    assert [axes.axison for axes in figure.axes] == [True, True, True, False]
+    assert len(figure.axes[2].images) == 2 and figure.axes[2].get_ylabel() == "Full"
+
+
+def test_an_interval_of_one_frame_has_a_bar_of_its_length():
+    table = pd.DataFrame({"video": "v", "time_s": [0.0, 0.5, 1.0, 1.5], "model": "m", "score": 0.5})
+    figure = curves.score_curves(table.assign(truth=0, picked=[0, 1, 0, 0]))
+    lines = figure.axes[0].collections[-1].get_segments()
+    assert [segment[:, 0].tolist() for segment in lines] == [[0.5, 1.0]]
 
 
 def test_style_ignores_the_callers_settings_and_leaves_them():
     with matplotlib.rc_context({"font.size": 5, "xtick.labelsize": 4}):
-        figure = gap()
+        figure = gaps()
         assert matplotlib.rcParams["font.size"] == 5
     assert all(label.get_fontsize() == 9 for label in figure.axes[0].get_xticklabels())
 
 
-def test_a_missing_column_is_named():
-    with pytest.raises(InputError, match="MSS per class: the table has no column low, high"):
-        figures.mss_per_class(pd.DataFrame({"model": [], "class_name": [], "mss": [], "n": []}))
+@pytest.mark.parametrize("name", ["stage1_mss", "zero_shot_snippet"])
+def test_a_committed_figure_comes_back(tmp_path, name):
+    """All but the last digits, which a CSV does not keep; and always the same bytes."""
+    for folder in (tmp_path, tmp_path / "again"):
+        redraw(name, COMMITTED, folder)
+    drawn, kept = (imread(folder / f"{name}.png") for folder in (tmp_path, COMMITTED))
+    assert drawn.shape == kept.shape and np.abs(drawn - kept).mean() < 1e-3
+    again = tmp_path / "again" / f"{name}.png"
+    assert again.read_bytes() == (tmp_path / f"{name}.png").read_bytes()
+
+
+def test_every_figure_of_a_notebook_has_a_name():
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = nbformat.read(path, as_version=4).cells
+        code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+        assert set(re.findall(r'tables\.draw\(\s*"(\w+)"', code)) <= set(CATALOGUE), path.name
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("stage1_mms", None, "did you mean stage1_mss"),
+        ("quickstart", None, "its notebook draws one of frames"),
+        ("stage1_mss", None, "no such table; run the notebook"),
+        ("stage1_mss", "model,class_name,n\nCLIP,all,2\n", "not the table of this figure"),
+        ("stage1_mss", "model,class_name,n\n", "the table has no rows"),
+    ],
+)
+def test_what_cannot_be_drawn_says_why(tmp_path, name, content, message, capsys):
+    if content:
+        (tmp_path / f"{name}.csv").write_text(content)
+    with pytest.raises(InputError, match=re.escape(message)):
+        redraw(name, tmp_path)
+    assert main([name, "--folder", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_command_draws_beside_the_table(tmp_path, capsys):
+    table = pd.DataFrame({"class_name": ["Fire"], "split": ["train"], "items": [3]})
+    table.to_csv(tmp_path / "items_per_class.csv", index=False)
+    assert main(["items_per_class", "--folder", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "items_per_class.png")
+    assert (tmp_path / "items_per_class.png").stat().st_size > 10_000

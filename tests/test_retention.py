@@ -43,7 +43,7 @@ def test_imagenet_hits_follow_the_folders_order(tmp_path, monkeypatch):
     monkeypatch.setattr(open_clip, "IMAGENET_CLASSNAMES", ["red", "green"])
     with pytest.raises(InputError, match="has 3 class folders, not 2"):
         retention.imagenet_hits(Oracle(), tmp_path)
-    with pytest.raises(InputError, match="no folder of classes"):
+    with pytest.raises(InputError, match="has no class folders"):
         retention.imagenet_hits(Oracle(), tmp_path / "none")
 
 
@@ -58,8 +58,8 @@ def test_coco_recall_counts_any_caption_of_an_image(tmp_path):
     picture(tmp_path / "val2017" / "a.png", COLOURS["red"])
     picture(tmp_path / "val2017" / "b.png", COLOURS["green"])
     hits = retention.coco_hits(Oracle(), tmp_path)
-    assert hits["image to text"].tolist() == [1, 1]
-    assert hits["text to image"].tolist() == [1, 1, 0]
+    assert hits["COCO, image to text: R@1"].tolist() == [1, 1]
+    assert hits["COCO, text to image: R@1"].tolist() == [1, 1, 0]
     (tmp_path / "val2017" / "b.png").write_text("torn")
     with pytest.raises(InputError, match="b.png: not a readable image"):
         retention.coco_hits(Oracle(), tmp_path)

@@ -2,7 +2,7 @@
 
 Supplementary E names compression, blur, low resolution, darkness and actors that are small or
 hidden. Every kind has a clean level, at which frames and boxes come back as they are, and works on
-the pixels the model sees: (T, 3, H, W) uint8 with boxes (R, T, 4) normalised x1 y1 x2 y2.
+the pixels the model sees.
 """
 
 import math
@@ -16,22 +16,36 @@ from torch import Tensor
 
 from alertclip.errors import InputError
 
+Change = Callable[[np.ndarray], np.ndarray]
+
 
 @dataclass(frozen=True)
 class Clip:
-    """Frames (T, 3, H, W) uint8; boxes (R, T, 4); present (R, T) True where a box exists."""
+    """Frames (T, 3, H, W) uint8, boxes (R, T, 4) normalised x1 y1 x2 y2, present (R, T) bool.
+
+    ``key`` and ``label`` (1 abnormal) name the clip; ``mask`` (T,) is False in padding; ``located``
+    says that the boxes are the annotator's own.
+    """
 
     frames: Tensor
     boxes: Tensor
     present: Tensor
+    key: str = ""
+    label: int = 0
+    mask: Tensor | None = None
+    located: bool = False
+
+    @property
+    def seen(self) -> Tensor:
+        """Numbers of the frames that have a box: (F,)."""
+        return self.present.any(dim=0).nonzero().flatten()
 
 
 @dataclass(frozen=True)
 class Degradation:
-    """One kind: what its levels measure, the level that changes nothing, the open-ended worst.
+    """One kind: levels run from ``clean``, which changes nothing, to ``worst``.
 
-    ``apply`` (clip, level, random generator) -> clip. Levels run from clean (included) to worst
-    (excluded unless ``closed``).
+    ``worst`` itself is no level unless ``closed``.
     """
 
     title: str
@@ -42,15 +56,20 @@ class Degradation:
     closed: bool = False
 
 
+def described(kind: str) -> Degradation:
+    """The degradation of a name; InputError for one that does not exist."""
+    if kind not in DEGRADATIONS:
+        raise InputError(f"degradation {kind}: unknown; choose from {', '.join(DEGRADATIONS)}")
+    return DEGRADATIONS[kind]
+
+
 def degrade(clip: Clip, kind: str, level: float, seed: int) -> Clip:
-    """The clip degraded to ``level`` of ``kind`` (a key of DEGRADATIONS), the same for a seed.
+    """The clip degraded to ``level`` of ``kind``, always the same for a seed.
 
     Random parts do not depend on the level: noise grows in place, a cover only gets larger.
     InputError on an unknown kind or a level outside its range.
     """
-    if kind not in DEGRADATIONS:
-        raise InputError(f"degradation {kind}: unknown; choose from {', '.join(DEGRADATIONS)}")
-    how = DEGRADATIONS[kind]
+    how = described(kind)
     if level == how.clean:
         return clip
     low, high = sorted((how.clean, how.worst))
@@ -60,12 +79,12 @@ def degrade(clip: Clip, kind: str, level: float, seed: int) -> Clip:
 
 
 def blur(clip: Clip, sigma: float, _: np.random.Generator) -> Clip:
-    """Gaussian blur, standard deviation in pixels of the model's input."""
+    """Gaussian blur; standard deviation in pixels of the model's input."""
     return _each(clip, lambda frame: cv2.GaussianBlur(frame, (0, 0), sigma))
 
 
 def darken(clip: Clip, stops: float, _: np.random.Generator) -> Clip:
-    """Exposure lowered: linear light (sRGB decoded, IEC 61966-2-1) times 2^-stops, 8 bits again."""
+    """Lower exposure: linear light (sRGB decoded, IEC 61966-2-1) times 2^-stops, 8 bits again."""
     levels = np.arange(256) / 255
     linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
     dark = linear * 2.0**-stops
@@ -75,25 +94,25 @@ def darken(clip: Clip, stops: float, _: np.random.Generator) -> Clip:
 
 
 def add_noise(clip: Clip, sigma: float, rng: np.random.Generator) -> Clip:
-    """Independent Gaussian noise per pixel and channel, standard deviation in grey levels."""
+    """Independent Gaussian noise per pixel and channel; standard deviation in grey levels."""
     noise = sigma * rng.standard_normal(clip.frames.shape, dtype=np.float32)
     noisy = np.rint(clip.frames.numpy() + noise).clip(0, 255)
     return replace(clip, frames=torch.from_numpy(noisy.astype(np.uint8)))
 
 
 def compress(clip: Clip, quality: float, _: np.random.Generator) -> Clip:
-    """Every frame through a JPEG encoder and back; quality as in libjpeg, 100 to 1."""
+    """Encode every frame as JPEG and decode it; quality as in libjpeg, 100 to 1."""
     options = [cv2.IMWRITE_JPEG_QUALITY, int(quality)]
 
     def through_jpeg(frame: np.ndarray) -> np.ndarray:
-        _, data = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), options)
-        return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        _, data = cv2.imencode(".jpg", frame[..., ::-1], options)
+        return cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]
 
     return _each(clip, through_jpeg)
 
 
 def lower_resolution(clip: Clip, height: float, _: np.random.Generator) -> Clip:
-    """Averaged down to ``height`` pixels and enlarged again: what a coarser camera delivers."""
+    """Average down to ``height`` pixels and enlarge again: what a coarser camera delivers."""
     full = clip.frames.shape[-2:]
     if height > full[0]:
         raise InputError(f"degradation resolution: {height:g} px is above the frame's {full[0]}")
@@ -107,29 +126,33 @@ def lower_resolution(clip: Clip, height: float, _: np.random.Generator) -> Clip:
 
 
 def occlude(clip: Clip, share: float, rng: np.random.Generator) -> Clip:
-    """A rectangle of the clip's mean colour over ``share`` of each box's area; boxes stay."""
-    frames, size = clip.frames.clone(), clip.frames.shape[-2:]
-    colour = _mean_colour(clip.frames)
-    for track, present in zip(clip.boxes, clip.present, strict=True):
-        anchor = torch.from_numpy(rng.random(2))
+    """Put a rectangle of the clip's mean colour over ``share`` of each box's area; boxes stay."""
+    frames, (height, width) = clip.frames.clone(), clip.frames.shape[-2:]
+    colour, side = _mean_colour(clip.frames), math.sqrt(share)
+    for track, present in zip(clip.boxes.double(), clip.present, strict=True):
+        anchor = torch.from_numpy(rng.random(2))  # larger shares contain smaller ones
         for t in present.nonzero().flatten().tolist():
-            x1, y1, x2, y2 = _pixels(_part(track[t].double(), share, anchor), size)
+            corner, extent = track[t, :2], track[t, 2:] - track[t, :2]
+            start = corner + anchor * (1 - side) * extent
+            cover = torch.cat([start, start + side * extent])
+            pixels = (cover * cover.new_tensor([width, height] * 2)).round().int()
+            x1, y1, x2, y2 = pixels.tolist()
             frames[t, :, y1:y2, x1:x2] = colour
     return replace(clip, frames=frames)
 
 
 def zoom_out(clip: Clip, scale: float, _: np.random.Generator) -> Clip:
-    """The whole picture at ``scale`` of its size, centred on the clip's mean colour."""
+    """Shrink the whole picture to ``scale``, centred on the clip's mean colour, boxes with it."""
     height, width = clip.frames.shape[-2:]
     h, w = max(1, round(height * scale)), max(1, round(width * scale))
     top, left = (height - h) // 2, (width - w) // 2
     small = _each(clip, lambda frame: cv2.resize(frame, (w, h), interpolation=cv2.INTER_AREA))
     frames = _mean_colour(clip.frames).expand_as(clip.frames).clone()
     frames[..., top : top + h, left : left + w] = small.frames
-    whole = clip.boxes.new_tensor([width, height, width, height])
-    corner = clip.boxes.new_tensor([left, top, left, top])
-    boxes = (clip.boxes * clip.boxes.new_tensor([w, h, w, h]) + corner) / whole
-    return replace(clip, frames=frames, boxes=boxes)
+    extent, corner, whole = (
+        clip.boxes.new_tensor(pair * 2) for pair in ([w, h], [left, top], [width, height])
+    )
+    return replace(clip, frames=frames, boxes=(clip.boxes * extent + corner) / whole)
 
 
 DEGRADATIONS: dict[str, Degradation] = {
@@ -138,14 +161,12 @@ DEGRADATIONS: dict[str, Degradation] = {
     "noise": Degradation("Noise", "sigma (grey levels of 255)", 0, math.inf, add_noise),
     "compression": Degradation("Compression", "JPEG quality", math.inf, 0, compress),
     "resolution": Degradation("Resolution", "height (px)", math.inf, 0, lower_resolution),
-    "occlusion": Degradation(
-        "Occlusion", "part of the actor covered (share)", 0, 1, occlude, closed=True
-    ),
+    "occlusion": Degradation("Occlusion", "part of the actor covered (share)", 0, 1, occlude, True),
     "actor size": Degradation("Size of the actor", "scale (share of its size)", 1, 0, zoom_out),
 }
 
 
-def _each(clip: Clip, change: Callable[[np.ndarray], np.ndarray]) -> Clip:
+def _each(clip: Clip, change: Change) -> Clip:
     """Apply ``change`` to every frame as (H, W, 3)."""
     pictures = clip.frames.permute(0, 2, 3, 1).contiguous().numpy()
     changed = np.stack([change(picture) for picture in pictures])
@@ -155,17 +176,3 @@ def _each(clip: Clip, change: Callable[[np.ndarray], np.ndarray]) -> Clip:
 def _mean_colour(frames: Tensor) -> Tensor:
     """Mean over frames and pixels: (3, 1, 1) uint8."""
     return frames.float().mean(dim=(0, 2, 3)).round().to(torch.uint8)[:, None, None]
-
-
-def _part(box: Tensor, share: float, anchor: Tensor) -> Tensor:
-    """A box of the same shape with ``share`` of the area; larger shares contain smaller ones."""
-    corner, extent = box[:2], box[2:] - box[:2]
-    side = math.sqrt(share)
-    start = corner + anchor * (1 - side) * extent
-    return torch.cat([start, start + side * extent])
-
-
-def _pixels(box: Tensor, size: tuple[int, int]) -> list[int]:
-    """Normalised x1 y1 x2 y2 to whole pixels, end-exclusive."""
-    height, width = size
-    return (box * box.new_tensor([width, height, width, height])).round().int().tolist()

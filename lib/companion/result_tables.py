@@ -7,7 +7,6 @@ import pandas as pd
 from IPython.display import Markdown
 
 from alertclip import intervals, mss
-from alertclip.files import write_json
 from alertclip.training_log import read_history
 from companion import figures
 from companion.embedding_tables import frame_scores, project_2d, wording_table
@@ -174,16 +173,10 @@ def with_paper(table: pd.DataFrame, result: str, by: str) -> pd.DataFrame:
 
 
 def show(figure: figures.Figure, name: str, table: pd.DataFrame, P: Params) -> figures.Figure:
-    """Save a figure and its table under the run's figures/ and return it for display."""
-    source = provenance(P)
-    figures.stamp(figure, ", ".join(f"{k}: {v}" for k, v in source.items()))
-    write_json(P.run_dir / "figures" / "provenance.json", source)
-    return figures.save(figure, name, table, P.run_dir / "figures")
+    """Save a figure of frames and its table under the run's figures/."""
+    return catalogue.publish(name, table, P.run_dir / "figures", provenance(P), figure)
 
 
 def draw(name: str, table: pd.DataFrame, P: Params) -> figures.Figure:
     """Save a table under the run's figures/ and draw it as the catalogue says."""
-    folder = P.run_dir / "figures"
-    write_json(folder / "provenance.json", provenance(P))
-    figures.write_table(table, folder / f"{name}.csv")
-    return catalogue.redraw(name, folder)
+    return catalogue.publish(name, table, P.run_dir / "figures", provenance(P))

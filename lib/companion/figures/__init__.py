@@ -1,34 +1,13 @@
-"""One function per figure: a tidy table in, a matplotlib Figure out; ``save`` writes PNG and CSV.
+"""One function per figure: a tidy table in, a matplotlib Figure out, shown by a notebook's cell.
 
-Figures carry ``_repr_png_``, so a notebook shows one by naming it last in a cell.
+``catalogue`` names every figure that a CSV holds; those of frames are called by their notebooks.
 """
 
-from companion.figures.curves import anomaly_curve, loss_curves, score_curves
-from companion.figures.images import boxes_on_frames, frames_grid
-from companion.figures.result_figures import (
-    auc_comparison,
-    dataset_overview,
-    mss_per_class,
-    paired_changes,
-)
-from companion.figures.spaces import projection_panels, prompt_similarity_matrix, similarity_gap
-from companion.figures.style import Figure, save, stamp, write_table
+from companion.figures.anomaly_curve import anomaly_curve
+from companion.figures.images import boxes_on_frames, frame_grid, kept_patches, removed_gallery
+from companion.figures.style import Figure, committed, save, stamp, write_table
 
 __all__ = [
-    "Figure",
-    "anomaly_curve",
-    "auc_comparison",
-    "boxes_on_frames",
-    "dataset_overview",
-    "frames_grid",
-    "loss_curves",
-    "mss_per_class",
-    "paired_changes",
-    "prompt_similarity_matrix",
-    "save",
-    "score_curves",
-    "similarity_gap",
-    "stamp",
-    "projection_panels",
-    "write_table",
-]
+    "Figure", "anomaly_curve", "boxes_on_frames", "committed", "frame_grid", "kept_patches",
+    "removed_gallery", "save", "stamp", "write_table",
+]  # fmt: skip

@@ -11,12 +11,10 @@ from companion.profiles import ROOT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; exit code 2 for a name or folder that is not there."""
-    parser = argparse.ArgumentParser(
-        prog="python -m companion.figures",
-        description="Draw figures again from their CSVs, without model or data.",
-        epilog=f"names: {', '.join(CATALOGUE)}",
-    )
+    """Run the command line; returns 2 for a name or folder that does not exist."""
+    about = "Draw figures again from their CSVs, without model or data."
+    parser = argparse.ArgumentParser(prog="python -m companion.figures", description=about)
+    parser.epilog = f"names: {', '.join(CATALOGUE)}"
     parser.add_argument("names", nargs="+", metavar="NAME")
     parser.add_argument("--folder", type=Path, default=ROOT / "figures", help="where the CSVs are")
     parser.add_argument("--out", type=Path, help="where the PNGs go (default: beside the CSVs)")

@@ -1,7 +1,7 @@
 """Every figure by name: the function that draws it and its fixed texts, each stated once.
 
-A notebook writes the CSV and draws from it by the same function, so a figure drawn in a run and one
-redrawn later are the same to the byte.
+A notebook writes the CSV and draws from it by the same function, so a figure drawn in a run and
+one redrawn later are the same to the byte.
 """
 
 import difflib
@@ -12,123 +12,182 @@ from pathlib import Path
 import pandas as pd
 
 from alertclip.errors import InputError
-from alertclip.files import atomic_write, read_json
-from companion.figures import audit_figures, curation_figures, method, qa_figures
-from companion.figures.curves import loss_curves, score_curves
-from companion.figures.efficiency_figures import operations_per_module
-from companion.figures.failure_figures import CURVES
-from companion.figures.result_figures import (
-    auc_comparison,
-    dataset_overview,
-    mss_per_class,
-    paired_changes,
+from alertclip.files import read_json, write_json
+from companion.figures import curves, distributions, intervals, method, spaces, style
+
+SYNTHETIC = "synthetic"  # in the name of the data
+COUNTED = ("flops",)  # the paper's own model, whatever the data
+PLANTED = "synthetic, with planted faults"
+REFERENCE = "synthetic, committed runs of the mini profile"
+WILSON = "Point: share of right answers. Line: 95% Wilson interval over n videos."
+IMAGES = "Point: value on n images. Line: 95% bootstrap interval over images."
+SHARE = "Share of the map in the actor's box / area of the box (dotted: even over the picture)."
+CLIPS = "n = {n} clips. Bars: 95% bootstrap interval over videos. Left: as recorded."
+OVER = f"Mean over abnormal clips of the frames with a box; {CLIPS}"
+
+compare, umap, losses = intervals.model_comparison, spaces.projection_panels, curves.loss_curves
+auc = partial(compare, axis="AUC (%)", level=50)
+answers = partial(compare, caption=WILSON, axis="accuracy (%)", level=curves.FOUR_OPTIONS)
+sign_score = partial(
+    compare,
+    title="MeanSignScore per class",
+    caption="Point: mean over n videos. Line: 95% bootstrap interval over videos.",
+    axis="MeanSignScore (difference of cosines; above 0: right prompts preferred)",
+    level=0,
+    row="class_name",
+    value="mss",
 )
-from companion.figures.spaces import projection_panels, prompt_similarity_matrix, similarity_gap
-from companion.figures.style import Figure, stamp
+changes = partial(intervals.paired_changes, unit="points")
+damage = partial(curves.panel_curves, caption=CLIPS)
+in_box = partial(damage, axis="mass in the box / its area", caption=f"{SHARE} {OVER}")
+relevance = partial(in_box, title="Relevance for the anomaly score inside the actor's box")
+order = partial(damage, axis="video AUC (%)", title="Detection: abnormal against normal", level=50)
 
-Draw = Callable[[pd.DataFrame], Figure]
-FRAMES = {
-    "boxes_on_frames": "01_data_filtering",
-    "screening_removed": "01_data_filtering",
-    "twin_frames": "03_stage1_global",
-    "region_on_grid": "04_stage2_joint",
-    "failure_maps": "08_attention_failures",
-    "failure_levels": "08_attention_failures",
-    "failure_missed": "08_attention_failures",
-    "failure_false_alarms": "08_attention_failures",
-    "failure_real": "08_attention_failures",
-    "qa_kept_patches": "10_anomaly_qa",
-    "quickstart": "00_quickstart",
-    "latency": "09_efficiency",
-    "training_time": "09_efficiency",
-}
-"""Figures that show frames, which no CSV holds, or texts of their run, by the notebook that draws
-them."""
-
-ZERO_SHOT = partial(auc_comparison, title="Zero-shot detection", chance=None)
-IMAGES = "Line: 95% bootstrap interval over images."
-CATALOGUE: dict[str, Draw] = {
-    "items_per_class": dataset_overview,
-    "screening_scores": curation_figures.score_distribution,
-    "screening_recovery": curation_figures.screening_recovery,
-    "prompt_similarity": prompt_similarity_matrix,
-    "similarity_gap": similarity_gap,
-    "mss_clip": mss_per_class,
-    "wordings_clip": partial(auc_comparison, title="Video AUC of untuned CLIP by wording"),
-    "umap_clip": partial(projection_panels, title="Clips and prompts before tuning"),
-    "stage1_losses": partial(loss_curves, title="Stage I losses"),
+CATALOGUE: dict[str, Callable[[pd.DataFrame], style.Figure]] = {
+    "items_per_class": distributions.dataset_overview,
+    "screening_scores": distributions.score_distribution,
+    "screening_recovery": intervals.screening_recovery,
+    "negatives_violations": intervals.violations_by_kind,
+    "prompt_similarity": spaces.prompt_similarity_matrix,
+    "similarity_gap": spaces.similarity_gap,
+    "mss_clip": sign_score,
+    "wordings_clip": partial(auc, title="Video AUC of untuned CLIP by wording"),
+    "umap_clip": partial(umap, title="Clips and prompts before tuning"),
+    "stage1_losses": partial(losses, title="Stage I losses"),
     "stage1_batch": method.batch_similarity,
-    "stage1_mss": mss_per_class,
-    "stage1_zero_shot": ZERO_SHOT,
-    "stage1_umap": partial(projection_panels, title="Clips and prompts"),
-    "stage2_losses": partial(loss_curves, title="Stage II losses"),
-    "stage2_mss": mss_per_class,
-    "stage2_zero_shot": ZERO_SHOT,
-    "stage2_difficulty": partial(auc_comparison, title="Video AUC by difficulty"),
-    "stage2_umap": partial(projection_panels, title="Clips and prompts"),
-    "zero_shot_snippet": partial(
-        auc_comparison, title="Zero-shot, snippet embeddings", chance=None
+    "stage1_mss": sign_score,
+    "stage1_zero_shot": partial(compare, title="Zero-shot detection"),
+    "stage1_umap": partial(umap, title="Clips and prompts"),
+    "stage2_losses": partial(losses, title="Stage II losses"),
+    "stage2_mss": sign_score,
+    "stage2_zero_shot": partial(compare, title="Zero-shot detection"),
+    "stage2_difficulty": partial(auc, title="Video AUC by difficulty"),
+    "stage2_umap": partial(umap, title="Clips and prompts"),
+    "zero_shot_snippet": partial(compare, title="Zero-shot, snippet embeddings"),
+    "zero_shot_temporal": partial(compare, title="Zero-shot, temporal output"),
+    "open_vocabulary": partial(auc, title="Open vocabulary, with normal test videos"),
+    "retention": partial(compare, title="Retention", caption=IMAGES, axis="accuracy (%)"),
+    "vadclip_backbones": partial(compare, title="VadCLIP by backbone"),
+    "anomalyclip_backbones": partial(compare, title="AnomalyCLIP by backbone"),
+    "anomalyclip_classes": partial(auc, title="Recognition by class, AnomalyCLIP"),
+    "vadclip_curves": partial(curves.score_curves, title="VadCLIP scores over time"),
+    "vadclip_tsne": partial(umap, title="Snippet features, a point per snippet", method="t-SNE"),
+    "data_framework": partial(compare, title="Data versus framework, VadCLIP"),
+    "ablation_live": partial(changes, title="Live: losses of Stage II"),
+    "ablation_alertclip": partial(changes, title="Alert-CLIP, mini world, synthetic"),
+    "ablation_vadclip": partial(changes, title="VadCLIP, mini world, synthetic"),
+    "ablation_anomalyclip": partial(changes, title="AnomalyCLIP, mini world, synthetic"),
+    "failure_relevance": relevance,
+    "failure_rollout": partial(in_box, title="Attention rollout inside the actor's box"),
+    "failure_pointing": partial(
+        damage,
+        axis="hit rate (%)",
+        title="Pointing game: the peak of relevance touches the actor's box",
+        caption=f"Dotted: share of patches that the box touches. {OVER}",
     ),
-    "zero_shot_temporal": partial(auc_comparison, title="Zero-shot, temporal output", chance=None),
-    "open_vocabulary": partial(auc_comparison, title="Open vocabulary, with normal test videos"),
-    "retention": partial(
-        auc_comparison, title="Retention", caption=IMAGES, chance=None, unit="accuracy"
+    "failure_margin": partial(
+        damage,
+        axis="margin S_A - S_N (cosine)",
+        title="Anomaly score of abnormal and of normal clips",
+        caption=f"Dashed: normal clips, without intervals. In each class {CLIPS}",
     ),
-    "vadclip_backbones": partial(auc_comparison, title="VadCLIP by backbone", chance=None),
-    "anomalyclip_backbones": partial(auc_comparison, title="AnomalyCLIP by backbone", chance=None),
-    "anomalyclip_classes": partial(auc_comparison, title="Recognition by class, AnomalyCLIP"),
-    "vadclip_curves": partial(score_curves, title="VadCLIP scores over time"),
-    "vadclip_tsne": partial(
-        projection_panels,
-        title="Snippet features",
-        caption="One point per snippet.",
-        method="t-SNE",
+    "failure_auc": order,
+    "failure_relevance_reference": relevance,
+    "failure_auc_reference": order,
+    "flops": partial(
+        intervals.point_intervals,
+        row="module",
+        value="operations",
+        by="variant",
+        title="One clip of 256 frames, one text",
+        caption="Counted, not measured.",
+        xlabel="operations, a multiply-add counted as one (log scale)",
+        xscale="log",
     ),
-    "data_framework": partial(auc_comparison, title="Data versus framework, VadCLIP", chance=None),
-    "ablation_live": partial(paired_changes, title="Live: losses of Stage II", unit="points"),
-    **{
-        f"ablation_{name.lower().replace('-', '')}": partial(
-            paired_changes, title=f"{name}, mini world, synthetic", unit="points"
-        )
-        for name in ("Alert-CLIP", "VadCLIP", "AnomalyCLIP")
-    },
-    **CURVES,
-    "flops": partial(operations_per_module, title="One clip of 256 frames, one text"),
-    "qa_accuracy": qa_figures.answer_accuracy,
-    "qa_accuracy_classifier": partial(
-        qa_figures.answer_accuracy, title="Answers with the temporal classifier"
+    "latency": partial(intervals.against_floor, title="Latency of one clip"),
+    "training_time": partial(
+        intervals.against_floor, title="Training time of the paper's schedule, extrapolated"
     ),
-    "qa_intervals": qa_figures.interval_overlap,
-    "qa_interval_curves": qa_figures.interval_curves,
-    "qa_accuracy_by_share": qa_figures.accuracy_by_share,
-    "negatives_violations": audit_figures.violations_by_kind,
-    "ledger_status": partial(dataset_overview, title="Numbers of the papers by status"),
+    "qa_accuracy": partial(answers, title="Answers by similarity"),
+    "qa_accuracy_classifier": partial(answers, title="Answers with the temporal classifier"),
+    "qa_intervals": partial(
+        compare,
+        title="The classifier's interval against the event",
+        axis="IoU or share of videos (%)",
+    ),
+    "qa_interval_curves": partial(
+        curves.score_curves, title="Where the classifier sees the anomaly", axis="P(abnormal)"
+    ),
+    "qa_accuracy_by_share": curves.accuracy_by_share,
+    "ledger_status": partial(
+        distributions.dataset_overview, title="Numbers of the papers by status", unit="numbers"
+    ),
 }
 
+DATA = {name: PLANTED for name in CATALOGUE | {"screening_removed": 0} if "screening" in name}
+DATA |= {name: REFERENCE for name in CATALOGUE if name.endswith("_reference")}
+DATA |= {f"ablation_{name}": REFERENCE for name in ("alertclip", "vadclip", "anomalyclip")}
+"""The data of figures that do not show the run's own, whatever the profile."""
 
-def redraw(name: str, folder: Path, out: Path | None = None) -> Figure:
+
+def publish(
+    name: str,
+    table: pd.DataFrame,
+    folder: Path,
+    source: dict[str, object],
+    figure: style.Figure | None = None,
+) -> style.Figure:
+    """Write ``folder/name.csv`` and its PNG, stamped with ``source``; returns the figure.
+
+    It is drawn as the catalogue says, or is ``figure`` where it shows frames. ``source`` (profile,
+    data, seed ...) is kept beside the tables, so that ``redraw`` stamps the same line.
+    """
+    style.write_table(table, folder / f"{name}.csv")
+    write_json(folder / "provenance.json", source)
+    if figure is None:
+        return redraw(name, folder)
+    style.stamp(figure, _line(name, source))
+    style.write_png(figure, folder / f"{name}.png")
+    return figure
+
+
+def redraw(name: str, folder: Path, out: Path | None = None) -> style.Figure:
     """Draw ``folder/name.csv`` with the stamp of its run; PNG into ``out``, else beside the CSV.
 
-    InputError for an unknown name (with the nearest), for a figure of frames and without a CSV.
+    The paper's numbers are of real data: figures of synthetic data leave them to the table.
+    InputError for an unknown name (with the nearest) and without a CSV that has rows and the
+    figure's columns.
     """
     draw, path = _drawer(name), folder / f"{name}.csv"
     if not path.is_file():
         raise InputError(f"{path}: no such table; run the notebook that writes it")
-    figure = draw(pd.read_csv(path))
-    source = folder / "provenance.json"
-    if source.is_file():
-        stamp(figure, ", ".join(f"{key}: {value}" for key, value in read_json(source).items()))
-    with atomic_write((out or folder) / f"{name}.png") as temporary:
-        temporary.write_bytes(figure._repr_png_())
+    table, known = pd.read_csv(path), folder / "provenance.json"
+    source = read_json(known) if known.is_file() else {}
+    if name not in COUNTED and SYNTHETIC in str(source.get("data", SYNTHETIC)):
+        table = table.drop(columns="paper", errors="ignore")
+    if table.empty:
+        raise InputError(f"{path}: the table has no rows")
+    try:
+        figure = draw(table)
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path}: not the table of this figure ({error})") from error
+    style.stamp(figure, _line(name, source))
+    style.write_png(figure, (out or folder) / f"{name}.png")
     return figure
 
 
-def _drawer(name: str) -> Draw:
-    if name in FRAMES:
-        raise InputError(
-            f"{name} shows frames or texts of its run: run notebook {FRAMES[name]} for it"
-        )
+def _line(name: str, source: dict[str, object]) -> str:
+    """The line of provenance under a figure."""
+    if name in DATA:
+        source = {**source, "data": DATA[name]} if "screening" in name else {"data": DATA[name]}
+    return ", ".join(f"{key}: {value}" for key, value in source.items())
+
+
+def _drawer(name: str) -> Callable[[pd.DataFrame], style.Figure]:
     if name not in CATALOGUE:
         near = difflib.get_close_matches(name, CATALOGUE, n=1, cutoff=0)[0]
-        raise InputError(f"{name}: no such figure; did you mean {near}?")
+        raise InputError(
+            f"{name}: no figure that a CSV holds (its notebook draws one of frames);"
+            f" did you mean {near}?"
+        )
     return CATALOGUE[name]

@@ -1,148 +1,129 @@
-"""Curves: training losses, and the anomaly score over a video."""
+"""Figures of curves: losses, scores over time, accuracy over patches, measures over damage."""
 
-from collections.abc import Sequence
+import math
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 
-from companion.figures.images import show_frame
-from companion.figures.style import (
-    ABNORMAL,
-    NORMAL,
-    Figure,
-    colours,
-    headline,
-    in_order,
-    legend_outside,
-    new_figure,
-    require,
-    styled,
-    wrap,
-)
+from companion.figures import style
+from companion.figures.style import ABNORMAL, INK, Figure
+from detectors.event_annotations import mask_runs
+
+SMOOTH = 10  # optimiser steps
+FOUR_OPTIONS = 25.0  # per cent right by guessing
+PANELS = 4  # degradation curves in a row
 
 
-@styled
-def loss_curves(
-    table: pd.DataFrame, title: str = "Training losses", caption: str = "", smooth: int = 10
-) -> Figure:
-    """Loss terms over optimiser steps: thin = each step, thick = mean of the last ``smooth``.
+@style.styled
+def loss_curves(table: pd.DataFrame, title: str = "Training losses") -> Figure:
+    """Loss terms over optimiser steps: thin = each step, thick = mean of the last ten.
 
     Columns: step, term, value (nats).
     """
-    require(table, ["step", "term", "value"], "loss curves")
-    figure = new_figure(9, 4)
+    table = table.sort_values("step", kind="stable")
+    terms, groups = style.in_order(table["term"]), table.groupby("term")["value"]
+    mean = groups.transform(lambda part: part.rolling(SMOOTH, min_periods=1).mean())
+    few = groups.transform("size") <= 3 * SMOOTH  # such as validation: shown as it is
+    figure = style.new_figure(9, 4)
     axes = figure.subplots()
-    terms = in_order(table["term"])
-    palette = colours(terms)
-    for term in terms:
-        part = table[table["term"] == term].sort_values("step")
-        axes.plot(part["step"], part["value"], color=palette[term], alpha=0.25, linewidth=0.8)
-        window = smooth if len(part) > 3 * smooth else 1  # few values, as of validation: as is
-        mean = part["value"].rolling(window, min_periods=1).mean()
-        axes.plot(part["step"], mean, color=palette[term], label=term)
+    look = {"x": "step", "hue": "term", "hue_order": terms, "palette": style.colours(terms)}
+    sns.lineplot(table, y="value", alpha=0.25, linewidth=0.8, legend=False, ax=axes, **look)
+    sns.lineplot(table.assign(mean=table["value"].where(few, mean)), y="mean", ax=axes, **look)
     axes.set(xlabel="optimiser step", ylabel="loss (nats)")
-    legend_outside(figure, axes)
-    note = f"Thin: every step. Thick: mean of the last {smooth} steps; validation as it is."
-    headline(figure, title, caption or note)
-    return figure
+    style.legend_outside(figure, axes)
+    note = f"Thin: every step. Thick: mean of the last {SMOOTH} steps; validation as measured."
+    return style.headline(figure, title, note)
 
 
-@styled
-def anomaly_curve(
-    table: pd.DataFrame,
-    key_frames: Sequence[np.ndarray] = (),
-    key_times: Sequence[float] = (),
-    attention: Sequence[np.ndarray] = (),
-    spans: Sequence[tuple[float, float]] = (),
-    title: str = "",
-    caption: str = "",
-    key_captions: Sequence[str] = (),
+@style.styled
+def score_curves(table: pd.DataFrame, title: str = "", axis: str = "score (0 to 1)") -> Figure:
+    """Scores of several models over time, one panel per video, annotated events shaded.
+
+    Columns: video, time_s, model, score (0 to 1), truth (0 or 1); optional picked (0 or 1), the
+    interval chosen from the curve, drawn as a bar above it.
+    """
+    videos, palette = style.in_order(table["video"]), style.colours(style.in_order(table["model"]))
+    figure = style.new_figure(9, 0.9 + 1.7 * len(videos))
+    panels = figure.subplots(len(videos), 1, sharex=True, squeeze=False)[:, 0]
+    top = 1.1 + 0.1 * len(palette) if "picked" in table else 1.02
+    for axes, video in zip(panels, videos, strict=True):
+        _scores(axes, table[table["video"] == video], palette)
+        axes.set(ylim=(-0.02, top), yticks=[0, 0.5, 1], ylabel=axis)
+        axes.set_title(video, fontsize=9, weight="normal")
+    panels[-1].set_xlabel("time (s)")
+    style.legend_outside(figure, panels[0])
+    bars = " Bar: the interval chosen from the curve." if "picked" in table else ""
+    return style.headline(figure, title, f"n = {len(videos)} videos.{bars}")
+
+
+def _scores(axes: Axes, rows: pd.DataFrame, palette: dict[str, str]) -> None:
+    truth = rows[rows["model"] == rows["model"].iloc[0]]
+    shade = {"step": "post", "color": ABNORMAL, "alpha": 0.2, "linewidth": 0}
+    axes.fill_between(truth["time_s"], truth["truth"], label="annotated event", **shade)
+    for i, (model, colour) in enumerate(palette.items()):
+        part = rows[rows["model"] == model]
+        axes.step(part["time_s"], part["score"], where="post", color=colour, label=model)
+        if "picked" in part:
+            runs = mask_runs(part["picked"].to_numpy()) * part["time_s"].diff().median()
+            axes.hlines(np.full(len(runs), 1.08 + 0.1 * i), *runs.T, colour, linewidth=4)
+
+
+@style.styled
+def panel_curves(
+    table: pd.DataFrame, axis: str, title: str = "", caption: str = "", level: float | None = None
 ) -> Figure:
-    """Anomaly score over time, ground truth shaded, key frames and attention below the curve.
+    """One panel per kind: a measure with intervals over the kind's levels, a line per model.
 
-    Columns: time_s, score (0 to 1). key_frames (H, W, 3) uint8 at key_times (s); attention (h, w)
-    maps of the same frames; spans are ground truth in seconds; key_captions one line per frame.
+    Columns: title (of the kind), unit, step (order of the levels), level, model, value, low, high,
+    n; optional of (its second value is dashed, without intervals) and chance (dotted). ``axis``
+    names the measure with its unit; ``level`` draws a horizontal line.
     """
-    require(table, ["time_s", "score"], "anomaly curve")
-    rows = bool(len(key_frames)) + bool(len(attention))
-    figure = new_figure(9, 3.2 + 2.0 * rows)
-    heights = [1.5] + [1.0] * rows
-    grid = figure.add_gridspec(1 + rows, max(1, len(key_frames)), height_ratios=heights)
-    axes = figure.add_subplot(grid[0, :])
-    _curve(axes, table, spans)
-    for i, (frame, time) in enumerate(zip(key_frames, key_times, strict=True)):
-        axes.axvline(time, color="black", linewidth=0.9, linestyle="--")
-        axes.annotate(
-            "ABCDEFGH"[i % 8],
-            (time, 1.02),
-            xycoords=("data", "axes fraction"),
-            ha="center",
-            weight="bold",
-            annotation_clip=False,
-        )
-        name = f"{'ABCDEFGH'[i % 8]}  {time:.1f} s"
-        text = wrap(key_captions[i], 26) if len(key_captions) else ""
-        show_frame(figure.add_subplot(grid[1, i]), frame, name)
-        if len(attention):
-            last = figure.add_subplot(grid[2, i])
-            show_frame(last, frame, "attention", attention[i])
-        if text:
-            figure.axes[-1].set_xlabel(text, fontsize=9)
-    headline(figure, title, caption)
-    return figure
+    table = table.assign(of=table.get("of", ""), chance=table.get("chance", level))
+    kinds = style.in_order(table["title"])
+    lines = math.ceil((len(kinds) + 1) / PANELS)  # one place is the legend's
+    figure = style.new_figure(11, 0.9 + 2.6 * lines)
+    panels = figure.subplots(lines, PANELS, squeeze=False).ravel()
+    for i, (axes, kind) in enumerate(zip(panels, kinds, strict=False)):
+        rows = table[table["title"] == kind].sort_values("step", kind="stable")
+        _lines(axes, rows)
+        steps = rows.drop_duplicates("step")
+        if steps["chance"].notna().any():
+            axes.plot(steps["step"], steps["chance"], ":", color=INK, label="chance")
+        names = ["as is" if math.isinf(value) else f"{value:g}" for value in steps["level"]]
+        axes.set_xticks(steps["step"], names)
+        axes.set(xlabel=rows["unit"].iloc[0], ylabel="" if i % PANELS else axis)
+        axes.set_title(kind, fontsize=10)
+    for axes in panels[len(kinds) :]:
+        axes.set_axis_off()
+    panels[len(kinds)].legend(*panels[0].get_legend_handles_labels(), loc="center left")
+    counts = ", ".join(str(n) for n in sorted(set(table["n"])))
+    return style.headline(figure, title, caption.format(n=counts))
 
 
-def _curve(axes: Axes, table: pd.DataFrame, spans: Sequence[tuple[float, float]]) -> None:
-    axes.plot(
-        table["time_s"], table["score"], color=NORMAL, drawstyle="steps-post", label="anomaly score"
-    )
-    for i, (start, end) in enumerate(spans):
-        axes.axvspan(
-            start,
-            end,
-            color=ABNORMAL,
-            alpha=0.2,
-            linewidth=0,
-            label="ground truth" if i == 0 else None,
-        )
-    axes.set(xlabel="time (s)", ylabel="anomaly score (0 to 1)", ylim=(-0.02, 1.02))
-    last = float(table["time_s"].max())
-    axes.set_xlim(0, max(last * 1.02, 1e-3))
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1.1), ncols=2, borderaxespad=0)
+def _lines(axes: Axes, table: pd.DataFrame) -> None:
+    """A line per model over ``step``; points and intervals for the first value of ``of`` alone."""
+    models = style.in_order(table["model"])
+    for (model, of), part in table.groupby(["model", "of"], sort=False):
+        place, colour = models.index(model), style.colours(models)[model]
+        x = part["step"] + 0.12 * (place - (len(models) - 1) / 2)
+        first = of == table["of"].iloc[0]
+        if first:
+            axes.vlines(x, part["low"], part["high"], color=colour, linewidth=1.4)
+        look = {"marker": style.MARKERS[place]} if first else {"linestyle": "--", "linewidth": 1}
+        axes.plot(x, part["value"], color=colour, label=f"{model}, {of}" if of else model, **look)
 
 
-@styled
-def score_curves(table: pd.DataFrame, title: str = "", caption: str = "") -> Figure:
-    """Anomaly scores of several models over single videos, one panel each, truth shaded.
+def accuracy_by_share(table: pd.DataFrame, title: str = "Full on the kept patches alone") -> Figure:
+    """Accuracy over the share of patches kept, one panel per setting, one line per rule.
 
-    Columns: video, time_s, model, score (0 to 1), truth (0 or 1).
+    Columns: setting, rule, share, value, low, high (per cent), n.
     """
-    require(table, ["video", "time_s", "model", "score", "truth"], "score curves")
-    names, models = in_order(table["video"]), in_order(table["model"])
-    palette = colours(models)
-    figure = new_figure(9, 0.8 + 1.7 * len(names))
-    panels = figure.subplots(len(names), 1, squeeze=False)[:, 0]
-    for axes, name in zip(panels, names, strict=True):
-        rows = table[table["video"] == name]
-        truth = rows[rows["model"] == models[0]]
-        axes.fill_between(
-            truth["time_s"],
-            truth["truth"],
-            step="post",
-            color=ABNORMAL,
-            alpha=0.2,
-            linewidth=0,
-            label="ground truth",
-        )
-        for model in models:
-            part = rows[rows["model"] == model]
-            axes.step(
-                part["time_s"], part["score"], where="post", color=palette[model], label=model
-            )
-        axes.set(ylim=(-0.02, 1.02), ylabel="score (0 to 1)")
-        axes.set_title(name, fontsize=9, loc="left", weight="normal")
-    axes.set_xlabel("time (s)")
-    legend_outside(figure, axes)
-    headline(figure, title, caption)
-    return figure
+    names = [
+        f"{setting} (n = {n})" for setting, n in zip(table["setting"], table["n"], strict=True)
+    ]
+    shown = table.assign(title=names, model=table["rule"], unit="patches kept (%)")
+    shown = shown.assign(level=shown["share"], step=shown["share"].rank(method="dense"))
+    note = "Point: share of right answers. Line: 95% Wilson interval over n videos."
+    return panel_curves(shown, "accuracy (%)", title, note, FOUR_OPTIONS)

@@ -1,7 +1,8 @@
-"""Figures made of frames: boxes drawn on them, and plain grids."""
+"""Figures made of frames: boxes, attention maps, kept patches, degraded and removed clips."""
 
-import math
+import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,119 +10,141 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from alertclip.errors import InputError
-from companion.figures.style import (
-    ABNORMAL,
-    NORMAL,
-    Figure,
-    headline,
-    new_figure,
-    require,
-    styled,
-    wrap,
-)
+from companion.figures import style
+from companion.figures.style import ABNORMAL, NORMAL, Figure, wrap
+
+BOX = "#00E5FF"  # seen on dark and on bright maps
+DIMMED = 0.25  # brightness of a patch that is not kept
+LINE = 0.17  # inches of a line of text
+Cell = dict[str, Any]
+"""What ``show_frame`` takes after the axes: frame and, optionally, title, attention, boxes ..."""
 
 
 def show_frame(
-    axes: Axes, frame: np.ndarray, title: str = "", attention: np.ndarray | None = None
+    axes: Axes,
+    frame: np.ndarray,
+    title: str = "",
+    attention: np.ndarray | None = None,
+    boxes: np.ndarray | Sequence = (),
+    edges: Sequence[tuple[str, str]] = (),
+    below: str = "",
 ) -> None:
-    """Draw one frame (H, W, 3) uint8, with an attention map (h, w) over it if given."""
+    """Draw one frame (H, W, 3) uint8 with an attention map (h, w) over it and text below.
+
+    ``boxes`` (R, 4) are normalised x1 y1 x2 y2; ``edges`` gives the colour and line style of each.
+    """
     if frame.ndim != 3 or frame.shape[2] != 3:
         raise InputError(f"a frame must be (H, W, 3) uint8, not {frame.shape}")
     height, width = frame.shape[:2]
     axes.imshow(frame, extent=(0, width, height, 0))
     if attention is not None:
         shown = attention / max(float(attention.max()), 1e-12)
-        axes.imshow(
-            shown,
-            extent=(0, width, height, 0),
-            cmap="inferno",
-            alpha=0.5,
-            interpolation="bilinear",
-            vmin=0,
-            vmax=1,
-        )
+        look = {"cmap": "inferno", "alpha": 0.5, "interpolation": "bilinear", "vmin": 0, "vmax": 1}
+        axes.imshow(shown, extent=(0, width, height, 0), **look)
+    for i, (x1, y1, x2, y2) in enumerate(np.reshape(boxes, (-1, 4)) * ([width, height] * 2)):
+        colour, dashes = edges[i] if edges else (BOX, "-")
+        look = {"fill": False, "linewidth": 1.6, "edgecolor": colour, "linestyle": dashes}
+        axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, **look))
     axes.set(xticks=[], yticks=[])
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     axes.set_title(title, fontsize=9, weight="normal")
+    axes.set_xlabel(below, fontsize=9)
 
 
-@styled
-def frames_grid(
-    frames: Sequence[np.ndarray],
-    table: pd.DataFrame,
-    columns: int = 4,
+@style.styled
+def frame_grid(
+    cells: Sequence[Sequence[Cell | None]],
     title: str = "",
     caption: str = "",
-    attention: Sequence[np.ndarray] | None = None,
+    rows: Sequence[str] = (),
+    side: float | None = None,
 ) -> Figure:
-    """Frames in rows of ``columns``. Column: title, one row per frame; attention maps optional."""
-    require(table, ["title"], "frames grid")
-    figure, panels = _grid(frames, table, columns, "frames grid")
-    for i, (axes, frame) in enumerate(zip(panels, frames, strict=True)):
-        text = wrap(table["title"].iloc[i], 30)
-        show_frame(axes, frame, text, None if attention is None else attention[i])
-    headline(figure, title, caption)
-    return figure
+    """Frames in rows and columns, each ``side`` inches wide (without it, as wide as fits).
+
+    A cell is what ``show_frame`` takes; None leaves its place empty. ``rows`` names the rows.
+    """
+    if not (len(cells) and cells[0] and cells[0][0]):
+        raise InputError("frame grid: there are no frames")
+    height, width = cells[0][0]["frame"].shape[:2]
+    text = [[c.get("title", "") for c in row if c] for row in cells]
+    below = [[c.get("below", "") for c in row if c] for row in cells]
+    lines = sum(max(bool(t) + t.count("\n") for t in row) for row in [*text, *below])
+    columns = max(map(len, cells))
+    side = side or min(2.0, 10.6 / columns)
+    tall = len(cells) * (side * height / width + 0.1) + LINE * lines
+    figure = style.new_figure(0.4 * bool(rows) + side * columns, 0.9 + tall)
+    panels = figure.subplots(len(cells), columns, squeeze=False)
+    for axes in panels.flat:
+        axes.set_axis_off()
+    for axes_row, row in zip(panels, cells, strict=True):
+        for axes, cell in zip(axes_row, row, strict=False):
+            if cell:
+                axes.set_axis_on()
+                show_frame(axes, **cell)
+    for axes, name in zip(panels[:, 0], rows, strict=False):
+        axes.set_ylabel(name, fontsize=9)
+    return style.headline(figure, title, caption)
 
 
-@styled
+def _in_rows(cells: Sequence[Cell], columns: int) -> list[Sequence[Cell]]:
+    return [cells[i : i + columns] for i in range(0, len(cells), columns)]
+
+
+def removed_gallery(
+    frames: Sequence[np.ndarray], table: pd.DataFrame, title: str = "Removed clips"
+) -> Figure:
+    """One frame per removed clip under its class, score and reason.
+
+    Columns, one row per frame: class_name, score, reason; optional kind (what was planted).
+    """
+    cells = []
+    for frame, row in zip(frames, table.to_dict("records"), strict=True):
+        kind = f"{row['kind']}: " if "kind" in row else ""
+        # The first criterion and what was measured, without the name of another clip.
+        reason = row["reason"].split(";")[0].split(" as ")[0]
+        reason = textwrap.shorten(reason, 70, placeholder=" ...")
+        text = f"{kind}filed as {row['class_name'].replace('_', ' ')}, score {row['score']}. "
+        cells.append({"frame": frame, "title": wrap(text + reason, 34)})
+    return frame_grid(_in_rows(cells, 4), title, "The middle frame of each clip.", side=2.7)
+
+
 def boxes_on_frames(
-    frames: Sequence[np.ndarray],
-    table: pd.DataFrame,
-    columns: int = 3,
-    title: str = "Annotated regions",
-    caption: str = "",
+    frames: Sequence[np.ndarray], table: pd.DataFrame, title: str = "Annotated regions"
 ) -> Figure:
     """Boxes on frames, region captions below them.
 
     Columns: frame (index into ``frames``), title, x1, y1, x2, y2 (normalised), caption, label
     (1 abnormal). A frame without a box has no row.
     """
-    names = ["frame", "title", "x1", "y1", "x2", "y2", "caption", "label"]
-    require(table, names, "boxes on frames")
-    firsts = table.drop_duplicates("frame").set_index("frame")["title"]
-    titles = pd.DataFrame({"title": [firsts.get(i, "") for i in range(len(frames))]})
-    lines = table["caption"].map(lambda text: 1 + wrap(text, 34).count("\n"))
-    most = 1 + lines.groupby(table["frame"]).sum().max()
-    figure, panels = _grid(frames, titles, columns, "boxes on frames", most)
-    for i, (axes, frame) in enumerate(zip(panels, frames, strict=True)):
-        show_frame(axes, frame, wrap(titles["title"].iloc[i], 34))
-        _boxes(axes, frame.shape[:2], table[table["frame"] == i])
-    headline(figure, title, caption or "Blue: normal region. Orange, dashed: abnormal region.")
-    return figure
+    corners = ["x1", "y1", "x2", "y2"]
+    cells = []
+    for i, frame in enumerate(frames):
+        rows = table[table["frame"] == i]
+        edges = [(ABNORMAL, "--") if label else (NORMAL, "-") for label in rows["label"]]
+        cell = {"frame": frame, "boxes": rows[corners].to_numpy(), "edges": edges}
+        cell["title"] = wrap(rows["title"].iloc[0], 34) if len(rows) else ""
+        cell["below"] = "\n".join(wrap(caption, 34) for caption in rows["caption"])
+        cells.append(cell)
+    caption = "Blue: normal region. Orange, dashed: abnormal region."
+    return frame_grid(_in_rows(cells, 3), title, caption, side=2.7)
 
 
-def _boxes(axes: Axes, size: tuple[int, int], rows: pd.DataFrame) -> None:
-    height, width = size
-    for row in rows.itertuples():
-        corner, extent = (row.x1 * width, row.y1 * height), (row.x2 - row.x1, row.y2 - row.y1)
-        axes.add_patch(
-            Rectangle(
-                corner,
-                extent[0] * width,
-                extent[1] * height,
-                fill=False,
-                linewidth=2,
-                edgecolor=ABNORMAL if row.label else NORMAL,
-                linestyle="--" if row.label else "-",
-            )
-        )
-    captions = [wrap(caption, 34) for caption in rows["caption"]]
-    axes.set_xlabel("\n".join(captions), fontsize=9)
+def kept_patches(
+    frames: Sequence[np.ndarray], kept: np.ndarray, table: pd.DataFrame, title: str = ""
+) -> Figure:
+    """Frames in order, and below them the same frames with patches that are not kept darkened.
 
-
-def _grid(
-    frames: Sequence[np.ndarray], table: pd.DataFrame, columns: int, name: str, lines: int = 2
-) -> tuple[Figure, list[Axes]]:
-    if len(frames) != len(table) or not len(frames):
-        raise InputError(f"{name}: {len(frames)} frames for {len(table)} titles; give one each")
-    columns = min(columns, len(frames))
-    rows = math.ceil(len(frames) / columns)
-    shape = frames[0].shape
-    height = 2.7 * shape[0] / shape[1] + 0.1 + 0.16 * lines  # the image and its lines of text
-    figure = new_figure(2.7 * columns, 0.8 + rows * height)
-    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for empty in panels[len(frames) :]:
-        empty.set_visible(False)
-    return figure, panels[: len(frames)]
+    frames (H, W, 3) uint8; kept (T, h, w) bool. Columns, one row per frame: time_s, share (of
+    patches kept, per cent).
+    """
+    above, below = [], []
+    for frame, mask, row in zip(frames, kept, table.itertuples(), strict=True):
+        places = (np.arange(n) * m // n for n, m in zip(frame.shape, mask.shape, strict=False))
+        light = np.where(mask[np.ix_(*places)], 1.0, DIMMED)
+        dimmed = (frame * light[..., None]).astype(np.uint8)
+        above.append({"frame": frame, "title": f"{row.time_s:.2f} s"})
+        below.append({"frame": dimmed, "title": f"{row.share:.0f} % kept"})
+    note = "Dark: patches left out. The first frame has none before it and is kept whole."
+    caption = f"{note} n = {len(frames)} frames of one video."
+    return frame_grid([above, below], title, caption, side=1.8)

@@ -1,4 +1,4 @@
-"""What all figures share: the style file, the palette, checks, legends and saving."""
+"""What all figures share: style, palette, checks, legends, provenance lines and saving."""
 
 import functools
 import io
@@ -17,64 +17,79 @@ from alertclip.files import atomic_write
 from companion.profiles import ROOT
 
 STYLE = Path(__file__).with_name("companion.mplstyle")
-NORMAL, ABNORMAL, INK = "#0072B2", "#D55E00", "#333333"
+NORMAL, ABNORMAL, INK, RULE = "#0072B2", "#D55E00", "#333333", "#E3E3E3"
+PALETTE = [
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+]  # Okabe, Ito
+PALETTE += ["#949494", "#CA9161", "#ECE133"]
 FIXED = {
     "normal clip": NORMAL,
     "abnormal clip": ABNORMAL,
     "normal prompt": "#009E73",
     "abnormal prompt": "#000000",
+    "paper": "#000000",
 }
-PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
-MARKERS = "osD^vP*X"
-PAPER = "paper"
+MARKERS = "osD^vP*X<>"
 
 Arguments = ParamSpec("Arguments")
 
 
 class Figure(matplotlib.figure.Figure):
-    """A Figure that needs no global state and that a notebook shows by naming it."""
+    """A figure that needs no global state and that a notebook shows when it ends a cell."""
 
     def _repr_png_(self) -> bytes:
         stream = io.BytesIO()
-        self._write(stream)
-        return stream.getvalue()
-
-    def _write(self, target: Path | io.BytesIO) -> None:
         with matplotlib.rc_context(fname=STYLE):
-            # Without a Software entry the bytes do not depend on matplotlib's version string.
-            self.savefig(target, format="png", metadata={"Software": None})
+            # Without a Software entry the bytes do not depend on matplotlib's version.
+            self.savefig(stream, format="png", metadata={"Software": None})
+        return stream.getvalue()
 
 
 def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
-    """Draw under the project's style, whatever the caller's settings are."""
+    """Decorate a figure function: it draws in the project's style, whatever the caller's is."""
 
     @functools.wraps(draw)
     def wrapper(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Figure:
         with matplotlib.rc_context():
             matplotlib.rcdefaults()
-            matplotlib.rcParams.update(
-                matplotlib.rc_params_from_file(STYLE, use_default_template=False)
-            )
+            style = matplotlib.rc_params_from_file(STYLE, use_default_template=False)
+            matplotlib.rcParams.update(style)
             return draw(*args, **kwargs)
 
     return wrapper
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure in inches whose layout keeps every label inside."""
+    """An empty figure of this size in inches whose layout keeps every label inside."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def save(figure: Figure, name: str, table: pd.DataFrame, folder: Path | str) -> Figure:
-    """Write ``folder/name.png`` and the table it was drawn from as ``name.csv``, atomically.
+    """Write ``folder/name.png`` and its table ``name.csv`` atomically; returns the figure.
 
-    The same figure and table give the same bytes. Returns the figure for display.
+    The same figure and table give the same bytes.
     """
-    folder = Path(folder)
-    write_table(table, folder / f"{name}.csv")
-    with atomic_write(folder / f"{name}.png") as temporary:
-        figure._write(temporary)
+    write_table(table, Path(folder) / f"{name}.csv")
+    write_png(figure, Path(folder) / f"{name}.png")
     return figure
+
+
+def write_png(figure: Figure, path: Path) -> None:
+    """Write a figure atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(figure._repr_png_())
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a CSV atomically, with the same bytes on every system."""
+    with atomic_write(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
 
 
 def committed(name: str) -> pd.DataFrame:
@@ -85,48 +100,45 @@ def committed(name: str) -> pd.DataFrame:
     return pd.read_csv(path)
 
 
-def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a CSV atomically, the same bytes on every system."""
-    with atomic_write(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
-
-
 def require(table: pd.DataFrame, columns: Iterable[str], figure: str) -> None:
-    """InputError naming the figure and the column that is missing, or that there are no rows."""
+    """InputError naming the figure and the missing column, or saying that there are no rows."""
     missing = [column for column in columns if column not in table]
-    if missing:
-        raise InputError(f"{figure}: the table has no column {', '.join(missing)}")
-    if table.empty:
-        raise InputError(f"{figure}: the table has no rows")
+    if missing or table.empty:
+        what = f"column {', '.join(missing)}" if missing else "rows"
+        raise InputError(f"{figure}: the table has no {what}")
 
 
-def headline(figure: Figure, title: str, caption: str = "") -> None:
-    """Title at the top left, caption (what the marks are, n, interval) at the bottom."""
+def headline(figure: Figure, title: str, caption: str = "") -> Figure:
+    """The figure with a title at the top left and, below, what the marks, n and intervals are."""
     if title:
         text = wrap(title, int(figure.get_figwidth() * 8))
         figure.suptitle(text, x=0.01, ha="left", weight="bold")
     if caption:
         stamp(figure, caption)
+    return figure
 
 
 def stamp(figure: Figure, line: str) -> None:
-    """Add ``line`` (such as where the numbers come from) as the last one under the figure."""
+    """Add ``line``, such as the data's name, as the last one under the figure."""
     lines = textwrap.wrap(line, int(figure.get_figwidth() * 13))
     text = "\n".join([*figure.get_supxlabel().splitlines(), *lines])
     figure.supxlabel(text, x=0.01, ha="left", fontsize=9, color=INK)
 
 
 def legend_outside(figure: Figure, axes: Axes) -> None:
-    """One legend to the right of the axes, outside the data; the paper's mark comes last."""
+    """Put the legend of ``axes``, or the one that seaborn has made, to the right of the data."""
+    found: dict[str, object] = {}
+    for made in filter(None, [*figure.legends, axes.get_legend()]):
+        found |= dict(zip((t.get_text() for t in made.texts), made.legend_handles, strict=True))
+    figure.legends.clear()
+    axes.legend_ = None
     handles, labels = axes.get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
-    names = sorted(unique, key=lambda name: name == PAPER)
-    if names:
-        figure.legend([unique[name] for name in names], names, loc="outside right upper")
+    found |= dict(zip(labels, handles, strict=True))
+    figure.legend(list(found.values()), list(found), loc="outside right upper")
 
 
 def in_order(values: Iterable[str]) -> list[str]:
-    """Distinct values in the order in which the table brings them."""
+    """Distinct values in the order of the table."""
     return list(dict.fromkeys(values))
 
 
@@ -135,6 +147,16 @@ def wrap(text: str, width: int) -> str:
     return "\n".join(textwrap.wrap(str(text), width)) or str(text)
 
 
+def short_name(key: str) -> str:
+    """Name of a clip without folder and ending: "a/Fire001_x264.mp4#0-8" -> "Fire001"."""
+    return Path(key.split("#")[0]).stem.removesuffix("_x264")
+
+
 def colours(names: Sequence[str]) -> dict[str, str]:
     """A colour per name; normal and abnormal clips and prompts always have theirs."""
     return {name: FIXED.get(str(name), PALETTE[i % len(PALETTE)]) for i, name in enumerate(names)}
+
+
+def markers(names: Sequence[str]) -> dict[str, str]:
+    """A marker per name."""
+    return {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(names)}

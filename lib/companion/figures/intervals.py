@@ -1,0 +1,154 @@
+"""Figures of points with intervals: one row per setting, one mark per model."""
+
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import seaborn.objects as so
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from companion.figures import style
+from companion.figures.style import Figure
+
+PAPER_FRAMES = 256  # frames per clip in the paper's cost tables
+BOOTSTRAP = "Point: value on n items. Line: 95% bootstrap interval over videos."
+
+
+@style.styled
+def point_intervals(
+    table: pd.DataFrame,
+    row: str,
+    value: str = "value",
+    by: str = "model",
+    title: str = "",
+    caption: str = "",
+    level: float | None = None,
+    text: str | None = None,
+    **axis: Any,
+) -> Figure:
+    """A row per value of column ``row``, in it a mark per value of ``by`` with its interval.
+
+    Columns: those named, and optionally low and high, and paper (its number, drawn as a bar).
+    ``level`` draws a vertical line; ``text`` is a column written beside each mark.
+    """
+    rows, names = table[row].nunique(), style.in_order(table[by])
+    paper = "paper" in table and bool(table["paper"].notna().any())
+    plot = so.Plot(table, y=row, x=value, color=by, marker=by)
+    plot = plot.add(so.Dot(pointsize=6), so.Dodge())
+    if "low" in table:
+        plot = plot.add(so.Range(linewidth=1.6), so.Dodge(), xmin="low", xmax="high", legend=False)
+    if paper:
+        bar = so.Dot(marker="|", color="black", pointsize=13, stroke=2.2)
+        plot = plot.add(bar, so.Dodge(), x="paper", legend=False)
+        caption += " Black bar: the paper's number."
+    if text:
+        beside = so.Text(halign="left", offset=6, fontsize=9, color=style.INK)
+        plot = plot.add(beside, so.Dodge(), x="high", text=text, legend=False)
+    figure = style.new_figure(9, 1.6 + (0.28 + 0.16 * len(names)) * rows)
+    axes = figure.subplots()
+    plot = plot.scale(color=style.colours(names), marker=style.markers(names))
+    plot.theme(matplotlib.rcParams).on(axes).plot()
+    for edge in np.arange(rows - 1) + 0.5:
+        axes.axhline(edge, color=style.RULE, linewidth=0.6)
+    if level is not None:
+        axes.axvline(level, color=style.INK, linewidth=1, linestyle="-" if level == 0 else ":")
+    axes.set(ylabel="", **axis)
+    style.legend_outside(figure, axes)
+    return style.headline(figure, title, caption)
+
+
+def model_comparison(
+    table: pd.DataFrame,
+    title: str,
+    caption: str = BOOTSTRAP,
+    axis: str = "AUC or AP (%)",
+    level: float | None = None,
+    row: str = "setting",
+    value: str = "value",
+) -> Figure:
+    """Values with intervals, one row per setting (or class) and one mark per model.
+
+    Columns: setting, model, value, low, high, n; optional paper. ``level`` is that of guessing.
+    """
+    counts = table.groupby(row)["n"].max()
+    shown = table.assign(row=[f"{name}\n(n = {counts[name]:,})" for name in table[row]])
+    caption += " Dotted: chance." if level else ""
+    return point_intervals(shown, "row", value, "model", title, caption, level, xlabel=axis)
+
+
+def screening_recovery(table: pd.DataFrame, title: str = "Planted faults found") -> Figure:
+    """Recall per kind of fault, precision, and clean clips removed, per rule.
+
+    Columns: rule, setting, measure, value, low, high (per cent), n.
+    """
+    shown = table[table["n"] > 0].rename(columns={"rule": "model"})
+    names = shown["measure"].where(shown["measure"] != "false alarms", "") + " " + shown["setting"]
+    # Each rule removes other clips, so its precision has another n and a row of its own.
+    apart = "precision, " + shown["model"]
+    shown = shown.assign(setting=names.str.strip().where(shown["measure"] != "precision", apart))
+    caption = "Point: share of n clips. Line: 95% Wilson interval."
+    return model_comparison(shown, title, caption, "share of clips (%)")
+
+
+def paired_changes(table: pd.DataFrame, title: str = "Paired changes", unit: str = "") -> Figure:
+    """Change of each variant against its reference, with intervals.
+
+    Columns: title, metric, value, change, low, high, seeds, reference (True for the reference).
+    """
+    reference, shown = table[table["reference"]].iloc[0], table[~table["reference"]]
+    seeds, metric = int(table["seeds"].min()), table["metric"].iloc[0]
+    rows = zip(shown["title"], shown["value"], strict=True)
+    shown = shown.assign(row=[f"{name} ({value:.3g})" for name, value in rows])
+    line = f"Line: 95% interval of Student's t over {seeds} seeds."
+    caption = f"Against {reference['title']} ({reference['value']:.3g}). In brackets: the value."
+    caption += f" {line if seeds > 1 else 'One seed, no interval.'}"
+    axis = f"change of {metric}{unit and f' ({unit})'}"
+    figure = point_intervals(shown, "row", "change", "metric", title, caption, 0, xlabel=axis)
+    figure.legends.clear()
+    return figure
+
+
+def violations_by_kind(
+    table: pd.DataFrame, title: str = "What is wrong with the hard negatives"
+) -> Figure:
+    """Share of each kind of fault per direction of rewriting, on a symmetric log scale.
+
+    Columns: direction, kind, count, n, value, low, high (shares of one).
+    """
+    sizes = table.groupby("direction")["n"].min()
+    names = [f"{name} (n = {sizes[name]:,})" for name in table["direction"]]
+    shown = table.assign(direction=names, text=[f"{n:,}" for n in table["count"]])
+    shown[["value", "low", "high"]] *= 100
+    caption = "Point: share. Line: 95% bootstrap interval over videos. Number: count."
+    axis = {"xlabel": "share of hard negatives (%, log scale above 0.1)", "text": "text"}
+    figure = point_intervals(shown, "kind", "value", "direction", title, caption, **axis)
+    figure.axes[0].set_xscale("symlog", linthresh=0.1)
+    figure.axes[0].set(xlim=(-0.01, 300), xticks=[0, 0.1, 1, 10, 100])
+    figure.axes[0].xaxis.set_major_formatter("{x:g}")
+    return figure
+
+
+def against_floor(table: pd.DataFrame, title: str, caption: str = "") -> Figure:
+    """Measured value and its floor per line on a log scale.
+
+    Columns: line, unit (one for all), ours, low, high, n, floor, ratio; optional paper and frames.
+    The paper's number is shown only for a model that sees as many frames as the paper's.
+    """
+    counts = zip(table["line"], table["n"], table["ratio"], strict=True)
+    table = table.assign(row=[f"{line}\n(n = {n:.0f}, {r:.2g} x floor)" for line, n, r in counts])
+    marks = {"measured here": "ours", "floor": "floor"}
+    if "paper" in table and table["frames"].dropna().eq(PAPER_FRAMES).all():
+        marks["paper"] = "paper"
+    parts = [table.assign(mark=mark, value=table[column]) for mark, column in marks.items()]
+    shown = pd.concat(parts, ignore_index=True).drop(columns="paper", errors="ignore")
+    shown.loc[shown["mark"] != "measured here", ["low", "high"]] = np.nan
+    note = "Point: median of n calls. Line: quartiles. Floor: FLOPs / measured matmul ceiling."
+    axis = {"xlabel": f"{table['unit'].iloc[0]} (log scale)", "xscale": "log"}
+    caption = f"{note} {caption}".rstrip()
+    figure = point_intervals(shown, "row", "value", "mark", title, caption, **axis)
+    ticks = figure.axes[0].xaxis
+    ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ticks.set_major_formatter("{x:g}")
+    ticks.set_minor_formatter(NullFormatter())
+    return figure
