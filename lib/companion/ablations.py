@@ -25,13 +25,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from alertclip.errors import InputError
 from alertclip.export import META
 from alertclip.files import atomic_write, locked, progress, sha256_json
-from companion import result_tables, tuned_models
+from companion import detector_tables, result_tables, tuned_models, zero_shot_tables
 from companion.figures.style import write_table
 from companion.profiles import ABLATIONS, ROOT, Params, from_flat, load_params, parse_overrides
 from companion.splits import prepare_data
 from companion.stage_runs import run_stage
 from curation import audit_report
-from detectors import backbone_tables, cross_domain
 
 STAGE1 = ("stage1_", "lora_", "temporal_", "world", "annotations_", "backbone", "pretrained",
           "num_frames", "strip_class_prefix", "negatives", "seed", "data_root")  # fmt: skip
@@ -95,7 +94,7 @@ def run_variant(P: Params, name: str, seed: int) -> Path:
 def _changed(P: Params, variant: Variant, seed: int) -> Params:
     profile = f"{P.profile}/ablations/{variant.name}/seed{seed}"
     own = {"profile": profile, "seed": seed}
-    return cross_domain.changed(P, P.ablation.changes | variant.changes | own)
+    return P.changed(P.ablation.changes | variant.changes | own)
 
 
 def _faulty(P: Params, variant: Variant) -> Params:
@@ -104,16 +103,14 @@ def _faulty(P: Params, variant: Variant) -> Params:
         return P
     folder = P.run_dir / "negatives"
     audit_report.plant_and_clean(P, folder)
-    return cross_domain.changed(
-        P, {"hard_negatives_train": str(folder / f"{variant.negatives}.json")}
-    )
+    return P.changed({"hard_negatives_train": str(folder / f"{variant.negatives}.json")})
 
 
 def _detector_params(P: Params, variant: Variant, seed: int) -> Params:
     """Only the detector's settings change: features and tuned weights are those of the run."""
     values = P.flat()
     changes = {k: values[k] | v if isinstance(v, dict) else v for k, v in variant.changes.items()}
-    return cross_domain.changed(P, changes | {"detector_seeds": [seed]})
+    return P.changed(changes | {"detector_seeds": [seed]})
 
 
 def _has_detector(P: Params, variant: Variant) -> bool:
@@ -138,15 +135,15 @@ def _tuned(P: Params, base: Params, detector: bool) -> pd.DataFrame:
 
 def _on_benchmark(P: Params) -> list[pd.DataFrame]:
     """Frame metrics on the benchmark's test videos: of VadCLIP, and zero-shot by snippet."""
-    scored = backbone_tables.score_stages(P, "vadclip", ["full"])
-    curves = cross_domain.zero_shot_curves(P, ["full"], "snippet")
+    scored = detector_tables.score_stages(P, "vadclip", ["full"])
+    curves = zero_shot_tables.zero_shot_curves(P, ["full"], "snippet")
     return [_frame_metrics(P, scored, "VadCLIP: "), _frame_metrics(P, curves, "snippets: ")]
 
 
 def _frame_metrics(
-    P: Params, scored: Sequence[backbone_tables.Scored | backbone_tables.Curves], prefix: str = ""
+    P: Params, scored: Sequence[detector_tables.Scored | detector_tables.Curves], prefix: str = ""
 ) -> pd.DataFrame:
-    table = backbone_tables.backbone_table(backbone_tables.resample_models(P, scored), "none")
+    table = detector_tables.backbone_table(detector_tables.resample_models(P, scored), "none")
     return table.assign(metric=prefix + table["setting"])
 
 
@@ -168,13 +165,13 @@ def _decides_stage1(P: Params) -> dict[str, Any]:
 
 def _detected(P: Params, variant: Variant) -> pd.DataFrame:
     """A detector on the profile's backbone: frame metrics, and those of its own paper by class."""
-    scored = backbone_tables.score_stages(P, variant.kind, [P.ablation.backbone])
+    scored = detector_tables.score_stages(P, variant.kind, [P.ablation.backbone])
     rows = [_frame_metrics(P, scored)]
     if variant.kind == "anomalyclip":
-        classes = backbone_tables.class_table(P, scored).query("class_name == 'mean'")
+        classes = detector_tables.class_table(P, scored).query("class_name == 'mean'")
         rows.append(classes.rename(columns={"setting": "metric"}))
     else:
-        rows.append(backbone_tables.detection_table(P, scored).query("not normals"))
+        rows.append(detector_tables.detection_table(P, scored).query("not normals"))
     weights = tuned_models.weights_hash(tuned_models.stage_model(P, P.ablation.backbone))[:12]
     return pd.concat(rows, ignore_index=True)[["metric", "value"]].assign(weights=weights)
 

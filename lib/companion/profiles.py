@@ -22,7 +22,9 @@ from alertclip.hyperparameters import (
     StageParams,
     TrainingParams,
 )
+from detectors.anomalyclip.settings import anomalyclip_settings
 from detectors.training_protocol import DetectorParams
+from detectors.vadclip.settings import vadclip_settings
 from vagpt.qa_protocol import QAParams
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -187,6 +189,7 @@ def from_flat(values: dict[str, Any]) -> Params:
             value = _from_root(value)
         (tree.setdefault(group, {}) if group else tree)[field] = value
     P = Params.model_validate(tree)
+    vadclip_settings(P.detector), anomalyclip_settings(P.detector)  # a wrong change stops here
     for changes in (
         *P.evaluation.transfer.values(),
         P.evaluation.open_vocabulary_changes,

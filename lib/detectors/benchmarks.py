@@ -12,7 +12,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from alertclip.errors import InputError
-from companion.profiles import BENCHMARKS
 from detectors.event_annotations import (
     VideoTruth,
     read_mask,
@@ -26,6 +25,7 @@ from detectors.event_annotations import (
     xd_classes,
 )
 
+BENCHMARKS = Path(__file__).resolve().parents[2] / "params" / "benchmarks.yaml"
 Split = Literal["train", "val", "test"]
 
 
@@ -86,6 +86,11 @@ class Benchmark(BaseModel):
         """The classes without the normal one, in their order."""
         return [name for name in self.classes if name != self.normal_class]
 
+    @property
+    def class_of(self) -> dict[str, str]:
+        """Class by its code (XD-Violence)."""
+        return {code: name for name, code in self.codes.items()}
+
     def video_path(self, data_root: Path, entry: str) -> Path:
         """File of a video named by a list entry.
 
@@ -103,6 +108,13 @@ class Benchmark(BaseModel):
         names = [file for files in self.lists.values() for file in files]
         names += filter(None, (self.annotation_file, self.class_annotation_file))
         return [data_root / self.annotation_root / name for name in names if "{" not in name]
+
+
+class TrainingVideo(NamedTuple):
+    """A training video and its video-level classes; none = normal."""
+
+    path: Path
+    classes: tuple[str, ...]
 
 
 class ListEntry(NamedTuple):
@@ -221,7 +233,7 @@ def _annotation_table(
     path, normal = folder / benchmark.annotation_file, benchmark.normal_class
     if benchmark.annotation_format == "ucf":
         return path, read_ucf(path, benchmark.classes, normal, inclusive)
-    codes = {code: name for name, code in benchmark.codes.items()}
+    codes = benchmark.class_of
     if by_class and benchmark.class_annotation_file:
         path = folder / benchmark.class_annotation_file
         return path, read_xd_classes(path, codes, normal, inclusive)
@@ -233,8 +245,34 @@ def _row(
 ) -> VideoTruth:
     if entry.name in table:
         return table[entry.name]
-    if benchmark.annotation_format == "xd":  # normal videos have no row there
-        codes = {code: name for name, code in benchmark.codes.items()}
-        if not xd_classes(entry.name, codes, benchmark.normal_class, entry.where):
-            return VideoTruth(entry.name, (), (), False)
+    codes, normal = benchmark.class_of, benchmark.normal_class
+    if codes and not xd_classes(entry.name, codes, normal, entry.where):  # normal: no row there
+        return VideoTruth(entry.name, (), (), False)
     raise InputError(f"{entry.where}: {entry.name} has no row in {path}")
+
+
+def training_videos(benchmark: Benchmark, root: Path) -> list[TrainingVideo]:
+    """The training split in list order. Frame-level truth is never read."""
+    return [
+        TrainingVideo(benchmark.video_path(root, e.entry), video_classes(benchmark, root, e))
+        for e in read_list(benchmark, root, "train")
+    ]
+
+
+def video_classes(benchmark: Benchmark, root: Path, entry: ListEntry) -> tuple[str, ...]:
+    """Video-level classes of a list entry, from its folder or name as the data set gives them.
+
+    ShanghaiTech names none: there "abnormal" is whether the video has an abnormal frame at all.
+    """
+    if benchmark.annotation_format == "xd":
+        return xd_classes(entry.name, benchmark.class_of, benchmark.normal_class, entry.where)
+    if benchmark.annotation_format == "shanghaitech":
+        path = root / benchmark.annotation_root / fill(benchmark.annotation_file, entry.entry)
+        return ("abnormal",) if read_mask(entry.name, path).is_abnormal else ()
+    folders = Path(entry.entry).parts[:-1]
+    for name in benchmark.abnormal_classes:
+        if name in folders or entry.name.startswith(f"{name}_"):
+            return (name,)
+    if "normal" not in entry.entry.lower():
+        raise InputError(f"{entry.where}: {entry.entry} names neither a class nor normal")
+    return ()

@@ -17,11 +17,11 @@ from alertclip.errors import InputError
 from alertclip.model import AlertCLIP
 from alertclip.prompts import load_prompts
 from alertclip.video import probe, read_frames, uniform_indices
-from companion import tuned_models
+from companion import extraction, tuned_models
 from companion.profiles import ROOT, Params
-from detectors import weakly_supervised
 from detectors.benchmarks import load_benchmark, read_list
 from detectors.features import snippet_frames
+from detectors.fitting import class_prompts
 from vagpt.answerers import Answerer, class_log_probabilities, model_answerer, similarity_answerer
 from vagpt.effective_tokens import CHUNK
 from vagpt.instructions import Ask
@@ -47,15 +47,15 @@ class Exam(NamedTuple):
 
 def make_exam(
     P: Params,
-    data: weakly_supervised.EvaluationSet,
+    data: extraction.EvaluationSet,
     joined: int = 1,
     max_iou: float = 0.5,
-    split: weakly_supervised.Split = "test",
+    split: extraction.Split = "test",
     count: int | None = None,
 ) -> Exam:
     """Questions about a split's videos, or the first ``count``, half of them abnormal."""
-    benchmark, root = weakly_supervised.detector_benchmark(P)
-    length, chosen = weakly_supervised.snippet_rule(P, "vadclip").length, _first(data, count)
+    benchmark, root = extraction.detector_benchmark(P)
+    length, chosen = extraction.snippet_rule(P.detector, "vadclip").length, _first(data, count)
     entries = {e.name: e.entry for e in read_list(benchmark, root, split)}
     truths = [data.named[i] for i in chosen]
     lengths = [length * len(data.features[i]) for i in chosen]
@@ -68,7 +68,7 @@ def make_exam(
     return Exam(videos, plans, footages, questions, length / benchmark.fps, paths)
 
 
-def _first(data: weakly_supervised.EvaluationSet, count: int | None) -> list[int]:
+def _first(data: extraction.EvaluationSet, count: int | None) -> list[int]:
     abnormal = [i for i, truth in enumerate(data.named) if truth.is_abnormal]
     normal = [i for i, truth in enumerate(data.named) if not truth.is_abnormal]
     half = None if count is None else count // 2
@@ -84,10 +84,7 @@ def class_texts(P: Params, model: AlertCLIP) -> list[np.ndarray]:
         load_prompts(ROOT / P.evaluation.prompts),
         load_benchmark(P.detector.benchmark),
     )
-    named = {
-        c: prompts.classes.get(c) or weakly_supervised.prompts(benchmark, [c])
-        for c in benchmark.classes
-    }
+    named = {c: prompts.classes.get(c) or class_prompts(benchmark, [c]) for c in benchmark.classes}
     sentences = [prompts.sets.normal, *(named[c] for c in benchmark.abnormal_classes)]
     return [tuned_models.text_embeddings(model, list(texts)) for texts in sentences]
 
@@ -131,7 +128,7 @@ def embed_frames(model: AlertCLIP, frames: np.ndarray) -> np.ndarray:
 
 def exam_frames(P: Params, exam: Exam, size: tuple[int, int]) -> list[np.ndarray]:
     """The frames behind the features of each video: (n, H, W, 3) uint8, through the cache."""
-    rule, cache = weakly_supervised.snippet_rule(P, "vadclip"), FrameCache(P.cache_dir, size)
+    rule, cache = extraction.snippet_rule(P.detector, "vadclip"), FrameCache(P.cache_dir, size)
     counts = [cache.info(path).frames for path in exam.paths]
     middle = rule.frames // 2
     requests = [

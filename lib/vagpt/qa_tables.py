@@ -8,10 +8,10 @@ import pandas as pd
 from alertclip import mss
 from alertclip.errors import InputError
 from alertclip.model import AlertCLIP
+from companion import extraction
 from companion.profiles import Params
 from companion.result_tables import per_cent, with_paper
 from companion.splits import load_split
-from detectors import weakly_supervised
 from detectors.benchmarks import load_benchmark
 from detectors.frame_metrics import inside
 from vagpt import effective_tokens
@@ -37,10 +37,10 @@ def fit_classifier(P: Params, model: AlertCLIP, settings: ClassifierSettings) ->
     Of several crops the centre alone: the others show the same frames.
     """
     data, benchmark = (
-        weakly_supervised.training_set(P, model, "vadclip"),
+        extraction.training_set(P, model, "vadclip"),
         load_benchmark(P.detector.benchmark),
     )
-    step = weakly_supervised.snippet_rule(P, "vadclip").length / benchmark.fps
+    step = extraction.snippet_rule(P.detector, "vadclip").length / benchmark.fps
     captions: dict[str, list[TimedCaption]] = {}
     for caption in from_items(load_split(P, "train")[0]):
         captions.setdefault(caption.video, []).append(caption)

@@ -7,8 +7,10 @@ from typing import Any
 import pandas as pd
 
 from companion.profiles import Params
-from detectors import anomalyclip, vadclip
+from detectors.anomalyclip.settings import anomalyclip_settings
 from detectors.benchmarks import load_benchmark
+from detectors.training_protocol import DetectorParams
+from detectors.vadclip.settings import vadclip_settings
 from vagpt.temporal_classifier import ClassifierSettings
 
 BENCHMARKS = ("ucf_crime", "xd_violence", "shanghaitech", "ubnormal", "msad")
@@ -34,14 +36,16 @@ def settings_table(P: Params) -> pd.DataFrame:
 
 def _vadclip(P: Params) -> Iterator[tuple[str, Any]]:
     for preset in ("ucf", "xd"):
-        values = asdict(vadclip.preset(preset, P.detector.variant))
+        published = DetectorParams(vadclip_preset=preset, variant=P.detector.variant)
+        values = vadclip_settings(published).model_dump()
         values["context_tokens"] = values["prefix"] + values["postfix"]
         yield from ((f"vadclip.{preset}.{name}", value) for name, value in values.items())
 
 
 def _anomalyclip(P: Params) -> Iterator[tuple[str, Any]]:
     for preset in ("ucf", "xd", "sht"):
-        values = asdict(anomalyclip.preset(preset, variant=P.detector.variant))
+        published = DetectorParams(anomalyclip_preset=preset, variant=P.detector.variant)
+        values = anomalyclip_settings(published).model_dump()
         values["videos_per_batch"] = 2 * values["batch_size"]
         values["masked_per_cent"] = round(100 * (1 - values["keep_probability"]), 6)
         values["warmup_per_cent"] = 100 * values["warmup_epochs"] / values["epochs"]

@@ -3,17 +3,18 @@
 Axis letters: B windows, S segments, F frames, C abnormal classes, D feature and W text dimension.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from alertclip.errors import InputError
-from detectors.anomalyclip.prompt import PromptLearner, TextEncoder, class_tokens
+from detectors.anomalyclip.prompt import PromptLearner, class_tokens
 from detectors.anomalyclip.selector import Selector, class_directions
 from detectors.anomalyclip.settings import AnomalyCLIPSettings
 from detectors.anomalyclip.temporal import TemporalModel
+from detectors.text_tower import TextTower, Tokenizer
 
 
 class AnomalyCLIPOutput(NamedTuple):
@@ -36,7 +37,7 @@ class AnomalyCLIP(nn.Module):
     def __init__(
         self,
         clip: nn.Module,
-        tokenizer: Callable[[list[str]], Tensor],
+        tokenizer: Tokenizer,
         class_names: Sequence[str],
         prototype: Tensor,
         settings: AnomalyCLIPSettings,
@@ -46,7 +47,7 @@ class AnomalyCLIP(nn.Module):
         self.settings, self.class_names = settings, tuple(class_names)
         tokens = class_tokens(tokenizer, class_names, settings.context_tokens)
         self.prompt_learner = PromptLearner(clip.token_embedding, tokens, settings.context_tokens)
-        self.text_encoder = TextEncoder(clip)
+        self.text_encoder = TextTower(clip)
         width, classes = self.text_encoder.text_projection.shape[1], len(class_names) - 1
         if prototype.shape != (width,):
             raise InputError(

@@ -1,16 +1,16 @@
-"""Learned prompts of the classes and the text tower that reads them (section 3.1, CoOp).
+"""Learned prompts of the classes (section 3.1, CoOp).
 
 A prompt is [SOT][context vectors][class tokens][.][EOT]; every class, the normal one included, has
 context vectors of its own. Parameter names are those of the official checkpoints.
 """
 
-from collections.abc import Callable, Sequence
-from copy import deepcopy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from alertclip.errors import InputError
+from detectors.text_tower import Tokenizer
 
 CONTEXT_STD = 0.02  # Appendix A
 
@@ -35,32 +35,7 @@ class PromptLearner(nn.Module):
         return torch.cat([self.token_prefix, self.ctx, self.token_suffix], dim=1)
 
 
-class TextEncoder(nn.Module):
-    """A copy of CLIP's text tower, frozen but for its projection; the CLIP itself never changes."""
-
-    def __init__(self, clip: nn.Module) -> None:
-        super().__init__()
-        if not isinstance(getattr(clip, "text_projection", None), nn.Parameter):
-            raise InputError("AnomalyCLIP needs a CLIP whose text projection is a plain matrix")
-        if getattr(clip, "text_pool_type", "argmax") != "argmax":
-            raise InputError("AnomalyCLIP needs a CLIP that pools its text at the largest token")
-        self.transformer = deepcopy(clip.transformer).float()
-        self.positional_embedding = nn.Parameter(clip.positional_embedding.detach().float().clone())
-        self.ln_final = deepcopy(clip.ln_final).float()
-        self.text_projection = nn.Parameter(clip.text_projection.detach().float().clone())
-        self.register_buffer("attn_mask", deepcopy(clip.attn_mask), persistent=False)
-        self.requires_grad_(False)
-        self.text_projection.requires_grad_(True)
-
-    def forward(self, prompts: Tensor, end: Tensor) -> Tensor:
-        """prompts (C+1, L, W), end (C+1,) the place of [EOT] -> text features (C+1, D)."""
-        x = self.transformer(prompts + self.positional_embedding, attn_mask=self.attn_mask)
-        return self.ln_final(x)[torch.arange(len(x)), end] @ self.text_projection
-
-
-def class_tokens(
-    tokenizer: Callable[[list[str]], Tensor], class_names: Sequence[str], context: int
-) -> Tensor:
+def class_tokens(tokenizer: Tokenizer, class_names: Sequence[str], context: int) -> Tensor:
     """Token ids (C+1, L) of "class name." with underscores as spaces, [EOT] the largest of a row.
 
     Raises InputError for a name that does not leave room for ``context`` tokens before it.

@@ -4,8 +4,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alertclip.errors import InputError
-
 
 def start_indices(
     frames: int, segments: int, segment_frames: int, rng: np.random.Generator
@@ -25,7 +23,7 @@ def training_sample(
     features: Tensor, segments: int, segment_frames: int, rng: np.random.Generator
 ) -> Tensor:
     """S segments of F consecutive frames of a video (N, D), looped if short -> (S, F, D)."""
-    starts = start_indices(_length(features), segments, segment_frames, rng)
+    starts = start_indices(len(features), segments, segment_frames, rng)
     indices = starts[:, None] + np.arange(segment_frames)  # (S, F)
     return features[torch.from_numpy(indices % len(features)).to(features.device)]
 
@@ -35,7 +33,7 @@ def video_windows(features: Tensor, segments: int, segment_frames: int) -> Tenso
 
     The video is S blocks of J * F frames; window j holds the j-th F frames of every block.
     """
-    windows = -(-_length(features) // (segments * segment_frames))  # J
+    windows = -(-len(features) // (segments * segment_frames))  # J
     total = windows * segments * segment_frames
     indices = torch.arange(total, device=features.device) % len(features)
     blocks = features[indices].unflatten(0, (segments, windows, segment_frames))  # (S, J, F, D)
@@ -45,11 +43,3 @@ def video_windows(features: Tensor, segments: int, segment_frames: int) -> Tenso
 def time_order(windows: Tensor, frames: int) -> Tensor:
     """Undo ``video_windows``: (J, S, F, ...) -> (N, ...), padding cut off."""
     return windows.transpose(0, 1).flatten(0, 2)[:frames]
-
-
-def _length(features: Tensor) -> int:
-    if features.ndim != 2 or not len(features):
-        raise InputError(
-            f"features of shape {tuple(features.shape)}: give frames x dimensions, at least one"
-        )
-    return len(features)

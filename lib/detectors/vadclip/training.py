@@ -4,21 +4,19 @@ Nothing here sees test data. The authors choose weights on the test set; here th
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import MultiStepLR
 
 from alertclip.errors import InputError
-from alertclip.files import progress
-from detectors.vadclip.features import Features, as_features, training_window
+from detectors.epochs import epoch_means
 from detectors.vadclip.losses import VadCLIPLosses, total_loss
 from detectors.vadclip.model import VadCLIP, VadCLIPOutput
 from detectors.vadclip.settings import VadCLIPSettings
+from detectors.vadclip.windows import Features, as_features, training_window
 
 SEED = 234  # official code
 DECAY = 0.1  # of the rate at each milestone
@@ -38,25 +36,17 @@ def multi_hot(labels: Sequence[Sequence[str]], class_names: Sequence[str]) -> Te
 
 
 def fit(
-    model: VadCLIP,
-    videos: Sequence[Features],
-    targets: Tensor,
-    seed: int = SEED,
-    steps: int | None = None,
+    model: VadCLIP, videos: Sequence[Features], targets: Tensor, seed: int = SEED
 ) -> list[dict[str, float]]:
-    """Train ``model`` in place; return per epoch the means of the loss terms, and the rate.
+    """Train ``model`` in place for all epochs; return per epoch the mean loss terms and the rate.
 
-    What is kept is the last epoch. ``steps`` stops after so many optimiser steps, schedule
-    unchanged. Arguments and errors are those of ``training_steps``.
+    Arguments and errors are those of ``training_steps``.
     """
-    if steps is not None and steps < 1:
-        raise InputError(f"steps is {steps}: train for at least 1, or for all epochs with None")
     rows = training_steps(model, videos, targets, seed)
     total = model.settings.epochs * steps_per_epoch(targets, model.settings)
-    total = total if steps is None else min(steps, total)
-    history = pd.DataFrame(progress(islice(rows, total), total, "VadCLIP step"))
+    history = epoch_means(rows, total, "VadCLIP step")
     model.eval()
-    return history.groupby("epoch", as_index=False).mean().to_dict("records")
+    return history
 
 
 def training_steps(

@@ -1,15 +1,12 @@
 """Scores of every snippet of a video by both branches (VadCLIP, Wu et al. 2024, Inference)."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from alertclip.errors import InputError
-from alertclip.files import progress
-from detectors.vadclip.features import Features, as_features, chunks
 from detectors.vadclip.model import VadCLIP
+from detectors.vadclip.windows import Features, as_features, chunks
 
 CHUNKS = 32  # at once; chunks are independent of one another, this only bounds memory
 
@@ -33,8 +30,8 @@ def score_video(model: VadCLIP, features: Features, text: Tensor | None = None) 
     """Score the snippet features (n, D) of one video; puts the model into evaluation mode.
 
     Each chunk of 256 snippets has a visual prompt of its own (official code). ``text``, from
-    ``model.encode_text()``, spares the text tower where many videos are scored. Results are on
-    the CPU. Raises InputError if features are not finite or of another width than the model's.
+    ``model.encode_text()``, saves encoding it for each of many videos. Results are on the CPU.
+    Raises InputError if features are not finite or of another width than the model's.
     """
     model.eval()
     features = as_features(features, model.linear.in_features)
@@ -42,22 +39,9 @@ def score_video(model: VadCLIP, features: Features, text: Tensor | None = None) 
     x, lengths = chunks(features, model.settings.length)
     parts = zip(x.split(CHUNKS), lengths.split(CHUNKS), strict=True)
     outputs = [model(part.to(text.device), n.to(text.device), text) for part, n in parts]
-    logits1 = torch.cat([output.logits1 for output in outputs]).flatten()[: len(features)]
-    logits2 = torch.cat([output.logits2 for output in outputs]).flatten(0, 1)[: len(features)]
-    adapted = torch.cat([output.adapted for output in outputs]).flatten(0, 1)[: len(features)]
+    logits1, logits2, adapted = (
+        torch.cat(found).flatten(0, 1)[: len(features)] for found in zip(*outputs, strict=True)
+    )
     probabilities = logits2.softmax(dim=-1).cpu()
     prob1, prob2 = logits1.sigmoid().cpu(), 1 - probabilities[:, 0]
     return SnippetScores(prob1, prob2, probabilities, adapted.cpu())
-
-
-def score_videos(model: VadCLIP, videos: Mapping[str, Features]) -> dict[str, SnippetScores]:
-    """Score videos by name; as ``score_video``, with the text encoded once."""
-    with torch.no_grad():
-        text = model.encode_text()
-    scores = {}
-    for name, features in progress(videos.items(), len(videos), "VadCLIP video"):
-        try:
-            scores[name] = score_video(model, features, text)
-        except InputError as error:
-            raise InputError(f"video {name}: {error}") from None
-    return scores

@@ -1,13 +1,11 @@
 """Scores of every frame of a video (Implementation details, section 3.3)."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from alertclip.errors import InputError
-from alertclip.files import progress
 from detectors.anomalyclip.model import AnomalyCLIP
 from detectors.anomalyclip.sampling import time_order, video_windows
 
@@ -27,7 +25,7 @@ def score_video(
 ) -> FrameScores:
     """Score the frame features (N, D) of one video; puts the model into evaluation mode.
 
-    ``directions`` (C, D) spares the text encoder where many videos are scored. Results are on the
+    ``directions`` (C, D) saves encoding the text for each of many videos. Results are on the
     CPU. Raises InputError if a feature is not finite or has another dimension than the model's.
     """
     _check(features, len(model.prototype))
@@ -42,20 +40,6 @@ def score_video(
     probabilities = torch.cat([output.probabilities for output in outputs])
     frames = len(features)
     return FrameScores(time_order(p_anomaly, frames).cpu(), time_order(probabilities, frames).cpu())
-
-
-def score_videos(model: AnomalyCLIP, videos: Mapping[str, Tensor]) -> dict[str, FrameScores]:
-    """Score videos by name; as ``score_video``, with the text encoded once."""
-    model.eval()
-    with torch.no_grad():
-        directions = model.directions()
-    scores = {}
-    for name, features in progress(videos.items(), len(videos), "AnomalyCLIP video"):
-        try:
-            scores[name] = score_video(model, features, directions)
-        except InputError as error:
-            raise InputError(f"video {name}: {error}") from None
-    return scores
 
 
 def _check(features: Tensor, width: int) -> None:

@@ -1,7 +1,7 @@
-"""Tables of weakly supervised detection: backbones side by side, over seeds, with intervals.
+"""Tables of the weakly supervised detectors: backbones side by side, over seeds, with intervals.
 
-Every number is a mean over detector seeds; its interval resamples videos. The seeds' own spread
-stands beside it, since both matter.
+Every number is a mean over detector seeds; its interval resamples videos. The standard deviation
+over seeds stands beside it.
 """
 
 from collections.abc import Sequence
@@ -9,26 +9,32 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from sklearn.manifold import TSNE
 
 from alertclip.errors import InputError
 from alertclip.mss import Interval
+from companion.extraction import (
+    chosen_videos,
+    detector_benchmark,
+    evaluation_set,
+    extract_for_all,
+    snippet_rule,
+    training_set,
+)
 from companion.profiles import Params
 from companion.result_tables import per_cent, with_paper
-from companion.tuned_models import STAGES, Stage
+from companion.tuned_models import STAGES, Stage, stage_model
 from detectors.benchmarks import Benchmark, load_benchmark
 from detectors.detection import detection_map
 from detectors.event_annotations import VideoTruth, frame_class_truth, frame_truth
+from detectors.fitting import VideoScores, score_seeds
 from detectors.frame_metrics import frame_plan
 from detectors.recognition import NAMES, ClassScores, anomaly_metrics, class_metrics
 from detectors.resampling import FrameScores, frame_count, interval, mean_of_defined, resample
-from detectors.weakly_supervised import (
-    DETECTORS,
-    Detector,
-    VideoScores,
-    extract_for_all,
-    score_backbone,
-    snippet_rule,
-)
+from detectors.training_protocol import DETECTORS, Detector
+
+FRAMEWORKS = ("CLIP", "Full")  # supplementary B.3: the original backbone, and Alert-CLIP's
+PER_CLASS = 40  # snippets drawn per class in a t-SNE plot
 
 Columns = list[list[FrameScores]]
 """Frame scores of all videos, once per seed."""
@@ -97,14 +103,18 @@ class Resampled(NamedTuple):
 
 
 def score_stages(P: Params, detector: Detector, wanted: Sequence[Stage]) -> list[Scored]:
-    """Train and score a detector on each backbone, under every seed of the profile."""
+    """Train and score a detector on each backbone, under every detector seed of the profile."""
     extract_for_all(P, wanted, detector)
-    length, scored = snippet_rule(P, detector).length, []
-    for stage in wanted:
-        data, seeds = score_backbone(P, stage, detector)
-        truths = data.truths, data.named
-        scored.append(Scored(stage, detector, length, *truths, seeds, data.features))
-    return scored
+    return [score_stage(P, detector, stage) for stage in wanted]
+
+
+def score_stage(P: Params, detector: Detector, stage: Stage) -> Scored:
+    """Train and score a detector on one backbone, under every detector seed of the profile."""
+    model, benchmark = stage_model(P, stage), load_benchmark(P.detector.benchmark)
+    train, test = training_set(P, model, detector), evaluation_set(P, model, detector)
+    seeds = score_seeds(detector, model, train, test, benchmark, benchmark.classes, P.detector)
+    length = snippet_rule(P.detector, detector).length
+    return Scored(stage, detector, length, test.truths, test.named, seeds, test.features)
 
 
 def resample_models(P: Params, scored: Sequence[Scored | Curves]) -> list[Resampled]:
@@ -139,6 +149,16 @@ def backbone_table(resampled: Sequence[Resampled], paper: str) -> pd.DataFrame:
             row |= _points(interval(r.mean(name), r.frames[name]))
             rows.append(row | {"seed_sd": 100 * spread})
     return with_paper(pd.DataFrame(rows), paper, "setting")
+
+
+def listing(table: pd.DataFrame, label: str, digits: int = 1) -> str:
+    """The rows of a table as one sentence: ``label`` of its columns, value and interval."""
+    rows = [
+        f"{label.format(**row)} {row['value']:.{digits}f}"
+        f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
+        for row in table.to_dict("records")
+    ]
+    return "; ".join(rows) + "."
 
 
 def heading(P: Params, detector: Detector) -> str:
@@ -247,3 +267,71 @@ def held_scores(truth: VideoTruth, scores: np.ndarray, length: int) -> FrameScor
     """Scores (n,) of features, each held for the ``length`` frames it stands for, with truth."""
     frames = np.repeat(scores, length)
     return FrameScores(truth.name, frames, frame_truth(truth, len(frames)), truth.is_abnormal)
+
+
+def data_framework_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
+    """VadCLIP trained on all videos or those of VAGTA, on CLIP and on Full (supplementary B.3).
+
+    "VAGTA" is read as: train only on the videos that VAGTA annotates; the paper does not say it.
+    ``scored`` are the backbones trained on all. Columns setting, model, videos, value, low, high,
+    n, paper. Where every training video is annotated, both rows are the same detector.
+    """
+    curated = P.changed({"detector_subset": "annotated"})
+    every, some = (_names(params) for params in (P, curated))
+    first = [s for s in scored if s.model in FRAMEWORKS]
+    second = first
+    if some != every:
+        second = score_stages(curated, first[0].detector, [s.stage for s in first])
+    tables = []
+    for title, names, part in (("original data", every, first), ("VAGTA", some, second)):
+        paper = f"Data versus framework, {load_benchmark(P.detector.benchmark).title}, {title}"
+        table = backbone_table(resample_models(P, part), paper)
+        table = table[table["setting"].isin(["frame AUC", "frame AP"])]
+        setting = f"{title}: " + table["setting"]
+        tables.append(table.assign(setting=setting, videos=len(names)))
+    return pd.concat(tables, ignore_index=True).drop(columns="seed_sd")
+
+
+def _names(P: Params) -> list[str]:
+    benchmark, root = detector_benchmark(P)
+    return [video.path.stem for video in chosen_videos(P, benchmark, root)]
+
+
+def tsne_table(scored: Scored, seed: int = 0) -> pd.DataFrame:
+    """t-SNE of snippet features before and after VadCLIP (its Figure 3; first detector seed).
+
+    Up to ``PER_CLASS`` snippets per class, drawn by seed: of abnormal videos those whose middle
+    frame lies in an event. Columns panel, x, y, group. InputError if there are too few.
+    """
+    raw, adapted, classes = [], [], []
+    for truth, x, s in zip(scored.named, scored.features, scored.seeds[0], strict=True):
+        inside = frame_truth(truth, len(x) * scored.length)[scored.length // 2 :: scored.length]
+        chosen = inside if truth.is_abnormal else ~inside
+        raw.append(x[chosen])
+        adapted.append(s.adapted[chosen])
+        classes += [truth.classes[0] if truth.classes else "normal"] * int(chosen.sum())
+    kept = _per_class(np.array(classes), np.random.default_rng(seed))
+    if len(kept) < 10:
+        raise InputError(f"t-SNE of {len(kept)} snippets: give a larger test set")
+    panels = {f"{scored.model} features": raw, "the same in VadCLIP": adapted}
+    return pd.concat(
+        [_panel(np.concatenate(x)[kept], np.array(classes)[kept], seed).assign(panel=name)
+         for name, x in panels.items()],
+        ignore_index=True,
+    )  # fmt: skip
+
+
+def _per_class(classes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Places of up to ``PER_CLASS`` items of each class, in order."""
+    places = [
+        rng.permutation(np.flatnonzero(classes == name))[:PER_CLASS] for name in np.unique(classes)
+    ]
+    return np.sort(np.concatenate(places))
+
+
+def _panel(x: np.ndarray, groups: np.ndarray, seed: int) -> pd.DataFrame:
+    x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    perplexity = min(30, (len(x) - 1) / 3)
+    xy = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(x)
+    table = pd.DataFrame({"x": xy[:, 0], "y": xy[:, 1], "group": groups})
+    return table.sort_values("group", kind="stable")
