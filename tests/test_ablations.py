@@ -4,18 +4,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_weak import scored
+from test_detector_tables import scored
 
 from alertclip.errors import InputError
 from alertclip.records import Region
 from alertclip.vagta import Item
-from companion import ablation_tables, ablations, figures
+from companion import ablation_tables, ablations, detector_tables, figures
 from companion import profiles as params_module
 from companion.ledger.paper_results import load_paper_results
 from companion.profiles import load_params
 from companion.splits import standard_negatives
 from companion.workflow import NOTEBOOKS
-from detectors import anomalyclip, backbone_tables, vadclip, weakly_supervised
+from detectors.anomalyclip.losses import total_loss
+from detectors.anomalyclip.selector import Selection
+from detectors.anomalyclip.settings import AnomalyCLIPSettings, anomalyclip_settings
+from detectors.training_protocol import DETECTORS, DetectorParams
+from detectors.vadclip.settings import vadclip_settings
 
 
 def test_every_variant_is_valid_and_differs_from_its_reference():
@@ -28,10 +32,10 @@ def test_every_variant_is_valid_and_differs_from_its_reference():
         assert sum(v.reference for v in variants.values() if v.group == group) == 1
     for v in variants.values():
         if v.kind == "vadclip":
-            changes = v.changes.get("vadclip_changes", {})
-            vadclip.preset("ucf", **changes)
+            vadclip_settings(DetectorParams(vadclip_changes=v.changes.get("vadclip_changes", {})))
         if v.kind == "anomalyclip":
-            anomalyclip.preset("ucf", **v.changes.get("anomalyclip_changes", {}))
+            changes = v.changes.get("anomalyclip_changes", {})
+            anomalyclip_settings(DetectorParams(anomalyclip_changes=changes))
 
 
 def test_a_misspelt_variant_is_named(tmp_path):
@@ -92,7 +96,7 @@ def test_results_hold_value_and_change_each_with_its_own_interval():
 def test_a_detector_gets_the_profiles_backbone_and_its_papers_metrics(monkeypatch, name, metrics):
     asked, variant = [], ablations.load_variants()[name]
     best = [scored("clip", [1.0])]
-    monkeypatch.setattr(backbone_tables, "score_stages", lambda *given: asked.append(given) or best)
+    monkeypatch.setattr(detector_tables, "score_stages", lambda *given: asked.append(given) or best)
     P = load_params("smoke", {"ablation_backbone": "clip"})
     table = ablations._detected(P, variant).set_index("metric")["value"]
     assert asked == [(P, variant.kind, ["clip"])] and table["frame AUC"] == 100
@@ -138,21 +142,21 @@ def test_standard_negatives_are_captions_of_other_regions():
 
 
 def test_left_out_terms_do_not_count():
-    settings = anomalyclip.preset("ucf", normal_id=0, top_k=1, bottom_k=1)
+    settings = AnomalyCLIPSettings(normal_id=0, top_k=1, bottom_k=1)
     torch.manual_seed(0)
     logits, p = torch.randn(4, 3, 2, 2), torch.rand(4, 3, 2)
     probabilities = torch.rand(4, 3, 2, 3)
-    chosen = anomalyclip.losses.Selection(*[torch.zeros(2, 1, dtype=torch.long)] * 3)
+    chosen = Selection(*[torch.zeros(2, 1, dtype=torch.long)] * 3)
     labels = torch.tensor([1, 2])
-    whole = anomalyclip.losses.total_loss(logits, p, probabilities, labels, chosen, settings)
-    less = anomalyclip.preset(
-        "ucf", normal_id=0, top_k=1, bottom_k=1, left_out=("normal_top", "sparsity")
+    whole = total_loss(logits, p, probabilities, labels, chosen, settings)
+    less = AnomalyCLIPSettings(
+        normal_id=0, top_k=1, bottom_k=1, left_out=("normal_top", "sparsity")
     )
-    part = anomalyclip.losses.total_loss(logits, p, probabilities, labels, chosen, less)
+    part = total_loss(logits, p, probabilities, labels, chosen, less)
     gone = whole.normal_top + settings.sparsity_weight * whole.sparsity
     torch.testing.assert_close(part.total, whole.total - gone)
-    with pytest.raises(InputError, match="left_out must name terms"):
-        anomalyclip.preset("ucf", left_out=("normal",))
+    with pytest.raises(ValueError, match="left_out"):
+        AnomalyCLIPSettings(left_out=("normal",))
 
 
 def test_how_activations_are_kept_outdates_no_result_of_paper():
@@ -182,7 +186,7 @@ def test_the_committed_reference_has_five_seeds_and_no_copies():
 def test_the_ledger_asks_for_variants_of_the_same_meaning():
     variants, counts = (
         ablations.load_variants(),
-        dict.fromkeys(("alertclip", *weakly_supervised.DETECTORS), 0),
+        dict.fromkeys(("alertclip", *DETECTORS), 0),
     )
     for cell in load_paper_results().cells():
         if cell.measure and cell.measure.csv == "ablation_results":

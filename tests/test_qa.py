@@ -20,9 +20,9 @@ from alertclip.records import Item, Keyframe, Region
 from alertclip.vagta import load_surrogate
 from companion.profiles import load_params
 from curation.endpoint import Endpoint
-from detectors import weakly_supervised
 from detectors.benchmarks import load_benchmark
 from detectors.event_annotations import VideoTruth
+from detectors.fitting import TrainingSet
 from vagpt import answerers, qa_tables, uca
 from vagpt import instructions as ins
 from vagpt import questions as qs
@@ -404,10 +404,10 @@ def test_a_classifier_learns_from_the_centre_crop_of_captioned_videos(monkeypatc
     P, trained = load_params("smoke", {"snippet_length": 4}), []
     names = ("Abuse1_x264", "Abuse1_x264", "Fire2_x264", "Abuse3_x264")
     features = [np.eye(3)[[k] * 3] for k in (0, 1, 2, 2)]
-    data = weakly_supervised.TrainingSet(features, [("Abuse",)] * 4, names)
+    data = TrainingSet(features, [("Abuse",)] * 4, names)
     item = Item("Abuse1_x264.mp4", "", (Region("he is hit"),), timestamps=(0.3, 9.0))
     items = [item, replace(item, video="Abuse3_x264.mp4", timestamps=(0.0, 0.1))]
-    monkeypatch.setattr(qa_tables.weakly_supervised, "training_set", lambda *_: data)
+    monkeypatch.setattr(qa_tables.extraction, "training_set", lambda *_: data)
     monkeypatch.setattr(qa_tables, "load_split", lambda *_: (items, None))
     monkeypatch.setattr(qa_tables, "train_classifier", lambda *given: trained.extend(given))
     qa_tables.fit_classifier(P, None, None)
