@@ -10,7 +10,7 @@ from alertclip.errors import InputError
 from alertclip.files import locked, read_json
 from alertclip.records import Item
 from alertclip.shards import Shard
-from companion import ablations, detector_tables, extraction, figures, tuned_models
+from companion import ablations, detector_plots, detector_tables, extraction, figures, tuned_models
 from companion import profiles as params_module
 from companion.detector_tables import Scored
 from companion.profiles import load_params
@@ -162,7 +162,7 @@ def test_detection_and_classes_of_the_oracle():
     assert classes["mean AUC"] == pytest.approx(100) and classes["Fighting AP"] == pytest.approx(
         100
     )
-    curves = detector_tables.curve_table(P, [best, scored("clip", [-1.0])])
+    curves = detector_plots.curve_table([best, scored("clip", [-1.0])], 30)
     assert curves.groupby(["video", "model"]).size().tolist() == [64] * 4
     assert curves.query("video == 'v0 (Fighting)'")["truth"].sum() == 2 * 32
     figure = figures.score_curves(curves.assign(score=curves["score"].abs()))
@@ -175,7 +175,7 @@ def test_tsne_shows_events_of_abnormal_and_all_of_normal_videos():
     rng, base = np.random.default_rng(0), scored("full", [1.0])
     features = [rng.normal(size=(16, 8)) for _ in base.truths]
     videos = [s._replace(adapted=-x) for s, x in zip(base.seeds[0], features, strict=True)]
-    table = detector_tables.tsne_table(base._replace(seeds=[videos], features=features))
+    table = detector_plots.tsne_table(base._replace(seeds=[videos], features=features))
     counts = table.groupby(["panel", "group"]).size()
     # Events cover features 2 to 9 of two videos; the normal ones have 32, all drawn.
     assert counts.unstack().to_numpy().tolist() == [[16, 32], [16, 32]]

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from sklearn.manifold import TSNE
 
 from alertclip.errors import InputError
 from alertclip.mss import Interval
@@ -29,12 +28,11 @@ from detectors.detection import detection_map
 from detectors.event_annotations import VideoTruth, frame_class_truth, frame_truth
 from detectors.fitting import VideoScores, score_seeds
 from detectors.frame_metrics import frame_plan
-from detectors.recognition import NAMES, ClassScores, anomaly_metrics, class_metrics
+from detectors.recognition import NAMES, ClassScores, class_metrics, false_alarm_rate, macro_auc
 from detectors.resampling import FrameScores, frame_count, interval, mean_of_defined, resample
 from detectors.training_protocol import DETECTORS, Detector
 
 FRAMEWORKS = ("CLIP", "Full")  # supplementary B.3: the original backbone, and Alert-CLIP's
-PER_CLASS = 40  # snippets drawn per class in a t-SNE plot
 
 Columns = list[list[FrameScores]]
 """Frame scores of all videos, once per seed."""
@@ -179,19 +177,19 @@ def backbone_differences(resampled: Sequence[Resampled]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def alarm_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
+def alarm_table(scored: Sequence[Scored]) -> pd.DataFrame:
     """False-alarm rate at .5 on normal videos and macro AUC (per cent), mean and spread over seeds.
 
     Columns model, metric, value, seed_sd.
     """
-    tables = []
+    rows = []
     for s in scored:
-        seeds = [anomaly_metrics(videos, n_boot=1, seed=P.seed) for videos in s.columns]
-        stacked = pd.concat(seeds).groupby("metric", sort=False)["value"]
-        table = 100 * stacked.agg(value="mean", seed_sd="std")
-        chosen = table.loc[["false-alarm rate", "macro AUC"]].reset_index()
-        tables.append(chosen.assign(model=s.model))
-    return pd.concat(tables, ignore_index=True)[["model", "metric", "value", "seed_sd"]]
+        for name, metric in {"false-alarm rate": false_alarm_rate, "macro AUC": macro_auc}.items():
+            values = 100 * np.array([metric(videos) for videos in s.columns])
+            spread = values.std(ddof=1) if len(values) > 1 else np.nan
+            row = {"model": s.model, "metric": name, "value": values.mean(), "seed_sd": spread}
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def class_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
@@ -221,32 +219,6 @@ def detection_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
             summary = stacked.agg(value="mean", seed_sd="std").reset_index()
             rows.append(summary.assign(model=s.model, normals=normals))
     return pd.concat(rows, ignore_index=True)[["model", "normals", "metric", "value", "seed_sd"]]
-
-
-def curve_table(P: Params, scored: Sequence[Scored], count: int = 3) -> pd.DataFrame:
-    """Scores over time of the first ``count`` abnormal videos of different classes and one normal.
-
-    Chosen by rule, not by result; first seed. Columns video, time_s, model, score, truth.
-    """
-    chosen: dict[tuple, int] = {}
-    for i, truth in enumerate(scored[0].truths):
-        chosen.setdefault((truth.is_abnormal, *truth.classes), i)
-    numbers = [i for key, i in chosen.items() if key[0]][:count]
-    numbers += [i for key, i in chosen.items() if not key[0]]
-    fps, tables = load_benchmark(P.detector.benchmark).fps, []
-    for i in numbers:
-        for s in scored:
-            truth = s.truths[i]
-            video = held_scores(truth, s.seeds[0][i].anomaly, s.length)
-            columns = {
-                "video": f"{truth.name} ({', '.join(truth.classes) or 'normal'})",
-                "time_s": np.arange(len(video.scores)) / fps,
-                "model": s.model,
-                "score": video.scores,
-                "truth": video.truth.astype(int),
-            }
-            tables.append(pd.DataFrame(columns))
-    return pd.concat(tables, ignore_index=True)
 
 
 def _detection(
@@ -295,43 +267,3 @@ def data_framework_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
 def _names(P: Params) -> list[str]:
     benchmark, root = detector_benchmark(P)
     return [video.path.stem for video in chosen_videos(P, benchmark, root)]
-
-
-def tsne_table(scored: Scored, seed: int = 0) -> pd.DataFrame:
-    """t-SNE of snippet features before and after VadCLIP (its Figure 3; first detector seed).
-
-    Up to ``PER_CLASS`` snippets per class, drawn by seed: of abnormal videos those whose middle
-    frame lies in an event. Columns panel, x, y, group. InputError if there are too few.
-    """
-    raw, adapted, classes = [], [], []
-    for truth, x, s in zip(scored.named, scored.features, scored.seeds[0], strict=True):
-        inside = frame_truth(truth, len(x) * scored.length)[scored.length // 2 :: scored.length]
-        chosen = inside if truth.is_abnormal else ~inside
-        raw.append(x[chosen])
-        adapted.append(s.adapted[chosen])
-        classes += [truth.classes[0] if truth.classes else "normal"] * int(chosen.sum())
-    kept = _per_class(np.array(classes), np.random.default_rng(seed))
-    if len(kept) < 10:
-        raise InputError(f"t-SNE of {len(kept)} snippets: give a larger test set")
-    panels = {f"{scored.model} features": raw, "the same in VadCLIP": adapted}
-    return pd.concat(
-        [_panel(np.concatenate(x)[kept], np.array(classes)[kept], seed).assign(panel=name)
-         for name, x in panels.items()],
-        ignore_index=True,
-    )  # fmt: skip
-
-
-def _per_class(classes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Places of up to ``PER_CLASS`` items of each class, in order."""
-    places = [
-        rng.permutation(np.flatnonzero(classes == name))[:PER_CLASS] for name in np.unique(classes)
-    ]
-    return np.sort(np.concatenate(places))
-
-
-def _panel(x: np.ndarray, groups: np.ndarray, seed: int) -> pd.DataFrame:
-    x = x / np.linalg.norm(x, axis=1, keepdims=True)
-    perplexity = min(30, (len(x) - 1) / 3)
-    xy = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(x)
-    table = pd.DataFrame({"x": xy[:, 0], "y": xy[:, 1], "group": groups})
-    return table.sort_values("group", kind="stable")

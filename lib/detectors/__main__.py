@@ -20,15 +20,13 @@ from alertclip.backbone import load_backbone
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, progress
 from detectors.anomalyclip.model import AnomalyCLIP
-from detectors.anomalyclip.scoring import score_video as score_anomalyclip
 from detectors.anomalyclip.settings import anomalyclip_settings
 from detectors.benchmarks import load_benchmark
 from detectors.checkpoints import load_anomalyclip, load_clip, load_vadclip, read_tensors
 from detectors.features import read_features
-from detectors.fitting import Score, VideoScores, class_prompts
+from detectors.fitting import Score, anomalyclip_score, class_prompts, vadclip_score
 from detectors.training_protocol import DETECTORS, DetectorParams
 from detectors.vadclip.model import VadCLIP
-from detectors.vadclip.scoring import score_video as score_vadclip
 from detectors.vadclip.settings import vadclip_settings
 
 PRESETS = {"ucf_crime": "ucf", "xd_violence": "xd", "shanghaitech": "sht"}
@@ -80,15 +78,7 @@ def _vadclip(args: argparse.Namespace) -> tuple[Score, list[str]]:
     prompts = class_prompts(benchmark, benchmark.classes)
     model = VadCLIP(backbone.clip, backbone.tokenizer, prompts, settings)
     load_vadclip(model, args.checkpoint)
-    with torch.no_grad():
-        text = model.encode_text()
-
-    def score(features: np.ndarray) -> VideoScores:
-        found = score_vadclip(model, features, text)
-        anomaly = found.prob2 if benchmark.metric == "AP" else found.prob1
-        return VideoScores(anomaly.numpy(), found.probabilities.numpy())
-
-    return score, benchmark.classes
+    return vadclip_score(model, benchmark), benchmark.classes
 
 
 def _anomalyclip(args: argparse.Namespace) -> tuple[Score, list[str]]:
@@ -102,14 +92,7 @@ def _anomalyclip(args: argparse.Namespace) -> tuple[Score, list[str]]:
     settings = anomalyclip_settings(params, classes.index(benchmark.normal_class))
     model = AnomalyCLIP(backbone.clip, backbone.tokenizer, classes, torch.zeros(width), settings)
     load_anomalyclip(model, args.checkpoint, prototype)
-    with torch.no_grad():
-        directions = model.eval().directions()
-
-    def score(features: np.ndarray) -> VideoScores:
-        found = score_anomalyclip(model, torch.from_numpy(features), directions)
-        return VideoScores(found.p_anomaly.numpy(), found.probabilities.numpy())
-
-    return score, classes
+    return anomalyclip_score(model), classes
 
 
 if __name__ == "__main__":

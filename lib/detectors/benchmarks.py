@@ -19,7 +19,6 @@ from detectors.event_annotations import (
     read_ucf,
     read_vector,
     read_xd,
-    read_xd_classes,
     text_lines,
     video_name,
     xd_classes,
@@ -223,21 +222,14 @@ def read_truth(
     if kind in ("shanghaitech", "ubnormal"):
         read = read_mask if kind == "shanghaitech" else read_tracks
         return [read(e.name, folder / fill(benchmark.annotation_file, e.entry)) for e in entries]
-    path, table = _annotation_table(benchmark, folder, inclusive, by_class)
-    return [_row(benchmark, entry, table, path) for entry in entries]
-
-
-def _annotation_table(
-    benchmark: Benchmark, folder: Path, inclusive: bool, by_class: bool
-) -> tuple[Path, dict[str, VideoTruth]]:
-    path, normal = folder / benchmark.annotation_file, benchmark.normal_class
-    if benchmark.annotation_format == "ucf":
-        return path, read_ucf(path, benchmark.classes, normal, inclusive)
-    codes = benchmark.class_of
-    if by_class and benchmark.class_annotation_file:
-        path = folder / benchmark.class_annotation_file
-        return path, read_xd_classes(path, codes, normal, inclusive)
-    return path, read_xd(path, codes, normal, inclusive)
+    codes, normal = benchmark.class_of, benchmark.normal_class
+    file, inner = benchmark.annotation_file, benchmark.class_annotation_file
+    if kind == "ucf":
+        table = read_ucf(folder / file, benchmark.classes, normal, inclusive)
+    else:
+        file, named = (inner, True) if by_class and inner else (file, False)
+        table = read_xd(folder / file, codes, normal, inclusive, named)
+    return [_row(benchmark, entry, table, folder / file) for entry in entries]
 
 
 def _row(

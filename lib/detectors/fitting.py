@@ -4,7 +4,6 @@ Only video-level labels reach the training; frame-level truth is read afterwards
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -90,18 +89,22 @@ def fit_vadclip(
     vad = VadCLIP(model.clip, model.backbone.tokenizer, prompts, settings).to(model.mean.device)
     named = [labels or (benchmark.normal_class,) for labels in data.classes]
     train_vadclip(vad, data.features, multi_hot(named, classes), seed)
-    with torch.no_grad():
-        text = vad.eval().encode_text()  # the same for every video
+    return vadclip_score(vad, benchmark)
+
+
+@torch.no_grad()
+def vadclip_score(vad: VadCLIP, benchmark: Benchmark) -> Score:
+    """A trained VadCLIP as a function of features, by the branch that the benchmark reports."""
+    settings, text = vad.settings, vad.eval().encode_text()  # the same for every video
     aligned = benchmark.metric == "AP" or not settings.binary_weight
-    return partial(_score_vadclip, vad, text, aligned and settings.alignment_weight > 0)
+    aligned = aligned and settings.alignment_weight > 0
 
+    def score(features: np.ndarray) -> VideoScores:
+        found = score_vadclip(vad, features, text)
+        anomaly = found.prob2 if aligned else found.prob1
+        return VideoScores(anomaly.numpy(), found.probabilities.numpy(), found.adapted.numpy())
 
-def _score_vadclip(
-    vad: VadCLIP, text: torch.Tensor, aligned: bool, features: np.ndarray
-) -> VideoScores:
-    scores = score_vadclip(vad, features, text)
-    anomaly = scores.prob2 if aligned else scores.prob1
-    return VideoScores(anomaly.numpy(), scores.probabilities.numpy(), scores.adapted.numpy())
+    return score
 
 
 def fit_anomalyclip(
@@ -122,16 +125,19 @@ def fit_anomalyclip(
     prompts = class_prompts(benchmark, classes)
     anomaly = AnomalyCLIP(model.clip, model.backbone.tokenizer, prompts, m, settings)
     train_anomalyclip(anomaly.to(model.mean.device), videos, labels, seed)
-    with torch.no_grad():
-        directions = anomaly.eval().directions()  # the same for every video
-    return partial(_score_anomalyclip, anomaly, directions)
+    return anomalyclip_score(anomaly)
 
 
-def _score_anomalyclip(
-    anomaly: AnomalyCLIP, directions: torch.Tensor, features: np.ndarray
-) -> VideoScores:
-    scores = score_anomalyclip(anomaly, torch.from_numpy(features), directions)
-    return VideoScores(scores.p_anomaly.numpy(), scores.probabilities.numpy())
+@torch.no_grad()
+def anomalyclip_score(anomaly: AnomalyCLIP) -> Score:
+    """A trained AnomalyCLIP as a function of features."""
+    directions = anomaly.eval().directions()  # the same for every video
+
+    def score(features: np.ndarray) -> VideoScores:
+        found = score_anomalyclip(anomaly, torch.from_numpy(features), directions)
+        return VideoScores(found.p_anomaly.numpy(), found.probabilities.numpy())
+
+    return score
 
 
 FIT = {"vadclip": fit_vadclip, "anomalyclip": fit_anomalyclip}
