@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from alertclip.attention import pack_state_dict, split_attention
 from alertclip.errors import InputError
-from detectors.anomalyclip import losses, sampling, scoring, selector, temporal
+from detectors.anomalyclip import losses, scoring, selector, temporal, training
 from detectors.anomalyclip.model import AnomalyCLIP, aggregate
 from detectors.anomalyclip.scoring import score_video
 from detectors.anomalyclip.selector import normality_prototype
@@ -315,7 +315,7 @@ def test_probabilities_sum_to_one_and_abnormal_ones_to_p():
 def test_start_indices(frames, distance, last):
     rng = np.random.default_rng(0)
     offsets = [
-        sampling.start_indices(frames, 32, 16, rng) - distance * np.arange(32) for _ in range(200)
+        training.start_indices(frames, 32, 16, rng) - distance * np.arange(32) for _ in range(200)
     ]
     assert np.min(offsets) == 0 and np.max(offsets) == last
     assert last == 0 or len(np.unique(offsets)) == last + 1
@@ -324,7 +324,7 @@ def test_start_indices(frames, distance, last):
 
 def test_training_sample_is_consecutive_and_loops():
     ramp = torch.arange(100.0)[:, None]
-    sample = sampling.training_sample(ramp, 32, 16, np.random.default_rng(0))
+    sample = training.training_sample(ramp, 32, 16, np.random.default_rng(0))
     expected = (15 * torch.arange(32)[:, None] + torch.arange(16)) % 100
     assert torch.equal(sample[..., 0], expected.float())
 
@@ -332,15 +332,15 @@ def test_training_sample_is_consecutive_and_loops():
 @pytest.mark.parametrize(("frames", "windows"), [(1, 1), (24, 1), (25, 2), (47, 2), (72, 3)])
 def test_windows_and_back_to_time_order(frames, windows):
     ramp = torch.arange(frames)[:, None] + 0.5
-    parts = sampling.video_windows(ramp, 6, 4)
+    parts = scoring.video_windows(ramp, 6, 4)
     assert parts.shape == (windows, 6, 4, 1)
     for j in range(windows):
         for s in range(6):
             first = (s * windows + j) * 4  # window j holds the j-th 4 frames of block s
             expected = (torch.arange(first, first + 4) % frames) + 0.5
             assert torch.equal(parts[j, s, :, 0], expected)
-    assert torch.equal(sampling.time_order(parts, frames), ramp)
-    assert torch.equal(sampling.time_order(parts[..., 0], frames), ramp[:, 0])
+    assert torch.equal(scoring.time_order(parts, frames), ramp)
+    assert torch.equal(scoring.time_order(parts[..., 0], frames), ramp[:, 0])
 
 
 # Temporal model

@@ -10,11 +10,18 @@ from alertclip.errors import InputError
 from alertclip.files import locked, read_json
 from alertclip.records import Item
 from alertclip.shards import Shard
-from companion import ablations, detector_plots, detector_tables, extraction, figures, tuned_models
+from companion import (
+    ablations,
+    detector_plots,
+    detector_tables,
+    extraction,
+    figures,
+    tuned_models,
+    zero_shot_tables,
+)
 from companion import profiles as params_module
 from companion.detector_tables import Scored
 from companion.profiles import load_params
-from companion.zero_shot_tables import zero_shot_table
 from detectors import features
 from detectors.benchmarks import load_benchmark, training_videos
 from detectors.event_annotations import VideoTruth
@@ -117,11 +124,12 @@ def test_a_branch_that_is_not_trained_gives_no_score(P, metric, left_out, aligne
 def test_a_tuned_variant_is_measured_on_the_benchmark(P, monkeypatch):
     annotate(P.data_dir, [0, 1] * 4)
     P, tuned = P.changed({"transfer": {}}), tuned_models.stage_model(P, "clip")
-    monkeypatch.setattr(tuned_models, "stage_model", lambda P, stage: tuned)
+    for module in (extraction, detector_tables, zero_shot_tables):
+        monkeypatch.setattr(module, "stage_model", lambda P, stage: tuned)
     found = pd.concat(ablations._on_benchmark(P)).set_index("metric")["value"]
     names = ("frame AUC", "frame AP", "AnoAUC")
     assert list(found.index) == [f"{kind}: {n}" for kind in ("VadCLIP", "snippets") for n in names]
-    plain = zero_shot_table(P, ["full"], "snippet").set_index("setting")["value"]
+    plain = zero_shot_tables.zero_shot_table(P, ["full"], "snippet").set_index("setting")["value"]
     detected = detector_tables.score_stages(P, "vadclip", ["full"])
     table = detector_tables.backbone_table(detector_tables.resample_models(P, detected), "none")
     for name, value in zip(names, table["value"], strict=True):

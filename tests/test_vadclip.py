@@ -36,7 +36,7 @@ from detectors.vadclip.losses import (
     total_loss,
 )
 from detectors.vadclip.model import VadCLIP, layout
-from detectors.vadclip.scoring import score_video
+from detectors.vadclip.scoring import chunks, score_video
 from detectors.vadclip.settings import PRESETS, VadCLIPSettings, vadclip_settings
 from detectors.vadclip.training import (
     epoch_batches,
@@ -44,8 +44,9 @@ from detectors.vadclip.training import (
     multi_hot,
     steps_per_epoch,
     training_steps,
+    training_window,
+    uniform_pool,
 )
-from detectors.vadclip.windows import chunks, training_window, uniform_pool
 
 START, END = 48, 49
 NAMES = ("normal", "fighting", "car accident")
@@ -470,18 +471,12 @@ def test_official_checkpoints_load_and_faulty_ones_load_nothing(tmp_path: Path):
 
 def test_the_command_scores_feature_files(tmp_path, monkeypatch, capsys):
     """The CLIP comes from the checkpoint; a row per feature, with each class's probability."""
-    made = []
-
-    def backbone(name, pretrained):
-        made.append(tiny_clip.backbone())
-        return made[-1]
-
     settings = VadCLIPSettings(**SMALL)
-    monkeypatch.setattr(command, "load_backbone", backbone)
+    monkeypatch.setattr(command, "load_backbone", lambda *_: tiny_clip.backbone())
     monkeypatch.setattr(command, "vadclip_settings", lambda _: settings)
     names = command.class_prompts(load_benchmark("ucf_crime"), load_benchmark("ucf_crime").classes)
     source, theirs = tiny_clip.backbone(seed=3), tiny_clip.clip(seed=3)
-    model = VadCLIP(source.clip, source.tokenizer, names, settings)
+    model = VadCLIP(source.model, source.tokenizer, names, settings)
     frozen = {f"clipmodel.{name}": t for name, t in theirs.state_dict().items()}
     torch.save(own_state(model) | frozen, tmp_path / "model.pth")
     np.save(tmp_path / "a.npy", random(20, WIDTH).numpy())

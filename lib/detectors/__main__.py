@@ -73,10 +73,10 @@ def _vadclip(args: argparse.Namespace) -> tuple[Score, list[str]]:
     backbone = load_backbone(args.backbone, args.pretrained)
     benchmark = load_benchmark(args.benchmark)
     if not args.pretrained:
-        load_clip(backbone.clip, args.checkpoint)
+        load_clip(backbone.model, args.checkpoint)
     settings = vadclip_settings(DetectorParams(vadclip_preset=PRESETS[args.benchmark]))
     prompts = class_prompts(benchmark, benchmark.classes)
-    model = VadCLIP(backbone.clip, backbone.tokenizer, prompts, settings)
+    model = VadCLIP(backbone.model, backbone.tokenizer, prompts, settings)
     load_vadclip(model, args.checkpoint)
     return vadclip_score(model, benchmark), benchmark.classes
 
@@ -87,10 +87,10 @@ def _anomalyclip(args: argparse.Namespace) -> tuple[Score, list[str]]:
     backbone = load_backbone(args.backbone, args.pretrained)
     benchmark = load_benchmark(args.benchmark)
     classes, prototype = benchmark.anomalyclip_classes, read_tensors(args.prototype)
-    width = backbone.clip.text_projection.shape[1]
+    width = backbone.model.text_projection.shape[1]
     params = DetectorParams(anomalyclip_preset=PRESETS[args.benchmark])
     settings = anomalyclip_settings(params, classes.index(benchmark.normal_class))
-    model = AnomalyCLIP(backbone.clip, backbone.tokenizer, classes, torch.zeros(width), settings)
+    model = AnomalyCLIP(backbone.model, backbone.tokenizer, classes, torch.zeros(width), settings)
     load_anomalyclip(model, args.checkpoint, prototype)
     return anomalyclip_score(model), classes
 

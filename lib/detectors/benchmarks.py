@@ -138,18 +138,13 @@ def load_benchmark(name: str, path: Path | str = BENCHMARKS) -> Benchmark:
         entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot read the benchmarks ({error})") from None
-    if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):
-        raise InputError(f"{path}: must be a mapping of benchmark names to their fields")
     if name not in entries:
         near = difflib.get_close_matches(name.lower(), entries, n=1, cutoff=0)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise InputError(f"{path}: no benchmark {name}{hint}")
+        raise InputError(f"{path}: no benchmark {name}; did you mean {', '.join(near)}?")
     try:
         return Benchmark.model_validate({"name": name} | entries[name])
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "entry"
-        raise InputError(f"{path}, {name}: {field}: {first['msg']}") from None
+        raise InputError(f"{path}, {name}: {error}") from None
 
 
 def fill(pattern: str, entry: str) -> str:

@@ -145,7 +145,6 @@ def _part(
     found: dict[str, VideoTruth],
     base: Sequence[str],
     novel: Sequence[str],
-    drop_multi_label: bool,
 ) -> str:
     truth = found.get(video.video)
     if truth is None:

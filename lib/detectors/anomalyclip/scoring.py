@@ -7,7 +7,6 @@ from torch import Tensor
 
 from alertclip.errors import InputError
 from detectors.anomalyclip.model import AnomalyCLIP
-from detectors.anomalyclip.sampling import time_order, video_windows
 
 WINDOWS = 16  # at once; windows are independent of one another, this only bounds memory
 
@@ -40,6 +39,23 @@ def score_video(
     probabilities = torch.cat([output.probabilities for output in outputs])
     frames = len(features)
     return FrameScores(time_order(p_anomaly, frames).cpu(), time_order(probabilities, frames).cpu())
+
+
+def video_windows(features: Tensor, segments: int, segment_frames: int) -> Tensor:
+    """A whole video (N, D) as J windows (J, S, F, D); the end is padded by looping.
+
+    The video is S blocks of J * F frames; window j holds the j-th F frames of every block.
+    """
+    windows = -(-len(features) // (segments * segment_frames))  # J
+    total = windows * segments * segment_frames
+    indices = torch.arange(total, device=features.device) % len(features)
+    blocks = features[indices].unflatten(0, (segments, windows, segment_frames))  # (S, J, F, D)
+    return blocks.transpose(0, 1)
+
+
+def time_order(windows: Tensor, frames: int) -> Tensor:
+    """Undo ``video_windows``: (J, S, F, ...) -> (N, ...), padding cut off."""
+    return windows.transpose(0, 1).flatten(0, 2)[:frames]
 
 
 def _check(features: Tensor, width: int) -> None:

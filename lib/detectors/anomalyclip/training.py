@@ -13,7 +13,6 @@ from torch import Tensor
 from alertclip.errors import InputError
 from detectors.anomalyclip.losses import AnomalyCLIPLosses, total_loss
 from detectors.anomalyclip.model import AnomalyCLIP
-from detectors.anomalyclip.sampling import training_sample
 from detectors.anomalyclip.selector import draw_mask, select_segments
 from detectors.anomalyclip.settings import AnomalyCLIPSettings
 from detectors.epochs import epoch_means
@@ -87,6 +86,29 @@ def _losses(
     logits = output.logits
     selection = select_segments(logits, abnormal, mask, s.normal_id, s.top_k, s.bottom_k)
     return total_loss(*output, abnormal, selection, s)
+
+
+def start_indices(
+    frames: int, segments: int, segment_frames: int, rng: np.random.Generator
+) -> np.ndarray:
+    """First frame (S,) of each training segment: i * d plus a random offset of 0 to d - F + 1.
+
+    d = (max(N, S * F) - F + 1) // S is the distance of the blocks. For N of at most S * F there is
+    nothing to draw and segments of the official size overlap by one frame.
+    """
+    distance = (max(frames, segments * segment_frames) - segment_frames + 1) // segments
+    # At other sizes d may be less than F - 1; the official code stops there.
+    offsets = rng.integers(max(distance - segment_frames + 2, 1), size=segments)
+    return np.arange(segments) * distance + offsets
+
+
+def training_sample(
+    features: Tensor, segments: int, segment_frames: int, rng: np.random.Generator
+) -> Tensor:
+    """S segments of F consecutive frames of a video (N, D), looped if short -> (S, F, D)."""
+    starts = start_indices(len(features), segments, segment_frames, rng)
+    indices = starts[:, None] + np.arange(segment_frames)  # (S, F)
+    return features[torch.from_numpy(indices % len(features)).to(features.device)]
 
 
 def parameter_groups(model: AnomalyCLIP) -> list[dict]:

@@ -2,11 +2,16 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+from alertclip.errors import InputError
 from detectors.vadclip.model import VadCLIP
-from detectors.vadclip.windows import Features, as_features, chunks
+
+Features = np.ndarray | Tensor
+"""Snippet features (n, D) of one video, one row per 16 frames."""
 
 CHUNKS = 32  # at once; chunks are independent of one another, this only bounds memory
 
@@ -45,3 +50,26 @@ def score_video(model: VadCLIP, features: Features, text: Tensor | None = None) 
     probabilities = logits2.softmax(dim=-1).cpu()
     prob1, prob2 = logits1.sigmoid().cpu(), 1 - probabilities[:, 0]
     return SnippetScores(prob1, prob2, probabilities, adapted.cpu())
+
+
+def chunks(features: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """(n, D) -> zero-padded chunks (K, length, D), valid lengths (K,); K = floor(n / length) + 1.
+
+    If n is a multiple of ``length``, the last chunk is all padding, with length 0 (256 in the
+    official code, without effect: nothing of that chunk is kept).
+    """
+    n = len(features)
+    count = n // length + 1
+    lengths = (n - torch.arange(count) * length).clamp(0, length)
+    return pad(features, (0, 0, 0, count * length - n)).unflatten(0, (count, length)), lengths
+
+
+def as_features(features: Features, width: int, where: str = "") -> Tensor:
+    """Checked float32 features (n, D); InputError if empty, of another width or not finite."""
+    tensor = torch.as_tensor(features, dtype=torch.float32)
+    if tensor.ndim != 2 or not len(tensor) or tensor.shape[1] != width:
+        shape = f"features of shape {tuple(tensor.shape)}"
+        raise InputError(f"{where}{shape}: give snippets x {width}, at least one snippet")
+    if not tensor.isfinite().all():
+        raise InputError(f"{where}features that are not finite: extract them again")
+    return tensor
