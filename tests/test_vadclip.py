@@ -18,7 +18,6 @@ from detectors import __main__ as command
 from detectors.benchmarks import load_benchmark
 from detectors.checkpoints import load_clip, load_vadclip
 from detectors.features import read_features
-from detectors.text_tower import TextTower
 from detectors.training_protocol import DetectorParams
 from detectors.vadclip.graph import (
     GraphConvolution,
@@ -109,18 +108,6 @@ def test_prompt_that_does_not_fit_is_named():
     assert layout(tokenize(names[:1]), embedding, names[:1], 2, 1).eot.tolist() == [7]  # just fits
     with pytest.raises(InputError, match="class a b c d: 4 tokens, prefix 2, postfix 1.* 8 of"):
         layout(tokenize(names), embedding, names, 2, 1)
-
-
-@pytest.mark.parametrize("split", [False, True])
-def test_text_tower_is_clips(split):
-    stock, mine = clip(), clip()
-    if split:
-        split_attention(mine)
-    text, tokens = TextTower(mine), tokenize(NAMES)
-    encoded = text(stock.token_embedding(tokens), tokens.argmax(1))
-    torch.testing.assert_close(encoded, stock.encode_text(tokens))
-    assert all(parameter.requires_grad for parameter in mine.parameters())  # ours is a copy
-    assert not any(parameter.requires_grad for parameter in text.parameters())
 
 
 def test_context_after_end_is_not_seen_and_before_it_is():

@@ -189,7 +189,8 @@ def from_flat(values: dict[str, Any]) -> Params:
             value = _from_root(value)
         (tree.setdefault(group, {}) if group else tree)[field] = value
     P = Params.model_validate(tree)
-    vadclip_settings(P.detector), anomalyclip_settings(P.detector)  # a wrong change stops here
+    for check in (vadclip_settings, anomalyclip_settings):
+        check(P.detector)  # a wrong change stops the run before any work
     for changes in (
         *P.evaluation.transfer.values(),
         P.evaluation.open_vocabulary_changes,
