@@ -5,18 +5,18 @@ from concurrent.futures import Future
 import numpy as np
 import pandas as pd
 import pytest
-from test_weak import scored
+from test_detector_tables import scored
 
 from alertclip.errors import InputError
 from alertclip.records import Region
 from alertclip.vagta import Item
-from companion import ablation_tables, ablations, figures, profiles, variants
+from companion import ablation_tables, ablations, detector_tables, figures, profiles, variants
 from companion.figures import intervals
 from companion.paper_numbers import paper_numbers
 from companion.profiles import load_params
 from companion.seeds import over_seeds
 from companion.splits import standard_negatives
-from detectors import backbone_tables, weakly_supervised
+from detectors.training_protocol import DETECTORS
 
 VARIANTS = variants.load_variants()
 T2 = 4.302652729911275  # Student's t, 97.5%, of two degrees of freedom
@@ -110,7 +110,7 @@ def test_a_verdict_counts_what_the_interval_leaves_zero_out_of():
 )
 def test_a_detector_gets_the_profiles_backbone_and_its_papers_metrics(monkeypatch, name, metrics):
     asked, variant, best = [], VARIANTS[name], [scored("clip", [1.0])]
-    monkeypatch.setattr(backbone_tables, "score_stages", lambda *given: asked.append(given) or best)
+    monkeypatch.setattr(detector_tables, "score_stages", lambda *given: asked.append(given) or best)
     P = load_params("smoke", {"ablation_backbone": "clip"})
     table = ablations._detected(P, variant).set_index("metric")["value"]
     assert asked == [(P, variant.kind, ["clip"])] and table["frame AUC"] == 100
@@ -200,7 +200,7 @@ def test_the_committed_reference_has_five_seeds_of_every_variant_in_the_files_or
 
 
 def test_the_ledger_asks_for_variants_of_the_same_meaning():
-    counts = dict.fromkeys(("alertclip", *weakly_supervised.DETECTORS), 0)
+    counts = dict.fromkeys(("alertclip", *DETECTORS), 0)
     for cell in paper_numbers().cells():
         if cell.measure and cell.measure.csv == "ablation_results":
             where = cell.measure.selector(cell.row, cell.column)

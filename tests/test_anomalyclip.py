@@ -1,7 +1,7 @@
 """AnomalyCLIP (Zanella et al. 2024): hand computation, float64 derivations, names, invariants."""
 
 import zlib
-from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -11,18 +11,26 @@ import tiny_clip
 import torch
 from torch import Tensor, nn
 
-from alertclip.attention import split_attention
+from alertclip.attention import pack_state_dict, split_attention
 from alertclip.errors import InputError
-from detectors import anomalyclip as ac
-from detectors.anomalyclip import inference, losses, sampling, selector, temporal
-from detectors.anomalyclip.checkpoint import official_state_dict
-from detectors.anomalyclip.model import aggregate
-from detectors.anomalyclip.settings import AnomalyCLIPSettings
-from detectors.anomalyclip.training import batch_schedule, learning_rate_factor, parameter_groups
+from detectors.anomalyclip import losses, scoring, selector, temporal, training
+from detectors.anomalyclip.model import AnomalyCLIP, aggregate
+from detectors.anomalyclip.scoring import score_video
+from detectors.anomalyclip.selector import normality_prototype
+from detectors.anomalyclip.settings import PRESETS, AnomalyCLIPSettings, anomalyclip_settings
+from detectors.anomalyclip.training import (
+    batch_schedule,
+    fit,
+    learning_rate_factor,
+    parameter_groups,
+    training_steps,
+)
+from detectors.checkpoints import load_anomalyclip
+from detectors.training_protocol import DetectorParams
 
 START, STOP, END = 47, 48, 49
 NAMES = ["abuse", "road_accident", "normal", "riot"]  # normal_id 2
-SMALL = ac.AnomalyCLIPSettings(
+SMALL = AnomalyCLIPSettings(
     normal_id=2,
     segments=4,
     segment_frames=2,
@@ -38,8 +46,8 @@ SMALL = ac.AnomalyCLIPSettings(
 )
 
 
-def small(**changes: Any) -> dict[str, Any]:
-    return asdict(SMALL) | changes
+def small(**changes: Any) -> AnomalyCLIPSettings:
+    return AnomalyCLIPSettings(**(SMALL.model_dump() | changes))
 
 
 def word(text: str) -> int:
@@ -67,12 +75,12 @@ def clip(seed: int = 0, embed: int = 16, **text) -> open_clip.CLIP:
     return model
 
 
-def detector(settings=SMALL, seed: int = 0, split: bool = False) -> ac.AnomalyCLIP:
+def detector(settings=SMALL, seed: int = 0, split: bool = False) -> AnomalyCLIP:
     backbone = clip()
     if split:
         split_attention(backbone)
     torch.manual_seed(seed)
-    return ac.AnomalyCLIP(backbone, tokenize, NAMES, torch.linspace(-1, 1, 16), settings)
+    return AnomalyCLIP(backbone, tokenize, NAMES, torch.linspace(-1, 1, 16), settings)
 
 
 def random(*shape: int, seed: int = 0, dtype=torch.float32) -> Tensor:
@@ -129,9 +137,9 @@ def test_only_context_projection_and_heads_train():
     ],
 )
 def test_misfits_are_named(names, prototype, message):
-    settings = ac.preset("ucf", normal_id=1, context_tokens=3)
+    settings = AnomalyCLIPSettings(normal_id=1, context_tokens=3)
     with pytest.raises(InputError, match=message):
-        ac.AnomalyCLIP(clip(), tokenize, names, torch.zeros(prototype), settings)
+        AnomalyCLIP(clip(), tokenize, names, torch.zeros(prototype), settings)
 
 
 # Selector
@@ -139,9 +147,9 @@ def test_misfits_are_named(names, prototype, message):
 
 def test_prototype_weighs_frames_not_videos():
     videos = [torch.tensor([[0.0, 3.0]]), torch.tensor([[3.0, 0.0], [6.0, 3.0]])]
-    assert ac.normality_prototype(videos).tolist() == [3.0, 2.0]
+    assert normality_prototype(videos).tolist() == [3.0, 2.0]
     with pytest.raises(InputError, match="no frames"):
-        ac.normality_prototype([])
+        normality_prototype([])
 
 
 def test_selector_projects_on_unit_directions():
@@ -266,7 +274,7 @@ def terms_by_definition(logits, p, labels, picks, variant) -> list[float]:
 @pytest.mark.parametrize("variant", ["official", "paper"])
 def test_losses_are_their_definitions(variant):
     logits, p, labels, picks = loss_case()
-    settings = ac.preset("ucf", normal_id=2, variant=variant)
+    settings = AnomalyCLIPSettings(normal_id=2, variant=variant)
     found = losses.total_loss(logits, p, aggregate(logits, p, 2), labels, picks, settings)
     expected = terms_by_definition(logits, p, labels.tolist(), picks, variant)
     assert [term.item() for term in found[1:]] == pytest.approx(expected, rel=1e-12)
@@ -307,7 +315,7 @@ def test_probabilities_sum_to_one_and_abnormal_ones_to_p():
 def test_start_indices(frames, distance, last):
     rng = np.random.default_rng(0)
     offsets = [
-        sampling.start_indices(frames, 32, 16, rng) - distance * np.arange(32) for _ in range(200)
+        training.start_indices(frames, 32, 16, rng) - distance * np.arange(32) for _ in range(200)
     ]
     assert np.min(offsets) == 0 and np.max(offsets) == last
     assert last == 0 or len(np.unique(offsets)) == last + 1
@@ -316,7 +324,7 @@ def test_start_indices(frames, distance, last):
 
 def test_training_sample_is_consecutive_and_loops():
     ramp = torch.arange(100.0)[:, None]
-    sample = sampling.training_sample(ramp, 32, 16, np.random.default_rng(0))
+    sample = training.training_sample(ramp, 32, 16, np.random.default_rng(0))
     expected = (15 * torch.arange(32)[:, None] + torch.arange(16)) % 100
     assert torch.equal(sample[..., 0], expected.float())
 
@@ -324,15 +332,15 @@ def test_training_sample_is_consecutive_and_loops():
 @pytest.mark.parametrize(("frames", "windows"), [(1, 1), (24, 1), (25, 2), (47, 2), (72, 3)])
 def test_windows_and_back_to_time_order(frames, windows):
     ramp = torch.arange(frames)[:, None] + 0.5
-    parts = sampling.video_windows(ramp, 6, 4)
+    parts = scoring.video_windows(ramp, 6, 4)
     assert parts.shape == (windows, 6, 4, 1)
     for j in range(windows):
         for s in range(6):
             first = (s * windows + j) * 4  # window j holds the j-th 4 frames of block s
             expected = (torch.arange(first, first + 4) % frames) + 0.5
             assert torch.equal(parts[j, s, :, 0], expected)
-    assert torch.equal(sampling.time_order(parts, frames), ramp)
-    assert torch.equal(sampling.time_order(parts[..., 0], frames), ramp[:, 0])
+    assert torch.equal(scoring.time_order(parts, frames), ramp)
+    assert torch.equal(scoring.time_order(parts[..., 0], frames), ramp[:, 0])
 
 
 # Temporal model
@@ -444,7 +452,7 @@ def test_channel_norm_adds_epsilon_to_the_deviation():
 
 
 def test_features_are_recentred_and_logits_come_first_when_concatenated():
-    model = detector(ac.preset("sht", **small(concat_logits=True, depth=1))).eval()
+    model = detector(small(concat_logits=True, depth=1)).eval()
     assert model.temporal_model.projection.in_features == 3 + 16
     seen = []
     model.temporal_model.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
@@ -504,74 +512,58 @@ def official_shapes(depth: int) -> dict[str, tuple[int, ...]]:
 def test_names_and_shapes_are_official():
     backbone = clip(embed=512, context_length=77, width=512, heads=8, layers=1)
     names = [f"class{i}" for i in range(14)]
-    model = ac.AnomalyCLIP(
-        backbone, lambda texts: tokenize(texts, 77), names, torch.zeros(512), ac.preset("ucf")
+    model = AnomalyCLIP(
+        backbone, lambda texts: tokenize(texts, 77), names, torch.zeros(512), PRESETS["ucf"]
     )
-    found = {name: tuple(tensor.shape) for name, tensor in official_state_dict(model).items()}
+    state = pack_state_dict(model.state_dict())
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     assert found == official_shapes(depth=1)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert trainable == 10_110_977 + 512 * 512 + 14 * 8 * 512 + 1  # temporal first
 
 
-def test_checkpoint_round_trip_crosses_split_attention(tmp_path):
-    trained = detector(split=True, seed=1)
+def official(model: AnomalyCLIP) -> dict[str, Tensor]:
+    """The model's weights as the authors' files hold them."""
+    state = {f"net.{name}": t for name, t in pack_state_dict(model.state_dict()).items()}
+    frozen = {"net.image_encoder.proj": torch.ones(2), "net.token_embedding.weight": torch.ones(3)}
+    return state | frozen
+
+
+def test_official_files_load_into_stock_and_split_attention(tmp_path):
+    trained, path, features = detector(split=True, seed=1), tmp_path / "last.ckpt", random(11, 16)
     tiny_clip.stir(trained)
     trained.selector_model.bn_layer.running_mean += 1
     trained.prototype += 0.5
-    ac.save_checkpoint(trained, tmp_path / "model.pt")
-    content = torch.load(tmp_path / "model.pt", weights_only=True)
-    assert all(name.startswith("net.") for name in content["state_dict"])
-    features = random(11, 16)
+    torch.save({"state_dict": official(trained), "epoch": 50}, path)
     for split in (False, True):
         fresh = detector(split=split)
-        assert not torch.allclose(score(fresh, features), score(trained, features))
-        ac.load_checkpoint(fresh, tmp_path / "model.pt")
-        torch.testing.assert_close(score(fresh, features), score(trained, features))
-        ours, theirs = official_state_dict(fresh), official_state_dict(trained)
+        load_anomalyclip(fresh, path, trained.prototype)
+        torch.testing.assert_close(
+            score_video(fresh, features).probabilities, score_video(trained, features).probabilities
+        )
+        ours, theirs = (pack_state_dict(m.state_dict()) for m in (fresh, trained))
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def score(model: ac.AnomalyCLIP, features: Tensor) -> Tensor:
-    return ac.score_video(model, features).probabilities
-
-
 def test_checkpoint_faults_are_named_and_load_nothing(tmp_path):
-    path, model = tmp_path / "model.pt", detector()
-    ac.save_checkpoint(model, path)
-    good = torch.load(path, weights_only=True)
-
-    def refused(message: str, **changes) -> None:
-        torch.save({k: v for k, v in (good | changes).items() if v is not None}, path)
-        with pytest.raises(InputError, match=message):
-            ac.load_checkpoint(fresh, path)
-
-    fresh = detector(seed=1)
-    before = {name: tensor.clone() for name, tensor in fresh.state_dict().items()}
-    state = good["state_dict"]
+    path, fresh, state = tmp_path / "model.pt", detector(seed=1), official(detector())
+    m, before = torch.zeros(16), {n: t.clone() for n, t in fresh.state_dict().items()}
     lost = {k: v for k, v in state.items() if k != "net.prompt_learner.ctx"}
-    refused("missing: prompt_learner.ctx", state_dict=lost)
-    refused("unknown: extra.weight", state_dict=state | {"net.extra.weight": torch.zeros(1)})
     shape = state | {"net.selector_model.bn_layer.running_var": torch.ones(5)}
-    refused(r"running_var \(5,\), not \(3,\)", state_dict=shape)
-    refused("holds no state_dict", state_dict=None)
-    refused("trained for the classes a, b", class_names=["a", "b"])
-    refused("pass prototype=", ncentroid=None)
+    for content, prototype, message in [
+        ({"state_dict": lost}, m, r"prompt_learner.ctx missing"),
+        ({"state_dict": state | {"net.extra": torch.zeros(1)}}, m, r"extra \(1,\), not known"),
+        ({"state_dict": shape}, m, r"running_var \(5,\), not \(3,\)"),
+        ({"epoch": 3}, m, "holds no state dict"),
+        ({"state_dict": state}, m[:3], "prototype must be a vector of 16"),
+        ({"state_dict": state, "hyper_parameters": Function}, m, "plain tensors"),
+    ]:
+        torch.save(content, path)
+        with pytest.raises(InputError, match=message):
+            load_anomalyclip(fresh, path, prototype)
     assert all(torch.equal(before[name], t) for name, t in fresh.state_dict().items())
-    torch.save({"state_dict": state, "hyper_parameters": Function}, path)
-    with pytest.raises(InputError, match="plain tensors"):
-        ac.load_checkpoint(fresh, path)
     with pytest.raises(InputError, match="No such file"):
-        ac.load_checkpoint(fresh, tmp_path / "none.pt")
-
-
-def test_official_file_brings_no_prototype_and_an_image_encoder(tmp_path):
-    model, fresh, m = detector(), detector(seed=1), random(16, seed=5)
-    state = {f"net.{name}": tensor for name, tensor in model.state_dict().items()}
-    state |= {"net.image_encoder.proj": torch.ones(2), "net.token_embedding.weight": torch.ones(3)}
-    torch.save({"state_dict": state, "epoch": 50}, tmp_path / "last.ckpt")
-    ac.load_checkpoint(fresh, tmp_path / "last.ckpt", prototype=m)
-    assert torch.equal(fresh.prompt_learner.ctx, model.prompt_learner.ctx)
-    assert torch.equal(fresh.prototype, m)
+        load_anomalyclip(fresh, tmp_path / "none.pt", m)
 
 
 # Training and inference
@@ -597,11 +589,10 @@ def toy(videos: int = 8, seed: int = 0) -> tuple[list[Tensor], list[int], list[T
 def test_training_ranks_abnormal_frames_above_normal_ones():
     train, labels, _ = toy()
     test, _, truth = toy(seed=1)
-    model, backbone = detector(ac.preset("ucf", **small(epochs=40))), clip()
+    model, backbone = detector(small(epochs=40)), clip()
     frozen = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}
-    history = ac.fit(model, train, labels, seed=0)
-    scores = ac.score_videos(model, {str(i): x for i, x in enumerate(test)})
-    p = torch.cat([scores[str(i)].p_anomaly for i in range(len(test))])
+    history = fit(model, train, labels, seed=0)
+    p = torch.cat([score_video(model, x).p_anomaly for x in test])
     abnormal = torch.cat(truth)
     assert (p[abnormal][:, None] > p[~abnormal]).float().mean() > 0.9
     assert len(history) == 40 and history[-1]["total"] < history[0]["total"]
@@ -613,18 +604,17 @@ def test_the_clip_itself_never_changes():
     backbone = clip()
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     features, labels, _ = toy()
-    settings = ac.preset("ucf", **small(warmup_epochs=0, learning_rate=0.1))
-    model = ac.AnomalyCLIP(backbone, tokenize, NAMES, torch.zeros(16), settings)
-    ac.fit(model, features, labels, seed=0, steps=1)
+    settings = small(warmup_epochs=0, learning_rate=0.1)
+    model = AnomalyCLIP(backbone, tokenize, NAMES, torch.zeros(16), settings)
+    next(training_steps(model, features, labels, seed=0))
     assert all(torch.equal(before[n], t) for n, t in backbone.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in backbone.parameters())
 
 
 def weights_after(seed: int, variant: str, steps: int) -> Tensor:
     features, labels, _ = toy()
-    model = detector(ac.preset("ucf", **small(variant=variant)))
-    ac.fit(model, features, labels, seed, steps=steps)
-    assert not model.training and all(p.grad is None for p in model.parameters())
+    model = detector(small(variant=variant))
+    assert len(list(islice(training_steps(model, features, labels, seed), steps))) == steps
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
@@ -639,30 +629,30 @@ def test_training_is_determined_by_its_seed_and_official_epoch_0_learns_nothing(
 
 
 def test_learning_rate_per_epoch():
-    official = [learning_rate_factor(e, 50, 5, "official") for e in range(50)]
+    official = [learning_rate_factor(e, AnomalyCLIPSettings(variant="official")) for e in range(50)]
     assert official[:6] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
     assert official[27] == pytest.approx(0.5 * (1 + np.cos(np.pi * 22 / 45)))
-    assert 0 < official[49] < 2e-3 and learning_rate_factor(50, 50, 5, "official") == 0
-    paper = [learning_rate_factor(e, 50, 5, "paper") for e in range(50)]
+    assert 0 < official[49] < 2e-3 and learning_rate_factor(50, PRESETS["ucf"]) == 0
+    paper = [learning_rate_factor(e, AnomalyCLIPSettings(variant="paper")) for e in range(50)]
     assert paper[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1]) and paper[5:] == official[5:]
 
 
 def test_published_settings():
     assert [
         (s.normal_id, s.learning_rate, s.epochs, s.warmup_epochs, s.emb_size, s.depth)
-        for s in (ac.preset(name) for name in ("ucf", "xd", "sht"))
+        for s in (PRESETS[name] for name in ("ucf", "xd", "sht"))
     ] == [(7, 1e-5, 50, 5, 256, 1), (4, 5e-6, 50, 5, 128, 1), (8, 5e-4, 100, 10, 256, 2)]
-    assert [ac.preset(n).concat_logits for n in ("ucf", "xd", "sht")] == [False, False, True]
-    assert ac.preset("ucf").betas == (0.9, 0.999)
-    assert ac.preset("ucf", variant="paper").betas == (0.9, 0.98)
-    for bad in ({"emb_size": 12}, {"top_k": 33}, {"epochs": 5}, {"colour": 1}, {"variant": "x"}):
-        with pytest.raises(InputError, match="AnomalyCLIP"):
-            ac.preset("ucf", **bad)
+    assert [PRESETS[n].concat_logits for n in ("ucf", "xd", "sht")] == [False, False, True]
+    assert PRESETS["ucf"].betas == (0.9, 0.999)
+    assert AnomalyCLIPSettings(variant="paper").betas == (0.9, 0.98)
+    for bad in ({"emb_size": 12}, {"top_k": 33}, {"epochs": 5}, {"colour": 1}, {"left_out": ["x"]}):
+        with pytest.raises(InputError, match="anomalyclip_changes"):
+            anomalyclip_settings(DetectorParams(anomalyclip_changes=bad))
 
 
 def test_batches_are_half_abnormal_and_cycle_the_shorter_half():
     halves = ([0, 1, 2, 3, 4], list(range(10, 23)))  # 2 and 6 whole batches of 2
-    settings = ac.preset("ucf", **small(batch_size=2, epochs=3, warmup_epochs=0))
+    settings = small(batch_size=2, epochs=3, warmup_epochs=0)
     steps, other = (
         list(batch_schedule(halves, settings, 6, np.random.default_rng(seed))) for seed in (0, 1)
     )
@@ -676,8 +666,8 @@ def test_batches_are_half_abnormal_and_cycle_the_shorter_half():
 
 def test_an_epoch_is_the_longer_half():
     features, labels, _ = toy()
-    model = detector(ac.preset("ucf", **small(epochs=1, warmup_epochs=0)))
-    ac.fit(model, features[4:], labels[4:], seed=0)  # 4 abnormal, 8 normal, batches of 4
+    model = detector(small(epochs=1, warmup_epochs=0))
+    fit(model, features[4:], labels[4:], seed=0)  # 4 abnormal, 8 normal, batches of 4
     assert model.selector_model.bn_layer.num_batches_tracked == 2
 
 
@@ -693,14 +683,14 @@ def test_an_epoch_is_the_longer_half():
 def test_training_faults_are_named(change, message):
     features, labels = change(*toy()[:2])
     with pytest.raises(InputError, match=message):
-        ac.fit(detector(), features, labels, seed=0)
+        fit(detector(), features, labels, seed=0)
 
 
 def test_scores_are_in_time_order_and_windows_independent(monkeypatch):
     model, features = detector(), random(21, 16)  # 3 windows of 8
     model.selector_model.bn_layer.running_mean[:] = 0.7
     model.train()
-    found = ac.score_video(model, features)
+    found = score_video(model, features)
     assert found.p_anomaly.shape == (21,) and found.probabilities.shape == (21, 4)
     torch.testing.assert_close(found.probabilities.sum(1), torch.ones(21))
     torch.testing.assert_close(found.probabilities[:, 2], 1 - found.p_anomaly)
@@ -713,12 +703,12 @@ def test_scores_are_in_time_order_and_windows_independent(monkeypatch):
     second = torch.stack([features[(6 * s + 2 + torch.arange(2)) % 21] for s in range(4)])
     alone = model(second[None], model.directions()).p_anomaly[0]  # the second of 3 windows
     torch.testing.assert_close(found.p_anomaly[6 * 1 + 2 : 6 * 1 + 4], alone[1].detach())
-    monkeypatch.setattr(inference, "WINDOWS", 1)
-    torch.testing.assert_close(ac.score_video(model, features).p_anomaly, found.p_anomaly)
+    monkeypatch.setattr(scoring, "WINDOWS", 1)
+    torch.testing.assert_close(score_video(model, features).p_anomaly, found.p_anomaly)
 
 
 def test_bad_features_are_named():
-    with pytest.raises(InputError, match=r"video b: features of shape \(3, 15\).* x 16"):
-        ac.score_videos(detector(), {"a": random(3, 16), "b": random(3, 15)})
+    with pytest.raises(InputError, match=r"features of shape \(3, 15\).* x 16"):
+        score_video(detector(), random(3, 15))
     with pytest.raises(InputError, match="not finite"):
-        ac.score_video(detector(), torch.full((3, 16), float("inf")))
+        score_video(detector(), torch.full((3, 16), float("inf")))

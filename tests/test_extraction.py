@@ -3,7 +3,6 @@
 from alertclip.files import Shard
 from companion import extraction
 from companion.profiles import load_params
-from detectors import weakly_supervised
 
 
 def test_features_are_asked_for_wherever_the_notebooks_read_them(monkeypatch):
@@ -12,7 +11,7 @@ def test_features_are_asked_for_wherever_the_notebooks_read_them(monkeypatch):
     def extract_for_all(P, wanted, detector, training=True, shard=None):
         asked.append((P.detector.benchmark, detector, training, shard.number))
 
-    monkeypatch.setattr(weakly_supervised, "extract_for_all", extract_for_all)
+    monkeypatch.setattr(extraction, "extract_for_all", extract_for_all)
     P = load_params("paper+paper-msad")
     extraction.extract(P, ["full"], ["vadclip", "anomalyclip"], Shard(2, 8))
     own = [("msad", "vadclip", True, 2), ("msad", "anomalyclip", True, 2)]

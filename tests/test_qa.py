@@ -19,7 +19,6 @@ from alertclip.vagta import load_surrogate
 from companion import qa_tables
 from companion.profiles import load_params
 from curation.chat_models import NoReply
-from detectors import weakly_supervised
 from detectors.benchmarks import load_benchmark
 from detectors.event_annotations import VideoTruth
 from vagpt import answerers
@@ -376,10 +375,10 @@ def test_a_classifier_learns_from_the_centre_crop_of_captioned_videos(monkeypatc
     P, trained = load_params("smoke", {"snippet_length": 4}), []
     names = ("Abuse1_x264", "Abuse1_x264", "Fire2_x264", "Abuse3_x264")
     features = [np.eye(3)[[k] * 3] for k in (0, 1, 2, 2)]
-    data = weakly_supervised.TrainingSet(features, [("Abuse",)] * 4, names)
+    data = TrainingSet(features, [("Abuse",)] * 4, names)
     item = Item("Abuse1_x264.mp4", "", (Region("he is hit"),), timestamps=(0.3, 9.0))
     items = [item, replace(item, video="Abuse3_x264.mp4", timestamps=(0.0, 0.1))]
-    monkeypatch.setattr(qa_tables.weakly_supervised, "training_set", lambda *_: data)
+    monkeypatch.setattr(qa_tables.extraction, "training_set", lambda *_: data)
     monkeypatch.setattr(qa_tables, "load_split", lambda *_: (items, None))
     classifier = qa_tables.temporal_classifier
     monkeypatch.setattr(classifier, "train_classifier", lambda *given: trained.extend(given))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import open_clip
+import pandas as pd
 import pytest
 import tiny_clip
 import torch
@@ -13,22 +14,11 @@ from torch import Tensor
 
 from alertclip.attention import split_attention
 from alertclip.errors import InputError
-from detectors.vadclip import (
-    CLIPText,
-    VadCLIP,
-    VadCLIPSettings,
-    fit,
-    load_checkpoint,
-    multi_hot,
-    preset,
-    read_checkpoint,
-    save_checkpoint,
-    score_video,
-    score_videos,
-    training_steps,
-)
-from detectors.vadclip.checkpoint import official_state_dict
-from detectors.vadclip.features import chunks, training_window, uniform_pool
+from detectors import __main__ as command
+from detectors.benchmarks import load_benchmark
+from detectors.checkpoints import load_clip, load_vadclip
+from detectors.features import read_features
+from detectors.training_protocol import DetectorParams
 from detectors.vadclip.graph import (
     GraphConvolution,
     distance_adjacency,
@@ -44,8 +34,18 @@ from detectors.vadclip.losses import (
     top_k_mean,
     total_loss,
 )
-from detectors.vadclip.prompt import layout
-from detectors.vadclip.training import epoch_batches, steps_per_epoch
+from detectors.vadclip.model import VadCLIP, layout
+from detectors.vadclip.scoring import chunks, score_video
+from detectors.vadclip.settings import PRESETS, VadCLIPSettings, vadclip_settings
+from detectors.vadclip.training import (
+    epoch_batches,
+    fit,
+    multi_hot,
+    steps_per_epoch,
+    training_steps,
+    training_window,
+    uniform_pool,
+)
 
 START, END = 48, 49
 NAMES = ("normal", "fighting", "car accident")
@@ -61,10 +61,11 @@ def tokenize(texts: list[str]) -> Tensor:
     return tokens
 
 
-def clip(seed: int = 0) -> open_clip.CLIP:
+def clip(seed: int = 0, **text) -> open_clip.CLIP:
     """The tiny CLIP with text width 24, unlike its feature width 16."""
     config = tiny_clip.config()
-    config["text_cfg"]["width"] = 24
+    config["text_cfg"] |= {"width": 24} | text
+    config["embed_dim"] = config["text_cfg"].pop("embed", 16)
     torch.manual_seed(seed)
     return open_clip.CLIP(**config).eval()
 
@@ -72,33 +73,10 @@ def clip(seed: int = 0) -> open_clip.CLIP:
 def detector(seed: int = 0, stirred: bool = True, **changes) -> VadCLIP:
     torch.manual_seed(seed)
     settings = VadCLIPSettings(**{**SMALL, **changes})
-    model = VadCLIP(CLIPText(clip(), tokenize), NAMES, settings)
+    model = VadCLIP(clip(), tokenize, NAMES, settings)
     if stirred:
         tiny_clip.stir(model, scale=0.1)
     return model.eval()
-
-
-class OrdinalText:
-    """A tower whose token embedding is the token's number: prompts can be read off."""
-
-    context_length, width, embed_dim = 77, 1, 512
-
-    def tokenize(self, names):
-        rows = [[9000, *(10 * (i + 1) for i in range(len(n.split()))), 9999] for n in names]
-        return torch.tensor([row + [0] * (77 - len(row)) for row in rows])
-
-    def token_embedding(self, tokens):
-        return tokens[..., None].float()
-
-    def encode(self, embeddings, eot):
-        raise NotImplementedError
-
-
-class OfficialText(OrdinalText):
-    width = 512
-
-    def token_embedding(self, tokens):
-        return tokens[..., None].float().expand(*tokens.shape, 512)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -109,7 +87,14 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def test_prompt_slots_of_the_official_layout():
-    prompts = layout(OrdinalText(), ["normal", "car accident"], 10, 10)
+    tokens = torch.zeros(2, 77, dtype=torch.long)
+    tokens[0, :3] = torch.tensor([9000, 10, 9999])
+    tokens[1, :4] = torch.tensor([9000, 10, 20, 9999])
+
+    def ordinal(tokens):
+        return tokens[..., None].float()  # the embedding of a token is its number
+
+    prompts = layout(tokens, ordinal, ["normal", "car accident"], 10, 10)
     learned = -torch.arange(77.0)[:, None]  # slot s holds -s
     one, two = prompts.fill(learned).squeeze(-1).int().tolist()
     assert one == [9000, *range(-1, -11, -1), 10, *range(-12, -22, -1), 9999, *range(-23, -77, -1)]
@@ -119,23 +104,10 @@ def test_prompt_slots_of_the_official_layout():
 
 
 def test_prompt_that_does_not_fit_is_named():
-    text = CLIPText(clip(), tokenize)
-    assert layout(text, ["a b c"], 2, 1).eot.tolist() == [7]  # 3 + 2 + 1 + 2 = 8 just fits
+    names, embedding = ["a b c", "a b c d"], clip().token_embedding
+    assert layout(tokenize(names[:1]), embedding, names[:1], 2, 1).eot.tolist() == [7]  # just fits
     with pytest.raises(InputError, match="class a b c d: 4 tokens, prefix 2, postfix 1.* 8 of"):
-        layout(text, ["normal", "a b c d"], 2, 1)
-
-
-@pytest.mark.parametrize("split", [False, True])
-def test_text_tower_is_clips(split):
-    stock, mine = clip(), clip()
-    if split:
-        split_attention(mine)
-    text = CLIPText(mine, tokenize)
-    tokens = text.tokenize(NAMES)
-    encoded = text.encode(text.token_embedding(tokens), tokens.argmax(1))
-    torch.testing.assert_close(encoded, stock.encode_text(tokens))
-    assert all(parameter.requires_grad for parameter in mine.parameters())  # ours is a copy
-    assert not any(parameter.requires_grad for parameter in text.parameters())
+        layout(tokenize(names), embedding, names, 2, 1)
 
 
 def test_context_after_end_is_not_seen_and_before_it_is():
@@ -157,7 +129,7 @@ def test_window_mask_is_block_diagonal():
     assert ((mask == 0).numpy() == expected).all()
     assert (mask[torch.from_numpy(~expected)] == float("-inf")).all()
     assert not window_mask(6, 0).any() and VadCLIPSettings(window=0).window == 0
-    with pytest.raises(InputError, match="window must divide length"):
+    with pytest.raises(ValueError, match="window must divide length"):
         VadCLIPSettings(window=7)
 
 
@@ -311,7 +283,7 @@ class ByDefinition:
     """The forward pass of one video in float64 numpy, from the official state dict."""
 
     def __init__(self, model: VadCLIP, variant: str) -> None:
-        self.w = {k: v.double().numpy() for k, v in official_state_dict(model).items()}
+        self.w = {k: v.double().numpy() for k, v in model.state_dict().items()}
         self.official, self.settings = variant == "official", model.settings
 
     def linear(self, name, x):
@@ -426,9 +398,18 @@ def official_table() -> dict[str, tuple[int, ...]]:
     return table
 
 
+def own_state(model: VadCLIP) -> dict[str, Tensor]:
+    return {name: t for name, t in model.state_dict().items() if not name.startswith("text.")}
+
+
 def test_names_and_shapes_are_the_official_ones():
-    model = VadCLIP(OfficialText(), ("normal", "abuse"), preset("ucf"))
-    assert {name: tuple(t.shape) for name, t in model.state_dict().items()} == official_table()
+    backbone = clip(embed=512, context_length=77, width=512, heads=8, layers=1)
+
+    def long(texts):
+        return torch.nn.functional.pad(tokenize(texts), (0, 77 - 8))
+
+    model = VadCLIP(backbone, long, ("normal", "abuse"), PRESETS["ucf", "official"])
+    assert {name: tuple(t.shape) for name, t in own_state(model).items()} == official_table()
 
 
 def test_new_embeddings_are_small():
@@ -437,41 +418,65 @@ def test_new_embeddings_are_small():
         assert 0.007 < embedding.weight.std() < 0.013  # std 0.01
 
 
-def test_checkpoint_round_trip_and_faults(tmp_path: Path):
-    model, other = detector(), detector(seed=5, stirred=False)
-    save_checkpoint(model, tmp_path / "ours.pth")
-    state = torch.load(tmp_path / "ours.pth", weights_only=True)
-    assert not any(name.startswith(("text.", "clipmodel.")) for name in state)
-    official = state | {
-        "clipmodel.logit_scale": torch.ones(()),
-        "disAdj.sigma": torch.tensor([0.1]),
-    }
-    torch.save(official, tmp_path / "official.pth")
-    assert read_checkpoint(tmp_path / "official.pth").clip == {"logit_scale": torch.ones(())}
-    load_checkpoint(other, tmp_path / "official.pth")
+def test_official_checkpoints_load_and_faulty_ones_load_nothing(tmp_path: Path):
+    model, other, path = detector(), detector(seed=5, stirred=False), tmp_path / "model.pth"
+    state = {name: t.clone() for name, t in own_state(model).items()}
+    state["disAdj.sigma"] = torch.tensor([0.1])
+    frozen = {f"clipmodel.{name}": t for name, t in clip(seed=9).state_dict().items()}
+    torch.save(state | frozen, path)
+    load_vadclip(other, path)
     x = random(1, LENGTH, WIDTH), torch.tensor([7])
     for ours, theirs in zip(
         model(*x, model.encode_text()), other(*x, other.encode_text()), strict=True
     ):
         assert torch.equal(ours, theirs)
     assert other.disAdj.sigma.item() == pytest.approx(0.1)
+    split = clip()
+    split_attention(split)
+    load_clip(split, path)
+    torch.testing.assert_close(
+        split.encode_text(tokenize(NAMES)), clip(seed=9).encode_text(tokenize(NAMES))
+    )
     before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
     faults = {
         "gc2.weight missing, not": {k: v + 1 for k, v in state.items() if k != "gc2.weight"},
         r"gc9 \(2,\), not known": state | {"gc9": torch.ones(2)},
         r"linear.bias \(3,\), not \(16,\)": state | {"linear.bias": torch.ones(3)},
-        "not a state dict": {"epoch": 3},
+        "holds no state dict": {"epoch": 3},
+        "plain tensors": {"linear.bias": Path("x")},  # would need unpickling
     }
     for message, faulty in faults.items():
-        torch.save(faulty, tmp_path / "faulty.pth")
+        torch.save(faulty, path)
         with pytest.raises(InputError, match=message):
-            load_checkpoint(other, tmp_path / "faulty.pth")
+            load_vadclip(other, path)
     assert all(torch.equal(before[name], t) for name, t in other.state_dict().items())
-    (tmp_path / "empty.pth").write_bytes(b"")
-    torch.save({"linear.bias": Path("x")}, tmp_path / "object.pth")  # would need unpickling
-    for name in ("empty.pth", "missing.pth", "object.pth.*plain tensors"):
-        with pytest.raises(InputError, match=name):
-            read_checkpoint(tmp_path / name.partition(".*")[0])
+    path.write_bytes(b"")
+    for file in (path, tmp_path / "missing.pth"):
+        with pytest.raises(InputError, match=file.name):
+            load_vadclip(other, file)
+
+
+def test_the_command_scores_feature_files(tmp_path, monkeypatch, capsys):
+    """The CLIP comes from the checkpoint; a row per feature, with each class's probability."""
+    settings = VadCLIPSettings(**SMALL)
+    monkeypatch.setattr(command, "load_backbone", lambda *_: tiny_clip.backbone())
+    monkeypatch.setattr(command, "vadclip_settings", lambda _: settings)
+    names = command.class_prompts(load_benchmark("ucf_crime"), load_benchmark("ucf_crime").classes)
+    source, theirs = tiny_clip.backbone(seed=3), tiny_clip.clip(seed=3)
+    model = VadCLIP(source.model, source.tokenizer, names, settings)
+    frozen = {f"clipmodel.{name}": t for name, t in theirs.state_dict().items()}
+    torch.save(own_state(model) | frozen, tmp_path / "model.pth")
+    np.save(tmp_path / "a.npy", random(20, WIDTH).numpy())
+    out = ["--out", str(tmp_path / "scores.csv")]
+    files = [str(tmp_path / "model.pth"), str(tmp_path / "a.npy")]
+    assert command.main(["vadclip", *files, *out]) == 0
+    table = pd.read_csv(tmp_path / "scores.csv")
+    expected = score_video(model, read_features(tmp_path / "a.npy"))
+    assert table["video"].tolist() == ["a"] * 20 and table["feature"].tolist() == list(range(20))
+    np.testing.assert_allclose(table["anomaly"], expected.prob1, rtol=1e-4)
+    np.testing.assert_allclose(table.iloc[:, 3:], expected.probabilities, rtol=1e-4)
+    assert command.main(["anomalyclip", *files, *out]) == 1
+    assert "--prototype" in capsys.readouterr().err
 
 
 # Scores ---------------------------------------------------------------------------------------
@@ -493,19 +498,18 @@ def test_scores_of_both_branches_per_snippet():
     # A whole number of chunks: the chunk that is all padding is computed, and cut off.
     exact = score_video(model, middle)
     torch.testing.assert_close(exact.prob1, scores.prob1[inside])
-    assert score_videos(model, {"v": features})["v"].prob1.equal(scores.prob1)
 
 
 def test_bad_features_are_named():
     model, bad = detector(), random(4, WIDTH)
     bad[2, 3] = float("nan")
     for features, message in [
-        (bad, "video v: .*not finite"),
+        (bad, "not finite"),
         (random(4, WIDTH + 1), "snippets x 16"),
         (random(0, WIDTH), "at least one"),
     ]:
         with pytest.raises(InputError, match=message):
-            score_videos(model, {"v": features})
+            score_video(model, features)
 
 
 # Training -------------------------------------------------------------------------------------
@@ -535,7 +539,7 @@ def test_training_learns_and_repeats_itself():
     assert [row["lr"] for row in history] == pytest.approx([3e-3] * 15 + [3e-4] * 5)
     assert history[-1]["binary"] < 0.5 * history[0]["binary"]
     assert history[-1]["alignment"] < 0.5 * history[0]["alignment"]
-    scores = score_videos(model, dict(enumerate(videos)))
+    scores = [score_video(model, video) for video in videos]
     for branch in ("prob1", "prob2"):
         top = [float(getattr(scores[i], branch).max()) for i in range(len(videos))]
         assert min(top[1::2]) > max(top[::2])
@@ -594,8 +598,6 @@ def test_training_refuses_what_does_not_fit():
     ]:
         with pytest.raises(InputError, match=message):
             fit(model, *arguments)
-    with pytest.raises(InputError, match="steps is 0"):
-        fit(model, videos, targets, steps=0)
     huge = [video * np.float32(1e30) for video in videos]
     with pytest.raises(InputError, match="logits of videos .* are not finite"):
         fit(model, huge, targets)
@@ -603,7 +605,7 @@ def test_training_refuses_what_does_not_fit():
 
 def test_presets_are_the_published_ones():
     def row(name, variant):
-        s = preset(name, variant)
+        s = PRESETS[name, variant]
         return (
             *(s.learning_rate, s.epochs, s.batch_size, s.balanced, s.milestones),
             *(s.window, s.layers, s.separation_weight, s.variant),
@@ -613,8 +615,9 @@ def test_presets_are_the_published_ones():
     assert row("ucf", "paper") == (1e-5, 10, 64, True, (), 8, 1, 1e-1, "paper")
     assert row("xd", "official") == (1e-5, 10, 96, False, (3, 6, 10), 64, 1, 1e-4, "official")
     assert row("xd", "paper") == (2e-5, 20, 64, False, (), 64, 1, 1e-4, "paper")
-    assert preset("xd", window=32).window == 32
-    with pytest.raises(InputError, match="no setting windows"):
-        preset("ucf", windows=8)
-    with pytest.raises(InputError, match="choose ucf or xd"):
-        preset("msad")
+    changed = DetectorParams(vadclip_preset="xd", vadclip_changes={"window": 32})
+    assert vadclip_settings(changed).window == 32
+    with pytest.raises(InputError, match="no setting windows; did you mean window"):
+        vadclip_settings(DetectorParams(vadclip_changes={"windows": 8}))
+    with pytest.raises(InputError, match="vadclip_changes: epochs"):
+        vadclip_settings(DetectorParams(vadclip_changes={"epochs": 0}))

@@ -23,14 +23,19 @@ import torch
 from alertclip.errors import InputError
 from alertclip.export import META
 from alertclip.files import locked, progress, sha256_json
-from companion import result_tables, screening_tables, tuned_models
+from companion import (
+    detector_tables,
+    result_tables,
+    screening_tables,
+    tuned_models,
+    zero_shot_tables,
+)
 from companion.figures.style import write_table
 from companion.profiles import Params, load_params, parse_overrides
 from companion.splits import prepare_data
 from companion.stage_runs import run_stage
 from companion.variants import Variant, load_variants, require_variants
 from companion.workflow import selected
-from detectors import backbone_tables, cross_domain
 
 STAGE1 = ("seed", "data", "world", "model", "training.negatives", "stage1")
 NOT_STAGE1 = ("hard_negatives_train", "region_negatives", "region_pooling", "patch_tokens")
@@ -115,27 +120,27 @@ def _shared_stage1(P: Params, base: Params) -> Path:
 
 def _on_benchmark(P: Params) -> list[pd.DataFrame]:
     """Frame metrics on the benchmark's test videos: of VadCLIP, and zero-shot by snippet."""
-    scored = backbone_tables.score_stages(P, "vadclip", ["full"])
-    curves = cross_domain.zero_shot_curves(P, ["full"], "snippet")
+    scored = detector_tables.score_stages(P, "vadclip", ["full"])
+    curves = zero_shot_tables.zero_shot_curves(P, ["full"], "snippet")
     return [_frame_metrics(P, scored, "VadCLIP: "), _frame_metrics(P, curves, "snippets: ")]
 
 
 def _frame_metrics(
-    P: Params, scored: Sequence[backbone_tables.Scored | backbone_tables.Curves], prefix: str = ""
+    P: Params, scored: Sequence[detector_tables.Scored | detector_tables.Curves], prefix: str = ""
 ) -> pd.DataFrame:
-    table = backbone_tables.backbone_table(backbone_tables.resample_models(P, scored), "none")
+    table = detector_tables.backbone_table(detector_tables.resample_models(P, scored), "none")
     return table.assign(metric=prefix + table["setting"])
 
 
 def _detected(P: Params, variant: Variant) -> pd.DataFrame:
     """A detector on the profile's backbone: frame metrics, and those of its own paper by class."""
-    scored = backbone_tables.score_stages(P, variant.kind, [P.ablation.backbone])
+    scored = detector_tables.score_stages(P, variant.kind, [P.ablation.backbone])
     rows = [_frame_metrics(P, scored)]
     if variant.kind == "anomalyclip":
-        classes = backbone_tables.class_table(P, scored).query("class_name == 'mean'")
+        classes = detector_tables.class_table(P, scored).query("class_name == 'mean'")
         rows.append(classes.rename(columns={"setting": "metric"}))
     else:
-        rows.append(backbone_tables.detection_table(P, scored).query("not normals"))
+        rows.append(detector_tables.detection_table(P, scored).query("not normals"))
     return _rows(P, rows, P.ablation.backbone)
 
 

@@ -11,8 +11,10 @@ from alertclip.errors import InputError
 from alertclip.files import sha256_file
 from companion.paper_numbers import Cell, PaperNumbers, PaperTable, Statement, number, same_digits
 from companion.profiles import Params
-from detectors import anomalyclip, vadclip
+from detectors.anomalyclip.settings import anomalyclip_settings
 from detectors.benchmarks import load_benchmark
+from detectors.training_protocol import DetectorParams
+from detectors.vadclip.settings import vadclip_settings
 
 INTERVAL = "reproduced within the interval"
 ROUNDING = "reproduced within rounding"
@@ -272,6 +274,7 @@ def settings_table(P: Params) -> pd.DataFrame:
     rows = [*values.items(), *_presets(P.detector.variant)]
     fields = ("learning_rate", "batch_size", "hidden", "epochs")
     rows += [(f"temporal_classifier.{name}", getattr(P.qa, name)) for name in fields]
+    rows += [("temporal_classifier.seed", P.seed)]
     for name in BENCHMARKS:
         benchmark = load_benchmark(name)
         splits = {split: sum(counts.values()) for split, counts in benchmark.counts.items()}
@@ -285,11 +288,13 @@ def settings_table(P: Params) -> pd.DataFrame:
 
 def _presets(variant: str) -> Iterator[tuple[str, Any]]:
     for name in ("ucf", "xd"):
-        values = dict(vars(vadclip.preset(name, variant)))
+        published = DetectorParams(vadclip_preset=name, variant=variant)
+        values = vadclip_settings(published).model_dump()
         values["context_tokens"] = values["prefix"] + values["postfix"]
         yield from ((f"vadclip.{name}.{key}", value) for key, value in values.items())
     for name in ("ucf", "xd", "sht"):
-        values = dict(vars(anomalyclip.preset(name, variant=variant)))
+        published = DetectorParams(anomalyclip_preset=name, variant=variant)
+        values = anomalyclip_settings(published).model_dump()
         values["videos_per_batch"] = 2 * values["batch_size"]
         values["masked_per_cent"] = round(100 * (1 - values["keep_probability"]), 6)
         values["warmup_per_cent"] = 100 * values["warmup_epochs"] / values["epochs"]

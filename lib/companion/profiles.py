@@ -188,6 +188,8 @@ def from_flat(values: dict[str, Any]) -> Params:
 
 def _check_changes(P: Params) -> None:
     """Raise InputError on what a nested change misspells, before any work."""
+    for settings in (vadclip_settings, anomalyclip_settings):
+        settings(P.detector)
     nested = {f"transfer: {title}": changes for title, changes in P.evaluation.transfer.items()}
     nested["open_vocabulary_changes"] = P.evaluation.open_vocabulary_changes
     nested["ablation_changes"] = P.ablation.changes

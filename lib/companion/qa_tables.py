@@ -10,13 +10,13 @@ from alertclip.cache import FrameCache, parallel_fill
 from alertclip.errors import InputError
 from alertclip.model import AlertCLIP
 from alertclip.prompts import load_prompts
-from companion import tuned_models
+from companion import extraction, tuned_models
 from companion.profiles import ROOT, Params
 from companion.result_tables import per_cent, with_paper
 from companion.splits import load_split
-from detectors import weakly_supervised
 from detectors.benchmarks import load_benchmark, read_list
 from detectors.features import snippet_frames
+from detectors.fitting import EvaluationSet, class_prompts
 from vagpt import answerers, questions, temporal_classifier
 from vagpt import effective_tokens as tokens
 from vagpt.answerers import Answerer
@@ -31,12 +31,10 @@ Spans = Mapping[str, tuple[float, float]]
 """Start and end of an interval in s, by footage."""
 
 
-def ask_questions(
-    P: Params, data: weakly_supervised.EvaluationSet, count: int | None = None
-) -> QuestionSet:
+def ask_questions(P: Params, data: EvaluationSet, count: int | None = None) -> QuestionSet:
     """Questions about the benchmark's test videos, or the first ``count``, half abnormal."""
-    benchmark, root = weakly_supervised.detector_benchmark(P)
-    length = weakly_supervised.snippet_rule(P, "vadclip").length
+    benchmark, root = extraction.detector_benchmark(P)
+    length = extraction.snippet_rule(P.detector, "vadclip").length
     entries = {e.name: e.entry for e in read_list(benchmark, root, "test")}
     abnormal, half = np.array([truth.is_abnormal for truth in data.named]), count and count // 2
     sides = (np.flatnonzero(abnormal == side)[:half] for side in (True, False))
@@ -67,7 +65,7 @@ def stage_answerer(
     prompts = load_prompts(ROOT / P.evaluation.prompts)
     benchmark = load_benchmark(P.detector.benchmark)
     sentences = [prompts.sets.normal] + [
-        prompts.classes.get(name) or weakly_supervised.prompts(benchmark, [name])
+        prompts.classes.get(name) or class_prompts(benchmark, [name])
         for name in benchmark.abnormal_classes
     ]
     texts = [tuned_models.text_embeddings(model, list(part)) for part in sentences]
@@ -97,9 +95,9 @@ def fit_classifier(P: Params, model: AlertCLIP) -> FrameClassifier:
 
     Of several crops only the centre is used: the others show the same frames.
     """
-    data = weakly_supervised.training_set(P, model, "vadclip")
+    data = extraction.training_set(P, model, "vadclip")
     fps = load_benchmark(P.detector.benchmark).fps
-    step = weakly_supervised.snippet_rule(P, "vadclip").length / fps
+    step = extraction.snippet_rule(P.detector, "vadclip").length / fps
     captions: dict[str, list[TimedCaption]] = {}
     for caption in from_items(load_split(P, "train")[0]):
         captions.setdefault(caption.video, []).append(caption)
@@ -158,7 +156,7 @@ def interval_curves(
 
 def video_frames(P: Params, asked: QuestionSet, size: tuple[int, int]) -> list[np.ndarray]:
     """The frames behind the embeddings of each video: (n, H, W, 3) uint8, through the cache."""
-    rule, cache = weakly_supervised.snippet_rule(P, "vadclip"), FrameCache(P.cache_dir, size)
+    rule, cache = extraction.snippet_rule(P.detector, "vadclip"), FrameCache(P.cache_dir, size)
     middle, counts = rule.frames // 2, [cache.info(path).frames for path in asked.paths]
     numbers = [snippet_frames(count, rule)[:, middle] for count in counts]
     requests = list(zip(asked.paths, numbers, strict=True))

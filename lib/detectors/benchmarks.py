@@ -12,7 +12,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from alertclip.errors import InputError
-from companion.profiles import BENCHMARKS
 from detectors.event_annotations import (
     VideoTruth,
     read_mask,
@@ -20,12 +19,12 @@ from detectors.event_annotations import (
     read_ucf,
     read_vector,
     read_xd,
-    read_xd_classes,
     text_lines,
     video_name,
     xd_classes,
 )
 
+BENCHMARKS = Path(__file__).resolve().parents[2] / "params" / "benchmarks.yaml"
 Split = Literal["train", "val", "test"]
 
 
@@ -86,6 +85,11 @@ class Benchmark(BaseModel):
         """The classes without the normal one, in their order."""
         return [name for name in self.classes if name != self.normal_class]
 
+    @property
+    def class_of(self) -> dict[str, str]:
+        """Class by its code (XD-Violence)."""
+        return {code: name for name, code in self.codes.items()}
+
     def video_path(self, data_root: Path, entry: str) -> Path:
         """File of a video named by a list entry.
 
@@ -103,6 +107,13 @@ class Benchmark(BaseModel):
         names = [file for files in self.lists.values() for file in files]
         names += filter(None, (self.annotation_file, self.class_annotation_file))
         return [data_root / self.annotation_root / name for name in names if "{" not in name]
+
+
+class TrainingVideo(NamedTuple):
+    """A training video and its video-level classes; none = normal."""
+
+    path: Path
+    classes: tuple[str, ...]
 
 
 class ListEntry(NamedTuple):
@@ -127,18 +138,13 @@ def load_benchmark(name: str, path: Path | str = BENCHMARKS) -> Benchmark:
         entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot read the benchmarks ({error})") from None
-    if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):
-        raise InputError(f"{path}: must be a mapping of benchmark names to their fields")
     if name not in entries:
         near = difflib.get_close_matches(name.lower(), entries, n=1, cutoff=0)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise InputError(f"{path}: no benchmark {name}{hint}")
+        raise InputError(f"{path}: no benchmark {name}; did you mean {', '.join(near)}?")
     try:
         return Benchmark.model_validate({"name": name} | entries[name])
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "entry"
-        raise InputError(f"{path}, {name}: {field}: {first['msg']}") from None
+        raise InputError(f"{path}, {name}: {error}") from None
 
 
 def fill(pattern: str, entry: str) -> str:
@@ -211,21 +217,14 @@ def read_truth(
     if kind in ("shanghaitech", "ubnormal"):
         read = read_mask if kind == "shanghaitech" else read_tracks
         return [read(e.name, folder / fill(benchmark.annotation_file, e.entry)) for e in entries]
-    path, table = _annotation_table(benchmark, folder, inclusive, by_class)
-    return [_row(benchmark, entry, table, path) for entry in entries]
-
-
-def _annotation_table(
-    benchmark: Benchmark, folder: Path, inclusive: bool, by_class: bool
-) -> tuple[Path, dict[str, VideoTruth]]:
-    path, normal = folder / benchmark.annotation_file, benchmark.normal_class
-    if benchmark.annotation_format == "ucf":
-        return path, read_ucf(path, benchmark.classes, normal, inclusive)
-    codes = {code: name for name, code in benchmark.codes.items()}
-    if by_class and benchmark.class_annotation_file:
-        path = folder / benchmark.class_annotation_file
-        return path, read_xd_classes(path, codes, normal, inclusive)
-    return path, read_xd(path, codes, normal, inclusive)
+    codes, normal = benchmark.class_of, benchmark.normal_class
+    file, inner = benchmark.annotation_file, benchmark.class_annotation_file
+    if kind == "ucf":
+        table = read_ucf(folder / file, benchmark.classes, normal, inclusive)
+    else:
+        file, named = (inner, True) if by_class and inner else (file, False)
+        table = read_xd(folder / file, codes, normal, inclusive, named)
+    return [_row(benchmark, entry, table, folder / file) for entry in entries]
 
 
 def _row(
@@ -233,8 +232,34 @@ def _row(
 ) -> VideoTruth:
     if entry.name in table:
         return table[entry.name]
-    if benchmark.annotation_format == "xd":  # normal videos have no row there
-        codes = {code: name for name, code in benchmark.codes.items()}
-        if not xd_classes(entry.name, codes, benchmark.normal_class, entry.where):
-            return VideoTruth(entry.name, (), (), False)
+    codes, normal = benchmark.class_of, benchmark.normal_class
+    if codes and not xd_classes(entry.name, codes, normal, entry.where):  # normal: no row there
+        return VideoTruth(entry.name, (), (), False)
     raise InputError(f"{entry.where}: {entry.name} has no row in {path}")
+
+
+def training_videos(benchmark: Benchmark, root: Path) -> list[TrainingVideo]:
+    """The training split in list order. Frame-level truth is never read."""
+    return [
+        TrainingVideo(benchmark.video_path(root, e.entry), video_classes(benchmark, root, e))
+        for e in read_list(benchmark, root, "train")
+    ]
+
+
+def video_classes(benchmark: Benchmark, root: Path, entry: ListEntry) -> tuple[str, ...]:
+    """Video-level classes of a list entry, from its folder or name as the data set gives them.
+
+    ShanghaiTech names none: there "abnormal" is whether the video has an abnormal frame at all.
+    """
+    if benchmark.annotation_format == "xd":
+        return xd_classes(entry.name, benchmark.class_of, benchmark.normal_class, entry.where)
+    if benchmark.annotation_format == "shanghaitech":
+        path = root / benchmark.annotation_root / fill(benchmark.annotation_file, entry.entry)
+        return ("abnormal",) if read_mask(entry.name, path).is_abnormal else ()
+    folders = Path(entry.entry).parts[:-1]
+    for name in benchmark.abnormal_classes:
+        if name in folders or entry.name.startswith(f"{name}_"):
+            return (name,)
+    if "normal" not in entry.entry.lower():
+        raise InputError(f"{entry.where}: {entry.entry} names neither a class nor normal")
+    return ()

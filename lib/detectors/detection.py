@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from alertclip.errors import InputError
-from detectors.event_annotations import SNIPPET, VideoTruth, mask_runs
+from detectors.event_annotations import SNIPPET, VideoTruth, frame_class_truth, mask_runs
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 DEPTH = 0.6  # a segment is where a curve lies in the upper 60% of its range
@@ -176,13 +176,8 @@ def _check(
         raise InputError(f"normal class {normal_class} is none of {', '.join(classes)}")
     for curves, truth in zip(scores, truths, strict=True):
         if curves.ndim != 2 or curves.shape[1] != len(classes):
-            raise InputError(
-                f"{truth.name}: scores of shape {curves.shape}, expected (T, {len(classes)})"
-            )
+            shape = f"{curves.shape}, expected (T, {len(classes)})"
+            raise InputError(f"{truth.name}: scores of shape {shape}")
         if not np.isfinite(curves).all():
             raise InputError(f"{truth.name}: its scores are not finite")
-        if len(truth.span_classes) != len(truth.spans):
-            raise InputError(f"{truth.name}: the annotation names no class per event")
-        unknown = set(truth.span_classes) - set(classes)
-        if unknown:
-            raise InputError(f"{truth.name}: class {min(unknown)} is none of {', '.join(classes)}")
+        frame_class_truth(truth, 0, classes)  # refuses events without a class, or of another

@@ -94,33 +94,31 @@ def read_ucf(
 
 
 def read_xd(
-    path: Path | str, codes: Mapping[str, str], normal: str, inclusive: bool = False
+    path: Path | str,
+    codes: Mapping[str, str],
+    normal: str,
+    inclusive: bool = False,
+    by_class: bool = False,
 ) -> dict[str, VideoTruth]:
-    """XD-Violence, annotations.txt: name and pairs of frames (Wu et al. 2020); violent videos only.
+    """XD-Violence: a name and pairs of frames (Wu et al. 2020); violent videos only.
 
-    codes: class by code. The rows name no class per event; the first of the video's stands for
-    all, as in AnomalyCLIP's lists. Errors as in read_ucf.
+    codes: class by code. annotations.txt names no class per event; the first of the video's stands
+    for all, as in AnomalyCLIP's lists. ``by_class``: VadCLIP's annotations_multiclasses.txt, with
+    triples code, start, end. Errors as in read_ucf.
     """
 
     def parse(fields: list[str], where: str) -> VideoTruth:
-        name, labels = _xd_row(fields, where, codes, normal)
-        spans = tuple(_span(pair, where, inclusive) for pair in _tuples(fields[1:], 2, where))
-        return VideoTruth(name, labels, spans, True, labels[:1] * len(spans))
-
-    return _table(path, parse)
-
-
-def read_xd_classes(
-    path: Path | str, codes: Mapping[str, str], normal: str, inclusive: bool = False
-) -> dict[str, VideoTruth]:
-    """XD-Violence, annotations_multiclasses.txt: name and triples code, start, end (VadCLIP)."""
-
-    def parse(fields: list[str], where: str) -> VideoTruth:
-        name, labels = _xd_row(fields, where, codes, normal)
-        triples = _tuples(fields[1:], 3, where)
-        spans = tuple(_span(triple[1:], where, inclusive) for triple in triples)
-        events = tuple(_class(triple[0], codes, where) for triple in triples)
-        return VideoTruth(name, labels, spans, True, events)
+        name, rest, size = video_name(fields[0]), fields[1:], 3 if by_class else 2
+        labels = xd_classes(name, codes, normal, where)
+        if not labels:
+            raise InputError(f"{where}: {name} is a normal video, but has events")
+        if not rest or len(rest) % size:
+            count = len(rest)
+            raise InputError(f"{where}: {count} fields after the name are not groups of {size}")
+        events = [rest[i : i + size] for i in range(0, len(rest), size)]
+        spans = tuple(_span(event[-2:], where, inclusive) for event in events)
+        named = tuple(_class(event[0], codes, where) for event in events) if by_class else ()
+        return VideoTruth(name, labels, spans, True, named or labels[:1] * len(spans))
 
     return _table(path, parse)
 
@@ -234,22 +232,6 @@ def _span(fields: Sequence[str], where: str, inclusive: bool) -> Span:
     return start, end + inclusive
 
 
-def _tuples(fields: list[str], size: int, where: str) -> list[list[str]]:
-    if not fields or len(fields) % size:
-        raise InputError(f"{where}: {len(fields)} fields after the name are not groups of {size}")
-    return [fields[i : i + size] for i in range(0, len(fields), size)]
-
-
-def _xd_row(
-    fields: list[str], where: str, codes: Mapping[str, str], normal: str
-) -> tuple[str, tuple[str, ...]]:
-    name = video_name(fields[0])
-    labels = xd_classes(name, codes, normal, where)
-    if not labels:
-        raise InputError(f"{where}: {name} is a normal video, but has events")
-    return name, labels
-
-
 def _class(code: str, codes: Mapping[str, str], where: str) -> str:
     if code not in codes:
         raise InputError(f"{where}: code {code} is none of {', '.join(codes)}")
@@ -257,7 +239,7 @@ def _class(code: str, codes: Mapping[str, str], where: str) -> str:
 
 
 def _runs(mask: np.ndarray) -> tuple[Span, ...]:
-    return tuple((int(start), int(end)) for start, end in mask_runs(mask))
+    return tuple(map(tuple, mask_runs(mask).tolist()))
 
 
 def _vector(path: Path) -> np.ndarray:

@@ -155,7 +155,7 @@ def _extract_missing(
 
 @contextmanager
 def _cores_shared(decoders: int) -> Iterator[None]:
-    """Leave cores to the decoding processes: a product waits for the slowest of its threads."""
+    """Leave cores to the decoding processes: a matmul waits for its slowest thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads - decoders))
     try:

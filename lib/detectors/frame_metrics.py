@@ -68,8 +68,11 @@ def video_metrics(
 ) -> pd.DataFrame:
     """Video-level AUC and AP: scores (B,), labels (B,) -> columns metric, value, low, high, n."""
     scores, labels = np.asarray(scores, float), np.asarray(labels).astype(float)
-    _require_both(labels.sum(), (1 - labels).sum(), "videos")
-    _require_finite(scores, "video scores")
+    if len(set(labels)) < 2:
+        only = "abnormal" if labels.any() else "normal"
+        raise InputError(f"AUC and AP need both classes, but all {len(labels)} videos are {only}")
+    if not np.isfinite(scores).all():
+        raise InputError(f"video scores: score {np.isfinite(scores).argmin()} is not finite")
     rows = []
     for name, metric in METRICS.items():
         statistic = partial(_labelled, metric, labels)
@@ -114,17 +117,3 @@ def _counts(
 
 def _from_zero(counts: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros_like(counts[..., :1]), counts], axis=-1)
-
-
-def _require_both(positive: float, negative: float, what: str) -> None:
-    if not positive or not negative:
-        only = "normal" if not positive else "abnormal"
-        raise InputError(
-            f"AUC and AP need both classes, but all {int(positive + negative)} {what} are {only}:"
-            " check the labels or the selection"
-        )
-
-
-def _require_finite(scores: np.ndarray, what: str) -> None:
-    if not np.isfinite(scores).all():
-        raise InputError(f"{what}: score {int(np.argmin(np.isfinite(scores)))} is not finite")

@@ -1,7 +1,4 @@
-"""Recognition and detection metrics over frames, each with a bootstrap interval over videos.
-
-Scores and truth are per frame; all intervals resample videos (``resampling``).
-"""
+"""Per-class and open-vocabulary frame metrics with intervals over videos, and false alarms."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +7,8 @@ import numpy as np
 import pandas as pd
 
 from alertclip.errors import InputError
-from alertclip.intervals import Interval, bootstrap_interval, ratio
 from detectors.event_annotations import VideoTruth
-from detectors.frame_metrics import frame_metrics, roc_auc
+from detectors.frame_metrics import roc_auc
 from detectors.resampling import (
     FRAME_METRICS,
     FrameScores,
@@ -35,27 +31,8 @@ class ClassScores:
     truth: np.ndarray
 
 
-def anomaly_metrics(
-    videos: Sequence[FrameScores], threshold: float = 0.5, n_boot: int = 1000, seed: int = 0
-) -> pd.DataFrame:
-    """The field's class-agnostic metrics: columns metric, value, low, high, n.
-
-    frame AUC: one ROC over all frames; frame AP; AnoAUC: frames of abnormal videos only (VadCLIP);
-    macro AUC (UBnormal); false-alarm rate at the threshold. InputError names a video whose scores
-    and truth differ in length, or the metric whose frames are all of one class.
-    """
-    table = frame_metrics(videos, n_boot, seed)
-    rows = {
-        "macro AUC": macro_auc(videos, n_boot, seed),
-        "false-alarm rate": false_alarm_rate(videos, threshold, n_boot, seed),
-    }
-    more = pd.DataFrame([{"metric": name, **row._asdict()} for name, row in rows.items()])
-    table = pd.concat([table, more], ignore_index=True)
-    return table.assign(metric=table["metric"].replace(NAMES))
-
-
-def macro_auc(videos: Sequence[FrameScores], n_boot: int = 1000, seed: int = 0) -> Interval:
-    """Mean over videos of their own AUC (UBnormal, official code); n counts videos.
+def macro_auc(videos: Sequence[FrameScores]) -> float:
+    """Mean over videos of their own AUC (UBnormal, official code).
 
     Each video gets a normal frame of score 0 and an abnormal one of score 1, so that it has both.
     """
@@ -65,21 +42,17 @@ def macro_auc(videos: Sequence[FrameScores], n_boot: int = 1000, seed: int = 0) 
         scores = np.concatenate([video.scores, [0.0, 1.0]])
         truth = np.concatenate([video.truth, [0.0, 1.0]])
         values.append(float(roc_auc(scores, truth, 1 - truth)))
-    return bootstrap_interval(np.array(values), n_boot=n_boot, seed=seed, groups=_names(videos))
+    return float(np.mean(values))
 
 
-def false_alarm_rate(
-    videos: Sequence[FrameScores], threshold: float = 0.5, n_boot: int = 1000, seed: int = 0
-) -> Interval:
-    """Share of the frames of normal videos that score at least the threshold; n counts frames."""
+def false_alarm_rate(videos: Sequence[FrameScores], threshold: float = 0.5) -> float:
+    """Share of the frames of normal videos that score at least the threshold."""
     normal = [video for video in videos if not video.abnormal]
     if not normal:
         raise InputError("false-alarm rate: no normal videos; give the whole test set")
     for video in normal:
         check_video(video)
-    counts = np.array([[(v.scores >= threshold).sum(), len(v.scores)] for v in normal], float)
-    found = bootstrap_interval(counts, ratio, n_boot, seed, groups=_names(normal))
-    return found._replace(n=int(counts[:, 1].sum()))
+    return float((np.concatenate([video.scores for video in normal]) >= threshold).mean())
 
 
 def class_metrics(
@@ -115,7 +88,6 @@ def open_vocabulary(
     truths: Sequence[VideoTruth],
     base: Sequence[str],
     novel: Sequence[str],
-    drop_multi_label: bool = False,
     n_boot: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -124,10 +96,10 @@ def open_vocabulary(
     ``columns`` are the scored videos once per detector seed, which are averaged. Columns of the
     result: subset, normals, metric, value, low, high, n. The paper does not say whether base and
     novel include the normal test videos: ``normals`` tells the two readings apart. An abnormal
-    video belongs to its first class; ``drop_multi_label`` leaves those with several classes out.
+    video belongs to its first class.
     """
     found = {truth.name: truth for truth in truths}
-    parts = {v.video: _part(v, found, base, novel, drop_multi_label) for v in columns[0]}
+    parts = {v.video: _part(v, found, base, novel) for v in columns[0]}
     subsets = {"overall": {"base", "novel"}, "base": {"base"}, "novel": {"novel"}}
     rows = []
     for subset, wanted in subsets.items():
@@ -173,20 +145,13 @@ def _part(
     found: dict[str, VideoTruth],
     base: Sequence[str],
     novel: Sequence[str],
-    drop_multi_label: bool,
 ) -> str:
     truth = found.get(video.video)
     if truth is None:
         raise InputError(f"{video.video}: no such video in the truth; names must be equal")
     if not truth.is_abnormal:
         return "normal"
-    if drop_multi_label and len(truth.classes) > 1:
-        return "dropped"
     first = truth.classes[0] if truth.classes else "none"
     if (first in base) == (first in novel):
         raise InputError(f"{video.video}: its class, {first}, must be either base or novel")
     return "base" if first in base else "novel"
-
-
-def _names(videos: Sequence[FrameScores]) -> list[str]:
-    return [video.video for video in videos]

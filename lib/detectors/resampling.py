@@ -130,29 +130,24 @@ def frame_count(videos: Sequence[FrameScores]) -> int:
 
 
 def check_frames(videos: Sequence[FrameScores], name: str) -> None:
-    """Raise InputError unless lengths agree, scores are finite and both classes occur."""
+    """Raise InputError unless every video passes ``check_video`` and both classes occur."""
     if not videos:
         raise InputError(f"{name}: no videos to evaluate")
     for video in videos:
         check_video(video)
-    positive, negative = (counts.sum() for counts in _totals(videos))
-    if not positive or not negative:
-        only = "normal" if not positive else "abnormal"
-        raise InputError(
-            f"AUC and AP need both classes, but all {int(positive + negative)} frames for {name}"
-            f" are {only}: check the labels or the selection"
-        )
+    labels = {bool(label) for video in videos for label in (video.truth.min(), video.truth.max())}
+    if len(labels) < 2:
+        only = "abnormal" if labels.pop() else "normal"
+        raise InputError(f"{name}: needs both classes, but all frames for {name} are {only}")
 
 
 def check_video(video: FrameScores) -> None:
     """Raise InputError unless a video has as many finite scores as frames of truth."""
-    if len(video.scores) != len(video.truth):
-        raise InputError(
-            f"{video.video}: {len(video.scores)} scores for {len(video.truth)} frames of truth"
-        )
+    scores, frames = len(video.scores), len(video.truth)
+    if scores != frames:
+        raise InputError(f"{video.video}: {scores} scores for {frames} frames of truth")
     if not np.isfinite(video.scores).all():
-        first = int(np.argmin(np.isfinite(video.scores)))
-        raise InputError(f"{video.video}: score {first} is not finite")
+        raise InputError(f"{video.video}: a score is not finite")
 
 
 def _names(videos: Sequence[FrameScores]) -> dict[str, int]:

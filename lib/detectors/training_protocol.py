@@ -1,10 +1,17 @@
 """How detectors are trained and tested on frozen features."""
 
-from typing import Any, ClassVar, Literal
+import difflib
+from typing import Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from alertclip.errors import InputError
 from alertclip.hyperparameters import Group
+
+Detector = Literal["vadclip", "anomalyclip"]
+DETECTORS: dict[Detector, str] = {"vadclip": "VadCLIP", "anomalyclip": "AnomalyCLIP"}
+Variant = Literal["official", "paper"]  # where the released code and the text differ
+Settings = TypeVar("Settings", bound=Group)
 
 
 class DetectorParams(Group):
@@ -32,8 +39,21 @@ class DetectorParams(Group):
     snippet_crops: Literal[1, 5, 10] = 10  # VadCLIP; in training every crop is a sample
     snippet_test_crop: int = Field(5, ge=0)  # VadCLIP: 5 on UCF-Crime, 0 on XD-Violence
     frame_stride: int = Field(1, ge=1)  # frames per AnomalyCLIP feature
-    variant: Literal["official", "paper"] = "official"
+    variant: Variant = "official"
     vadclip_preset: Literal["ucf", "xd"] = "ucf"
     vadclip_changes: dict[str, Any] = {}  # to the preset, by name of its settings
     anomalyclip_preset: Literal["ucf", "xd", "sht"] = "ucf"
     anomalyclip_changes: dict[str, Any] = {}
+
+
+def changed_settings(settings: Settings, changes: dict[str, Any], what: str) -> Settings:
+    """``settings`` with ``changes``, checked; ``what`` names their source in an InputError."""
+    for name in changes.keys() - type(settings).model_fields.keys():
+        near = difflib.get_close_matches(name, type(settings).model_fields, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise InputError(f"{what}: no setting {name}{hint}")
+    try:
+        return type(settings).model_validate(settings.model_dump() | changes)
+    except ValidationError as error:
+        found = [f"{'.'.join(map(str, e['loc']))} {e['msg']}".strip() for e in error.errors()]
+        raise InputError(f"{what}: {'; '.join(found)}") from None

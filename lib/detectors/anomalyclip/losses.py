@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from detectors.anomalyclip.selector import Selection, abnormal_column
-from detectors.anomalyclip.settings import AnomalyCLIPSettings, Variant
+from detectors.anomalyclip.settings import AnomalyCLIPSettings
+from detectors.training_protocol import Variant
 
 
 class AnomalyCLIPLosses(NamedTuple):

@@ -1,71 +1,53 @@
-"""Hyper-parameters of AnomalyCLIP: the paper's Appendix A and the official configurations."""
+"""Settings of AnomalyCLIP: the paper's Appendix A and the official configurations."""
 
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Literal
 
-from alertclip.errors import InputError
+from pydantic import Field, model_validator
 
-Variant = Literal["official", "paper"]
-"""Where the released code and the text differ: do as the one or as the other."""
+from alertclip.hyperparameters import Group
+from detectors.training_protocol import DetectorParams, Variant, changed_settings
+
+Term = Literal[
+    "direction_abnormal", "direction_normal", "abnormal_top", "abnormal_bottom", "normal_top",
+    "sparsity", "smoothness",
+]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class AnomalyCLIPSettings:
-    """Architecture and training of one model. The defaults are those of UCF-Crime.
+class AnomalyCLIPSettings(Group):
+    """Architecture and training of one model. The defaults are those of UCF-Crime."""
 
-    ``normal_id`` is the place of the normal class among the class names, which the authors sort
-    alphabetically; ``batch_size`` counts the videos of each half, normal and abnormal, of a batch;
-    ``keep_probability`` is the share of segments open to selection; the four rates are one.
-    """
-
-    normal_id: int = 7
-    learning_rate: float = 1e-5
-    epochs: int = 50
-    warmup_epochs: int = 5
-    emb_size: int = 256
-    depth: int = 1
+    normal_id: int = Field(7, ge=0)  # place of the normal class; the authors sort by name
+    learning_rate: float = Field(1e-5, gt=0)
+    epochs: int = Field(50, ge=1)
+    warmup_epochs: int = Field(5, ge=0)
+    emb_size: int = Field(256, ge=1)
+    depth: int = Field(1, ge=1)
     concat_logits: bool = False
-    heads: int = 8
-    segments: int = 32  # S
-    segment_frames: int = 16  # F
-    context_tokens: int = 8
-    top_k: int = 3
-    bottom_k: int = 3
-    keep_probability: float = 0.3
-    batch_size: int = 32
+    heads: int = Field(8, ge=1)
+    segments: int = Field(32, ge=1)  # S
+    segment_frames: int = Field(16, ge=1)  # F
+    context_tokens: int = Field(8, ge=0)
+    top_k: int = Field(3, ge=1)
+    bottom_k: int = Field(3, ge=1)
+    keep_probability: float = Field(0.3, gt=0, le=1)  # share of segments open to selection
+    batch_size: int = Field(32, ge=1)  # videos of each half of a batch, normal and abnormal
     weight_decay: float = 0.2
     sparsity_weight: float = 8e-3  # lambda_1
     smoothness_weight: float = 8e-4  # lambda_2
     variant: Variant = "official"
-    left_out: tuple[str, ...] = ()  # loss terms, Tables 12 and 13
+    left_out: tuple[Term, ...] = ()  # loss terms, Tables 12 and 13
     axes: Literal["both", "short", "long"] = "both"  # Table 10: attention in and across segments
     tune_projection: bool = True  # Table 7: of the text encoder
 
-    def __post_init__(self) -> None:
-        terms = ("direction_abnormal", "direction_normal", "abnormal_top", "abnormal_bottom",
-                 "normal_top", "sparsity", "smoothness")  # fmt: skip
-        checks = {
-            f"left_out must name terms of {', '.join(terms)}": set(self.left_out) <= set(terms),
-            "axes must be both, short or long": self.axes in ("both", "short", "long"),
-            "variant must be official or paper": self.variant in ("official", "paper"),
-            "normal_id must not be negative": self.normal_id >= 0,
-            "heads must divide emb_size": self.emb_size % self.heads == 0,
-            "top_k and bottom_k must be 1 to segments": (
-                min(self.top_k, self.bottom_k) >= 1
-                and max(self.top_k, self.bottom_k) <= self.segments
-            ),
-            "keep_probability must be in (0, 1]": 0 < self.keep_probability <= 1,
-            "warmup_epochs must be less than epochs": 0 <= self.warmup_epochs < self.epochs,
-            "batch_size must be positive": self.batch_size > 0,
-        }
-        broken = [rule for rule, kept in checks.items() if not kept]
-        if broken:
-            raise InputError(f"AnomalyCLIP settings: {'; '.join(broken)}")
-
-    @property
-    def window(self) -> int:
-        """Frames of one forward pass, S * F."""
-        return self.segments * self.segment_frames
+    @model_validator(mode="after")
+    def _check(self) -> "AnomalyCLIPSettings":
+        if self.emb_size % self.heads:
+            raise ValueError("heads must divide emb_size")
+        if max(self.top_k, self.bottom_k) > self.segments:
+            raise ValueError("top_k and bottom_k must be at most segments")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError("warmup_epochs must be less than epochs")
+        return self
 
     @property
     def betas(self) -> tuple[float, float]:
@@ -82,11 +64,13 @@ PRESETS = {
 }
 
 
-def preset(name: str, **changes: Any) -> AnomalyCLIPSettings:
-    """The published settings of ucf, xd (XD-Violence) or sht (ShanghaiTech), with changes."""
-    if name not in PRESETS:
-        raise InputError(f"AnomalyCLIP preset {name}: choose one of {', '.join(PRESETS)}")
-    unknown = changes.keys() - {field.name for field in fields(AnomalyCLIPSettings)}
-    if unknown:
-        raise InputError(f"AnomalyCLIP has no setting {', '.join(sorted(unknown))}")
-    return replace(PRESETS[name], **changes)
+def anomalyclip_settings(
+    detector: DetectorParams, normal_id: int | None = None
+) -> AnomalyCLIPSettings:
+    """The preset of ``detector`` with its changes; InputError names a wrong setting.
+
+    ``normal_id`` is the place of the normal class, where it is not the preset's.
+    """
+    own = {} if normal_id is None else {"normal_id": normal_id}
+    changes = {**own, "variant": detector.variant} | detector.anomalyclip_changes
+    return changed_settings(PRESETS[detector.anomalyclip_preset], changes, "anomalyclip_changes")

@@ -5,112 +5,110 @@ Nothing here sees test data. The authors validate on the test set, but keep the 
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from alertclip.errors import InputError
-from alertclip.files import progress
 from detectors.anomalyclip.losses import AnomalyCLIPLosses, total_loss
 from detectors.anomalyclip.model import AnomalyCLIP
-from detectors.anomalyclip.sampling import training_sample
 from detectors.anomalyclip.selector import draw_mask, select_segments
-from detectors.anomalyclip.settings import AnomalyCLIPSettings, Variant
+from detectors.anomalyclip.settings import AnomalyCLIPSettings
+from detectors.epochs import epoch_means
 
 
 def fit(
-    model: AnomalyCLIP,
-    videos: Sequence[Tensor],
-    labels: Sequence[int],
-    seed: int,
-    steps: int | None = None,
+    model: AnomalyCLIP, videos: Sequence[Tensor], labels: Sequence[int], seed: int
 ) -> list[dict[str, float]]:
-    """Train ``model`` in place; return the mean of each loss term, and the rate, per epoch.
+    """Train ``model`` in place for all epochs; return per epoch the mean loss terms and the rate.
 
-    videos[i] (N_i, D) are frame features with the video-level class labels[i]. What is kept is
-    the last epoch. ``steps`` stops after so many optimiser steps, schedule unchanged: mind that
-    the official warm-up spends all of epoch 0 at rate 0. Raises InputError if a half of a batch
-    cannot be filled, a label is unknown, or a loss is not finite.
+    Arguments and errors are those of ``training_steps``.
     """
-    settings = model.settings
-    halves = _halves(videos, labels, len(model.class_names), settings)
-    per_epoch = max(len(half) // settings.batch_size for half in halves)
-    total = settings.epochs * per_epoch
-    total = total if steps is None else min(steps, total)
-    trainer = Trainer(model, videos, labels, seed)
-    schedule = islice(batch_schedule(halves, settings, per_epoch, trainer.rng), total)
-    history: list[dict[str, float]] = []
-    rows: list[dict[str, float]] = []
-    model.train()
-    for step, (epoch, batch) in enumerate(progress(schedule, total, "AnomalyCLIP step"), start=1):
-        rows.append(trainer.step(epoch, batch))
-        if step % per_epoch == 0 or step == total:
-            history.append({key: float(np.mean([row[key] for row in rows])) for key in rows[0]})
-            rows = []
+    halves = _halves(videos, labels, len(model.class_names), model.settings)
+    total = model.settings.epochs * _steps_per_epoch(halves, model.settings)
+    history = epoch_means(training_steps(model, videos, labels, seed), total, "AnomalyCLIP step")
     model.eval()
     return history
 
 
-class Trainer:
-    """A model under training with its optimiser, data and random state."""
+def training_steps(
+    model: AnomalyCLIP, videos: Sequence[Tensor], labels: Sequence[int], seed: int
+) -> Iterator[dict[str, float]]:
+    """Train ``model`` in place, yielding epoch, loss terms and rate after each optimiser step.
 
-    def __init__(
-        self, model: AnomalyCLIP, videos: Sequence[Tensor], labels: Sequence[int], seed: int
-    ) -> None:
-        self.model, self.videos, self.labels = model, videos, labels
-        self.rng = np.random.default_rng(seed)
-        self.generator = torch.Generator().manual_seed(seed)
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(model),
-            lr=model.settings.learning_rate,
-            betas=model.settings.betas,
-            weight_decay=model.settings.weight_decay,
-        )
-
-    def step(self, epoch: int, batch: Sequence[int]) -> dict[str, float]:
-        """One optimiser step on video indices, abnormal first; the loss terms and the rate."""
-        settings = self.model.settings
-        rate = settings.learning_rate * learning_rate_factor(
-            epoch, settings.epochs, settings.warmup_epochs, settings.variant
-        )
-        for group in self.optimizer.param_groups:
+    videos[i] (N_i, D) are frame features with the video-level class labels[i]. The official
+    warm-up spends all of epoch 0 at rate 0. Raises InputError if a half of a batch cannot be
+    filled, a label is unknown, or a loss is not finite.
+    """
+    settings, rng = model.settings, np.random.default_rng(seed)
+    halves = _halves(videos, labels, len(model.class_names), settings)
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model),
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        weight_decay=settings.weight_decay,
+    )
+    model.train()
+    schedule = batch_schedule(halves, settings, _steps_per_epoch(halves, settings), rng)
+    for epoch, batch in schedule:
+        rate = settings.learning_rate * learning_rate_factor(epoch, settings)
+        for group in optimizer.param_groups:
             group["lr"] = rate
-        losses = self.losses(batch)
+        chosen = [videos[i] for i in batch]
+        losses = _losses(model, chosen, [labels[i] for i in batch], rng, generator)
         if not losses.total.isfinite():
             raise InputError(
-                f"AnomalyCLIP: the loss is not finite in epoch {epoch} on videos {list(batch)};"
+                f"AnomalyCLIP: the loss is not finite in epoch {epoch} on videos {batch};"
                 " look at their features, or lower learning_rate"
             )
         losses.total.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return {name: term.item() for name, term in losses._asdict().items()} | {"lr": rate}
+        optimizer.step()
+        optimizer.zero_grad()
+        terms = {name: term.item() for name, term in losses._asdict().items()}
+        yield {"epoch": epoch, **terms, "lr": rate}
 
-    def losses(self, batch: Sequence[int]) -> AnomalyCLIPLosses:
-        """Loss terms on freshly sampled segments of the videos, the first half abnormal."""
-        model, settings, device = self.model, self.model.settings, self.model.prototype.device
-        features = torch.stack(
-            [
-                training_sample(
-                    self.videos[i], settings.segments, settings.segment_frames, self.rng
-                )
-                for i in batch
-            ]
-        ).to(device, torch.float32)
-        labels = torch.tensor([self.labels[i] for i in batch[: len(batch) // 2]], device=device)
-        mask = draw_mask(len(batch), settings.segments, settings.keep_probability, self.generator)
-        output = model(features, model.directions())
-        selection = select_segments(
-            output.logits,
-            labels,
-            mask.to(device),
-            settings.normal_id,
-            settings.top_k,
-            settings.bottom_k,
-        )
-        return total_loss(*output, labels, selection, settings)
+
+def _losses(
+    model: AnomalyCLIP,
+    videos: Sequence[Tensor],
+    labels: Sequence[int],
+    rng: np.random.Generator,
+    generator: torch.Generator,
+) -> AnomalyCLIPLosses:
+    """Loss terms on freshly sampled segments of the videos, the first half abnormal."""
+    s, device, half = model.settings, model.prototype.device, len(videos) // 2
+    sampled = [training_sample(video, s.segments, s.segment_frames, rng) for video in videos]
+    abnormal = torch.tensor(labels[:half], device=device)
+    mask = draw_mask(len(videos), s.segments, s.keep_probability, generator).to(device)
+    output = model(torch.stack(sampled).to(device, torch.float32), model.directions())
+    logits = output.logits
+    selection = select_segments(logits, abnormal, mask, s.normal_id, s.top_k, s.bottom_k)
+    return total_loss(*output, abnormal, selection, s)
+
+
+def start_indices(
+    frames: int, segments: int, segment_frames: int, rng: np.random.Generator
+) -> np.ndarray:
+    """First frame (S,) of each training segment: i * d plus a random offset of 0 to d - F + 1.
+
+    d = (max(N, S * F) - F + 1) // S is the distance of the blocks. For N of at most S * F there is
+    nothing to draw and segments of the official size overlap by one frame.
+    """
+    distance = (max(frames, segments * segment_frames) - segment_frames + 1) // segments
+    # At other sizes d may be less than F - 1; the official code stops there.
+    offsets = rng.integers(max(distance - segment_frames + 2, 1), size=segments)
+    return np.arange(segments) * distance + offsets
+
+
+def training_sample(
+    features: Tensor, segments: int, segment_frames: int, rng: np.random.Generator
+) -> Tensor:
+    """S segments of F consecutive frames of a video (N, D), looped if short -> (S, F, D)."""
+    starts = start_indices(len(features), segments, segment_frames, rng)
+    indices = starts[:, None] + np.arange(segment_frames)  # (S, F)
+    return features[torch.from_numpy(indices % len(features)).to(features.device)]
 
 
 def parameter_groups(model: AnomalyCLIP) -> list[dict]:
@@ -127,15 +125,16 @@ def parameter_groups(model: AnomalyCLIP) -> list[dict]:
     return [{"name": name, "params": parameters} for name, parameters in groups.items()]
 
 
-def learning_rate_factor(epoch: int, epochs: int, warmup_epochs: int, variant: Variant) -> float:
-    """Factor on the rate in ``epoch`` (0-based): linear warm-up, then a cosine to 0 at ``epochs``.
+def learning_rate_factor(epoch: int, settings: AnomalyCLIPSettings) -> float:
+    """Factor on the rate in ``epoch`` (0-based): linear warm-up, then a cosine to 0 at the end.
 
     official: the warm-up starts at 0, so that the first epoch changes nothing but the running
     statistics of the Selector. paper ("warmed up", Appendix A): it starts above 0.
     """
-    if epoch < warmup_epochs:
-        return (epoch + (variant == "paper")) / warmup_epochs
-    done = (epoch - warmup_epochs) / (epochs - warmup_epochs)
+    warmup = settings.warmup_epochs
+    if epoch < warmup:
+        return (epoch + (settings.variant == "paper")) / warmup
+    done = (epoch - warmup) / (settings.epochs - warmup)
     return 0.5 * (1 + math.cos(math.pi * done))
 
 
@@ -153,6 +152,10 @@ def batch_schedule(
         streams = [_batches(half, settings.batch_size, rng) for half in halves]
         for _ in range(per_epoch):
             yield epoch, [i for stream in streams for i in next(stream)]
+
+
+def _steps_per_epoch(halves: tuple[list[int], list[int]], settings: AnomalyCLIPSettings) -> int:
+    return max(len(half) // settings.batch_size for half in halves)
 
 
 def _halves(

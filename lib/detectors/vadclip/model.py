@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from alertclip.errors import InputError
+from detectors.text_tower import TextTower, Tokenizer
 from detectors.vadclip.graph import (
     DistanceScale,
     GraphConvolution,
@@ -23,7 +24,6 @@ from detectors.vadclip.graph import (
     valid_positions,
     window_mask,
 )
-from detectors.vadclip.prompt import Prompts, TextTower, layout
 from detectors.vadclip.settings import VadCLIPSettings
 
 EMBEDDING_STD = 0.01  # official code: positions and context
@@ -40,21 +40,71 @@ class VadCLIPOutput(NamedTuple):
     adapted: Tensor
 
 
+class Prompts(NamedTuple):
+    """Embedded prompts (C, L, W) without the learned context, and where the context goes.
+
+    A name of m tokens takes the slots [SOT][prefix][class, m][postfix][EOT] (eq. 5); what follows
+    EOT is never seen by a causal tower. All slots but SOT, class and EOT are learned, by place,
+    and shared by all classes.
+    """
+
+    fixed: Tensor  # (C, L, W), zero where learned
+    learned: Tensor  # (C, L) bool
+    eot: Tensor  # (C,) slot of EOT
+
+    def fill(self, context: Tensor) -> Tensor:
+        """Prompts with the learned slots (L, W) put in: (C, L, W)."""
+        return torch.where(self.learned[..., None], context, self.fixed)
+
+
+@torch.no_grad()
+def layout(
+    tokens: Tensor, embedding: nn.Module, names: Sequence[str], prefix: int, postfix: int
+) -> Prompts:
+    """Place SOT at 0, the m class tokens from 1 + prefix, EOT at 1 + prefix + m + postfix.
+
+    tokens (C, L) hold SOT, the name, EOT (the largest of a row) and padding. Raises InputError for
+    a name that has no room.
+    """
+    slots, learned, ends = torch.zeros_like(tokens), torch.ones_like(tokens).bool(), []
+    for c, (name, row) in enumerate(zip(names, tokens, strict=True)):
+        m = int(row.argmax()) - 1
+        end = 1 + prefix + m + postfix
+        if end >= len(row):
+            raise InputError(
+                f"class {name}: {m} tokens, prefix {prefix}, postfix {postfix} and 2 for start and"
+                f" end do not fit into the {len(row)} of the text tower; lower prefix or postfix"
+            )
+        places = [0, *range(1 + prefix, 1 + prefix + m), end]
+        slots[c, places], learned[c, places] = row[: m + 2], False
+        ends.append(end)
+    fixed = embedding(slots).float().masked_fill(learned[..., None], 0.0)
+    return Prompts(fixed, learned, torch.tensor(ends, device=tokens.device))
+
+
 class VadCLIP(nn.Module):
     """Detector on snippet features of CLIP, with the text tower of the same CLIP.
 
-    ``class_names`` start with the normal class. Only the prompts depend on them, no weight does.
-    New weights come from torch's seed. Raises InputError if classes or dimensions do not fit.
+    ``clip`` is an open_clip CLIP; its text tower is copied and stays frozen. ``class_names`` start
+    with the normal class; only the prompts depend on them, no weight does. New weights come from
+    torch's seed. Raises InputError if classes or dimensions do not fit.
     """
 
     def __init__(
-        self, text: TextTower, class_names: Sequence[str], settings: VadCLIPSettings
+        self,
+        clip: nn.Module,
+        tokenizer: Tokenizer,
+        class_names: Sequence[str],
+        settings: VadCLIPSettings,
     ) -> None:
         super().__init__()
-        width = text.embed_dim
+        self.settings, self.class_names, self.text = settings, tuple(class_names), TextTower(clip)
+        (slots, text_width), width = clip.positional_embedding.shape, clip.text_projection.shape[1]
         _check(class_names, width, settings.heads)
-        self.settings, self.class_names, self.text = settings, tuple(class_names), text
-        prompts = layout(text, class_names, settings.prefix, settings.postfix)
+        tokens = tokenizer(list(class_names)).to(clip.token_embedding.weight.device)
+        prompts = layout(
+            tokens, clip.token_embedding, class_names, settings.prefix, settings.postfix
+        )
         for name, value in prompts._asdict().items():
             self.register_buffer(f"prompt_{name}", value, persistent=False)
         self.temporal = Transformer(width, settings.layers, settings.heads, act_layer=QuickGELU)
@@ -65,7 +115,7 @@ class VadCLIP(nn.Module):
         self.mlp1, self.mlp2 = _mlp(width), _mlp(width)
         self.classifier = nn.Linear(width, 1)
         self.frame_position_embeddings = _embedding(settings.length, width)
-        self.text_prompt_embeddings = _embedding(text.context_length, text.width)
+        self.text_prompt_embeddings = _embedding(slots, text_width)
 
     def _make_graph(self, width: int) -> None:
         half = width // 2
@@ -94,7 +144,7 @@ class VadCLIP(nn.Module):
     def encode_text(self) -> Tensor:
         """t_out (C, D): the classes' names in their learned context, not normalised."""
         prompts = Prompts(self.prompt_fixed, self.prompt_learned, self.prompt_eot)
-        return self.text.encode(prompts.fill(self.text_prompt_embeddings.weight), prompts.eot)
+        return self.text(prompts.fill(self.text_prompt_embeddings.weight), prompts.eot)
 
     def encode_video(self, x: Tensor, valid: Tensor) -> Tensor:
         """Local module, global module and FC layer: x (B, T, D), valid (B, T) -> (B, T, D).

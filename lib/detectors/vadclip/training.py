@@ -4,20 +4,19 @@ Nothing here sees test data. The authors choose weights on the test set; here th
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import MultiStepLR
 
 from alertclip.errors import InputError
-from alertclip.files import progress
-from detectors.vadclip.features import Features, as_features, training_window
+from detectors.epochs import epoch_means
 from detectors.vadclip.losses import VadCLIPLosses, total_loss
-from detectors.vadclip.model import VadCLIP, VadCLIPOutput
+from detectors.vadclip.model import VadCLIP
+from detectors.vadclip.scoring import Features, as_features
 from detectors.vadclip.settings import VadCLIPSettings
 
 SEED = 234  # official code
@@ -38,25 +37,17 @@ def multi_hot(labels: Sequence[Sequence[str]], class_names: Sequence[str]) -> Te
 
 
 def fit(
-    model: VadCLIP,
-    videos: Sequence[Features],
-    targets: Tensor,
-    seed: int = SEED,
-    steps: int | None = None,
+    model: VadCLIP, videos: Sequence[Features], targets: Tensor, seed: int = SEED
 ) -> list[dict[str, float]]:
-    """Train ``model`` in place; return per epoch the means of the loss terms, and the rate.
+    """Train ``model`` in place for all epochs; return per epoch the mean loss terms and the rate.
 
-    What is kept is the last epoch. ``steps`` stops after so many optimiser steps, schedule
-    unchanged. Arguments and errors are those of ``training_steps``.
+    Arguments and errors are those of ``training_steps``.
     """
-    if steps is not None and steps < 1:
-        raise InputError(f"steps is {steps}: train for at least 1, or for all epochs with None")
     rows = training_steps(model, videos, targets, seed)
     total = model.settings.epochs * steps_per_epoch(targets, model.settings)
-    total = total if steps is None else min(steps, total)
-    history = pd.DataFrame(progress(islice(rows, total), total, "VadCLIP step"))
+    history = epoch_means(rows, total, "VadCLIP step")
     model.eval()
-    return history.groupby("epoch", as_index=False).mean().to_dict("records")
+    return history
 
 
 def training_steps(
@@ -107,8 +98,25 @@ def _losses(
     n = torch.tensor(lengths, device=device)
     text = model.encode_text()
     output = model(torch.stack(windows).to(device), n, text)
-    _check_finite(output, batch)
+    if not all(logits.isfinite().all() for logits in output):
+        raise InputError(
+            f"VadCLIP: the logits of videos {batch} are not finite; look at their features, or"
+            " lower learning_rate"
+        )
     return total_loss(output.logits1, output.logits2, text, targets[batch].to(device), n, settings)
+
+
+def training_window(features: Tensor, length: int) -> tuple[Tensor, int]:
+    """(n, D) -> (length, D) and the valid length min(n, length): pooled if longer, else padded."""
+    if len(features) > length:
+        return uniform_pool(features, length), length
+    return pad(features, (0, 0, 0, length - len(features))), len(features)
+
+
+def uniform_pool(features: Tensor, bins: int) -> Tensor:
+    """Means of (n, D) over ``bins`` bins with edges floor(i n / bins): (bins, D); n >= bins."""
+    edges = torch.arange(1, bins) * len(features) // bins
+    return torch.stack([part.mean(dim=0) for part in features.tensor_split(edges.tolist())])
 
 
 def epoch_batches(
@@ -146,37 +154,18 @@ def _kinds(targets: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 def _checked(model: VadCLIP, videos: Sequence[Features], targets: Tensor) -> list[Tensor]:
     if targets.shape != (len(videos), len(model.class_names)):
-        raise InputError(
-            f"targets of shape {tuple(targets.shape)} for {len(videos)} videos and"
-            f" {len(model.class_names)} classes: give one row per video"
-        )
-    targets = targets.float()
-    abnormal = targets[:, 1:].any(dim=1)
-    wrong = ((targets != 0) & (targets != 1)).any(dim=1) | (abnormal == targets[:, 0].bool())
+        classes = len(model.class_names)
+        shape = tuple(targets.shape)
+        raise InputError(f"targets of shape {shape} for {len(videos)} videos and {classes} classes")
+    abnormal, normal = targets[:, 1:].any(dim=1), targets[:, 0].bool()
+    wrong = ((targets != 0) & (targets != 1)).any(dim=1) | (abnormal == normal)
     if wrong.any():
-        raise InputError(
-            f"video {int(wrong.int().argmax())}: targets are 0 or 1, for the normal class or for"
-            " abnormal ones, not for both or none"
-        )
+        first = int(wrong.int().argmax())
+        raise InputError(f"video {first}: targets are 0 or 1, normal or of abnormal classes")
     if not steps_per_epoch(targets, model.settings):
-        normal, abnormal = (len(kind) for kind in _kinds(targets))
         raise InputError(
-            f"{normal} normal and {abnormal} abnormal training videos do not fill a batch of"
-            f" {model.settings.batch_size}, half of each: lower batch_size"
+            f"{int(normal.sum())} normal and {int(abnormal.sum())} abnormal training videos do not"
+            f" fill a batch of {model.settings.batch_size}, half of each: lower batch_size"
         )
-    return [_features(i, video, model.linear.in_features) for i, video in enumerate(videos)]
-
-
-def _features(i: int, video: Features, width: int) -> Tensor:
-    try:
-        return as_features(video, width)
-    except InputError as error:
-        raise InputError(f"video {i}: {error}") from None
-
-
-def _check_finite(output: VadCLIPOutput, batch: list[int]) -> None:
-    if not all(logits.isfinite().all() for logits in output):
-        raise InputError(
-            f"VadCLIP: the logits of videos {batch} are not finite; look at their features, or"
-            " lower learning_rate"
-        )
+    width = model.linear.in_features
+    return [as_features(video, width, f"video {i}: ") for i, video in enumerate(videos)]

@@ -5,7 +5,7 @@ trained on base classes meets novel ones (Alert-CLIP, Table 1; OVVAD, Wu et al.,
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -16,57 +16,46 @@ from alertclip.errors import InputError
 from alertclip.model import AlertCLIP
 from alertclip.prompts import load_prompts
 from alertclip.zero_shot import encode_sets, zero_shot_margin
-from companion import tuned_models
-from companion.profiles import ROOT, Params
-from companion.result_tables import per_cent
-from detectors.backbone_tables import Columns, Curves, backbone_table, held_scores, resample_models
-from detectors.benchmarks import load_benchmark
-from detectors.recognition import open_vocabulary
-from detectors.weakly_supervised import (
-    Detector,
-    TrainingSet,
+from companion.detector_tables import Curves, backbone_table, held_scores, resample_models
+from companion.extraction import (
+    domains,
     evaluation_set,
     extract_for_all,
-    score_seeds,
     snippet_rule,
     training_set,
 )
+from companion.profiles import ROOT, Params
+from companion.result_tables import per_cent
+from companion.tuned_models import STAGES, Stage, stage_model
+from detectors.benchmarks import load_benchmark
+from detectors.fitting import score_seeds
+from detectors.recognition import open_vocabulary
+from detectors.training_protocol import Detector
 
 Level = Literal["snippet", "temporal"]
 
 
-def domains(P: Params) -> dict[str, Params]:
-    """The profile's own benchmark and those it is transferred to (``transfer``), by title."""
-    own = {load_benchmark(P.detector.benchmark).title: P}
-    return own | {title: changed(P, changes) for title, changes in P.evaluation.transfer.items()}
-
-
-def changed(P: Params, changes: dict[str, Any]) -> Params:
-    """The profile with some parameters changed, checked again."""
-    return P.changed(changes)
-
-
-def zero_shot_curves(P: Params, wanted: Sequence[tuned_models.Stage], level: Level) -> list[Curves]:
+def zero_shot_curves(P: Params, wanted: Sequence[Stage], level: Level) -> list[Curves]:
     """Zero-shot scores of all frames of a benchmark's test videos, per backbone.
 
     snippet: the image embedding of a snippet; temporal: its output of the temporal transformer in
     windows of ``num_frames`` snippets, which untuned CLIP does not have (there both are equal).
     """
     extract_for_all(P, wanted, "vadclip", training=False)
-    length, curves = snippet_rule(P, "vadclip").length, []
+    length, curves = snippet_rule(P.detector, "vadclip").length, []
     for stage in wanted:
-        model = tuned_models.stage_model(P, stage)
+        model = stage_model(P, stage)
         sets = encode_sets(model.encode_text, load_prompts(ROOT / P.evaluation.prompts).sets)
         test = evaluation_set(P, model, "vadclip")
         videos = []
         for features, truth in zip(test.features, test.truths, strict=True):
             v = embed_snippets(model, features, P.data.num_frames, level)
             videos.append(held_scores(truth, zero_shot_margin(v, *sets), length))
-        curves.append(Curves(tuned_models.STAGES[stage], [videos]))
+        curves.append(Curves(STAGES[stage], [videos]))
     return curves
 
 
-def zero_shot_table(P: Params, wanted: Sequence[tuned_models.Stage], level: Level) -> pd.DataFrame:
+def zero_shot_table(P: Params, wanted: Sequence[Stage], level: Level) -> pd.DataFrame:
     """Zero-shot AUC, AP and AnoAUC (per cent) of every domain, beside the paper's.
 
     Columns domain, setting, model, value, low, high, n, paper.
@@ -95,14 +84,14 @@ def embed_snippets(
 
 
 def open_vocabulary_table(
-    P: Params, wanted: Sequence[tuned_models.Stage], detector: Detector = "vadclip"
+    P: Params, wanted: Sequence[Stage], detector: Detector = "vadclip"
 ) -> pd.DataFrame:
     """AUC and AP (per cent) overall, on base and on novel classes; trained on base classes only.
 
     Columns subset, normals, metric, value, low, high, n, model; mean over the detector seeds. A
     profile on a benchmark without such a partition names another in ``open_vocabulary_changes``.
     """
-    P = changed(P, P.evaluation.open_vocabulary_changes)
+    P = P.changed(P.evaluation.open_vocabulary_changes)
     benchmark, tables = load_benchmark(P.detector.benchmark), []
     if not (benchmark.base and benchmark.novel):
         raise InputError(
@@ -112,21 +101,16 @@ def open_vocabulary_table(
     classes = [benchmark.normal_class, *benchmark.base]
     extract_for_all(P, wanted, detector)
     for stage in wanted:
-        model = tuned_models.stage_model(P, stage)
-        train = base_only(training_set(P, model, detector), benchmark.base)
+        model = stage_model(P, stage)
+        train = training_set(P, model, detector).only(benchmark.base)
         test = evaluation_set(P, model, detector)
-        length = snippet_rule(P, detector).length
-        columns: Columns = [
+        length = snippet_rule(P.detector, detector).length
+        seeds = score_seeds(detector, model, train, test, benchmark, classes, P.detector)
+        columns = [
             [held_scores(t, s.anomaly, length) for t, s in zip(test.truths, scores, strict=True)]
-            for scores in score_seeds(P, model, detector, train, classes, test)
+            for scores in seeds
         ]
         draws = {"n_boot": P.evaluation.bootstrap_samples, "seed": P.seed}
         table = open_vocabulary(columns, test.truths, benchmark.base, benchmark.novel, **draws)
-        tables.append(table.assign(model=tuned_models.STAGES[stage]))
+        tables.append(table.assign(model=STAGES[stage]))
     return per_cent(pd.concat(tables, ignore_index=True))
-
-
-def base_only(data: TrainingSet, base: Sequence[str]) -> TrainingSet:
-    """Normal videos and those all of whose classes are base classes."""
-    kept = [i for i, classes in enumerate(data.classes) if set(classes) <= set(base)]
-    return TrainingSet([data.features[i] for i in kept], [data.classes[i] for i in kept])

@@ -1,7 +1,7 @@
-"""Tables of weakly supervised detection: backbones side by side, over seeds, with intervals.
+"""Tables of the weakly supervised detectors: backbones side by side, over seeds, with intervals.
 
-Every number is a mean over detector seeds; its interval resamples videos. The seeds' own spread
-stands beside it, since both matter.
+Every number is a mean over detector seeds; its interval resamples videos. The standard deviation
+over seeds stands beside it.
 """
 
 from collections.abc import Sequence
@@ -12,23 +12,27 @@ import pandas as pd
 
 from alertclip.errors import InputError
 from alertclip.intervals import Interval
+from companion.extraction import (
+    chosen_videos,
+    detector_benchmark,
+    evaluation_set,
+    extract_for_all,
+    snippet_rule,
+    training_set,
+)
 from companion.profiles import Params
 from companion.result_tables import per_cent, with_paper
-from companion.tuned_models import STAGES, Stage
+from companion.tuned_models import STAGES, Stage, stage_model
 from detectors.benchmarks import Benchmark, load_benchmark
 from detectors.detection import detection_map
 from detectors.event_annotations import VideoTruth, frame_class_truth, frame_truth
+from detectors.fitting import VideoScores, score_seeds
 from detectors.frame_metrics import frame_plan
-from detectors.recognition import NAMES, ClassScores, anomaly_metrics, class_metrics
+from detectors.recognition import NAMES, ClassScores, class_metrics, false_alarm_rate, macro_auc
 from detectors.resampling import FrameScores, frame_count, interval, mean_of_defined, resample
-from detectors.weakly_supervised import (
-    DETECTORS,
-    Detector,
-    VideoScores,
-    extract_for_all,
-    score_backbone,
-    snippet_rule,
-)
+from detectors.training_protocol import DETECTORS, Detector
+
+FRAMEWORKS = ("CLIP", "Full")  # supplementary B.3: the original backbone, and Alert-CLIP's
 
 Columns = list[list[FrameScores]]
 """Frame scores of all videos, once per seed."""
@@ -97,14 +101,18 @@ class Resampled(NamedTuple):
 
 
 def score_stages(P: Params, detector: Detector, wanted: Sequence[Stage]) -> list[Scored]:
-    """Train and score a detector on each backbone, under every seed of the profile."""
+    """Train and score a detector on each backbone, under every detector seed of the profile."""
     extract_for_all(P, wanted, detector)
-    length, scored = snippet_rule(P, detector).length, []
-    for stage in wanted:
-        data, seeds = score_backbone(P, stage, detector)
-        truths = data.truths, data.named
-        scored.append(Scored(stage, detector, length, *truths, seeds, data.features))
-    return scored
+    return [score_stage(P, detector, stage) for stage in wanted]
+
+
+def score_stage(P: Params, detector: Detector, stage: Stage) -> Scored:
+    """Train and score a detector on one backbone, under every detector seed of the profile."""
+    model, benchmark = stage_model(P, stage), load_benchmark(P.detector.benchmark)
+    train, test = training_set(P, model, detector), evaluation_set(P, model, detector)
+    seeds = score_seeds(detector, model, train, test, benchmark, benchmark.classes, P.detector)
+    length = snippet_rule(P.detector, detector).length
+    return Scored(stage, detector, length, test.truths, test.named, seeds, test.features)
 
 
 def resample_models(P: Params, scored: Sequence[Scored | Curves]) -> list[Resampled]:
@@ -141,6 +149,16 @@ def backbone_table(resampled: Sequence[Resampled], paper: str) -> pd.DataFrame:
     return with_paper(pd.DataFrame(rows), paper, "setting")
 
 
+def listing(table: pd.DataFrame, label: str, digits: int = 1) -> str:
+    """The rows of a table as one sentence: ``label`` of its columns, value and interval."""
+    rows = [
+        f"{label.format(**row)} {row['value']:.{digits}f}"
+        f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
+        for row in table.to_dict("records")
+    ]
+    return "; ".join(rows) + "."
+
+
 def heading(P: Params, detector: Detector) -> str:
     """The paper's table for a detector on the profile's benchmark, in params/paper_results.yaml."""
     return f"{DETECTORS[detector]}, {load_benchmark(P.detector.benchmark).title}"
@@ -159,19 +177,19 @@ def backbone_differences(resampled: Sequence[Resampled]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def alarm_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
+def alarm_table(scored: Sequence[Scored]) -> pd.DataFrame:
     """False-alarm rate at .5 on normal videos and macro AUC (per cent), mean and spread over seeds.
 
     Columns model, metric, value, seed_sd.
     """
-    tables = []
+    rows = []
     for s in scored:
-        seeds = [anomaly_metrics(videos, n_boot=1, seed=P.seed) for videos in s.columns]
-        stacked = pd.concat(seeds).groupby("metric", sort=False)["value"]
-        table = 100 * stacked.agg(value="mean", seed_sd="std")
-        chosen = table.loc[["false-alarm rate", "macro AUC"]].reset_index()
-        tables.append(chosen.assign(model=s.model))
-    return pd.concat(tables, ignore_index=True)[["model", "metric", "value", "seed_sd"]]
+        for name, metric in {"false-alarm rate": false_alarm_rate, "macro AUC": macro_auc}.items():
+            values = 100 * np.array([metric(videos) for videos in s.columns])
+            spread = values.std(ddof=1) if len(values) > 1 else np.nan
+            row = {"model": s.model, "metric": name, "value": values.mean(), "seed_sd": spread}
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def class_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
@@ -203,32 +221,6 @@ def detection_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True)[["model", "normals", "metric", "value", "seed_sd"]]
 
 
-def curve_table(P: Params, scored: Sequence[Scored], count: int = 3) -> pd.DataFrame:
-    """Scores over time of the first ``count`` abnormal videos of different classes and one normal.
-
-    Chosen by rule, not by result; first seed. Columns video, time_s, model, score, truth.
-    """
-    chosen: dict[tuple, int] = {}
-    for i, truth in enumerate(scored[0].truths):
-        chosen.setdefault((truth.is_abnormal, *truth.classes), i)
-    numbers = [i for key, i in chosen.items() if key[0]][:count]
-    numbers += [i for key, i in chosen.items() if not key[0]]
-    fps, tables = load_benchmark(P.detector.benchmark).fps, []
-    for i in numbers:
-        for s in scored:
-            truth = s.truths[i]
-            video = held_scores(truth, s.seeds[0][i].anomaly, s.length)
-            columns = {
-                "video": f"{truth.name} ({', '.join(truth.classes) or 'normal'})",
-                "time_s": np.arange(len(video.scores)) / fps,
-                "model": s.model,
-                "score": video.scores,
-                "truth": video.truth.astype(int),
-            }
-            tables.append(pd.DataFrame(columns))
-    return pd.concat(tables, ignore_index=True)
-
-
 def _detection(
     benchmark: Benchmark, scored: Scored, videos: list[VideoScores], normals: bool
 ) -> pd.DataFrame:
@@ -247,3 +239,31 @@ def held_scores(truth: VideoTruth, scores: np.ndarray, length: int) -> FrameScor
     """Scores (n,) of features, each held for the ``length`` frames it stands for, with truth."""
     frames = np.repeat(scores, length)
     return FrameScores(truth.name, frames, frame_truth(truth, len(frames)), truth.is_abnormal)
+
+
+def data_framework_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
+    """VadCLIP trained on all videos or those of VAGTA, on CLIP and on Full (supplementary B.3).
+
+    "VAGTA" is read as: train only on the videos that VAGTA annotates; the paper does not say it.
+    ``scored`` are the backbones trained on all. Columns setting, model, videos, value, low, high,
+    n, paper. Where every training video is annotated, both rows are the same detector.
+    """
+    curated = P.changed({"detector_subset": "annotated"})
+    every, some = (_names(params) for params in (P, curated))
+    first = [s for s in scored if s.model in FRAMEWORKS]
+    second = first
+    if some != every:
+        second = score_stages(curated, first[0].detector, [s.stage for s in first])
+    tables = []
+    for title, names, part in (("original data", every, first), ("VAGTA", some, second)):
+        paper = f"Data versus framework, {load_benchmark(P.detector.benchmark).title}, {title}"
+        table = backbone_table(resample_models(P, part), paper)
+        table = table[table["setting"].isin(["frame AUC", "frame AP"])]
+        setting = f"{title}: " + table["setting"]
+        tables.append(table.assign(setting=setting, videos=len(names)))
+    return pd.concat(tables, ignore_index=True).drop(columns="seed_sd")
+
+
+def _names(P: Params) -> list[str]:
+    benchmark, root = detector_benchmark(P)
+    return [video.path.stem for video in chosen_videos(P, benchmark, root)]

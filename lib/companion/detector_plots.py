@@ -1,18 +1,46 @@
-"""Features before and after a detector's training, in the plane (VadCLIP, Wu et al., Fig. 3)."""
+"""What a detector does, to be drawn: its scores over time, and its features in the plane."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from sklearn.manifold import TSNE
 
 from alertclip.errors import InputError
-from detectors.backbone_tables import Scored
+from companion.detector_tables import Scored, held_scores
 from detectors.event_annotations import frame_truth
 
-PER_CLASS = 40  # snippets drawn per class: more cover each other
+PER_CLASS = 40  # snippets drawn per class in a t-SNE plot
 
 
-def feature_space_table(scored: Scored, seed: int = 0) -> pd.DataFrame:
-    """t-SNE of snippet features, given to VadCLIP and adapted by it (first detector seed).
+def curve_table(scored: Sequence[Scored], fps: float, count: int = 3) -> pd.DataFrame:
+    """Scores over time of the first ``count`` abnormal videos of different classes and one normal.
+
+    Chosen by rule, not by result; first seed. Columns video, time_s, model, score, truth.
+    """
+    chosen: dict[tuple, int] = {}
+    for i, truth in enumerate(scored[0].truths):
+        chosen.setdefault((truth.is_abnormal, *truth.classes), i)
+    numbers = [i for key, i in chosen.items() if key[0]][:count]
+    numbers += [i for key, i in chosen.items() if not key[0]]
+    tables = []
+    for i in numbers:
+        for s in scored:
+            truth = s.truths[i]
+            video = held_scores(truth, s.seeds[0][i].anomaly, s.length)
+            columns = {
+                "video": f"{truth.name} ({', '.join(truth.classes) or 'normal'})",
+                "time_s": np.arange(len(video.scores)) / fps,
+                "model": s.model,
+                "score": video.scores,
+                "truth": video.truth.astype(int),
+            }
+            tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True)
+
+
+def tsne_table(scored: Scored, seed: int = 0) -> pd.DataFrame:
+    """t-SNE of snippet features before and after VadCLIP (its Figure 3; first detector seed).
 
     Up to ``PER_CLASS`` snippets per class, drawn by seed: of abnormal videos those whose middle
     frame lies in an event. Columns panel, x, y, group. InputError if there are too few.

@@ -8,20 +8,20 @@ from test_video import write_ids
 from alertclip.errors import InputError
 from alertclip.files import Shard, locked, read_json
 from alertclip.records import Item
-from companion import ablations, tuned_models
+from companion import (
+    ablations,
+    detector_plots,
+    detector_tables,
+    extraction,
+    tuned_models,
+    zero_shot_tables,
+)
 from companion import profiles as params_module
+from companion.detector_tables import Scored
 from companion.figures.curves import score_curves
 from companion.profiles import load_params
-from detectors import (
-    backbone_tables,
-    data_framework,
-    feature_projection,
-    features,
-    weakly_supervised,
-)
-from detectors.backbone_tables import Scored
-from detectors.benchmarks import load_benchmark
-from detectors.cross_domain import zero_shot_table
+from detectors import features
+from detectors.benchmarks import load_benchmark, training_videos
 from detectors.event_annotations import VideoTruth
 from detectors.features import (
     SnippetRule,
@@ -31,8 +31,7 @@ from detectors.features import (
     snippet_frames,
     take_crop,
 )
-from detectors.training_videos import training_videos
-from detectors.weakly_supervised import VideoScores
+from detectors.fitting import TrainingSet, VideoScores, fit_vadclip
 
 ROWS = {"train": 12, "test": 8}
 
@@ -55,7 +54,7 @@ def annotate(root, test_events):
 def P(tmp_path, monkeypatch):
     """Smoke profile on feature files that stand for videos: the real path from there on."""
     monkeypatch.setattr(params_module, "ROOT", tmp_path)
-    monkeypatch.setattr(weakly_supervised, "prepare_data", lambda P: P.data_dir)
+    monkeypatch.setattr(extraction, "prepare_data", lambda P: P.data_dir)
     changes = {"batch_size": 4, "epochs": 1}
     params = load_params("smoke", {"detector_seeds": [0], "vadclip_changes": {
         "length": 16, "window": 4, "layers": 1, "prefix": 4, "postfix": 4, **changes,
@@ -72,7 +71,7 @@ def P(tmp_path, monkeypatch):
             np.save(feature_file(tmp_path, video, 0), rng.normal(size=(16, 128)))
         return [tmp_path]
 
-    monkeypatch.setattr(weakly_supervised, "_extract", extract)
+    monkeypatch.setattr(extraction, "_extract", extract)
     return params
 
 
@@ -81,10 +80,10 @@ def test_test_labels_reach_neither_training_nor_scores(P, detector):
     results = []
     for events in ([0, 1] * 4, [1, 1, 0, 0] * 2):
         annotate(P.data_dir, events)
-        results.append(weakly_supervised.score_backbone(P, "clip", detector))
-    (first, a), (second, b) = results
+        results.append(detector_tables.score_stage(P, detector, "clip"))
+    first, second = results
     assert [t.is_abnormal for t in first.truths] != [t.is_abnormal for t in second.truths]
-    for one, other in zip(a[0], b[0], strict=True):
+    for one, other in zip(first.seeds[0], second.seeds[0], strict=True):
         assert np.array_equal(one.anomaly, other.anomaly) and one.anomaly.shape == (16,)
         assert np.array_equal(one.probabilities, other.probabilities)
         assert np.allclose(one.probabilities.sum(1), 1, atol=1e-5)
@@ -107,15 +106,14 @@ def test_training_sees_the_classes_of_the_list_and_no_times(P):
         *(("AP", "", True), ("AP", "binary_weight", True), ("AP", "alignment_weight", False)),
     ],
 )
-def test_a_branch_that_is_not_trained_gives_no_score(P, monkeypatch, metric, left_out, aligned):
+def test_a_branch_that_is_not_trained_gives_no_score(P, metric, left_out, aligned):
     benchmark = load_benchmark("miniworld").model_copy(update={"metric": metric})
-    monkeypatch.setattr(weakly_supervised, "load_benchmark", lambda name: benchmark)
     changes = P.detector.vadclip_changes | ({left_out: 0} if left_out else {})
     P = P.changed({"vadclip_changes": changes})
     features = list(np.random.default_rng(0).normal(size=(8, 16, 128)))
-    data = weakly_supervised.TrainingSet(features, [(), ("Fighting",)] * 4)
-    score = weakly_supervised.fit_vadclip(
-        P, tuned_models.stage_model(P, "clip"), data, benchmark.classes, seed=0
+    data = TrainingSet(features, [(), ("Fighting",)] * 4)
+    score = fit_vadclip(
+        tuned_models.stage_model(P, "clip"), data, benchmark, benchmark.classes, P.detector, seed=0
     )
     found = score(features[0])
     assert np.allclose(found.anomaly, 1 - found.probabilities[:, 0], atol=1e-6) is aligned
@@ -124,13 +122,14 @@ def test_a_branch_that_is_not_trained_gives_no_score(P, monkeypatch, metric, lef
 def test_a_tuned_variant_is_measured_on_the_benchmark(P, monkeypatch):
     annotate(P.data_dir, [0, 1] * 4)
     P, tuned = P.changed({"transfer": {}}), tuned_models.stage_model(P, "clip")
-    monkeypatch.setattr(tuned_models, "stage_model", lambda P, stage: tuned)
+    for module in (extraction, detector_tables, zero_shot_tables):
+        monkeypatch.setattr(module, "stage_model", lambda P, stage: tuned)
     found = pd.concat(ablations._on_benchmark(P)).set_index("metric")["value"]
     names = ("frame AUC", "frame AP", "AnoAUC")
     assert list(found.index) == [f"{kind}: {n}" for kind in ("VadCLIP", "snippets") for n in names]
-    plain = zero_shot_table(P, ["full"], "snippet").set_index("setting")["value"]
-    detected = backbone_tables.score_stages(P, "vadclip", ["full"])
-    table = backbone_tables.backbone_table(backbone_tables.resample_models(P, detected), "none")
+    plain = zero_shot_tables.zero_shot_table(P, ["full"], "snippet").set_index("setting")["value"]
+    detected = detector_tables.score_stages(P, "vadclip", ["full"])
+    table = detector_tables.backbone_table(detector_tables.resample_models(P, detected), "none")
     for name, value in zip(names, table["value"], strict=True):
         assert found[f"snippets: {name}"] == plain[f"mini world: {name}"]
         assert found[f"VadCLIP: {name}"] == pytest.approx(value)
@@ -151,35 +150,35 @@ def scored(stage, values):
 def test_oracle_inverse_and_mean_over_seeds():
     P = load_params("smoke")
     pair = [scored("clip", [1.0, -1.0]), scored("full", [1.0, 1.0])]
-    table = backbone_tables.backbone_table(backbone_tables.resample_models(P, pair), "none")
+    table = detector_tables.backbone_table(detector_tables.resample_models(P, pair), "none")
     frame = table[table["setting"] == "frame AUC"].set_index("model")
     # Oracle 100; inverse: positives below 192 equal negatives, 0. Their mean and spread.
     assert frame["value"].tolist() == pytest.approx([50, 100])
     assert frame["seed_sd"].tolist() == pytest.approx([100 / np.sqrt(2), 0])
     assert frame["n"].tolist() == [256, 256]
-    pair = backbone_tables.resample_models(P, [scored("clip", [-1.0]), scored("full", [1.0])])
-    change = backbone_tables.backbone_differences(pair)
+    pair = detector_tables.resample_models(P, [scored("clip", [-1.0]), scored("full", [1.0])])
+    change = detector_tables.backbone_differences(pair)
     assert change["value"].tolist()[0] == pytest.approx(100)
     assert change["difference"].unique().tolist() == ["Full minus CLIP"]
 
 
 def test_detection_and_classes_of_the_oracle():
     P, best = load_params("smoke"), scored("full", [1.0])
-    classes = backbone_tables.class_table(P, [best]).set_index("setting")["value"]
+    classes = detector_tables.class_table(P, [best]).set_index("setting")["value"]
     assert classes["mean AUC"] == pytest.approx(100) and classes["Fighting AP"] == pytest.approx(
         100
     )
-    curves = backbone_tables.curve_table(P, [best, scored("clip", [-1.0])])
+    curves = detector_plots.curve_table([best, scored("clip", [-1.0])], 30)
     assert curves.groupby(["video", "model"]).size().tolist() == [64] * 4
     assert curves.query("video == 'v0 (Fighting)'")["truth"].sum() == 2 * 32
     assert len(score_curves(curves.assign(score=curves["score"].abs())).axes) == 2
 
 
-def test_feature_space_shows_events_of_abnormal_and_all_of_normal_videos():
+def test_tsne_shows_events_of_abnormal_and_all_of_normal_videos():
     rng, base = np.random.default_rng(0), scored("full", [1.0])
     features = [rng.normal(size=(16, 8)) for _ in base.truths]
     videos = [s._replace(adapted=-x) for s, x in zip(base.seeds[0], features, strict=True)]
-    table = feature_projection.feature_space_table(base._replace(seeds=[videos], features=features))
+    table = detector_plots.tsne_table(base._replace(seeds=[videos], features=features))
     counts = table.groupby(["panel", "group"]).size()
     # Events cover features 2 to 9 of two videos; the normal ones have 32, all drawn.
     assert counts.unstack().to_numpy().tolist() == [[16, 32], [16, 32]]
@@ -189,16 +188,15 @@ def test_feature_space_shows_events_of_abnormal_and_all_of_normal_videos():
 def test_data_and_framework_are_told_apart(P, monkeypatch):
     annotate(P.data_dir, [0, 1] * 4)
     chosen = [
-        video.path.stem
-        for video in weakly_supervised.chosen_videos(P, *weakly_supervised.detector_benchmark(P))
+        video.path.stem for video in extraction.chosen_videos(P, *extraction.detector_benchmark(P))
     ]
-    monkeypatch.setattr(weakly_supervised, "load_split", lambda P, split: (
+    monkeypatch.setattr(extraction, "load_split", lambda P, split: (
         [Item(f"UCF/{name}.mp4", "", ()) for name in chosen[:6]], None
     ))  # fmt: skip
     pair = [scored("clip", [0.5]), scored("full", [1.0])]
     half = [scored("clip", [-1.0]), scored("full", [1.0])]
-    monkeypatch.setattr(data_framework, "score_stages", lambda P, *_: half)
-    table = data_framework.data_framework_table(P, pair).set_index(["setting", "model"])
+    monkeypatch.setattr(detector_tables, "score_stages", lambda P, *_: half)
+    table = detector_tables.data_framework_table(P, pair).set_index(["setting", "model"])
     assert table["videos"].unique().tolist() == [12, 6]
     assert table.loc[("original data: frame AUC", "CLIP"), "value"] == 100
     assert table.loc[("VAGTA: frame AUC", "CLIP"), "value"] == 0

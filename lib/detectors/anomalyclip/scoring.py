@@ -1,15 +1,12 @@
 """Scores of every frame of a video (Implementation details, section 3.3)."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from alertclip.errors import InputError
-from alertclip.files import progress
 from detectors.anomalyclip.model import AnomalyCLIP
-from detectors.anomalyclip.sampling import time_order, video_windows
 
 WINDOWS = 16  # at once; windows are independent of one another, this only bounds memory
 
@@ -27,7 +24,7 @@ def score_video(
 ) -> FrameScores:
     """Score the frame features (N, D) of one video; puts the model into evaluation mode.
 
-    ``directions`` (C, D) spares the text encoder where many videos are scored. Results are on the
+    ``directions`` (C, D) saves encoding the text for each of many videos. Results are on the
     CPU. Raises InputError if a feature is not finite or has another dimension than the model's.
     """
     _check(features, len(model.prototype))
@@ -44,18 +41,21 @@ def score_video(
     return FrameScores(time_order(p_anomaly, frames).cpu(), time_order(probabilities, frames).cpu())
 
 
-def score_videos(model: AnomalyCLIP, videos: Mapping[str, Tensor]) -> dict[str, FrameScores]:
-    """Score videos by name; as ``score_video``, with the text encoded once."""
-    model.eval()
-    with torch.no_grad():
-        directions = model.directions()
-    scores = {}
-    for name, features in progress(videos.items(), len(videos), "AnomalyCLIP video"):
-        try:
-            scores[name] = score_video(model, features, directions)
-        except InputError as error:
-            raise InputError(f"video {name}: {error}") from None
-    return scores
+def video_windows(features: Tensor, segments: int, segment_frames: int) -> Tensor:
+    """A whole video (N, D) as J windows (J, S, F, D); the end is padded by looping.
+
+    The video is S blocks of J * F frames; window j holds the j-th F frames of every block.
+    """
+    windows = -(-len(features) // (segments * segment_frames))  # J
+    total = windows * segments * segment_frames
+    indices = torch.arange(total, device=features.device) % len(features)
+    blocks = features[indices].unflatten(0, (segments, windows, segment_frames))  # (S, J, F, D)
+    return blocks.transpose(0, 1)
+
+
+def time_order(windows: Tensor, frames: int) -> Tensor:
+    """Undo ``video_windows``: (J, S, F, ...) -> (N, ...), padding cut off."""
+    return windows.transpose(0, 1).flatten(0, 2)[:frames]
 
 
 def _check(features: Tensor, width: int) -> None:

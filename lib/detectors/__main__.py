@@ -1,0 +1,99 @@
+"""Score feature files with an official checkpoint: one CSV row per feature.
+
+python -m detectors vadclip model_ucf.pth features/*.npy --out scores.csv
+python -m detectors anomalyclip state.pt features/*.npy --prototype ncentroid.pt --out scores.csv
+
+A feature is a snippet of 16 frames (VadCLIP) or a frame (AnomalyCLIP), from the CLIP of
+``--backbone``. VadCLIP's files bring their CLIP; without one, give ``--pretrained openai``.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from alertclip.backbone import load_backbone
+from alertclip.errors import InputError
+from alertclip.files import atomic_write, progress
+from detectors.anomalyclip.model import AnomalyCLIP
+from detectors.anomalyclip.settings import anomalyclip_settings
+from detectors.benchmarks import load_benchmark
+from detectors.checkpoints import load_anomalyclip, load_clip, load_vadclip, read_tensors
+from detectors.features import read_features
+from detectors.fitting import Score, anomalyclip_score, class_prompts, vadclip_score
+from detectors.training_protocol import DETECTORS, DetectorParams
+from detectors.vadclip.model import VadCLIP
+from detectors.vadclip.settings import vadclip_settings
+
+PRESETS = {"ucf_crime": "ucf", "xd_violence": "xd", "shanghaitech": "sht"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns 1 after an error, which it prints."""
+    args = _parser().parse_args(arguments)
+    try:
+        score, classes = (_vadclip if args.detector == "vadclip" else _anomalyclip)(args)
+        tables = []
+        for file in progress(args.features, len(args.features), "video"):
+            found = score(read_features(file))
+            table = pd.DataFrame(found.probabilities, columns=classes)
+            table.insert(0, "anomaly", found.anomaly)
+            table.insert(0, "feature", np.arange(len(table)))
+            table.insert(0, "video", file.stem)
+            tables.append(table)
+        with atomic_write(args.out) as temporary:
+            pd.concat(tables).to_csv(temporary, index=False, float_format="%.6g")
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    kind = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m detectors", None, __doc__, formatter_class=kind)
+    parser.add_argument("detector", choices=list(DETECTORS))
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("features", type=Path, nargs="+", help=".npy files, (n, D) each")
+    parser.add_argument("--out", type=Path, default=Path("scores.csv"))
+    parser.add_argument("--benchmark", default="ucf_crime", choices=list(PRESETS))
+    parser.add_argument("--backbone", default="ViT-B-16-quickgelu", help="open_clip's name")
+    parser.add_argument("--pretrained", help="weights of the CLIP, if the checkpoint has none")
+    parser.add_argument("--prototype", type=Path, help="AnomalyCLIP's ncentroid.pt")
+    return parser
+
+
+def _vadclip(args: argparse.Namespace) -> tuple[Score, list[str]]:
+    if args.benchmark == "shanghaitech":
+        raise InputError("VadCLIP has no checkpoint for ShanghaiTech: give another --benchmark")
+    backbone = load_backbone(args.backbone, args.pretrained)
+    benchmark = load_benchmark(args.benchmark)
+    if not args.pretrained:
+        load_clip(backbone.model, args.checkpoint)
+    settings = vadclip_settings(DetectorParams(vadclip_preset=PRESETS[args.benchmark]))
+    prompts = class_prompts(benchmark, benchmark.classes)
+    model = VadCLIP(backbone.model, backbone.tokenizer, prompts, settings)
+    load_vadclip(model, args.checkpoint)
+    return vadclip_score(model, benchmark), benchmark.classes
+
+
+def _anomalyclip(args: argparse.Namespace) -> tuple[Score, list[str]]:
+    if args.prototype is None:
+        raise InputError("AnomalyCLIP needs its prototype: give --prototype ncentroid.pt")
+    backbone = load_backbone(args.backbone, args.pretrained)
+    benchmark = load_benchmark(args.benchmark)
+    classes, prototype = benchmark.anomalyclip_classes, read_tensors(args.prototype)
+    width = backbone.model.text_projection.shape[1]
+    params = DetectorParams(anomalyclip_preset=PRESETS[args.benchmark])
+    settings = anomalyclip_settings(params, classes.index(benchmark.normal_class))
+    model = AnomalyCLIP(backbone.model, backbone.tokenizer, classes, torch.zeros(width), settings)
+    load_anomalyclip(model, args.checkpoint, prototype)
+    return anomalyclip_score(model), classes
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""Official checkpoints of both detectors, read without unpickling objects.
+
+VadCLIP's file is a state dict that also holds its frozen CLIP, as ``clipmodel.*``. AnomalyCLIP's is
+``{"state_dict": ...}`` with Lightning's prefix ``net.``; its prototype m is a file of its own.
+"""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alertclip.attention import PARTS, pack_state_dict
+from alertclip.errors import InputError
+from detectors.anomalyclip.model import AnomalyCLIP
+from detectors.vadclip.model import VadCLIP
+
+CLIP = "clipmodel."
+LIGHTNING = "net."
+FROZEN = ("image_encoder.", "token_embedding.")  # CLIP's in AnomalyCLIP's files; unused here
+
+
+def read_tensors(path: Path | str) -> Any:
+    """The content of a file that torch.save wrote; InputError unless it is plain tensors."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise InputError(
+            f"{path}: not a file of plain tensors. A Lightning checkpoint also holds objects: save"
+            " its state_dict alone, where you trust the file, and load that"
+        ) from error
+
+
+def load_clip(clip: nn.Module, path: Path | str) -> None:
+    """Load into ``clip`` the CLIP that an official VadCLIP checkpoint holds; InputError if none."""
+    state = _state_dict(read_tensors(path), path)
+    weights = {n.removeprefix(CLIP): t for n, t in state.items() if n.startswith(CLIP)}
+    if not weights:
+        raise InputError(f"{path}: holds no CLIP; name the weights, such as --pretrained openai")
+    _check_shapes(weights, pack_state_dict(clip.state_dict()), path)
+    clip.load_state_dict(_split_where(weights, clip))
+
+
+def load_vadclip(model: VadCLIP, path: Path | str) -> None:
+    """Load an official checkpoint into ``model``, strictly but for the CLIP in it.
+
+    Raises InputError naming what is missing, unknown or of another shape; nothing is loaded then.
+    """
+    state = _state_dict(read_tensors(path), path)
+    own = {name: t for name, t in model.state_dict().items() if not name.startswith("text.")}
+    state = {name: t for name, t in state.items() if not name.startswith(CLIP)}
+    _check_shapes(state, own, path)
+    model.load_state_dict(state, strict=False)  # strict above; the text tower stays
+
+
+def load_anomalyclip(model: AnomalyCLIP, path: Path | str, prototype: Tensor) -> None:
+    """Load an official checkpoint and its ``prototype`` (D,) into ``model``; errors as above."""
+    content = read_tensors(path)
+    state = _state_dict(content.get("state_dict") if isinstance(content, Mapping) else None, path)
+    named = {name.removeprefix(LIGHTNING): tensor for name, tensor in state.items()}
+    state = {name: t for name, t in named.items() if not name.startswith(FROZEN)}
+    _check_shapes(state, pack_state_dict(model.state_dict()), path)
+    if getattr(prototype, "shape", None) != model.prototype.shape:
+        raise InputError(f"{path}: its prototype must be a vector of {len(model.prototype)}")
+    model.load_state_dict(_split_where(state, model))
+    model.prototype.copy_(prototype)
+
+
+def _state_dict(state: Any, path: Path | str) -> Mapping[str, Tensor]:
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise InputError(f"{path}: holds no state dict, names to tensors; save its state_dict")
+    return state
+
+
+def _check_shapes(
+    given: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path | str
+) -> None:
+    have, want = ({n: tuple(t.shape) for n, t in part.items()} for part in (given, expected))
+    differ = sorted({name for name, _ in want.items() ^ have.items()})
+    if differ:
+        found = [f"{n} {have.get(n, 'missing')}, not {want.get(n, 'known')}" for n in differ]
+        raise InputError(f"{path}: not of these settings and backbone: {'; '.join(found)}")
+
+
+def _split_where(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Packed attention weights as q, k and v where the model has split ones."""
+    own, split = model.state_dict(), {}
+    for name, tensor in state.items():
+        if name in own:
+            split[name] = tensor
+            continue
+        owner, _, tail = name.rpartition(".in_proj_")
+        pieces = zip(PARTS, tensor.chunk(3), strict=True)
+        split |= {f"{owner}.{part}.{tail}": piece for part, piece in pieces}
+    return split
