@@ -21,6 +21,7 @@ from companion.profiles import load_params
 from curation.chat_models import NoReply
 from detectors.benchmarks import load_benchmark
 from detectors.event_annotations import VideoTruth
+from detectors.fitting import TrainingSet
 from vagpt import answerers
 from vagpt import instructions as ins
 from vagpt import questions as qs

@@ -20,9 +20,8 @@ from alertclip.attention_maps import FrameMaps, frame_gradients, frame_maps
 from alertclip.clips import ClipDataset
 from alertclip.errors import InputError
 from alertclip.files import progress
-from alertclip.intervals import Statistic, ratio
+from alertclip.intervals import Statistic, bootstrap_interval, mean, ratio
 from alertclip.model import AlertCLIP
-from alertclip.mss import bootstrap_interval, mean
 from alertclip.prompts import load_prompts
 from alertclip.zero_shot import encode_sets
 from companion.degradation import DEGRADATIONS, Clip, degrade, described

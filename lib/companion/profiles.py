@@ -23,7 +23,9 @@ from alertclip.hyperparameters import (
     StageParams,
     TrainingParams,
 )
+from detectors.anomalyclip.settings import anomalyclip_settings
 from detectors.training_protocol import DetectorParams
+from detectors.vadclip.settings import vadclip_settings
 from vagpt.qa_protocol import QAParams
 
 Result = TypeVar("Result")
