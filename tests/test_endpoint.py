@@ -2,10 +2,12 @@
 
 import json
 import logging
+import sys
 import threading
 import time
 import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -183,7 +185,7 @@ def test_a_local_model_answers_through_the_same_interface(monkeypatch):
         calls.append((task, options))
         return lambda **given: calls.append(given) or [[{"generated_text": FENCED}]]
 
-    monkeypatch.setattr("transformers.pipeline", pipeline)
+    monkeypatch.setitem(sys.modules, "transformers", SimpleNamespace(pipeline=pipeline))
     model, frame = LocalModel("folder", "system"), np.zeros((24, 32, 3), np.uint8)
     assert model.ask("hello", [frame, frame]) == FENCED
     assert calls[0] == ("image-text-to-text", {"model_kwargs": {"use_safetensors": True}})
