@@ -168,11 +168,9 @@ def test_planted_faults_are_found_and_left_out(tmp_path, world, monkeypatch):
 
 
 def test_faults_are_planted_by_seed_one_kind_alone_or_none_at_all(tmp_path, world):
-    out = tmp_path / "a.json"
-    planted = plant_text_faults(world, out, 1.0, 0, ["wrong polarity"])
-    pd.testing.assert_frame_equal(
-        plant_text_faults(world, out, 1.0, 0, ["wrong polarity"]), planted
-    )
+    out, kinds = tmp_path / "a.json", ["wrong polarity"]
+    planted, again = (plant_text_faults(world, out, 1.0, 0, kinds) for _ in range(2))
+    pd.testing.assert_frame_equal(planted, again)
     regions = audit.read_regions(world).set_index("key")
     captions = regions.groupby("class_name")["caption"].agg(set)
     for key, after in zip(planted["key"], planted["after"], strict=True):

@@ -2,10 +2,12 @@
 
 import json
 import logging
+import sys
 import threading
 import time
 import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -174,53 +176,23 @@ def test_frames_of_the_span_go_with_abnormal_units_only(serve, tmp_path):
 # --- a local model
 
 
-def test_a_local_model_answers_through_the_same_interface(tmp_path, monkeypatch):
-    tiny_vision_language_model(tmp_path)
-    monkeypatch.setattr("curation.chat_models.MAX_TOKENS", 4)
-    model, frame = LocalModel(str(tmp_path), "system"), np.zeros((24, 32, 3), np.uint8)
-    assert model.ask("hello", [frame, frame]) == model.ask("hello", [frame, frame])
-    given, generate = [], model._run.model.generate
-    monkeypatch.setattr(model._run.model, "generate", lambda **k: given.append(k) or generate(**k))
-    model.ask("hello", [frame, frame])
-    assert given[0]["pixel_values"].shape[0] == 2 and not given[0]["do_sample"]
-    assert outcome(model)["status"] == "broken"
-    with pytest.raises(InputError, match="no image-and-text model"):
-        LocalModel(str(tmp_path / "none"))
+def test_a_local_model_answers_through_the_same_interface(monkeypatch):
+    calls = []
 
+    def pipeline(task, model, **options):
+        if model == "none":
+            raise OSError("not a local folder")
+        calls.append((task, options))
+        return lambda **given: calls.append(given) or [[{"generated_text": FENCED}]]
 
-def tiny_vision_language_model(folder):
-    """A LLaVA of real architecture and random weights, with a byte tokenizer."""
-    import transformers as hf
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    vocabulary = ["<pad>", "<image>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(vocabulary)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = hf.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        eos_token="</s>",
-        additional_special_tokens=["<image>"],
-    )
-    template = (
-        "{% for m in messages %}{{ m.role }}: {% for c in m.content %}{% if c.type == 'image' %}"
-        "<image>{% else %}{{ c.text }}{% endif %}{% endfor %}{% endfor %}"
-    )
-    images = hf.CLIPImageProcessor(
-        size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}
-    )
-    hf.LlavaProcessor(
-        images, fast, patch_size=14, vision_feature_select_strategy="default",
-        chat_template=template, num_additional_image_tokens=1,
-    ).save_pretrained(folder)  # fmt: skip
-    tower = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
-    vision = hf.CLIPVisionConfig(**tower, num_hidden_layers=2, image_size=28, patch_size=14)
-    text = hf.LlamaConfig(
-        **tower, num_hidden_layers=1, vocab_size=len(vocabulary), max_position_embeddings=4096,
-        pad_token_id=0, eos_token_id=2,
-    )  # fmt: skip
-    config = hf.LlavaConfig(
-        vision_config=vision, text_config=text, image_token_id=1, vision_feature_layer=-1
-    )
-    hf.LlavaForConditionalGeneration(config).save_pretrained(folder)
+    monkeypatch.setitem(sys.modules, "transformers", SimpleNamespace(pipeline=pipeline))
+    model, frame = LocalModel("folder", "system"), np.zeros((24, 32, 3), np.uint8)
+    assert model.ask("hello", [frame, frame]) == FENCED
+    assert calls[0] == ("image-text-to-text", {"model_kwargs": {"use_safetensors": True}})
+    [system, user] = calls[1]["text"][0]
+    assert system["content"] == [{"type": "text", "text": "system"}]
+    assert [part["type"] for part in user["content"]] == ["image", "image", "text"]
+    assert user["content"][0]["image"].size == (32, 24) and not calls[1]["return_full_text"]
+    assert outcome(model)["negatives"] == GOOD
+    with pytest.raises(InputError, match="none: no image-and-text model to load"):
+        LocalModel("none")
