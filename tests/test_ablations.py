@@ -1,6 +1,6 @@
 """Ablations: every variant is valid, differences are paired by seed, a result knows its inputs."""
 
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -141,32 +141,18 @@ def test_what_decides_a_result_is_in_its_hash():
 
 
 def test_a_failed_job_is_named_and_the_others_go_on(tmp_path, monkeypatch, capsys):
-    class Pool:  # runs jobs at once, in this process
-        def __init__(self, slots, context, start, arguments):
-            assert (slots, context.get_start_method(), arguments) == (3, "spawn", (1,))
-
-        __enter__ = lambda self: self  # noqa: E731
-        __exit__ = lambda self, *error: None  # noqa: E731
-
-        def submit(self, job, *arguments):
-            done = Future()
-            try:
-                done.set_result(job(*arguments))
-            except ValueError as error:
-                done.set_exception(error)
-            return done
-
     def measure(P, name, seed):
         if name == "global":
             raise ValueError("no luck")
         figures.write_table(pd.DataFrame({"params": ["x"]}), ablations.result_file(P, name, seed))
 
     monkeypatch.setattr(profiles, "ROOT", tmp_path)
-    monkeypatch.setattr(ablations, "ProcessPoolExecutor", Pool)
+    pool = lambda slots, *_: ThreadPoolExecutor(slots)  # noqa: E731
+    monkeypatch.setattr(ablations, "ProcessPoolExecutor", pool)
     monkeypatch.setattr(ablations, "prepare_data", lambda P: None)
     monkeypatch.setattr(ablations, "run_variant", measure)
     P = load_params("smoke")
-    ablations.run(P, ["full", "global", "region"], [0], cores=3)
+    ablations.run(P, ["full", "global", "region"], [0], cores=1)
     assert "ablation global, seed 0: failed (no luck)" in capsys.readouterr().out
     assert len(ablations.results(P, ["full", "global", "region"], [0])) == 2
     log = ablations.result_file(P, "global", 0).with_suffix(".log")
