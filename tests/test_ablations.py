@@ -1,6 +1,6 @@
 """Ablations: every variant is valid, differences are paired by seed, a result knows its inputs."""
 
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -96,7 +96,9 @@ def test_a_verdict_counts_what_the_interval_leaves_zero_out_of():
     rows = [("whole", "AUC", 80, 0, 0, 0, 5, True), ("a", "AUC", 75, -5, -6, -4, 5, False),
             ("b", "AUC", 81, 1, -1, 3, 5, False)]  # fmt: skip
     said = ablation_tables.verdict(pd.DataFrame(rows, columns=columns))
-    assert "Of 2 variants, **1 are worse** (a -5.0 [-6.0, -4.0]) and **0 are better**" in said
+    assert (
+        "Worse: **1 of 2 variants** (a -5.0 [-6.0, -4.0]). Better: **0**. For the other 1" in said
+    )
     one = pd.DataFrame(rows, columns=columns).assign(seeds=1, low=np.nan, high=np.nan)
     assert "a: -5.0 points; b: +1.0 points. One seed" in ablation_tables.verdict(one)
 
@@ -142,32 +144,18 @@ def test_what_decides_a_result_is_in_its_hash():
 
 
 def test_a_failed_job_is_named_and_the_others_go_on(tmp_path, monkeypatch, capsys):
-    class Pool:  # runs jobs at once, in this process
-        def __init__(self, slots, context, start, arguments):
-            assert (slots, context.get_start_method(), arguments) == (3, "spawn", (1,))
-
-        __enter__ = lambda self: self  # noqa: E731
-        __exit__ = lambda self, *error: None  # noqa: E731
-
-        def submit(self, job, *arguments):
-            done = Future()
-            try:
-                done.set_result(job(*arguments))
-            except ValueError as error:
-                done.set_exception(error)
-            return done
-
     def measure(P, name, seed):
         if name == "global":
             raise ValueError("no luck")
         figures.write_table(pd.DataFrame({"params": ["x"]}), ablations.result_file(P, name, seed))
 
     monkeypatch.setattr(profiles, "ROOT", tmp_path)
-    monkeypatch.setattr(ablations, "ProcessPoolExecutor", Pool)
+    pool = lambda slots, *_: ThreadPoolExecutor(slots)  # noqa: E731
+    monkeypatch.setattr(ablations, "ProcessPoolExecutor", pool)
     monkeypatch.setattr(ablations, "prepare_data", lambda P: None)
     monkeypatch.setattr(ablations, "run_variant", measure)
     P = load_params("smoke")
-    ablations.run(P, ["full", "global", "region"], [0], cores=3)
+    ablations.run(P, ["full", "global", "region"], [0], cores=1)
     assert "ablation global, seed 0: failed (no luck)" in capsys.readouterr().out
     assert len(ablations.results(P, ["full", "global", "region"], [0])) == 2
     log = ablations.result_file(P, "global", 0).with_suffix(".log")
