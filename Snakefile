@@ -1,11 +1,13 @@
-# One rule per notebook, generated from the table in lib/companion/workflow.py.
+# One rule per notebook, made from the table in lib/companion/workflow.py. Snakemake's own triggers
+# (content of small inputs, dates of large ones, parameters, set of inputs) decide what runs again.
 # ./run_all.sh calls this; directly, e.g. on a cluster:
 #   snakemake --config profile=paper --executor slurm --jobs 4
+import json
+import os
 import shlex
 import sys
 
-from companion.workflow import NOTEBOOKS, inputs, priority, threads
-from alertclip.files import sha256_json
+from companion import workflow as books
 from companion.profiles import ROOT, load_params, parse_overrides
 
 workdir: str(ROOT)
@@ -14,41 +16,42 @@ PROFILE = str(config.get("profile", "mini"))
 PAIRS = config.get("overrides", [])
 PARAMS = load_params(PROFILE, parse_overrides(PAIRS))
 RUN = PARAMS.run_dir.relative_to(ROOT)
+PYTHON = shlex.quote(sys.executable)  # these two change without changing a result,
+PAIRS = shlex.join(PAIRS)  # so the commands below only name them
 
 
 rule all:
     input:
-        [f"{RUN}/{book.name}.ipynb" for book in NOTEBOOKS],
+        [f"{RUN}/{book.name}.ipynb" for book in books.NOTEBOOKS],
 
 
-# Outputs are the executed notebook and its report only: Snakemake deletes the outputs of a rule
-# before it runs it, and worlds, caches and checkpoints have to survive to be resumed.
-for book in NOTEBOOKS:
+for book in books.NOTEBOOKS:
 
     rule:
         name:
             f"nb_{book.name}"
         input:
             [f"{RUN}/{name}.ipynb" for name in book.needs],
+            [os.path.relpath(file, ROOT) for file in books.input_files(book, PARAMS)],
         output:
             f"{RUN}/{book.name}.ipynb",
             f"{RUN}/{book.name}.html",
         params:
-            inputs=sha256_json(inputs(book, PARAMS)),
-            call=shlex.join([sys.executable, "-m", "companion.workflow", book.name, PROFILE, *PAIRS]),
-        threads: threads(book, PARAMS, workflow.cores or 1)
-        priority: priority(book)
+            name=book.name,
+            settings=lambda wildcards, book=book: json.dumps(books.selected(PARAMS, book.params)),
+        threads: books.threads(book, PARAMS, workflow.cores or 1)
+        priority: books.priority(book)
         shell:
-            "{params.call}"
+            "{PYTHON} -m companion.execution {params.name} {PROFILE} {PAIRS}"
 
 
-# One job per variant and seed: `python -m companion.ablations` asks for the missing ones.
+# An ablation as a job of its own, for a cluster; elsewhere: python -m companion.ablations
+#   snakemake --config profile=paper --executor slurm runs/paper/ablations/full/seed{0,1,2,3,4}.csv
 rule ablation:
+    input:
+        f"{RUN}/04_stage2_joint.ipynb",
     output:
         f"{RUN}/ablations/{{variant}}/seed{{seed}}.csv",
-    log:
-        f"{RUN}/ablations/{{variant}}/seed{{seed}}.log",
-    threads: 1
     shell:
-        f"{shlex.quote(sys.executable)} -m companion.ablations --job --profile {PROFILE}"
-        " --variants {wildcards.variant} --seeds {wildcards.seed} > {log} 2>&1"
+        "{PYTHON} -m companion.ablations --profile {PROFILE} -p {PAIRS}"
+        " --variants {wildcards.variant} --seeds {wildcards.seed}"

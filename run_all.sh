@@ -4,10 +4,10 @@
 #   ./run_all.sh [smoke|mini|paper] [options]        default profile: mini
 #
 #   -n                 show what would run and why, run nothing
-#   --only 03          run notebook 03, and what it needs where that is missing
+#   --only 03          run notebook 03, and what it needs where that is outdated
 #   --from 03          run notebook 03 and everything after it
 #   --force            run even what has not changed; trainings resume from their checkpoints
-#   -p name=value      set a parameter (repeat for more); names: lib/alertclip/params.py
+#   -p name=value      set a parameter (repeat for more); names: lib/companion/profiles.py
 #   --cores N          processor cores to use (default: all)
 #   -- OPTIONS         options for Snakemake itself, e.g. -- --executor slurm --jobs 4
 #   --test             check the code and run the tests instead
@@ -16,9 +16,10 @@
 # The first call installs the pinned packages into .venv (about 6 GB on Linux). To use an
 # environment of your own (environment.yml): ALERTCLIP_PYTHON=python ./run_all.sh
 # Results: runs/<profile>/. Interrupted runs continue where they stopped.
-set -euo pipefail
+set -Eeuo pipefail
+trap 'echo "run_all.sh: stopped at line $LINENO: $BASH_COMMAND" >&2' ERR
 cd "$(dirname "${BASH_SOURCE[0]}")"
-# Progress here is plain text: no notebook widgets are needed.
+# Progress bars here are plain text: no notebook widgets are needed.
 export PYTHONWARNINGS="ignore:IProgress not found${PYTHONWARNINGS:+,$PYTHONWARNINGS}"
 export PYTHONNOUSERSITE=1 PYTHONUTF8=1 JUPYTER_PREFER_ENV_PATH=1
 unset PYTHONPATH PYTHONHOME JUPYTER_PATH
@@ -36,23 +37,56 @@ find_python() {  # a name on the PATH may be a shim without a Python behind it: 
   return 1
 }
 
+like_pip() {  # set the variable $1, unless it is set, to the user's pip setting $2
+  local value
+  value=$(.venv/bin/python -m pip config list 2>/dev/null |
+    sed -n "s/^[^=]*\.$2='\(.*\)'\$/\1/p" | tail -1)
+  [[ -z $value || -n ${!1:-} ]] || export "$1=${value//\\n/ }"
+}
+
+bootstrap_uv() {  # uv in .venv, told what pip is told, as it reads no settings of pip
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check uv || return 1
+  like_pip UV_DEFAULT_INDEX index-url
+  like_pip UV_INDEX extra-index-url
+  like_pip UV_FIND_LINKS find-links
+  like_pip UV_INSECURE_HOST trusted-host
+  like_pip SSL_CERT_FILE cert
+  export UV_INDEX_STRATEGY=${UV_INDEX_STRATEGY:-unsafe-best-match}  # indexes are equals, as in pip
+}
+
 set_up() {  # .venv/installing marks a set-up that was interrupted: such a .venv is made again
-  local python install
+  local python uv=uv
   python=$(find_python)
   echo "Installing the pinned packages into .venv with $("$python" --version) (once)" >&2
   [[ -e .venv/installing || ! -x .venv/bin/python ]] && rm -rf .venv
   if uv --version >/dev/null 2>&1; then
     [[ -x .venv/bin/python ]] || uv venv --quiet --python "$python" .venv
-    install=(uv pip install --quiet --python .venv/bin/python)
   else
+    uv=.venv/bin/uv
     [[ -x .venv/bin/pip ]] || "$python" -m venv .venv
-    install=(.venv/bin/python -m pip install --quiet --disable-pip-version-check)
+    [[ -x $uv ]] || bootstrap_uv || echo "run_all.sh: no uv to be had; pip takes minutes" >&2
   fi
   touch .venv/installing
-  "${install[@]}" -r requirements.txt
-  "${install[@]}" --no-deps --no-build-isolation -e .
+  if ! { "$uv" pip install --quiet --python .venv/bin/python -r requirements.txt &&
+         "$uv" pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e .
+       }; then
+    echo "run_all.sh: uv failed; trying pip" >&2
+    [[ -x .venv/bin/pip ]] || "$python" -m venv .venv
+    local pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check)
+    "${pip[@]}" -r requirements.txt
+    "${pip[@]}" --no-deps --no-build-isolation -e .
+  fi
   echo "$1" > .venv/installed
   rm .venv/installing
+}
+
+own_caches() {  # where the home folder cannot be written, caches go to runs/home
+  local cache=${XDG_CACHE_HOME:-${HOME:-/}/.cache} own=$PWD/runs/home
+  mkdir -p "$cache" 2>/dev/null && [[ -w $cache && -w ${HOME:-/} ]] && return
+  echo "run_all.sh: $cache cannot be written; caches go to runs/home" >&2
+  mkdir -p "$own"
+  export XDG_CACHE_HOME=$own/cache MPLCONFIGDIR=$own/matplotlib NUMBA_CACHE_DIR=$own/numba
+  export IPYTHONDIR=$own/ipython JUPYTER_DATA_DIR=$own/jupyter JUPYTER_CONFIG_DIR=$own/jupyter
 }
 
 for argument in "$@"; do
@@ -61,6 +95,7 @@ for argument in "$@"; do
     --) break ;;
   esac
 done
+own_caches
 if [[ -z ${ALERTCLIP_PYTHON:-} ]]; then
   ALERTCLIP_PYTHON=.venv/bin/python
   stamp=$({ pwd; cat requirements.txt pyproject.toml; } | cksum)

@@ -22,13 +22,12 @@ from videos import write_video
 from alertclip.attention import attention_kernel
 from alertclip.backbone import load_backbone
 from alertclip.clips import Batch
-from alertclip.footprint import random_batch
 from alertclip.model import AlertCLIP
 from alertclip.prompts import load_prompts
 from alertclip.score import embed_prompts, score_video
 from alertclip.stage_settings import stage_settings
 from alertclip.training import Run
-from companion.efficiency.training_cost import stage_start
+from companion.costs import random_batch, stage_start
 from companion.profiles import PROFILES, load_params
 from curation.redundancy import Fingerprint, compare
 

@@ -2,7 +2,8 @@
 
 from harness import parser, save
 
-from companion.efficiency import flops, latency, machine, training_cost
+from companion import costs, machine
+from companion.flops import flops_table
 from companion.profiles import load_params
 from companion.stage_runs import resolve_device
 
@@ -12,17 +13,17 @@ def main() -> None:
     options.add_argument("--backbone", default="ViT-B-32-quickgelu")
     options.add_argument("--frames", type=int, default=256)
     options.add_argument("--clips", type=int, default=8, help="micro-batch of the training step")
-    options.add_argument("--checkpointing", default="all", help="none, all, auto or a number")
+    options.add_argument("--checkpointing", default="all", help="none, all or a number of blocks")
     o = options.parse_args()
-    names = ("backbone", "checkpointing")
-    P = load_params("paper", {"num_frames": o.frames, **{n: getattr(o, n) for n in names}})
+    changes = {"num_frames": o.frames, "backbone": o.backbone, "checkpointing": o.checkpointing}
+    P = load_params("paper", changes)
     device, name = resolve_device(P), f"{o.backbone}_{o.frames}"
     ceilings = machine.ceilings(device)
     save(ceilings, "machine", o.out, device)
-    save(flops.table(), "table5", o.out, device)
+    save(flops_table(), "table5", o.out, device)
     ceiling = machine.flops_per_second(ceilings)
-    save(latency.table(P, ceiling, o.repeats), f"table7_{name}", o.out, device)
-    hours = training_cost.table(P, ceiling, o.clips, o.repeats)
+    save(costs.latency_table(P, ceiling, o.repeats), f"table7_{name}", o.out, device)
+    hours = costs.training_table(P, ceiling, o.clips, o.repeats)
     save(hours.assign(checkpointing=o.checkpointing), f"table6_{name}", o.out, device)
 
 

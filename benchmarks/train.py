@@ -29,7 +29,7 @@ from alertclip.model import AlertCLIP, Output, fill_negatives
 from alertclip.objective import embed, objective
 from alertclip.prefix import PrefixCache
 from alertclip.stage_settings import stage_settings
-from companion.efficiency.training_cost import stage_start
+from companion.costs import stage_start
 from companion.profiles import Params, load_params
 
 Work = Callable[[], np.ndarray]

@@ -1,44 +1,50 @@
-"""Ablations: every variant is valid, differences are paired by seed, parts can be left out."""
+"""Ablations: every variant is valid, differences are paired by seed, a result knows its inputs."""
+
+from concurrent.futures import Future
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from test_weak import scored
 
 from alertclip.errors import InputError
 from alertclip.records import Region
 from alertclip.vagta import Item
-from companion import ablation_tables, ablations, figures
-from companion import profiles as params_module
-from companion.ledger.paper_results import load_paper_results
+from companion import ablation_tables, ablations, figures, profiles, variants
+from companion.paper_numbers import paper_numbers
 from companion.profiles import load_params
+from companion.seeds import over_seeds
 from companion.splits import standard_negatives
-from companion.workflow import NOTEBOOKS
-from detectors import anomalyclip, backbone_tables, vadclip, weakly_supervised
+from detectors import backbone_tables, weakly_supervised
+
+VARIANTS = variants.load_variants()
+T2 = 4.302652729911275  # Student's t, 97.5%, of two degrees of freedom
 
 
-def test_every_variant_is_valid_and_differs_from_its_reference():
+def changed_hashes(**changes: object) -> set[str]:
+    P, other = load_params("mini"), load_params("mini", changes)
+    hashed = ablations.inputs_hash
+    return {name for name in VARIANTS if hashed(P, name, 0) != hashed(other, name, 0)}
+
+
+def test_every_variant_is_valid_and_differs_from_the_others():
     P = load_params("mini")
-    variants = ablations.load_variants()
-    hashes = {name: ablations.inputs_hash(P, name, 0) for name in variants}
-    assert len(set(hashes.values())) == len(variants)
-    groups = {variant.group for variant in variants.values()}
-    for group in groups:
-        assert sum(v.reference for v in variants.values() if v.group == group) == 1
-    for v in variants.values():
-        if v.kind == "vadclip":
-            changes = v.changes.get("vadclip_changes", {})
-            vadclip.preset("ucf", **changes)
-        if v.kind == "anomalyclip":
-            anomalyclip.preset("ucf", **v.changes.get("anomalyclip_changes", {}))
+    assert len({ablations.inputs_hash(P, name, 0) for name in VARIANTS}) == len(VARIANTS)
+    for group in {variant.group for variant in VARIANTS.values()}:
+        assert sum(v.reference for v in VARIANTS.values() if v.group == group) == 1
 
 
-def test_a_misspelt_variant_is_named(tmp_path):
-    path = tmp_path / "ablations.yaml"
-    path.write_text("alertclip:\n  x: {group: A, title: x, changes: {lora_rank: 3}}\n")
-    with pytest.raises(InputError, match=r"(?s)ablations.yaml, x: .*lora_rank"):
-        ablations.load_variants(path)
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ("{group: A, title: x, changes: {lora_rank: 3}}", "ablations.yaml, x: lora_rank"),
+        ("{group: A, titel: x}", "ablations.yaml, x: .*titel"),
+    ],
+)
+def test_a_misspelt_variant_is_named(tmp_path, row, says):
+    (tmp_path / "ablations.yaml").write_text(f"alertclip:\n  x: {row}\n")
+    with pytest.raises(InputError, match=f"(?s){says}"):
+        variants.load_variants(tmp_path / "ablations.yaml")
 
 
 def test_changes_are_paired_by_seed():
@@ -46,16 +52,13 @@ def test_changes_are_paired_by_seed():
     rows = [(n, s, "video AUC", v) for n, vs in values.items() for s, v in enumerate(vs)]
     rows.append(("global", 0, "video AUC", 75.0))  # its other seeds failed
     table = pd.DataFrame(rows, columns=["variant", "seed", "metric", "value"])
-    made = ablation_tables.ablation_table(table, "video AUC").set_index("title")
-    row = made.loc["global + region"]
+    made = ablation_tables.ablation_table(table, "video AUC")
+    row, alone = (made.set_index("title").loc[n] for n in ("global + region", "global"))
     assert row["change"] == pytest.approx(-2) and row["seeds"] == 3
-    half = 4.302652729911275 / np.sqrt(3)  # t of two degrees of freedom; deviation 1
-    assert (row["low"], row["high"]) == (pytest.approx(-2 - half), pytest.approx(-2 + half))
-    alone = made.loc["global"]
+    half = T2 / np.sqrt(3)  # of deviation 1
+    assert (row["low"], row["high"]) == pytest.approx((-2 - half, -2 + half))
     assert alone["change"] == -5 and np.isnan(alone["low"]) and alone["seeds"] == 1
-    words = ablation_tables.verdicts(made.reset_index()).set_index("title")["verdict"]
-    assert words.to_dict() == {"global": "not shown", "global + region": "not shown"}
-    assert figures.paired_changes(made.reset_index()).axes
+    assert figures.paired_changes(made).axes
 
 
 def test_results_hold_value_and_change_each_with_its_own_interval():
@@ -65,21 +68,36 @@ def test_results_hold_value_and_change_each_with_its_own_interval():
          for m, plus in (("frame AUC", 0), ("MSS", -50))],
         columns=["variant", "seed", "metric", "value"],
     )  # fmt: skip
-    made = ablation_tables.results_table(load_params("mini"), table).set_index(
-        ["variant", "metric"]
-    )
-    row = made.loc[("region", "frame AUC")]
-    half = 4.302652729911275 / np.sqrt(3)  # t of two degrees of freedom, per deviation
-    spread = np.std([79, 58, 67], ddof=1)
+    made = ablation_tables.results_table(load_params("mini"), table)
+    made = made.set_index(["variant", "metric"])
+    row, alone = made.loc[("region", "frame AUC")], made.loc[("vadclip-c", "frame AUC")]
+    half, spread = T2 / np.sqrt(3), np.std([79, 58, 67], ddof=1)
     assert (row["value"], row["change"], row["seeds"]) == (68, -2, 3)
     assert (row["low"], row["high"]) == pytest.approx((68 - half * spread, 68 + half * spread))
     assert (row["change_low"], row["change_high"]) == pytest.approx((-2 - half, -2 + half))
     assert made.loc[("region", "MSS"), "value"] == 18 and not row["reference"]
-    alone = made.loc[("vadclip-c", "frame AUC")]  # its reference has not been run
-    assert alone["value"] == 60 and np.isnan(alone["change"]) and np.isnan(alone["change_low"])
+    assert alone["value"] == 60 and np.isnan(alone["change"])  # its reference has not been run
     assert made["backbone"].groupby("variant").first().to_dict() == {
         "full": "", "region": "", "vadclip-c": "Full",
     }  # fmt: skip
+
+
+def test_mean_and_interval_over_seeds():
+    table = pd.DataFrame({"measure": "AUC", "model": "Full", "value": [80.0, 82.0, 87.0]})
+    row = over_seeds(table).iloc[0]
+    half = T2 * np.sqrt(13 / 3)  # deviation sqrt(13)
+    assert (row["mean"], row["low"], row["high"]) == pytest.approx((83, 83 - half, 83 + half))
+    assert row["seeds"] == 3
+
+
+def test_a_verdict_counts_what_the_interval_leaves_zero_out_of():
+    columns = ["title", "metric", "value", "change", "low", "high", "seeds", "reference"]
+    rows = [("whole", "AUC", 80, 0, 0, 0, 5, True), ("a", "AUC", 75, -5, -6, -4, 5, False),
+            ("b", "AUC", 81, 1, -1, 3, 5, False)]  # fmt: skip
+    said = ablation_tables.verdict(pd.DataFrame(rows, columns=columns))
+    assert "Of 2 variants, **1 are worse** (a -5.0 [-6.0, -4.0]) and **0 are better**" in said
+    one = pd.DataFrame(rows, columns=columns).assign(seeds=1, low=np.nan, high=np.nan)
+    assert "a: -5.0 points; b: +1.0 points. One seed" in ablation_tables.verdict(one)
 
 
 @pytest.mark.parametrize(
@@ -90,8 +108,7 @@ def test_results_hold_value_and_change_each_with_its_own_interval():
     ],
 )
 def test_a_detector_gets_the_profiles_backbone_and_its_papers_metrics(monkeypatch, name, metrics):
-    asked, variant = [], ablations.load_variants()[name]
-    best = [scored("clip", [1.0])]
+    asked, variant, best = [], VARIANTS[name], [scored("clip", [1.0])]
     monkeypatch.setattr(backbone_tables, "score_stages", lambda *given: asked.append(given) or best)
     P = load_params("smoke", {"ablation_backbone": "clip"})
     table = ablations._detected(P, variant).set_index("metric")["value"]
@@ -101,7 +118,7 @@ def test_a_detector_gets_the_profiles_backbone_and_its_papers_metrics(monkeypatc
 
 
 def test_a_hash_that_reads_as_a_number_stays_text(tmp_path, monkeypatch):
-    monkeypatch.setattr(params_module, "ROOT", tmp_path)
+    monkeypatch.setattr(profiles, "ROOT", tmp_path)
     P, digest = load_params("mini"), ablations.inputs_hash(load_params("mini"), "full", 0)
     for found in ("417e66085674", digest):
         row = {"variant": "full", "seed": 0, "metric": "MSS", "value": 1, "params": found}
@@ -112,17 +129,48 @@ def test_a_hash_that_reads_as_a_number_stays_text(tmp_path, monkeypatch):
         assert ablations._current(P, "full", 0) is (found == digest)
 
 
-def test_what_else_is_measured_is_in_the_hash():
-    P, full = load_params("mini"), load_params("mini", {"ablation_detector": True})
-    clip = load_params("mini", {"ablation_backbone": "clip"})
-    changed = {
-        which: {n for n in ablations.load_variants()
-                if ablations.inputs_hash(P, n, 0) != ablations.inputs_hash(other, n, 0)}
-        for which, other in (("detector", full), ("backbone", clip))
+def test_what_decides_a_result_is_in_its_hash():
+    tuned = {name for name, variant in VARIANTS.items() if variant.kind == "alertclip"}
+    assert changed_hashes(ablation_detector=True) == {
+        "full", "global", "region", "standard", "joint",
     }  # fmt: skip
-    assert changed["detector"] == {"full", "global", "region", "standard", "joint"}
-    kinds = {name: variant.kind for name, variant in ablations.load_variants().items()}
-    assert changed["backbone"] == {name for name, kind in kinds.items() if kind != "alertclip"}
+    assert changed_hashes(ablation_backbone="clip") == set(VARIANTS) - tuned
+    assert changed_hashes(ablation_changes={"stage2_steps": 26}) == tuned
+    assert changed_hashes(stage1_base_lr=1e-3) == set(VARIANTS)
+    assert not changed_hashes(workers=7, transfer={}, qa_epochs=1, video="a.mp4")
+
+
+def test_a_failed_job_is_named_and_the_others_go_on(tmp_path, monkeypatch, capsys):
+    class Pool:  # runs jobs at once, in this process
+        def __init__(self, slots, context, start, arguments):
+            assert (slots, context.get_start_method(), arguments) == (3, "spawn", (1,))
+
+        __enter__ = lambda self: self  # noqa: E731
+        __exit__ = lambda self, *error: None  # noqa: E731
+
+        def submit(self, job, *arguments):
+            done = Future()
+            try:
+                done.set_result(job(*arguments))
+            except ValueError as error:
+                done.set_exception(error)
+            return done
+
+    def measure(P, name, seed):
+        if name == "global":
+            raise ValueError("no luck")
+        figures.write_table(pd.DataFrame({"params": ["x"]}), ablations.result_file(P, name, seed))
+
+    monkeypatch.setattr(profiles, "ROOT", tmp_path)
+    monkeypatch.setattr(ablations, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(ablations, "prepare_data", lambda P: None)
+    monkeypatch.setattr(ablations, "run_variant", measure)
+    P = load_params("smoke")
+    ablations.run(P, ["full", "global", "region"], [0], cores=3)
+    assert "ablation global, seed 0: failed (no luck)" in capsys.readouterr().out
+    assert len(ablations.results(P, ["full", "global", "region"], [0])) == 2
+    log = ablations.result_file(P, "global", 0).with_suffix(".log")
+    assert "ValueError: no luck" in log.read_text()
 
 
 def test_standard_negatives_are_captions_of_other_regions():
@@ -137,57 +185,25 @@ def test_standard_negatives_are_captions_of_other_regions():
     assert drawn == standard_negatives(items, seed=0) != standard_negatives(items, seed=1)
 
 
-def test_left_out_terms_do_not_count():
-    settings = anomalyclip.preset("ucf", normal_id=0, top_k=1, bottom_k=1)
-    torch.manual_seed(0)
-    logits, p = torch.randn(4, 3, 2, 2), torch.rand(4, 3, 2)
-    probabilities = torch.rand(4, 3, 2, 3)
-    chosen = anomalyclip.losses.Selection(*[torch.zeros(2, 1, dtype=torch.long)] * 3)
-    labels = torch.tensor([1, 2])
-    whole = anomalyclip.losses.total_loss(logits, p, probabilities, labels, chosen, settings)
-    less = anomalyclip.preset(
-        "ucf", normal_id=0, top_k=1, bottom_k=1, left_out=("normal_top", "sparsity")
-    )
-    part = anomalyclip.losses.total_loss(logits, p, probabilities, labels, chosen, less)
-    gone = whole.normal_top + settings.sparsity_weight * whole.sparsity
-    torch.testing.assert_close(part.total, whole.total - gone)
-    with pytest.raises(InputError, match="left_out must name terms"):
-        anomalyclip.preset("ucf", left_out=("normal",))
-
-
-def test_how_activations_are_kept_outdates_no_result_of_paper():
-    P = load_params("paper")
-    old = P.changed({"checkpointing": "all"})
-    assert P.model.checkpointing == "auto"
-    assert ablations.inputs_hash(P, "full", 0) == ablations.inputs_hash(old, "full", 0)
-    upper = P.changed({"lora_blocks": 3})
-    assert ablations.inputs_hash(P, "full", 0) != ablations.inputs_hash(upper, "full", 0)
-
-
-def test_the_committed_reference_has_five_seeds_and_no_copies():
+def test_the_committed_reference_has_five_seeds_of_every_variant_in_the_files_order():
     table = ablation_tables.reference_table()
-    variants = ablations.load_variants()
-    assert set(table["variant"]) <= set(variants)
     seeds = table.groupby("variant")["seed"].nunique()
-    assert (seeds >= 5).all(), seeds[seeds < 5]
-    tuned = [name for name in seeds.index if variants[name].kind == "alertclip"]
-    weights = table[table["variant"].isin(tuned)].drop_duplicates(["variant", "seed"])["weights"]
-    assert weights.is_unique
-    assert {"vadclip", "anomalyclip", "full"} <= set(seeds.index)
-    P = load_params("mini")
-    for name, seed, digest in table[["variant", "seed", "params"]].drop_duplicates().to_numpy():
-        assert digest == ablations.inputs_hash(P, name, seed), f"{name}, {seed}: run it again"
+    assert set(seeds.index) == set(VARIANTS) and (seeds >= 5).all()
+    tuned = table[[VARIANTS[name].kind == "alertclip" for name in table["variant"]]]
+    assert tuned.drop_duplicates(["variant", "seed"])["weights"].is_unique  # nothing is a copy
+    for metric in ("video AUC", "AnoAUC"):
+        rows = ablation_tables.ablation_table(table, metric)
+        places = [(variant.group, variant.title) for variant in VARIANTS.values()]
+        order = [places.index(row) for row in zip(rows["group"], rows["title"], strict=True)]
+        assert order == sorted(order)
 
 
 def test_the_ledger_asks_for_variants_of_the_same_meaning():
-    variants, counts = (
-        ablations.load_variants(),
-        dict.fromkeys(("alertclip", *weakly_supervised.DETECTORS), 0),
-    )
-    for cell in load_paper_results().cells():
+    counts = dict.fromkeys(("alertclip", *weakly_supervised.DETECTORS), 0)
+    for cell in paper_numbers().cells():
         if cell.measure and cell.measure.csv == "ablation_results":
             where = cell.measure.selector(cell.row, cell.column)
-            variant = variants[where["variant"]]
+            variant = VARIANTS[where["variant"]]
             assert cell.document.replace("-", "").lower() == variant.kind, cell.key
             tuned = variant.kind == "alertclip"
             assert where.get("backbone", "") == ("" if tuned else "CLIP"), cell.key
@@ -196,25 +212,13 @@ def test_the_ledger_asks_for_variants_of_the_same_meaning():
     assert counts == {"alertclip": 7, "vadclip": 24, "anomalyclip": 54}
 
 
-def test_variants_of_other_negatives_share_stage_1(monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(params_module, "ROOT", tmp_path)
+def test_variants_of_other_negatives_share_stage_1(monkeypatch, tmp_path):
+    monkeypatch.setattr(profiles, "ROOT", tmp_path)
     monkeypatch.setattr(ablations, "run_stage", lambda P, stage: P)
-    P, variants = load_params("mini"), ablations.load_variants()
-    changed = [ablations._changed(P, variants[n], 7) for n in ("full", "standard", "planted")]
-    changed[2] = changed[2].model_copy(update={"hard_negatives_train": "planted.json"})
+    P = load_params("mini")
+    changed = [ablations._tuning_params(P, VARIANTS[n], 7) for n in ("full", "standard", "region")]
+    changed.append(changed[0].changed({"hard_negatives_train": "planted.json"}))
     first, *others = (ablations._shared_stage1(Q, P) for Q in changed)
-    assert all(other == first for other in others)
-
-
-def test_no_variant_reads_what_its_notebook_ignores():
-    book = next(book for book in NOTEBOOKS if book.name == "07_ablations")
-    assert set(book.ignores) <= set(ablations.INDIFFERENT)
-
-
-def test_rows_stand_in_the_order_of_the_file():
-    variants, reference = ablations.load_variants(), ablation_tables.reference_table()
-    for metric in ("video AUC", "AnoAUC"):
-        rows = ablation_tables.ablation_table(reference, metric)
-        places = [(variant.group, variant.title) for variant in variants.values()]
-        order = [places.index(row) for row in zip(rows["group"], rows["title"], strict=True)]
-        assert order == sorted(order)
+    assert all(other.run_dir == first.run_dir for other in others)
+    rank = ablations._tuning_params(P, VARIANTS["rank-4"], 7)
+    assert ablations._shared_stage1(rank, P).run_dir != first.run_dir

@@ -5,8 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alertclip.boxes import HALF_WINDOW, WHOLE_FRAME, box_at, boxes_at, frame_time, region_span
-from alertclip.records import Keyframe, Region
+from alertclip import records
+from alertclip.records import (
+    WHOLE_FRAME,
+    Keyframe,
+    Region,
+    box_at,
+    boxes_at,
+    frame_time,
+    region_span,
+)
 
 LEFT, RIGHT = (0.0, 0.1, 0.4, 0.5), (0.6, 0.3, 1.0, 0.9)
 
@@ -52,7 +60,7 @@ def test_no_box_between_a_disabled_keyframe_and_the_next():
 
 @pytest.mark.parametrize("enabled", [True, False])
 def test_single_keyframe_is_a_short_window(enabled):
-    track, half = (Keyframe(26, LEFT, enabled),), HALF_WINDOW / 25
+    track, half = (Keyframe(26, LEFT, enabled),), records.HALF_WINDOW / 25
     assert region_span(Region("", track)) == (1 - half, 1 + half)
     assert box_at(track, 1 + half) == box_at(track, 1 - half) == LEFT
     assert box_at(track, 1.01 + half) is None

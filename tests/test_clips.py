@@ -1,6 +1,8 @@
 """Clips: segments, boxes on sampled frames, padding, failures that are named, and batches."""
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_video import SIZE, ids, write_ids
 
-from alertclip.boxes import WHOLE_FRAME, box_at, region_span
 from alertclip.cache import FrameCache
-from alertclip.clips import ClipDataset, collate, cover_spans, split_validation
+from alertclip.clips import ClipDataset, collate, cover_spans
 from alertclip.errors import InputError
-from alertclip.records import Item, Keyframe, Region
+from alertclip.records import WHOLE_FRAME, Item, Keyframe, Region, box_at, region_span
 from alertclip.vagta import load_vagta
 from alertclip.video import VideoInfo
 from companion import splits
@@ -67,18 +68,6 @@ def test_a_segment_gives_its_own_frames_and_short_ones_are_padded(data_root, cac
     assert short["mask"].tolist() == [True] * 3 + [False] * 3
     assert short["times"][0] == 0.5 and short["label"] == 0
     assert short["regions"][0][1].tolist() == short["mask"].tolist()
-
-
-def test_a_source_names_what_the_frames_show(data_root, cache):
-    def samples(frames: int) -> list[dict]:
-        items = [calm(0, 0.5), calm(0.5, 0.6)]
-        return list(ClipDataset(data_root, items, frames, cache, workers=1))
-
-    few, again, more = (collate(samples(frames)).sources for frames in (6, 6, 7))
-    assert few == again and len({*few, *more}) == 4
-    first, second = samples(6)
-    del second["source"]
-    assert collate([first, second]).sources == []  # all or none: clips must not shift
 
 
 def test_training_sees_every_region_and_evaluation_knows_of_none(data_root, cache):
@@ -168,25 +157,23 @@ def test_validation_holds_out_whole_videos_of_every_class():
     videos = [f"V/{name}/{name}{i}.mp4" for name in ("Arson", "Robbery") for i in range(20)]
     items = [Item(v, "", (Region("r"),), (s, s + 1.0)) for v in videos for s in range(3)]
     items.append(Item("V/Fighting/only.mp4", "", (Region("r"),)))
-    train, held = split_validation(items, 0.1, seed=3)
+    train, held = splits.split_validation(items, 0.1, seed=3)
     assert not {i.video for i in train} & {i.video for i in held}
     assert len(train) + len(held) == len(items)
     assert sorted(i.class_name for i in held) == ["Arson"] * 6 + ["Robbery"] * 6
-    assert held == split_validation(items, 0.1, seed=3)[1] != split_validation(items, 0.1, 4)[1]
+    again, other = (splits.split_validation(items, 0.1, seed)[1] for seed in (3, 4))
+    assert held == again != other
     with pytest.raises(InputError, match="fraction"):
-        split_validation(items, 0, seed=3)
+        splits.split_validation(items, 0, seed=3)
 
 
 def test_real_clips_have_their_boxes(shared_data, tmp_path):
     items, _ = load_vagta(shared_data / "vagta/Final_ucf_fgclip_translated_qwen_test.json")
-    for item in (
-        i for i in items if (shared_data / "ucf_crime/videos" / Path(i.video).name).exists()
-    ):
-        link = tmp_path / item.video
-        link.parent.mkdir(parents=True, exist_ok=True)
-        if not link.exists():
-            link.write_bytes((shared_data / "ucf_crime/videos" / link.name).read_bytes())
-    here = [i for i in items if (tmp_path / i.video).exists()]
+    videos = shared_data / "ucf_crime/videos"
+    here = [i for i in items if (videos / Path(i.video).name).exists()]
+    for path in {tmp_path / item.video for item in here}:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((videos / path.name).read_bytes())
     dataset = ClipDataset(tmp_path, here, 16, FrameCache(tmp_path / "cache", (64, 64)), workers=1)
     assert not dataset.failures and len(dataset) == len(here) >= 6
     for sample in dataset:
@@ -197,10 +184,19 @@ def test_real_clips_have_their_boxes(shared_data, tmp_path):
 
 def test_a_video_of_two_splits_stops_the_run(monkeypatch):
     videos = {"train": ["a.mp4", "b.mp4"], "dev": ["c.mp4"], "test": ["d.mp4"]}
-    monkeypatch.setattr(
-        splits, "load_split", lambda P, split: ([Item(v, "", ()) for v in videos[split]], None)
-    )
+    split = lambda P, name: ([Item(v, "", ()) for v in videos[name]], None)  # noqa: E731
+    monkeypatch.setattr(splits, "load_split", split)
     splits.require_disjoint(None)
     videos["test"].append("b.mp4")
     with pytest.raises(InputError, match=r"b\.mp4 is in both train and test"):
         splits.require_disjoint(None)
+
+
+def test_annotation_files_are_parsed_once_while_they_stay_the_same(tmp_path):
+    file, parsed = tmp_path / "a.json", []
+    P, loader = SimpleNamespace(data_dir=tmp_path), lambda *files: parsed.append(files)
+    for time in (1, 1, 2):
+        file.touch()
+        os.utime(file, ns=(0, time))
+        splits._read(loader, P, "a.json", "")
+    assert parsed == [(file,)] * 2

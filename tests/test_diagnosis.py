@@ -1,23 +1,13 @@
-"""MSS by hand, its symmetry, and bootstrap intervals that cover."""
+"""MSS by hand, its symmetry, bootstrap intervals that cover, and the prompt file."""
 
 import numpy as np
 import pytest
 
+from alertclip import mss
 from alertclip.errors import InputError
-from alertclip.mss import (
-    bootstrap_interval,
-    gap_table,
-    mean_sign_score,
-    mss_table,
-    paired_difference,
-    project_2d,
-    set_similarities,
-    signed_score,
-    text_entanglement,
-    text_similarity_matrix,
-)
+from alertclip.intervals import bootstrap_interval, paired_difference
 from alertclip.prompts import load_prompts
-from companion.profiles import PROFILES
+from alertclip.score import PROMPTS
 
 
 def unit(rng, *shape):
@@ -25,30 +15,24 @@ def unit(rng, *shape):
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def test_mss_by_hand():
-    similarities = np.array([[0.2, 0.5], [0.4, 0.3], [0.6, 0.1]])  # S_N, S_A
-    labels = [1, 1, 0]
-    np.testing.assert_allclose(signed_score(similarities, labels), [0.3, -0.1, 0.5])
-    assert mean_sign_score(similarities, labels) == pytest.approx(0.7 / 3)
-
-
-def test_swapping_labels_negates_mss():
-    rng = np.random.default_rng(0)
-    similarities, labels = rng.uniform(-1, 1, (50, 2)), rng.integers(0, 2, 50)
-    swapped = mean_sign_score(similarities, 1 - labels)
-    assert swapped == pytest.approx(-mean_sign_score(similarities, labels), abs=1e-12)
+def test_mss_by_hand_and_with_labels_swapped():
+    similarities, labels = np.array([[0.2, 0.5], [0.4, 0.3], [0.6, 0.1]]), np.array([1, 1, 0])
+    np.testing.assert_allclose(mss.signed_score(similarities, labels), [0.3, -0.1, 0.5])
+    assert mss.mean_sign_score(similarities, labels) == pytest.approx(0.7 / 3)
+    assert mss.mean_sign_score(similarities, 1 - labels) == pytest.approx(-0.7 / 3)
 
 
 def test_set_similarities_are_means_of_cosines():
     rng = np.random.default_rng(0)
     x, normal, abnormal = unit(rng, 4, 8), unit(rng, 3, 8), unit(rng, 5, 8)
     expected = np.stack([(x @ normal.T).mean(1), (x @ abnormal.T).mean(1)], axis=1)
-    np.testing.assert_allclose(set_similarities(x, normal, abnormal), expected, atol=1e-12)
+    np.testing.assert_allclose(mss.set_similarities(x, normal, abnormal), expected, atol=1e-12)
 
 
 def test_mss_table_per_class():
     similarities = np.array([[0.0, 0.2], [0.1, 0.0], [0.3, 0.0], [0.5, 0.1]])
-    table = mss_table(similarities, [1, 1, 0, 0], ["Fire", "Fire", "Normal", "Normal"], n_boot=50)
+    classes = ["Fire", "Fire", "Normal", "Normal"]
+    table = mss.mss_table(similarities, [1, 1, 0, 0], classes, n_boot=50)
     assert table["class_name"].tolist() == ["all", "Fire", "Normal"]
     assert table["n"].tolist() == [4, 2, 2]
     assert table["mss"].tolist() == pytest.approx([0.2, 0.05, 0.35])
@@ -76,8 +60,7 @@ def test_paired_difference_is_sharper_than_either():
     a = rng.normal(size=80)
     b = a + 0.1 + 0.01 * rng.normal(size=80)
     difference = paired_difference(a, b)
-    assert difference.value == pytest.approx(b.mean() - a.mean())
-    assert difference.low > 0.09
+    assert difference.value == pytest.approx(b.mean() - a.mean()) and difference.low > 0.09
     assert bootstrap_interval(a).low < 0 < bootstrap_interval(a).high
     with pytest.raises(InputError, match="align"):
         paired_difference(a, b[:-1])
@@ -85,37 +68,30 @@ def test_paired_difference_is_sharper_than_either():
 
 def test_text_tables():
     text = unit(np.random.default_rng(4), 3, 8)
-    table = text_similarity_matrix(text, ["a", "b", "c"])
+    table = mss.text_similarity_matrix(text, ["a", "b", "c"])
     square = table.pivot(index="row", columns="column", values="cosine").to_numpy()
     np.testing.assert_allclose(np.diag(square), 1)
     np.testing.assert_allclose(square, square.T)
-    assert text_entanglement(text[:1], text[:1]) == pytest.approx(1)
-    gaps = gap_table(np.array([[0.2, 0.5]]), [1], ["Fire"], ["v"])
+    assert mss.text_entanglement(text[:1], text[:1]) == pytest.approx(1)
+    gaps = mss.gap_table(np.array([[0.2, 0.5]]), [1], ["Fire"], ["v"])
     assert gaps.loc[0, "gap"] == pytest.approx(0.3)
-
-
-def test_projection_repeats():
-    points = unit(np.random.default_rng(5), 12, 4)
-    np.testing.assert_array_equal(project_2d(points, seed=1), project_2d(points, seed=1))
-    with pytest.raises(InputError, match="at least 5"):
-        project_2d(points[:4])
 
 
 @pytest.mark.parametrize(
     "similarities, labels, message",
     [
-        (np.zeros((2, 2)), [1], "2 labels|1 labels"),
+        (np.zeros((2, 2)), [1], "1 labels"),
         (np.zeros((0, 2)), [], "no videos"),
         (np.array([[0.1, np.nan]]), [1], "video 0: not finite"),
     ],
 )
 def test_bad_input_is_named(similarities, labels, message):
     with pytest.raises(InputError, match=message):
-        signed_score(similarities, labels)
+        mss.signed_score(similarities, labels)
 
 
 def test_the_prompt_file_names_every_class():
-    prompts = load_prompts(PROFILES / "prompts.yaml")
+    prompts = load_prompts(PROMPTS)
     world = "Normal Fighting Robbery Shooting Vandalism RoadAccidents Fire Explosion People_falling"
     ucf = "Abuse Arrest Arson Assault Burglary Shoplifting Stealing"
     msad = "Object_falling Traffic_accident Water_incident"
@@ -123,11 +99,16 @@ def test_the_prompt_file_names_every_class():
     assert not set(prompts.sets.normal) & set(prompts.sets.abnormal)
 
 
-def test_a_bad_prompt_file_names_the_entry(tmp_path):
-    path = tmp_path / "p.yaml"
-    path.write_text("normal: [calm]\nabnormal: []\n")
-    with pytest.raises(InputError, match="abnormal must be a list"):
-        load_prompts(path)
-    path.write_text("normal: [calm]\nabnormal: [fire]\nabnormals: [x]\n")
-    with pytest.raises(InputError, match="abnormals"):
-        load_prompts(path)
+@pytest.mark.parametrize(
+    "rest, message",
+    [
+        ("abnormal: []", "abnormal: .*at least 1 item"),
+        ("abnormal: [fire, ' ']", "abnormal.1: "),
+        ("abnormal: [fire]\nabnormals: [x]", "abnormals: "),
+        ("abnormal: [fire]\nclasses: {Fire: fire}", "classes.Fire: "),
+    ],
+)
+def test_a_bad_prompt_file_names_the_entry(tmp_path, rest, message):
+    (tmp_path / "p.yaml").write_text(f"normal: [calm]\n{rest}\n")
+    with pytest.raises(InputError, match=rf"p\.yaml: {message}"):
+        load_prompts(tmp_path / "p.yaml")

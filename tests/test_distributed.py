@@ -17,9 +17,9 @@ from torch.multiprocessing import get_context
 from alertclip import distributed
 from alertclip.checkpoint import trainable
 from alertclip.errors import InputError
+from alertclip.files import Shard, merge, parse_shard
 from alertclip.objective import collate_seen
 from alertclip.schedule import MicroBatches
-from alertclip.shards import Shard, merge, parse_shard
 from alertclip.training import Run, fit
 from alertclip.training_log import read_history
 

@@ -7,7 +7,7 @@ import torch
 from alertclip.embeddings import ClipEmbeddings, reuse_or_embed
 from alertclip.errors import InputError
 from alertclip.prompts import Prompts, PromptSets
-from alertclip.zero_shot import frame_scores, wording_table
+from companion.embedding_tables import frame_scores, project_2d, wording_table
 from detectors.frame_metrics import frame_metrics
 
 
@@ -19,16 +19,8 @@ def embeddings(n: int = 8, frames: int = 4) -> ClipEmbeddings:
     z[labels == 1, 2:] = [0, 1]
     clip = np.where(labels[:, None] == 1, [[0.0, 1.0]], [[1.0, 0.0]]).astype(np.float32)
     times = np.tile(np.arange(frames, dtype=np.float32), (n, 1))
-    return ClipEmbeddings(
-        clip,
-        z,
-        z,
-        np.ones((n, frames), bool),
-        times,
-        labels,
-        ["Fire" if label else "Normal" for label in labels],
-        [f"clip{i}" for i in range(n)],
-    )
+    mask, classes = np.ones((n, frames), bool), ["Fire" if label else "Normal" for label in labels]
+    return ClipEmbeddings(clip, z, z, mask, times, labels, classes, [f"clip{i}" for i in range(n)])
 
 
 def encode_text(sentences: list[str]) -> torch.Tensor:
@@ -69,3 +61,8 @@ def test_wording_moves_the_result():
     values = table.set_index(["wording", "metric"])["value"]
     assert values["fixed", "video AUC"] == 1 and values["poor", "video AUC"] == 0
     assert values["fixed", "MSS"] == 1 and values["poor", "MSS"] < 0
+
+
+def test_umap_of_too_few_points_is_refused():
+    with pytest.raises(InputError, match="at least 5"):
+        project_2d(np.zeros((4, 2)))

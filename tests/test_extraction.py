@@ -1,6 +1,6 @@
 """Features by shares: every benchmark that notebooks 05 and 06 read, once."""
 
-from alertclip.shards import Shard
+from alertclip.files import Shard
 from companion import extraction
 from companion.profiles import load_params
 from detectors import weakly_supervised

@@ -5,12 +5,12 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from alertclip.errors import InputError
-from alertclip.mss import paired_difference
+from alertclip.intervals import paired_difference
+from alertclip.zero_shot import hold
 from detectors.frame_metrics import (
     auc_statistic,
     average_precision,
     frame_metrics,
-    hold,
     inside,
     roc_auc,
     video_metrics,

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from alertclip.errors import InputError
-from companion import workflow
-from companion.profiles import ROOT
+from companion import execution, workflow
+from companion.profiles import ROOT, TYPICAL_TIMES, Params
 
 BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FORBIDDEN = {
@@ -51,7 +51,7 @@ class TestStructure:
         names = [s.targets[0].id for s in ast.parse(cells[0].source).body]
         assert names == ["profile", "overrides"]
 
-    def test_thin(self, path: Path) -> None:
+    def test_short_cells_and_as_much_prose_as_code(self, path: Path) -> None:
         book = nbformat.read(path, as_version=4)
         kinds = [c.cell_type for c in book.cells]
         assert kinds[0] == "markdown" and book.cells[0].source.startswith("# ")
@@ -63,47 +63,57 @@ class TestStructure:
         found = [what for what, rule in FORBIDDEN.items() if re.search(rule, source, re.M)]
         assert not found
 
+    def test_declares_the_parameters_it_reads(self, path: Path) -> None:
+        (book,) = (book for book in workflow.NOTEBOOKS if book.name == path.stem)
+        source = "\n".join(c.source for c in code_cells(path))
+        for group, field in re.findall(r"\bP\.(\w+)\.(\w+)", source):
+            if group in Params.model_fields:
+                assert {group, f"{group}.{field}"} & set(book.params)
+
     def test_runs_anywhere(self, path: Path) -> None:
         assert nbformat.read(path, as_version=4).metadata.kernelspec.name == "python3"
 
 
-def write_notebook(path: Path, body: str, tags: tuple[str, ...] = ("parameters",)) -> Path:
-    head = new_code_cell("profile = 'mini'\noverrides = {}", metadata={"tags": list(tags)})
+def write_notebook(path: Path, body: str) -> Path:
+    head = new_code_cell("profile = 'mini'\noverrides = {}", metadata={"tags": ["parameters"]})
     cells = [new_markdown_cell("# Title"), head, new_code_cell(body)]
     spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": spec}), path)
     return path
 
 
-def test_execute_injects_and_uses_this_python(tmp_path: Path) -> None:
-    book = write_notebook(tmp_path / "book.ipynb", "import sys\nprint(overrides, sys.executable)")
-    out = workflow.execute(book, tmp_path / "run/book.ipynb", {"overrides": {"seed": 7}}, {"a": 1})
-    done = json.loads(out.read_text())
-    printed = "".join(done["cells"][-1]["outputs"][0]["text"])
-    assert printed.split("} ") == ["{'seed': 7", f"{sys.executable}\n"]
-    assert done["metadata"]["alertclip"] == {"a": 1}
+BARS = """import sys
+print(overrides, sys.executable)
+for done in range(3):
+    print(f"\\r{done} of 2", end="", file=sys.stderr, flush=True)"""
+
+
+def test_execute_injects_parameters_and_keeps_the_last_state_of_a_bar(
+    tmp_path: Path, capfd
+) -> None:
+    book = write_notebook(tmp_path / "book.ipynb", BARS)
+    out = execution.execute(book, tmp_path / "run/book.ipynb", {"overrides": {"seed": 7}})
+    outputs = json.loads(out.read_text())["cells"][-1]["outputs"]
+    streams = {output["name"]: "".join(output["text"]) for output in outputs}
+    assert streams["stdout"].split("} ") == ["{'seed': 7", f"{sys.executable}\n"]
+    assert streams["stderr"] == "2 of 2"
     assert "<html" in out.with_suffix(".html").read_text()
     assert {p.name for p in out.parent.iterdir()} == {"book.ipynb", "book.html", "timings"}
+    shown = capfd.readouterr().err
+    assert "1 of 2" in shown and "book: 100%" in shown
 
 
-def test_failed_notebook_is_kept_apart(tmp_path: Path) -> None:
+def test_a_failed_notebook_is_kept_apart(tmp_path: Path) -> None:
     book = write_notebook(tmp_path / "book.ipynb", "print('before')\n1 / 0")
     out = tmp_path / "run/book.ipynb"
-    with pytest.raises(workflow.NotebookError, match=r"In \[2\] failed with ZeroDivisionError"):
-        workflow.execute(book, out, {})
+    with pytest.raises(execution.NotebookError, match=r"In \[2\] failed with ZeroDivisionError"):
+        execution.execute(book, out, {}, line=0)
     assert not out.exists() and not out.with_suffix(".html").exists()
     assert "before" in out.with_suffix(".failed.ipynb").read_text()
 
 
-def test_unknown_parameter_is_refused(tmp_path: Path) -> None:
-    book = write_notebook(tmp_path / "book.ipynb", "")
-    with pytest.raises(InputError, match="no parameter profil; did you mean profile"):
-        workflow.execute(book, tmp_path / "out.ipynb", {"profil": "mini"})
-    untagged = write_notebook(tmp_path / "untagged.ipynb", "", tags=())
-    with pytest.raises(InputError, match="no cell is tagged"):
-        workflow.execute(untagged, tmp_path / "out.ipynb", {})
-
-
-def test_imported_files_follow_modules() -> None:
-    files = {str(f.relative_to(ROOT)) for f in workflow.imported_files("import companion.profiles")}
-    assert files == {f"lib/alertclip/{name}.py" for name in ("__init__", "params", "errors")}
+def test_a_first_run_says_how_long_it_takes() -> None:
+    times = yaml.safe_load(TYPICAL_TIMES.read_text())
+    assert all(set(seconds) == {b.name for b in workflow.NOTEBOOKS} for seconds in times.values())
+    bar = execution._bar(ROOT / "elsewhere/mini/03_stage1_global.ipynb")
+    assert bar["postfix"] == f"about {times['mini']['03_stage1_global']} s in all"

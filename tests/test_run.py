@@ -1,123 +1,111 @@
-"""Planning of a run: what is checked first, what runs again and why."""
+"""A run: what is checked first, what Snakemake runs again, and what the user is told."""
 
-import argparse
 import os
+import re
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
-import nbformat
 import pytest
 
 from alertclip.errors import InputError
 from alertclip.files import locked
 from companion import run, workflow
-from companion.profiles import Params, load_params, parse_overrides
-from companion.workflow import Notebook
+from companion.profiles import load_params, parse_overrides
 
-FIRST = Notebook("01_first", ignores=("stage", "video"))
-SECOND = Notebook("02_second", needs=("01_first",), writes=("stage1",))
-THIRD = Notebook("00_third", needs=("02_second",))
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three chained notebooks in a project of their own; returns its folder."""
-    books = (FIRST, SECOND, THIRD)
-    for module in (workflow, run):
-        monkeypatch.setattr(module, "NOTEBOOKS", books)
-    monkeypatch.setattr(workflow, "FOLDER", tmp_path / "notebooks")
-    monkeypatch.setattr(Params, "run_dir", property(lambda self: tmp_path / "runs"))
-    (tmp_path / "notebooks").mkdir()
-    for book in books:
-        cell = nbformat.v4.new_code_cell("import alertclip.errors")
-        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), book.path)
-    return tmp_path
+STUB = """import sys, pathlib
+folder = pathlib.Path("runs", sys.argv[2])
+for suffix in (".ipynb", ".html"):
+    (folder / (sys.argv[1] + suffix)).write_text(sys.argv[1])
+"""
 
 
-def finish(params: Params, *books: Notebook) -> None:
-    """Leave what a complete execution of ``books`` leaves."""
-    for book in books:
-        done = nbformat.read(book.path, as_version=4)
-        done.metadata["alertclip"] = workflow.record_of(book, params)
-        for name in (*book.writes, "."):
-            (params.run_dir / name).mkdir(parents=True, exist_ok=True)
-        nbformat.write(done, params.run_dir / f"{book.name}.ipynb")
-        (params.run_dir / f"{book.name}.html").touch()
+class Project:
+    """A copy of the project whose notebooks only leave a file each."""
+
+    def __init__(self, root: Path, folder: Path) -> None:
+        self.folder = folder
+        ignore = shutil.ignore_patterns("weights", "__pycache__", "runs")
+        for name in ("lib", "params", "notebooks"):
+            shutil.copytree(root / name, folder / name, ignore=ignore)
+        shutil.copy(root / "Snakefile", folder)
+        (folder / "figures").mkdir()
+        (folder / "lib/companion/execution.py").write_text(STUB)
+        weights = folder / "lib/miniworld/weights/miniclip/model.safetensors"
+        weights.parent.mkdir(parents=True)
+        weights.touch()
+
+    def __call__(self, *options: str) -> str:
+        """Run the smoke profile; returns the notebooks of the plan as "01 02 ..."."""
+        environment = os.environ | {"PYTHONPATH": str(self.folder / "lib")}
+        call = [sys.executable, "-m", "companion.run", "smoke", "--cores", "2", *options]
+        done = subprocess.run(call, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        lines = [line.split() for line in done.stdout.splitlines()[: len(workflow.NOTEBOOKS)]]
+        return " ".join(sorted(name[:2] for name, *reason in lines if reason != ["-"]))
 
 
-def plan(params: Params, **selection: str) -> list[str]:
-    forced = bool(selection)
-    return list(run.pending(params, run.select(**selection), forced))
+def test_only_what_changed_runs_again(root: Path, tmp_path: Path) -> None:
+    project = Project(root, tmp_path)
+    assert project() == "00 01 02 03 04 05 06 07 08 09 10 11"
+    book = tmp_path / "notebooks/02_mss_diagnosis.ipynb"
+    os.utime(book)  # as after a fresh checkout of the same files
+    assert project("-n", "-p", "workers=7") == ""
+    assert project("-n", "-p", "stage2_steps=9") == "00 04 05 06 07 08 09 10 11"
+    book.write_text(book.read_text() + "\n")
+    (tmp_path / "lib/vagpt/exam.py").write_text("")
+    assert project("-n") == "02 10 11"
 
 
-def test_runs_once_and_then_nothing(project: Path) -> None:
-    params = load_params("smoke")
-    assert plan(params) == ["01_first", "02_second", "00_third"]
-    finish(params, FIRST, SECOND, THIRD)
-    assert plan(params) == []
-    finish(load_params("smoke", {"workers": 7}))
-    assert plan(load_params("smoke", {"workers": 7})) == []
-
-
-def test_only_what_changed_runs_again(project: Path) -> None:
-    params = load_params("smoke")
-    finish(params, FIRST, SECOND, THIRD)
-    longer = load_params("smoke", {"stage1_steps": 9})
-    reasons = run.pending(longer, run.select(), force=False)
-    assert reasons["02_second"] == "changed: stage1_steps 4 -> 9"
-    assert list(reasons) == ["02_second", "00_third"]
-    SECOND.path.write_text(SECOND.path.read_text().replace("errors", "files"))
-    assert plan(params) == ["02_second", "00_third"]
-
-
-def test_interrupted_run_goes_on(project: Path) -> None:
-    params = load_params("smoke")
-    finish(params, FIRST, SECOND, THIRD)
-    longer = load_params("smoke", {"seed": 1})
-    finish(longer, FIRST, SECOND)  # stopped before the third
-    assert plan(longer) == ["00_third"]
-    (params.run_dir / "stage1").rmdir()
-    assert plan(longer) == ["02_second", "00_third"]
-
-
-def test_only_and_from(project: Path) -> None:
-    params = load_params("smoke")
-    assert plan(params, only="02") == ["01_first", "02_second"]
-    finish(params, FIRST, SECOND, THIRD)
-    changed = load_params("smoke", {"seed": 1})
-    assert plan(changed, only="02") == ["02_second"]
-    assert plan(params, start="02") == ["02_second", "00_third"]
-    with pytest.raises(InputError, match="07: no such notebook; there are 01_first"):
-        run.select(only="07")
-
-
-def test_overrides_are_checked_before_work(capsys: pytest.CaptureFixture[str]) -> None:
-    assert parse_overrides(["a=5e-6", "b=[q, v]"]) == {"a": "5e-6", "b": ["q", "v"]}
-    assert run.main(["smoke", "-p", "stage1_step=5", "-n"]) == 2
-    assert "did you mean stage1_steps?" in capsys.readouterr().err
-    assert run.main(["smoke", "-p", "seed", "-n"]) == 2
-    assert "name=value" in capsys.readouterr().err
-
-
-def test_missing_data_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    params = load_params("paper", {"data_root": str(tmp_path)})
-    monkeypatch.setattr(run, "_missing_weights", lambda params, fetch: [])
-    with pytest.raises(InputError) as caught:
-        run.check_inputs(params)
-    message = str(caught.value)
-    assert str(tmp_path / params.data.annotations_train) in message
-    assert "MSAD/MSAD_Videos" in message and "UCF-Crime" in message
-    (tmp_path / params.data.hard_negatives_train).write_text("[]")
-    with pytest.raises(InputError) as caught:
-        run.check_inputs(params)
-    assert params.data.annotations_train not in str(caught.value)  # the surrogate serves
-
-
-def test_options_after_dashes_reach_snakemake() -> None:
-    args = run._arguments(["smoke", "-p", "seed=1", "--", "--executor", "slurm"])
+def test_a_part_of_the_notebooks_is_chosen_by_number_or_name() -> None:
+    assert [b.name[:2] for b in run.select(start="9")] == ["09", "10", "00", "11"]
+    assert run.select(only="03_stage1_global") == run.select(only="3")
+    with pytest.raises(InputError, match="12: no such notebook; there are 01_data"):
+        run.select(only="12")
+    args = run._arguments(["smoke", "-p", "seed=1", "--from", "10", "--", "--executor", "slurm"])
     assert args.profile == "smoke" and args.snakemake == ["--executor", "slurm"]
-    call = run.command({"01_first": "asked for"}, args)
-    assert call[-2:] == ["--executor", "slurm"] and 'overrides=["seed=1"]' in call
+    call = run.command(args, run.select(start=args.start))
+    assert call[call.index("--forcerun") + 1 :] == [
+        "nb_10_anomaly_qa",
+        "nb_00_quickstart",
+        "nb_11_report",
+    ]
+    assert 'overrides=["seed=1"]' in call
+
+
+@pytest.mark.parametrize(
+    ("pair", "says"),
+    [
+        ("stage1_step=5", "did you mean stage1_steps?"),
+        ("seed", "name=value"),
+        ("stage1_precision=bf61", "stage1_precision: .*did you mean bf16?"),
+        ("transfer={other: {world_styl: line}}", "transfer: other: world_styl: .*world_style?"),
+        ("failure_levels={blurr: [1]}", "failure_levels.blurr: .*did you mean blur?"),
+        ("ablation_changes={stage2_step: 3}", "ablation_changes: .*did you mean stage2_steps?"),
+        ("ablation_variants=[globl]", "no ablation globl .*did you mean global?"),
+    ],
+)
+def test_parameters_are_checked_before_work(capsys, pair: str, says: str) -> None:
+    assert run.main(["smoke", "-p", pair, "-n"]) == 2
+    assert re.search(says.replace("?", r"\?"), capsys.readouterr().err)
+
+
+def test_values_are_read_as_yaml() -> None:
+    assert parse_overrides(["a=5e-6", "b=[q, v]"]) == {"a": "5e-6", "b": ["q", "v"]}
+
+
+def test_missing_data_is_one_message(tmp_path: Path) -> None:
+    P = load_params("paper", {"data_root": str(tmp_path)})
+    with pytest.raises(InputError) as caught:
+        run.check_inputs(P)
+    message = str(caught.value)
+    assert str(tmp_path / P.data.annotations_train) in message
+    assert "MSAD/MSAD_Videos" in message and "UCF-Crime" in message
+    (tmp_path / P.data.hard_negatives_train).write_text("[]")
+    with pytest.raises(InputError) as caught:
+        run.check_inputs(P)
+    assert P.data.annotations_train not in str(caught.value)  # the surrogate serves
 
 
 def test_what_others_wait_for_starts_first_and_has_every_core() -> None:
@@ -137,14 +125,17 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
         with locked(lock, wait=False):
             pass
     with locked(lock, wait=False):
-        pass  # let go of when the first ended
+        pass  # free again when the first has ended
 
 
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_help_needs_no_environment(root: Path, tmp_path: Path, option: str) -> None:
     environment = {"PATH": os.defpath, "HOME": str(tmp_path)}
-    done = subprocess.run(
-        [root / "run_all.sh", option], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0 and "--only 03" in done.stdout
-    assert not done.stderr and isinstance(run._arguments([]), argparse.Namespace)
+    call = [root / "run_all.sh", option]
+    done = subprocess.run(call, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "--only 03" in done.stdout and not done.stderr
+
+
+def test_a_plan_imports_no_torch() -> None:
+    code = "import sys, companion.run, companion.sources; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

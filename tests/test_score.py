@@ -4,19 +4,18 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import pandas as pd
 import psutil
 import pytest
 import torch
+from test_video import encode
 from torch import nn
+from tqdm import TMonitor
 
-from alertclip import score
+from alertclip import anomaly_curve, score
 from alertclip.errors import InputError
 from alertclip.prompts import load_prompts
-from alertclip.score import cli
-from companion.profiles import PROFILES
 
 BLUE, RED = (20, 20, 220), (220, 20, 20)
 
@@ -40,40 +39,37 @@ class ColourModel(nn.Module):
         return SimpleNamespace(z=v)
 
     def encode_text(self, sentences: list[str]) -> torch.Tensor:
-        abnormal = load_prompts(PROFILES / "prompts.yaml").sets.abnormal
+        abnormal = load_prompts(score.PROMPTS).sets.abnormal
         colours = [RED if sentence in abnormal else BLUE for sentence in sentences]
         return nn.functional.normalize(torch.tensor(colours, dtype=torch.float32), dim=-1)
 
 
-def write_video(path: Path, frames: int = 40, fps: int = 8) -> Path:
+def write_video(path: Path, frames: int = 40) -> Path:
+    """A video that is blue, then red, at 30 frames per second."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), fps, (64, 48))
-    for i in range(frames):
-        colour = BLUE if i < frames // 2 else RED
-        writer.write(np.full((48, 64, 3), colour[::-1], np.uint8))  # OpenCV writes BGR
-    writer.release()
-    return path
+    colours = [BLUE] * (frames // 2) + [RED] * (frames - frames // 2)
+    return encode(path, (np.full((48, 64, 3), colour, np.uint8) for colour in colours), "mpeg4")
 
 
 @pytest.fixture
 def model(monkeypatch) -> ColourModel:
     model = ColourModel().eval()
-    monkeypatch.setattr(cli, "load_model", lambda *_: (model, "colour model, not tuned"))
+    monkeypatch.setattr(score, "load_model", lambda *_: (model, "colour model, not tuned"))
     even = torch.full((1, 2, 2), 0.25)  # it has no attention to show
     monkeypatch.setattr(score, "attention_maps", lambda _, frames: even.expand(len(frames), 2, 2))
     return model
 
 
 def test_curve_has_a_row_per_frame_and_finds_the_event(model, tmp_path):
-    prompts = score.embed_prompts(model, load_prompts(PROFILES / "prompts.yaml"))
+    prompts = score.embed_prompts(model, load_prompts(score.PROMPTS))
     video = write_video(tmp_path / "a.mp4")
     curve = score.score_video(model, video, prompts, num_frames=4, stride=4)
     table = curve.table
     assert table["frame"].tolist() == list(range(40))
-    assert table["time_s"].iloc[-1] == pytest.approx(39 / 8)
+    assert table["time_s"].iloc[-1] == pytest.approx(39 / 30)
     assert table["score"].between(0, 1).all()
     assert (table["score"][:20] < 0.1).all() and (table["score"][20:] > 0.9).all()
-    assert curve.captions[-1] in load_prompts(PROFILES / "prompts.yaml").sets.abnormal
+    assert curve.captions[-1] in load_prompts(score.PROMPTS).sets.abnormal
     assert model.longest == 4, "a window must not grow with the video"
 
 
@@ -85,15 +81,16 @@ def mixing(v: torch.Tensor, mask: torch.Tensor) -> SimpleNamespace:
 
 @pytest.mark.parametrize("decoders", [1, 2, 9])
 def test_videos_scored_together_score_as_alone(model, tmp_path, monkeypatch, decoders):
-    """Short ones share batches, long ones are cut; windows never reach into another video."""
-    monkeypatch.setattr(score, "BATCH", 16)
+    """Long ones are cut into pieces; windows never reach into another video."""
+    monkeypatch.setattr(anomaly_curve, "BATCH", 16)
+    monkeypatch.setattr(anomaly_curve, "has_bf16", lambda device: True)
     monkeypatch.setattr(model, "pool_frames", mixing)
-    prompts = score.embed_prompts(model, load_prompts(PROFILES / "prompts.yaml"))
+    prompts = score.embed_prompts(model, load_prompts(score.PROMPTS))
     lengths = [16, 3, 90, 7, 33]
     videos = [write_video(tmp_path / f"{n}.mp4", n) for n in lengths]
     (tmp_path / "text.mp4").write_text("no video")
     paths = [videos[0], tmp_path / "text.mp4", *videos[1:], videos[0], tmp_path / "none.mp4"]
-    options = {"num_frames": 4, "stride": 2, "precision": "bf16", "decoders": decoders}
+    options = {"num_frames": 4, "stride": 2, "decoders": decoders}
     found = {}
     for path, curve in score.score_videos(model, paths, prompts, **options):
         assert not torch.is_autocast_enabled("cpu") and not torch.is_inference_mode_enabled()
@@ -103,22 +100,21 @@ def test_videos_scored_together_score_as_alone(model, tmp_path, monkeypatch, dec
     assert "none.mp4: no such file" in str(found.pop(tmp_path / "none.mp4"))
     assert set(found) == set(videos)
     for path, curve in found.items():
-        alone = score.score_video(model, path, prompts, 4, stride=2, precision="bf16")
+        alone = score.score_video(model, path, prompts, 4, stride=2)
         pd.testing.assert_frame_equal(curve.table, alone.table)
         assert curve.captions == alone.captions and len(curve.table) == int(path.stem)
 
 
 def test_a_caller_who_leaves_ends_the_decoders(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(score, "BATCH", 4)
-    prompts = score.embed_prompts(model, load_prompts(PROFILES / "prompts.yaml"))
+    monkeypatch.setattr(anomaly_curve, "BATCH", 4)
+    prompts = score.embed_prompts(model, load_prompts(score.PROMPTS))
     videos = [write_video(tmp_path / f"{n}.mp4", n) for n in (4, 400, 300)]
     before, children = set(threading.enumerate()), set(psutil.Process().children())
     scored = score.score_videos(model, videos, prompts, num_frames=4, stride=1, decoders=2)
     assert next(scored)[0] == videos[0]  # the others are under way
     assert len(set(psutil.Process().children()) - children) == 2
     scored.close()
-    new = set(threading.enumerate()) - before
-    assert not [thread for thread in new if not isinstance(thread, threading.Timer)]
+    assert not [t for t in set(threading.enumerate()) - before if not isinstance(t, TMonitor)]
     assert not set(psutil.Process().children()) - children
 
 
@@ -129,7 +125,7 @@ def test_one_bad_file_does_not_stop_the_rest(model, tmp_path, capsys):
     missing = tmp_path / "missing.mp4"
     out = tmp_path / "out"
     videos = [str(path) for path in (good[0], broken, missing, good[1])]
-    assert cli.main([*videos, "--out", str(out)]) == 1
+    assert score.main([*videos, "--out", str(out)]) == 1
     summary = pd.read_csv(out / "summary.csv", keep_default_na=False)
     assert summary["status"].tolist() == ["scored", "failed", "failed", "scored"]
     assert "broken.mp4" in summary["reason"][1] and "no such file" in summary["reason"][2]
@@ -137,36 +133,28 @@ def test_one_bad_file_does_not_stop_the_rest(model, tmp_path, capsys):
     names = {path.name for path in out.iterdir()}
     assert names == {"summary.csv", "a__clip.csv", "a__clip.png", "b__clip.csv", "b__clip.png"}
     assert "not tuned" in capsys.readouterr().out
-    assert cli.main([str(good[0]), "--out", str(out)]) == 0
+    assert score.main([str(good[0]), "--out", str(out)]) == 0
 
 
 def test_output_names_never_collide():
-    paths = [
-        "/x/a/clip.mp4",
-        "/y/a/clip.mp4",
-        "/x/a/clip.avi",
-        "/x/Clip.mp4",
-        "/x/summary.mp4",
-        "/x/a__clip.mp4",
-        "/x/alone.mp4",
-        "/x/alone.mp4",
-    ]
-    names = cli.output_names([Path(path) for path in paths])
+    paths = ["/x/a/clip.mp4", "/y/a/clip.mp4", "/x/a/clip.avi", "/x/Clip.mp4", "/x/summary.mp4"]
+    paths += ["/x/a__clip.mp4", "/x/alone.mp4", "/x/alone.mp4"]
+    names = score.output_names([Path(path) for path in paths])
     assert len(names) == 7 and len({name.casefold() for name in names.values()} | {"summary"}) == 8
     assert names[Path("/x/alone.mp4")] == "alone"
 
 
 def test_untrained_weights_are_never_scored_silently(tmp_path, capsys):
     out = str(tmp_path)
-    assert cli.main(["v.mp4", "--out", out, "--model", "ViT-B-32-quickgelu"]) == 2
+    assert score.main(["v.mp4", "--out", out, "--model", "ViT-B-32-quickgelu"]) == 2
     assert "--pretrained" in capsys.readouterr().err
 
 
 def test_bad_options_are_refused(model, tmp_path, capsys):
     for option in ("--num-frames=0", "--stride=1.5", "--fps=0"):
         with pytest.raises(SystemExit):
-            cli.main(["v.mp4", "--out", str(tmp_path), option])
-    assert cli.main(["v.mp4", "--out", str(tmp_path), "--prompts", "none.yaml"]) == 2
+            score.main(["v.mp4", "--out", str(tmp_path), option])
+    assert score.main(["v.mp4", "--out", str(tmp_path), "--prompts", "none.yaml"]) == 2
     assert "none.yaml" in capsys.readouterr().err
     with pytest.raises(InputError, match="v.mp4: no such file"):
         score.score_video(model, "v.mp4", None)

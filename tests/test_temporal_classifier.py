@@ -11,14 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alertclip.errors import InputError
+from companion import qa_tables
 from companion.figures import qa_figures as figures
-from vagpt import effective_tokens, qa_tables
-from vagpt.exam import Exam, embed_frames, frame_logits
-from vagpt.questions import Footage
+from vagpt import effective_tokens
+from vagpt.effective_tokens import embed_frames
+from vagpt.qa_protocol import QAParams
+from vagpt.questions import Footage, QuestionSet
 from vagpt.temporal_classifier import (
-    ClassifierSettings,
     FrameClassifier,
     best_interval,
+    frame_logits,
     text_prior,
     train_classifier,
 )
@@ -32,16 +34,9 @@ def data(n=400, seed=0):
     return x, x[:, 0] > 5
 
 
-def test_defaults_are_the_papers():
-    given_there = ClassifierSettings()
-    assert (given_there.learning_rate, given_there.batch_size) == (1e-3, 32)
-    model = FrameClassifier(torch.zeros(4), torch.ones(4), 8)
-    assert sum(isinstance(layer, torch.nn.Linear) for layer in model.layers) == 3
-
-
 def test_learns_on_new_frames_and_is_frozen():
     x, y = data()
-    model = train_classifier(x, y, ClassifierSettings(learning_rate=0.05, epochs=20, hidden=16))
+    model = train_classifier(x, y, QAParams(learning_rate=0.05, epochs=20, hidden=16))
     fresh, truth = data(seed=1)
     assert ((frame_logits(model, fresh) > 0) == truth).mean() > 0.93
     assert not model.training and not any(p.requires_grad for p in model.parameters())
@@ -49,7 +44,7 @@ def test_learns_on_new_frames_and_is_frozen():
 
 def test_standardises_with_the_training_frames():
     x, y = data()
-    model = train_classifier(x, y, ClassifierSettings(epochs=1, hidden=4))
+    model = train_classifier(x, y, QAParams(epochs=1, hidden=4))
     assert torch.allclose(model.mean, torch.from_numpy(x.mean(0)), atol=1e-5)
     assert torch.allclose(model.std, torch.from_numpy(x.std(0, ddof=1)), atol=1e-5)
     standard = (torch.from_numpy(x[:3]) - model.mean) / model.std
@@ -59,14 +54,14 @@ def test_standardises_with_the_training_frames():
 
 def test_same_seed_same_classifier_and_each_frame_counts_once_an_epoch():
     x, y = data(70)
-    one, two = (train_classifier(x, y, ClassifierSettings(epochs=2, hidden=4)) for _ in range(2))
-    other = train_classifier(x, y, ClassifierSettings(epochs=2, hidden=4, seed=1))
+    one, two = (train_classifier(x, y, QAParams(epochs=2, hidden=4)) for _ in range(2))
+    other = train_classifier(x, y, QAParams(epochs=2, hidden=4), seed=1)
     assert np.array_equal(frame_logits(one, x), frame_logits(two, x))
     assert not np.array_equal(frame_logits(one, x), frame_logits(other, x))
     # One epoch of one whole batch is one step of gradient descent, whatever the order.
-    whole = ClassifierSettings(epochs=1, batch_size=70, hidden=4)
+    whole = QAParams(epochs=1, batch_size=70, hidden=4)
     stepped = train_classifier(x, y, whole)
-    torch.manual_seed(whole.seed)
+    torch.manual_seed(42)
     by_hand = FrameClassifier(stepped.mean, stepped.std, 4)
     logits = by_hand(torch.from_numpy(x))
     truth = torch.from_numpy(y).double()
@@ -80,28 +75,15 @@ def test_labels_of_one_kind_are_refused():
     x, _ = data(8)
     for labels in (np.zeros(8, bool), np.ones(8, bool)):
         with pytest.raises(InputError, match="same label"):
-            train_classifier(x, labels, ClassifierSettings())
+            train_classifier(x, labels, QAParams())
 
 
 def test_interval_by_hand():
-    #                             0   1   2   3   4   5
-    found = best_interval(np.array([-1, 2, -1, 3, -4, 2]))
-    assert (found.start, found.end) == (1, 4)  # 2 - 1 + 3 = 4, more than any other
-    sigmoid = 1 / (1 + np.exp(-np.array([2.0, -1, 3])))
-    assert found.confidence == pytest.approx(sigmoid.mean())
-    nothing = best_interval(np.array([-3, -1, -2]))  # never empty: the least unlikely frame
-    assert (nothing.start, nothing.end) == (1, 2)
+    #                                   0   1   2   3   4   5
+    assert best_interval(np.array([-1, 2, -1, 3, -4, 2])) == (1, 4)  # 2 - 1 + 3 = 4, the most
+    assert best_interval(np.array([-3, -1, -2])) == (1, 2)  # never empty: the least unlikely frame
     with pytest.raises(InputError, match="no frames"):
         best_interval(np.array([]))
-
-
-@settings(max_examples=200, deadline=None)
-@given(LOGITS)
-def test_interval_is_the_best_of_all(values):
-    logits = np.array(values, float)
-    best = max(logits[a:b].sum() for a, b in itertools.combinations(range(len(logits) + 1), 2))
-    found = best_interval(logits)
-    assert logits[found.start : found.end].sum() == best
 
 
 @settings(max_examples=100, deadline=None)
@@ -116,23 +98,22 @@ def test_interval_maximises_the_likelihood(values):
 
     found = best_interval(logits)
     best = max(likelihood(a, b) for a, b in itertools.combinations(range(len(logits) + 1), 2))
-    assert likelihood(found.start, found.end) == pytest.approx(best)
+    assert likelihood(*found) == pytest.approx(best)
 
 
 def test_intervals_are_in_seconds_of_the_joined_footage():
     x, y = data()
-    model = train_classifier(x, y, ClassifierSettings(learning_rate=0.05, epochs=20, hidden=16))
+    model = train_classifier(x, y, QAParams(learning_rate=0.05, epochs=20, hidden=16))
     calm, wild = (np.full((4, 4), value, np.float32) for value in (3, 7))
-    exam = Exam([], [[0, 1]], [Footage("v", 4.0)], [], 0.5, [])
-    start, end, confidence = qa_tables.footage_intervals(exam, model, [calm, wild])["v"]
-    assert (start, end) == (2.0, 4.0) and confidence > 0.8
-
-
-def test_prior_names_all_types_and_the_time():
-    assert text_prior(["Fighting", "RoadAccidents", "People_falling"], 2.5, 8) == (
-        "Known crime types are: fighting, road accidents, people falling."
-        " One of them occurs from 2.5 s to 8.0 s."
+    video = Footage("v", 4.0, ((2.5, 4.0),), ("Fire",))
+    asked = QuestionSet([], [[0, 1]], [video], [], 0.5, [])
+    assert qa_tables.classifier_spans(asked, model, [calm, wild])["v"] == (2.0, 4.0)
+    assert text_prior(["RoadAccidents", "People_falling"], 2.5, 8).startswith(
+        "Known crime types are: road accidents, people falling. One of them occurs from 2.5 s to 8"
     )
+    curve = qa_tables.interval_curves(asked, model, [calm, wild], "m")
+    assert curve["truth"].tolist() == [0] * 5 + [1] * 3 and curve["time_s"][1] == 0.5
+    assert curve["picked"].tolist() == [0] * 4 + [1] * 4 and set(curve["video"]) == {"v (Fire)"}
 
 
 def test_patches_that_changed_are_kept():

@@ -6,9 +6,9 @@ from collections import Counter
 import pandas as pd
 import pytest
 
-from alertclip.boxes import region_span
 from alertclip.caption_checks import token_count
 from alertclip.errors import InputError
+from alertclip.records import region_span
 from alertclip.vagta import load_surrogate, load_vagta, strip_prefix
 
 VIDEO = "UCF_Crimes_Videos/UCF_Crimes/Videos/Fighting/Fighting002_x264.mp4"
@@ -112,18 +112,21 @@ def test_published_hard_negative_file(train_file):
     assert len({region.caption for _, region in regions}) == 2723
     assert all(region.span for i, region in regions if i.is_abnormal)
     counts = report.counts()
-    assert counts["hard negative over 20 CLIP tokens"] == 584
-    assert counts["region caption over 20 CLIP tokens"] == 133
-    assert counts["hard negative equals its caption"] == 2
-    assert counts["no hard negative"] == 1
-    assert counts["region of a single frame"] == 34
-    assert counts["hard negative not plain ASCII"] == 19
-    assert counts["region caption not plain ASCII"] == 21
-    assert counts["segment shorter than 1 s"] == 3
-    assert counts["surrogate: global caption and boxes"] == 900
+    expected = {
+        "hard negative over 20 CLIP tokens": 584,
+        "region caption over 20 CLIP tokens": 133,
+        "hard negative equals its caption": 2,
+        "no hard negative": 1,
+        "region of a single frame": 34,
+        "hard negative not plain ASCII": 19,
+        "region caption not plain ASCII": 21,
+        "segment shorter than 1 s": 3,
+        "surrogate: global caption and boxes": 900,
+        "overlaps an earlier segment": 10,
+    }
+    assert expected.items() <= counts.items()
     kept = sum(len(region.hard_negatives) for _, region in regions)
     assert kept == 11175 - 2 - counts["repeated hard negative"]
-    assert counts["overlaps an earlier segment"] == 10
     overlapping = {r.item.split("#")[0] for r in report.rows if "overlaps" in r.reason}
     assert len(overlapping) == 8 and any("Normal_Videos046" in video for video in overlapping)
 
@@ -152,55 +155,38 @@ def test_negatives_are_merged_by_video_region_and_timestamps(tmp_path):
     assert [r.item for r in unused] == [f"{NORMAL}#30-40 region 0"]
 
 
+BAD_ITEMS = [
+    ("path leaves the data root", "video", ["../secret/x.mp4", "/etc/passwd", "a\\..\\b.mp4"]),
+    ("no video path", "video", ["a\x00b.mp4", None]),
+    ("captions missing or not text", "global_caption", [None, "\ud800"]),
+    ("captions missing or not text", "region_captions", [[], [None]]),
+    ("boxes do not match region captions", "box_infos", [None, [[], []]]),
+    ("timestamps are not two increasing seconds", "timestamps", ["12", [5, 2], [0, 10**400]]),
+]
+
+
 @pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"video": "../secret/Fighting/x.mp4"}, "path leaves the data root"),
-        ({"video": "/etc/passwd"}, "path leaves the data root"),
-        ({"video": "a\\..\\b.mp4"}, "path leaves the data root"),
-        ({"video": "a\x00b.mp4"}, "no video path"),
-        ({"video": None}, "no video path"),
-        ({"global_caption": None}, "captions missing or not text"),
-        ({"global_caption": "\ud800"}, "captions missing or not text"),
-        ({"region_captions": []}, "captions missing or not text"),
-        ({"region_captions": [None]}, "captions missing or not text"),
-        ({"box_infos": None}, "boxes do not match region captions"),
-        ({"box_infos": [[], []]}, "boxes do not match region captions"),
-        ({"timestamps": "12"}, "timestamps are not two increasing seconds"),
-        ({"timestamps": [5, 2]}, "timestamps are not two increasing seconds"),
-        ({"timestamps": [0, float("inf")]}, "timestamps are not two increasing seconds"),
-        ({"timestamps": [0, 10**400]}, "timestamps are not two increasing seconds"),
-    ],
+    ("reason", "field", "value"), [(r, field, v) for r, field, values in BAD_ITEMS for v in values]
 )
-def test_a_bad_item_is_left_out_and_the_others_stay(tmp_path, changes, reason):
+def test_a_bad_item_is_left_out_and_the_others_stay(tmp_path, reason, field, value):
     good = item(video="MSAD/MSAD_Videos/Normal_Testing/a b.mp4", box_infos=[[]])
-    items, counts = load(tmp_path, item(**changes), good)
+    items, counts = load(tmp_path, item(**{field: value}), good)
     assert [i.video for i in items] == [good["video"]]
     assert counts[reason] == 1
 
 
 @pytest.mark.parametrize("row", [None, 3, "text", [], {}])
 def test_rows_of_a_wrong_type_are_left_out(tmp_path, row):
-    assert load(tmp_path, row) == ([], {"no video path": 1})
-    assert load_qwen(tmp_path, row) == ([], {"no video path": 1})
+    assert load(tmp_path, row) == load_qwen(tmp_path, row) == ([], {"no video path": 1})
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
-        {"bbox": [0.1, float("nan"), 0.5, 0.8]},
-        {"bbox": [0.5, 0.2, 0.1, 0.8]},
-        {"bbox": [0.1, 0.2, 0.1, 0.8]},
-        {"bbox": [10, 20, 100, 200]},
-        {"bbox": [0.1, 0.2, 0.5]},
-        {"bbox": [True, 0, 1, 1]},
-        {"frame": 0},
-        {"frame": 2.5},
-        {"frame": float("inf")},
-        {"frame": "2"},
-        {"enabled": "false"},
-    ],
-)
+NO_BOX = ([0.1, float("nan"), 0.5, 0.8], [0.5, 0.2, 0.1, 0.8], [0.1, 0.2, 0.1, 0.8])
+NO_BOX += ([10, 20, 100, 200], [0.1, 0.2, 0.5], [True, 0, 1, 1])
+BAD_KEYFRAMES = [{"bbox": box} for box in NO_BOX] + [{"enabled": "false"}]
+BAD_KEYFRAMES += [{"frame": frame} for frame in (0, 2.5, float("inf"), "2")]
+
+
+@pytest.mark.parametrize("bad", BAD_KEYFRAMES)
 def test_a_bad_box_drops_its_track_and_keeps_the_item(tmp_path, bad):
     items, counts = load(tmp_path, item(box_infos=[[keyframe(1), keyframe(5) | bad]]))
     assert items[0].regions[0].track == ()

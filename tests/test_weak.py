@@ -7,9 +7,8 @@ from matplotlib.figure import Figure
 from test_video import write_ids
 
 from alertclip.errors import InputError
-from alertclip.files import locked, read_json
+from alertclip.files import Shard, locked, read_json
 from alertclip.records import Item
-from alertclip.shards import Shard
 from companion import ablations, figures, tuned_models
 from companion import profiles as params_module
 from companion.profiles import load_params

@@ -3,7 +3,7 @@
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from alertclip.boxes import boxes_at, region_span
 from alertclip.cache import FrameCache, parallel_fill, parallel_probe
 from alertclip.errors import InputError
 from alertclip.files import sha256_json
-from alertclip.records import Finding, Item
+from alertclip.records import Finding, Item, boxes_at, region_span
 from alertclip.video import VideoInfo, uniform_indices
 
 
@@ -26,7 +25,7 @@ class Batch:
 
     frames (B, T, 3, H, W) uint8; mask (B, T); region_clip (R,) which clip a region belongs to;
     boxes (R, T, 4) normalised x1 y1 x2 y2; region_mask (R, T); hard_negatives R lists of texts;
-    labels (B,) 1 abnormal; sources name what the frames show, by content, where that is known.
+    labels (B,) 1 abnormal.
     """
 
     frames: Tensor
@@ -39,7 +38,6 @@ class Batch:
     hard_negatives: list[list[str]]
     labels: Tensor
     keys: list[str]
-    sources: list[str] = field(default_factory=list)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with its tensors on ``device``."""
@@ -52,12 +50,12 @@ class Batch:
 
 
 class ClipDataset(Dataset):
-    """Items as samples; what cannot be decoded is left out and named in ``failures``.
+    """Items as samples; clips that cannot be decoded are left out and named in ``failures``.
 
     A sample takes ``num_frames`` frames from the centres of equal bins of the clip (its segment, or
-    the whole video), in order of time; where a region's span holds none, the nearest moves into it.
-    Clips with fewer frames give each once and are padded with the last, masked False. Times are
-    seconds from the start of the video, also for segments. ``notes`` lists what was mended.
+    the whole video), in order of time. With ``cover``, the nearest frame moves into each region's
+    span that holds none. Clips with fewer frames give each once and are padded with the last,
+    masked False. Times are seconds from the start of the video. ``notes`` lists what was mended.
     """
 
     def __init__(
@@ -69,22 +67,13 @@ class ClipDataset(Dataset):
         workers: int = 2,
         cover: bool = False,
     ) -> None:
-        self.root, self.num_frames, self.cache = root, num_frames, cache
-        self.cover = cover
+        self.root, self.num_frames, self.cache, self.cover = root, num_frames, cache, cover
         self.failures: list[Finding] = []
-        _refuse_repeated_keys(items)
+        if repeated := [key for key, n in Counter(i.key for i in items).items() if n > 1]:
+            raise InputError(f"{repeated[0]}: {len(repeated)} clips occur twice; give each once")
         paths = {item.key: _inside(root, item.video) for item in items}
-        by_path: dict[Path, list[Item]] = defaultdict(list)
-        for item in items:
-            by_path[paths[item.key]].append(item)
-
-        def choose(path: Path, info: VideoInfo) -> list[np.ndarray]:
-            inside = (i for i in by_path[path] if not isinstance(_within(i, info), str))
-            return [self._sample(item, info) for item in inside]
-
-        infos = parallel_probe(cache, paths.values(), workers, choose)
-        found = {item.key: _within(item, infos[paths[item.key]]) for item in items}
-        readable = self._keep(items, found)
+        infos = self._probe(items, paths, workers)
+        readable = self._keep(items, {i.key: _within(i, infos[paths[i.key]]) for i in items})
         self._infos = {item.key: infos[paths[item.key]] for item in readable}
         self._indices = {i.key: self._sample(i, self._infos[i.key]) for i in readable}
         self.notes = [note for item in readable for note in _clipped(item, self._infos[item.key])]
@@ -98,6 +87,19 @@ class ClipDataset(Dataset):
             left_out = f"{len(self.failures)} of {len(items)} clips are left out"
             warnings.warn(f"{left_out}; the first: {self.failures[0].reason}", stacklevel=2)
 
+    def _probe(
+        self, items: Sequence[Item], paths: dict[str, Path], workers: int
+    ) -> dict[Path, VideoInfo | str]:
+        by_path: dict[Path, list[Item]] = defaultdict(list)
+        for item in items:
+            by_path[paths[item.key]].append(item)
+
+        def choose(path: Path, info: VideoInfo) -> list[np.ndarray]:
+            inside = (i for i in by_path[path] if not isinstance(_within(i, info), str))
+            return [self._sample(item, info) for item in inside]
+
+        return parallel_probe(self.cache, paths.values(), workers, choose)
+
     def __len__(self) -> int:
         return len(self.items)
 
@@ -106,10 +108,9 @@ class ClipDataset(Dataset):
         item = self.items[number]
         indices, info = self._indices[item.key], self._infos[item.key]
         frames = self.cache.get(self.root / item.video, indices)
-        real = len(frames)
-        order = np.minimum(np.arange(self.num_frames), real - 1)  # padding repeats the last frame
+        order = np.minimum(np.arange(self.num_frames), len(frames) - 1)  # repeats the last frame
         times = indices / info.fps
-        mask = np.arange(self.num_frames) < real
+        mask = np.arange(self.num_frames) < len(frames)
         return {
             "frames": np.ascontiguousarray(frames[order]),
             "mask": mask,
@@ -119,7 +120,6 @@ class ClipDataset(Dataset):
             "label": int(item.is_abnormal),
             "class_name": item.class_name,
             "key": item.key,
-            "source": f"{self.cache.key(info, indices)}-{self.num_frames}",
         }
 
     def digest(self) -> str:
@@ -149,7 +149,7 @@ def _spans(item: Item) -> list[tuple[float, float]]:
 
 
 def _clipped(item: Item, info: VideoInfo) -> Iterator[Finding]:
-    """What of an item lies behind the end of its video."""
+    """The parts of an item that lie after the end of its video."""
     for name, span in [("segment", _segment(item, info)), *(("region", s) for s in _spans(item))]:
         if span[1] > info.duration + 1 / info.fps:
             reason = f"{name} ends at {span[1]:.2f} s, its video at {info.duration:.2f} s"
@@ -161,7 +161,7 @@ def cover_spans(
 ) -> np.ndarray:
     """Move the nearest index into every span (s) that holds none; order and number stay.
 
-    An index that is the only one of another span stays where it is, if any other can move.
+    The only index of another span stays where it is, if any other can move.
     """
     moved = indices.copy()
     for span in spans:
@@ -186,12 +186,6 @@ def _within(item: Item, info: VideoInfo | str) -> VideoInfo | str:
         return info
     start, length = item.timestamps[0], info.duration
     return f"{item.video}: segment begins at {start:.2f} s, the video ends at {length:.2f} s"
-
-
-def _refuse_repeated_keys(items: Sequence[Item]) -> None:
-    repeated = [key for key, count in Counter(item.key for item in items).items() if count > 1]
-    if repeated:
-        raise InputError(f"{repeated[0]}: {len(repeated)} clips come twice; give each once")
 
 
 def _region_sample(
@@ -230,27 +224,4 @@ def collate(samples: Sequence[dict[str, Any]]) -> Batch:
         hard_negatives=[r[3] for _, r in regions],
         labels=torch.tensor([s["label"] for s in samples]),
         keys=[s["key"] for s in samples],
-        sources=[s["source"] for s in samples] if all("source" in s for s in samples) else [],
     )
-
-
-def split_validation(
-    items: Sequence[Item], fraction: float, seed: int
-) -> tuple[list[Item], list[Item]]:
-    """Training and validation items: whole videos, the same share of each class, by ``seed``.
-
-    Every class with two videos or more gives at least one, none gives all it has.
-    """
-    if not 0 < fraction < 1:
-        raise InputError(f"validation fraction {fraction} must lie between 0 and 1")
-    by_class: dict[str, list[str]] = defaultdict(list)
-    for item in items:
-        by_class[item.class_name].append(item.video)
-    held: set[str] = set()
-    for name, all_videos in sorted(by_class.items()):
-        videos = sorted(set(all_videos))
-        count = min(max(1, round(fraction * len(videos))), len(videos) - 1)
-        order = np.random.default_rng([seed, *name.encode()]).permutation(len(videos))
-        held |= {videos[i] for i in order[:count]}
-    train = [item for item in items if item.video not in held]
-    return train, [item for item in items if item.video in held]

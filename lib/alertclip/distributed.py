@@ -21,9 +21,8 @@ from torch import Tensor, nn
 
 from alertclip.backward import Embeddings, concatenate
 from alertclip.errors import InputError
-from alertclip.files import sha256_json
+from alertclip.files import Shard, sha256_json
 from alertclip.objective import Texts
-from alertclip.shards import Shard
 
 PATIENCE = timedelta(days=1)  # the first process may decode all videos while the others wait
 

@@ -1,4 +1,4 @@
-"""Clip and frame embeddings of a data set, computed once and reused while nothing changed."""
+"""Clip and frame embeddings of a dataset, computed once and reused while nothing changed."""
 
 from collections.abc import Callable, Sized
 from dataclasses import dataclass
@@ -34,32 +34,21 @@ class ClipEmbeddings:
     classes: list[str]
     keys: list[str]
 
-    def save(self, path: Path | str, digest: str) -> None:
+    def save(self, path: Path, digest: str) -> None:
         """Write ``path`` (safetensors) and, last, ``path`` with suffix .json (names, digest)."""
-        path = Path(path)
+        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in ARRAYS}
         with atomic_write(path) as temporary:
-            save_file(
-                {name: np.ascontiguousarray(getattr(self, name)) for name in ARRAYS},
-                temporary,
-                metadata={"digest": digest},
-            )
-        write_json(
-            path.with_suffix(".json"),
-            {"digest": digest, "classes": self.classes, "keys": self.keys},
-        )
+            save_file(arrays, temporary, metadata={"digest": digest})
+        names = {"digest": digest, "classes": self.classes, "keys": self.keys}
+        write_json(path.with_suffix(".json"), names)
 
     @classmethod
-    def load(cls, path: Path | str) -> "ClipEmbeddings":
+    def load(cls, path: Path) -> "ClipEmbeddings":
         """Read what ``save`` wrote; InputError names a missing or damaged file."""
-        path = Path(path)
         names = read_json(path.with_suffix(".json"))
         try:
             arrays = load_file(path)
-            loaded = cls(
-                **{name: arrays[name] for name in ARRAYS},
-                classes=names["classes"],
-                keys=names["keys"],
-            )
+            loaded = cls(*(arrays[name] for name in ARRAYS), names["classes"], names["keys"])
         except (OSError, SafetensorError, KeyError) as error:
             raise InputError(f"{path}: not embeddings ({error}); delete it and run again") from None
         if not len(loaded.embedding) == len(loaded.classes) == len(loaded.keys):
@@ -75,28 +64,26 @@ def embed_clips(
 ) -> ClipEmbeddings:
     """Embed every clip of a ClipDataset in its order, without gradients, in evaluation mode."""
     if not len(dataset):
-        raise InputError("no clips to embed: the data set is empty")
+        raise InputError("no clips to embed: the dataset is empty")
     model = model.to(device).eval()
-    starts = range(0, len(dataset), batch_size)
-    parts = []
+    starts, parts, samples = range(0, len(dataset), batch_size), [], []
     for start in progress(starts, len(starts), "embed clips"):
-        samples = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
-        parts.append(_embed(model, samples, torch.device(device)))
-    arrays = {name: np.concatenate([part[name] for part in parts]) for name in ARRAYS}
-    classes = [name for part in parts for name in part["classes"]]
-    keys = [key for part in parts for key in part["keys"]]
-    return ClipEmbeddings(**arrays, classes=classes, keys=keys)
+        batch = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
+        parts.append(_embed(model, batch, torch.device(device)))
+        samples += [(sample["class_name"], sample["key"]) for sample in batch]
+    arrays = [np.concatenate([part[name] for part in parts]) for name in ARRAYS]
+    classes, keys = map(list, zip(*samples, strict=True))
+    return ClipEmbeddings(*arrays, classes, keys)
 
 
 def reuse_or_embed(
-    path: Path | str, identity: object, embed: Callable[[], ClipEmbeddings]
+    path: Path, identity: object, embed: Callable[[], ClipEmbeddings]
 ) -> ClipEmbeddings:
     """Load ``path`` if it was made under the same ``identity``, else embed and save.
 
     ``identity`` is anything JSON that decides the result: hashes of weights and data, frames.
     """
-    path, digest = Path(path), sha256_json(identity)
-    names = path.with_suffix(".json")
+    digest, names = sha256_json(identity), path.with_suffix(".json")
     if path.exists() and names.exists() and read_json(names).get("digest") == digest:
         return ClipEmbeddings.load(path)
     embeddings = embed()
@@ -107,7 +94,7 @@ def reuse_or_embed(
 @torch.inference_mode()
 def _embed(
     model: torch.nn.Module, samples: list[dict], device: torch.device
-) -> dict[str, np.ndarray | list[str]]:
+) -> dict[str, np.ndarray]:
     batch = collate(samples)
     frames = model.encode_frames(batch.frames.to(device))
     clip = model.pool_frames(frames.v, batch.mask.to(device))
@@ -118,8 +105,6 @@ def _embed(
         "mask": batch.mask.numpy(),
         "times": np.stack([np.asarray(sample["times"], np.float32) for sample in samples]),
         "labels": batch.labels.numpy(),
-        "classes": [sample["class_name"] for sample in samples],
-        "keys": [sample["key"] for sample in samples],
     }
 
 

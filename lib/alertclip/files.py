@@ -1,4 +1,4 @@
-"""Files that are never half-written, hashes, and progress lines."""
+"""Files that are never half-written, hashes, shares of a list of work, and progress bars."""
 
 import errno
 import hashlib
@@ -6,20 +6,23 @@ import json
 import os
 import re
 import sys
-import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError
+from tqdm import tqdm
 
 from alertclip.errors import InputError
 
 Item = TypeVar("Item")
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
-UNWRITABLE |= {errno.ENOTDIR, errno.EEXIST}  # a file where a folder should be
+UNWRITABLE |= {errno.ENOTDIR, errno.EEXIST}  # a file in place of a folder
+UMASK = os.umask(0)
+os.umask(UMASK)  # the only way to read it is to set it
 
 
 @contextmanager
@@ -38,7 +41,7 @@ def writing(path: Path | str) -> Iterator[None]:
 
 
 def _error_number(error: Exception) -> int | None:
-    """The system's number of an error; safetensors and numpy only say it in words."""
+    """The system's number of an error; safetensors and numpy give it only in their message."""
     if told := re.search(r"os error (\d+)", str(error)):
         return int(told[1])
     if re.search(r"\d+ requested and \d+ written", str(error)):  # numpy's short write
@@ -59,6 +62,7 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
+            temporary.chmod(0o666 & ~UMASK)  # safetensors writes files that only the owner can read
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -66,11 +70,11 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[int]:
-    """Hold the lock file ``path``; the system lets go of it when the process ends, however it ends.
+    """Hold the lock file ``path``; the system releases it when the process ends, however it ends.
 
     Raises InputError at once if another process holds it and ``wait`` is False.
     """
-    import fcntl  # POSIX only; nothing else here is
+    import fcntl  # POSIX only
 
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,21 +117,46 @@ def read_json(path: Path | str) -> Any:
         raise InputError(f"{path}: not valid UTF-8 JSON ({error}); fetch it again") from None
 
 
-def progress(items: Iterable[Item], total: int, label: str, every_s: float = 5.0) -> Iterator[Item]:
-    """Yield ``items``, printing one line with an estimate at most every ``every_s`` seconds.
+def progress(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
+    """Yield ``items`` behind a bar on stderr; work of less than two seconds shows none."""
+    yield from tqdm(items, label, total, file=sys.stderr, mininterval=0.5, delay=2)
 
-    Lines, not bars: they read the same in a terminal, a notebook and a log file.
+
+@dataclass(frozen=True)
+class Shard:
+    """Share ``number`` (from 1) of ``count``: every ``count``-th item, so that long ones spread.
+
+    Shares may run in any order, at once or again, on machines that never communicate.
     """
-    start = last = time.monotonic()
-    for done, item in enumerate(items, start=1):
-        yield item
-        now = time.monotonic()
-        if now - last >= every_s and done < total:
-            last = now
-            print_progress(label, done, total, now - start)
+
+    number: int = 1
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.count:
+            raise InputError(f"shard {self}: write i/n with i from 1 to n, such as 2/8")
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    def take(self, items: Sequence[Item]) -> Sequence[Item]:
+        """The items of this share, in order; shares differ by one item at most."""
+        return items[self.number - 1 :: self.count]
 
 
-def print_progress(label: str, done: int, total: int, seconds: float) -> None:
-    """The line itself: what is left takes as long per item as what ``seconds`` have done."""
-    left = seconds / done * (total - done)
-    print(f"{label}: {done}/{total}, about {left:.0f} s left", file=sys.stderr, flush=True)
+WHOLE = Shard()
+
+
+def parse_shard(text: str) -> Shard:
+    """``"2/8"`` -> Shard(2, 8); InputError on anything else."""
+    if not re.fullmatch(r"[0-9]+/[0-9]+", text):
+        raise InputError(f"shard {text}: write i/n with i from 1 to n, such as 2/8")
+    return Shard(*map(int, text.split("/")))
+
+
+def merge(shares: Sequence[Sequence[Item]]) -> list[Item]:
+    """The whole list from the shares 1 to n in order: the inverse of ``take``."""
+    whole: list[Item] = [None] * sum(map(len, shares))
+    for i, share in enumerate(shares):
+        whole[i :: len(shares)] = share  # a share of a wrong length is a ValueError
+    return whole

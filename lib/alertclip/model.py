@@ -113,7 +113,7 @@ class AlertCLIP(nn.Module):
 
     def forward(self, batch: Batch, regions: bool = False) -> Output:
         """Embeddings for the global loss and, with ``regions``, for region and hard losses."""
-        frames = self.encode_frames(batch.frames, patches=regions, sources=batch.sources)
+        frames = self.encode_frames(batch.frames, patches=regions)
         v = self.pool_frames(frames.v, batch.mask).embedding
         if not regions:
             return Output(v, self.encode_text(batch.global_captions))

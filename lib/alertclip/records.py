@@ -1,20 +1,23 @@
-"""Typed records of VAGTA annotations, and the report of every quirk met while reading them."""
+"""Records of annotated clips, boxes over time, and the report of every quirk met while reading."""
 
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pandas as pd
 
 from alertclip.files import atomic_write
 
 CLOCK = 25.0  # frames per second of the annotation clock, not of the videos
+HALF_WINDOW = 8  # annotation frames on each side of a track with a single keyframe (ours)
 Box = tuple[float, float, float, float]  # normalised x1 y1 x2 y2
+WHOLE_FRAME: Box = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
 class Keyframe:
-    """A drawn box. ``frame`` is 1-based on the 25 fps clock; not enabled = the track ends here."""
+    """A drawn box; ``frame`` is 1-based on the 25-fps clock. Not enabled: the track ends here."""
 
     frame: int
     box: Box
@@ -25,7 +28,7 @@ class Keyframe:
 class Region:
     """A region caption with its box track; an empty track is the whole frame.
 
-    ``span`` (s) bounds the region where only a time span is known (a surrogate: `load_surrogate`).
+    ``span`` (s) bounds the region where only its times are known (see ``vagta.load_surrogate``).
     """
 
     caption: str
@@ -46,11 +49,10 @@ class Item:
 
     @property
     def class_name(self) -> str:
-        """Class from the path; "Normal" for normal videos."""
+        """Class from the path, "Normal" for normal videos."""
         folder = PurePosixPath(self.video).parent
-        if "Normal" in folder.name or "Normal" in folder.parent.name:
-            return "Normal"
-        return folder.name
+        normal = "Normal" in folder.name or "Normal" in folder.parent.name
+        return "Normal" if normal else folder.name
 
     @property
     def is_abnormal(self) -> bool:
@@ -59,7 +61,7 @@ class Item:
 
     @property
     def dataset(self) -> str:
-        """Source data set, from the root of the path."""
+        """Source dataset, from the root of the path."""
         return "MSAD" if self.video.startswith("MSAD") else "UCF-Crime"
 
     @property
@@ -98,7 +100,77 @@ class Report:
 
     def to_csv(self, path: Path) -> None:
         """Write item, reason, action, one row per finding."""
+        table = pd.DataFrame(self.rows, columns=["item", "reason", "action"])
         with atomic_write(path) as temporary:
-            pd.DataFrame(self.rows, columns=["item", "reason", "action"]).to_csv(
-                temporary, index=False
-            )
+            table.to_csv(temporary, index=False)
+
+
+def frame_time(frame: float) -> float:
+    """Seconds of a 1-based annotation frame."""
+    return (frame - 1) / CLOCK
+
+
+def region_span(region: Region) -> tuple[float, float] | None:
+    """Seconds in which the region exists; None = the whole clip."""
+    return _track_span(region.track) if region.track else region.span
+
+
+def _track_span(track: tuple[Keyframe, ...]) -> tuple[float, float]:
+    """First and last second with a box; a single keyframe stands for a short window."""
+    start, end = frame_time(track[0].frame), frame_time(track[-1].frame)
+    if len(track) > 1:
+        return start, end
+    return max(0.0, start - HALF_WINDOW / CLOCK), end + HALF_WINDOW / CLOCK
+
+
+def box_at(track: tuple[Keyframe, ...], time: float) -> Box | None:
+    """Box of a track at ``time`` (s), linear between keyframes; None where there is no box.
+
+    A keyframe that is not enabled ends the track; a box is never held beyond the last keyframe.
+    """
+    if not track:
+        return WHOLE_FRAME
+    start, end = _track_span(track)
+    if not start - 1e-9 <= time <= end + 1e-9:
+        return None
+    if len(track) == 1:
+        return track[0].box
+    frame = time * CLOCK + 1
+    if abs(frame - round(frame)) < 1e-6:  # a time computed from a frame number is that frame
+        frame = round(frame)
+    after = int(np.searchsorted([k.frame for k in track], frame, side="right"))
+    before, following = track[min(after, len(track) - 1) - 1 :][:2]
+    for keyframe in (before, following):
+        if frame == keyframe.frame:
+            return keyframe.box
+    if not before.enabled:
+        return None
+    share = float(np.clip((frame - before.frame) / (following.frame - before.frame), 0, 1))
+    pairs = zip(before.box, following.box, strict=True)
+    return tuple((1 - share) * a + share * b for a, b in pairs)
+
+
+def boxes_at(region: Region, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (T, 4) of a region at ``times`` (T,) s and where it exists, mask (T,).
+
+    Where no time falls into the region, the nearest one takes its box, so that every region keeps
+    at least one frame.
+    """
+    boxes, span = np.tile(np.float32(WHOLE_FRAME), (len(times), 1)), region_span(region)
+    if span is None:
+        return boxes, np.ones(len(times), bool)
+    if not region.track:
+        mask = (times >= span[0]) & (times <= span[1])
+        if not mask.any():
+            mask[np.abs(times - sum(span) / 2).argmin()] = True
+        return boxes, mask
+    found = [box_at(region.track, time) for time in times]
+    mask = np.array([box is not None for box in found])
+    for i in np.flatnonzero(mask):
+        boxes[i] = found[i]
+    if not mask.any():
+        nearest = int(np.maximum(span[0] - times, times - span[1]).argmin())
+        inside = float(np.clip(times[nearest], *span))
+        boxes[nearest] = box_at(region.track, inside) or region.track[0].box
+        mask[nearest] = True
+    return boxes, mask

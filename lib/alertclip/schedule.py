@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from alertclip.shards import WHOLE, Shard
+from alertclip.files import WHOLE, Shard
 
 
 def learning_rate_factor(step: int, total: int, warmup_ratio: float) -> float:

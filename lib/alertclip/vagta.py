@@ -1,26 +1,26 @@
 """Read VAGTA exactly as published: both JSON shapes, every quirk counted."""
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from alertclip import caption_checks
-from alertclip.boxes import frame_time
+from alertclip.caption_checks import clean_negatives, count_text, is_text
 from alertclip.errors import InputError
 from alertclip.files import read_json
-from alertclip.records import Item, Keyframe, Region, Report, item_key
-
-__all__ = ["Item", "Keyframe", "Region", "Report", "load_surrogate", "load_vagta", "strip_prefix"]
+from alertclip.records import Box, Item, Keyframe, Region, Report, frame_time, item_key
 
 # "Normal video:", "<Class> anomaly video:", once "Water incident: Abnormal video showing"
 PREFIX = re.compile(
     r"^(?:[^:]{0,60}\bvideos?\b[^:]{0,40}:|[^:]{0,30}: abnormal video showing)\s*", re.IGNORECASE
 )
+SHORT, LONG = 1.0, 1800.0  # s; segments outside are kept and counted
 SAME_TIME = 0.05  # s; segments that touch within the annotations' rounding do not overlap
+ROUNDING = 0.01  # a box may leave the frame by this share; VAGTA's do by 1e-14
 Segment = tuple[float, float] | None
+RegionId = tuple[str, int, Segment]
 
 
 def load_vagta(annotations: Path, hard_negatives: Path | None = None) -> tuple[list[Item], Report]:
@@ -34,11 +34,14 @@ def load_vagta(annotations: Path, hard_negatives: Path | None = None) -> tuple[l
     if not isinstance(rows, list):
         raise InputError(f"{annotations}: expected a list of items as in VAGTA's test file")
     report = Report()
-    negatives = _Negatives.read(hard_negatives, report) if hard_negatives else None
-    items = [item for row in rows if (item := _item(row, negatives, report)) is not None]
-    if negatives:
-        negatives.report_unused(report)
-    return _checked(items, report), report
+    negatives = None
+    if hard_negatives:
+        negatives = {_region_id(row): row for row in _qwen_rows(hard_negatives, report)}
+    unused = set(negatives or ())
+    items = [i for row in rows if (i := _item(row, negatives, unused, report)) is not None]
+    for region in sorted(unused, key=str):
+        report.add(_row_key(negatives[region]), "hard negatives without a region", "not used")
+    return _unique(items, report), report
 
 
 def load_surrogate(hard_negatives: Path) -> tuple[list[Item], Report]:
@@ -51,12 +54,12 @@ def load_surrogate(hard_negatives: Path) -> tuple[list[Item], Report]:
     report = Report()
     groups: dict[tuple[str, Segment], list[dict]] = defaultdict(list)
     for row in _qwen_rows(hard_negatives, report):
-        if not caption_checks.is_text(row.get("region_caption")):
+        if is_text(row.get("region_caption")):
+            groups[row["video"], row["timestamps"]].append(row)
+        else:
             report.add(_row_key(row), "no region caption", "region left out")
-            continue
-        groups[row["video"], row["timestamps"]].append(row)
     items = [_surrogate_item(*group, rows, report) for group, rows in groups.items()]
-    return _checked(items, report), report
+    return _unique(items, report), report
 
 
 def strip_prefix(caption: str) -> str:
@@ -64,15 +67,16 @@ def strip_prefix(caption: str) -> str:
     return PREFIX.sub("", caption)
 
 
-def _item(row: Any, negatives: "_Negatives | None", report: Report) -> Item | None:
-    video = caption_checks.video_path(row, report)
-    if video is None:
+def _item(
+    row: Any, negatives: dict[RegionId, dict] | None, unused: set[RegionId], report: Report
+) -> Item | None:
+    if (video := _video_path(row, report)) is None:
         return None
-    valid, timestamps = caption_checks.segment(video, row.get("timestamps"), report)
+    valid, timestamps = _segment(video, row.get("timestamps"), report)
     key = item_key(video, timestamps)
     caption, captions, boxes = map(row.get, ("global_caption", "region_captions", "box_infos"))
     texts = [caption, *captions] if isinstance(captions, list) and captions else [None]
-    if not all(map(caption_checks.is_text, texts)):
+    if not all(map(is_text, texts)):
         report.add(key, "captions missing or not text", "item left out")
         return None
     if not isinstance(boxes, list) or len(boxes) != len(captions):
@@ -82,12 +86,16 @@ def _item(row: Any, negatives: "_Negatives | None", report: Report) -> Item | No
         return None
     if not PREFIX.match(caption):
         report.add(key, "global caption without class prefix", "kept")
-    caption_checks.text_findings(key, "global caption", caption, report)
+    count_text(key, "global caption", caption, report)
     regions = []
     for index, (text, raw) in enumerate(zip(captions, boxes, strict=True)):
-        caption_checks.text_findings(key, "region caption", text, report)
-        found = negatives.take(key, (video, index, timestamps), text, report) if negatives else ()
-        regions.append(Region(text, caption_checks.box_track(key, raw, report), found))
+        count_text(key, "region caption", text, report)
+        found: tuple[str, ...] = ()
+        if negatives is not None:
+            region = (video, index, _rounded(timestamps))
+            unused.discard(region)
+            found = _matched_negatives(key, text, negatives.get(region), report)
+        regions.append(Region(text, _track(key, raw, report), found))
     item = Item(video, caption, tuple(regions), timestamps)
     if item.is_abnormal and not all(boxes):
         report.add(key, "abnormal region without boxes", "whole frame instead")
@@ -102,8 +110,8 @@ def _surrogate_item(video: str, timestamps: Segment, rows: list[dict], report: R
     regions = []
     for row in rows:
         caption = row["region_caption"]
-        caption_checks.text_findings(key, "region caption", caption, report)
-        found = caption_checks.clean_negatives(key, caption, row.get("hard_negative"), report)
+        count_text(key, "region caption", caption, report)
+        found = clean_negatives(key, caption, row.get("hard_negative"), report)
         regions.append(Region(caption, (), found, _span(key, row.get("frames_25"), report)))
     item = Item(video, "", tuple(regions), timestamps)
     prefix = f"{item.class_name} abnormal video" if item.is_abnormal else "Normal video"
@@ -111,45 +119,6 @@ def _surrogate_item(video: str, timestamps: Segment, rows: list[dict], report: R
     action = "templated caption" + (", whole-frame box" if item.is_abnormal else "")
     report.add(key, "surrogate: " + " and ".join(used), action)
     return Item(video, f"{prefix}: {regions[0].caption}", tuple(regions), timestamps, used)
-
-
-def _span(key: str, raw: Any, report: Report) -> Segment:
-    """Seconds of ``frames_25`` = [first, last], 1-based frames of the annotation clock."""
-    pair = caption_checks.number_pair(raw)
-    if raw is not None and (pair is None or pair[0] < 1):
-        report.add(key, "frames_25 are not two increasing frames", "whole clip instead")
-    if pair is None or pair[0] < 1:
-        return None
-    if pair[0] == pair[1]:
-        report.add(key, "region of a single frame", "kept with its nearest sampled frame")
-    return frame_time(pair[0]), frame_time(pair[1])
-
-
-@dataclass
-class _Negatives:
-    """Rows of the hard-negative file by video, region index and timestamps."""
-
-    rows: dict[tuple[str, int, Segment], dict]
-    unused: set[tuple[str, int, Segment]] = field(default_factory=set)
-
-    @classmethod
-    def read(cls, path: Path, report: Report) -> "_Negatives":
-        table = {_region_id(row): row for row in _qwen_rows(path, report)}
-        return cls(table, set(table))
-
-    def take(
-        self, key: str, region: tuple[str, int, Segment], caption: str, report: Report
-    ) -> tuple[str, ...]:
-        region = (*region[:2], _rounded(region[2]))
-        row = self.rows.get(region, {"hard_negative": [], "region_caption": caption})
-        self.unused.discard(region)
-        if row.get("region_caption") != caption:
-            report.add(key, "hard negatives written for another caption", "kept")
-        return caption_checks.clean_negatives(key, caption, row.get("hard_negative"), report)
-
-    def report_unused(self, report: Report) -> None:
-        for region in sorted(self.unused, key=str):
-            report.add(_row_key(self.rows[region]), "hard negatives without a region", "not used")
 
 
 def _qwen_rows(path: Path, report: Report) -> Iterable[dict]:
@@ -160,10 +129,9 @@ def _qwen_rows(path: Path, report: Report) -> Iterable[dict]:
         raise InputError(f"{path}: expected VAGTA's qwen file, an object with a list named items")
     seen = set()
     for row in rows:
-        video = caption_checks.video_path(row, report)
-        if video is None:
+        if (video := _video_path(row, report)) is None:
             continue
-        valid, timestamps = caption_checks.segment(video, row.get("timestamps"), report)
+        valid, timestamps = _segment(video, row.get("timestamps"), report)
         index = row.get("region_index")
         if type(index) is not int or index < 0:
             report.add(video, "region_index is not a whole number from 0", "region left out")
@@ -176,7 +144,7 @@ def _qwen_rows(path: Path, report: Report) -> Iterable[dict]:
                 yield row
 
 
-def _region_id(row: dict) -> tuple[str, int, Segment]:
+def _region_id(row: dict) -> RegionId:
     return row["video"], row["region_index"], _rounded(row["timestamps"])
 
 
@@ -188,16 +156,19 @@ def _rounded(segment: Segment) -> Segment:
     return segment and (round(segment[0], 3), round(segment[1], 3))
 
 
-def _checked(items: list[Item], report: Report) -> list[Item]:
+def _unique(items: list[Item], report: Report) -> list[Item]:
     """Items with unique keys; unusual lengths and overlaps are counted."""
     unique: dict[str, Item] = {}
     for item in items:
         if item.key in unique:
             same = "equal" if item == unique[item.key] else "different"
             report.add(item.key, f"duplicate item, {same} content", "first one kept")
-        else:
-            unique[item.key] = item
-            caption_checks.length_findings(item.key, item.timestamps, report)
+            continue
+        unique[item.key] = item
+        length = item.timestamps[1] - item.timestamps[0] if item.timestamps else SHORT
+        if not SHORT <= length <= LONG:
+            limit = f"shorter than {SHORT:g}" if length < SHORT else f"longer than {LONG:g}"
+            report.add(item.key, f"segment {limit} s", "kept")
     _count_overlaps(unique.values(), report)
     return list(unique.values())
 
@@ -219,3 +190,102 @@ def _read(path: Path) -> Any:
         raise
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error}); fetch it again") from None
+
+
+def _number(value: Any) -> float | None:
+    """A finite JSON number as float, else None; true and "1" are not numbers."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def _ordered_pair(raw: Any) -> Segment:
+    """Two ordered numbers, not negative; else None."""
+    pair = tuple(map(_number, raw)) if isinstance(raw, list) else ()
+    return pair if len(pair) == 2 and None not in pair and 0 <= pair[0] <= pair[1] else None
+
+
+def _video_path(row: Any, report: Report) -> str | None:
+    """The item's path below the data root; None, reported, if there is none or it climbs out."""
+    video = row.get("video") if isinstance(row, dict) else None
+    if not is_text(video) or not video.isprintable():
+        report.add(ascii(row)[:80], "no video path", "item left out")
+        return None
+    path = PurePosixPath(video)
+    if path.is_absolute() or ".." in path.parts or "\\" in video or not path.name:
+        report.add(video, "path leaves the data root", "item left out")
+        return None
+    return video
+
+
+def _segment(video: str, raw: Any, report: Report) -> tuple[bool, Segment]:
+    """Whether ``timestamps`` are usable, and the segment in s; null is the whole video."""
+    pair = _ordered_pair(raw)
+    if raw is not None and (pair is None or pair[0] == pair[1]):
+        report.add(video, "timestamps are not two increasing seconds", "item left out")
+        return False, None
+    return True, pair
+
+
+def _span(key: str, raw: Any, report: Report) -> Segment:
+    """Seconds of ``frames_25`` = [first, last], 1-based frames of the annotation clock."""
+    pair = _ordered_pair(raw)
+    if raw is not None and (pair is None or pair[0] < 1):
+        report.add(key, "frames_25 are not two increasing frames", "whole clip instead")
+    if pair is None or pair[0] < 1:
+        return None
+    if pair[0] == pair[1]:
+        report.add(key, "region of a single frame", "kept with its nearest sampled frame")
+    return frame_time(pair[0]), frame_time(pair[1])
+
+
+def _track(key: str, raw: Any, report: Report) -> tuple[Keyframe, ...]:
+    """Keyframes in order of time; () = whole frame, also for a track that cannot be read."""
+    if not raw:
+        return ()
+    try:
+        keyframes = [_keyframe(key, k, report) for k in raw]
+    except (TypeError, KeyError, ValueError) as error:
+        report.add(key, f"bad box: {error}", "track dropped, whole frame instead")
+        return ()
+    if any(a.frame >= b.frame for a, b in zip(keyframes, keyframes[1:], strict=False)):
+        report.add(key, "keyframes not increasing", "sorted, last of equal frames kept")
+        keyframes = sorted({k.frame: k for k in keyframes}.values(), key=lambda k: k.frame)
+    if len(keyframes) == 1:
+        report.add(key, "track with a single keyframe", "short window around it")
+    if keyframes[-1].enabled:
+        report.add(key, "last keyframe enabled", "box ends there")
+    return tuple(keyframes)
+
+
+def _keyframe(key: str, raw: Any, report: Report) -> Keyframe:
+    if not isinstance(raw, dict) or not {"frame", "bbox", "enabled"} <= raw.keys():
+        raise ValueError("a keyframe needs frame, bbox and enabled")
+    frame = _number(raw["frame"])
+    if frame is None or frame < 1 or frame != int(frame) or not isinstance(raw["enabled"], bool):
+        raise ValueError("frame is not a whole number from 1, or enabled not true or false")
+    return Keyframe(int(frame), _box(key, raw["bbox"], report), raw["enabled"])
+
+
+def _box(key: str, raw: Any, report: Report) -> Box:
+    corners = tuple(_number(x) for x in raw) if isinstance(raw, list) else ()
+    if len(corners) != 4 or None in corners:
+        raise ValueError("not four finite numbers")
+    clamped = tuple(min(1.0, max(0.0, x)) for x in corners)
+    if max(abs(a - b) for a, b in zip(corners, clamped, strict=True)) > ROUNDING:
+        raise ValueError("outside the frame (pixels instead of shares?)")
+    if not (clamped[0] < clamped[2] and clamped[1] < clamped[3]):
+        raise ValueError("inverted or empty")
+    if clamped != corners:
+        report.add(key, "box beyond the frame by rounding", "clamped")
+    return clamped
+
+
+def _matched_negatives(key: str, caption: str, row: dict | None, report: Report) -> tuple[str, ...]:
+    row = row or {"hard_negative": [], "region_caption": caption}
+    if row.get("region_caption") != caption:
+        report.add(key, "hard negatives written for another caption", "kept")
+    return clean_negatives(key, caption, row.get("hard_negative"), report)

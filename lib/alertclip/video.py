@@ -1,29 +1,37 @@
 """Videos: how many frames they truly hold, frames by index, and which indices to take."""
 
 import atexit
-import contextlib
-import json
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from alertclip import decoding
+from alertclip.decoding import Facts
 from alertclip.errors import InputError
 from alertclip.files import read_json, sha256_file, sha256_json, write_json
 
-THROUGH = 512  # frames kept at most while a video is read through: 80 MB at 224 x 224, each copy
-TIME_LIMIT = 300.0  # seconds for one request; an hour of 320x240 video decodes in about 30
+THROUGH = 512  # frames kept at most while a video is counted: 80 MB at 224 x 224, each copy
+TIME_LIMIT = 60.0  # seconds for one request, and
+SECONDS_PER_MB = 5.0  # for each MB of the file; an hour of 320x240 video decodes in about 30 s
 
 
 class DecodeError(InputError):
     """A video that cannot be decoded: the message names the file and the reason."""
+
+
+class NoAnswer(DecodeError):
+    """The decoder hung or died: another one may still read the file."""
 
 
 @dataclass(frozen=True)
@@ -42,150 +50,150 @@ class VideoInfo:
         return self.frames / self.fps
 
 
-class NoAnswer(DecodeError):
-    """The decoder hung or died: another one may still read the file."""
-
-
 class DecodeWorker:
-    """One decoding process with a wall-clock limit per request; killed and replaced when late."""
+    """A process for decoders, killed and replaced when one hangs.
 
-    def __init__(
-        self,
-        time_limit: float = TIME_LIMIT,
-        module: str = "alertclip.decoding",
-        threads: str = "AUTO",
-    ) -> None:
-        """``threads`` of FFmpeg: AUTO, or NONE where other workers decode on every core."""
-        self.time_limit, self.module, self.threads = time_limit, module, threads
+    decord can hang for ever inside native code that holds the interpreter's lock: no signal handler
+    and no thread reaches it. Not a ``ProcessPoolExecutor``, which imports the caller's main module
+    (often torch) in each process and has no way to kill one of them.
+    """
+
+    def __init__(self, threads: str = "AUTO", time_limit: float = TIME_LIMIT) -> None:
+        """``threads`` of FFmpeg: AUTO, or NONE where other workers decode on every core.
+
+        ``time_limit`` in s is for an empty file; it grows with the size.
+        """
+        self.threads, self.time_limit = threads, time_limit
         self._process: subprocess.Popen | None = None
-        self._lock, self._owner = threading.Lock(), os.getpid()
+        self._connection: Connection | None = None
+        self._lock, self._closed = threading.Lock(), False
 
-    def ask(self, path: Path, **request: Any) -> tuple[dict[str, Any], bytes]:
-        """Send a request about ``path``; DecodeError if it fails, dies or takes too long."""
-        self._leave_to_parent()
-        with self._lock:
-            process, late = self._running(), threading.Event()
-            timer = threading.Timer(self.time_limit, _kill, (process, late))
-            timer.start()
-            try:
-                content = {"path": str(path.absolute()), "limit": self.time_limit, **request}
-                head, body = _exchange(process, content)
-            except (OSError, ValueError):
-                self.close()
-                reason = f"no answer in {self.time_limit:g} s" if late.is_set() else "it crashed"
-                raise NoAnswer(
-                    f"{path}: the decoder failed ({reason}); convert the file or leave it out"
-                ) from None
-            except BaseException:  # an interrupted exchange would leave its answer for the next
-                self.close()
-                raise
-            finally:
-                timer.cancel()
-        if "error" in head:
-            raise DecodeError(f"{path}: cannot be decoded ({head['error']}); convert or replace it")
-        return head, body
+    def run(self, path: Path, function: Callable[..., Any], *arguments: Any) -> Any:
+        """``function(path, *arguments)``, run in the process.
+
+        Raises DecodeError naming the file if it fails, NoAnswer if it dies or takes too long.
+        """
+        return self._ask(path, function, (str(path.absolute()), *arguments))
+
+    def stream(self, path: Path, function: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
+        """Items of a generator function, made one by one on demand; one stream at a time."""
+        self.run(path, function, *arguments)
+        while (item := self._ask(path, None, ())) is not None:
+            yield item
+
+    def limit(self, path: Path) -> float:
+        """Seconds that a request about ``path`` may take."""
+        return self.time_limit + SECONDS_PER_MB * existing(path).stat().st_size / 1e6
 
     def close(self) -> None:
-        """End the process."""
-        self._leave_to_parent()
-        process, self._process = self._process, None  # two threads may want to end it
-        if process is not None:
-            process.kill()
-            with contextlib.suppress(OSError, ValueError):  # the other has closed its pipes
-                process.communicate()
+        """End the process for good; a thread that waits for it gets NoAnswer."""
+        self._closed = True
+        self._kill()
 
-    def _leave_to_parent(self) -> None:
-        # After a fork (data loaders) the pipes are the parent's: take a process of our own.
-        if self._owner != os.getpid():
-            self._lock, self._owner, self._process = threading.Lock(), os.getpid(), None
+    def _kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
-    def _running(self) -> subprocess.Popen:
+    def _ask(self, path: Path, function: Callable[..., Any] | None, arguments: tuple) -> Any:
+        limit = self.limit(path)
+        with self._lock:
+            try:
+                connection = self._connected()
+                if self._closed:
+                    raise EOFError
+                connection.send((limit, function, arguments))
+                if not connection.poll(limit):
+                    raise TimeoutError
+                reason, result = connection.recv()
+            except (OSError, EOFError) as error:
+                self._kill()
+                why = f"no answer in {limit:.0f} s" if type(error) is TimeoutError else "it crashed"
+                raise NoAnswer(
+                    f"{path}: the decoder failed ({why}); convert the file or leave it out"
+                ) from None
+            except BaseException:  # an interrupted exchange would leave its answer for the next
+                self._kill()
+                raise
+        if reason:
+            raise DecodeError(f"{path}: cannot be decoded ({reason}); convert or replace it")
+        return result
+
+    def _connected(self) -> Connection:
         if self._process is None or self._process.poll() is not None:
+            self._connection, theirs = Pipe()
+            code = f"from alertclip.decoding import serve; serve({theirs.fileno()})"
+            # The process finds what this one does, installed or not.
+            path = os.pathsep.join(filter(None, sys.path))
             self._process = subprocess.Popen(
-                [sys.executable, "-m", self.module],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                [sys.executable, "-c", code],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                env=_environment(),
+                pass_fds=[theirs.fileno()],
+                env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
             )
-        return self._process
+            theirs.close()
+        return self._connection
 
 
-def _kill(process: subprocess.Popen, late: threading.Event) -> None:
-    late.set()
-    process.kill()
+@cache
+def _worker_of(process: int) -> DecodeWorker:
+    worker = DecodeWorker()
+    atexit.register(worker.close)
+    return worker
 
 
-def _environment() -> dict[str, str]:
-    # The worker must find this very package, installed or not.
-    root = str(Path(__file__).resolve().parents[1])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+def own_worker() -> DecodeWorker:
+    """The worker of this process; a forked data loader gets one of its own."""
+    return _worker_of(os.getpid())
 
 
-def _exchange(process: subprocess.Popen, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-    process.stdin.write(json.dumps(request).encode() + b"\n")
-    process.stdin.flush()
-    head = json.loads(process.stdout.readline())
-    size = int(np.prod(head["shape"])) if "shape" in head else 0
-    body = process.stdout.read(size)
-    if len(body) != size:
-        raise ValueError("answer cut short")
-    return head, body
-
-
-_worker = DecodeWorker()
-atexit.register(_worker.close)
 _known: dict[tuple[str, int, int], VideoInfo] = {}
-
-
-Facts = dict[str, Any]
-"""Fields of a VideoInfo, less the hash."""
-
-
-def count(path: Path, worker: DecodeWorker) -> Facts:
-    """What a video holds, by decoding all of it."""
-    request = {"indices": [], "size": (1, 1), "threads": worker.threads}
-    return worker.ask(path, what="through", **request)[0]["facts"]
 
 
 def probe(
     path: Path | str,
     store: Path | None = None,
-    worker: DecodeWorker = _worker,
-    counted: Callable[[Path, DecodeWorker], Facts] = count,
+    worker: DecodeWorker | None = None,
+    counted: Callable[[Path, DecodeWorker], Facts] | None = None,
 ) -> VideoInfo:
-    """Count the decodable frames of a video once; remembered in ``store`` by content hash."""
+    """Count the frames of a video that decode; remembered in ``store`` by its content.
+
+    ``counted`` counts, by decoding, and may keep frames on the way.
+    """
     path = existing(path)
     key = _file_key(path)
     if key not in _known:
-        _known[key] = _probe(path, store, key, partial(counted, path, worker))
+        # Hashing a hundred gigabytes takes minutes: the file's size and time stand for its content.
+        seen = store / f"seen-{sha256_json(key)[:32]}.json" if store else None
+        facts = partial(counted or _count, path, worker or own_worker())
+        _known[key] = _kept(seen, partial(_probe_content, path, store, facts))
     return _known[key]
 
 
-def _probe(path: Path, store: Path | None, key: tuple, counted: Callable[[], Facts]) -> VideoInfo:
-    # Hashing a hundred gigabytes takes minutes: the file's size and time stand for its content.
-    seen = store / f"seen-{sha256_json(key)[:32]}.json" if store else None
-    if info := _remembered(seen):
-        return info
+def _probe_content(path: Path, store: Path | None, facts: Callable[[], Facts]) -> VideoInfo:
     try:
         digest = sha256_file(path)
     except OSError as error:
         raise DecodeError(f"{path}: cannot be read ({error.strerror})") from None
-    sidecar = store / f"{digest}.json" if store else None
-    info = _remembered(sidecar)
-    if info is None:
-        info = VideoInfo(sha256=digest, **counted())
-    for file in filter(None, (seen, sidecar)):
+    file = store / f"{digest}.json" if store else None
+    return _kept(file, lambda: VideoInfo(**facts(), sha256=digest))
+
+
+def _kept(file: Path | None, make: Callable[[], VideoInfo]) -> VideoInfo:
+    """The info in ``file``, else a new one, which is written there."""
+    with suppress(InputError, TypeError):  # missing, torn, or written by another version
+        if file:
+            return VideoInfo(**read_json(file))
+    info = make()
+    if file:
         write_json(file, asdict(info))
     return info
 
 
-def _remembered(sidecar: Path | None) -> VideoInfo | None:
-    try:
-        return VideoInfo(**read_json(sidecar)) if sidecar and sidecar.exists() else None
-    except (InputError, TypeError):  # written by another version: count again
-        return None
+def _count(path: Path, worker: DecodeWorker) -> Facts:
+    return worker.run(path, decoding.read_through, [], (1, 1), worker.threads)[1]
 
 
 Choice = Callable[[VideoInfo], Sequence[Sequence[int]]]
@@ -195,23 +203,23 @@ Choice = Callable[[VideoInfo], Sequence[Sequence[int]]]
 def count_and_read(
     path: Path, worker: DecodeWorker, choose: Choice, size: tuple[int, int]
 ) -> tuple[Facts, list[tuple[Sequence[int], np.ndarray]]]:
-    """What a video holds, and the frames (T, H, W, 3) of each chosen list: it is decoded once.
+    """What a video holds, and the frames (T, H, W, 3) of each chosen list, in one pass.
 
-    The lists are chosen by what the container promises. Where it proves wrong, or they hold more
-    than THROUGH frames, none is read: they are to be chosen and read again.
+    The lists are chosen by what the container promises. Where that proves wrong, or they hold more
+    than THROUGH frames, none is returned: choose and read them again.
     """
-    promised, _ = worker.ask(path, what="declare")
+    promised = worker.run(path, decoding.declared)
     lists = choose(VideoInfo(**promised, sha256="")) if min(promised.values()) > 0 else []
     wanted = sorted({int(i) for indices in lists for i in indices})
     if len(wanted) > THROUGH:
-        return count(path, worker), []
-    request = {"indices": wanted, "size": size, "threads": worker.threads}
-    head, body = worker.ask(path, what="through", **request)
-    facts = head["facts"]
+        return _count(path, worker), []
+    frames, facts = worker.run(path, decoding.read_through, wanted, size, worker.threads)
     if facts["frames"] != promised["frames"] or facts["fps"] != promised["fps"]:
         return facts, []
-    frames = np.frombuffer(body, np.uint8).reshape(head["shape"])
     return facts, [(indices, frames[np.searchsorted(wanted, indices)]) for indices in lists]
+
+
+_hanging: set[tuple[str, int, int]] = set()  # files on which decord does not return
 
 
 def read_frames(
@@ -219,28 +227,27 @@ def read_frames(
     indices: Sequence[int],
     size: tuple[int, int],
     backend: str = "decord",
-    worker: DecodeWorker = _worker,
+    worker: DecodeWorker | None = None,
 ) -> np.ndarray:
     """Frames (T, H, W, 3) uint8 by native index, squashed to ``size`` = (H, W) by the decoder.
 
     Order and repetitions are those of ``indices``. PyAV serves where decord is missing, fails or
-    hangs. Raises DecodeError naming the file; no call lasts longer than twice the time limit.
+    hangs. Raises DecodeError naming the file.
     """
-    path = existing(path)
-    indices = [int(i) for i in indices]
+    path, indices = existing(path), [int(i) for i in indices]
+    key, worker = _file_key(path), worker or own_worker()
     if not indices or min(indices) < 0:
         raise DecodeError(f"{path}: frame indices must be at least 0 and not empty")
-    known = _known.get(_file_key(path))
-    if known and max(indices) >= known.frames:
-        raise DecodeError(f"{path}: frame {max(indices)} asked for, {known.frames} decode")
-    request = {"what": "read", "indices": indices, "size": [int(side) for side in size]}
+    if key in _known and max(indices) >= (held := _known[key].frames):
+        raise DecodeError(f"{path}: frame {max(indices)} asked for, {held} decode")
+    what = indices, tuple(int(side) for side in size)
     try:
-        head, body = worker.ask(path, backend=backend, **request)
+        return worker.run(path, decoding.decode, *what, "pyav" if key in _hanging else backend)
     except NoAnswer:
-        if backend != "decord":
+        if backend != "decord" or key in _hanging:
             raise
-        head, body = worker.ask(path, backend="pyav", **request)
-    return np.frombuffer(body, np.uint8).reshape(head["shape"])
+        _hanging.add(key)
+        return worker.run(path, decoding.decode, *what, "pyav")
 
 
 def uniform_indices(start: float, end: float, fps: float, frames: int, count: int) -> np.ndarray:
@@ -248,7 +255,7 @@ def uniform_indices(start: float, end: float, fps: float, frames: int, count: in
 
     A span with fewer frames than bins gives each of its frames once; the caller pads and masks.
     """
-    # Cut before rounding: 1e308 s times a frame rate is no number.
+    # Clip before rounding: 1e308 s times a frame rate is infinite.
     first = round(min(max(0, start * fps), frames - 1))
     last = max(first + 1, round(min(end * fps, frames)))
     if last - first <= count:

@@ -1,19 +1,17 @@
 """Zero-shot detection from embeddings and prompts: no training, no threshold (Alert-CLIP paper)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
-import pandas as pd
 import torch
 
-from alertclip.embeddings import ClipEmbeddings
-from alertclip.mss import bootstrap_interval, set_similarities, signed_score
-from alertclip.prompts import Prompts, PromptSets
-from detectors.frame_metrics import Spans, inside, video_metrics, zero_shot_margin
-from detectors.resampling import FrameScores
+from alertclip.mss import set_similarities
+from alertclip.prompts import PromptSets
 
 EncodeText = Callable[[list[str]], torch.Tensor]
 """Sentences (C) -> unit vectors (C, D), such as AlertCLIP.encode_text."""
+
+Spans = Sequence[tuple[float, float]]
 
 
 @torch.inference_mode()
@@ -23,46 +21,25 @@ def encode_sets(encode_text: EncodeText, sets: PromptSets) -> tuple[np.ndarray, 
     return normal.float().cpu().numpy(), abnormal.float().cpu().numpy()
 
 
-def frame_scores(
-    embeddings: ClipEmbeddings,
-    normal: np.ndarray,
-    abnormal: np.ndarray,
-    spans: Mapping[str, Spans],
-) -> list[FrameScores]:
-    """Margin of every sampled frame after the temporal transformer, with its truth.
+def zero_shot_margin(embedding: np.ndarray, normal: np.ndarray, abnormal: np.ndarray) -> np.ndarray:
+    """S_A - S_N, the zero-shot anomaly score: embedding (..., D) of clips or frames -> (...)."""
+    similarities = set_similarities(embedding, normal, abnormal)
+    return similarities[..., 1] - similarities[..., 0]
 
-    ``spans`` gives the events in seconds by clip key; normal clips need no entry.
+
+def inside(positions: np.ndarray, spans: Spans) -> np.ndarray:
+    """Truth at frame numbers or times: True where start <= position < end of any span."""
+    positions = np.asarray(positions)
+    truth = np.zeros(positions.shape, bool)
+    for start, end in spans:
+        truth |= (positions >= start) & (positions < end)
+    return truth
+
+
+def hold(scores: np.ndarray, sampled: np.ndarray, n_frames: int) -> np.ndarray:
+    """Spread scores at sampled frame numbers over all frames: each holds until the next one.
+
+    scores (T,), sampled (T,) ascending -> (n_frames,); frames before the first take its score.
     """
-    margins = zero_shot_margin(embeddings.z, normal, abnormal)  # (N, T)
-    videos = []
-    for i, key in enumerate(embeddings.keys):
-        real = embeddings.mask[i]
-        truth = inside(embeddings.times[i][real], spans.get(key, ()))
-        name, abnormal = key.split("#")[0], bool(embeddings.labels[i])
-        videos.append(FrameScores(name, margins[i][real], truth, abnormal))
-    return videos
-
-
-def wording_table(
-    embeddings: ClipEmbeddings,
-    encode_text: EncodeText,
-    prompts: Prompts,
-    n_boot: int = 1000,
-    seed: int = 0,
-    groups: Sequence[str] | None = None,
-) -> pd.DataFrame:
-    """How far the wording alone moves MSS and video AUC / AP; "fixed" is the main prompt set.
-
-    Columns: wording, metric (MSS, video AUC, video AP), value, low, high, n.
-    """
-    rows = []
-    for wording, sets in {"fixed": prompts.sets, **prompts.alternatives}.items():
-        similarities = set_similarities(embeddings.embedding, *encode_sets(encode_text, sets))
-        signed = signed_score(similarities, embeddings.labels)
-        mss = bootstrap_interval(signed, n_boot=n_boot, seed=seed, groups=groups)
-        margin = similarities[:, 1] - similarities[:, 0]
-        metrics = video_metrics(margin, embeddings.labels, n_boot, seed, groups)
-        first = pd.DataFrame([{"metric": "MSS", **mss._asdict()}])
-        rows.append(pd.concat([first, metrics]).assign(wording=wording))
-    table = pd.concat(rows, ignore_index=True)
-    return table[["wording", "metric", "value", "low", "high", "n"]]
+    owner = np.searchsorted(sampled, np.arange(n_frames), side="right") - 1
+    return np.asarray(scores)[np.maximum(owner, 0)]

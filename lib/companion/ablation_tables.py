@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from companion.ablations import load_variants
 from companion.figures.style import committed
 from companion.profiles import Params
 from companion.tuned_models import STAGES
+from companion.variants import load_variants
 
 
 def ablation_table(table: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -45,12 +45,26 @@ def results_table(P: Params, table: pd.DataFrame) -> pd.DataFrame:
     return made
 
 
-def verdicts(table: pd.DataFrame) -> pd.DataFrame:
-    """What each row of an ``ablation_table`` shows, in words; the reference is left out."""
-    rows = table[~table["reference"]]
-    worse, better = rows["high"] < 0, rows["low"] > 0
-    words = np.select([worse, better], ["worse: the part helps", "better without it"], "not shown")
-    return rows[["title", "value", "change", "low", "high", "seeds"]].assign(verdict=words)
+def verdict(table: pd.DataFrame) -> str:
+    """What an ``ablation_table`` of one group shows, as sentences in Markdown with its numbers."""
+    whole, rows = table[table["reference"]].iloc[0], table[~table["reference"]]
+    head = f"**{whole['title']}** reaches a {whole['metric']} of {whole['value']:.1f}."
+    if table["seeds"].max() < 2:
+        changes = "; ".join(f"{r.title}: {r.change:+.1f} points" for r in rows.itertuples())
+        return f"{head} {changes}. One seed gives no interval: this may be chance."
+    worse, better = rows[rows["high"] < 0], rows[rows["low"] > 0]
+    return (
+        f"{head} Of {len(rows)} variants, **{len(worse)} are worse**{_listed(worse)} and"
+        f" **{len(better)} are better**{_listed(better)}; for the other"
+        f" {len(rows) - len(worse) - len(better)} the interval contains zero."
+    )
+
+
+def _listed(rows: pd.DataFrame) -> str:
+    """The rows' changes with their intervals in brackets, the largest first."""
+    rows = rows.sort_values("change", key=abs, ascending=False)
+    each = [f"{r.title} {r.change:+.1f} [{r.low:.1f}, {r.high:.1f}]" for r in rows.itertuples()]
+    return f" ({'; '.join(each)})" if each else ""
 
 
 def reference_table() -> pd.DataFrame:
@@ -58,11 +72,16 @@ def reference_table() -> pd.DataFrame:
     return committed("ablations_reference")
 
 
-def _rows(table: pd.DataFrame, metric: str) -> Iterator[dict[str, Any]]:
-    """A row per variant that has the metric, with an interval each for value and change.
+def student_interval(values: pd.Series) -> tuple[float, float, float]:
+    """Mean over seeds and its 95% interval (Student's t); nan bounds from fewer than two seeds."""
+    half = float("nan")
+    if len(values) > 1:
+        half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return values.mean(), values.mean() - half, values.mean() + half
 
-    In the order of params/ablations.yaml, which puts together what belongs together.
-    """
+
+def _rows(table: pd.DataFrame, metric: str) -> Iterator[dict[str, Any]]:
+    """A row per variant that has the metric, in the order of params/ablations.yaml."""
     variants = load_variants()
     part = table[table["metric"] == metric].pivot(index="seed", columns="variant", values="value")
     for name in (name for name in variants if name in part):
@@ -73,14 +92,7 @@ def _rows(table: pd.DataFrame, metric: str) -> Iterator[dict[str, Any]]:
         pairs = pd.DataFrame({"value": part[name], "change": changes})
         pairs = pairs.dropna(subset=["change" if reference else "value"])
         row = {"group": group, "title": title, "variant": name, "metric": metric}
-        row |= _mean(pairs["value"], "value", "") | _mean(pairs["change"], "change", "change_")
+        row |= zip(("value", "low", "high"), student_interval(pairs["value"]), strict=True)
+        bounds = ("change", "change_low", "change_high")
+        row |= zip(bounds, student_interval(pairs["change"]), strict=True)
         yield row | {"seeds": len(pairs), "reference": name == reference}
-
-
-def _mean(values: pd.Series, name: str, prefix: str) -> dict[str, float]:
-    """Mean over seeds with its 95% interval; nan where there are fewer than two."""
-    half = float("nan")
-    if len(values) > 1:
-        half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    mean = values.mean()
-    return {name: mean, f"{prefix}low": mean - half, f"{prefix}high": mean + half}

@@ -1,4 +1,4 @@
-"""What notebook 01 shows of a data set: counts, the validation report, boxes, captions."""
+"""What notebook 01 shows of a dataset: counts, the validation report, boxes, captions."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from alertclip.boxes import box_at, region_span
-from alertclip.vagta import Item, Report
+from alertclip.records import WHOLE_FRAME, Item, Report, box_at, region_span
 from alertclip.video import probe, read_frames
 from companion.profiles import Params
 
@@ -18,18 +17,17 @@ SHOWN = (240, 320)  # H, W of example frames
 def items_per_class(loaded: Loaded) -> pd.DataFrame:
     """Items per class and split: columns class_name, split, items."""
     rows = [(i.class_name, split) for split, (items, _) in loaded.items() for i in items]
-    table = pd.DataFrame(rows, columns=["class_name", "split"])
-    return table.value_counts(sort=False).rename("items").reset_index()
+    return _counted(rows, ["class_name", "split"])
 
 
 def report_counts(loaded: Loaded) -> pd.DataFrame:
     """Validation findings counted: columns split, reason, action, items."""
-    rows = [
-        {"split": split, "reason": row.reason, "action": row.action}
-        for split, (_, report) in loaded.items()
-        for row in report.rows
-    ]
-    table = pd.DataFrame(rows, columns=["split", "reason", "action"])
+    rows = [(s, r.reason, r.action) for s, (_, report) in loaded.items() for r in report.rows]
+    return _counted(rows, ["split", "reason", "action"])
+
+
+def _counted(rows: Sequence[tuple], columns: list[str]) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=columns)
     return table.value_counts(sort=False).rename("items").reset_index()
 
 
@@ -42,38 +40,29 @@ def save_reports(loaded: Loaded, folder: Path) -> None:
 def box_examples(
     P: Params, items: Sequence[Item], count: int, seed: int
 ) -> tuple[list[np.ndarray], pd.DataFrame]:
-    """Frames in the middle of annotated events, one class after the other, with their boxes."""
-    chosen = _one_per_class([i for i in items if i.is_abnormal], count, seed)
+    """Frames in the middle of annotated events of different classes, with their boxes."""
     frames, rows = [], []
-    for number, item in enumerate(chosen):
-        region = item.regions[0]
-        start, end = region_span(region)
-        path = P.data_dir / item.video
-        time = (start + end) / 2
-        info = probe(path)
+    for item in _one_per_class([i for i in items if i.is_abnormal], count, seed):
+        region, path = item.regions[0], P.data_dir / item.video
+        time, info = sum(region_span(region)) / 2, probe(path)
         index = min(round(time * info.fps), info.frames - 1)
+        box = box_at(region.track, time) or WHOLE_FRAME
+        rows.append((len(frames), f"{item.class_name}, {time:.1f} s", *box, region.caption, 1))
         frames.append(read_frames(path, [index], SHOWN)[0])
-        box = box_at(region.track, time) or (0.0, 0.0, 1.0, 1.0)
-        rows.append(
-            {"frame": number, "title": f"{item.class_name}, {time:.1f} s"}
-            | dict(zip(("x1", "y1", "x2", "y2"), box, strict=True))
-            | {"caption": region.caption, "label": 1}
-        )
-    return frames, pd.DataFrame(rows)
+    columns = ["frame", "title", "x1", "y1", "x2", "y2", "caption", "label"]
+    return frames, pd.DataFrame(rows, columns=columns)
 
 
 def caption_examples(items: Sequence[Item], count: int, seed: int) -> pd.DataFrame:
     """Global caption, region caption and hard negatives of a few items of different classes."""
     rows = [
-        {
-            "class": item.class_name,
-            "global caption": item.global_caption,
-            "region caption": item.regions[0].caption,
-            "hard negatives": " | ".join(item.regions[0].hard_negatives),
-        }
-        for item in _one_per_class(items, count, seed)
+        (i.class_name, i.global_caption, i.regions[0].caption, i.regions[0].hard_negatives)
+        for i in _one_per_class(items, count, seed)
     ]
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(
+        rows, columns=["class", "global caption", "region caption", "hard negatives"]
+    )
+    return table.assign(**{"hard negatives": table["hard negatives"].map(" | ".join)})
 
 
 def _one_per_class(items: Sequence[Item], count: int, seed: int) -> list[Item]:

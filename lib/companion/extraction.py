@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from alertclip.errors import InputError
-from alertclip.shards import Shard, parse_shard
+from alertclip.files import Shard, parse_shard
 from companion.profiles import Params, load_params, parse_overrides
 from companion.tuned_models import STAGES, Stage
 from detectors import cross_domain, weakly_supervised

@@ -1,14 +1,15 @@
-"""Every knob of a run: typed, flat, and refused when misspelt.
+"""The parameters of a run: typed groups, flat names in YAML, and no misspelt name accepted.
 
-A profile (``params/<profile>.yaml``) states only where it deviates from the defaults below,
-which are the paper's values (supplementary Table 4) or, where it is silent, ours.
+A profile (``params/<profile>.yaml``) states only where it deviates from the defaults, which are
+the paper's values (supplementary Table 4) or, where the paper is silent, ours.
 """
 
 import difflib
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError
@@ -25,18 +26,20 @@ from alertclip.hyperparameters import (
 from detectors.training_protocol import DetectorParams
 from vagpt.qa_protocol import QAParams
 
+Result = TypeVar("Result")
+
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ROOT / "params"
 PAPER_RESULTS = PROFILES / "paper_results.yaml"
 BENCHMARKS = PROFILES / "benchmarks.yaml"
 ABLATIONS = PROFILES / "ablations.yaml"
-NOT_PROFILES = (
-    "ablations",
-    "benchmarks",
-    "negative_prompts",
-    "paper_results",
-    "prompts",
-)  # other files of the folder
+TYPICAL_TIMES = PROFILES / "typical_times.yaml"
+NOT_PROFILES = {"ablations", "benchmarks", "negative_prompts", "paper_results", "prompts"}
+NOT_PROFILES |= {"typical_times"}  # other files of the folder
+
+Degradation = Literal[
+    "blur", "darkness", "noise", "compression", "resolution", "occlusion", "actor size"
+]
 
 
 class WorldParams(Group):
@@ -52,14 +55,8 @@ class WorldParams(Group):
 class EvaluationParams(Group):
     """Metrics, prompts and other domains."""
 
-    PLAIN: ClassVar = (
-        "bootstrap_samples",
-        "prompts",
-        "transfer",
-        "open_vocabulary_changes",
-        "retention_imagenet",
-        "retention_coco",
-    )
+    PLAIN: ClassVar = ("bootstrap_samples", "prompts", "transfer", "open_vocabulary_changes",
+                       "retention_imagenet", "retention_coco")  # fmt: skip
 
     batch_size: int = Field(8, ge=1)
     precision: Literal["fp32", "bf16"] = "fp32"  # of snippet features
@@ -85,15 +82,11 @@ class FailureParams(Group):
     """Failures under controlled degradation (notebook 08)."""
 
     clips: int | None = Field(None, ge=4)  # drawn by seed, half abnormal; None = all
-    levels: dict[str, list[float]] = {  # by kind, in the units of degradation.py
-        "blur": [1, 2, 4, 8],
-        "darkness": [2, 4, 6, 8],
-        "noise": [10, 20, 40, 80],
-        "compression": [40, 20, 10, 5],
-        "resolution": [112, 56, 28, 14],
-        "occlusion": [0.25, 0.5, 0.75, 1],
-        "actor size": [0.7, 0.5, 0.35, 0.25],
-    }
+    levels: dict[Degradation, list[float]] = {  # in the units of degradation.py
+        "blur": [1, 2, 4, 8], "darkness": [2, 4, 6, 8], "noise": [10, 20, 40, 80],
+        "compression": [40, 20, 10, 5], "resolution": [112, 56, 28, 14],
+        "occlusion": [0.25, 0.5, 0.75, 1], "actor size": [0.7, 0.5, 0.35, 0.25],
+    }  # fmt: skip
     gallery: int = Field(4, ge=1)  # worst errors shown of either sort
     videos: str = ""  # a folder of real clips to show; empty = the data root, if real
     names: list[str] = ["Abuse011", "RoadAccidents018", "RoadAccidents022", "Arson016"]
@@ -158,12 +151,12 @@ def _flat_names() -> dict[str, tuple[str, str]]:
     """Flat name -> (group, field); the group of a run's own fields is empty."""
     names = {}
     for group, info in Params.model_fields.items():
-        kind = info.annotation
-        if not (isinstance(kind, type) and issubclass(kind, Group)):
+        kind: Any = info.annotation
+        if not hasattr(kind, "model_fields"):
             names[group] = ("", group)
             continue
         for field in kind.model_fields:
-            plain = kind.PLAIN is True or (kind.PLAIN and field in kind.PLAIN)
+            plain = kind.PLAIN is True or field in (kind.PLAIN or ())
             names[field if plain else f"{group}_{field}"] = (group, field)
     return names
 
@@ -174,27 +167,57 @@ FLAT = _flat_names()
 def from_flat(values: dict[str, Any]) -> Params:
     """Parameters from flat names; what is not named keeps its default.
 
-    Raises pydantic's ValidationError on a wrong type, InputError on a name that does not exist.
+    Raises InputError naming the parameter, at any depth: a name that does not exist (with the
+    nearest that does), a wrong type, a value out of range.
     """
     tree: dict[str, Any] = {"stage2": dict(STAGE2)}
     for name, value in values.items():
         if name not in FLAT:
-            near = difflib.get_close_matches(name, FLAT, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise InputError(f"{name}: no such parameter{hint}")
+            raise InputError(f"{name}: no such parameter{nearest(name, FLAT)}")
         group, field = FLAT[name]
         if name in ("backbone", "pretrained"):
             value = _from_root(value)
         (tree.setdefault(group, {}) if group else tree)[field] = value
-    P = Params.model_validate(tree)
-    for changes in (
-        *P.evaluation.transfer.values(),
-        P.evaluation.open_vocabulary_changes,
-        P.ablation.changes,
-    ):
-        if changes:
-            from_flat(changes)  # a misspelt name stops the run before any work
+    try:
+        P = Params.model_validate(tree)
+    except ValidationError as error:
+        raise InputError("; ".join(_explain(e) for e in error.errors())) from None
+    _check_changes(P)
     return P
+
+
+def _check_changes(P: Params) -> None:
+    """Raise InputError on what a nested change misspells, before any work."""
+    nested = {f"transfer: {title}": changes for title, changes in P.evaluation.transfer.items()}
+    nested["open_vocabulary_changes"] = P.evaluation.open_vocabulary_changes
+    nested["ablation_changes"] = P.ablation.changes
+    for where, changes in nested.items():
+        if changes:
+            within(where, from_flat, changes)
+
+
+def within(where: str, call: Callable[..., Result], *args: Any, **options: Any) -> Result:
+    """What ``call`` returns; where it raises an InputError, its message begins with ``where``."""
+    try:
+        return call(*args, **options)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint that names the known name most like ``name``; empty if none is."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _explain(error: Any) -> str:
+    place = [str(part) for part in error["loc"] if part != "[key]"]
+    fields = {f"{g}.{f}" if g else f: name for name, (g, f) in FLAT.items()}
+    flat = fields.get(".".join(place[:2]))
+    name = ".".join([flat, *place[2:]] if flat else place)
+    known = re.findall("'([^']+)'", str(error.get("ctx", {}).get("expected", "")))
+    hint = nearest(str(error["input"]), known)
+    return f"{name or 'parameters'}: {error['msg']} (got {error['input']!r}){hint}"
 
 
 def _from_root(value: str | None) -> str | None:
@@ -214,7 +237,7 @@ def load_params(profile: str, overrides: dict[str, Any] | None = None) -> Params
     values: dict[str, Any] = {"profile": profile}
     for name in profile.split("+"):
         values |= _read_yaml(PROFILES / f"{name}.yaml")
-    return _validate(values | (overrides or {}), f"params/{profile}.yaml or -p")
+    return within("-p", from_flat, values | (overrides or {}))
 
 
 def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
@@ -234,25 +257,13 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.exists():
         known = sorted(p.stem for p in PROFILES.glob("*.yaml") if p.stem not in NOT_PROFILES)
-        raise InputError(f"{path.name}: no such profile in params/; there are {', '.join(known)}")
+        raise InputError(
+            f"{path.name}: no such profile in params/{nearest(path.stem, known)}"
+            f" There are: {', '.join(known)}"
+        )
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise InputError(f"{path.name}: not valid YAML: {error}") from None
-    _validate({"profile": path.stem} | values, f"params/{path.name}")
+    within(f"params/{path.name}", from_flat, {"profile": path.stem} | values)
     return values
-
-
-def _validate(values: dict[str, Any], source: str) -> Params:
-    try:
-        return from_flat(values)
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from None
-    except ValidationError as error:
-        raise InputError(f"{source}: " + "; ".join(_explain(e) for e in error.errors())) from None
-
-
-def _explain(error: dict[str, Any]) -> str:
-    place = ".".join(str(part) for part in error["loc"])
-    name = next((n for n, (g, f) in FLAT.items() if place in (f"{g}.{f}", f)), place)
-    return f"{name or 'parameters'}: {error['msg']} (got {error['input']!r})"

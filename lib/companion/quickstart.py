@@ -5,8 +5,7 @@ import torch
 
 from alertclip.export import export_open_clip
 from alertclip.model import AlertCLIP
-from alertclip.score import HELD, ScoreCurve, draw, embed_prompts, score_video
-from alertclip.score.models import load_model
+from alertclip.score import HELD, ScoreCurve, draw, embed_prompts, load_model, score_video
 from alertclip.stock import stock_encoders
 from companion import figures
 from companion.profiles import ROOT, Params

@@ -1,7 +1,6 @@
-"""One self-contained HTML page of a run, to be mailed: ledger, claims, figures, machine, settings.
+"""A single-file HTML report of a run: ledger, claims, figures, times, machine, settings.
 
-Every sentence about a result is computed from the tables. The page needs no other file and no
-network.
+Every sentence about a result is computed from the tables.
 """
 
 import base64
@@ -17,12 +16,10 @@ import pandas as pd
 
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, read_json
-from companion import workflow
-from companion.efficiency.machine import surroundings
+from companion import ledger, workflow
 from companion.figures.catalogue import CATALOGUE
-from companion.ledger import claims as verdicts
-from companion.ledger import join
-from companion.ledger.paper_results import PaperResults
+from companion.machine import surroundings
+from companion.paper_numbers import PaperNumbers
 from companion.profiles import Params, from_flat
 from companion.stage_runs import resolve_device
 from companion.tuned_models import provenance
@@ -33,19 +30,19 @@ PACKAGES = (
     *("scikit-learn", "torchmetrics", "matplotlib", "av", "snakemake"),
 )
 COLOURS = {
-    join.INTERVAL: "good",
-    join.ROUNDING: "good",
-    join.DIFFERS: "bad",
-    join.DIRECTION: "seen",
-    join.EQUAL: "good",
-    join.UNEQUAL: "bad",
-    join.SAME: "set",
-    join.OTHER: "other",
-    join.INCONSISTENT: "wrong",
-    join.BLANK: "blank",
-    verdicts.HOLDS: "good",
-    verdicts.FAILS: "bad",
-    verdicts.OPEN: "seen",
+    ledger.INTERVAL: "good",
+    ledger.ROUNDING: "good",
+    ledger.DIFFERS: "bad",
+    ledger.DIRECTION: "seen",
+    ledger.EQUAL: "good",
+    ledger.UNEQUAL: "bad",
+    ledger.SAME: "set",
+    ledger.OTHER: "other",
+    ledger.INCONSISTENT: "wrong",
+    ledger.BLANK: "blank",
+    ledger.HOLDS: "good",
+    ledger.FAILS: "bad",
+    ledger.OPEN: "seen",
     "contradicted": "wrong",
     "doubtful": "seen",
 }
@@ -53,7 +50,7 @@ COLOURS = {
 
 def write_report(
     P: Params,
-    results: PaperResults,
+    numbers: PaperNumbers,
     book: pd.DataFrame,
     claims: pd.DataFrame,
     checks: pd.DataFrame,
@@ -69,12 +66,12 @@ def write_report(
         P=P,
         source=provenance(P),
         synthetic=P.data.world == "miniworld",
-        documents=results.documents,
-        statuses=status_counts(book),
-        tested=_records(claims[claims["verdict"] != verdicts.UNTESTED]),
-        untested=untested(claims),
+        documents=numbers.documents,
+        statuses=ledger.status_counts(book),
+        tested=_records(claims),
+        untested=claims.attrs["untested"],
         checks=_records(checks),
-        tables=[table_view(results, book, t.document, t.table) for t in results.tables],
+        tables=[table_view(numbers, book, t.document, t.table) for t in numbers.tables],
         figures=list(embedded_figures(P.run_dir / "figures")),
         times=list(notebook_times(P.run_dir)),
         machine=machine(P),
@@ -87,42 +84,21 @@ def write_report(
     return path
 
 
-def status_counts(book: pd.DataFrame) -> pd.DataFrame:
-    """Numbers by document and status, "not run" in one: rows documents, columns statuses."""
-    status = book["status"].where(~book["status"].str.startswith(join.NOT_RUN), "not run")
-    counts = pd.crosstab(book["document"], status)
-    return counts.reindex(index=book["document"].unique(), columns=join.STATUSES, fill_value=0)
-
-
-def status_items(book: pd.DataFrame) -> pd.DataFrame:
-    """The same as a tidy table for its figure: columns class_name (status), split, items."""
-    counts = status_counts(book).T.melt(ignore_index=False, var_name="split", value_name="items")
-    counts = counts.rename_axis("class_name").reset_index()
-    return counts[counts.groupby("class_name")["items"].transform("sum") > 0]
-
-
-def untested(claims: pd.DataFrame) -> list[dict[str, Any]]:
-    """Claims that cannot be tested here, counted by table and reason."""
-    rows = claims[claims["verdict"] == verdicts.UNTESTED]
-    keys = ["document", "table", "reason"]
-    return _records(rows.groupby(keys, sort=False).size().rename("claims").reset_index())
-
-
 def table_view(
-    results: PaperResults, book: pd.DataFrame, document: str, name: str
+    numbers: PaperNumbers, book: pd.DataFrame, document: str, name: str
 ) -> dict[str, Any]:
     """A paper's table as the page shows it: its own rows and columns, ours inside the cells."""
-    table = next(t for t in results.tables if (t.document, t.table) == (document, name))
+    table = next(t for t in numbers.tables if (t.document, t.table) == (document, name))
     rows = _records(book[(book["document"] == document) & (book["table"] == name)])
     width = len(table.columns)
-    missing = [r["status"] for r in rows if r["status"].startswith(join.NOT_RUN)]
+    missing = [r["status"] for r in rows if r["status"].startswith(ledger.NOT_RUN)]
     reasons = [status.partition(" (")[0] for status in missing]  # without the row of the CSV
     return {
         "table": table,
         "rows": [rows[i : i + width] for i in range(0, len(rows), width)],
         "reasons": {reason: reasons.count(reason) for reason in dict.fromkeys(reasons)},
         "measured": sum(bool(r["hash"]) for r in rows),
-        "wrong": sum(r["status"] == join.INCONSISTENT for r in rows),
+        "wrong": sum(r["status"] == ledger.INCONSISTENT for r in rows),
         "numbers": sum(bool(r["paper"]) for r in rows),
     }
 

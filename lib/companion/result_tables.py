@@ -4,13 +4,13 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from alertclip import mss
+from alertclip import intervals, mss
 from alertclip.files import write_json
 from alertclip.training_log import read_history
-from alertclip.zero_shot import frame_scores, wording_table
 from companion import figures
+from companion.embedding_tables import frame_scores, project_2d, wording_table
 from companion.figures import catalogue
-from companion.ledger.paper_results import load_paper_results
+from companion.paper_numbers import paper_numbers
 from companion.profiles import Params
 from companion.splits import Split
 from companion.tuned_models import (
@@ -83,8 +83,8 @@ def paired(
     frames = [_frames(P, r, split) for r in (before, after)]
     inside = [[video for video in part if video.abnormal] for part in frames]
     changes = {
-        "MSS": mss.paired_difference(*signed, mss.mean, *draws, groups),
-        "video AUC": mss.paired_difference(*margins, auc, *draws, groups),
+        "MSS": intervals.paired_difference(*signed, intervals.mean, *draws, groups),
+        "video AUC": intervals.paired_difference(*margins, auc, *draws, groups),
     }
     for name, pair in (("frame AUC", frames), ("in-clip frame AUC", inside)):
         first, second = resample(pair, frame_auc, "frame AUC", *draws)
@@ -106,7 +106,7 @@ def umap_table(results: list[StageResult], seed: int) -> pd.DataFrame:
     for r in results:
         groups = ["abnormal clip" if label else "normal clip" for label in r.clips.labels]
         groups += ["normal prompt"] * len(r.normal) + ["abnormal prompt"] * len(r.abnormal)
-        xy = mss.project_2d(np.concatenate([r.clips.embedding, r.normal, r.abnormal]), seed)
+        xy = project_2d(np.concatenate([r.clips.embedding, r.normal, r.abnormal]), seed)
         frame = pd.DataFrame({"x": xy[:, 0], "y": xy[:, 1], "group": groups})
         tables.append(frame.assign(panel=STAGES[r.stage]))
     return pd.concat(tables, ignore_index=True)
@@ -155,7 +155,7 @@ def with_paper(table: pd.DataFrame, result: str, by: str) -> pd.DataFrame:
 
     ``result`` is a heading of params/paper_results.yaml, such as "mss" (by class_name).
     """
-    marks = load_paper_results().marks(result)
+    marks = paper_numbers().beside(result)
     pairs = zip(table["model"], table[by], strict=True)
     return table.assign(paper=[marks.get(pair, np.nan) for pair in pairs])
 

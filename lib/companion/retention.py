@@ -20,8 +20,8 @@ from torchvision.datasets import ImageFolder
 
 from alertclip.errors import InputError
 from alertclip.files import progress, read_json
+from alertclip.intervals import bootstrap_interval
 from alertclip.model import AlertCLIP
-from alertclip.mss import bootstrap_interval
 from companion import tuned_models
 from companion.profiles import ROOT, Params
 from companion.result_tables import per_cent

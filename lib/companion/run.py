@@ -1,69 +1,45 @@
-"""What ``run_all.sh`` does once the environment stands: check, plan, run, say where to look.
+"""What ``run_all.sh`` does in the environment: check parameters and files, then call Snakemake.
 
-Every parameter, file and weight is checked before any work starts. A notebook runs again when
-something that decides its result changed (``workflow.inputs``), compared by content and not by
-date, so that a fresh checkout of the same files changes nothing. Snakemake orders and executes.
+Every parameter, file and weight is checked before any work. Snakemake alone decides what runs
+again and in which order; its plan is printed first.
 """
 
 import argparse
+import csv
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import yaml
 
 from alertclip.errors import InputError
-from alertclip.files import atomic_write, locked
-from companion import workflow
+from alertclip.files import atomic_write, locked, read_json
 from companion.profiles import ROOT, Params, load_params, parse_overrides
-from companion.sources import missing_data, missing_lists
+from companion.variants import require_variants
 from companion.workflow import NOTEBOOKS, Notebook
 
 
-def check_inputs(params: Params, fetch: bool = True) -> None:
-    """Raise one InputError that lists every missing file of the run: what, where from, where to."""
-    missing = missing_data(params) or missing_lists(params)
-    missing += _missing_weights(params, fetch=fetch and not missing)
-    if missing:
-        raise InputError("\n".join([f"profile {params.profile} cannot run yet:", *missing]))
+def check_inputs(P: Params, fetch: bool = True) -> None:
+    """Raise one InputError that lists every missing file of the run: what, where from, where to.
 
+    ``fetch``: also load the backbone, so that weights which cannot be had stop the run here.
+    """
+    require_variants(P.ablation.variants)
+    if P.data.world != "miniworld":
+        from companion.sources import missing_data, missing_lists
 
-def _missing_weights(params: Params, fetch: bool) -> Iterator[str]:
-    if params.model.backbone in ("miniclip", "minisiglip"):
-        folder = ROOT / "lib/miniworld/weights" / params.model.backbone
-        if not list(folder.glob("*.safetensors")):
-            yield f"- {folder}: its weights are missing; restore: git checkout {folder}"
-    elif params.model.backbone.startswith("local-dir:"):
-        folder = ROOT / params.model.backbone.removeprefix("local-dir:")
-        if not folder.is_dir():
-            yield f"- backbone: {folder} is missing; notebook 04 of a run writes such a folder"
-    elif params.model.backbone.startswith("blip:"):
-        return  # transformers fetches it, or names what is missing
-    elif params.model.pretrained and not (ROOT / params.model.pretrained).is_file():
-        yield from _missing_download(params.model.backbone, params.model.pretrained, fetch)
+        if missing := missing_data(P) or missing_lists(P):
+            raise InputError("\n".join([f"profile {P.profile} cannot run yet:", *missing]))
+    if fetch and P.model.backbone not in ("miniclip", "minisiglip"):
+        from alertclip.backbone import load_backbone
 
-
-def _missing_download(backbone: str, tag: str, fetch: bool) -> Iterator[str]:
-    from open_clip.pretrained import download_pretrained, get_pretrained_cfg  # takes seconds
-
-    config = get_pretrained_cfg(backbone, tag)
-    source = config.get("hf_hub", "").rstrip("/") or config.get("url")
-    advice = f"they come from {source}; without a network, bring a .safetensors: -p pretrained=FILE"
-    if not config:
-        yield f"- pretrained: {backbone} has no weights {tag}; see open_clip.list_pretrained()"
-    elif fetch:
-        try:
-            download_pretrained(config)  # returns at once where they are cached
-        except Exception as error:  # whatever the network stack raises
-            yield f"- weights {backbone}/{tag}: not fetched ({type(error).__name__}); {advice}"
-    else:
-        yield f"- weights {backbone}/{tag}: fetched on the first run unless cached; {advice}"
+        load_backbone(P.model.backbone, P.model.pretrained)
 
 
 def select(only: str = "", start: str = "") -> list[Notebook]:
-    """Notebooks asked for by ``--only``/``--from`` (a number or a name), in running order."""
+    """Notebooks asked for by ``--only``/``--from`` (a number or a name); without them, all."""
     wanted = only or start
     wanted = wanted.zfill(2) if wanted.isdigit() else wanted
     chosen = [b for b in NOTEBOOKS if not wanted or b.name == wanted or b.name[:2] == wanted]
@@ -73,75 +49,38 @@ def select(only: str = "", start: str = "") -> list[Notebook]:
     return list(NOTEBOOKS[NOTEBOOKS.index(chosen[0]) :]) if start else chosen
 
 
-def pending(params: Params, chosen: Sequence[Notebook], force: bool) -> dict[str, str]:
-    """Notebooks to run, in order, each with the reason.
-
-    With ``force`` the chosen ones run whatever their state, and others only where an artefact of
-    theirs is missing; without, every chosen notebook whose inputs changed runs, and what needs it.
-    """
-    needed = {n for b in chosen for n in workflow.upstream(b)} | {b.name for b in chosen}
-    plan: dict[str, str] = {}
-    for book in (b for b in NOTEBOOKS if b.name in needed):
-        reason = _reason(book, params, plan)
-        if force and book in chosen:
-            plan[book.name] = reason or "asked for"
-        elif reason and (book in chosen or reason.startswith("not")):
-            plan[book.name] = reason
-    return plan
-
-
-def _reason(book: Notebook, params: Params, plan: dict[str, str]) -> str:
-    """Why a notebook must run, or an empty string; a reason starting with "not" is a must."""
-    old = workflow.recorded(book, params.run_dir)
-    if not old:
-        return "not run yet"
-    absent = [folder for folder in book.writes if not (params.run_dir / folder).exists()]
-    if absent:
-        return f"not there any more: {', '.join(absent)}"
-    after = [name for name in book.needs if name in plan]
-    if after:
-        return f"after {', '.join(after)}"
-    new = workflow.record_of(book, params)
-    before, now = old.get("inputs", {}), new["inputs"]
-    changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
-    if changed:
-        return "changed: " + ", ".join(_change(k, before.get(k), now.get(k)) for k in changed[:4])
-    return f"{', '.join(book.needs)} changed" if old.get("needs") != new["needs"] else ""
-
-
-def _change(name: str, before: str | None, now: str | None) -> str:
-    return name if "." in name else f"{name} {before} -> {now}"
-
-
-def command(plan: dict[str, str], args: argparse.Namespace) -> list[str]:
-    """The Snakemake call that executes exactly the planned notebooks."""
-    rules = [f"nb_{name}" for name in plan]
+def command(args: argparse.Namespace, chosen: Sequence[Notebook]) -> list[str]:
+    """The Snakemake call for the chosen notebooks and what they need, where that is outdated."""
+    rules = [f"nb_{book.name}" for book in chosen]
+    forced = ["--forcerun", *rules] if args.force or args.only or args.start else []
     config = [f"profile={args.profile}", f"overrides={json.dumps(args.parameter)}"]
     return [
         *(sys.executable, "-m", "snakemake", *rules, "--snakefile", str(ROOT / "Snakefile")),
         *("--directory", str(ROOT), "--cores", str(args.cores), "--nolock", "--rerun-incomplete"),
-        *("--rerun-triggers", "mtime", "--config", *config),
-        *("--allowed-rules", *rules, "--forcerun", *rules, "--quiet", "all", *args.snakemake),
+        *("--config", *config, *forced),
     ]
 
 
-def write_resolved(params: Params) -> None:
-    """Keep every parameter of the run, defaults included, in ``runs/<profile>/params.yaml``."""
-    with atomic_write(params.run_dir / "params.yaml") as temporary:
-        temporary.write_text(yaml.safe_dump(params.flat(), sort_keys=False))
+def plan(call: Sequence[str]) -> dict[str, str]:
+    """Notebook -> why it runs, for those that Snakemake would run; it says so in a summary."""
+    done = subprocess.run([*call, "--summary"], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise InputError(f"snakemake: {done.stderr.strip() or done.stdout.strip()}")
+    table = done.stdout[done.stdout.index("output_file\t") :].splitlines()
+    rows = list(csv.DictReader(table, delimiter="\t"))
+    found = {r["rule"].removeprefix("nb_"): r["status"] for r in rows if r["plan"] != "no update"}
+    return {k: "asked for, or after another" if v == "ok" else v for k, v in found.items()}
 
 
-def summary(params: Params) -> str:
-    """Time per notebook, and where reports and figures are."""
-    run_dir = params.run_dir
-    lines = [f"{params.profile}:"]
+def summary(P: Params) -> str:
+    """Time per notebook, and where pages and figures are."""
+    lines = [f"{P.profile}:"]
     for book in NOTEBOOKS:
-        out = run_dir / f"{book.name}.ipynb"
-        if workflow.recorded(book, run_dir):
-            seconds = workflow.read_json(out)["metadata"]["papermill"]["duration"]
-            report = os.path.relpath(out.with_suffix(".html"))
-            lines.append(f"  {book.name:20} {seconds:7.0f} s   {report}")
-    lines.append(f"  figures and their tables: {os.path.relpath(run_dir / 'figures')}")
+        page, timings = P.run_dir / f"{book.name}.html", P.run_dir / "timings" / f"{book.name}.json"
+        if page.exists() and timings.exists():
+            seconds = sum(read_json(timings))
+            lines.append(f"  {book.name:20} {seconds:7.0f} s   {os.path.relpath(page)}")
+    lines.append(f"  figures and their tables: {os.path.relpath(P.run_dir / 'figures')}")
     return "\n".join(lines)
 
 
@@ -152,7 +91,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("profile", nargs="?", default="mini", help="smoke, mini (default) or paper")
     add("-n", "--dry-run", action="store_true", help="show the plan, run nothing")
-    add("--only", default="", metavar="NN", help="this notebook, and what it needs if missing")
+    add("--only", default="", metavar="NN", help="this notebook, and what it needs if outdated")
     add("--from", dest="start", default="", metavar="NN", help="this notebook and all after it")
     add("--force", action="store_true", help="run even what has not changed")
     add("-p", dest="parameter", action="append", default=[], metavar="NAME=VALUE")
@@ -166,29 +105,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a profile; exit code 2 for bad input, Snakemake's otherwise."""
     args = _arguments(sys.argv[1:] if argv is None else argv)
     try:
-        params = load_params(args.profile, parse_overrides(args.parameter))
-        chosen = select(args.only, args.start)
-        check_inputs(params, fetch=not args.dry_run)
-        plan = pending(params, chosen, args.force or bool(args.only or args.start))
+        P = load_params(args.profile, parse_overrides(args.parameter))
+        call = command(args, select(args.only, args.start))
+        check_inputs(P, fetch=not args.dry_run)
+        reasons = plan(call)
         for book in NOTEBOOKS:
-            print(f"  {book.name:20} {plan.get(book.name, '-')}")
+            print(f"  {book.name:22} {reasons.get(book.name, '-')}", flush=True)
         if args.dry_run:
             return 0
-        with locked(params.run_dir / ".lock", wait=False) as lock:
-            code = _run(params, plan, args, lock)
+        with locked(P.run_dir / ".lock", wait=False) as lock:
+            with atomic_write(P.run_dir / "params.yaml") as temporary:  # defaults included
+                temporary.write_text(yaml.safe_dump(P.flat(), sort_keys=False))
+            code = _run([*call, "--quiet", "all", *args.snakemake], lock) if reasons else 0
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    print(summary(params))
+    print(summary(P))
     return code
 
 
-def _run(params: Params, plan: dict[str, str], args: argparse.Namespace, lock: int) -> int:
-    write_resolved(params)
-    if not plan:
-        return 0
+def _run(call: Sequence[str], lock: int) -> int:
     # The child inherits the lock, so it holds even if this process is killed first.
-    child = subprocess.Popen(command(plan, args), cwd=ROOT, pass_fds=[lock])
+    child = subprocess.Popen(call, cwd=ROOT, pass_fds=[lock])
     try:
         return child.wait()
     except KeyboardInterrupt:

@@ -8,11 +8,10 @@ seed, and their paired differences. Finished seeds are reused; world and prior d
 import argparse
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
 from companion import result_tables, tuned_models
+from companion.ablation_tables import student_interval
 from companion.figures import write_table
 from companion.profiles import Params, load_params
 from companion.splits import Split, prepare_data
@@ -45,12 +44,8 @@ def measure(P: Params, split: Split) -> pd.DataFrame:
 
 def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
     """Mean over seeds with the 95 % interval of Student's t; needs at least two seeds."""
-    rows = []
-    for (measure_name, model), part in table.groupby(["measure", "model"], sort=False):
-        values = part["value"].to_numpy()
-        half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-        mean = values.mean()
-        rows.append((measure_name, model, mean, mean - half, mean + half, len(values)))
+    groups = table.groupby(["measure", "model"], sort=False)["value"]
+    rows = [(*names, *student_interval(values), len(values)) for names, values in groups]
     return pd.DataFrame(rows, columns=["measure", "model", "mean", "low", "high", "seeds"])
 
 

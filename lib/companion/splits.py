@@ -1,10 +1,13 @@
-"""From parameters to clips: the one place that knows which files a profile reads.
+"""Clips of a profile's splits: the one place that knows which files a profile reads.
 
-The mini world is rendered on first use; the real data are only checked, never fetched. From here
-on nothing in the library knows which of the two it works on.
+The mini world is rendered on first use; real data are only checked, never fetched. From here on
+nothing in the library knows which of the two it works on.
 """
 
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -12,10 +15,10 @@ import numpy as np
 
 import miniworld
 from alertclip.cache import FrameCache
-from alertclip.clips import ClipDataset, split_validation
+from alertclip.clips import ClipDataset
 from alertclip.errors import InputError
-from alertclip.records import Region
-from alertclip.vagta import Item, Report, load_surrogate, load_vagta, strip_prefix
+from alertclip.records import Item, Region, Report
+from alertclip.vagta import load_surrogate, load_vagta, strip_prefix
 from companion.profiles import Params
 from companion.sources import missing_data
 
@@ -25,17 +28,9 @@ Split = Literal["train", "dev", "test"]
 def prepare_data(P: Params) -> Path:
     """Return the data root; render the mini world if it is not there yet."""
     if P.data.world == "miniworld":
-        miniworld.generate(
-            P.data_dir,
-            P.world.train,
-            P.world.dev,
-            P.world.test,
-            P.world.style,
-            P.world.seed,
-            max(1, P.workers),
-        )
-    missing = missing_data(P)
-    if missing:
+        world, sizes = P.world, (P.world.train, P.world.dev, P.world.test)
+        miniworld.generate(P.data_dir, *sizes, world.style, world.seed, max(1, P.workers))
+    if missing := missing_data(P):
         raise InputError("\n".join([f"profile {P.profile} lacks data:", *missing]))
     return P.data_dir
 
@@ -46,11 +41,16 @@ def load_split(P: Params, split: Split) -> tuple[list[Item], Report]:
     dev is its own file where the profile has one, else a share of the training videos; the
     training split is then the rest, so that the two never share a video.
     """
-    if split == "test" or (split == "dev" and P.data.annotations_dev):
-        name = P.data.annotations_test if split == "test" else P.data.annotations_dev
-        negatives = P.data.hard_negatives_test if split == "test" else ""
-        return load_vagta(P.data_dir / name, P.data_dir / negatives if negatives else None)
-    items, report = _load_training_text(P)
+    if split == "test":
+        return _read(load_vagta, P, P.data.annotations_test, P.data.hard_negatives_test)
+    if split == "dev" and P.data.annotations_dev:
+        return _read(load_vagta, P, P.data.annotations_dev)
+    if is_surrogate(P):
+        items, report = _read(load_surrogate, P, P.data.hard_negatives_train)
+    else:
+        there = (P.data_dir / P.data.hard_negatives_train).is_file()
+        negatives = P.data.hard_negatives_train if there else ""
+        items, report = _read(load_vagta, P, P.data.annotations_train, negatives)
     if P.data.strip_class_prefix:
         items = [replace(i, global_caption=strip_prefix(i.global_caption)) for i in items]
     if P.data.region_negatives == "standard":
@@ -59,6 +59,28 @@ def load_split(P: Params, split: Split) -> tuple[list[Item], Report]:
         return items, report
     train, validation = split_validation(items, P.data.validation_fraction, P.seed)
     return (train if split == "train" else validation), report
+
+
+def split_validation(
+    items: Sequence[Item], fraction: float, seed: int
+) -> tuple[list[Item], list[Item]]:
+    """Training and validation items: whole videos, the same share of each class, by ``seed``.
+
+    Every class with two videos or more gives at least one, none gives all it has.
+    """
+    if not 0 < fraction < 1:
+        raise InputError(f"validation fraction {fraction} must lie between 0 and 1")
+    by_class: dict[str, list[str]] = defaultdict(list)
+    for item in items:
+        by_class[item.class_name].append(item.video)
+    held: set[str] = set()
+    for name, all_videos in sorted(by_class.items()):
+        videos = sorted(set(all_videos))
+        count = min(max(1, round(fraction * len(videos))), len(videos) - 1)
+        order = np.random.default_rng([seed, *name.encode()]).permutation(len(videos))
+        held |= {videos[i] for i in order[:count]}
+    train = [item for item in items if item.video not in held]
+    return train, [item for item in items if item.video in held]
 
 
 def standard_negatives(items: list[Item], seed: int) -> list[Item]:
@@ -86,17 +108,8 @@ def require_disjoint(P: Params) -> None:
 
 
 def is_surrogate(P: Params) -> bool:
-    """Whether hard-negative texts stand in for the training captions, which are not there."""
+    """Whether hard-negative texts stand in for missing training captions."""
     return P.data.world == "vagta" and not (P.data_dir / P.data.annotations_train).is_file()
-
-
-def _load_training_text(P: Params) -> tuple[list[Item], Report]:
-    negatives = P.data_dir / P.data.hard_negatives_train
-    if not is_surrogate(P):
-        return load_vagta(
-            P.data_dir / P.data.annotations_train, negatives if negatives.is_file() else None
-        )
-    return load_surrogate(negatives)
 
 
 def clip_dataset(P: Params, split: Split, image_size: tuple[int, int]) -> ClipDataset:
@@ -105,9 +118,23 @@ def clip_dataset(P: Params, split: Split, image_size: tuple[int, int]) -> ClipDa
     What cannot be read, and what was mended, is written to videos/<split>.csv of the run.
     """
     items, _ = load_split(P, split)
-    cache = FrameCache(P.cache_dir, image_size)
+    frames = FrameCache(P.cache_dir, image_size)
     # Training may make sure that every region is seen; evaluation must not know where to look.
     cover = split == "train"
-    dataset = ClipDataset(P.data_dir, items, P.data.num_frames, cache, P.workers, cover)
+    dataset = ClipDataset(P.data_dir, items, P.data.num_frames, frames, P.workers, cover)
     Report([*dataset.failures, *dataset.notes]).to_csv(P.run_dir / "videos" / f"{split}.csv")
     return dataset
+
+
+Loader = Callable[..., tuple[list[Item], Report]]
+
+
+def _read(loader: Loader, P: Params, *names: str) -> tuple[list[Item], Report]:
+    """What a loader makes of annotation files, parsed once while they stay the same."""
+    files = tuple(P.data_dir / name for name in names if name)
+    return _parsed(loader, files, tuple(f.stat().st_mtime_ns for f in files if f.is_file()))
+
+
+@cache
+def _parsed(loader: Loader, files: tuple[Path, ...], _: tuple) -> tuple[list[Item], Report]:
+    return loader(*files)

@@ -13,12 +13,12 @@ import torch
 
 from alertclip import mss
 from alertclip.backbone import load_backbone
-from alertclip.boxes import region_span
 from alertclip.embeddings import ClipEmbeddings, embed_clips, reuse_or_embed
 from alertclip.export import load_alertclip
 from alertclip.files import sha256_json
 from alertclip.model import AlertCLIP
 from alertclip.prompts import Prompts, load_prompts
+from alertclip.records import region_span
 from alertclip.run_identity import weights_hash
 from alertclip.zero_shot import encode_sets
 from companion.profiles import ROOT, Params

@@ -21,8 +21,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 
 from alertclip.clips import ClipDataset
 from alertclip.files import progress
+from alertclip.intervals import Interval, bootstrap_interval
 from alertclip.model import AlertCLIP
-from alertclip.mss import Interval, bootstrap_interval, signed_score
+from alertclip.mss import signed_score
 from companion import tuned_models
 from companion.figures import write_table
 from companion.profiles import Params, load_params, parse_overrides

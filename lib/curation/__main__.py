@@ -1,4 +1,4 @@
-"""Screen one's own videos: ``python -m curation FOLDER --out screening.csv``.
+"""Screen your own videos: ``python -m curation FOLDER --out screening.csv``.
 
 Each class is a folder of videos; a folder with "Normal" in its name holds normal ones.
 """
@@ -8,22 +8,21 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
 import torch
 
 from alertclip.errors import InputError
+from alertclip.files import atomic_write
 from alertclip.prompts import load_prompts
 from alertclip.records import Item
-from alertclip.score.models import load_model
-from companion.figures import write_table
-from companion.profiles import PROFILES
-from curation.screening import DROP, Settings, screen
+from alertclip.score import load_model
+from curation import PARAMS
+from curation.screening import DROP, screen
 
 VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v")
 
 
 def find_videos(folder: Path, classes: Sequence[str] = ()) -> list[Item]:
-    """Videos below ``folder`` by name, of the given classes only, if any are given.
+    """Videos below ``folder`` in order of name, of the given classes if any are given.
 
     Raises InputError if there is no video, or a class without one.
     """
@@ -42,35 +41,31 @@ def find_videos(folder: Path, classes: Sequence[str] = ()) -> list[Item]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 2 if the set-up fails. A broken video is a row, not an error."""
     parser = argparse.ArgumentParser(prog="python -m curation", description=__doc__)
-    parser.add_argument("folder", type=Path, metavar="VIDEOS_FOLDER")
-    parser.add_argument("--out", type=Path, required=True, help="the CSV to write")
-    parser.add_argument("--classes", nargs="+", default=[], help="default: all folders' names")
-    parser.add_argument("--model", default="miniclip", help="as for alertclip.score")
-    parser.add_argument("--pretrained", help="open_clip tag or safetensors file for --model")
-    parser.add_argument("--prompts", type=Path, default=PROFILES / "prompts.yaml")
-    parser.add_argument("--overrides", type=Path, help="CSV: clip, override, value, reason")
-    parser.add_argument("--no-veto", action="store_true", help="the published rule alone")
-    parser.add_argument("--workers", type=int, default=2)
-    options = parser.parse_args(arguments)
+    add = parser.add_argument
+    add("folder", type=Path, metavar="VIDEOS_FOLDER")
+    add("--out", type=Path, required=True, help="the CSV to write")
+    add("--classes", nargs="+", default=[], help="default: all folders' names")
+    add("--model", default="miniclip", help="as for alertclip.score")
+    add("--pretrained", help="open_clip tag or safetensors file for --model")
+    add("--prompts", type=Path, default=PARAMS / "prompts.yaml")
+    add("--overrides", type=Path, help="CSV: clip, override (keep or drop), reason")
+    add("--no-veto", action="store_true", help="the published rule alone")
+    add("--workers", type=int, default=2)
+    o = parser.parse_args(arguments)
     try:
-        table = _screen(options)
-        write_table(table, options.out)
+        items, prompts = find_videos(o.folder, o.classes), load_prompts(o.prompts)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model, _ = load_model(o.model, o.pretrained, device)
+        store, veto = o.out.parent / f".{o.out.stem}", not o.no_veto
+        table = screen(o.folder, items, model, prompts, store, o.workers, veto, o.overrides)
+        with atomic_write(o.out) as temporary:
+            table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     dropped = int((table["decision"] == DROP).sum())
-    print(f"{len(table) - dropped} kept, {dropped} dropped; see {options.out}")
+    print(f"{len(table) - dropped} kept, {dropped} dropped; see {o.out}")
     return 0
-
-
-def _screen(options: argparse.Namespace) -> pd.DataFrame:
-    items = find_videos(options.folder, options.classes)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, _ = load_model(options.model, options.pretrained, device)
-    settings = Settings(veto=not options.no_veto, overrides=options.overrides)
-    store = options.out.parent / f".{options.out.stem}"
-    prompts = load_prompts(options.prompts)
-    return screen(options.folder, items, model, prompts, store, options.workers, settings)
 
 
 if __name__ == "__main__":

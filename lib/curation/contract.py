@@ -1,7 +1,7 @@
 """The contract of a hard-negative answer (Alert-CLIP, supplementary A.4), checked strictly.
 
-An answer is a JSON list of three strings: English, at most 20 CLIP tokens each, distinct, and none
-of them the caption it was written for.
+An answer is a JSON list of three distinct English strings of at most 20 CLIP tokens, none of them
+the caption it was written for.
 """
 
 import json
@@ -18,7 +18,7 @@ FENCED = re.compile(r"\A\s*```[A-Za-z]*\s*\n(.*?)\n?\s*```\s*\Z", re.DOTALL)
 
 
 class Violation(NamedTuple):
-    """One broken rule: its kind, the string it concerns (None = the list), and what to say."""
+    """A broken rule: its kind, the string it concerns (None = the list), and an explanation."""
 
     kind: str
     index: int | None
@@ -26,10 +26,10 @@ class Violation(NamedTuple):
 
 
 def read_answer(answer: str, positive: str) -> tuple[list[str], list[Violation]]:
-    """The strings of an answer and its violations; no strings unless there are none.
+    """The strings of an answer (none if it breaks a rule) and its violations.
 
-    One markdown fence around the whole answer is taken off, as chat models add it out of habit;
-    any other text beside the list is a violation.
+    One markdown fence around the answer is removed, since chat models add it by habit; any other
+    text beside the list is a violation.
     """
     fenced = FENCED.match(answer)
     try:
@@ -41,38 +41,33 @@ def read_answer(answer: str, positive: str) -> tuple[list[str], list[Violation]]
 
 
 def violations(negatives: Any, positive: str) -> list[Violation]:
-    """Every broken rule of ``negatives``, hard negatives of the caption ``positive``."""
+    """Every broken rule of ``negatives``, the hard negatives of the caption ``positive``."""
     if not isinstance(negatives, list | tuple):
         return [Violation("not a list", None, "the answer is not a list")]
-    found = []
-    if len(negatives) != NEGATIVES:
-        detail = f"the list has {len(negatives)} strings instead of {NEGATIVES}"
+    found, seen = [], set()
+    if (count := len(negatives)) != NEGATIVES:
+        detail = f"the list has {count} strings instead of {NEGATIVES}"
         found.append(Violation("wrong number", None, detail))
-    seen: set[str] = set()
     for index, text in enumerate(negatives):
+        name = f"string {index + 1}"
         if not is_text(text):
-            found.append(Violation("not text", index, f"entry {index + 1} is not a sentence"))
+            found.append(Violation("not text", index, f"{name} is not a sentence"))
             continue
-        found += [Violation(kind, index, detail) for kind, detail in _broken(text, index, positive)]
-        if (form := normal_form(text)) in seen:
-            found.append(Violation("repeated", index, f"string {index + 1} repeats another"))
+        form, tokens = normal_form(text), token_count(text)
+        rules = {
+            "over-long": (tokens > MAX_TOKENS, f"has {tokens} tokens, {MAX_TOKENS} are allowed"),
+            "not English": (not is_english(text), "is not in English"),
+            "equal to the positive": (form == normal_form(positive), "is the given caption itself"),
+            "repeated": (form in seen, "repeats another"),
+        }
+        broken = {kind: detail for kind, (fails, detail) in rules.items() if fails}
+        found += [Violation(kind, index, f"{name} {detail}") for kind, detail in broken.items()]
         seen.add(form)
     return found
 
 
-def _broken(text: str, index: int, positive: str) -> list[tuple[str, str]]:
-    name, found = f"string {index + 1}", []
-    if (tokens := token_count(text)) > MAX_TOKENS:
-        found.append(("over-long", f"{name} has {tokens} tokens, {MAX_TOKENS} are allowed"))
-    if not is_english(text):
-        found.append(("not English", f"{name} is not in English"))
-    if normal_form(text) == normal_form(positive):
-        found.append(("equal to the positive", f"{name} is the given caption itself"))
-    return found
-
-
 def normal_form(text: str) -> str:
-    """What two captions are compared by: letters and digits only, case and width folded."""
+    """A caption for comparison: letters and digits only, case and width folded."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     return " ".join("".join(c if c.isalnum() else " " for c in folded).split())
 
@@ -81,10 +76,8 @@ def normal_form(text: str) -> str:
 def is_english(text: str) -> bool:
     """Whether a caption is English: Latin letters only, and no other language ten times likelier.
 
-    Two or three words have too few letters to name a language by, hence the margin. On VAGTA's own
-    distinct texts without foreign letters py3langid so rules out none of 12,000; it finds 59 of 60
-    captions that we wrote in twenty languages. It misses pinyin without tones, and a foreign word
-    in Latin letters within an English sentence.
+    The margin is for captions of two or three words, too short to identify a language. On VAGTA's
+    12,000 distinct Latin texts it rejects none; of 60 captions in twenty languages it rejects 59.
     """
     letters = [c for c in text if c.isalpha()]
     if not letters or not all(unicodedata.name(c, "").startswith("LATIN") for c in letters):
@@ -95,6 +88,6 @@ def is_english(text: str) -> bool:
 
 @cache
 def _languages() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # its model takes .2 s to read
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # reads its model for 0.2 s
 
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

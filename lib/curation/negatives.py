@@ -1,209 +1,265 @@
-"""Write hard negatives for a split: ask, check, repair, record, publish in VAGTA's format.
+"""Write hard negatives: ask a chat model, check, repair, record, publish in VAGTA's format.
 
-``python -m curation.negatives --profile mini`` writes with the mini world's rules;
-``--writer endpoint --base-url URL --model NAME`` asks a vision-language model.
+``python -m curation.negatives FILE --videos FOLDER --base-url URL --model NAME`` asks an endpoint,
+``--writer local`` a model on this machine. FILE is an annotation file of VAGTA, or a hard-negative
+file whose captions are taken.
 """
 
 import argparse
+import json
+import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import yaml
+
 from alertclip.errors import InputError
-from alertclip.files import locked, progress, sha256_json, write_json
-from alertclip.video import DecodeError
-from companion.profiles import Params, load_params, parse_overrides
-from companion.splits import load_split, prepare_data
-from companion.stage_runs import resolve_device
-from curation.contract import read_answer
-from curation.endpoint import Endpoint, NoReply
-from curation.writers import (
-    PROMPTS,
-    ModelWriter,
-    TemplateWriter,
-    Unit,
-    Writer,
-    estimate,
-    load_negative_prompts,
-    units,
-)
-from curation.writing_results import Results
+from alertclip.files import locked, progress, read_json, sha256_json, write_json
+from alertclip.records import CLOCK, Item, item_key, region_span
+from alertclip.vagta import load_surrogate, load_vagta
+from alertclip.video import DecodeError, probe, read_frames, uniform_indices
+from curation import PARAMS
+from curation.chat_models import ChatModel, Endpoint, LocalModel, NoReply
+from curation.contract import MAX_TOKENS, Violation, read_answer
 
-SILENT = 5  # units in a row without any reply: the endpoint is down, not the units
+PROMPTS = PARAMS / "negative_prompts.yaml"
+LONGER_SIDE = 448  # pixels of an attached frame
+IMAGE_TOKENS = 336 * 448 // 28**2  # of a 4:3 frame, as Qwen2.5-VL counts
+CHARACTERS_PER_TOKEN = 4  # of English text, roughly
+ANSWER_TOKENS = 3 * MAX_TOKENS + 20  # three captions and the list around them
+SILENT = 5  # units in a row without a reply: the endpoint is down
+Row = dict[str, Any]
 
 
-def write_unit(writer: Writer, unit: Unit, repairs: int) -> dict[str, Any]:
-    """Outcome for one unit after at most ``repairs`` repaired answers.
+@dataclass(frozen=True)
+class Unit:
+    """A caption to write for: a region of an abnormal clip, or a whole normal clip.
 
-    status: ok, broken (contract), silent (no reply) or unreadable (video); negatives are empty
-    unless ok; violations are those of the last answer.
+    ``span`` in seconds, None = the whole video; ``frames_25`` on the 25 fps clock from 1.
     """
-    answer, broken = "", []
-    for attempt in range(1, repairs + 2):
-        try:
-            answer = writer.write(unit, answer, broken)
-        except NoReply as error:
-            return _outcome("silent", attempt, reason=str(error))
-        except DecodeError as error:
-            return _outcome("unreadable", attempt, reason=str(error))
-        negatives, broken = read_answer(answer, unit.caption)
-        if not broken:
-            return _outcome("ok", attempt, negatives)
-    return _outcome("broken", repairs + 1, violations=[v.kind for v in broken])
+
+    video: str
+    region_index: int
+    caption: str
+    abnormal: bool
+    timestamps: tuple[float, float] | None = None
+    frames_25: tuple[int, int] | None = None
+    span: tuple[float, float] | None = None
+
+    @property
+    def key(self) -> str:
+        """Unique name: clip and region."""
+        return f"{item_key(self.video, self.timestamps)} region {self.region_index}"
 
 
-def _outcome(
-    status: str,
-    attempts: int,
-    negatives: Sequence[str] = (),
-    violations: Sequence[str] = (),
-    reason: str = "",
-) -> dict[str, Any]:
-    return {
-        "status": status,
-        "attempts": attempts,
-        "negatives": list(negatives),
-        "violations": list(violations),
-        "reason": reason,
-    }
+def units(items: Sequence[Item]) -> list[Unit]:
+    """One unit per region, in order; the region of a normal clip is its whole segment."""
+    found = []
+    for item in items:
+        for index, region in enumerate(item.regions):
+            span = region_span(region)
+            frames = span and tuple(round(second * CLOCK) + 1 for second in span)
+            about = item.video, index, region.caption, item.is_abnormal, item.timestamps
+            found.append(Unit(*about, frames, span or item.timestamps))
+    return found
+
+
+@dataclass(frozen=True)
+class NegativePrompts:
+    """The prompt file: system, the two tasks and the request to repair an answer."""
+
+    system: str
+    abnormal_to_normal: str
+    normal_to_abnormal: str
+    repair: str
+
+    def task(self, unit: Unit, answer: str = "", broken: Sequence[Violation] = ()) -> str:
+        """The prompt for a unit, with what was wrong about the last answer if there was one.
+
+        Caption and answer are JSON strings, so that they cannot end their quotation.
+        """
+        text = self.abnormal_to_normal if unit.abnormal else self.normal_to_abnormal
+        caption, quoted = (json.dumps(t, ensure_ascii=False) for t in (unit.caption, answer[:1000]))
+        named = "; ".join(violation.detail for violation in broken)
+        again = self.repair.format(answer=quoted, violations=named) if broken else ""
+        return text.format(caption=caption, tokens=MAX_TOKENS) + again
+
+
+def load_negative_prompts(path: Path | str = PROMPTS) -> NegativePrompts:
+    """Read a prompt file; InputError names what is missing, unknown or not text."""
+    try:
+        prompts = NegativePrompts(**yaml.safe_load(Path(path).read_text(encoding="utf-8")))
+        for abnormal in (True, False):
+            prompts.task(Unit("", 0, "", abnormal), "", [Violation("", None, "")])
+    except (OSError, yaml.YAMLError, TypeError, AttributeError, LookupError, ValueError) as error:
+        raise InputError(f"{path}: not a prompt file in YAML ({error})") from None
+    return prompts
+
+
+class Writer:
+    """Asks a chat model for a unit, with frames for abnormal to normal."""
+
+    def __init__(
+        self, model: ChatModel, prompts: NegativePrompts, videos: Path, frames: int = 4
+    ) -> None:
+        """``frames`` per abnormal unit; 0 = from the caption alone, which the paper does not do."""
+        self.model, self.prompts, self.videos, self.frames = model, prompts, videos, frames
+        self.name = f"{model.name}, prompts {sha256_json(vars(prompts))[:12]}, {frames} frames"
+
+    def digest(self, unit: Unit) -> str:
+        """Name of a unit's result by this model and these prompts."""
+        return sha256_json([unit.key, unit.caption, unit.abnormal, self.name])[:24]
+
+    def write(self, unit: Unit, repairs: int) -> Row:
+        """A unit's status, attempts, negatives, violations of the last answer, and reason.
+
+        status: ok, broken (contract, after ``repairs`` more answers), silent (no reply) or
+        unreadable (video); negatives are empty unless ok.
+        """
+        answer, broken, row = "", [], {"negatives": [], "violations": [], "reason": ""}
+        for attempt in range(1, repairs + 2):
+            row["attempts"] = attempt
+            try:
+                answer = self.model.ask(self.prompts.task(unit, answer, broken), self._shown(unit))
+            except NoReply as error:
+                return row | {"status": "silent", "reason": str(error)}
+            except DecodeError as error:
+                return row | {"status": "unreadable", "reason": str(error)}
+            negatives, broken = read_answer(answer, unit.caption)
+            if not broken:
+                return row | {"status": "ok", "negatives": negatives}
+        return row | {"status": "broken", "violations": [v.kind for v in broken]}
+
+    def _shown(self, unit: Unit) -> Sequence[np.ndarray]:
+        if not (unit.abnormal and self.frames):
+            return ()
+        path = self.videos / unit.video
+        info = probe(path)
+        start, end = unit.span or (0.0, info.duration)
+        scale = min(1.0, LONGER_SIDE / max(info.height, info.width))
+        size = round(info.height * scale), round(info.width * scale)
+        indices = uniform_indices(start, end, info.fps, info.frames, self.frames)
+        return list(read_frames(path, indices, size))
+
+
+class Results:
+    """Rows by digest in a JSONL file; the last row of a digest counts.
+
+    A last line torn by a kill is cut off; InputError names any other line that is no row.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.rows = path, {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = path.read_bytes() if path.exists() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        for number, line in enumerate(whole.splitlines(), start=1):
+            try:
+                row = json.loads(line)
+                self.rows[row["digest"]] = row
+            except (ValueError, TypeError, LookupError, RecursionError):
+                raise InputError(f"{path}, line {number}: not a result; remove the line") from None
+        if len(whole) < len(content):
+            os.truncate(path, len(whole))
+
+    def add(self, row: Row) -> None:
+        """Append a row."""
+        with self.path.open("ab") as stream:
+            stream.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        self.rows[row["digest"]] = row
 
 
 def write_all(
     writer: Writer, chosen: Sequence[Unit], path: Path, repairs: int = 2
-) -> dict[str, dict[str, Any]]:
-    """Outcome of each unit by digest, written to the results file ``path`` one by one.
+) -> dict[str, Row]:
+    """Result of each unit by digest, appended to ``path``; finished ones are not asked for again.
 
-    Started again it goes on: units that are ok are not asked for again, all others are. Raises
-    InputError if another process writes the file, or ``SILENT`` units in a row get no reply.
+    Raises InputError if another process writes the file, or ``SILENT`` units in a row get no reply.
     """
     with locked(path.with_name(f".{path.name}.lock"), wait=False):
         results, silent = Results(path), 0
-        left = remaining(writer, chosen, results)
+        done = {name for name, row in results.rows.items() if row.get("status") == "ok"}
+        left = [unit for unit in chosen if writer.digest(unit) not in done]
         for unit in progress(left, len(left), "writing hard negatives"):
-            row = {"digest": digest(writer, unit), "unit": unit.key, "time": int(time.time())}
-            row |= write_unit(writer, unit, repairs)
+            row = {"digest": writer.digest(unit), "unit": unit.key, "time": int(time.time())}
+            row |= writer.write(unit, repairs)
             results.add(row)
             silent = silent + 1 if row["status"] == "silent" else 0
             if silent >= SILENT:
                 raise InputError(
                     f"{silent} units in a row got no reply; the last: {row['reason']}."
-                    " Look at the endpoint and start again: it goes on from here"
+                    " Check the endpoint and start again: finished units are kept"
                 )
     return results.rows
 
 
-def digest(writer: Writer, unit: Unit) -> str:
-    """What a result belongs to: unit, caption, model and prompts."""
-    return sha256_json([unit.key, unit.caption, unit.abnormal, writer.name])[:24]
-
-
-def remaining(writer: Writer, chosen: Sequence[Unit], results: Results) -> list[Unit]:
-    """Units without an ok result."""
-    rows = results.rows
-    return [u for u in chosen if rows.get(digest(writer, u), {}).get("status") != "ok"]
-
-
-def published(
-    writer: Writer, chosen: Sequence[Unit], rows: dict[str, dict[str, Any]], meta_file: str
-) -> dict[str, Any]:
+def published(writer: Writer, chosen: Sequence[Unit], rows: dict[str, Row], meta_file: str) -> Row:
     """The results as VAGTA publishes hard negatives; a unit without has an empty list."""
-    found = [rows.get(digest(writer, unit), {}) for unit in chosen]
+    found = [rows.get(writer.digest(unit), {}) for unit in chosen]
+    names = ("video", "region_index", "frames_25", "region_caption", "hard_negative", "timestamps")
     items = [
-        {
-            "video": unit.video,
-            "region_index": unit.region_index,
-            "frames_25": unit.frames_25 and list(unit.frames_25),
-            "region_caption": unit.caption,
-            "hard_negative": row.get("negatives", []),
-            "timestamps": unit.timestamps and list(unit.timestamps),
-        }
-        for unit, row in zip(chosen, found, strict=True)
-    ]
+        dict(zip(names, (u.video, u.region_index, u.frames_25, u.caption,
+                         row.get("negatives", []), u.timestamps), strict=True))
+        for u, row in zip(chosen, found, strict=True)
+    ]  # fmt: skip
     made = min((row["time"] for row in found if row), default=0)
     return {"meta_file": meta_file, "model": writer.name, "created_at": made, "items": items}
 
 
-def write_split(P: Params, split: str, writer: Writer, repairs: int = 2) -> tuple[Path, Counter]:
-    """Hard negatives of a split; the published file, and the number of units by status.
-
-    Files: negatives/<split>.jsonl (results) and negatives/<split>.json (published format) of the
-    run; the latter serves as parameter hard_negatives_train by its full path.
-    """
-    prepare_data(P)
-    chosen, folder = units(load_split(P, split)[0]), P.run_dir / "negatives"
-    rows = write_all(writer, chosen, folder / f"{split}.jsonl", repairs)
-    path = folder / f"{split}.json"
-    write_json(path, published(writer, chosen, rows, P.flat()[f"annotations_{split}"]))
-    return path, Counter(rows[digest(writer, unit)]["status"] for unit in chosen)
+def estimate(chosen: Sequence[Unit], prompts: NegativePrompts, frames: int) -> dict[str, int]:
+    """Requests, images and tokens of writing for ``chosen``, one request each."""
+    letters = sum(len(prompts.system + prompts.task(unit)) for unit in chosen)
+    images = frames * sum(unit.abnormal for unit in chosen)
+    tokens = round(letters / CHARACTERS_PER_TOKEN + images * IMAGE_TOKENS)
+    counts = {"requests": len(chosen), "images": images, "prompt_tokens": tokens}
+    return counts | {"completion_tokens": ANSWER_TOKENS * len(chosen)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line; what it prints are counts, paths and token numbers."""
+    """Command line; prints counts and the path."""
     args = _parser().parse_args(arguments)
     try:
-        P = load_params(args.profile, parse_overrides(args.overrides))
-        prepare_data(P)
-        writer = _writer(P, args)
+        prompts = load_negative_prompts(args.prompts)
+        captions_only = isinstance(read_json(args.file), dict)
+        items, _ = (load_surrogate if captions_only else load_vagta)(args.file)
+        chosen = units(items)
         if args.dry_run:
-            print(_dry_run(P, args, writer))
+            print(estimate(chosen, prompts, args.frames))
             return
-        path, counts = write_split(P, args.split, writer, args.repairs)
+        model: ChatModel = (
+            LocalModel(args.model, prompts.system)
+            if args.writer == "local"
+            else Endpoint(args.base_url, args.model, prompts.system, args.key_variable)
+        )
+        writer = Writer(model, prompts, args.videos, args.frames)
+        rows = write_all(writer, chosen, args.out.with_suffix(".jsonl"), args.repairs)
+        write_json(args.out, published(writer, chosen, rows, args.file.name))
     except InputError as error:
         sys.exit(str(error))
-    print(f"{path}: {', '.join(f'{n} {status}' for status, n in counts.items())}; {writer.usage}")
-
-
-def _dry_run(P: Params, args: argparse.Namespace, writer: Writer) -> dict[str, Any]:
-    results = Results(P.run_dir / "negatives" / f"{args.split}.jsonl")
-    left = remaining(writer, units(load_split(P, args.split)[0]), results)
-    if args.writer == "template":
-        return {"units": len(left), "requests": 0}
-    prices = (args.prompt_price, args.completion_price)
-    expected = estimate(left, load_negative_prompts(args.prompts), args.frames, prices)
-    minutes = round(expected["requests"] / args.requests_per_minute, 1)
-    most = {"requests_at_most": len(left) * (1 + args.repairs)}
-    return {"units": len(left), **expected, **most, "minutes_at_least": minutes}
-
-
-def _writer(P: Params, args: argparse.Namespace) -> Writer:
-    if args.writer == "template":
-        return TemplateWriter(P, args.split)
-    prompts = load_negative_prompts(args.prompts)
-    if args.writer == "local":
-        from curation.local import LocalModel
-
-        asker = LocalModel(args.model, prompts.system, resolve_device(P))
-    else:
-        asker = Endpoint(
-            args.base_url,
-            args.model,
-            prompts.system,
-            args.key_variable,
-            requests_per_minute=args.requests_per_minute,
-        )
-    return ModelWriter(asker, prompts, P.data_dir, args.frames)
+    counts = Counter(rows[writer.digest(unit)]["status"] for unit in chosen)
+    print(f"{args.out}: " + ", ".join(f"{number} {status}" for status, number in counts.items()))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m curation.negatives")
+    parser = argparse.ArgumentParser(prog="python -m curation.negatives", description=__doc__)
     add = parser.add_argument
-    add("--profile", default="mini", help="params/<profile>.yaml, joined by +")
-    add("--split", choices=("train", "dev", "test"), default="train")
-    add("--writer", choices=("template", "endpoint", "local"), default="template")
+    add("file", type=Path, help="annotation file, or hard-negative file for its captions")
+    add("--videos", type=Path, default=Path(), help="folder the file's video paths start from")
+    add("--out", type=Path, default=Path("negatives.json"), help="published format; .jsonl beside")
+    add("--writer", choices=("endpoint", "local"), default="endpoint")
     add("--base-url", default="", help="such as http://localhost:8000/v1")
     add("--model", default="", help="name at the endpoint; folder or name for --writer local")
     add("--key-variable", default="OPENAI_API_KEY", help="environment variable with the key")
     add("--prompts", default=PROMPTS, help="prompt file")
     add("--frames", type=int, default=4, help="attached per abnormal region; 0 = none")
     add("--repairs", type=int, default=2, help="repaired answers per unit at most")
-    add("--requests-per-minute", type=float, default=60.0)
-    add("--prompt-price", type=float, default=0.0, help="per million tokens, for --dry-run")
-    add("--completion-price", type=float, default=0.0, help="per million tokens, for --dry-run")
     add("--dry-run", action="store_true", help="count and estimate; ask nothing")
-    add("-p", action="append", default=[], metavar="NAME=VALUE", dest="overrides")
     return parser
 
 

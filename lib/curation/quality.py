@@ -1,13 +1,15 @@
-"""Visual quality of a clip, measured from its decoded frames, and its score from 1 to 5.
+"""Visual quality of a clip: eight measures of its decoded frames, each scored from 1 to 5.
 
-One function per measure; `LEVELS` holds the fixed thresholds between the scores. They are absolute
-(a blurred clip is blurred whatever else the data set holds) and were chosen on the mini world's
-development clips, clean and with planted faults; no test clip was looked at.
+The thresholds in ``LEVELS`` are absolute. They were chosen on the mini world's development clips,
+clean and with planted faults; no test clip was used.
 """
 
+import contextlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import av
 import cv2
 import imagehash
 import numpy as np
@@ -15,21 +17,21 @@ from PIL import Image
 
 from alertclip.files import read_json, sha256_file, sha256_json, write_json
 from alertclip.video import DecodeWorker, VideoInfo, read_frames
-from curation.levels import level
 
-WINDOWS, RUN = 8, 8  # windows of consecutive frames: changes need neighbours, exposure needs reach
+WINDOWS, RUN = 8, 8  # windows of consecutive frames: motion needs neighbours
+Span = tuple[float, float] | None
 HASHED = 8  # frames per clip with a perceptual hash
-STILL = 1.0  # grey levels: below, no cell of the picture changed
-CELLS = (16, 12)  # of the picture, columns x rows
+STILL = 1.0  # grey levels: a smaller change in every cell is a standstill
+CELLS = (16, 12)  # columns x rows
 
-# Thresholds between the scores 1|2|3|4|5; falling ones mean that less is better.
+# Thresholds between the scores 1|2|3|4|5. Falling thresholds: a smaller value is better.
 LEVELS: dict[str, tuple[float, float, float, float]] = {
     "decodable": (0.5, 0.8, 0.95, 0.999),  # share of the declared frames that decode
-    "missing": (0.5, 0.25, 0.1, 0.03),  # share of frames left out of the time axis
+    "missing": (0.5, 0.25, 0.1, 0.03),  # share of frames missing from the time axis
     "frozen": (0.5, 0.35, 0.25, 0.15),  # share of the clip in its longest standstill
     "blur": (0.55, 0.52, 0.49, 0.46),  # Crete's blur effect
     "luma": (14.0, 20.0, 26.0, 32.0),  # mean grey level, 0 to 255
-    "glare": (0.6, 0.4, 0.25, 0.15),  # share of pixels at the upper end
+    "glare": (0.6, 0.4, 0.25, 0.15),  # share of pixels above 250
     "contrast": (5.0, 8.0, 12.0, 18.0),  # standard deviation of grey levels
     "blockiness": (4.0, 2.8, 2.0, 1.6),  # steps on the coding grid over steps beside it
 }
@@ -40,55 +42,46 @@ class Quality(NamedTuple):
 
     values: dict[str, float]  # by the names of LEVELS
     hashes: np.ndarray  # (HASHED, 64) bool
-    motion: np.ndarray  # (n - 1,) mean change between the n frames looked at, grey levels
-    sha256: str
+    motion: np.ndarray  # (n - 1,) mean change between n sampled frames, grey levels
+
+
+def level(value: float, thresholds: Sequence[float]) -> int:
+    """Score from 1 to 5: how many of four ``thresholds`` a value reaches; nan scores 1.
+
+    Rising thresholds: larger is better; falling: smaller is better.
+    """
+    rising = thresholds[0] < thresholds[-1]
+    return 1 + sum(value >= t if rising else value <= t for t in thresholds)
 
 
 def score_quality(values: dict[str, float]) -> tuple[int, str]:
-    """Score of the worst measure, 1 to 5, and the name of that measure."""
+    """Score of the worst measure and its name."""
     scores = {name: level(value, LEVELS[name]) for name, value in values.items()}
     worst = min(scores, key=scores.__getitem__)
     return scores[worst], worst
 
 
 def frame_numbers(first: int, last: int) -> np.ndarray:
-    """Indices to look at in [first, last): all, or WINDOWS runs of RUN consecutive ones."""
+    """Sampled frames of [first, last): all, or WINDOWS runs of RUN consecutive frames."""
     if last - first <= WINDOWS * RUN:
         return np.arange(first, last)
     starts = np.linspace(first, last - RUN, WINDOWS).round().astype(int)
     return (starts[:, None] + np.arange(RUN)).ravel()
 
 
-def measure(
-    path: Path,
-    info: VideoInfo,
-    span: tuple[float, float] | None,
-    store: Path,
-    worker: DecodeWorker,
-    clock: DecodeWorker,
-) -> Quality:
-    """Measure a clip (``span`` in s, or the whole video) once; kept in ``store`` by content.
-
-    ``clock`` is a worker of curation.timestamps. Raises DecodeError naming the file.
-    """
-    code = [sha256_file(file) for file in (__file__, Path(__file__).with_name("timestamps.py"))]
-    file = store / f"{sha256_json([info.sha256, span, code])[:40]}.json"
+def measure(path: Path, info: VideoInfo, span: Span, store: Path, worker: DecodeWorker) -> Quality:
+    """Measure a clip (``span`` in s; None = the whole video), reusing ``store`` by content."""
+    file = store / f"{sha256_json([info.sha256, span, sha256_file(__file__)])[:40]}.json"
     if not file.exists():
-        write_json(file, _measure(path, info, span, worker, clock))
+        write_json(file, _measure(path, info, span, worker))
     found = read_json(file)
     bits = np.unpackbits(np.frombuffer(bytes.fromhex(found["hashes"]), np.uint8))
     hashes = bits.reshape(HASHED, -1).astype(bool)
-    return Quality(found["values"], hashes, np.array(found["motion"]), info.sha256)
+    return Quality(found["values"], hashes, np.array(found["motion"]))
 
 
-def _measure(
-    path: Path,
-    info: VideoInfo,
-    span: tuple[float, float] | None,
-    worker: DecodeWorker,
-    clock: DecodeWorker,
-) -> dict[str, object]:
-    axis, _ = clock.ask(path)
+def _measure(path: Path, info: VideoInfo, span: Span, worker: DecodeWorker) -> dict[str, Any]:
+    declared, missing = time_axis(path)
     start, end = span or (0.0, info.duration)
     first = min(max(0, round(start * info.fps)), info.frames - 1)
     numbers = frame_numbers(first, max(first + 1, min(round(end * info.fps), info.frames)))
@@ -96,8 +89,8 @@ def _measure(
     grey = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])
     changes = cell_changes(grey)
     values = picture_values(grey) | {
-        "decodable": min(1.0, info.frames / axis["declared"]) if axis["declared"] else 1.0,
-        "missing": axis["missing"],
+        "decodable": min(1.0, info.frames / declared) if declared else 1.0,
+        "missing": missing,
         "frozen": longest_standstill(changes),
     }
     return {
@@ -107,22 +100,50 @@ def _measure(
     }
 
 
+def time_axis(path: Path) -> tuple[int, float]:
+    """Declared number of frames (0 = not stated) and share of frames missing in gaps.
+
+    Only packets are read. Players hide a gap because they show the next frame there is.
+    """
+    times: list[int] = []
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        with contextlib.suppress(av.FFmpegError):  # a torn end: what came before it counts
+            for packet in container.demux(stream):
+                if packet.pts is not None:
+                    times.append(packet.pts)
+        return stream.frames, missing_share(times)
+
+
+def missing_share(times: Sequence[int]) -> float:
+    """Share of frames missing from presentation ``times`` (any unit and order).
+
+    A gap of k times the usual step counts as k - 1 missing frames.
+    """
+    steps = np.diff(np.unique(times))
+    if not len(steps):
+        return 0.0
+    lost = np.maximum(np.round(steps / np.median(steps)) - 1, 0).sum()
+    return float(lost / (lost + len(steps) + 1))
+
+
 def picture_values(grey: np.ndarray) -> dict[str, float]:
-    """Medians over frames (n, H, W) uint8 of what one picture shows: blur, exposure, blocks."""
+    """Medians over frames (n, H, W) uint8 of the measures that need one picture only."""
     shown = grey[np.linspace(0, len(grey) - 1, min(len(grey), 16)).round().astype(int)]
-    return {
-        "blur": float(np.median([blur_effect(frame) for frame in shown])),
-        "luma": float(np.median(shown.mean(axis=(1, 2)))),
-        "glare": float(np.median((shown > 250).mean(axis=(1, 2)))),
-        "contrast": float(np.median(shown.std(axis=(1, 2)))),
-        "blockiness": float(np.median([blockiness(frame) for frame in shown])),
+    values = {
+        "blur": [blur_effect(frame) for frame in shown],
+        "luma": shown.mean(axis=(1, 2)),
+        "glare": (shown > 250).mean(axis=(1, 2)),
+        "contrast": shown.std(axis=(1, 2)),
+        "blockiness": [blockiness(frame) for frame in shown],
     }
+    return {name: float(np.median(found)) for name, found in values.items()}
 
 
 def blur_effect(grey: np.ndarray, taps: int = 11) -> float:
-    """Share of the gradient that a further blur does not take away: 0 sharp to 1 blurred.
+    """Share of the gradient that survives another blur: 0 sharp to 1 blurred.
 
-    Crete et al., "The blur effect" (2007): neither contrast nor brightness changes it.
+    Crete et al., "The blur effect" (2007). Independent of contrast and brightness.
     """
     picture, results = grey.astype(np.float32), []
     for axis, kernel in ((0, (1, taps)), (1, (taps, 1))):
@@ -137,7 +158,7 @@ def blur_effect(grey: np.ndarray, taps: int = 11) -> float:
 def blockiness(grey: np.ndarray, grid: int = 8) -> float:
     """Mean step across the borders of the coding grid over the mean step elsewhere; 1 = none.
 
-    After Wang, Sheikh and Bovik (2002). Pictures are coded in blocks that begin at the top left.
+    After Wang, Sheikh and Bovik (2002). Coding blocks start at the top left corner.
     """
     picture, ratios = grey.astype(np.float32), []
     for axis in (0, 1):
@@ -148,9 +169,9 @@ def blockiness(grey: np.ndarray, grid: int = 8) -> float:
 
 
 def cell_changes(grey: np.ndarray) -> np.ndarray:
-    """Mean absolute change of each cell from frame to frame (n, H, W) -> (n - 1, rows, columns).
+    """Mean absolute change per cell between frames: (n, H, W) -> (n - 1, rows, columns).
 
-    Cells, so that one small person who moves is a change of the picture.
+    Per cell, so that one small moving person still counts as motion.
     """
     pairs = zip(grey[:-1], grey[1:], strict=True)
     cells = [cv2.resize(cv2.absdiff(a, b), CELLS, interpolation=cv2.INTER_AREA) for a, b in pairs]
@@ -158,16 +179,15 @@ def cell_changes(grey: np.ndarray) -> np.ndarray:
 
 
 def longest_standstill(changes: np.ndarray) -> float:
-    """Share of the steps between frames in the longest run in which no cell changes."""
+    """Share of the frame steps in the longest run in which no cell changes."""
     still = changes.max(axis=(1, 2), initial=0.0) < STILL
     if not len(still):
         return 1.0  # a single frame
     edges = np.flatnonzero(np.diff(np.concatenate([[0], still, [0]])))
-    runs = edges[1::2] - edges[::2]
-    return float(runs.max(initial=0) / len(still))
+    return float((edges[1::2] - edges[::2]).max(initial=0) / len(still))
 
 
 def perceptual_hashes(frames: np.ndarray) -> np.ndarray:
-    """pHash (Zauner 2010; ImageHash) of HASHED frames at equal distances: (HASHED, 64) bool."""
+    """pHash (Zauner 2010) of HASHED evenly spaced frames: (HASHED, 64) bool."""
     places = np.linspace(0, len(frames) - 1, HASHED).round().astype(int)
     return np.stack([imagehash.phash(Image.fromarray(frames[i])).hash.ravel() for i in places])

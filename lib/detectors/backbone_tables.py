@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from alertclip.errors import InputError
-from alertclip.mss import Interval
+from alertclip.intervals import Interval
 from companion.profiles import Params
 from companion.result_tables import per_cent, with_paper
 from companion.tuned_models import STAGES, Stage

@@ -15,13 +15,12 @@ from torch.nn.functional import normalize
 from alertclip.errors import InputError
 from alertclip.model import AlertCLIP
 from alertclip.prompts import load_prompts
-from alertclip.zero_shot import encode_sets
+from alertclip.zero_shot import encode_sets, zero_shot_margin
 from companion import tuned_models
 from companion.profiles import ROOT, Params
 from companion.result_tables import per_cent
 from detectors.backbone_tables import Columns, Curves, backbone_table, held_scores, resample_models
 from detectors.benchmarks import load_benchmark
-from detectors.frame_metrics import zero_shot_margin
 from detectors.recognition import open_vocabulary
 from detectors.weakly_supervised import (
     Detector,

@@ -1,4 +1,4 @@
-"""Zero-shot scores and AUC / AP at video and frame level.
+"""AUC / AP at video and frame level.
 
 Ground truth is end-exclusive: an event [s, e) covers s and not e. Intervals resample videos.
 """
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from alertclip.errors import InputError
-from alertclip.mss import Interval, Statistic, bootstrap_interval, set_similarities
+from alertclip.intervals import Interval, Statistic, bootstrap_interval
 from detectors.resampling import (
     FRAME_METRICS,
     FrameMetric,
@@ -21,14 +21,7 @@ from detectors.resampling import (
     resample,
 )
 
-Spans = Sequence[tuple[float, float]]
 Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-
-
-def zero_shot_margin(embedding: np.ndarray, normal: np.ndarray, abnormal: np.ndarray) -> np.ndarray:
-    """S_A - S_N, the zero-shot anomaly score: embedding (..., D) of clips or frames -> (...)."""
-    similarities = set_similarities(embedding, normal, abnormal)
-    return similarities[..., 1] - similarities[..., 0]
 
 
 def roc_auc(scores: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
@@ -102,24 +95,6 @@ def frame_plan(videos: Sequence[FrameScores]) -> list[tuple[str, FrameMetric, li
     abnormal = [video for video in videos if video.abnormal]
     whole = [(f"frame {name}", metric, list(videos)) for name, metric in FRAME_METRICS.items()]
     return [*whole, ("in-clip frame AUC", frame_auc, abnormal)]
-
-
-def inside(positions: np.ndarray, spans: Spans) -> np.ndarray:
-    """Truth at frame numbers or times: True where start <= position < end of any span."""
-    positions = np.asarray(positions)
-    truth = np.zeros(positions.shape, bool)
-    for start, end in spans:
-        truth |= (positions >= start) & (positions < end)
-    return truth
-
-
-def hold(scores: np.ndarray, sampled: np.ndarray, n_frames: int) -> np.ndarray:
-    """Spread scores at sampled frame numbers over all frames: each holds until the next one.
-
-    scores (T,), sampled (T,) ascending -> (n_frames,); frames before the first take its score.
-    """
-    owner = np.searchsorted(sampled, np.arange(n_frames), side="right") - 1
-    return np.asarray(scores)[np.maximum(owner, 0)]
 
 
 def _table(rows: Iterable[tuple[str, Interval]]) -> pd.DataFrame:

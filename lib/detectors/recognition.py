@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from alertclip.errors import InputError
-from alertclip.mss import Interval, bootstrap_interval, ratio
+from alertclip.intervals import Interval, bootstrap_interval, ratio
 from detectors.event_annotations import VideoTruth
 from detectors.frame_metrics import frame_metrics, roc_auc
 from detectors.resampling import (

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from alertclip.errors import InputError
-from alertclip.mss import Interval, percentiles, resampled_counts
+from alertclip.intervals import Interval, percentiles, resampled_counts
 
 BLOCK = 2048  # thresholds held at once
 

@@ -14,9 +14,8 @@ import numpy as np
 import torch
 
 from alertclip.errors import InputError
-from alertclip.files import sha256_file, sha256_json
+from alertclip.files import WHOLE, Shard, sha256_file, sha256_json
 from alertclip.model import AlertCLIP
-from alertclip.shards import WHOLE, Shard
 from companion import tuned_models
 from companion.profiles import Params
 from companion.splits import load_split, prepare_data

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 import miniworld
@@ -106,7 +106,8 @@ def pretrain(
     tokens = encode_captions(tokenizer, captions)
     caption_ids = torch.tensor(np.unique(captions, return_inverse=True)[1])
     generator = torch.Generator().manual_seed(seed)
-    start = _resume(checkpoint, model, optimizer, generator)
+    parts = {"model": model, "optimizer": optimizer}
+    start = _resume(checkpoint, parts, generator)
     title = f"pre-training {recipe.name}"
     for step in progress(range(start, steps), steps - start, title):
         for group in optimizer.param_groups:
@@ -122,55 +123,32 @@ def pretrain(
             model.logit_scale.clamp_(0, math.log(100))
         if (step + 1) % SAVE_STEPS == 0:
             print(f"step {step + 1}: loss {loss.item():.3f}", flush=True)
-            _save(checkpoint, step + 1, model, optimizer, generator)
+            if checkpoint:
+                _save(checkpoint, step + 1, parts, generator)
     return model.eval()
 
 
-def _save(
-    path: Path | None,
-    step: int,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    generator: torch.Generator,
-) -> None:
-    if path is None:
-        return
-    state = {
-        "step": step,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "generator": generator.get_state(),
-    }
+def _save(path: Path, step: int, parts: dict[str, nn.Module], generator: torch.Generator) -> None:
+    states = {name: part.state_dict() for name, part in parts.items()}
     with atomic_write(path) as temporary:
-        torch.save(state, temporary)
+        torch.save({"step": step, "generator": generator.get_state(), **states}, temporary)
 
 
-def _resume(
-    path: Path | None,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    generator: torch.Generator,
-) -> int:
+def _resume(path: Path | None, parts: dict[str, nn.Module], generator: torch.Generator) -> int:
     if path is None or not path.exists():
         return 0
     state = torch.load(path, weights_only=True)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
     generator.set_state(state["generator"])
     return state["step"]
 
 
-def _loss(
-    recipe: Recipe,
-    model: nn.Module,
-    x: torch.Tensor,
-    tokens: torch.Tensor,
-    caption_ids: torch.Tensor,
-) -> torch.Tensor:
+def _loss(recipe: Recipe, model: nn.Module, x: Tensor, tokens: Tensor, ids: Tensor) -> Tensor:
     with attention_kernel(x.device, "bf16"), torch.autocast(x.device.type, torch.bfloat16):
         image = model.encode_image(x, normalize=True)
         text = model.encode_text(tokens, normalize=True)
-    return recipe.loss(model, image, text, caption_ids)
+    return recipe.loss(model, image, text, ids)
 
 
 def encode_captions(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> torch.Tensor:
@@ -222,20 +200,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     start = time.monotonic()
-    recipe = RECIPES[args.family]
-    size = (recipe.image_size, recipe.image_size)
+    size = (RECIPES[args.family].image_size,) * 2
     images, captions, _ = miniworld.stills(args.stills, args.seed, size, args.workers)
     tokenizer = train_tokenizer(captions)
     checkpoint = args.out / f"checkpoint-{args.stills}-{args.steps}-{args.seed}.pt"
-    model = pretrain(
-        images,
-        captions,
-        tokenizer,
-        args.steps,
-        seed=args.seed,
-        checkpoint=checkpoint,
-        family=args.family,
-    )
+    where = {"seed": args.seed, "checkpoint": checkpoint, "family": args.family}
+    model = pretrain(images, captions, tokenizer, args.steps, **where)
     save_prior(model, tokenizer, args.out, _card(args, time.monotonic() - start), args.family)
     checkpoint.unlink(missing_ok=True)
 

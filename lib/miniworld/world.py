@@ -48,7 +48,8 @@ def clip_jobs(split: str, count: int, style: str, seed: int) -> list[Job]:
     return jobs
 
 
-NOT_DRAWING = ("stills.py", "prior.py", "mini_models.py")  # no clip depends on them
+NOT_DRAWING = ("stills.py", "planted_faults.py", "prior.py", "mini_models.py")
+"""No clip depends on them."""
 
 
 def _source_digest() -> str:

@@ -1,1 +1,6 @@
-"""Question answering about anomalies, after VA-GPT (ICCV 2025): data, questions, answerers."""
+"""Question answering about anomalies after VA-GPT (ICCV 2025), without its language model.
+
+- ``timed_captions``, ``instructions``: captions of video segments, and instruction data from them.
+- ``questions``, ``answerers``: four-option questions about type and time, and who answers them.
+- ``temporal_classifier``, ``effective_tokens``: its temporal and its spatial effective tokens.
+"""

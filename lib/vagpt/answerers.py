@@ -1,22 +1,21 @@
-"""Who answers the questions, behind one interface, and what the answers are worth.
+"""Who answers the questions, and how often they are right.
 
-An answerer takes a question and replies with text. Similarity models reply with a letter; language
-models with whatever they say, which is parsed strictly. A reply that cannot be parsed is wrong.
+An answerer takes a question and replies with text. Similarity models reply with a letter, language
+models with free text that is parsed strictly. A reply that cannot be parsed is wrong.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from scipy.special import log_softmax, logsumexp
 from scipy.stats import binomtest
 
-from alertclip import mss
+from alertclip import intervals
 from alertclip.errors import InputError
-from alertclip.video import DecodeError
-from curation.endpoint import NoReply
-from vagpt.instructions import Ask
-from vagpt.questions import LETTERS, Option, Question, parse_reply, prompt, span_iou
+from alertclip.video import DecodeError, probe, read_frames, uniform_indices
+from curation.chat_models import ChatModel, NoReply
+from vagpt.questions import LETTERS, Option, Question, QuestionSet, parse_reply, prompt, span_iou
 
 CHANCE = 100 / len(LETTERS)
 
@@ -30,8 +29,8 @@ def class_log_probabilities(
     """Log probability of each class in each frame by similarity: (n, C), class 0 = normal.
 
     v (n, D) and texts, one (sentences, D) per class, of unit length; softmax of ``scale`` times the
-    cosines over all sentences, summed per class. ``anomaly`` (n,), logits of a classifier, replaces
-    how that divides each frame between normal and abnormal (VA-GPT's temporal prior).
+    cosines over all sentences, summed per class. ``anomaly`` (n,), logits of a classifier, sets the
+    probability of normal against abnormal instead (VA-GPT's temporal prior).
     """
     owner = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
     logs = log_softmax(scale * v @ np.concatenate(texts).T, axis=1)
@@ -45,7 +44,7 @@ def class_log_probabilities(
 def option_log_likelihood(
     option: Option, logs: np.ndarray, times: np.ndarray, classes: Sequence[str]
 ) -> float:
-    """Log likelihood of what an option says of each frame: its class inside its time, else normal.
+    """Log likelihood of the frames under an option: its class inside its time, normal outside.
 
     logs (n, C) as above for ``classes``, normal first; times (n,) of the frames in s.
     """
@@ -59,7 +58,7 @@ def option_log_likelihood(
 def similarity_answerer(
     logs: Mapping[str, np.ndarray], step: float, classes: Sequence[str]
 ) -> Answerer:
-    """Answers with the likeliest option: per footage logs (n, C), one row every ``step`` s."""
+    """Answers with the likeliest option; per footage logs (n, C), one row every ``step`` s."""
 
     def answer(question: Question) -> str:
         frames = logs[question.video]
@@ -71,10 +70,10 @@ def similarity_answerer(
 
 
 def blind_answerer(questions: Sequence[Question]) -> Answerer:
-    """Answers without seeing anything, from the right answers to the questions on other footage.
+    """Answers without frames, from the right answers to the questions on other footage.
 
-    Of the most usual class, the option whose time overlaps most with those usual there. What this
-    has above chance, the questions themselves give away.
+    It takes the most frequent class, then the time that overlaps most with those of that class. Its
+    accuracy above chance comes from the questions themselves.
     """
     known = [q for q in questions if q.kind == "total"]
     videos = np.array([q.video for q in known])
@@ -86,31 +85,40 @@ def blind_answerer(questions: Sequence[Question]) -> Answerer:
         other = videos != question.video
         spans = shares[other & (names != "")]
         if not len(spans):
-            raise InputError("a blind answerer needs anomalies in other footage to go by")
+            raise InputError("a blind answerer needs anomalies in other footage")
 
-        def usual(option: Option) -> tuple[int, float]:
+        def frequency(option: Option) -> tuple[int, float]:
+            count = int((names[other] == (option.class_name or "")).sum())
             if option.class_name is None:
-                return int((names[other] == "").sum()), 0.0
-            overlap = span_iou(np.divide(option.span, question.duration), spans)
-            return int((names[other] == option.class_name).sum()), float(overlap.mean())
+                return count, 0.0
+            return count, float(span_iou(np.divide(option.span, question.duration), spans).mean())
 
-        scores = [usual(option) for option in question.options]
+        scores = [frequency(option) for option in question.options]
         return LETTERS[max(range(len(scores)), key=scores.__getitem__)]
 
     return answer
 
 
-def model_answerer(
-    ask: Ask,
-    read_frames: Callable[[str], Sequence[np.ndarray]],
-    prior: Callable[[str], str] | None = None,
+def chat_answerer(
+    model: ChatModel,
+    asked: QuestionSet,
+    size: tuple[int, int],
+    frames: int = 8,
+    priors: Mapping[str, str] | None = None,
 ) -> Answerer:
-    """A vision-language model: ``ask`` of an endpoint (curation.endpoint) or of local weights
-    (curation.local), with the frames of the footage and, if given, its text prior."""
+    """A vision-language model on ``frames`` frames of each video, of ``size`` (H, W).
+
+    ``priors``: a sentence to put before the questions on each footage.
+    """
+    parts = {f.name: numbers for f, numbers in zip(asked.footages, asked.parts, strict=True)}
 
     def answer(question: Question) -> str:
-        told = prior(question.video) if prior else ""
-        return ask(prompt(question, told), read_frames(question.video))
+        shown = []
+        for path in (asked.paths[i] for i in parts[question.video]):
+            info = probe(path)
+            indices = uniform_indices(0, info.duration, info.fps, info.frames, frames)
+            shown += list(read_frames(path, indices, size))
+        return model.ask(prompt(question, priors[question.video] if priors else ""), shown)
 
     return answer
 
@@ -118,7 +126,7 @@ def model_answerer(
 def answer_all(questions: Sequence[Question], answerer: Answerer) -> pd.DataFrame:
     """All replies: columns video, kind, abnormal, right, reply, chosen (nan: none), correct.
 
-    Where there is no reply, the reason stands in its place.
+    Where there is no reply, the reason takes its place.
     """
     rows = []
     for question in questions:
@@ -127,46 +135,40 @@ def answer_all(questions: Sequence[Question], answerer: Answerer) -> pd.DataFram
             chosen = parse_reply(reply, question)
         except (NoReply, DecodeError) as error:
             reply, chosen = f"no reply: {error}", None
-        rows.append(
-            {
-                "video": question.video,
-                "kind": question.kind,
-                "abnormal": question.abnormal,
-                "right": question.right,
-                "reply": reply,
-                "chosen": np.nan if chosen is None else chosen,
-                "correct": chosen == question.right,
-            }
-        )
+        row = {name: getattr(question, name) for name in ("video", "kind", "abnormal", "right")}
+        correct, chosen = chosen == question.right, np.nan if chosen is None else chosen
+        rows.append(row | {"reply": reply, "chosen": chosen, "correct": correct})
     return pd.DataFrame(rows)
 
 
-SETTINGS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
-    "total": lambda a: a["kind"] == "total",
-    "total, abnormal videos": lambda a: (a["kind"] == "total") & a["abnormal"],
-    "total, normal videos": lambda a: (a["kind"] == "total") & ~a["abnormal"],
-    "temporal": lambda a: a["kind"] == "temporal",
-}
+def settings(answers: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
+    """Names and row masks of the kinds of questions that ``answers`` holds."""
+    total, abnormal = answers["kind"] == "total", answers["abnormal"]
+    named = {
+        "total": total,
+        "total, abnormal videos": total & abnormal,
+        "total, normal videos": total & ~abnormal,
+        "temporal": ~total,
+    }
+    return ((name, mask) for name, mask in named.items() if mask.any())
 
 
 def accuracy_table(answers: pd.DataFrame, model: str) -> pd.DataFrame:
-    """Accuracies in per cent with 95 % Wilson intervals over videos, and the share not parsed.
+    """Accuracies in per cent with 95% Wilson intervals over videos.
 
-    Columns setting, model, value, low, high, n, unparsable, above_chance (the whole interval).
-    There is one question per video and kind.
+    Columns setting, model, value, low, high, n, unparsable (per cent), above_chance (the whole
+    interval). There is one question per video and kind.
     """
     rows = []
-    for setting, select in SETTINGS.items():
-        part = answers[select(answers)]
-        if part.empty:
-            continue
+    for setting, mask in settings(answers):
+        part = answers[mask]
         correct, n = int(part["correct"].sum()), len(part)
         interval = binomtest(correct, n).proportion_ci(method="wilson")
         numbers = (correct / n, interval.low, interval.high, part["chosen"].isna().mean())
         value, low, high, unparsable = (100 * float(number) for number in numbers)
-        row = {"setting": setting, "model": model, "value": value, "low": low, "high": high}
-        rows.append(row | {"n": n, "unparsable": unparsable, "above_chance": low > CHANCE})
-    return pd.DataFrame(rows)
+        rows.append((setting, model, value, low, high, n, unparsable, low > CHANCE))
+    names = ["setting", "model", "value", "low", "high", "n", "unparsable", "above_chance"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def accuracy_differences(
@@ -181,12 +183,10 @@ def accuracy_differences(
         old, new = answers[before], answers[after]
         if not old[["video", "kind", "right"]].equals(new[["video", "kind", "right"]]):
             raise InputError(f"{before} and {after} answered different questions")
-        for setting, select in SETTINGS.items():
-            a, b = (t[select(t)]["correct"].to_numpy(float) for t in (old, new))
-            if not len(a):
-                continue
-            interval = mss.paired_difference(a, b, n_boot=n_boot, seed=seed)
-            points = {k: 100 * getattr(interval, k) for k in ("value", "low", "high")}
+        for setting, mask in settings(old):
+            a, b = (t.loc[mask, "correct"].to_numpy(float) for t in (old, new))
+            found = intervals.paired_difference(a, b, n_boot=n_boot, seed=seed)._asdict()
+            points = {name: 100 * found[name] for name in ("value", "low", "high")}
             row = {"difference": f"{after} minus {before}", "setting": setting}
-            rows.append(row | points | {"n": interval.n})
+            rows.append(row | points | {"n": found["n"]})
     return pd.DataFrame(rows)

@@ -1,7 +1,7 @@
 """Spatial effective tokens: keep the patches that changed since the frame before (VA-GPT, SETS).
 
-Patch features come from DINOv2 (timm, by name) or from the backbone's own tower. The share that is
-kept is the paper's 0.5, its best of five. Axis letters: T frames, P = h * w patches, D features.
+Patch features come from DINOv2 (a timm model) or from the backbone's own tower. VA-GPT keeps half
+of the patches, the best of its five shares. Axis letters: T frames, (h, w) patches, D features.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,6 @@ from torch.nn.functional import interpolate, normalize
 from alertclip.errors import InputError
 from alertclip.model import AlertCLIP
 
-DINO = "vit_small_patch14_dinov2.lvd142m"
-SHARE = 0.5  # VA-GPT's K
 CHUNK = 64  # frames encoded at once
 
 Patches = Callable[[np.ndarray], np.ndarray]
@@ -24,16 +22,16 @@ Patches = Callable[[np.ndarray], np.ndarray]
 def patch_difference(patches: np.ndarray) -> np.ndarray:
     """Manhattan distance of each patch to itself one frame earlier: (T, h, w, D) -> (T, h, w).
 
-    The first frame has none before it: its distances are inf.
+    The distances of the first frame are inf.
     """
     moved = np.abs(np.diff(patches, axis=0)).sum(axis=-1)
     return np.concatenate([np.full((1, *patches.shape[1:3]), np.inf), moved])
 
 
-def keep_top(distance: np.ndarray, share: float = SHARE) -> np.ndarray:
+def keep_top(distance: np.ndarray, share: float) -> np.ndarray:
     """The ``share`` of each frame's patches with the largest distance: (T, h, w) -> the same, bool.
 
-    At least one is kept; of equal ones the first. A frame without finite distances keeps all.
+    At least one is kept; of equal ones the first. A frame of infinite distances keeps all.
     """
     if not 0 < share <= 1:
         raise InputError(f"the share of kept patches must be above 0 and at most 1, not {share}")
@@ -54,7 +52,7 @@ def keep_random(shape: tuple[int, int, int], share: float, seed: int) -> np.ndar
 
 
 def on_grid(distance: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Distances (T, h, w) of one encoder averaged onto the patch grid of another: (T, *grid)."""
+    """Distances (T, h, w) averaged onto the patch grid of another encoder: (T, *grid)."""
     given = torch.from_numpy(distance[1:, None]).float()
     moved = interpolate(given, grid, mode="area")[:, 0].numpy() if len(given) else given[:, 0]
     return np.concatenate([np.full((1, *grid), np.inf), moved])
@@ -68,40 +66,44 @@ def backbone_patches(model: AlertCLIP, frames: np.ndarray) -> np.ndarray:
     return torch.cat(grids).float().permute(0, 2, 3, 1).cpu().numpy()
 
 
-def timm_patches(name: str = DINO, pretrained: bool = True, device: str = "cpu") -> Patches:
-    """Patch features of a timm vision transformer, such as DINOv2, from frames of any size.
+@torch.inference_mode()
+def embed_frames(model: AlertCLIP, frames: np.ndarray) -> np.ndarray:
+    """Unit image embeddings (T, D) of frames (T, H, W, 3) uint8 of the backbone's size."""
+    pixels = torch.tensor(frames, device=model.mean.device).permute(0, 3, 1, 2)
+    parts = [model.image_features(part).cpu() for part in pixels.split(CHUNK)]
+    return normalize(torch.cat(parts), dim=-1).numpy()
 
-    InputError if its weights are not in the cache and cannot be fetched.
+
+def timm_patches(name: str, pretrained: bool = True, device: str = "cpu") -> Patches:
+    """Patch features of a timm vision transformer from frames of any size.
+
+    VA-GPT takes DINOv2 ("vit_small_patch14_dinov2.lvd142m" here). InputError if the weights are not
+    in the cache and cannot be fetched.
     """
-    import timm  # slow to import, and not needed offline
+    import timm  # slow to import
 
     try:
         encoder = timm.create_model(name, pretrained=pretrained, num_classes=0)
     except Exception as error:  # unknown names and failed downloads share no base class
-        raise InputError(
-            f"timm cannot make {name} ({type(error).__name__}: {error}); name another model or"
-            " fetch its weights where there is a network"
-        ) from None
+        raise InputError(f"timm cannot make {name} ({type(error).__name__}: {error})") from None
     encoder = encoder.to(device).eval()
     made = timm.data.resolve_model_data_config(encoder)
     mean, std = (torch.tensor(made[k], device=device).view(3, 1, 1) for k in ("mean", "std"))
-    size = made["input_size"][1:]
 
     @torch.inference_mode()
     def encode(frames: np.ndarray) -> np.ndarray:
         pixels = torch.tensor(frames, device=device).permute(0, 3, 1, 2) / 255
-        pixels = interpolate(pixels, size, mode="bicubic", antialias=True)
+        pixels = interpolate(pixels, made["input_size"][1:], mode="bicubic", antialias=True)
         parts = ((pixels - mean) / std).split(CHUNK)
         tokens = torch.cat([encoder.forward_features(part) for part in parts])
         tokens = tokens[:, encoder.num_prefix_tokens :]
-        grid = encoder.patch_embed.grid_size
-        return tokens.unflatten(1, grid).float().cpu().numpy()
+        return tokens.unflatten(1, encoder.patch_embed.grid_size).float().cpu().numpy()
 
     return encode
 
 
 def pool_kept(patches: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """Unit frame embeddings from the kept patches alone: their mean, (T, h, w, D) -> (T, D).
+    """Unit frame embeddings from the mean of the kept patches: (T, h, w, D) -> (T, D).
 
     With every patch kept this is the image embedding of a backbone that pools by averaging.
     """
@@ -111,12 +113,13 @@ def pool_kept(patches: np.ndarray, kept: np.ndarray) -> np.ndarray:
 
 
 def mask_frames(frames: np.ndarray, kept: np.ndarray, fill: int = 127) -> np.ndarray:
-    """Frames (T, H, W, 3) with every patch painted grey that is not kept, (T, h, w) bool.
-
-    For answerers that take pixels and no tokens.
-    """
+    """Frames (T, H, W, 3) with every patch painted grey that is not kept, (T, h, w) bool."""
     height, width = frames.shape[1:3]
     rows = np.arange(height) * kept.shape[1] // height
     columns = np.arange(width) * kept.shape[2] // width
-    pixels = kept[:, rows][:, :, columns]
-    return np.where(pixels[..., None], frames, np.uint8(fill))
+    return np.where(kept[:, rows][:, :, columns][..., None], frames, np.uint8(fill))
+
+
+def unit(features: np.ndarray) -> np.ndarray:
+    """Image embeddings (n, D) at unit length."""
+    return normalize(torch.from_numpy(features), dim=-1).numpy()

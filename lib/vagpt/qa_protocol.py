@@ -1,4 +1,4 @@
-"""Questions and answers of document 004 (VA-GPT)."""
+"""Parameters of question answering (VA-GPT)."""
 
 from pydantic import Field
 
@@ -6,7 +6,7 @@ from alertclip.hyperparameters import Group
 
 
 class QAParams(Group):
-    """Questions, classifier and tokens."""
+    """Questions, temporal classifier, tokens, and an optional vision-language model."""
 
     joined: int = Field(1, ge=1)  # test videos joined to one footage; 1 = the paper's
     max_iou: float = Field(0.5, gt=0, lt=1)  # of a wrong interval with the true one; ours
@@ -16,3 +16,6 @@ class QAParams(Group):
     epochs: int = Field(100, ge=1)  # ours: unpublished
     token_share: float = Field(0.5, gt=0, le=1)
     token_videos: int | None = None  # answered with selected tokens; None = all
+    token_encoder: str = ""  # timm model whose patches are compared; empty = the backbone itself
+    chat_url: str = ""  # OpenAI-compatible endpoint of a vision-language model that answers too
+    chat_model: str = ""  # its name there; without chat_url a transformers model, by folder or name

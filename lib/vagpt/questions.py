@@ -1,24 +1,29 @@
 """Four-option questions about anomaly type and time, one per test video (VA-GPT, Figures 3-4).
 
-The paper shows the form and not how the wrong options were made. Here their classes are drawn from
-the benchmark's, their times from other videos' events, so that neither looks unlike the truth.
+The paper does not say how the wrong options were made. Here their classes are drawn from the
+benchmark's and their times from other videos' events, so that both look like the truth.
 """
 
 import re
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from alertclip.errors import InputError
 from detectors.event_annotations import VideoTruth
-from vagpt.instructions import words
 
 LETTERS = "ABCD"
 SHIFTS = 9  # places to which an event is moved where other videos' events do not serve
 Kind = Literal["total", "temporal"]
 Span = tuple[float, float]
+
+
+def words(class_name: str) -> str:
+    """A class name in words: "RoadAccidents" -> "road accidents"."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|_", " ", class_name).lower()
 
 
 class Footage(NamedTuple):
@@ -59,6 +64,26 @@ class Question(NamedTuple):
         return self.options[self.right].class_name is not None
 
 
+class QuestionSet(NamedTuple):
+    """Questions with the videos behind them: ``parts`` numbers those joined to each footage.
+
+    Clips of the mini world last 8 s and most events run to their end, so that times could be
+    guessed: there several videos are joined to one footage. The paper asks about single videos.
+    """
+
+    videos: list[Footage]
+    parts: list[list[int]]
+    footages: list[Footage]
+    questions: list[Question]
+    step: float  # s between frame embeddings
+    paths: list[Path]
+
+    def joined(self, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Arrays (n, ...) per video -> one array per footage, by name."""
+        parts = zip(self.footages, self.parts, strict=True)
+        return {f.name: np.concatenate([arrays[i] for i in numbers]) for f, numbers in parts}
+
+
 def join(videos: Sequence[Footage], name: str) -> Footage:
     """Several videos shown one after the other as one footage, named ``name``."""
     starts = np.cumsum([0.0, *(video.duration for video in videos)])
@@ -69,15 +94,13 @@ def join(videos: Sequence[Footage], name: str) -> Footage:
 
 
 def neighbours(videos: Sequence[Footage], count: int, seed: int) -> list[list[int]]:
-    """For each video the ``count`` videos joined to its footage: itself, at a place drawn by seed,
-    and normal ones. With one, footage is the video."""
-    normal = [i for i, video in enumerate(videos) if not video.spans]
-    plans = []
+    """For each video those of its footage: itself, at a drawn place, and ``count`` - 1 normal."""
+    normal, parts = [i for i, video in enumerate(videos) if not video.spans], []
     for i, video in enumerate(videos):
         rng = _rng(seed, video.name)
         others = rng.choice([k for k in normal if k != i], count - 1, replace=False)
-        plans.append([*map(int, np.insert(others, rng.integers(count), i))])
-    return plans
+        parts.append([*map(int, np.insert(others, rng.integers(count), i))])
+    return parts
 
 
 def footage(truth: VideoTruth, n_frames: int, fps: float) -> Footage:
@@ -98,11 +121,8 @@ def make_questions(
     class. Wrong times overlap with no event and with no other option by more than ``max_iou``.
     """
     pool = np.array([np.divide(s, f.duration) for f in footages for s in f.spans]).reshape(-1, 2)
-    return [
-        question
-        for item in footages
-        for question in _questions(item, classes, pool * item.duration, seed, max_iou)
-    ]
+    made = (_questions(f, classes, pool * f.duration, seed, max_iou) for f in footages)
+    return [question for questions in made for question in questions]
 
 
 def _questions(
@@ -111,17 +131,13 @@ def _questions(
     rng, n = _rng(seed, item.name), len(LETTERS)
     others = [name for name in classes if name not in item.classes]
     if len(others) < n - 1 or len(item.classes) != len(item.spans):
-        raise InputError(
-            f"{item.name}: questions need a class for each event and {n - 1} other classes;"
-            " choose a benchmark that names them"
-        )
+        raise InputError(f"{item.name}: needs a class for each event and {n - 1} other classes")
     wrong_names = [str(name) for name in rng.permutation(others)]
     if not item.spans:
         times = wrong_spans(pool, [], item.duration, n - 1, max_iou, rng)
         wrong = [Option(*pair) for pair in zip(wrong_names, times, strict=False)]
         return [_shuffled(item, "total", Option(), wrong, rng)]
-    longest = max(range(len(item.spans)), key=lambda i: item.spans[i][1] - item.spans[i][0])
-    name, right = item.classes[longest], item.spans[longest]
+    right, name = max(zip(item.spans, item.classes, strict=True), key=lambda e: e[0][1] - e[0][0])
     times = wrong_spans(pool, item.spans, item.duration, n - 1, max_iou, rng)
     mixed = [Option(*pair) for pair in zip(wrong_names[: n - 2], times, strict=False)]
     same = [Option(name, time) for time in times]
@@ -157,44 +173,37 @@ def wrong_spans(
     length = drawn[0, 1] - drawn[0, 0]
     starts = rng.permutation(np.linspace(0, duration - length, SHIFTS))
     drawn = np.concatenate([drawn, np.stack([starts, starts + length], axis=1)])
-    taken, chosen = list(events), []
-    while len(chosen) < count:
+    taken = list(events)
+    for _ in range(count):
         overlap = np.max([np.zeros(len(drawn)), *(span_iou(t, drawn) for t in taken)], axis=0)
         fits = np.flatnonzero(overlap <= max_iou)
-        span = tuple(map(float, drawn[fits[0] if len(fits) else overlap.argmin()]))
-        chosen.append(span)
-        taken.append(span)
-    return chosen
+        taken.append(tuple(map(float, drawn[fits[0] if len(fits) else overlap.argmin()])))
+    return taken[len(events) :]
 
 
 def span_iou(span: Span, spans: np.ndarray) -> np.ndarray:
     """Overlap over union of times in s: span (2,), spans (K, 2) -> (K,)."""
-    spans = np.asarray(spans, float)
-    inner = np.minimum(span[1], spans[:, 1]) - np.maximum(span[0], spans[:, 0])
-    inner = np.maximum(inner, 0)
-    return inner / (span[1] - span[0] + spans[:, 1] - spans[:, 0] - inner)
+    starts, ends = np.asarray(spans, float).T
+    inner = np.maximum(np.minimum(span[1], ends) - np.maximum(span[0], starts), 0)
+    return inner / (span[1] - span[0] + ends - starts - inner)
 
 
 def prompt(question: Question, prior: str = "") -> str:
     """The question as it is put to a model, after a text prior if there is one."""
-    lines = [prior] if prior else []
-    lines.append(
-        f"These are frames of a surveillance video of {question.duration:.1f} s, in order."
-    )
-    asked = "Which anomaly happens in it, and when?"
-    if question.kind == "temporal":
-        asked = "When does the anomaly happen?"
-    lines.append(asked)
-    options = zip(LETTERS, question.options, strict=True)
-    lines += [f"{letter}. {option.text}" for letter, option in options]
-    return "\n".join([*lines, "Reply with the letter of the right option and nothing else."])
+    total = question.kind == "total"
+    lines = [
+        f"These are frames of a surveillance video of {question.duration:.1f} s, in order.",
+        "Which anomaly happens in it, and when?" if total else "When does the anomaly happen?",
+        *(f"{letter}. {o.text}" for letter, o in zip(LETTERS, question.options, strict=True)),
+        "Reply with the letter of the right option and nothing else.",
+    ]
+    return "\n".join([prior, *lines] if prior else lines)
 
 
 def parse_reply(reply: str, question: Question) -> int | None:
-    """Number of the option a reply names; None if it is not exactly one of the accepted forms.
+    """Number of the option a reply names; None for anything but the accepted forms.
 
-    Accepted: the letter alone, also as (B), B. or B), and any of these before the option's own
-    text. Everything else counts as no answer: nothing is guessed.
+    Accepted: B, (B), B. or B), alone or before the option's own text.
     """
     found = re.fullmatch(r"(?:\(([A-D])\)|([A-D])[.):]?)(?:\s+(.+))?", reply.strip())
     if not found:

@@ -1,13 +1,11 @@
 """VA-GPT's temporal classifier: is a frame abnormal? (supplementary 2.3)
 
 A three-layer perceptron on the image embedding of one frame, trained by SGD on labels from timed
-captions, then frozen. Its most confident interval becomes a sentence that is put before the
-question (temporal effective tokens). How that interval is chosen, the paper does not say.
+captions, then frozen. Its best interval becomes a sentence before the question (temporal effective
+tokens). The paper does not say how the interval is chosen.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,26 +13,9 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from alertclip.errors import InputError
-from vagpt.instructions import words
-
-
-@dataclass(frozen=True)
-class ClassifierSettings:
-    """Hyper-parameters. Rate and batch are the paper's; width and epochs are ours."""
-
-    learning_rate: float = 1e-3
-    batch_size: int = 32
-    hidden: int = 256
-    epochs: int = 100
-    seed: int = 42
-
-
-class Interval(NamedTuple):
-    """A stretch of frames [start, end) and the mean probability of an anomaly in it."""
-
-    start: int
-    end: int
-    confidence: float
+from alertclip.zero_shot import inside
+from vagpt.qa_protocol import QAParams
+from vagpt.questions import Footage, words
 
 
 class FrameClassifier(nn.Module):
@@ -58,15 +39,15 @@ class FrameClassifier(nn.Module):
 
 
 def train_classifier(
-    features: np.ndarray, labels: np.ndarray, settings: ClassifierSettings
+    features: np.ndarray, labels: np.ndarray, settings: QAParams, seed: int = 42
 ) -> FrameClassifier:
-    """Train on frames (n, D) with labels (n,) bool, alone; returned frozen.
+    """Train on frames (n, D) with labels (n,) bool; returned frozen.
 
-    Raises InputError if the frames are all of one class: there is nothing to tell apart.
+    Raises InputError if all frames have the same label.
     """
     if labels.all() or not labels.any():
         raise InputError(f"all {len(labels)} frames have the same label: check the timed captions")
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(seed)
     x, y = torch.from_numpy(features).float(), torch.from_numpy(labels).float()
     model = FrameClassifier(x.mean(0), x.std(0).clamp_min(1e-6), settings.hidden)
     optimiser = torch.optim.SGD(model.parameters(), lr=settings.learning_rate)
@@ -78,23 +59,38 @@ def train_classifier(
     return model.eval().requires_grad_(False)
 
 
-def best_interval(logits: np.ndarray) -> Interval:
-    """The likeliest single event in logits (n,): the stretch with the greatest sum, never empty.
+@torch.inference_mode()
+def frame_logits(classifier: FrameClassifier, v: np.ndarray) -> np.ndarray:
+    """Logits (n,) of the classifier on unit frame embeddings (n, D)."""
+    return classifier(torch.from_numpy(v)).numpy()
 
-    The sum of its logits is by how much the log likelihood of "abnormal just here" exceeds that of
-    "normal throughout", so that no threshold is needed.
+
+def best_interval(logits: np.ndarray) -> tuple[int, int]:
+    """Frames [start, end) of the greatest sum of logits (n,), never empty: the likeliest event.
+
+    The sum is how much more likely "abnormal just here" is than "normal throughout", in log
+    likelihood, so no threshold is needed.
     """
     if not len(logits):
         raise InputError("no frames to find an interval in")
     sums = np.concatenate([[0.0], np.cumsum(logits, dtype=float)])
     lowest = np.minimum.accumulate(sums[:-1])  # over the starts up to each frame
     last = int((sums[1:] - lowest).argmax())
-    start = int(sums[: last + 1].argmin())
-    inside = logits[start : last + 1].astype(float)
-    return Interval(start, last + 1, float((1 / (1 + np.exp(-inside))).mean()))
+    return int(sums[: last + 1].argmin()), last + 1
+
+
+def interval_curve(item: Footage, logits: np.ndarray, step: float) -> dict[str, np.ndarray]:
+    """One footage's curve, a value every ``step`` s: time_s, score, truth and picked (0 or 1)."""
+    frames, (start, end) = np.arange(len(logits)), best_interval(logits)
+    return {
+        "time_s": frames * step,
+        "score": 1 / (1 + np.exp(-logits.astype(float))),
+        "truth": inside((frames + 0.5) * step, item.spans).astype(int),
+        "picked": ((frames >= start) & (frames < end)).astype(int),
+    }
 
 
 def text_prior(classes: Sequence[str], start: float, end: float) -> str:
-    """The sentence put before a question: known types, and from when to when one occurs (s)."""
+    """The sentence before a question: known types, and from when to when one occurs (s)."""
     known = ", ".join(words(name) for name in classes)
     return f"Known crime types are: {known}. One of them occurs from {start:.1f} s to {end:.1f} s."

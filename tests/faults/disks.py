@@ -1,30 +1,22 @@
-"""Disks that are full, folders that cannot be written, and writers killed half-way."""
+"""Disks that are full, and folders that cannot be written."""
 
-import os
-import shutil
-import signal
-import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from multiprocessing import get_context
-from multiprocessing.process import BaseProcess
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import pandas as pd
-import pytest
 import torch
 from test_training import tiny_model
 from test_video import SIZE, write_ids
 
 from alertclip import checkpoint
 from alertclip.cache import FrameCache, parallel_fill
-from alertclip.files import locked, write_json
+from alertclip.files import atomic_write, locked, write_json
 from alertclip.training_log import append_row
 from companion.figures import write_table
 
-from .case import Case, refused
+from .harness import Case, disk, refused
 
 FULL, READ_ONLY = r"No space left.*make room", r"cannot be written \((Read-only|Not a dir|File ex)"
 
@@ -33,8 +25,19 @@ def save_stage(folder: Path, step: int = 2) -> None:
     """A checkpoint of the tiny model."""
     model = tiny_model()
     optimizer = torch.optim.AdamW(checkpoint.trainable(model).values())
-    state = {"step": step, "identity": {}}
-    checkpoint.save_checkpoint(folder, model, optimizer, state, 2)
+    checkpoint.save_checkpoint(folder, model, optimizer, {"step": step, "identity": {}}, 2)
+
+
+def save_table(folder: Path) -> None:
+    """A table of half a megabyte."""
+    write_table(pd.DataFrame({"x": np.arange(1e5)}), folder / "a.csv")
+
+
+def save_notebook(folder: Path) -> None:
+    """A notebook of half a megabyte."""
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("text " * 100_000)])
+    with atomic_write(folder / "notebook.ipynb") as temporary:
+        nbformat.write(book, temporary)
 
 
 def fill_cache(folder: Path) -> None:
@@ -43,36 +46,14 @@ def fill_cache(folder: Path) -> None:
     parallel_fill(FrameCache(folder, SIZE), [(path, range(40))], 1)
 
 
-def save_notebook(folder: Path) -> None:
-    """An executed notebook of half a megabyte."""
-    from alertclip.files import atomic_write
-
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("text " * 100_000)])
-    with atomic_write(folder / "notebook.ipynb") as temporary:
-        nbformat.write(book, temporary)
-
-
 WRITERS: dict[str, Callable[[Path], object]] = {
     "checkpoint": save_stage,
     "frame cache": fill_cache,
-    "CSV": lambda folder: write_table(pd.DataFrame({"x": np.arange(1e5)}), folder / "a.csv"),
+    "CSV": save_table,
     "JSON": lambda folder: write_json(folder / "a.json", list(range(100_000))),
     "notebook": save_notebook,
     "log": lambda folder: append_row(folder, {"row": "x" * 500_000}),
 }
-
-
-@contextmanager
-def disk(folder: Path, options: str) -> Iterator[Path]:
-    """A small disk of its own; needs the right to mount, else the test is skipped."""
-    folder.mkdir()
-    call = ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)]
-    if not shutil.which("mount") or subprocess.run(call, capture_output=True).returncode:
-        pytest.skip("no right to mount a small disk here")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def full_disk(name: str, write: Callable[[Path], object]) -> Case:
@@ -111,39 +92,8 @@ def second_run(folder: Path) -> str:
 
 
 CASES = [
-    *(full_disk(name, write) for name, write in WRITERS.items()),
-    *(read_only(name, write) for name, write in WRITERS.items()),
+    *(full_disk(*writer) for writer in WRITERS.items()),
+    *(read_only(*writer) for writer in WRITERS.items()),
     Case("read-only folder: a file in its place", "stops", READ_ONLY, in_the_way),
     Case("two runs at once in one folder", "the second stops", "another run is at", second_run),
 ]
-
-
-def forked(work: Callable[..., object], *args: object, **options: object) -> BaseProcess:
-    """``work(*args, **options)`` in a process that has imported everything already."""
-
-    def alone() -> None:
-        torch.set_num_threads(1)  # the fork has no threads of the pool, and would wait for them
-        work(*args, **options)
-
-    child = get_context("fork").Process(target=alone, daemon=True)
-    child.start()
-    return child
-
-
-def killed(folder: Path, module: object, name: str, write: Callable[[Path], object]) -> None:
-    """``write(folder)`` in a process that is killed when ``module.name`` has written half."""
-    original = getattr(module, name)
-
-    def half(*args: object, **options: object) -> None:
-        original(*args, **options)
-        path = next(Path(a) for a in args if isinstance(a, str | Path))
-        os.truncate(path, path.stat().st_size // 2)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def work() -> None:
-        setattr(module, name, half)
-        write(folder)
-
-    child = forked(work)
-    child.join(60)
-    assert child.exitcode == -signal.SIGKILL

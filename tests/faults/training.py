@@ -18,17 +18,18 @@ from torch.utils.data import get_worker_info
 
 from alertclip.backbone import CONFIG, load_backbone
 from alertclip.checkpoint import checkpoints, latest_checkpoint
-from alertclip.score.models import load_model
-from alertclip.shards import parse_shard
+from alertclip.files import parse_shard
+from alertclip.score import load_model
 from alertclip.training import fit
 from alertclip.training_log import read_history
 from companion.profiles import load_params
 from companion.stage_runs import resolve_device
 
-from .case import Case, pickle_with_code, refused
+from .harness import Case, no_trace, pickle_with_code, refused
 
 EARLIER, NEWEST = "goes on from the checkpoint before", "goes on from the newest checkpoint"
 NOT_LOADED = "weights refused"
+WEIGHTS, NO_SUMS = "trainable.safetensors", '{"step": 4, "sha256": {}}'
 
 
 def train(out: Path, model: torch.nn.Module | None = None, **options: Any) -> dict:
@@ -60,15 +61,10 @@ def damaged(given: str, done: str, damage: Callable[[Path], object], start: int)
         again = train(out)
         assert all(torch.equal(again[name], tensor) for name, tensor in weights.items())
         assert [row["step"] for row in read_history(out).steps] == [1, 2, 3, 4]
-        assert not (isinstance(trace, Path) and trace.exists())
+        no_trace(trace)
         return f"(goes on from {found.name})"
 
     return Case(f"stage: {given}", done, "goes on from", run)
-
-
-def newest(out: Path, name: str) -> Path:
-    """A file of the newest checkpoint."""
-    return checkpoints(out)[-1] / name
 
 
 def torn_final(folder: Path) -> str:
@@ -123,7 +119,7 @@ def weights_case(given: str, change: Callable[[Path], object], says: str) -> Cas
         save_file(tiny_clip.clip().state_dict(), folder / "open_clip_model.safetensors")
         trace = change(folder / "open_clip_model.safetensors")
         message = refused(load_backbone, f"local-dir:{folder}")
-        assert not (isinstance(trace, Path) and trace.exists()), "code in the weights was run"
+        no_trace(trace)
         return message
 
     return Case(f"weights: {given}", NOT_LOADED, says, run)
@@ -146,101 +142,85 @@ def renamed(path: Path) -> None:
     save_file({f"module.other.{n}": t for n, t in load_file(path).items()}, path)
 
 
-def parameter(given: str, says: str, profile: str = "smoke", **changes: Any) -> Case:
+def parameter(given: str, says: str, changes: dict[str, Any]) -> Case:
     """A parameter that cannot be."""
 
     def run(_: Path) -> str:
-        return refused(lambda: resolve_device(load_params(profile, changes)))
+        return refused(lambda: resolve_device(load_params("smoke", changes)))
 
-    return Case(f"parameter: {given}", "stops before any work", says, run)
-
-
-CASES = [
-    damaged(
-        "newest weights are a pickle with code in it",
-        EARLIER,
-        lambda out: pickle_with_code(newest(out, "trainable.safetensors")),
-        2,
-    ),
-    damaged(
-        "newest optimiser cut short",
-        EARLIER,
-        lambda out: os.truncate(newest(out, "optimizer.safetensors"), 99),
-        2,
-    ),
-    damaged(
-        "newest state cut short", EARLIER, lambda out: os.truncate(newest(out, "state.json"), 99), 2
-    ),
-    damaged(
-        "newest state is a list",
-        EARLIER,
-        lambda out: newest(out, "state.json").write_text("[1, 2]"),
-        2,
-    ),
-    damaged(
-        "newest state without sums",
-        EARLIER,
-        lambda out: newest(out, "state.json").write_text('{"step": 4, "sha256": {}}'),
-        2,
-    ),
-    damaged("a folder checkpoint-best", NEWEST, lambda out: (out / "checkpoint-best").mkdir(), 4),
-    damaged("a file checkpoint-000099", NEWEST, lambda out: (out / "checkpoint-000099").touch(), 4),
-    damaged("a log with a torn line", NEWEST, lambda out: append(out, b'{"split": "tr'), 4),
-    damaged("a log with bytes that are no text", NEWEST, lambda out: append(out, b"\xff\x00\n"), 4),
-    damaged("a log with rows of others", NEWEST, lambda out: append(out, b"[]\n{}\n"), 4),
-    Case("stage: final weights cut short", NEWEST, "written again", torn_final),
-    Case("stage: begun from other weights", "set aside", "is kept as", other_backbone),
-    Case(
-        "training: out of memory", "stops, says what to lower", "Lower stage1_batch_", out_of_memory
-    ),
-    Case(
-        "training: a loader that is killed",
-        "stops, names shared memory",
-        "loads clips was killed.*shm-size=8g.*workers=0",
-        lambda folder: refused(train, folder / "stage1", clips=Killed(6), workers=1),
-    ),
-    Case("training: a loss that is no number", "stops, names the clips", "clips were", no_number),
-    Case(
-        "training: no clips",
-        "stops before any work",
-        "no training clips",
-        lambda folder: refused(train, folder / "stage1", clips=Clips(0)),
-    ),
-    weights_case("a pickle with code in it", pickle_with_code, "needs .* that fits it"),
-    weights_case("an older file with code in it", old_pickle, "needs .* that fits it"),
-    weights_case("cut short", lambda path: os.truncate(path, 3000), "needs .* that fits it"),
-    weights_case("other shapes", reshaped, "needs .* that fits it"),
-    weights_case("another model's layers", renamed, "needs .* that fits it"),
-    weights_case(
-        "a config cut short",
-        lambda path: os.truncate(path.with_name(CONFIG), 40),
-        "not valid UTF-8 JSON",
-    ),
-    Case(
-        "weights: --model names a folder that is not there",
-        NOT_LOADED,
-        "no folder with alert_clip.json .*--pretrained",
-        lambda folder: refused(load_model, str(folder / "exprt"), None, "cpu"),
-    ),
-    parameter("no frames", "num_frames", num_frames=0),
-    parameter("a rate that is text", "stage1_base_lr", stage1_base_lr="fast"),
-    parameter("a rate below 0", "stage1_base_lr", stage1_base_lr=-1e-6),
-    parameter("a misspelt name", "did you mean stage1_steps", stage1_step=3),
-    parameter("dropout of 1", "stage1_lora_dropout", stage1_lora_dropout=1.0),
-    parameter("no layer to adapt", "must not be empty", lora_targets=[]),
-    parameter("a profile that is not there", "no such profile", profile="papr"),
-    parameter("a device that is not there", "use device=auto, or cpu", device="cuda:99"),
-    parameter("a device that does not exist", "use device=auto, or cpu", device="gpu"),
-    Case(
-        "parameter: a share beyond the last",
-        "stops before any work",
-        "i/n with i from 1 to n",
-        lambda _: refused(parse_shard, "5/4"),
-    ),
-]
+    return Case(f"parameter: {given}", EARLY, says, run)
 
 
 def append(out: Path, content: bytes) -> None:
     """Add bytes to a stage's log."""
     with open(out / "log.jsonl", "ab") as stream:
         stream.write(content)
+
+
+def spoil(name: str, change: Callable[[Path], object]) -> Callable[[Path], object]:
+    """Change a file of the newest checkpoint."""
+    return lambda out: change(checkpoints(out)[-1] / name)
+
+
+def cut(length: int) -> Callable[[Path], object]:
+    """Keep the first bytes of a file."""
+    return lambda path: os.truncate(path, length)
+
+
+def text(content: str) -> Callable[[Path], object]:
+    """Replace a file's content."""
+    return lambda path: path.write_text(content)
+
+
+STAGES: list[tuple[str, str, Callable[[Path], object], int]] = [
+    ("newest weights are a pickle with code", EARLIER, spoil(WEIGHTS, pickle_with_code), 2),
+    ("newest optimiser cut short", EARLIER, spoil("optimizer.safetensors", cut(99)), 2),
+    ("newest state cut short", EARLIER, spoil("state.json", cut(99)), 2),
+    ("newest state is a list", EARLIER, spoil("state.json", text("[1, 2]")), 2),
+    ("newest state without sums", EARLIER, spoil("state.json", text(NO_SUMS)), 2),
+    ("a folder checkpoint-best", NEWEST, lambda out: (out / "checkpoint-best").mkdir(), 4),
+    ("a file checkpoint-000099", NEWEST, lambda out: (out / "checkpoint-000099").touch(), 4),
+    ("a log with a torn line", NEWEST, lambda out: append(out, b'{"split": "tr'), 4),
+    ("a log with bytes that are no text", NEWEST, lambda out: append(out, b"\xff\x00\n"), 4),
+    ("a log with rows of others", NEWEST, lambda out: append(out, b"[]\n{}\n"), 4),
+]
+UNFIT = "needs .* that fits it"
+LOADED: list[tuple[str, Callable[[Path], object], str]] = [
+    ("a pickle with code in it", pickle_with_code, UNFIT),
+    ("an older file with code in it", old_pickle, UNFIT),
+    ("cut short", cut(3000), UNFIT),
+    ("other shapes", reshaped, UNFIT),
+    ("another model's layers", renamed, UNFIT),
+    ("a config cut short", lambda path: os.truncate(path.with_name(CONFIG), 40), "not valid UTF-8"),
+]
+PARAMETERS: list[tuple[str, str, dict[str, Any]]] = [
+    ("no frames", "num_frames", {"num_frames": 0}),
+    ("a rate that is text", "stage1_base_lr", {"stage1_base_lr": "fast"}),
+    ("a rate below 0", "stage1_base_lr", {"stage1_base_lr": -1e-6}),
+    ("dropout of 1", "stage1_lora_dropout", {"stage1_lora_dropout": 1.0}),
+    ("no layer to adapt", "must not be empty", {"lora_targets": []}),
+    ("a device that is not there", "use device=auto, or cpu", {"device": "cuda:99"}),
+    ("a device that does not exist", "use device=auto, or cpu", {"device": "gpu"}),
+]
+EARLY = "stops before any work"
+CASES = [
+    *(damaged(*row) for row in STAGES),
+    *(weights_case(*row) for row in LOADED),
+    *(parameter(*row) for row in PARAMETERS),
+    Case("stage: final weights cut short", NEWEST, "written again", torn_final),
+    Case("stage: begun from other weights", "set aside", "is kept as", other_backbone),
+    Case("training: out of memory", "says what to lower", "Lower stage1_batch_", out_of_memory),
+    Case("training: a loader that is killed", "names shared memory",
+         "loads clips was killed.*shm-size=8g.*workers=0",
+         lambda folder: refused(train, folder / "stage1", clips=Killed(6), workers=1)),
+    Case("training: a loss that is no number", "names the clips", "clips were", no_number),
+    Case("training: no clips", EARLY, "no training clips",
+         lambda folder: refused(train, folder / "stage1", clips=Clips(0))),
+    Case("weights: --model names a folder that is not there", NOT_LOADED,
+         "no folder with alert_clip.json .*--pretrained",
+         lambda folder: refused(load_model, str(folder / "exprt"), None, "cpu")),
+    Case("parameter: a profile that is not there", EARLY, "no such profile",
+         lambda _: refused(load_params, "papr")),
+    Case("parameter: a share beyond the last", EARLY, "i/n with i from 1 to n",
+         lambda _: refused(parse_shard, "5/4")),
+]  # fmt: skip

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from alertclip.errors import InputError
-from alertclip.mss import Statistic, bootstrap_interval, mean, ratio
+from alertclip.intervals import Statistic, bootstrap_interval, mean, ratio
 from companion.degradation import DEGRADATIONS
 from companion.failures.measurement import MAPS
 from companion.figures.style import committed

@@ -1,0 +1,104 @@
+"""Percentile bootstrap intervals of a mean, a ratio or any statistic, resampling whole videos."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from alertclip.errors import InputError
+
+Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(values (B, ...), weights (n_boot, B)) -> (n_boot,): a statistic of weighted samples."""
+
+BLOCK = 4_000_000  # weights held at once: a bootstrap then needs about 200 MB
+
+
+class Interval(NamedTuple):
+    """A statistic, its 95 % percentile bootstrap interval, and the number of items behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted mean: values (B,), weights (n_boot, B) -> (n_boot,)."""
+    return weights @ values / weights.sum(axis=1)
+
+
+def ratio(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Ratio of weighted sums: values (B, 2) above and below, weights (n_boot, B) -> (n_boot,)."""
+    above, below = (weights @ values).T
+    return above / below
+
+
+def bootstrap_interval(
+    values: np.ndarray,
+    statistic: Statistic = mean,
+    n_boot: int = 1000,
+    seed: int = 0,
+    groups: Sequence[str] | None = None,
+) -> Interval:
+    """A statistic of values (B, ...) with its interval, resampling groups (default: each value).
+
+    Resamples on which the statistic is undefined (nan) do not count. Raises InputError if there are
+    no values, or not one group for each.
+    """
+    ids = _group_ids(groups, len(values))
+    rng, block = np.random.default_rng(seed), max(1, BLOCK // len(ids))
+    draws = []
+    for start in range(0, n_boot, block):
+        counts = _counts(rng, ids.max() + 1, min(block, n_boot - start))
+        draws.append(statistic(values, counts[:, ids].astype(float)))
+    value = float(statistic(values, np.ones((1, len(values))))[0])
+    return Interval(value, *percentiles(np.concatenate(draws)), n=len(values))
+
+
+def paired_difference(
+    a: np.ndarray,
+    b: np.ndarray,
+    statistic: Statistic = mean,
+    n_boot: int = 1000,
+    seed: int = 0,
+    groups: Sequence[str] | None = None,
+) -> Interval:
+    """statistic(b) - statistic(a) with an interval; both see the same resampled videos.
+
+    a, b (B, ...) are aligned by video: SS(x) for MSS, or scores with an AUC statistic.
+    """
+    if len(a) != len(b):
+        raise InputError(f"paired difference of {len(a)} and {len(b)} items: align them by video")
+
+    def difference(pair: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return statistic(pair[:, 1], weights) - statistic(pair[:, 0], weights)
+
+    return bootstrap_interval(np.stack([a, b], axis=1), difference, n_boot, seed, groups)
+
+
+def resampled_counts(n_groups: int, n_boot: int, seed: int) -> np.ndarray:
+    """How often each group is drawn in each resample: (n_boot, n_groups)."""
+    return _counts(np.random.default_rng(seed), n_groups, n_boot)
+
+
+def percentiles(draws: np.ndarray) -> tuple[float, float]:
+    """The 2.5 % and 97.5 % percentiles of the draws that are defined (not nan)."""
+    defined = draws[~np.isnan(draws)]
+    if not len(defined):
+        return float("nan"), float("nan")
+    low, high = np.percentile(defined, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _counts(rng: np.random.Generator, n_groups: int, size: int) -> np.ndarray:
+    return rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=size)
+
+
+def _group_ids(groups: Sequence[str] | np.ndarray | None, n: int) -> np.ndarray:
+    if not n:
+        raise InputError("no items to average: the selection is empty")
+    if groups is None:
+        return np.arange(n)
+    if len(groups) != n:
+        raise InputError(f"{len(groups)} groups for {n} items: give one each")
+    return np.unique(np.asarray(groups), return_inverse=True)[1]

@@ -1,0 +1,72 @@
+"""Tables made from clip embeddings: scores of frames, prompt wordings, and a UMAP."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from alertclip.embeddings import ClipEmbeddings
+from alertclip.errors import InputError
+from alertclip.intervals import bootstrap_interval
+from alertclip.mss import set_similarities, signed_score
+from alertclip.prompts import Prompts
+from alertclip.zero_shot import EncodeText, Spans, encode_sets, inside, zero_shot_margin
+from detectors.frame_metrics import video_metrics
+from detectors.resampling import FrameScores
+
+
+def frame_scores(
+    embeddings: ClipEmbeddings,
+    normal: np.ndarray,
+    abnormal: np.ndarray,
+    spans: Mapping[str, Spans],
+) -> list[FrameScores]:
+    """Margin of every sampled frame after the temporal transformer, with its truth.
+
+    ``spans`` gives the events in seconds by clip key; normal clips need no entry.
+    """
+    margins = zero_shot_margin(embeddings.z, normal, abnormal)  # (N, T)
+    videos = []
+    for i, key in enumerate(embeddings.keys):
+        real = embeddings.mask[i]
+        truth = inside(embeddings.times[i][real], spans.get(key, ()))
+        label = bool(embeddings.labels[i])
+        videos.append(FrameScores(key.split("#")[0], margins[i][real], truth, label))
+    return videos
+
+
+def wording_table(
+    embeddings: ClipEmbeddings,
+    encode_text: EncodeText,
+    prompts: Prompts,
+    n_boot: int = 1000,
+    seed: int = 0,
+    groups: Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """How far the wording alone moves MSS and video AUC / AP; "fixed" is the main prompt set.
+
+    Columns: wording, metric (MSS, video AUC, video AP), value, low, high, n.
+    """
+    rows = []
+    for wording, sets in {"fixed": prompts.sets, **prompts.alternatives}.items():
+        similarities = set_similarities(embeddings.embedding, *encode_sets(encode_text, sets))
+        signed = signed_score(similarities, embeddings.labels)
+        mss = bootstrap_interval(signed, n_boot=n_boot, seed=seed, groups=groups)
+        margin = similarities[:, 1] - similarities[:, 0]
+        metrics = video_metrics(margin, embeddings.labels, n_boot, seed, groups)
+        first = pd.DataFrame([{"metric": "MSS", **mss._asdict()}])
+        rows.append(pd.concat([first, metrics]).assign(wording=wording))
+    table = pd.concat(rows, ignore_index=True)
+    return table[["wording", "metric", "value", "low", "high", "n"]]
+
+
+def project_2d(embedding: np.ndarray, seed: int = 0, neighbours: int = 15) -> np.ndarray:
+    """UMAP of unit vectors by cosine: (M, D) -> (M, 2). Fixed seed, one thread: repeatable."""
+    if len(embedding) < 5:
+        raise InputError(f"UMAP of {len(embedding)} points: give at least 5")
+    from umap import UMAP  # imports numba, which takes seconds
+
+    neighbours = min(neighbours, len(embedding) - 2)
+    # The spectral start needs many more points than dimensions; PCA serves any number.
+    reducer = UMAP(n_neighbors=neighbours, metric="cosine", init="pca", random_state=seed, n_jobs=1)
+    return reducer.fit_transform(np.asarray(embedding, np.float32))

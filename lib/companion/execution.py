@@ -1,0 +1,98 @@
+"""Execute one notebook into its run folder: ``python -m companion.execution NAME PROFILE``.
+
+The executed copy appears under ``runs/<profile>/`` only when it is complete; a failed one is kept
+beside it as ``NN_name.failed.ipynb``.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+import yaml
+from papermill.exceptions import PapermillExecutionError
+
+from alertclip.errors import InputError
+from alertclip.files import atomic_write, read_json, write_json
+from companion.page import html_page
+from companion.profiles import TYPICAL_TIMES, load_params, parse_overrides
+from companion.workflow import NOTEBOOKS
+
+BAR = "{l_bar}{bar:20}| {n_fmt}/{total_fmt} cells, {elapsed}{postfix}"
+QUIET = ["--IPKernelApp.log_level=50"]  # no remarks on ports and shutdown
+
+
+class NotebookError(InputError):
+    """A cell raised; the message names the notebook, the cell and the saved copy."""
+
+
+def execute(notebook: Path, out: Path, parameters: dict[str, Any], line: int | None = None) -> Path:
+    """Run ``notebook`` with ``parameters`` into ``out``, an HTML page beside it; returns ``out``.
+
+    ``line``: of the terminal, for the bar of a notebook that runs beside others; what its cells
+    say is then not shown. Streams keep their last state only. Raises NotebookError if a cell does.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.stem}.{os.getpid()}.ipynb")
+    try:
+        papermill.execute_notebook(
+            str(notebook), str(partial), parameters, kernel_name="python3",
+            cwd=str(notebook.parent), progress_bar=_bar(out) | {"position": line or 0},
+            stderr_file=sys.stderr if line is None else None,
+            coalesce_streams=True, extra_arguments=QUIET,
+        )  # fmt: skip
+    except PapermillExecutionError as error:
+        failed = out.with_suffix(".failed.ipynb")
+        os.replace(partial, failed)
+        raise NotebookError(
+            f"{out.stem}: In [{error.exec_count}] failed with {error.ename}: {error.evalue}\n"
+            f"  its output is in {os.path.relpath(failed)}"
+        ) from None
+    book = nbformat.read(partial, as_version=4)
+    seconds = [cell.metadata.get("papermill", {}).get("duration") or 0 for cell in book.cells]
+    write_json(_timings(out), seconds)
+    with atomic_write(out.with_suffix(".html")) as temporary:
+        page = html_page(book, notebook.stem, out.parent / "figures")
+        temporary.write_text(page, encoding="utf-8")
+    os.replace(partial, out)
+    out.with_suffix(".failed.ipynb").unlink(missing_ok=True)
+    return out
+
+
+def _bar(out: Path) -> dict[str, Any]:
+    """Options of the bar; the time to expect is the last run's, or the profile's typical one."""
+    typical = yaml.safe_load(TYPICAL_TIMES.read_text()).get(out.parent.name, {}).get(out.stem)
+    seconds = sum(read_json(_timings(out))) if _timings(out).exists() else typical
+    options = {"desc": out.stem, "bar_format": BAR}
+    options["mininterval"] = 0.1 if sys.stderr.isatty() else 10
+    return options | ({"postfix": f"about {seconds:.0f} s in all"} if seconds else {})
+
+
+def _timings(out: Path) -> Path:
+    return out.parent / "timings" / f"{out.stem}.json"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """NAME PROFILE [name=value ...]: execute one notebook into its run folder."""
+    name, profile, *pairs = sys.argv[1:] if arguments is None else arguments
+    try:
+        book = next(b for b in NOTEBOOKS if b.name == name)
+        overrides = parse_overrides(pairs)
+        P = load_params(profile, overrides)
+        alone = book.alone or P.notebooks_at_once == 1
+        line = None if alone else NOTEBOOKS.index(book) % P.notebooks_at_once
+        values = {"profile": profile, "overrides": overrides}
+        execute(book.path, P.run_dir / f"{name}.ipynb", values, line)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130  # run_all.sh says what it means
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,1 +1,0 @@
-"""The ledger: every number of the papers beside ours, with a status, and the claims they carry."""

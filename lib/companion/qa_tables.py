@@ -1,0 +1,223 @@
+"""From a profile to the questions, answers and tables of notebook 10."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from alertclip import intervals
+from alertclip.cache import FrameCache, parallel_fill
+from alertclip.errors import InputError
+from alertclip.model import AlertCLIP
+from alertclip.prompts import load_prompts
+from companion import tuned_models
+from companion.profiles import ROOT, Params
+from companion.result_tables import per_cent, with_paper
+from companion.splits import load_split
+from detectors import weakly_supervised
+from detectors.benchmarks import load_benchmark, read_list
+from detectors.features import snippet_frames
+from vagpt import answerers, questions, temporal_classifier
+from vagpt import effective_tokens as tokens
+from vagpt.answerers import Answerer
+from vagpt.instructions import chat_model
+from vagpt.questions import QuestionSet
+from vagpt.temporal_classifier import FrameClassifier, frame_logits
+from vagpt.timed_captions import TimedCaption, frame_labels, from_items
+
+Vectors = Sequence[np.ndarray]
+"""Unit frame embeddings (n, D) of each video."""
+Spans = Mapping[str, tuple[float, float]]
+"""Start and end of an interval in s, by footage."""
+
+
+def ask_questions(
+    P: Params, data: weakly_supervised.EvaluationSet, count: int | None = None
+) -> QuestionSet:
+    """Questions about the benchmark's test videos, or the first ``count``, half abnormal."""
+    benchmark, root = weakly_supervised.detector_benchmark(P)
+    length = weakly_supervised.snippet_rule(P, "vadclip").length
+    entries = {e.name: e.entry for e in read_list(benchmark, root, "test")}
+    abnormal, half = np.array([truth.is_abnormal for truth in data.named]), count and count // 2
+    sides = (np.flatnonzero(abnormal == side)[:half] for side in (True, False))
+    chosen = sorted(np.concatenate(list(sides)).tolist())
+    videos = [
+        questions.footage(data.named[i], length * len(data.features[i]), benchmark.fps)
+        for i in chosen
+    ]
+    parts = questions.neighbours(videos, P.qa.joined, P.seed)
+    joined = zip(parts, videos, strict=True)
+    footages = [questions.join([videos[i] for i in p], own.name) for p, own in joined]
+    asked = questions.make_questions(footages, benchmark.abnormal_classes, P.seed, P.qa.max_iou)
+    paths = [benchmark.video_path(root, entries[video.name]) for video in videos]
+    return QuestionSet(videos, parts, footages, asked, length / benchmark.fps, paths)
+
+
+def stage_answerer(
+    P: Params,
+    model: AlertCLIP,
+    asked: QuestionSet,
+    vectors: Vectors,
+    classifier: FrameClassifier | None = None,
+) -> Answerer:
+    """A backbone that answers by similarity to P_N and to each abnormal class's sentences.
+
+    A class without sentences in the prompt file is represented by its name.
+    """
+    prompts = load_prompts(ROOT / P.evaluation.prompts)
+    benchmark = load_benchmark(P.detector.benchmark)
+    sentences = [prompts.sets.normal] + [
+        prompts.classes.get(name) or weakly_supervised.prompts(benchmark, [name])
+        for name in benchmark.abnormal_classes
+    ]
+    texts = [tuned_models.text_embeddings(model, list(part)) for part in sentences]
+    scale = float(model.logit_scale.detach().exp())
+    logs = [
+        answerers.class_log_probabilities(
+            v, texts, scale, classifier and frame_logits(classifier, v)
+        )
+        for v in vectors
+    ]
+    classes = [benchmark.normal_class, *benchmark.abnormal_classes]
+    return answerers.similarity_answerer(asked.joined(logs), asked.step, classes)
+
+
+def chat_answerers(
+    P: Params, asked: QuestionSet, size: tuple[int, int], priors: Mapping[str, str] | None = None
+) -> dict[str, Answerer]:
+    """The profile's vision-language model as answerer, by name; none without qa_chat_model."""
+    if not P.qa.chat_model:
+        return {}
+    model = chat_model(P.qa.chat_url, P.qa.chat_model)
+    return {model.name: answerers.chat_answerer(model, asked, size, priors=priors)}
+
+
+def fit_classifier(P: Params, model: AlertCLIP) -> FrameClassifier:
+    """Train on the frames of the detector's training videos, labelled from timed captions.
+
+    Of several crops only the centre is used: the others show the same frames.
+    """
+    data = weakly_supervised.training_set(P, model, "vadclip")
+    fps = load_benchmark(P.detector.benchmark).fps
+    step = weakly_supervised.snippet_rule(P, "vadclip").length / fps
+    captions: dict[str, list[TimedCaption]] = {}
+    for caption in from_items(load_split(P, "train")[0]):
+        captions.setdefault(caption.video, []).append(caption)
+    frames, labels = {}, {}
+    for name, features in zip(data.names, data.features, strict=True):
+        if name in captions and name not in frames:  # the first crop is the centre
+            times = (np.arange(len(features)) + 0.5) * step
+            frames[name], labels[name] = tokens.unit(features), frame_labels(captions[name], times)
+    if not frames:
+        raise InputError("no training video has a timed caption; see annotations_train")
+    joined = (np.concatenate(list(parts.values())) for parts in (frames, labels))
+    return temporal_classifier.train_classifier(*joined, P.qa, P.seed)
+
+
+def classifier_spans(asked: QuestionSet, classifier: FrameClassifier, vectors: Vectors) -> Spans:
+    """The classifier's interval in each footage."""
+    logits = asked.joined([frame_logits(classifier, v) for v in vectors])
+    found = {name: temporal_classifier.best_interval(values) for name, values in logits.items()}
+    return {name: (asked.step * start, asked.step * end) for name, (start, end) in found.items()}
+
+
+def interval_table(P: Params, asked: QuestionSet, spans: Spans, model: str) -> pd.DataFrame:
+    """How well intervals meet the longest event of each abnormal footage, in per cent.
+
+    Columns setting (mean IoU; IoU >= 0.5), model, value, low, high, n; bootstrap over videos.
+    """
+    events = {f.name: max(f.spans, key=np.ptp) for f in asked.footages if f.spans}
+    ious = np.array([questions.span_iou(spans[k], [event])[0] for k, event in events.items()])
+    rows = []
+    for setting, values in {"mean IoU": ious, "IoU >= 0.5": (ious >= 0.5).astype(float)}.items():
+        draws = {"n_boot": P.evaluation.bootstrap_samples, "seed": P.seed}
+        interval = intervals.bootstrap_interval(values, **draws)
+        rows.append({"setting": setting, "model": model, **interval._asdict()})
+    return per_cent(pd.DataFrame(rows))
+
+
+def interval_curves(
+    asked: QuestionSet, classifier: FrameClassifier, vectors: Vectors, model: str, count: int = 3
+) -> pd.DataFrame:
+    """Frame probabilities of the first ``count`` abnormal footages of different classes.
+
+    Columns video, time_s, model, score, truth, picked (inside the chosen interval).
+    """
+    logits = asked.joined([frame_logits(classifier, v) for v in vectors])
+    first = {item.classes[0]: item for item in reversed(asked.footages) if item.spans}
+    tables = []
+    for name, item in list(first.items())[:count]:
+        table = pd.DataFrame(
+            temporal_classifier.interval_curve(item, logits[item.name], asked.step)
+        )
+        table.insert(1, "model", model)
+        table.insert(0, "video", f"{item.name} ({name})")
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def video_frames(P: Params, asked: QuestionSet, size: tuple[int, int]) -> list[np.ndarray]:
+    """The frames behind the embeddings of each video: (n, H, W, 3) uint8, through the cache."""
+    rule, cache = weakly_supervised.snippet_rule(P, "vadclip"), FrameCache(P.cache_dir, size)
+    middle, counts = rule.frames // 2, [cache.info(path).frames for path in asked.paths]
+    numbers = [snippet_frames(count, rule)[:, middle] for count in counts]
+    requests = list(zip(asked.paths, numbers, strict=True))
+    if failed := parallel_fill(cache, requests, P.workers):
+        first = next(iter(failed.values()))
+        raise InputError(f"{len(failed)} videos cannot be decoded, first: {first}")
+    return [np.asarray(cache.get(*request)) for request in requests]
+
+
+def token_table(
+    P: Params, model: AlertCLIP, asked: QuestionSet, frames: Vectors, shares: Sequence[float]
+) -> pd.DataFrame:
+    """Accuracy of Full with a share of the patches: those that changed most, or drawn ones.
+
+    frames (n, H, W, 3) per video. The kept patches are pooled; at VA-GPT's share the others are
+    also painted grey before embedding, since tokens have attended to each other. Columns as
+    ``accuracy_table`` plus share (per cent) and rule.
+    """
+    patches = [tokens.backbone_patches(model, video) for video in frames]
+    distances, tables = patch_distances(P, model, frames), []
+    for share, grey in [*((share, False) for share in shares), (P.qa.token_share, True)]:
+        for rule in ("largest change", "drawn at random"):
+            vectors = []
+            for i, moved in enumerate(distances):
+                kept = tokens.keep_random(moved.shape, share, P.seed + i)
+                if rule == "largest change":
+                    kept = tokens.keep_top(moved, share)
+                if grey:
+                    vectors.append(tokens.embed_frames(model, tokens.mask_frames(frames[i], kept)))
+                else:
+                    vectors.append(tokens.pool_kept(patches[i], kept))
+            answers = answerers.answer_all(
+                asked.questions, stage_answerer(P, model, asked, vectors)
+            )
+            table = answerers.accuracy_table(answers, tuned_models.STAGES["full"])
+            rule = f"{rule}, others grey" if grey else rule
+            tables.append(table.assign(share=100 * share, rule=rule))
+    return pd.concat(tables, ignore_index=True)
+
+
+def patch_distances(P: Params, model: AlertCLIP, frames: Vectors) -> list[np.ndarray]:
+    """How much each patch of each video changed, on the backbone's grid: (n, h, w) per video."""
+    own = [tokens.backbone_patches(model, video) for video in frames]
+    if not P.qa.token_encoder:
+        return [tokens.patch_difference(p) for p in own]
+    encode = tokens.timm_patches(P.qa.token_encoder, device=str(model.mean.device))
+    moved = (tokens.patch_difference(encode(video)) for video in frames)
+    return [tokens.on_grid(d, p.shape[1:3]) for d, p in zip(moved, own, strict=True)]
+
+
+def instruction_counts(captions: Sequence[TimedCaption], records: Sequence[dict]) -> pd.DataFrame:
+    """Size of instruction data beside VA-GPT's (supplementary, Table 1).
+
+    Columns measure, model, value, paper. Captions to the end of a video count as no time.
+    """
+    values = {
+        "clips": len(records),
+        "question-answer pairs": sum(len(record["conversations"]) // 2 for record in records),
+        "hours": sum(c.end - c.start for c in captions if np.isfinite(c.end)) / 3600,
+    }
+    rows = [{"measure": k, "model": "instruction data", "value": v} for k, v in values.items()]
+    return with_paper(pd.DataFrame(rows), "Instruction data", "measure")

@@ -1,0 +1,136 @@
+"""What notebook 01 shows of screening and hard negatives, with faults planted on purpose.
+
+Faults are planted into rendered clips only: which real ones are faulty, nobody knows.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest
+
+from alertclip.errors import InputError
+from alertclip.prompts import load_prompts
+from alertclip.records import Item
+from alertclip.video import DecodeError, probe, read_frames
+from companion import tuned_models
+from companion.figures import write_table
+from companion.profiles import ROOT, Params, load_params
+from companion.splits import Split, load_split, prepare_data
+from curation import audit
+from curation.screening import DROP, screen
+from miniworld import planted_faults
+
+CLEAN_SHARE, FAULT_SHARE = 0.2, 0.02  # of a split: untouched clips, and clips of each fault
+OVERALL, CLEAN_REMOVED = "all faults", "clean clips removed"
+SHOWN = (240, 320)  # H, W of example frames
+RULES = {"decision": "score or veto", "decision_by_score": "published score"}
+
+
+class Planted(NamedTuple):
+    """The screening's table with column kind (a fault or "clean"); videos lie below ``folder``."""
+
+    table: pd.DataFrame
+    folder: Path
+
+
+def mini_world(P: Params) -> Params:
+    """P itself if it has a mini world, else the mini profile with P's model and folder."""
+    if P.data.world == "miniworld":
+        return P
+    kept = ("seed", "device", "workers", "backbone", "pretrained", "prompts")
+    mini = load_params("mini", {name: P.flat()[name] for name in kept})
+    return mini.model_copy(update={"profile": P.profile})
+
+
+def screen_planted(P: Params, split: Split = "test") -> Planted:
+    """Plant faults into copies of a mini world's clips and screen them with untuned CLIP.
+
+    Writes screening_<split>.csv of the run and, below it, the planted videos; both are reused.
+    """
+    if P.data.world != "miniworld":
+        raise InputError("faults are planted into the mini world only: set world=miniworld")
+    prepare_data(P)
+    items, _ = load_split(P, split)
+    folder = P.run_dir / "01_data_filtering" / "planted" / split
+    clean = 2 * round(CLEAN_SHARE * len(items) / 2)
+    each = max(1, round(FAULT_SHARE * len(items)))
+    planted = planted_faults.plant(P.data_dir, items, folder, clean, each, P.seed, P.workers)
+    filed = [Item(video, "", ()) for video in planted["video"]]
+    model, prompts = tuned_models.stage_model(P, "clip"), load_prompts(ROOT / P.evaluation.prompts)
+    table = screen(folder, filed, model, prompts, P.cache_dir / "screening", P.workers)
+    table.insert(1, "kind", planted["kind"].to_numpy())
+    write_table(table, P.run_dir / "01_data_filtering" / f"screening_{split}.csv")
+    return Planted(table, folder)
+
+
+def removed_examples(found: Planted, count: int) -> tuple[list[np.ndarray], pd.DataFrame]:
+    """Middle frames (H, W, 3) of up to ``count`` removed clips, one of each kind first.
+
+    A file that cannot be read is shown black.
+    """
+    removed = found.table[found.table["decision"] == DROP]
+    turn = removed.groupby("kind", sort=False).cumcount()
+    shown = removed.loc[turn.sort_values(kind="stable").index[:count]].reset_index(drop=True)
+    return [_middle(found.folder / clip) for clip in shown["clip"]], shown
+
+
+def _middle(path: Path) -> np.ndarray:
+    try:
+        return read_frames(path, [probe(path).frames // 2], SHOWN)[0]
+    except DecodeError:
+        return np.zeros((*SHOWN, 3), np.uint8)
+
+
+def recovery(table: pd.DataFrame) -> pd.DataFrame:
+    """Precision and recall of the removal, with 95% Wilson intervals, for both rules.
+
+    Columns rule, measure, setting, value, low, high (per cent), found, n. Recall per kind and over
+    all faults; precision: removed clips that are faulty; last, clean clips removed by mistake.
+    """
+    rows = []
+    for column, rule in RULES.items():
+        removed, faulty = table[column] == DROP, table["kind"] != planted_faults.CLEAN
+        for kind in [k for k in planted_faults.FAULTS if (table["kind"] == k).any()]:
+            rows.append((rule, "recall", kind, *_wilson(removed[table["kind"] == kind])))
+        rows.append((rule, "recall", OVERALL, *_wilson(removed[faulty])))
+        rows.append((rule, "precision", OVERALL, *_wilson(faulty[removed])))
+        rows.append((rule, "false alarms", CLEAN_REMOVED, *_wilson(removed[~faulty])))
+    columns = ["rule", "measure", "setting", "value", "low", "high", "found", "n"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _wilson(hits: pd.Series) -> tuple[float, float, float, int, int]:
+    """Share in per cent with its Wilson interval, hits and number; nan where there is none."""
+    found, n = int(hits.sum()), len(hits)
+    if n == 0:
+        return float("nan"), float("nan"), float("nan"), 0, 0
+    interval = binomtest(found, n).proportion_ci(method="wilson")
+    return 100 * found / n, 100 * interval.low, 100 * interval.high, found, n
+
+
+def plant_and_clean(P: Params, folder: Path, share: float = 0.5) -> pd.DataFrame:
+    """Share of planted faults of each kind that the audit of P's training negatives flags.
+
+    Writes planted.json, with faults in ``share`` of the regions, and vagta-clean.json, without
+    what is flagged, into ``folder``. Columns kind, count (flagged), n (planted), value, low, high.
+    """
+    spoilt, negatives = folder / "planted.json", P.data_dir / P.data.hard_negatives_train
+    planted = planted_faults.plant_text_faults(negatives, spoilt, share, P.seed)
+    regions = audit.read_regions(spoilt)
+    table = audit.negatives_table(regions)
+    table["wrong polarity"] = audit.wrong_polarity(regions, table, P.seed)
+    dropped = [*audit.DROPPED, "fantastical", "wrong polarity"]
+    audit.clean(spoilt, folder / "vagta-clean.json", table, dropped)
+    incomplete = set(regions.loc[regions["negatives"].map(len) < audit.NEGATIVES, "key"])
+    places, rows = table.set_index(["key", "position"]), []
+    for kind, part in planted.groupby("kind", sort=False):
+        if kind == "missing":
+            hits = part["key"].isin(incomplete)
+        else:
+            hits = places.loc[list(zip(part["key"], part["position"], strict=True)), kind]
+        draws = P.evaluation.bootstrap_samples, P.seed
+        interval = audit.share_interval(hits.to_numpy(float), part["key"], *draws)
+        rows.append({"kind": kind, "count": int(hits.sum()), **interval._asdict()})
+    return pd.DataFrame(rows)

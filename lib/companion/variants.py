@@ -1,0 +1,48 @@
+"""The variants of params/ablations.yaml: which parameters each changes, and what is measured."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from alertclip.errors import InputError
+from companion.profiles import ABLATIONS, from_flat, nearest, within
+
+
+class Variant(BaseModel):
+    """A row of an ablation: which parameters it changes, and what is trained and measured."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    kind: Literal["alertclip", "vadclip", "anomalyclip"]
+    group: str
+    title: str
+    reference: bool = False
+    changes: dict[str, Any] = {}
+    detector: bool = False  # tuned, and measured on the benchmark too where the profile asks for it
+    negatives: Literal["", "planted", "vagta-clean"] = ""  # with faults, or without those found
+
+
+@cache
+def load_variants(path: Path = ABLATIONS) -> dict[str, Variant]:
+    """All variants by name; InputError names the variant whose fields or parameters are wrong."""
+    found: dict[str, Variant] = {}
+    for kind, rows in yaml.safe_load(path.read_text(encoding="utf-8")).items():
+        for name, row in rows.items():
+            try:
+                found[name] = Variant(name=name, kind=kind, **row)
+            except (ValidationError, TypeError) as error:
+                raise InputError(f"{path.name}, {name}: {error}") from None
+            within(f"{path.name}, {name}", from_flat, found[name].changes)
+    return found
+
+
+def require_variants(names: list[str]) -> None:
+    """Raise InputError on a name that params/ablations.yaml does not have."""
+    known = load_variants()
+    for name in names:
+        if name not in known:
+            raise InputError(f"no ablation {name} in params/ablations.yaml{nearest(name, known)}")

@@ -1,0 +1,138 @@
+"""Vision-language chat models, asked one question at a time: behind a URL or on this machine.
+
+The key of an endpoint comes from the environment only and never appears in a result, message or
+log: everything a server says is searched for it first.
+"""
+
+import base64
+import os
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import cv2
+import numpy as np
+import openai
+from PIL import Image
+
+from alertclip.errors import InputError
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+JPEG_QUALITY = 85
+MAX_TOKENS = 300  # of a reply
+
+
+class NoReply(Exception):
+    """The model gave no usable reply to one question, retries included."""
+
+
+class Endpoint:
+    """A chat model behind an OpenAI-compatible URL (vLLM, Qwen's service)."""
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        system: str = "",
+        key_variable: str = "OPENAI_API_KEY",
+        timeout: float = 60.0,
+        retries: int = 4,
+    ) -> None:
+        """Send nothing yet; InputError for a URL that carries or would expose a key."""
+        self._key, self._key_variable = os.environ.get(key_variable, ""), key_variable
+        _check_url(base_url, bool(self._key))
+        self.name, self.system, self._retries = model, system, retries
+        self._client = openai.OpenAI(
+            base_url=base_url,
+            api_key=self._key or "none",  # local servers ask for none
+            timeout=timeout,
+            max_retries=retries,  # 408, 409, 429, 5xx, lost connections; heeds Retry-After
+        )
+
+    def ask(self, prompt: str, frames: Sequence[np.ndarray] = ()) -> str:
+        """The model's text for a prompt and frames (H, W, 3) uint8 RGB, attached as JPEG.
+
+        Raises NoReply after all retries, InputError if the endpoint refuses key or model.
+        """
+        content = [{"type": "text", "text": prompt}, *map(_image_part, frames)]
+        messages = [{"role": "user", "content": content}]
+        if self.system:
+            messages.insert(0, {"role": "system", "content": self.system})
+        for _ in range(1 + self._retries):
+            reply = self._complete(messages)
+            if isinstance(reply, str):
+                return self._hide(reply)
+            if isinstance(reply, Exception):
+                break
+        # Raised outside of any handler: the client's errors hold the request with the key.
+        raise reply or NoReply("the reply is no chat completion")
+
+    def _complete(self, messages: list[dict[str, Any]]) -> str | Exception | None:
+        """The reply, why there will be none, or None if it is malformed."""
+        try:
+            reply = self._client.chat.completions.create(
+                model=self.name, messages=messages, max_tokens=MAX_TOKENS
+            )
+            text = reply.choices[0].message.content
+            return text if isinstance(text, str) else None
+        except openai.APIStatusError as error:
+            status, said = error.status_code, self._hide(str(error))[:300]
+            if status in (401, 403):
+                return InputError(f"the endpoint refuses the key in {self._key_variable}: {said}")
+            if status == 404:
+                return InputError(f"no model {self.name} at the endpoint, or a wrong URL: {said}")
+            return NoReply(f"HTTP {status}: {said}")
+        except openai.APIError as error:
+            return NoReply(self._hide(f"{type(error).__name__}: {error}"))
+        except (ValueError, AttributeError, IndexError, TypeError):
+            return None  # not JSON, or JSON of another form
+
+    def _hide(self, text: str) -> str:
+        return text.replace(self._key, "[key]") if self._key else text
+
+
+class LocalModel:
+    """A transformers image-and-text model, decoded greedily: a rerun gives the same answers."""
+
+    def __init__(self, model: str, system: str = "") -> None:
+        """Load safetensors weights by folder or name; InputError if there is no such model."""
+        from transformers import pipeline  # slow to import; chooses the device itself
+
+        safe = {"use_safetensors": True}
+        try:
+            self._run = pipeline("image-text-to-text", model, model_kwargs=safe)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{model}: no image-and-text model to load ({reason})") from None
+        self.name, self.system = model, system
+
+    def ask(self, prompt: str, frames: Sequence[np.ndarray] = ()) -> str:
+        """The model's text for a prompt and frames (H, W, 3) uint8 RGB."""
+        images = [{"type": "image", "image": Image.fromarray(frame)} for frame in frames]
+        messages = [{"role": "user", "content": [*images, {"type": "text", "text": prompt}]}]
+        if self.system:
+            text = [{"type": "text", "text": self.system}]
+            messages.insert(0, {"role": "system", "content": text})
+        options = {"max_new_tokens": MAX_TOKENS, "do_sample": False}
+        [reply] = self._run(text=[messages], return_full_text=False, generate_kwargs=options)
+        return reply[0]["generated_text"]
+
+
+ChatModel = Endpoint | LocalModel
+
+
+def _image_part(frame: np.ndarray) -> dict[str, Any]:
+    bgr = np.ascontiguousarray(frame[..., ::-1])  # OpenCV's order
+    _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    url = "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode()
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def _check_url(base_url: str, has_key: bool) -> None:
+    url = urlsplit(base_url)
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise InputError("base_url must start with http:// or https:// and name a host")
+    if url.username or url.password or url.query:
+        raise InputError("base_url must hold no user, password or query: keys go into a variable")
+    if has_key and url.scheme == "http" and url.hostname not in LOOPBACK:
+        raise InputError(f"{url.hostname}: a key is not sent over http; use https or unset it")

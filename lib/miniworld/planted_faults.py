@@ -1,0 +1,275 @@
+"""Known faults planted into copies of a world's clips or hard negatives, to measure screening.
+
+The kinds of clips are those the Alert-CLIP paper removes (supplementary A.3, Fig. 3): duplicates,
+wrong class, weak event, corruption. The world itself is only read.
+"""
+
+import shutil
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import av
+import cv2
+import numpy as np
+import pandas as pd
+
+from alertclip.errors import InputError
+from alertclip.files import atomic_write, progress, read_json, sha256_file, sha256_json, write_json
+from alertclip.records import Item, box_at, item_key, region_span
+from alertclip.video import probe, read_frames
+
+CLEAN = "clean"
+COPIES = ("exact copy", "re-encoded copy", "cropped copy", "brighter copy")  # original stays too
+LABELS = ("wrong class", "wrong polarity")  # content untouched, filed under another class
+EVENTS = ("late event", "faint event")  # need an annotated event
+FAULTS = (*COPIES, *LABELS, *EVENTS, "truncated", "frozen", "blurred", "dark", "blocks")
+ENCODING = {
+    "re-encoded copy": {"crf": "32"},
+    "blocks": {"crf": "51", "x264-params": "no-deblock=1"},
+}
+
+TEXT_FAULTS = ("missing", "over-long", "not English", "repeated", "equal to the positive",
+               "cut off", "fantastical", "wrong polarity")  # fmt: skip
+LONG_TAIL = ", seen by a fixed camera high up on a wall at some distance from everybody in view"
+ACTS = ("floating in mid-air", "turning into statues", "glowing in the dark")
+FOREIGN = "穿梭"  # "shuttle to and fro", as it stands in eight of VAGTA's own captions
+
+
+class Job(NamedTuple):
+    """One file to write: ``video`` (path below the folder) made from ``source`` by ``kind``."""
+
+    video: str
+    source: Item
+    kind: str
+    seed: int
+
+
+def plant(
+    root: Path, items: Sequence[Item], out: Path, clean: int, each: int, seed: int, workers: int = 2
+) -> pd.DataFrame:
+    """Write ``clean`` untouched clips and ``each`` of every fault to ``out``; returns planted.csv.
+
+    Columns video, kind, source, true_class, class_name (as filed). Clean clips are whole pairs of
+    neighbours in ``items`` (in the mini world twins: same scene and beginning, another event).
+    Copies are of clean clips, other faults of further ones. The same arguments give the same files;
+    a complete folder is reused.
+    """
+    jobs = _jobs(items, clean, each, seed)
+    content = [(job.video, job.source.key, job.kind, job.seed) for job in jobs]
+    made_by = {"code": sha256_file(__file__), "av": av.__version__, "cv2": cv2.__version__}
+    identity = sha256_json([content, made_by, str(root)])
+    mark = out / "planted.json"
+    if not mark.exists() or read_json(mark) != identity:
+        if out.exists() and any(out.iterdir()) and not mark.exists():
+            raise InputError(f"{out}: holds other files; choose another folder")
+        shutil.rmtree(out, ignore_errors=True)
+        write_json(mark, "incomplete")
+        with ThreadPoolExecutor(max(1, workers)) as threads:
+            work = threads.map(lambda job: _write(root, out / job.video, job), jobs)
+            list(progress(work, len(jobs), "planting faults"))
+        _table(jobs).to_csv(out / "planted.csv", index=False)
+        write_json(mark, identity)
+    return pd.read_csv(out / "planted.csv")
+
+
+def _jobs(items: Sequence[Item], clean: int, each: int, seed: int) -> list[Job]:
+    """Clean clips first, then the faulty ones in random order: a copy comes after its original."""
+    rng = np.random.default_rng(seed)
+    pairs = rng.permutation(len(items) // 2)
+    order = [items[2 * pair + twin] for pair in pairs for twin in (0, 1)]
+    kept, spare = order[:clean], order[clean:]
+    folders = {item.class_name: PurePosixPath(item.video).parent for item in items}
+    jobs = [Job(item.video, item, CLEAN, 0) for item in kept]
+    faulty = []
+    for kind in FAULTS:
+        for source in _sources(kind, kept, spare, each, rng):
+            number = len(faulty) + 1
+            folder = _folder(kind, source, folders, rng)
+            name = f"{PurePosixPath(source.video).stem}_{seed}{number:04d}.mp4"
+            faulty.append(Job(str(folder / name), source, kind, number))
+    return jobs + [faulty[i] for i in rng.permutation(len(faulty))]
+
+
+def _sources(
+    kind: str, kept: Sequence[Item], spare: list[Item], each: int, rng: np.random.Generator
+) -> list[Item]:
+    """``each`` clips to plant a fault into, taken out of ``spare`` unless it is a copy."""
+    events = kind in (*EVENTS, "wrong class")
+    pool = [item for item in (kept if kind in COPIES else spare) if item.is_abnormal or not events]
+    if len(pool) < each:
+        raise InputError(f"{kind}: {each} clips asked for, {len(pool)} left; plant fewer")
+    chosen = [pool[i] for i in rng.permutation(len(pool))[:each]]
+    if kind not in COPIES:
+        for item in chosen:
+            spare.remove(item)
+    return chosen
+
+
+def _folder(
+    kind: str, source: Item, folders: dict[str, PurePosixPath], rng: np.random.Generator
+) -> PurePosixPath:
+    """Where the clip is filed: the folder of another class for a fault of the label."""
+    if kind not in LABELS:
+        return PurePosixPath(source.video).parent
+    if kind == "wrong polarity" and source.is_abnormal:
+        return folders["Normal"]
+    others = sorted(set(folders) - {"Normal", source.class_name})
+    return folders[others[rng.integers(len(others))]]
+
+
+def _table(jobs: Sequence[Job]) -> pd.DataFrame:
+    rows = [
+        {
+            "video": job.video,
+            "kind": job.kind,
+            "source": job.source.video,
+            "true_class": job.source.class_name,
+            "class_name": Item(job.video, "", ()).class_name,
+        }
+        for job in jobs
+    ]
+    return pd.DataFrame(rows)
+
+
+def _write(root: Path, target: Path, job: Job) -> None:
+    source = root / job.source.video
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if job.kind in (CLEAN, "exact copy", *LABELS):
+        shutil.copyfile(source, target)
+        return
+    info = probe(source)
+    frames = read_frames(source, range(info.frames), (info.height, info.width), backend="pyav")
+    rng = np.random.default_rng([job.seed, info.frames])
+    whole = {"movflags": "faststart"} if job.seed % 2 else {}
+    changed = list(_changed(job, frames, info.fps, rng))
+    encode(changed, target, info.fps, ENCODING.get(job.kind, {}), whole)
+    if job.kind == "truncated":  # the index stands first in every second file: its start decodes
+        data = target.read_bytes()
+        target.write_bytes(data[: int(len(data) * rng.uniform(0.25, 0.5))])
+
+
+def encode(
+    frames: Sequence[np.ndarray],
+    path: Path,
+    fps: float,
+    options: dict[str, str] | None = None,
+    container_options: dict[str, str] | None = None,
+) -> None:
+    """Write frames (T, H, W, 3) uint8 as H.264; ``options`` go to the encoder (libx264)."""
+    height, width = frames[0].shape[:2]
+    # With more threads, or the encoder's look-ahead, the bits differ from run to run.
+    chosen = {"preset": "veryfast", "crf": "23", "threads": "1", "tune": "zerolatency"}
+    chosen |= options or {}
+    with (
+        atomic_write(path) as temporary,
+        av.open(str(temporary), "w", options=container_options or {}) as container,
+    ):
+        rate = Fraction(fps).limit_denominator(1001)
+        stream = container.add_stream("libx264", rate=rate, options=chosen)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.thread_count = 1
+        for image in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image))))
+        container.mux(stream.encode())
+
+
+def _changed(
+    job: Job, frames: np.ndarray, fps: float, rng: np.random.Generator
+) -> Iterable[np.ndarray]:
+    """The frames (T, H, W, 3) with a job's fault."""
+    height, width = frames.shape[1:3]
+    if job.kind == "cropped copy":
+        top, bottom, left, right = rng.uniform(0.02, 0.08, 4)
+        rows = slice(int(top * height), int((1 - bottom) * height))
+        columns = slice(int(left * width), int((1 - right) * width))
+        return [cv2.resize(frame[rows, columns], (width, height)) for frame in frames]
+    if job.kind == "brighter copy":
+        gain, offset = rng.uniform(1.1, 1.3), rng.uniform(0, 20)
+        return [cv2.convertScaleAbs(frame, alpha=gain, beta=offset) for frame in frames]
+    if job.kind == "late event":  # the clip ends half a second into its event
+        start = region_span(job.source.regions[0])[0]
+        return frames[: max(2, round((start + 0.5) * fps))]
+    if job.kind == "faint event":
+        return _faint(job.source, frames, fps)
+    if job.kind == "frozen":  # one frame stands still for the last 60 to 80 per cent
+        last = int(rng.uniform(0.2, 0.4) * len(frames))
+        return [frames[min(i, last)] for i in range(len(frames))]
+    if job.kind == "blurred":
+        sigma = rng.uniform(0.012, 0.025) * height
+        return [cv2.GaussianBlur(frame, (0, 0), sigma) for frame in frames]
+    if job.kind == "dark":
+        gain = rng.uniform(0.05, 0.15)
+        return [cv2.convertScaleAbs(frame, alpha=gain) for frame in frames]
+    return frames  # the encoding, or what is cut off, is the fault
+
+
+def _faint(item: Item, frames: np.ndarray, fps: float) -> Iterable[np.ndarray]:
+    """The event's box at one fifth, over the empty scene: the pixels' median over time."""
+    empty = np.median(frames, axis=0)
+    height, width = frames.shape[1:3]
+    for i, frame in enumerate(frames):
+        box = box_at(item.regions[0].track, i / fps)
+        shown = frame.copy()
+        if box is not None:
+            x1, y1, x2, y2 = (np.array(box) * [width, height, width, height]).astype(int)
+            part = np.s_[y1 : y2 + 1, x1 : x2 + 1]
+            shown[part] = (0.2 * frame[part] + 0.8 * empty[part]).astype(np.uint8)
+        yield shown
+
+
+def plant_text_faults(
+    path_in: Path, path_out: Path, share: float, seed: int, kinds: Sequence[str] = TEXT_FAULTS
+) -> pd.DataFrame:
+    """Write a copy of a hard-negative file with a fault in a share of its regions, by seed.
+
+    Each of these has one of ``kinds``, all equally often, in all its negatives (repeated: all but
+    the first). "wrong polarity" takes captions of other regions of the same class: true
+    descriptions called false. Returns key, position, kind, before, after (empty for "missing").
+    """
+    if not 0 <= share <= 1:
+        raise InputError(f"share of planted faults is {share}: give a number from 0 to 1")
+    content = read_json(path_in)
+    regions, rng, rows = content["items"], np.random.default_rng(seed), []
+    spoilt: dict[int, list[str]] = {}
+    for number, chosen in enumerate(rng.permutation(len(regions))[: round(share * len(regions))]):
+        region, kind = regions[chosen], kinds[number % len(kinds)]
+        before = region["hard_negative"] or []
+        spoilt[chosen] = after = _spoilt(kind, region, regions, rng)
+        span = region["timestamps"] and tuple(region["timestamps"])
+        key = f"{item_key(region['video'], span)} region {region['region_index']}"
+        for position, texts in enumerate(zip(before, after or [""] * len(before), strict=True)):
+            if not (kind == "repeated" and position == 0):
+                rows.append((key, position, kind, *texts))
+    for chosen, texts in spoilt.items():
+        regions[chosen]["hard_negative"] = texts
+    write_json(path_out, content)
+    return pd.DataFrame(rows, columns=["key", "position", "kind", "before", "after"])
+
+
+def _spoilt(
+    kind: str, region: dict, regions: Sequence[dict], rng: np.random.Generator
+) -> list[str]:
+    """The negatives of a region with a fault in each."""
+    texts, caption = region["hard_negative"] or [], region["region_caption"]
+    if kind == "wrong polarity":
+        name = _class(region)
+        same = {r["region_caption"] for r in regions if _class(r) == name} - {caption}
+        others = sorted(same) or [caption]
+        return [others[i] for i in rng.integers(len(others), size=len(texts))]
+    acts = zip(ACTS, texts, strict=False)
+    return {
+        "missing": [],
+        "over-long": [text.rstrip(".") + LONG_TAIL for text in texts],
+        "not English": [text.replace(" ", f"{FOREIGN} ", 1) for text in texts],
+        "cut off": [" ".join(text.split()[:-2]) for text in texts],
+        "repeated": texts[:1] * len(texts),
+        "equal to the positive": [caption] * len(texts),
+        "fantastical": [f"{caption.rstrip('.')} while {act}" for act, _ in acts],
+    }[kind]
+
+
+def _class(region: dict) -> str:
+    return Item(region["video"], "", ()).class_name

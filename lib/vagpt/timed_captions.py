@@ -1,0 +1,153 @@
+"""Timed captions of surveillance videos: UCA's files (Yuan et al. 2023), or VAGTA's regions.
+
+UCA splits its videos differently from UCF-Crime's anomaly benchmark, so whatever trains on its
+captions must first drop the benchmark's test videos (``training_only``).
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from alertclip.caption_checks import is_text
+from alertclip.errors import InputError
+from alertclip.files import read_json
+from alertclip.records import Item, Report, region_span
+from alertclip.zero_shot import EncodeText, inside
+from detectors.benchmarks import Benchmark, read_list
+from detectors.event_annotations import video_name
+
+NORMAL = "Normal"
+RESOLUTION = 0.1  # s, of UCA's times: an end this far after the video is rounding
+
+Judge = Callable[[str, str], bool]
+"""(sentence, class of its video) -> whether the sentence describes an anomaly."""
+
+
+class TimedCaption(NamedTuple):
+    """What a stretch of a video shows; times in s, an end of inf = to the end of the video."""
+
+    video: str  # without folder and suffix
+    class_name: str
+    start: float
+    end: float
+    sentence: str
+    abnormal: bool
+
+
+def from_items(items: Sequence[Item]) -> list[TimedCaption]:
+    """VAGTA's region captions as timed captions; an item's class says whether it is abnormal."""
+    captions = []
+    for item in items:
+        for region in item.regions:
+            span = region_span(region) or item.timestamps or (0.0, math.inf)
+            about = video_name(item.video), item.class_name, *span
+            captions.append(TimedCaption(*about, region.caption, item.is_abnormal))
+    return captions
+
+
+def read_uca(
+    path: Path | str, classes: Sequence[str], judge: Judge
+) -> tuple[list[TimedCaption], Report]:
+    """UCA's JSON: {video: {duration, timestamps: [[s, e], ...], sentences: [...]}}.
+
+    UCA does not say which sentence is an anomaly: ``judge`` decides for videos of an abnormal
+    class. A caption that ends after its video is cut, an unusable one left out; both are in the
+    report. InputError if the file is not of this form.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: must be a mapping of videos to their captions, as UCA publishes")
+    captions, report = [], Report()
+    for video, entry in content.items():
+        duration, times, sentences = _entry(entry, f"{path}, {video}")
+        class_name = video_class(video, classes)
+        if class_name is None:
+            report.add(video, "its name begins with no class", "left out")
+            continue
+        for i, (span, sentence) in enumerate(zip(times, sentences, strict=True)):
+            where, (start, end) = f"{video}, caption {i}", number_pair(span) or (0.0, 0.0)
+            if not is_text(sentence) or not start < min(end, duration):
+                report.add(where, f"no text, or {span} is no stretch of {duration:g} s", "left out")
+                continue
+            if end > duration + RESOLUTION:
+                report.add(where, f"ends at {end:g} s, its video at {duration:g} s", "cut")
+            text = sentence.strip()
+            abnormal = class_name != NORMAL and judge(text, class_name)
+            about = video, class_name, start, min(end, duration)
+            captions.append(TimedCaption(*about, text, abnormal))
+    return captions, report
+
+
+def _entry(entry: Any, where: str) -> tuple[float, list[Any], list[Any]]:
+    fields = entry if isinstance(entry, dict) else {}
+    duration, times = number(fields.get("duration")), fields.get("timestamps")
+    sentences = fields.get("sentences")
+    lists = isinstance(times, list) and isinstance(sentences, list)
+    if duration is None or not lists or len(times) != len(sentences):
+        raise InputError(f"{where}: needs duration (s), and as many timestamps as sentences")
+    return duration, times, sentences
+
+
+def number(value: Any) -> float | None:
+    """A finite number; None for anything else."""
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if plain and math.isfinite(value) else None
+
+
+def number_pair(raw: Any) -> tuple[float, float] | None:
+    """Two finite numbers; None for anything else."""
+    found = [number(x) for x in raw] if isinstance(raw, list) and len(raw) == 2 else [None]
+    return None if None in found else tuple(found)
+
+
+def video_class(video: str, classes: Sequence[str]) -> str | None:
+    """Class of a UCF-Crime name: "Abuse037_x264", "Normal_Videos_003_x264"; None if none."""
+    found = re.match(r"(Normal)_Videos|([A-Za-z]+)\d", video)
+    name = found and (found[1] or found[2])
+    return name if name in classes else None
+
+
+def text_judge(encode_text: EncodeText, class_texts: Mapping[str, Sequence[str]]) -> Judge:
+    """Judge a sentence by CLIP's text tower: nearer to its class's prompts than to normal ones.
+
+    ``class_texts`` holds the sentences of each class and of "Normal"; each side is their mean.
+    """
+    means = {name: encode_text(list(texts)).mean(dim=0) for name, texts in class_texts.items()}
+
+    def judge(sentence: str, class_name: str) -> bool:
+        embedding = encode_text([sentence])[0]
+        return bool(embedding @ means[class_name] > embedding @ means[NORMAL])
+
+    return judge
+
+
+def training_only(
+    captions: Sequence[TimedCaption], benchmark: Benchmark, root: Path
+) -> tuple[list[TimedCaption], Report]:
+    """Captions of the benchmark's training videos only; the report names every other video.
+
+    Videos are matched by exact name. One in neither list is dropped too: it could be a test video
+    under another name.
+    """
+    train, test = (
+        {entry.name for entry in read_list(benchmark, root, split)} for split in ("train", "test")
+    )
+    report = Report()
+    for video in dict.fromkeys(caption.video for caption in captions):
+        if video in test:
+            report.add(video, f"tested on by {benchmark.title}", "left out")
+        elif video not in train:
+            report.add(video, f"in no split of {benchmark.title}", "left out")
+    return [caption for caption in captions if caption.video in train - test], report
+
+
+def frame_labels(captions: Sequence[TimedCaption], times: np.ndarray) -> np.ndarray:
+    """Frames of one video that an abnormal caption covers: times (n,) s -> (n,) bool.
+
+    All other frames are normal (VA-GPT, supplementary 2.3).
+    """
+    return inside(times, [(c.start, c.end) for c in captions if c.abnormal])

@@ -1,0 +1,104 @@
+"""One bad input, the ways to try it, and processes that are killed while they write."""
+
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from alertclip.errors import InputError
+
+
+class Case(NamedTuple):
+    """An input, what is done about it, a part of what is said, and how to try it.
+
+    ``run(folder)`` meets the input in an empty folder and returns what the user is told; it fails
+    if something else is done.
+    """
+
+    given: str
+    done: str
+    says: str
+    run: Callable[[Path], str]
+
+
+def refused(call: Callable, *args: Any, **options: Any) -> str:
+    """The message with which a call refuses its input."""
+    with pytest.raises(InputError) as caught:
+        call(*args, **options)
+    return str(caught.value)
+
+
+class Bomb:
+    """An object that leaves a folder when it is unpickled: code in a checkpoint."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.trace),)
+
+
+def pickle_with_code(path: Path) -> Path:
+    """Write a pickle that runs code to ``path``; the trace it would leave."""
+    trace = path.with_name("code-was-run")
+    path.write_bytes(pickle.dumps({"state_dict": Bomb(trace)}))
+    return trace
+
+
+def no_trace(found: object) -> None:
+    """Assert that the code of ``pickle_with_code`` has not run."""
+    assert not (isinstance(found, Path) and found.exists()), "code in a file was run"
+
+
+@contextmanager
+def disk(folder: Path, options: str) -> Iterator[Path]:
+    """A small disk of its own; needs the right to mount, else the test is skipped."""
+    folder.mkdir()
+    call = ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)]
+    if not shutil.which("mount") or subprocess.run(call, capture_output=True).returncode:
+        pytest.skip("no right to mount a small disk here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def forked(work: Callable[..., object], *args: object, **options: object) -> BaseProcess:
+    """``work(*args, **options)`` in a process that has imported everything already."""
+
+    def alone() -> None:
+        torch.set_num_threads(1)  # the fork has no threads of the pool, and would wait for them
+        work(*args, **options)
+
+    child = get_context("fork").Process(target=alone, daemon=True)
+    child.start()
+    return child
+
+
+def killed(folder: Path, module: object, name: str, write: Callable[[Path], object]) -> None:
+    """``write(folder)`` in a process that is killed when ``module.name`` has written half."""
+    original = getattr(module, name)
+
+    def half(*args: object, **options: object) -> None:
+        original(*args, **options)
+        path = next(Path(a) for a in args if isinstance(a, str | Path))
+        os.truncate(path, path.stat().st_size // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def work() -> None:
+        setattr(module, name, half)
+        write(folder)
+
+    child = forked(work)
+    child.join()
+    assert child.exitcode == -signal.SIGKILL

@@ -1,0 +1,92 @@
+"""The library's shape: imports go one way, names are unique, files stay short."""
+
+import ast
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from companion import workflow
+from companion.profiles import ROOT
+
+LIB = ROOT / "lib"
+FILES = {path.relative_to(LIB): path for path in sorted(LIB.rglob("*.py"))}
+MAY_IMPORT = {
+    "alertclip": set(),
+    "miniworld": {"alertclip"},
+    "curation": {"alertclip"},
+    "detectors": {"alertclip"},
+    "vagpt": {"alertclip", "detectors"},
+    "companion": {"alertclip", "miniworld", "curation", "detectors", "vagpt"},
+}
+PARALLEL = ("vadclip", "anomalyclip")  # two packages with the same parts
+
+
+def imports(source: str) -> Iterator[str]:
+    """Modules of the library that ``source`` imports, at its top or within functions."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            # "from alertclip import boxes" may name a module or an attribute: offer both
+            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+
+
+def module_file(module: str) -> Path | None:
+    """File of a module of the library, relative to lib/."""
+    path = Path(*module.split("."))
+    return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p in FILES), None)
+
+
+def reached(source: str) -> set[str]:
+    """Packages that ``source`` imports, directly or through other modules of the library.
+
+    Not through the profiles: those count by the values of the parameters.
+    """
+    found: set[Path] = {Path("companion/profiles.py")}
+    queue = [source]
+    while queue:
+        for file in filter(None, map(module_file, imports(queue.pop()))):
+            if file not in found:
+                found.add(file)
+                queue.append(FILES[file].read_text(encoding="utf-8"))
+    return {file.parts[0] for file in found}
+
+
+def test_packages_import_one_way() -> None:
+    wrong = set()
+    for file, path in FILES.items():
+        own = file.parts[0]
+        for module in imports(path.read_text(encoding="utf-8")):
+            package = module.split(".")[0]
+            if package in MAY_IMPORT and package not in MAY_IMPORT[own] | {own}:
+                wrong.add(f"{file} imports {package}")
+    assert not wrong, "\n".join(sorted(wrong))
+
+
+def test_module_names_are_unique() -> None:
+    files = [file for file in FILES if not {*PARALLEL} & {*file.parts}]
+    names = Counter(file.stem for file in files if not file.stem.startswith("__"))
+    assert not [name for name, count in names.items() if count > 1]
+    assert not {"tools", "utils", "helpers"} & names.keys()
+
+
+def test_files_are_short() -> None:
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
+        for path in [*FILES.values(), *(ROOT / "tests").rglob("*.py")]
+    }
+    assert not {name: lines for name, lines in lengths.items() if lines > 300}
+    core = [lines for name, lines in lengths.items() if name.startswith("lib/alertclip")]
+    assert len(core) <= 30 and sum(core) <= 4200
+    assert sum(lines for name, lines in lengths.items() if name.startswith("lib")) <= 15_000
+    assert sum(lines for name, lines in lengths.items() if name.startswith("tests")) <= 8_500
+
+
+@pytest.mark.parametrize("book", workflow.NOTEBOOKS, ids=lambda book: book.name)
+def test_a_notebook_declares_the_packages_it_reaches(book: workflow.Notebook) -> None:
+    cells = nbformat.read(book.path, as_version=4).cells
+    source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    assert reached(source) <= {*workflow.CORE, *book.packages}
