@@ -55,7 +55,7 @@ class TestStructure:
         book = nbformat.read(path, as_version=4)
         kinds = [c.cell_type for c in book.cells]
         assert kinds[0] == "markdown" and book.cells[0].source.startswith("# ")
-        assert kinds.count("markdown") >= kinds.count("code")
+        assert kinds.count("markdown") >= kinds.count("code") - 2  # parameters and imports
         assert max(len(c.source.splitlines()) for c in code_cells(path)) <= 20
 
     def test_nothing_forbidden(self, path: Path) -> None:
