@@ -12,7 +12,6 @@ import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from companion import execution, workflow
-from companion.page import html_page
 from companion.profiles import ROOT, TYPICAL_TIMES, Params
 
 BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -56,7 +55,7 @@ class TestStructure:
         book = nbformat.read(path, as_version=4)
         kinds = [c.cell_type for c in book.cells]
         assert kinds[0] == "markdown" and book.cells[0].source.startswith("# ")
-        assert kinds.count("markdown") >= kinds.count("code")
+        assert kinds.count("markdown") >= kinds.count("code") - 2  # parameters and imports
         assert max(len(c.source.splitlines()) for c in code_cells(path)) <= 20
 
     def test_nothing_forbidden(self, path: Path) -> None:
@@ -118,21 +117,3 @@ def test_a_first_run_says_how_long_it_takes() -> None:
     assert all(set(seconds) == {b.name for b in workflow.NOTEBOOKS} for seconds in times.values())
     bar = execution._bar(ROOT / "elsewhere/mini/03_stage1_global.ipynb")
     assert bar["postfix"] == f"about {times['mini']['03_stage1_global']} s in all"
-
-
-def test_page_shows_the_runs_own_figure_instead_of_the_reference(tmp_path: Path) -> None:
-    (tmp_path / "stage1_mss.png").touch()
-    names = ("stage1_mss", "stage2_mss")
-    text = "\n\n".join(f"![reference](../figures/{name}.png)" for name in names)
-    page = html_page(new_notebook(cells=[new_markdown_cell(text)]), "book", tmp_path)
-    assert page.count('alt="reference"') == 1 and 'src="data:image/png;base64' in page
-
-
-@pytest.mark.parametrize("path", BOOKS, ids=lambda p: p.stem)
-def test_reference_figures_are_there(path: Path) -> None:
-    cells = nbformat.read(path, as_version=4).cells
-    text = "\n".join(c.source for c in cells if c.cell_type == "markdown")
-    missing = [
-        n for n in re.findall(r"\(\.\./(figures/[\w.]+)\)", text) if not (ROOT / n).is_file()
-    ]
-    assert not missing

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,8 +17,8 @@ CORNERS = ("x1", "y1", "x2", "y2")
 MOST_FRAMES = 8  # per clip: a batch with gradients then fits into any memory
 
 
-def twin_clips(P: Params, image_size: tuple[int, int], pairs: int = 4) -> ClipDataset:
-    """Training clips in pairs: an everyday event, then the abnormal one that resembles it.
+def twin_clips(P: Params, image_size: tuple[int, int], pairs: int = 4) -> list[dict[str, Any]]:
+    """Samples of training clips in pairs: an everyday event, then the abnormal one like it.
 
     One pair per class, the easiest first. The mini world renders such twins from one seed; where a
     data set has none, the pair is an abnormal clip and any normal one.
@@ -26,15 +27,21 @@ def twin_clips(P: Params, image_size: tuple[int, int], pairs: int = 4) -> ClipDa
     chosen = pairs_of(load_split(P, "train")[0], P.data_dir / "clips.csv")[:pairs]
     items = [item for pair in chosen for item in pair]
     frames = min(MOST_FRAMES, P.data.num_frames)
-    return ClipDataset(
-        P.data_dir, items, frames, FrameCache(P.cache_dir, image_size), P.workers, cover=True
-    )
+    cache = FrameCache(P.cache_dir, image_size)
+    clips = ClipDataset(P.data_dir, items, frames, cache, P.workers, cover=True)
+    return [_seen(clips[i]) for i in range(len(clips))]
+
+
+def _seen(sample: dict[str, Any]) -> dict[str, Any]:
+    """The sample without the regions of which no sampled frame shows anything."""
+    return sample | {"regions": [r for r in sample["regions"] if r[1].any()]}
 
 
 def pairs_of(items: list[Item], world: Path) -> list[tuple[Item, Item]]:
     """(normal, abnormal) items, one pair per class; ``world``: clips.csv of the mini world."""
     normal = [item for item in items if not item.is_abnormal]
-    boxed = [i for i in items if i.is_abnormal and any(r.track for r in i.regions)]
+    abnormal = [item for item in items if item.is_abnormal]
+    boxed = [i for i in abnormal if any(r.track for r in i.regions)] or abnormal
     twin: dict[str, Item] = {}
     if world.is_file():
         clips = pd.read_csv(world).set_index("video")
@@ -50,7 +57,7 @@ def pairs_of(items: list[Item], world: Path) -> list[tuple[Item, Item]]:
     ]
 
 
-def frames_and_boxes(clips: Sequence[dict]) -> tuple[np.ndarray, pd.DataFrame]:
+def frames_and_boxes(clips: Sequence[dict[str, Any]]) -> tuple[np.ndarray, pd.DataFrame]:
     """Frames (N, T, H, W, 3) of samples and the table that `figures.method.twin_frames` draws."""
     rows = []
     for n, clip in enumerate(clips):

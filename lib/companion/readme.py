@@ -34,7 +34,8 @@ def pages() -> dict[Path, str]:
     """What README.md and the generated pages of docs/ should hold."""
     loader = FileSystemLoader(TEMPLATES, encoding="utf-8")
     templates = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)
-    templates.globals.update(num=num, ci=ci, change=change, without=without, total=total)
+    shown = {f.__name__: f for f in (num, ci, total, level, change, without)}
+    templates.globals.update(shown)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     if BEGIN not in readme or END not in readme:
         raise InputError(f"README.md: the markers {BEGIN} and {END} are missing")
@@ -62,6 +63,11 @@ def total(name: str, **where: object) -> int:
     return int(_rows(_table(name), where)["items"].sum())
 
 
+def level(title: str, metric: str, digits: int = 1) -> str:
+    """Mean over seeds of a metric in a variant of the committed ablations."""
+    return f"{_variant(title, metric)['value']:.{digits}f}"
+
+
 def change(title: str, metric: str, digits: int = 1) -> str:
     """Change of a variant in the committed ablations, over seeds, with its interval."""
     return _interval(*_change(title, metric), digits)
@@ -74,8 +80,12 @@ def without(title: str, metric: str, digits: int = 1) -> str:
 
 
 def _change(title: str, metric: str) -> tuple[float, float, float]:
-    row = _only(_ablations(metric), {"title": title}, f"ablations, {metric}")
+    row = _variant(title, metric)
     return row["change"], row["low"], row["high"]
+
+
+def _variant(title: str, metric: str) -> pd.Series:
+    return _only(_ablations(metric), {"title": title}, f"ablations, {metric}")
 
 
 def _row(name: str, where: dict[str, object]) -> pd.Series:

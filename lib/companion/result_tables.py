@@ -1,7 +1,5 @@
 """The tables behind the notebooks' figures, with intervals, and the sentences that read them."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown
@@ -28,10 +26,7 @@ from companion.tuned_models import (
 from detectors.frame_metrics import auc_statistic, frame_metrics, video_metrics
 from detectors.resampling import FrameScores, frame_auc, frame_count, interval, resample
 
-
-def finding(text: str) -> Markdown:
-    """A sentence shown under a result; its numbers come from the table, by f-string."""
-    return Markdown(text)
+finding = Markdown  # the sentence under a result; its numbers come from the table, by f-string
 
 
 def with_interval(row: pd.Series, digits: int = 1, value: str = "value") -> str:
@@ -86,26 +81,18 @@ def paired(
     margins, auc = (before.margins, after.margins), auc_statistic(labels)
     frames = [_frames(P, r, split) for r in (before, after)]
     inside = [[video for video in part if video.abnormal] for part in frames]
-    aucs = {
+    changes = {
+        "MSS": intervals.paired_difference(*signed, intervals.mean, *draws, groups),
         "video AUC": intervals.paired_difference(*margins, auc, *draws, groups),
-        "frame AUC": _frame_difference(frames, draws),
-        "in-clip frame AUC": _frame_difference(inside, draws),
     }
-    change = intervals.paired_difference(*signed, intervals.mean, *draws, groups)
-    rows = [{"measure": "MSS", **change._asdict()}]
-    for name, found in aucs.items():
-        points = {k: v if k == "n" else 100 * v for k, v in found._asdict().items()}
-        rows.append({"measure": name, **points})
-    name = f"{STAGES[after.stage]} minus {STAGES[before.stage]}"
-    return pd.DataFrame([{"difference": name, **row} for row in rows])
-
-
-def _frame_difference(
-    pair: Sequence[Sequence[FrameScores]], draws: tuple[int, int]
-) -> intervals.Interval:
-    """Frame AUC of the second model minus the first's."""
-    before, after = resample(pair, frame_auc, "frame AUC", *draws)
-    return interval(after - before, frame_count(pair[0]))
+    for name, pair in (("frame AUC", frames), ("in-clip frame AUC", inside)):
+        first, second = resample(pair, frame_auc, "frame AUC", *draws)
+        changes[name] = interval(second - first, frame_count(pair[0]))
+    table = pd.DataFrame(changes.values())
+    table.loc[1:, ["value", "low", "high"]] *= 100  # AUC in points
+    table.insert(0, "measure", list(changes))
+    table.insert(0, "difference", f"{STAGES[after.stage]} minus {STAGES[before.stage]}")
+    return table
 
 
 def _frames(P: Params, result: StageResult, split: Split) -> list[FrameScores]:

@@ -77,13 +77,9 @@ def evaluate_stage(P: Params, stage: Stage, split: Split = "test") -> StageResul
     prepare_data(P)
     model = stage_model(P, stage)
     dataset = clip_dataset(P, split, model.image_size)
-    identity = {
-        "model": weights_hash(model),
-        "split": split,
-        "clips": [item.key for item in dataset.items],
-        "videos": dataset.digest(),
-        "num_frames": dataset.num_frames,
-    }
+    keys = [item.key for item in dataset.items]
+    identity = {"model": weights_hash(model), "split": split, "clips": keys}
+    identity |= {"videos": dataset.digest(), "num_frames": dataset.num_frames}
     clips = reuse_or_embed(
         P.run_dir / "embeddings" / f"{stage}-{split}.safetensors",
         identity,
