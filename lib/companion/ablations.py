@@ -38,7 +38,7 @@ STAGE1 = ("stage1_", "lora_", "temporal_", "world", "annotations_", "backbone", 
 
 INDIFFERENT = ("ablation_", "workers", "notebooks_at_once", "device", "video", "failure_", "qa_",
                "transfer", "open_vocabulary_", "retention_", "evaluation_batch_size",
-               "compile", "cache_prefix")  # fmt: skip
+               "compile")  # fmt: skip
 YOUNGER = {"lora_blocks": None}  # than the reference: they count where they are not at this default
 
 
@@ -122,10 +122,11 @@ def _has_detector(P: Params, variant: Variant) -> bool:
 
 def _tuned(P: Params, base: Params, detector: bool) -> pd.DataFrame:
     """Both stages and the zero-shot metrics; Stage I is shared where its parameters agree."""
-    if not P.training.from_scratch and not (P.run_dir / "stage1" / "final").exists():
-        copying = P.run_dir / "stage1" / "copying"
-        shutil.copytree(_shared_stage1(P, base), copying, dirs_exist_ok=True)
-        os.replace(copying, copying.with_name("final"))
+    if not P.training.from_scratch and not (P.run_dir / "stage1").exists():
+        copying = P.run_dir / "copying"
+        checkpoints = shutil.ignore_patterns("checkpoint-*")
+        shutil.copytree(_shared_stage1(P, base), copying, dirs_exist_ok=True, ignore=checkpoints)
+        os.replace(copying, P.run_dir / "stage1")
     run_stage(P, 2)
     result = tuned_models.evaluate_stage(P, "full", "test")
     table = result_tables.zero_shot(P, [result]).rename(columns={"setting": "metric"})
@@ -152,7 +153,7 @@ def _frame_metrics(
 
 def _shared_stage1(P: Params, base: Params) -> Path:
     """Stage I for all variants that have the same: the run's own, or one trained here once."""
-    own = base.run_dir / "stage1" / "final"
+    own = base.run_dir / "stage1"
     if _decides_stage1(base) == _decides_stage1(P) and (own / META).exists():
         return own
     profile = f"{base.profile}/ablations/stage1-{sha256_json(_decides_stage1(P))[:8]}"
@@ -185,8 +186,6 @@ def inputs_hash(P: Params, name: str, seed: int) -> str:
     tuned = variant.kind == "alertclip"
     make, backbone = (_changed, "full") if tuned else (_detector_params, P.ablation.backbone)
     values = make(P, variant, seed).flat()
-    if values["checkpointing"] == "auto":
-        values["checkpointing"] = "all"  # the default of older results, which do not depend on it
     as_ever = [name for name, default in YOUNGER.items() if values[name] == default]
     decisive = {k: v for k, v in values.items() if not k.startswith((*INDIFFERENT, *as_ever))}
     own = [variant.negatives] if variant.negatives else []

@@ -35,7 +35,7 @@ from detectors.benchmarks import load_benchmark
 
 FOLDER = ROOT / "notebooks"
 TRAINING = ("stage", "from_scratch", "loss_", "lora_", "temporal_", "region_", "negatives")
-TRAINING += ("checkpointing", "compile", "cache_prefix")
+TRAINING += ("checkpointing", "compile")
 DETECTION = ("benchmark", "transfer", "open_vocabulary_", "detector_", "snippet_", "frame_stride")
 DETECTION += ("vadclip_", "anomalyclip_", "retention_", "evaluation_precision")
 SHOWN = ("video", "ablation_", "failure_", "qa_")  # each decides one notebook after training

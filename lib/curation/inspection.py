@@ -14,7 +14,7 @@ from alertclip.embeddings import ClipEmbeddings, embed_clips, reuse_or_embed
 from alertclip.files import sha256_json
 from alertclip.model import AlertCLIP
 from alertclip.records import Item
-from alertclip.run_identity import weights_hash
+from alertclip.checkpoint import weights_hash
 from alertclip.video import DecodeError, DecodeWorker
 from curation.quality import Quality, measure
 
