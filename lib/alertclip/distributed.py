@@ -90,7 +90,9 @@ def require_equal(value: Any, what: str) -> None:
     values = gather(value)
     different = [i for i, other in enumerate(values) if other != values[0]]
     if different:
-        raise InputError(f"process {different[0]} and process 0 differ in {what}: give all the same")
+        raise InputError(
+            f"process {different[0]} and process 0 differ in {what}: give all the same"
+        )
 
 
 def share(parts: Sequence[Embeddings], device: torch.device) -> Embeddings:

@@ -94,7 +94,10 @@ def _open_clip_encoders(folder: Path) -> Encoders:
     source = f"local-dir:{folder}"
     model, _, _ = open_clip.create_model_and_transforms(source, require_pretrained=True)
     model, tokenizer = model.eval(), open_clip.get_tokenizer(source)
-    image, text = torch.inference_mode()(model.encode_image), torch.inference_mode()(model.encode_text)
+    image, text = (
+        torch.inference_mode()(model.encode_image),
+        torch.inference_mode()(model.encode_text),
+    )
     return (
         lambda pixels: image(pixels, normalize=True),
         lambda texts: text(tokenizer(list(texts)), normalize=True),

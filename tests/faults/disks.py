@@ -21,7 +21,6 @@ from test_video import SIZE, write_ids
 from alertclip import checkpoint
 from alertclip.cache import FrameCache, parallel_fill
 from alertclip.files import locked, write_json
-from alertclip.training_log import append_row
 from companion.figures import write_table
 
 from .case import Case, refused
@@ -33,8 +32,7 @@ def save_stage(folder: Path, step: int = 2) -> None:
     """A checkpoint of the tiny model."""
     model = tiny_model()
     optimizer = torch.optim.AdamW(checkpoint.trainable(model).values())
-    state = {"step": step, "identity": {}}
-    checkpoint.save_checkpoint(folder, model, optimizer, state, 2)
+    checkpoint.save_checkpoint(folder, step, model, optimizer, torch.device("cpu"), 2)
 
 
 def fill_cache(folder: Path) -> None:
@@ -58,7 +56,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "CSV": lambda folder: write_table(pd.DataFrame({"x": np.arange(1e5)}), folder / "a.csv"),
     "JSON": lambda folder: write_json(folder / "a.json", list(range(100_000))),
     "notebook": save_notebook,
-    "log": lambda folder: append_row(folder, {"row": "x" * 500_000}),
+    "log": lambda folder: checkpoint.append_row(folder, {"row": "x" * 500_000}),
 }
 
 

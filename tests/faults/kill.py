@@ -26,7 +26,7 @@ STEPS = {"stage1_steps": 30, "stage2_steps": 30, "stage1_save_steps": 2, "stage2
 PHASES = {  # phase: stage to run, what grows under runs/, seconds in which it grows by one
     "frame cache": (1, "cache/**/*", 0.01),
     "Stage I": (1, "smoke/stage1/log.jsonl", 0.3),
-    "Stage II": (2, "smoke/stage2/log.jsonl", 0.3),
+    "Stage II": (2, "smoke/full/log.jsonl", 0.3),
 }
 
 
@@ -129,10 +129,10 @@ def finish(project: Project, stage: int) -> None:
 def outcome(project: Project) -> dict[str, str]:
     """SHA-256 by name of all that was learned, exported and cached; logs without their clocks."""
     found = {}
-    for pattern in ("smoke/stage*/final/**/*", "smoke/stage*/checkpoint*/*.safetensors"):
+    for pattern in ("smoke/*/*.safetensors", "smoke/*/checkpoint*/*.safetensors"):
         found |= {p: p.read_bytes() for p in project.runs.glob(pattern) if p.is_file()}
     found |= {p: p.read_bytes() for p in project.runs.glob("cache/frames/[!.]*")}
-    for path in project.runs.glob("smoke/stage*/log.jsonl"):
+    for path in project.runs.glob("smoke/*/log.jsonl"):
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         found[path] = json.dumps([{**row, "clips_per_s": 0, "wait_s": 0} for row in rows]).encode()
     names = {str(path.relative_to(project.runs)): content for path, content in found.items()}

@@ -13,15 +13,14 @@ from typing import Any
 import tiny_clip
 import torch
 from safetensors.torch import load_file, save_file
-from test_training import SETTINGS, Clips, tiny_model
+from test_training import STAGE, TRAINING, Clips, tiny_model
 from torch.utils.data import get_worker_info
 
 from alertclip.backbone import CONFIG, load_backbone
-from alertclip.checkpoint import checkpoints, latest_checkpoint
+from alertclip.checkpoint import checkpoints, latest_checkpoint, read_history
 from alertclip.score.models import load_model
 from alertclip.shards import parse_shard
 from alertclip.training import fit
-from alertclip.training_log import read_history
 from companion.profiles import load_params
 from companion.stage_runs import resolve_device
 
@@ -35,7 +34,7 @@ def train(out: Path, model: torch.nn.Module | None = None, **options: Any) -> di
     """Train the tiny model for four steps, or what is missing of them; its weights."""
     model = model or tiny_model()
     options = {"regions": True, "seed": 3, "device": "cpu"} | options
-    fit(model, options.pop("clips", Clips(6)), None, SETTINGS, out, **options)
+    fit(model, options.pop("clips", Clips(6)), None, STAGE, TRAINING, out, **options)
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
@@ -53,15 +52,14 @@ def damaged(given: str, done: str, damage: Callable[[Path], object], start: int)
         whole, weights = trained()
         out = folder / "stage"
         shutil.copytree(whole, out)
-        shutil.rmtree(out / "final")
         trace = damage(out)
         found = latest_checkpoint(out)
-        assert found.name == f"checkpoint-{start:06d}"
+        assert found.step == start
         again = train(out)
         assert all(torch.equal(again[name], tensor) for name, tensor in weights.items())
         assert [row["step"] for row in read_history(out).steps] == [1, 2, 3, 4]
         assert not (isinstance(trace, Path) and trace.exists())
-        return f"(goes on from {found.name})"
+        return f"(goes on from step {start})"
 
     return Case(f"stage: {given}", done, "goes on from", run)
 
@@ -69,16 +67,6 @@ def damaged(given: str, done: str, damage: Callable[[Path], object], start: int)
 def newest(out: Path, name: str) -> Path:
     """A file of the newest checkpoint."""
     return checkpoints(out)[-1] / name
-
-
-def torn_final(folder: Path) -> str:
-    """A finished stage whose weights were cut short."""
-    whole, weights = trained()
-    shutil.copytree(whole, folder / "stage")
-    os.truncate(folder / "stage/final/trainable.safetensors", 500)
-    again = train(folder / "stage")
-    assert all(torch.equal(again[name], tensor) for name, tensor in weights.items())
-    return "(final is written again)"
 
 
 def other_backbone(folder: Path) -> str:
@@ -163,24 +151,18 @@ CASES = [
         2,
     ),
     damaged(
-        "newest optimiser cut short",
+        "newest weights cut short",
         EARLIER,
-        lambda out: os.truncate(newest(out, "optimizer.safetensors"), 99),
+        lambda out: os.truncate(newest(out, "trainable.safetensors"), 99),
         2,
     ),
     damaged(
-        "newest state cut short", EARLIER, lambda out: os.truncate(newest(out, "state.json"), 99), 2
+        "newest state cut short", EARLIER, lambda out: os.truncate(newest(out, "state.pt"), 99), 2
     ),
     damaged(
-        "newest state is a list",
+        "newest state is a pickle with code in it",
         EARLIER,
-        lambda out: newest(out, "state.json").write_text("[1, 2]"),
-        2,
-    ),
-    damaged(
-        "newest state without sums",
-        EARLIER,
-        lambda out: newest(out, "state.json").write_text('{"step": 4, "sha256": {}}'),
+        lambda out: pickle_with_code(newest(out, "state.pt")),
         2,
     ),
     damaged("a folder checkpoint-best", NEWEST, lambda out: (out / "checkpoint-best").mkdir(), 4),
@@ -188,10 +170,9 @@ CASES = [
     damaged("a log with a torn line", NEWEST, lambda out: append(out, b'{"split": "tr'), 4),
     damaged("a log with bytes that are no text", NEWEST, lambda out: append(out, b"\xff\x00\n"), 4),
     damaged("a log with rows of others", NEWEST, lambda out: append(out, b"[]\n{}\n"), 4),
-    Case("stage: final weights cut short", NEWEST, "written again", torn_final),
     Case("stage: begun from other weights", "set aside", "is kept as", other_backbone),
     Case(
-        "training: out of memory", "stops, says what to lower", "Lower stage1_batch_", out_of_memory
+        "training: out of memory", "stops, says what to lower", "checkpointing=all", out_of_memory
     ),
     Case(
         "training: a loader that is killed",
