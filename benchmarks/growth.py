@@ -22,13 +22,11 @@ from videos import write_video
 from alertclip.attention import attention_kernel
 from alertclip.backbone import load_backbone
 from alertclip.clips import Batch
-from alertclip.footprint import random_batch
 from alertclip.model import AlertCLIP
 from alertclip.prompts import load_prompts
 from alertclip.score import embed_prompts, score_video
-from alertclip.stage_settings import stage_settings
 from alertclip.training import Run
-from companion.efficiency.training_cost import stage_start
+from companion.efficiency.training_cost import random_batch, stage_start
 from companion.profiles import PROFILES, load_params
 from curation.redundancy import Fingerprint, compare
 
@@ -87,11 +85,11 @@ def train_work(backbone: str, axis: str, size: int, folder: Path) -> Work:
     frames = size if axis == "train: frames" else FRAMES
     P = load_params("mini", {"backbone": backbone, "num_frames": frames, "device": "cpu"})
     batches = size // CLIPS if axis == "train: clips" else 1
-    settings = replace(stage_settings(P, 2), batch_size=CLIPS, accumulation=batches)
+    settings = P.stage2.model_copy(update={"batch_size": CLIPS, "accumulation": batches})
     model = stage_start(P, 2)
     batch = random_batch(model.image_size, CLIPS, frames)
     batch = with_regions(batch, size) if axis == "train: regions" else batch
-    run = Run(model, settings, folder, {}, True, CPU)
+    run = Run(model, settings, P.training, folder, True, CPU)
 
     def work() -> np.ndarray:
         with attention_kernel(CPU, settings.precision):

@@ -1,7 +1,6 @@
 """FLOPs agree with a counter to the last one; times, floors and hours are what they say."""
 
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,16 +15,13 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.utils.flop_counter import FlopCounterMode
 
-from alertclip import footprint
 from alertclip.attention import SplitAttention, split_attention
-from alertclip.backbone import CONFIG, MINICLIP
+from alertclip.backbone import CONFIG, MINICLIP, keep_freed_memory
 from alertclip.errors import InputError
 from alertclip.files import read_json
 from alertclip.lora import add_lora
 from alertclip.losses import total_loss
-from alertclip.memory import keep_freed_memory
-from alertclip.model import AlertCLIP
-from alertclip.temporal import AttentionPooling, TemporalTransformer
+from alertclip.pooling import AttentionPooling, TemporalTransformer
 from alertclip.tower import image_and_patches
 from companion.efficiency import flops, latency, machine, paper_costs, training_cost
 from companion.figures.efficiency_figures import against_floor, operations_per_module
@@ -210,7 +206,7 @@ def test_stage_start_has_the_stages_adapters() -> None:
 
 
 def test_random_batch_is_whole() -> None:
-    batch = footprint.random_batch((24, 32), clips=3, frames=4)
+    batch = training_cost.random_batch((24, 32), clips=3, frames=4)
     assert batch.frames.shape == (3, 4, 3, 24, 32) and batch.boxes.shape == (3, 4, 4)
     assert isinstance(batch.boxes, Tensor) and (batch.boxes[..., 2:] > batch.boxes[..., :2]).all()
     assert batch.boxes.min() >= 0 and batch.boxes.max() <= 1
@@ -233,25 +229,3 @@ def test_figures_show_every_line(tables: tuple[pd.DataFrame, pd.DataFrame]) -> N
         open_clip.get_model_config("ViT-B-32"))))  # fmt: skip
     with pytest.raises(InputError, match="no column floor"):
         against_floor(tables[0].drop(columns="floor"), "Latency")
-
-
-def test_memory_is_counted_only_where_it_would_fit(monkeypatch):
-    def tiny(*_: object) -> AlertCLIP:
-        model = tiny_clip.alertclip()
-        blocks = model.clip.visual.transformer.resblocks
-        blocks.extend(deepcopy(block) for block in [*blocks] * 3)  # eight: every policy differs
-        model.adapted = add_lora(model.adapted, 2, 4, 0.0)
-        return model
-
-    monkeypatch.setattr(training_cost, "stage_start", tiny)
-    P = load_params("smoke", {"num_frames": 16})
-    table = training_cost.memory_table(P, clips=4)
-    assert table["stage"].tolist() == [1] * 4 + [2] * 4
-    for _, part in table.groupby("stage"):
-        assert part["counted_gb"].is_monotonic_decreasing and part["counted_gb"].nunique() == 4
-    limit = table["foreseen_gb"].mean()
-    monkeypatch.setattr(training_cost, "usable_memory", lambda _: 1e9 * limit / training_cost.SHARE)
-    known = training_cost.memory_table(P, clips=4)["counted_gb"].notna()
-    assert known.tolist() == (table["foreseen_gb"] < limit).tolist() and known.nunique() == 2
-    monkeypatch.setattr(training_cost, "usable_memory", lambda _: 1e3)
-    assert training_cost.memory_table(P, clips=4)["counted_gb"].isna().all()

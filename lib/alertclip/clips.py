@@ -3,7 +3,7 @@
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ class Batch:
 
     frames (B, T, 3, H, W) uint8; mask (B, T); region_clip (R,) which clip a region belongs to;
     boxes (R, T, 4) normalised x1 y1 x2 y2; region_mask (R, T); hard_negatives R lists of texts;
-    labels (B,) 1 abnormal; sources name what the frames show, by content, where that is known.
+    labels (B,) 1 abnormal.
     """
 
     frames: Tensor
@@ -39,7 +39,6 @@ class Batch:
     hard_negatives: list[list[str]]
     labels: Tensor
     keys: list[str]
-    sources: list[str] = field(default_factory=list)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with its tensors on ``device``."""
@@ -119,7 +118,6 @@ class ClipDataset(Dataset):
             "label": int(item.is_abnormal),
             "class_name": item.class_name,
             "key": item.key,
-            "source": f"{self.cache.key(info, indices)}-{self.num_frames}",
         }
 
     def digest(self) -> str:
@@ -230,7 +228,6 @@ def collate(samples: Sequence[dict[str, Any]]) -> Batch:
         hard_negatives=[r[3] for _, r in regions],
         labels=torch.tensor([s["label"] for s in samples]),
         keys=[s["key"] for s in samples],
-        sources=[s["source"] for s in samples] if all("source" in s for s in samples) else [],
     )
 
 

@@ -3,12 +3,11 @@
 import pandas as pd
 import torch
 
-from alertclip.export import export_open_clip
+from alertclip.export import export_open_clip, stock_encoders
 from alertclip.model import AlertCLIP
 from alertclip.prompts import load_prompts
 from alertclip.score import HELD, ScoreCurve, draw, embed_prompts, score_video
 from alertclip.score.models import load_model
-from alertclip.stock import stock_encoders
 from companion import figures
 from companion.profiles import ROOT, Params
 from companion.splits import clip_dataset, load_split, prepare_data

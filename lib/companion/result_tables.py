@@ -6,15 +6,16 @@ import numpy as np
 import pandas as pd
 
 from alertclip import mss
+from alertclip.checkpoint import read_history
 from alertclip.files import write_json
 from alertclip.prompts import load_prompts
-from alertclip.training_log import read_history
 from alertclip.zero_shot import frame_scores, wording_table
 from companion import figures
 from companion.figures import catalogue
 from companion.ledger.paper_results import load_paper_results
 from companion.profiles import ROOT, Params
 from companion.splits import Split
+from companion.stage_runs import FOLDERS
 from companion.tuned_models import STAGES, StageResult, event_spans, provenance, stage_model, videos
 from detectors.frame_metrics import auc_statistic, frame_metrics, video_metrics
 from detectors.resampling import FrameScores, frame_auc, frame_count, interval, resample
@@ -103,7 +104,7 @@ def umap_table(results: list[StageResult], seed: int) -> pd.DataFrame:
 
 def training_log(P: Params, stage: int) -> pd.DataFrame:
     """Tidy log of a stage: columns step, term, value; one row per step and loss term."""
-    history = read_history(P.run_dir / f"stage{stage}")
+    history = read_history(P.run_dir / FOLDERS[stage])
     rows = pd.concat([pd.DataFrame(history.steps), pd.DataFrame(history.validation)])
     terms = [c for c in rows if c.startswith("loss") or c == "validation_loss"]
     return rows.melt("step", terms, "term", "value").dropna()

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from alertclip.cache import FrameCache
+from alertclip.checkpoint import weights_hash
 from alertclip.clips import ClipDataset
 from alertclip.embeddings import ClipEmbeddings, embed_clips, reuse_or_embed
 from alertclip.files import sha256_json
 from alertclip.model import AlertCLIP
 from alertclip.records import Item
-from alertclip.run_identity import weights_hash
 from alertclip.video import DecodeError, DecodeWorker
 from curation.quality import Quality, measure
 

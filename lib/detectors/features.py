@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from alertclip.cache import FrameCache, ahead, parallel_probe
+from alertclip.checkpoint import weights_hash
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, locked, progress, read_json, sha256_json, write_json
 from alertclip.model import AlertCLIP
-from alertclip.run_identity import weights_hash
 from alertclip.shards import WHOLE, Shard
 from alertclip.video import DecodeWorker, read_frames
 

@@ -4,6 +4,7 @@ Method: warm-up calls first, random inputs (constant ones can be faster), then t
 quartiles of single calls; on a GPU by its own events, elsewhere by the clock.
 """
 
+import ctypes
 import platform
 import resource
 import subprocess
@@ -18,7 +19,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from alertclip.memory import give_back_freed_memory
 from companion.profiles import ROOT
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -109,7 +109,8 @@ def forget_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     elif (PROC / "clear_refs").exists():
-        give_back_freed_memory()  # else what follows would find its memory there
+        # Return what malloc kept to the system, or what follows would find its memory there.
+        getattr(ctypes.CDLL(None), "malloc_trim", lambda _: 0)(0)
         (PROC / "clear_refs").write_text("5")
 
 

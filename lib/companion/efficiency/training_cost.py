@@ -1,9 +1,7 @@
 """Table 6: time and memory of the paper's schedule, from measured optimiser steps."""
 
-import math
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,35 +9,43 @@ import pandas as pd
 import torch
 
 from alertclip.attention import attention_kernel
-from alertclip.footprint import (
-    POLICIES,
-    SHARE,
-    fit_into_memory,
-    foreseen_bytes,
-    random_batch,
-    step_bytes,
-    usable_memory,
-)
+from alertclip.clips import Batch
 from alertclip.model import AlertCLIP, K
-from alertclip.stage_settings import stage_settings
-from alertclip.tower import checkpoint_every
 from alertclip.training import Run
 from companion.efficiency import flops, paper_costs
 from companion.efficiency.latency import LINE
 from companion.efficiency.machine import Spread, forget_peak, peak_memory, seconds, spread
 from companion.profiles import Params
-from companion.stage_runs import initial_model, resolve_device
+from companion.stage_runs import initial_model, resolve_device, stage_params
 
 TEXTS = {1: 1, 2: 2 + K}  # per clip; Stage II: global, one region's and its hard negatives
 
 
 def stage_start(P: Params, stage: int) -> AlertCLIP:
     """The stage's model and adapters on any weights: time does not depend on them."""
-    column = stage_settings(P, stage)
+    column = stage_params(P, stage)
     lora = {f"stage1_{name}": getattr(column, name) for name in ("lora_rank", "lora_alpha")}
     torch.manual_seed(P.seed)
     changes = {"pretrained": None, **lora, "stage1_lora_dropout": column.lora_dropout}
     return initial_model(P.changed(changes), 1)  # the first stage starts from CLIP
+
+
+def random_batch(image_size: tuple[int, int], clips: int, frames: int) -> Batch:
+    """Clips of noise, each with one region in every frame and K hard negatives."""
+    corners = torch.rand(clips, frames, 2) / 2
+    names = [f"clip {i}" for i in range(clips)]
+    return Batch(
+        frames=torch.randint(256, (clips, frames, 3, *image_size), dtype=torch.uint8),
+        mask=torch.ones(clips, frames, dtype=torch.bool),
+        global_captions=[f"a video of {name}" for name in names],
+        region_clip=torch.arange(clips),
+        boxes=torch.cat([corners, corners + 0.4], dim=-1),
+        region_mask=torch.ones(clips, frames, dtype=torch.bool),
+        region_captions=[f"a region of {name}" for name in names],
+        hard_negatives=[[f"{name}, not number {k}" for k in range(K)] for name in names],
+        labels=torch.ones(clips, dtype=torch.long),
+        keys=names,
+    )
 
 
 class Step(NamedTuple):
@@ -55,7 +61,8 @@ def measure_step(P: Params, stage: int, clips: int, repeats: int) -> Step:
 
     Frames are on the host, as a loader gives them; decoding is not included.
     """
-    settings = replace(stage_settings(P, stage), batch_size=clips, accumulation=1)
+    size = {"batch_size": clips, "accumulation": 1}
+    settings = stage_params(P, stage).model_copy(update=size)
     model, device = stage_start(P, stage), resolve_device(P)
     batch = random_batch(model.image_size, clips, P.data.num_frames)
     sizes = flops.geometry(model.backbone.config, P.model.temporal_layers)
@@ -64,10 +71,7 @@ def measure_step(P: Params, stage: int, clips: int, repeats: int) -> Step:
         tempfile.TemporaryDirectory() as folder,
         attention_kernel(device, settings.precision),
     ):
-        if P.model.checkpointing == "auto":
-            size = P.data.num_frames, stage == 2, f"stage{stage}"
-            fit_into_memory(model.to(device), settings, *size)
-        run = Run(model.to(device), settings, Path(folder), {}, stage == 2, device)
+        run = Run(model.to(device), settings, P.training, Path(folder), stage == 2, device)
         forget_peak(device)
         found = seconds(lambda: run.step(1, 2, [batch], 0.0), device, repeats, warm_up=1)
         return Step(spread(found), peak_memory(device), work)
@@ -84,7 +88,7 @@ def table(
     """
     rows = []
     for stage, epochs in paper_costs.TABLE6_EPOCHS.items():
-        step, precision = measure_step(P, stage, clips, repeats), stage_settings(P, stage).precision
+        step, precision = measure_step(P, stage, clips, repeats), stage_params(P, stage).precision
         passes = paper_costs.CLIPS * epochs / 3600
         ours = [passes * value / clips for value in step.seconds[:3]]
         floor = passes * step.clip_flops / ceiling[precision]
@@ -100,28 +104,6 @@ def table(
         rows.append((name, "h", *numbers, *measured))
     columns = [*LINE, "step_s", "clips", "frames", "memory_gb", "paper_gb"]
     return _with_total(pd.DataFrame(rows, columns=columns))
-
-
-def memory_table(P: Params, clips: int = 8) -> pd.DataFrame:
-    """Peak memory (GB) of a micro-batch under each policy of activation checkpointing.
-
-    Columns stage, checkpointing, foreseen_gb (from an eighth and a quarter of the clips, as
-    checkpointing=auto does), counted_gb (all tensors of the whole; nan where it would not fit),
-    off_percent.
-    """
-    device, rows = resolve_device(P), []
-    for stage in paper_costs.TABLE6_EPOCHS:
-        settings, model = stage_settings(P, stage), stage_start(P, stage).to(device)
-        for policy in POLICIES:
-            model.train().checkpoint_every = checkpoint_every(policy)
-            size = settings, clips, P.data.num_frames, stage == 2
-            foreseen = foreseen_bytes(model, *size)
-            fits = foreseen <= SHARE * usable_memory(device)
-            counted = step_bytes(model, *size) if fits else math.nan
-            gigabytes = foreseen / 1e9, counted / 1e9
-            rows.append((stage, policy, *gigabytes, 100 * (foreseen / counted - 1)))
-    columns = ["stage", "checkpointing", "foreseen_gb", "counted_gb", "off_percent"]
-    return pd.DataFrame(rows, columns=columns)
 
 
 def _with_total(table: pd.DataFrame) -> pd.DataFrame:
