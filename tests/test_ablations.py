@@ -95,7 +95,9 @@ def test_a_verdict_counts_what_the_interval_leaves_zero_out_of():
     rows = [("whole", "AUC", 80, 0, 0, 0, 5, True), ("a", "AUC", 75, -5, -6, -4, 5, False),
             ("b", "AUC", 81, 1, -1, 3, 5, False)]  # fmt: skip
     said = ablation_tables.verdict(pd.DataFrame(rows, columns=columns))
-    assert "Of 2 variants, **1 are worse** (a -5.0 [-6.0, -4.0]) and **0 are better**" in said
+    assert (
+        "Worse: **1 of 2 variants** (a -5.0 [-6.0, -4.0]). Better: **0**. For the other 1" in said
+    )
     one = pd.DataFrame(rows, columns=columns).assign(seeds=1, low=np.nan, high=np.nan)
     assert "a: -5.0 points; b: +1.0 points. One seed" in ablation_tables.verdict(one)
 

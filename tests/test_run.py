@@ -6,12 +6,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from alertclip.errors import InputError
 from alertclip.files import locked
-from companion import run, workflow
+from companion import profiles, run, workflow
+from companion.degradation import DEGRADATIONS
 from companion.profiles import load_params, parse_overrides
 
 STUB = """import sys, pathlib
@@ -89,6 +91,10 @@ def test_a_part_of_the_notebooks_is_chosen_by_number_or_name() -> None:
 def test_parameters_are_checked_before_work(capsys, pair: str, says: str) -> None:
     assert run.main(["smoke", "-p", pair, "-n"]) == 2
     assert re.search(says.replace("?", r"\?"), capsys.readouterr().err)
+
+
+def test_profiles_know_every_degradation() -> None:
+    assert set(get_args(profiles.Degradation)) == set(DEGRADATIONS)
 
 
 def test_values_are_read_as_yaml() -> None:

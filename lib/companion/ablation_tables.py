@@ -54,9 +54,9 @@ def verdict(table: pd.DataFrame) -> str:
         return f"{head} {changes}. One seed gives no interval: this may be chance."
     worse, better = rows[rows["high"] < 0], rows[rows["low"] > 0]
     return (
-        f"{head} Of {len(rows)} variants, **{len(worse)} are worse**{_listed(worse)} and"
-        f" **{len(better)} are better**{_listed(better)}; for the other"
-        f" {len(rows) - len(worse) - len(better)} the interval contains zero."
+        f"{head} Worse: **{len(worse)} of {len(rows)} variants**{_listed(worse)}."
+        f" Better: **{len(better)}**{_listed(better)}."
+        f" For the other {len(rows) - len(worse) - len(better)} the interval contains zero."
     )
 
 
