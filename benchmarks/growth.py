@@ -25,7 +25,6 @@ from alertclip.clips import Batch
 from alertclip.model import AlertCLIP
 from alertclip.prompts import load_prompts
 from alertclip.score import embed_prompts, score_video
-from alertclip.stage_settings import stage_settings
 from alertclip.training import Run
 from companion.costs import random_batch, stage_start
 from companion.profiles import PROFILES, load_params
@@ -86,11 +85,11 @@ def train_work(backbone: str, axis: str, size: int, folder: Path) -> Work:
     frames = size if axis == "train: frames" else FRAMES
     P = load_params("mini", {"backbone": backbone, "num_frames": frames, "device": "cpu"})
     batches = size // CLIPS if axis == "train: clips" else 1
-    settings = replace(stage_settings(P, 2), batch_size=CLIPS, accumulation=batches)
+    settings = P.stage2.model_copy(update={"batch_size": CLIPS, "accumulation": batches})
     model = stage_start(P, 2)
     batch = random_batch(model.image_size, CLIPS, frames)
     batch = with_regions(batch, size) if axis == "train: regions" else batch
-    run = Run(model, settings, folder, {}, True, CPU)
+    run = Run(model, settings, P.training, folder, True, CPU)
 
     def work() -> np.ndarray:
         with attention_kernel(CPU, settings.precision):

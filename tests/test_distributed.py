@@ -4,24 +4,23 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from test_training import SETTINGS, Clips, tiny_model
+from test_training import STAGE, TRAINING, Clips, changed, tiny_model
 from torch import nn
 from torch.multiprocessing import get_context
 
 from alertclip import distributed
-from alertclip.checkpoint import trainable
+from alertclip.checkpoint import read_history, trainable
 from alertclip.errors import InputError
 from alertclip.files import Shard, merge, parse_shard
-from alertclip.objective import collate_seen
+from alertclip.hyperparameters import TrainingParams
+from alertclip.objective import StageObjective
 from alertclip.schedule import MicroBatches
-from alertclip.training import Run, fit
-from alertclip.training_log import read_history
+from alertclip.training import Run, collate_seen, fit
 
 CPU = torch.device("cpu")
 TRACKED = ("loss", "loss_hard", "grad_norm", "validation_loss", "recall_at_1", "signed_gap")
@@ -66,29 +65,27 @@ class Uneven(Clips):
         return sample | {"global_caption": f"colour {i // 2}"}
 
 
-def one_step(_: Path, negatives: str, regions: bool = True) -> dict[str, Any]:
-    """Loss, terms and gradients of one step of 2 x 5 clips, from this process's share."""
+def one_step(_: Path, negatives: str) -> dict[str, Any]:
+    """Losses and gradients of one step of 2 x 5 clips, from this process's share."""
     model = tiny_model(dropout=0).eval()
     torch.manual_seed(1)
     for parameter in trainable(model).values():
         parameter.data += 0.02 * torch.randn_like(parameter)
-    settings = replace(SETTINGS, batch_size=5, accumulation=2, negatives=negatives)
     sampler = MicroBatches(10, 5, 2, 3, 0, 1, distributed.own_shard())
     data = Uneven()
     batches = [collate_seen([data[i] for i in indices]) for indices in sampler]
-    run = Run(model, settings, None, {}, regions, CPU)
-    loss, terms = run.backward(batches)
+    objective = StageObjective(model, TrainingParams(negatives=negatives), "fp32", True, CPU)
+    losses = objective.backward(batches)
     distributed.sum_gradients(list(trainable(model).values()), model.logit_scale)
     gradients = {n: p.grad for n, p in trainable(model).items() if p.grad is not None}
-    return {"loss": loss, "gradients": gradients} | terms
+    return {"losses": list(losses), "gradients": gradients}
 
 
 @pytest.mark.parametrize(("negatives", "world"), [("accumulated", 2), ("micro", 3)])
 def test_a_step_is_the_same_on_any_number_of_processes(tmp_path, negatives, world):
     alone = one_step(tmp_path, negatives)
     for shared in together(one_step, tmp_path, negatives, world=world):
-        for name in ("loss", "loss_global", "loss_region", "loss_hard"):
-            torch.testing.assert_close(shared[name], alone[name], **EXACT)
+        torch.testing.assert_close(shared["losses"], alone["losses"], **EXACT)
         assert shared["gradients"].keys() == alone["gradients"].keys()
         for name, gradient in alone["gradients"].items():
             torch.testing.assert_close(shared["gradients"][name], gradient, **EXACT)
@@ -96,7 +93,7 @@ def test_a_step_is_the_same_on_any_number_of_processes(tmp_path, negatives, worl
 
 def train(folder: Path, dropout: float, stop: int | None = None) -> dict[str, Any]:
     """A stage of 4 steps, validated at each; interrupted before step ``stop``."""
-    settings = replace(SETTINGS, batch_size=3, accumulation=2, validate_steps=1)
+    stage, training = changed(batch_size=3, accumulation=2), TrainingParams(validate_steps=1)
     model, step, out = tiny_model(dropout=dropout), Run.step, folder / "stage"
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -111,7 +108,7 @@ def train(folder: Path, dropout: float, stop: int | None = None) -> dict[str, An
 
     Run.step = stopped
     with suppress(KeyboardInterrupt):
-        fit(model, Uneven(), Uneven(5), settings, out, regions=True, seed=3, device=CPU)
+        fit(model, Uneven(), Uneven(5), stage, training, out, regions=True, seed=3, device=CPU)
     Run.step = step
     history = read_history(out)
     rows = [[row[n] for n in TRACKED if n in row] for row in history.steps + history.validation]
@@ -142,16 +139,16 @@ def test_an_interrupted_stage_of_two_processes_ends_the_same_to_the_bit(tmp_path
 
 def refused(folder: Path, kind: str) -> str:
     """Message of a stage that cannot be shared."""
-    model, data, settings = tiny_model(), Uneven(), replace(SETTINGS, batch_size=4)
+    model, data, stage = tiny_model(), Uneven(), STAGE
     if kind == "few clips":
-        settings = replace(SETTINGS, batch_size=1)
+        stage = changed(batch_size=1)
     if kind == "other data":
         data = Uneven(10 + distributed.rank())
     if kind == "not a number":
         with torch.no_grad():
             model.temporal.positions.fill_(float("nan"))
     try:
-        fit(model, data, None, settings, folder / "stage", regions=True, seed=3, device=CPU)
+        fit(model, data, None, stage, TRAINING, folder / "stage", regions=True, seed=3, device=CPU)
     except InputError as error:
         return f"{type(error).__name__}: {error}"
     return ""
@@ -159,7 +156,7 @@ def refused(folder: Path, kind: str) -> str:
 
 def test_what_cannot_be_shared_is_said_by_all(tmp_path):
     for message in together(refused, tmp_path, "few clips"):
-        assert "stage_batch_size is 1: 2 processes need a clip each" in message
+        assert "stage2_batch_size is 1: 2 processes need a clip each" in message
     for message in together(refused, tmp_path, "other data"):
         assert "process 1 and process 0 differ in settings, data or weights" in message
     for message in together(refused, tmp_path, "not a number"):

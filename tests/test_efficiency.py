@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from alertclip.attention import split_attention
 from alertclip.errors import InputError
 from alertclip.lora import add_lora
-from alertclip.temporal import AttentionPooling, TemporalTransformer
+from alertclip.pooling import AttentionPooling, TemporalTransformer
 from alertclip.tower import image_and_patches
 from companion import costs, machine
 from companion.figures.intervals import against_floor

@@ -25,12 +25,11 @@ from alertclip.backbone import MINISIGLIP, brings_weights, load_backbone
 from alertclip.blip import BlipRetrieval, rename
 from alertclip.clips import Batch
 from alertclip.errors import InputError
-from alertclip.export import export_open_clip, load_alertclip
+from alertclip.export import export_open_clip, load_alertclip, stock_encoders
 from alertclip.files import read_json
 from alertclip.huggingface import export_huggingface
 from alertclip.lora import add_lora, merge_lora, parameter_groups, target_pattern
 from alertclip.model import AlertCLIP
-from alertclip.stock import stock_encoders
 from alertclip.tower import image_and_patches
 from companion import profiles as params_module
 from companion import quickstart

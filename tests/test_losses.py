@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from open_clip.loss import ClipLoss
 from torch.nn.functional import normalize
 
-from alertclip.losses import global_loss, hard_negative_loss, info_nce, region_loss, total_loss
+from alertclip.losses import (
+    Embeddings,
+    global_loss,
+    hard_negative_loss,
+    info_nce,
+    region_loss,
+    total_loss,
+)
 
 SCALE = torch.tensor(5.0)
 
@@ -175,21 +182,15 @@ def test_no_hard_negative_at_all_is_zero_with_a_graph():
 
 
 def test_total_is_the_weighted_sum_and_stage_1_the_global_term():
-    embeddings = {"v": unit(3, 8), "t": unit(3, 8, seed=1)}
-    captions, regions = names(3), ["r", "s", "r", "u"]
-    first = total_loss(embeddings, SCALE, captions, [], (1.0, 0.1, 0.5))
-    assert torch.equal(first.total, global_loss(embeddings["v"], embeddings["t"], SCALE, captions))
-    assert first.region == 0 and first.hard == 0
-    embeddings |= {
-        "v_r": unit(4, 8, seed=2),
-        "t_r": unit(4, 8, seed=3),
-        "t_neg": unit(4, 3, 8, seed=4),
-        "negative_mask": torch.ones(4, 3),  # as training casts it
-    }
-    second = total_loss(embeddings, SCALE, captions, regions, (1.0, 0.1, 0.5))
+    weights, v, t = (1.0, 0.1, 0.5), unit(3, 8), unit(3, 8, seed=1)
+    first = total_loss(Embeddings(v, t, names(3)), SCALE, weights)
+    assert torch.equal(first.total, global_loss(v, t, SCALE, names(3)))
+    assert first.region is None and first.hard is None
+    regions, mask = ["r", "s", "r", "u"], torch.ones(4, 3, dtype=torch.bool)
+    v_r, t_r, t_neg = unit(4, 8, seed=2), unit(4, 8, seed=3), unit(4, 3, 8, seed=4)
+    second = total_loss(Embeddings(v, t, names(3), v_r, t_r, t_neg, mask, regions), SCALE, weights)
     assert torch.equal(second.global_, first.global_)
-    expected = region_loss(embeddings["v_r"], embeddings["t_r"], SCALE, regions)
-    assert torch.equal(second.region, expected)
-    torch.testing.assert_close(
-        second.total, second.global_ + 0.1 * second.region + 0.5 * second.hard
-    )
+    assert torch.equal(second.region, region_loss(v_r, t_r, SCALE, regions))
+    assert torch.equal(second.hard, hard_negative_loss(v_r, t_r, t_neg, SCALE, mask))
+    expected = second.global_ + 0.1 * second.region + 0.5 * second.hard
+    torch.testing.assert_close(second.total, expected)

@@ -1,7 +1,6 @@
 """Training: schedule, order, gradients, checkpoints, resume. Tiny CLIP, synthetic clips."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import open_clip
@@ -11,48 +10,45 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch.utils.data import Dataset
 
 from alertclip.backbone import from_clip
-from alertclip.backward import concatenate
 from alertclip.checkpoint import checkpoints, latest_checkpoint, trainable
 from alertclip.clips import collate
+from alertclip.hyperparameters import StageParams, TrainingParams
 from alertclip.lora import add_lora
+from alertclip.losses import Embeddings, concatenate
 from alertclip.model import AlertCLIP
+from alertclip.objective import StageObjective, recall_at_1, signed_gap
 from alertclip.schedule import MicroBatches, epoch_order, learning_rate_factor
-from alertclip.stage_settings import StageSettings, stage_settings
 from alertclip.training import Run, TrainingError, fit
-from alertclip.validation import recall_at_1, signed_gap
 from companion.profiles import load_params
 
-SETTINGS = StageSettings(
+TRAINING = TrainingParams()
+STAGE = StageParams(
     batch_size=4,
     accumulation=1,
     base_lr=1e-2,
     text_lr=1e-2,
     temporal_lr=1e-2,
-    weight_decay=0.01,
     warmup_ratio=0.0,
-    grad_norm=1.0,
-    epochs=1,
-    precision="fp32",
+    steps=4,
     save_steps=2,
     save_limit=2,
-    lora_rank=4,
-    lora_alpha=8,
     lora_dropout=0.1,
-    steps=4,
-    loss_region_weight=1.0,
-    loss_hard_weight=1.0,
 )
+CPU = torch.device("cpu")
+
+
+def changed(**values) -> StageParams:
+    return STAGE.model_copy(update=values)
 
 
 def test_paper_settings_are_table_4():
     paper = load_params("paper")
-    first, second = stage_settings(paper, 1), stage_settings(paper, 2)
+    first, second = paper.stage1, paper.stage2
     assert (first.items_per_step, first.base_lr, first.text_lr) == (128, 5e-6, 2e-6)
     assert (second.base_lr, second.text_lr, second.warmup_ratio) == (4e-6, 1.5e-6, 0.10)
     assert (first.lora_rank, second.lora_rank) == (4, 16)
     assert (first.save_steps, first.save_limit) == (50, 10)
     assert (second.save_steps, second.save_limit) == (100, 2)
-    assert (first.loss_region_weight, first.loss_hard_weight) == (0, 0)
     assert first.total_steps(3726) == 2910  # 100 epochs of 29.1 optimiser steps
 
 
@@ -115,10 +111,10 @@ class Clips(Dataset):
         }
 
 
-def train(out, settings=SETTINGS, model=None, **options):
+def train(out, stage=STAGE, model=None, training=TRAINING, **options):
     model = model or tiny_model()
     options |= {"regions": True, "seed": 3, "device": "cpu"}
-    return model, fit(model, Clips(), Clips(4), settings, out, **options)
+    return model, fit(model, Clips(), Clips(4), stage, training, out, **options)
 
 
 def weights(model):
@@ -132,7 +128,7 @@ def same(a, b):
 def test_loss_falls_and_only_adapters_head_and_temperature_move(tmp_path):
     model = tiny_model()
     before = weights(model)
-    _, history = train(tmp_path, replace(SETTINGS, steps=16, batch_size=8), model=model)
+    _, history = train(tmp_path, changed(steps=16, batch_size=8), model=model)
     losses = [row["loss"] for row in history.steps]
     assert np.mean(losses[-4:]) < np.mean(losses[:4])
     moved = {
@@ -174,45 +170,48 @@ def test_finished_stage_is_loaded_and_another_run_set_aside(tmp_path):
     again, history = train(tmp_path / "stage")
     assert same(weights(first), weights(again)) and len(history.steps) == 4
     assert (tmp_path / "stage/log.jsonl").stat().st_mtime_ns == log
-    train(tmp_path / "stage", replace(SETTINGS, base_lr=2e-2))
+    train(tmp_path / "stage", changed(base_lr=2e-2))
     assert len(list(tmp_path.glob("stage-*"))) == 1
     back, _ = train(tmp_path / "stage")
     assert same(weights(first), weights(back)) and len(list(tmp_path.glob("stage-*"))) == 1
 
 
-def gradients(settings, batches, negatives):
+def gradients(batches, negatives):
     model = tiny_model()
     model.eval()
     # Adapters start at zero output; moved, every one of them has a gradient to compare.
     torch.manual_seed(1)
     for parameter in trainable(model).values():
         parameter.data += 0.02 * torch.randn_like(parameter)
-    run = Run(model, replace(settings, negatives=negatives), None, {}, True, torch.device("cpu"))
-    loss, _ = run.backward(batches)
+    objective = StageObjective(model, TrainingParams(negatives=negatives), "fp32", True, CPU)
+    loss = objective.backward(batches).total
     return loss, {name: p.grad for name, p in trainable(model).items() if p.grad is not None}
 
 
 def test_joining_pads_missing_hard_negatives():
-    parts = [
-        {"t_neg": torch.ones(2, 3, 4), "negative_mask": torch.ones(2, 3, dtype=torch.bool)},
-        {"t_neg": torch.ones(1, 5, 4), "negative_mask": torch.ones(1, 5, dtype=torch.bool)},
-    ]
-    joined = concatenate(parts)
-    assert joined["t_neg"].shape == (3, 5, 4)
-    assert joined["negative_mask"].sum(1).tolist() == [3, 3, 5]
+    def part(regions, k):
+        clip, region = torch.ones(1, 4), torch.ones(regions, 4)
+        negatives, mask = torch.ones(regions, k, 4), torch.ones(regions, k, dtype=torch.bool)
+        return Embeddings(clip, clip, ["c"], region, region, negatives, mask, ["r"] * regions)
+
+    clip = torch.ones(1, 4)
+    joined = concatenate([part(2, 3), Embeddings(clip, clip, ["d"]), part(1, 5)])
+    assert joined.v.shape == (3, 4) and joined.captions == ["c", "d", "c"]
+    assert joined.t_neg.shape == (3, 5, 4) and joined.region_captions == ["r"] * 3
+    assert joined.negative_mask.sum(1).tolist() == [3, 3, 5]
 
 
 def test_accumulated_negatives_equal_the_big_batch():
     samples = [Clips()[i] for i in range(8)]
     halves = [collate(samples[:4]), collate(samples[4:])]
-    loss, big = gradients(SETTINGS, [collate(samples)], "micro")
-    cached_loss, cached = gradients(SETTINGS, halves, "accumulated")
-    micro_loss, micro = gradients(SETTINGS, halves, "micro")
+    loss, big = gradients([collate(samples)], "micro")
+    cached_loss, cached = gradients(halves, "accumulated")
+    micro_loss, micro = gradients(halves, "micro")
     torch.testing.assert_close(cached_loss, loss)
     assert cached.keys() == big.keys()
     for name, gradient in big.items():
         torch.testing.assert_close(cached[name], gradient, atol=1e-5, rtol=1e-4)
-    each = [gradients(SETTINGS, [half], "micro") for half in halves]  # contrasted by itself
+    each = [gradients([half], "micro") for half in halves]  # contrasted by itself
     torch.testing.assert_close(micro_loss, (each[0][0] + each[1][0]) / 2)
     for name, gradient in micro.items():
         mean = (each[0][1][name] + each[1][1][name]) / 2
@@ -223,13 +222,12 @@ def test_accumulated_replays_dropout():
     samples = [Clips()[i] for i in range(4)]
     model = tiny_model(dropout=0.5).train()
     embeddings = []
-    settings = replace(SETTINGS, negatives="accumulated")
-    run = Run(model, settings, None, {}, True, torch.device("cpu"))
-    embed = run.embed
-    run.embed = lambda batch: embeddings.append(embed(batch)) or embeddings[-1]
-    run.backward([collate(samples[:2]), collate(samples[2:])])
-    assert torch.equal(embeddings[0]["v"], embeddings[2]["v"])
-    assert torch.equal(embeddings[1]["t_neg"], embeddings[3]["t_neg"])
+    objective = StageObjective(model, TrainingParams(negatives="accumulated"), "fp32", True, CPU)
+    embed = objective.embed
+    objective.embed = lambda batch: embeddings.append(embed(batch)) or embeddings[-1]
+    objective.backward([collate(samples[:2]), collate(samples[2:])])
+    assert torch.equal(embeddings[0].v, embeddings[2].v)
+    assert torch.equal(embeddings[1].t_neg, embeddings[3].t_neg)
 
 
 def test_nan_names_step_and_clips(tmp_path):
@@ -242,7 +240,7 @@ def test_nan_names_step_and_clips(tmp_path):
 
 
 def test_save_limit_and_torn_checkpoints(tmp_path):
-    train(tmp_path, replace(SETTINGS, steps=8, save_steps=2, save_limit=2))
+    train(tmp_path, changed(steps=8, save_steps=2, save_limit=2))
     assert [path.name for path in checkpoints(tmp_path)] == [
         "checkpoint-000006",
         "checkpoint-000008",
@@ -251,11 +249,11 @@ def test_save_limit_and_torn_checkpoints(tmp_path):
     (newest / "trainable.safetensors").write_bytes(b"torn")
     (tmp_path / ".checkpoint-000010.tmp").mkdir()
     (tmp_path / "checkpoint-000012").mkdir()
-    assert latest_checkpoint(tmp_path).name == "checkpoint-000006"
+    assert latest_checkpoint(tmp_path).step == 6
 
 
 def test_log_has_one_line_per_step_and_validation(tmp_path):
-    train(tmp_path, replace(SETTINGS, validate_steps=2))
+    train(tmp_path, training=TrainingParams(validate_steps=2))
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [row["split"] for row in rows] == ["train", "train", "validation"] * 2
     wanted = {"lr_base", "lr_text", "lr_temporal", "loss", "loss_global", "loss_region"}

@@ -1,8 +1,8 @@
-"""Split the packed attention of any family into plain projections, so that LoRA can reach them.
+"""Split the packed attention of any family into plain projections, so that LoRA can adapt them.
 
 PEFT cannot adapt q, k and v of ``nn.MultiheadAttention`` separately and applies its output
 projection twice; a fused qkv layer (timm, BLIP) would get one adapter for all three. On plain
-``nn.Linear`` it is exact. Splitting changes no number.
+``nn.Linear`` PEFT is exact. Splitting does not change results.
 """
 
 import re
@@ -41,8 +41,10 @@ LAYOUTS = (  # the first whose pattern is found holds
 class Projections(nn.Module):
     """Multi-head attention with separate q, k, v and out projections, batch first.
 
-    It calls each projection as a module, q and k before the output: explain.py reads them there.
+    ``kept``: a list that collects each pass's probabilities (B, heads, M, N), computed explicitly.
     """
+
+    kept: list[Tensor] | None = None
 
     def __init__(
         self,
@@ -72,10 +74,22 @@ class Projections(nn.Module):
                 (self.v_proj, value),
             )
         )  # (B, heads, M or N, width / heads)
+        if self.kept is not None:
+            x = self._explicit(q, k, v).to(v.dtype)
+            return self.out_proj(x.transpose(1, 2).flatten(2))
         mask = None if mask is None else mask.to(q.dtype)
         dropout = self.dropout if self.training else 0.0
         x = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         return self.out_proj(x.transpose(1, 2).flatten(2))
+
+    def _explicit(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """softmax(q k^T / sqrt d) v in fp32, per head, its probabilities kept; no mask."""
+        scores = q.float() @ k.float().transpose(-1, -2) * q.shape[-1] ** -0.5
+        probabilities = scores.softmax(dim=-1)
+        if torch.is_grad_enabled() and not probabilities.requires_grad:
+            probabilities.requires_grad_()
+        self.kept.append(probabilities)
+        return probabilities @ v.float()
 
 
 class SplitAttention(Projections):
@@ -139,17 +153,17 @@ class SplitPool(Projections):
 
 @contextmanager
 def attention_kernel(device: torch.device, precision: str) -> Iterator[None]:
-    """Plain bf16 products for bf16 training on a CPU, three times as fast as fused attention there.
+    """Unfused bf16 attention for bf16 training on a CPU, where it is three times as fast.
 
-    Hold it around forward and backward together: checkpointing computes blocks again in the
-    backward, and the kernel must be the same.
+    Hold it around forward and backward together: checkpointing recomputes blocks in the backward
+    pass, and must do so with the same kernel.
     """
     if device.type != "cpu" or precision != "bf16":
         yield
         return
-    settings = torch.backends.cuda  # despite the name, it holds for the CPU too
+    settings = torch.backends.cuda  # despite the name, for the CPU too
     before = settings.fp16_bf16_reduction_math_sdp_allowed()
-    settings.allow_fp16_bf16_reduction_math_sdp(True)  # else the products are upcast to fp32
+    settings.allow_fp16_bf16_reduction_math_sdp(True)  # else matmuls are upcast to fp32
     try:
         with sdpa_kernel(SDPBackend.MATH):
             yield
@@ -167,8 +181,7 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 def split_attention(model: nn.Module) -> int:
     """Replace every packed attention of an open_clip model in place; return how many.
 
-    They are torch's in open_clip's own towers; in timm's, the fused qkv and SigLIP's pooling.
-    Raises InputError on timm attention that does more than that (normalised queries, gates).
+    Raises InputError on timm attention that does more (normalised queries, gates).
     """
     packed = [block for block in model.modules() if isinstance(getattr(block, "attn", None), FUSED)]
     for block in packed:

@@ -1,8 +1,10 @@
-"""A backbone of any family, ready for LoRA, with the facts others need of it.
+"""A pre-trained backbone of any family, ready for LoRA, with its geometry.
 
-Families: CLIP and SigLIP from open_clip, BLIP from transformers (``alertclip.families``).
+CLIP and SigLIP come from open_clip, BLIP from transformers. Nothing here unpickles.
 """
 
+import ctypes
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,20 +12,23 @@ from typing import Any
 
 import open_clip
 from open_clip.pretrained import list_pretrained_tags_by_model
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import TextTransformer
+from timm.layers import AttentionPoolLatent
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from alertclip import clip_tower, siglip
 from alertclip.attention import split_attention
 from alertclip.blip import is_blip, read_blip
 from alertclip.errors import InputError
-from alertclip.families import take_apart
 from alertclip.files import read_json
-from alertclip.memory import keep_freed_memory
+from alertclip.tower import take_apart
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "miniworld/weights"
 MINICLIP, MINISIGLIP = WEIGHTS / "miniclip", WEIGHTS / "minisiglip"
-PACKAGED = {"miniclip": MINICLIP, "minisiglip": MINISIGLIP}
+PACKAGED = {"miniclip": MINICLIP, "minisiglip": MINISIGLIP}  # backbones that need no download
 CONFIG = "open_clip_config.json"
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
 
 @dataclass
@@ -46,17 +51,17 @@ class Backbone:
 
 
 def brings_weights(name: str) -> bool:
-    """Does the name alone say which weights, so that ``pretrained`` stays empty?"""
+    """Whether the name alone says which weights, so that ``pretrained`` stays empty."""
     return name in PACKAGED or name.startswith(("local-dir:", "blip:"))
 
 
 def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
     """Load ``miniclip``, ``minisiglip``, an open_clip model by its name, ``local-dir:PATH`` or
-    ``blip:NAME``, NAME being a folder or a model of the Hugging Face hub.
+    ``blip:NAME``, where NAME is a folder or a model of the Hugging Face hub.
 
-    ``pretrained`` is a tag of open_clip or a .safetensors file; the others bring their own weights.
-    A name with None gets random weights, by torch's seed. Raises InputError if weights are not at
-    hand (what, from where, to put where) or were trained with another activation (QuickGELU).
+    ``pretrained`` is an open_clip tag or a .safetensors file, for open_clip names only; None gives
+    random weights, by torch's seed. Raises InputError if weights are missing (it says where to get
+    them), or were trained with another activation (QuickGELU).
     """
     keep_freed_memory()  # every long computation starts here
     if brings_weights(name):
@@ -88,10 +93,14 @@ def from_clip(
     folder: Path | None = None,
 ) -> Backbone:
     """Split a stock open_clip CLIP or SigLIP in place and wrap it. ``config`` is its model_cfg."""
-    _check_architecture(model, name)
-    split_attention(model)
+    if not _is_clip(model) and not _is_siglip(model):
+        raise InputError(
+            f"backbone {name}: needs open_clip's own ViT and text tower, like ViT-B-32-quickgelu,"
+            " or SigLIP's, like ViT-B-16-SigLIP"
+        )
     visual = model.visual
-    tower = visual if clip_tower.fits(model) else model.text  # which knows the dimension
+    output = visual if _is_clip(model) else model.text  # which knows the dimension
+    split_attention(model)
     return Backbone(
         model=model.eval(),
         tokenizer=tokenizer,
@@ -100,10 +109,25 @@ def from_clip(
         mean=tuple(getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN),
         std=tuple(getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD),
         grid=take_apart(visual).grid,
-        embed_dim=tower.output_dim,
+        embed_dim=output.output_dim,
         config=config,
         folder=folder,
     )
+
+
+def _is_clip(model: nn.Module) -> bool:
+    visual = model.visual
+    if not hasattr(visual, "transformer") or not hasattr(model, "transformer"):
+        return False
+    return visual.attn_pool is None and visual.pool_type in ("tok", "avg")
+
+
+def _is_siglip(model: nn.Module) -> bool:
+    trunk = getattr(model.visual, "trunk", None)
+    known = isinstance(model.visual, TimmModel) and isinstance(trunk, VisionTransformer)
+    if not known or not isinstance(getattr(model, "text", None), TextTransformer):
+        return False
+    return isinstance(trunk.attn_pool, AttentionPoolLatent)
 
 
 def _load_whole(name: str) -> Backbone:
@@ -135,10 +159,9 @@ def _load_folder(name: str, folder: Path) -> Backbone:
     settings = read_json(folder / CONFIG)
     if not isinstance(settings, dict):
         raise InputError(f"{folder / CONFIG}: must be a mapping with model_cfg; export it again")
-    config = settings.get("model_cfg", {})
     source = f"local-dir:{folder}"
     try:
-        # Without weights in the folder open_clip would go on with random ones.
+        # require_pretrained: otherwise open_clip goes on with random weights.
         model, _, _ = open_clip.create_model_and_transforms(source, require_pretrained=True)
         tokenizer = open_clip.get_tokenizer(source)
     except Exception as error:  # parsing, missing and misfit files share no base class
@@ -146,15 +169,7 @@ def _load_folder(name: str, folder: Path) -> Backbone:
             f"backbone {name}: {folder} needs {CONFIG}, open_clip_model.safetensors that fits it"
             f" and, if it names one, its tokenizer ({type(error).__name__}: {error})"
         ) from error
-    return from_clip(model, tokenizer, name, config, folder)
-
-
-def _check_architecture(model: nn.Module, name: str) -> None:
-    if not clip_tower.fits(model) and not siglip.fits(model):
-        raise InputError(
-            f"backbone {name}: needs open_clip's own ViT and text tower, like ViT-B-32-quickgelu,"
-            " or SigLIP's, like ViT-B-16-SigLIP"
-        )
+    return from_clip(model, tokenizer, name, settings.get("model_cfg", {}), folder)
 
 
 def _pixel_statistics(name: str, pretrained: str | None) -> dict[str, Any]:
@@ -174,33 +189,24 @@ def _pixel_statistics(name: str, pretrained: str | None) -> dict[str, Any]:
 
 
 def _check_weights(name: str, pretrained: str, config: dict[str, Any]) -> None:
-    """Refuse weights that are not there, may hold code, or expect the other activation."""
-    tag = open_clip.get_pretrained_cfg(name, pretrained)
-    trained_with = tag or _config_beside(name, Path(pretrained))
-    if trained_with is None or _quick(trained_with) == _quick(config):
-        return
-    stem = name.removesuffix("-quickgelu")
-    right = f"{stem}-quickgelu" if _quick(trained_with) else stem
-    # The other activation loads without a word and is silently wrong.
-    raise InputError(
-        f"backbone {name} and weights {pretrained} differ in the activation (QuickGELU):"
-        f" use backbone={right}"
-    )
-
-
-def _quick(config: dict[str, Any]) -> bool:
-    return bool(config.get("quick_gelu"))
-
-
-def _config_beside(name: str, path: Path) -> dict[str, Any] | None:
-    """The model_cfg beside a weights file, such as our exports have; None if there is none."""
-    if not path.is_file():
+    """Refuse weights that are missing, may hold code, or expect the other activation."""
+    path, tag = Path(pretrained), open_clip.get_pretrained_cfg(name, pretrained)
+    if not tag and not path.is_file():
         tags = ", ".join(list_pretrained_tags_by_model(name))
         raise InputError(f"pretrained {path}: no such file, and {name} has the tags {tags}")
-    if path.suffix != ".safetensors":
+    if not tag and path.suffix != ".safetensors":
         raise InputError(f"pretrained {path}: may hold code; convert it to .safetensors")
-    beside = path.with_name(CONFIG)
-    return read_json(beside)["model_cfg"] if beside.is_file() else None
+    beside = path.with_name(CONFIG)  # our exports have one
+    if not tag and not beside.is_file():
+        return
+    quick = bool((tag or read_json(beside)["model_cfg"]).get("quick_gelu"))
+    if quick != bool(config.get("quick_gelu")):
+        stem = name.removesuffix("-quickgelu")
+        # The other activation loads without an error, and its results are wrong.
+        raise InputError(
+            f"backbone {name} and weights {pretrained} differ in the activation (QuickGELU):"
+            f" use backbone={stem + '-quickgelu' * quick}"
+        )
 
 
 def _missing(name: str, pretrained: str | None, config: dict[str, Any], error: Exception) -> str:
@@ -211,12 +217,26 @@ def _missing(name: str, pretrained: str | None, config: dict[str, Any], error: E
     where = f"{hub} on the Hugging Face hub" if hub else tag.get("url", "its authors")
     if "hf_tokenizer_name" in config.get("text_cfg", {}):
         return (
-            f"weights {pretrained} of {name}, or their tokenizer, are not in the cache and could"
-            f" not be fetched ({type(error).__name__}). Take all files of {where}, put them into a"
-            " folder and pass backbone=local-dir:FOLDER with pretrained empty"
+            f"weights {pretrained} of {name}, or their tokenizer, could not be fetched"
+            f" ({type(error).__name__}). Download all files of {where} into a folder and pass"
+            " backbone=local-dir:FOLDER with pretrained empty"
         )
     return (
-        f"weights {pretrained} of {name} are not in the cache and could not be fetched"
-        f" ({type(error).__name__}). Take open_clip_model.safetensors from {where}, put it"
-        " anywhere and pass pretrained=FOLDER/open_clip_model.safetensors"
+        f"weights {pretrained} of {name} could not be fetched ({type(error).__name__}). Download"
+        f" open_clip_model.safetensors from {where} and pass"
+        " pretrained=FOLDER/open_clip_model.safetensors"
     )
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc to reuse freed blocks: training steps on a CPU become a fifth faster.
+
+    Otherwise every large tensor gets new pages, filled with zeros. Without glibc, or where the
+    environment sets malloc's limits itself, nothing changes.
+    """
+    if {"MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"} & os.environ.keys():
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

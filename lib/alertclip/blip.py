@@ -1,14 +1,14 @@
 """BLIP (Li et al. 2022): transformers' BlipForImageTextRetrieval, its image-text contrastive heads.
 
-The matching head and its cross-attention take no part in tuning and are exported unchanged. Tuned
-with the paper's InfoNCE as every family is; transformers keeps no temperature of this model, so
-its logarithm is read from and written to ``logit_scale_init_value`` of the config.
+The matching head and its cross-attention are not tuned, and are exported unchanged. transformers
+has no parameter for this model's temperature: its logarithm is read from and written to
+``logit_scale_init_value`` of the config.
 """
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +17,8 @@ from alertclip.attention import SplitSelfAttention, pack_state_dict
 from alertclip.errors import InputError
 from alertclip.files import read_json
 
-if TYPE_CHECKING:  # 1.5 s that only BLIP's users should wait
-    from transformers import (
-        BlipConfig,
-        BlipForImageTextRetrieval,
-        BlipImageProcessor,
-        PreTrainedTokenizerBase,
-    )
+if TYPE_CHECKING:  # importing takes 1.5 s, which only BLIP's users should wait
+    from transformers import BlipForImageTextRetrieval, PreTrainedTokenizerBase
 
 MAX_TOKENS = 77  # captions are cut where CLIP cuts them; BLIP itself has 512 positions
 NAMES = [  # ours -> transformers
@@ -54,17 +49,14 @@ class BlipBlock(nn.Module):
 
 
 class BlipVision(nn.Module):
-    """The vision tower with its contrastive projection, in the steps of ``families.Tower``."""
+    """The vision tower with its contrastive projection, in the steps of ``tower.Tower``."""
 
     pool_type = "tok"
 
     def __init__(self, vision: nn.Module, proj: nn.Linear) -> None:
         super().__init__()
-        self.embeddings, self.post_layernorm, self.proj = (
-            vision.embeddings,
-            vision.post_layernorm,
-            proj,
-        )
+        self.embeddings, self.post_layernorm = vision.embeddings, vision.post_layernorm
+        self.proj = proj
         self.layers = nn.ModuleList(BlipBlock(layer) for layer in vision.encoder.layers)
         side = vision.config.image_size // vision.config.patch_size
         self.image_size, self.grid = (vision.config.image_size,) * 2, (side, side)
@@ -136,46 +128,36 @@ class BlipTokenizer:
         self.tokenizer, self.max_tokens = tokenizer, max_tokens
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        return self.tokenizer(
-            list(texts),
-            padding=True,
-            truncation=True,
-            max_length=self.max_tokens,
-            return_tensors="pt",
-        ).input_ids
+        cut = {"truncation": True, "max_length": self.max_tokens}
+        return self.tokenizer(list(texts), padding=True, return_tensors="pt", **cut).input_ids
 
 
 def is_blip(folder: Path) -> bool:
-    """Does the folder hold a BLIP of transformers?"""
+    """Whether the folder holds a BLIP of transformers."""
     config = folder / "config.json"
     return config.is_file() and read_json(config).get("model_type") == "blip"
 
 
-def read_blip(source: str) -> "tuple[BlipRetrieval, BlipTokenizer, BlipImageProcessor]":
+def read_blip(source: str) -> "tuple[BlipRetrieval, BlipTokenizer, Any]":
     """Model, tokenizer and image processor from a folder or a name on the Hugging Face hub.
 
-    Safetensors only, and no code from there is run. InputError if anything is not at hand.
+    Reads safetensors only, and runs no code from there. InputError if anything is missing.
     """
-    from transformers import (
-        AutoTokenizer,
-        BlipConfig,
-        BlipForImageTextRetrieval,
-        BlipImageProcessor,
-    )
+    import transformers
 
     try:
-        config = BlipConfig.from_pretrained(source)
-        blip, report = BlipForImageTextRetrieval.from_pretrained(
+        config = transformers.BlipConfig.from_pretrained(source)
+        blip, report = transformers.BlipForImageTextRetrieval.from_pretrained(
             source, config=config, use_safetensors=True, output_loading_info=True
         )
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        processor = BlipImageProcessor.from_pretrained(source)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        processor = transformers.BlipImageProcessor.from_pretrained(source)
     except Exception as error:  # hub, network, parsing and misfit files share no base class
         raise InputError(
-            f"backbone blip:{source}: not at hand ({type(error).__name__}: {error}). Take"
+            f"backbone blip:{source}: cannot be loaded ({type(error).__name__}: {error}). Download"
             " config.json, model.safetensors, the tokenizer's files and preprocessor_config.json"
-            " of Salesforce/blip-itm-base-coco from the Hugging Face hub, put them into a folder"
-            " and pass backbone=blip:FOLDER"
+            " of Salesforce/blip-itm-base-coco from the Hugging Face hub into a folder and pass"
+            " backbone=blip:FOLDER"
         ) from error
     if report["missing_keys"]:  # transformers would go on with random ones
         missing = ", ".join(sorted(report["missing_keys"])[:3])
@@ -185,8 +167,8 @@ def read_blip(source: str) -> "tuple[BlipRetrieval, BlipTokenizer, BlipImageProc
     return BlipRetrieval(blip), BlipTokenizer(tokenizer, max_tokens(config)), processor
 
 
-def max_tokens(config: "BlipConfig") -> int:
-    """Tokens of a text that are read; what is longer is cut."""
+def max_tokens(config: Any) -> int:
+    """Tokens of a text that are read; longer texts are cut."""
     return min(MAX_TOKENS, config.text_config.max_position_embeddings)
 
 
@@ -198,23 +180,17 @@ def save_blip(
     out: Path,
 ) -> None:
     """Write a folder that ``BlipForImageTextRetrieval.from_pretrained`` and ``read_blip`` load."""
-    from transformers import (
-        BlipConfig,
-        BlipForImageTextRetrieval,
-        BlipImageProcessor,
-        BlipProcessor,
-    )
+    import transformers
 
-    config = BlipConfig.from_dict(model.architecture.to_dict())
+    config = transformers.BlipConfig.from_dict(model.architecture.to_dict())
     config.logit_scale_init_value = model.logit_scale.item()
-    blip = BlipForImageTextRetrieval(config)
+    blip = transformers.BlipForImageTextRetrieval(config)
     blip.load_state_dict(rename(model.state_dict()), strict=True)
     blip.save_pretrained(out)
-    height, width = model.visual.image_size
-    images = BlipImageProcessor(
-        size={"height": height, "width": width}, image_mean=list(mean), image_std=list(std)
-    )
-    BlipProcessor(images, tokenizer.tokenizer).save_pretrained(out)
+    size = dict(zip(("height", "width"), model.visual.image_size, strict=True))
+    statistics = {"image_mean": list(mean), "image_std": list(std)}
+    images = transformers.BlipImageProcessor(size=size, **statistics)
+    transformers.BlipProcessor(images, tokenizer.tokenizer).save_pretrained(out)
 
 
 def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,23 +1,29 @@
-"""Checkpoints that are whole or absent, and random states that make a resume exact."""
+"""The folder of a training stage: its settings, its log, and checkpoints that are whole or absent.
 
+run.json              everything that decides the result; another run never shares the folder
+log.jsonl             one line per optimiser step and per validation
+checkpoint-000100/    trainable.safetensors; state.pt with step, optimiser and random states
+"""
+
+import hashlib
 import json
 import os
-import random
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from alertclip.files import sha256_file, write_json, writing
+from alertclip.files import atomic_write, read_json, sha256_json, write_json, writing
 
-TRAINABLE, OPTIMIZER, STATE = "trainable.safetensors", "optimizer.safetensors", "state.json"
+TRAINABLE, STATE, RUN, LOG = "trainable.safetensors", "state.pt", "run.json", "log.jsonl"
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -25,68 +31,69 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def torch_rng(device: torch.device) -> list[Tensor]:
+def weights_hash(model: nn.Module) -> str:
+    """Hexadecimal SHA-256 of all of a model's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def random_states(device: torch.device) -> list[Tensor]:
     """Torch's random states that a forward pass on ``device`` draws from."""
     states = [torch.get_rng_state()]
     return states + ([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])
 
 
-def set_torch_rng(states: list[Tensor], device: torch.device) -> None:
-    """Restore what ``torch_rng`` returned; a state of another kind of device is left out."""
+def set_random_states(states: list[Tensor], device: torch.device) -> None:
+    """Restore what ``random_states`` returned; a GPU's state is skipped on a CPU."""
     torch.set_rng_state(states[0])
     if device.type == "cuda" and len(states) > 1:
         torch.cuda.set_rng_state(states[1], device)
 
 
-def random_state(device: torch.device) -> dict[str, Any]:
-    """Random states of python, numpy and torch as JSON values."""
-    kind, keys, *rest = np.random.get_state()
-    return {
-        "python": random.getstate(),
-        "numpy": [kind, keys.tolist(), *rest],
-        "torch": [bytes(state.tolist()).hex() for state in torch_rng(device)],
-    }
+def claim(out: Path, identity: Mapping[str, Any]) -> None:
+    """Make ``out`` the folder of this run: a folder of another run is renamed, never overwritten.
+
+    A reader who changes a parameter and changes it back finds the first result again.
+    """
+    found = read_json(out / RUN) if (out / RUN).is_file() else None
+    if found is not None and found != identity:
+        aside = _aside(out, found)
+        out.rename(aside)
+        changed = [n for n in sorted(found.keys() | identity) if found.get(n) != identity.get(n)]
+        print(f"{out.name}: {', '.join(changed)} changed; the former run is kept as {aside.name}")
+    if not out.exists() and _aside(out, identity).exists():
+        _aside(out, identity).rename(out)
+    for half in out.glob(".*"):  # what a killed run left
+        shutil.rmtree(half) if half.is_dir() else half.unlink()
+    write_json(out / RUN, identity)
 
 
-def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Restore what ``random_state`` returned."""
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    np.random.set_state(tuple(state["numpy"]))
-    blobs = [torch.tensor(list(bytes.fromhex(h)), dtype=torch.uint8) for h in state["torch"]]
-    set_torch_rng(blobs, device)
+def _aside(out: Path, identity: Mapping[str, Any]) -> Path:
+    return out.with_name(f"{out.name}-{sha256_json(identity)[:8]}")
 
 
 def save_checkpoint(
     out: Path,
+    step: int,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    state: dict[str, Any],
+    device: torch.device,
     limit: int,
 ) -> Path:
-    """Write ``out/checkpoint-<step>`` and delete the oldest beyond ``limit``.
-
-    ``state`` holds at least ``step``; the sum of each file is added, by which a torn checkpoint is
-    recognised after a power cut.
-    """
-    folder = out / f"checkpoint-{state['step']:06d}"
+    """Write ``out/checkpoint-<step>`` and delete the oldest beyond ``limit``."""
+    folder = out / f"checkpoint-{step:06d}"
+    tensors = {name: p.detach().cpu().contiguous() for name, p in trainable(model).items()}
+    state = {"step": step, "optimizer": optimizer.state_dict(), "random": random_states(device)}
     with _new_folder(folder) as temporary:
-        _save(trainable(model), temporary / TRAINABLE)
-        _save(_optimizer_tensors(model, optimizer), temporary / OPTIMIZER)
-        sums = {name: sha256_file(temporary / name) for name in (TRAINABLE, OPTIMIZER)}
-        write_json(temporary / STATE, state | {"sha256": sums})
+        save_file(tensors, temporary / TRAINABLE)
+        torch.save(state, buffer := BytesIO())  # a full disk is then an OSError of our own write
+        (temporary / STATE).write_bytes(buffer.getbuffer())
     for old in checkpoints(out)[:-limit]:
         shutil.rmtree(old)
     return folder
-
-
-def save_final(out: Path, model: nn.Module, state: dict[str, Any]) -> Path:
-    """Write ``out/final``: the trained tensors and the identity of the run that made them."""
-    with _new_folder(out / "final") as temporary:
-        _save(trainable(model), temporary / TRAINABLE)
-        sums = {TRAINABLE: sha256_file(temporary / TRAINABLE)}
-        write_json(temporary / STATE, state | {"sha256": sums})
-    return out / "final"
 
 
 def checkpoints(out: Path) -> list[Path]:
@@ -96,58 +103,31 @@ def checkpoints(out: Path) -> list[Path]:
     return sorted((p for p, n in steps.items() if n.isdecimal()), key=lambda p: int(steps[p]))
 
 
-def latest_checkpoint(out: Path) -> Path | None:
-    """The newest checkpoint whose files are all there and whole."""
-    return next((path for path in reversed(checkpoints(out)) if read_state(path)), None)
+class Checkpoint(NamedTuple):
+    """Trainable tensors after ``step`` optimiser steps, and what a resume needs beside them."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    random: list[Tensor]
 
 
-def read_state(folder: Path) -> dict[str, Any] | None:
-    """State of a whole checkpoint or final folder, else None."""
-    try:
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        whole = all(sha256_file(folder / n) == digest for n, digest in state["sha256"].items())
-        whole = whole and {"step", "identity"} <= state.keys() and TRAINABLE in state["sha256"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return state if whole else None
+def latest_checkpoint(out: Path) -> Checkpoint | None:
+    """The newest checkpoint that can be read; damaged ones are named and skipped."""
+    for folder in reversed(checkpoints(out)):
+        try:
+            state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+            return Checkpoint(tensors=load_file(folder / TRAINABLE), **state)
+        except Exception as error:  # what damaged files raise has no common class
+            print(f"{folder}: damaged, and skipped ({type(error).__name__})")
+    return None
 
 
-def load_trainable(folder: Path, model: nn.Module) -> None:
-    """Copy the saved tensors of ``folder`` into the model's trainable parameters."""
-    saved = load_file(folder / TRAINABLE)
+def restore(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
+    """Copy saved tensors into the model's trainable parameters."""
     with torch.no_grad():
         for name, parameter in trainable(model).items():
             parameter.copy_(saved[name])
-
-
-def load_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Restore the optimiser's moments and step counts from ``folder``."""
-    moments: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in load_file(folder / OPTIMIZER).items():
-        name, slot = key.split("|")
-        moments.setdefault(name, {})[slot] = tensor
-    names = _names(model)
-    order = [names[p] for group in optimizer.param_groups for p in group["params"]]
-    blank = optimizer.state_dict()
-    blank["state"] = {i: moments[name] for i, name in enumerate(order) if name in moments}
-    optimizer.load_state_dict(blank)
-
-
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    names = _names(model)
-    return {
-        f"{names[parameter]}|{slot}": value
-        for parameter, slots in optimizer.state.items()
-        for slot, value in slots.items()
-    }
-
-
-def _names(model: nn.Module) -> dict[nn.Parameter, str]:
-    return {parameter: name for name, parameter in model.named_parameters()}
-
-
-def _save(tensors: dict[str, Any], path: Path) -> None:
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
 
 
 @contextmanager
@@ -164,7 +144,43 @@ def _new_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def sweep(out: Path) -> None:
-    """Delete what a killed run left half-written in ``out``; only the run that owns it may."""
-    for path in out.glob(".*"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+@dataclass
+class History:
+    """Rows for ``pandas.DataFrame``: ``steps`` one per optimiser step, ``validation`` one each."""
+
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    validation: list[dict[str, Any]] = field(default_factory=list)
+
+
+def read_history(out: Path) -> History:
+    """The history of the stage in ``out``; empty before its first step."""
+    rows = list(_rows(out))
+    return History(
+        [row for row in rows if row["split"] == "train"],
+        [row for row in rows if row["split"] != "train"],
+    )
+
+
+def append_row(out: Path, row: dict[str, Any]) -> None:
+    """Add one line to the log of the stage in ``out``."""
+    with writing(out / LOG), open(out / LOG, "a", encoding="utf-8") as stream:
+        stream.write(json.dumps(row) + "\n")
+
+
+def trim_log(out: Path, step: int) -> None:
+    """Keep the log's rows up to ``step``: those after it are about to be written again."""
+    rows = [row for row in _rows(out) if row["step"] <= step]
+    with atomic_write(out / LOG) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def _rows(out: Path) -> Iterator[dict[str, Any]]:
+    path = out / LOG
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:  # torn by a crash: nothing whole follows
+            return
+        if not isinstance(row, dict) or not {"split", "step"} <= row.keys():
+            return
+        yield row

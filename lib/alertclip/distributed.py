@@ -1,15 +1,12 @@
 """One optimiser step shared by the processes of ``torchrun --nproc_per_node N -m ...``.
 
 Each process embeds its share of the clips of every micro-batch, receives the embeddings of the
-others, and takes the whole loss, whose graph reaches its own clips only. The gradients of the
-processes then add up to the gradient of one process with all the clips: what open_clip's gather
-with a gradient (``gather_with_grad``) gives, without a second exchange in the backward pass.
-Without torchrun every function here returns what it was given.
+others as constants, and takes the loss of all. The gradients of the processes then add up to
+those of one process with all the clips. Without torchrun every function returns what it was given.
 """
 
-import json
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -17,19 +14,19 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from alertclip.backward import Embeddings, concatenate
 from alertclip.errors import InputError
-from alertclip.files import Shard, sha256_json
-from alertclip.objective import Texts
+from alertclip.files import Shard
+from alertclip.losses import Embeddings, concatenate
 
 PATIENCE = timedelta(days=1)  # the first process may decode all videos while the others wait
 
 
 @contextmanager
 def processes() -> Iterator[None]:
-    """Join the processes torchrun started, for the length of the block; alone: nothing."""
+    """Join the processes that torchrun started, for the length of the block."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
@@ -47,7 +44,7 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """Number of this process, from 0; 0 alone writes files."""
+    """Number of this process, from 0; only process 0 writes files."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -57,17 +54,25 @@ def own_shard() -> Shard:
 
 
 def own_device(device: torch.device) -> torch.device:
-    """The GPU of this process on its machine; any other device is everybody's."""
+    """The GPU of this process; any other device is shared by all."""
     if device.type != "cuda" or world_size() == 1:
         return device
     own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    torch.cuda.set_device(own)  # NCCL talks through the current device
+    torch.cuda.set_device(own)  # NCCL uses the current device
     return own
+
+
+def gather(value: Any) -> list[Any]:
+    """The value of every process, by rank."""
+    everyone = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(everyone, value)
+    return everyone
 
 
 def barrier() -> None:
     """Wait for all processes."""
-    gather_values(None)
+    gather(None)
 
 
 @contextmanager
@@ -80,87 +85,46 @@ def first_alone() -> Iterator[None]:
         barrier()
 
 
-def gather_values(value: Any) -> list[Any]:
-    """The JSON value of every process, by rank."""
-    if world_size() == 1:
-        return [value]
-    data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-    sizes = [torch.zeros(1, dtype=torch.long) for _ in range(world_size())]
-    dist.all_gather(sizes, torch.tensor([len(data)]))
-    parts = _gather_flat(data, [int(size) for size in sizes])
-    return [json.loads(bytes(part.tolist())) for part in parts]
-
-
 def require_equal(value: Any, what: str) -> None:
     """Raise InputError on every process if ``value`` is not the same on all."""
-    sums = gather_values(sha256_json(value))
-    if len(set(sums)) > 1:
-        other = next(i for i, digest in enumerate(sums) if digest != sums[0])
-        raise InputError(f"process {other} and process 0 differ in {what}: give all the same files")
+    values = gather(value)
+    different = [i for i, other in enumerate(values) if other != values[0]]
+    if different:
+        raise InputError(
+            f"process {different[0]} and process 0 differ in {what}: give all the same"
+        )
 
 
-def share(
-    embeddings: Embeddings, texts: Sequence[Texts], device: torch.device
-) -> tuple[Embeddings, Sequence[Texts]]:
-    """Embeddings and texts of all processes, by rank, from those of this one on ``device``.
-
-    The own embeddings keep their graph; those of the others are constants. A process without any
-    clip gives {}.
-    """
+def share(parts: Sequence[Embeddings], device: torch.device) -> Embeddings:
+    """The micro-batches of all processes as one, by rank; only this process's keep their graph."""
     if world_size() == 1:
-        return embeddings, texts
-    shapes = {name: list(tensor.shape) for name, tensor in embeddings.items()}
-    mine = {"shapes": shapes, "texts": [vars(text) for text in texts]}
-    everyone = gather_values(mine)
-    values = [tensor.detach().float().flatten() for tensor in embeddings.values()]
-    sizes = [sum(int(np.prod(s)) for s in one["shapes"].values()) for one in everyone]
-    flat = torch.cat(values) if values else torch.zeros(0, device=device)
-    parts = [
-        _unflatten(values, one["shapes"])
-        for values, one in zip(_gather_flat(flat, sizes), everyone, strict=True)
-    ]
-    parts[rank()] = embeddings
-    return concatenate(parts), [Texts(**text) for one in everyone for text in one["texts"]]
+        return concatenate(parts)
+    others = gather([part.map(lambda t: t.detach().cpu()) for part in parts])
+    everyone = [[part.map(lambda t: t.to(device)) for part in other] for other in others]
+    everyone[rank()] = list(parts)
+    return concatenate([part for other in everyone for part in other])
 
 
-def sum_gradients(parameters: Collection[nn.Parameter], whole: nn.Parameter) -> None:
+def sum_gradients(parameters: Sequence[nn.Parameter], whole: nn.Parameter) -> None:
     """Add the gradients of all processes up, in place.
 
-    ``whole`` (the temperature) has its entire gradient on every process: it counts once. A
-    parameter that no process used keeps no gradient.
+    ``whole`` (the temperature) has its entire gradient on every process: it counts once.
     """
     if world_size() == 1:
         return
-    used = [p.grad is not None and (p is not whole or rank() == 0) for p in parameters]
-    pairs = list(zip(parameters, used, strict=True))
-    parts = [(p.grad if u else torch.zeros_like(p)).flatten().float() for p, u in pairs]
-    flags = torch.tensor(used, dtype=torch.float32, device=parts[0].device)
-    flat = torch.cat([*parts, flags])
+    for parameter in parameters:
+        if parameter.grad is None or (parameter is whole and rank() > 0):
+            parameter.grad = torch.zeros_like(parameter)
+    flat = parameters_to_vector(p.grad for p in parameters)
     dist.all_reduce(flat)
-    values = flat.split([*(p.numel() for p in parameters), len(pairs)])
-    for parameter, value, users in zip(parameters, values, values[-1].tolist(), strict=False):
-        parameter.grad = value.view_as(parameter).to(parameter.dtype) if users else None
+    vector_to_parameters(flat, [p.grad for p in parameters])
 
 
 def seed_step(seed: int, step: int) -> None:
     """Give this process its own random numbers for optimiser step ``step``.
 
-    Drawn from (seed, step, rank), so that a resume needs no state of any process. A single process
-    draws from one stream that its checkpoints carry.
+    They depend on (seed, step, rank), so a resume needs no state of any process. A single process
+    draws from one stream, which its checkpoints carry.
     """
     if world_size() > 1:
         torch.manual_seed(int(np.random.SeedSequence([seed, step, rank()]).generate_state(1)[0]))
-
-
-def _gather_flat(values: Tensor, sizes: Sequence[int]) -> list[Tensor]:
-    """The 1-D tensors of all processes, whose lengths are ``sizes``; padded on the way."""
-    padded = values.new_zeros(max(sizes))
-    padded[: len(values)] = values
-    parts = [torch.empty_like(padded) for _ in sizes]
-    dist.all_gather(parts, padded)
-    return [part[:size] for part, size in zip(parts, sizes, strict=True)]
-
-
-def _unflatten(values: Tensor, shapes: dict[str, list[int]]) -> Embeddings:
-    parts = values.split([int(np.prod(shape)) for shape in shapes.values()])
-    return {name: t.view(s) for (name, s), t in zip(shapes.items(), parts, strict=True)}

@@ -47,7 +47,6 @@ class ModelParams(Group):
     lora_targets: list[Projection] = ["q", "k", "v"]  # Table 4 "include k"
     lora_towers: list[Tower] = ["visual", "text"]
     lora_blocks: int | None = Field(None, ge=1)  # adapters in so many upper blocks; None: in all
-    cache_prefix: bool = False  # keep the outputs of the frozen lower vision blocks on disk (CPU)
     region_pooling: Literal["mean", "temporal"] = "mean"  # supplementary C.2
     patch_tokens: Literal["plain", "value"] = "plain"
     temporal_head: Literal["transformer", "pooling", "mean"] = "transformer"  # what is trained
@@ -55,14 +54,14 @@ class ModelParams(Group):
     temporal_heads: int = Field(8, ge=1)
     temporal_dropout: float = Field(0.1, ge=0, lt=1)
     compile: bool = False  # torch.compile of the vision tower's blocks in training
-    checkpointing: str = "auto"  # none | all | k: every k-th block | auto: by a GPU's memory
+    checkpointing: str = "none"  # recompute no block, all, or every k-th: less memory, more time
 
     @model_validator(mode="after")
     def _check(self) -> "ModelParams":
         if not self.lora_targets or not self.lora_towers:
             raise ValueError("lora_targets and lora_towers must not be empty")
-        if self.checkpointing not in ("none", "all", "auto") and not self.checkpointing.isdigit():
-            raise ValueError("checkpointing must be none, all, auto or a number of blocks")
+        if self.checkpointing not in ("none", "all") and not self.checkpointing.isdigit():
+            raise ValueError("checkpointing must be none, all or a number of blocks")
         return self
 
 
@@ -91,13 +90,22 @@ class StageParams(Group):
     warmup_ratio: float = Field(0.05, ge=0, lt=1)
     grad_norm: float = Field(1.0, gt=0)
     epochs: int = Field(100, ge=1)
-    steps: int | None = None  # optimiser steps; overrides epochs
+    steps: int | None = Field(None, ge=1)  # optimiser steps; overrides epochs
     precision: Literal["fp32", "bf16"] = "fp32"
     lora_rank: int = Field(4, ge=1)
     lora_alpha: float = Field(8, gt=0)
     lora_dropout: float = Field(0.05, ge=0, lt=1)
     save_steps: int = Field(50, ge=1)
     save_limit: int = Field(10, ge=1)
+
+    @property
+    def items_per_step(self) -> int:
+        """Clips that one optimiser step sees."""
+        return self.batch_size * self.accumulation
+
+    def total_steps(self, items: int) -> int:
+        """Optimiser steps of the stage for ``items`` training clips (at least one)."""
+        return self.steps or max(1, self.epochs * items // self.items_per_step)
 
 
 STAGE2 = dict(  # where the second column of Table 4 differs

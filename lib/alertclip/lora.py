@@ -10,8 +10,8 @@ from alertclip.errors import InputError
 
 PROJECTIONS = ("q", "k", "v", "out")
 EMBEDDING = "embedding"
-# Names of the attention in a tower's blocks: open_clip's own, timm's, BLIP's. SigLIP's pooling is
-# no block and keeps its weights.
+# Names of the attention in a tower's blocks: open_clip's own, timm's, BLIP's. SigLIP's attention
+# pooling is not adapted.
 TOWERS = {
     "visual": r"visual\.(transformer\.resblocks\.\d+\.attn|trunk\.blocks\.\d+\.attn"
     r"|layers\.\d+\.self_attn)",
@@ -26,7 +26,7 @@ WORDS = r"(text\.)?token_embedding|text\.encoder\.embeddings\.word_embeddings"
 def target_pattern(targets: Sequence[str], towers: Sequence[str]) -> str:
     """Regular expression of the adapted layers, in the visual and/or text tower.
 
-    They are the projections q, k, v or out, and "embedding": the token embedding of the text tower.
+    Targets: the projections q, k, v, out, and "embedding", the text tower's token embedding.
     Raises InputError on any other name: PEFT would accept "attn" or "out_proj" and train nothing.
     """
     unknown = [*set(targets) - {*PROJECTIONS, EMBEDDING}, *set(towers) - set(TOWERS)]
@@ -47,7 +47,7 @@ def target_pattern(targets: Sequence[str], towers: Sequence[str]) -> str:
 
 
 def has_lora(clip: nn.Module) -> bool:
-    """Whether adapters of PEFT are around the model's projections."""
+    """Whether the model has PEFT adapters."""
     return hasattr(clip, "peft_config")
 
 
@@ -62,8 +62,8 @@ def add_lora(
 ) -> nn.Module:
     """Freeze ``clip`` and add trainable adapters: output + alpha / rank * B A dropout(x).
 
-    ``blocks``: in the uppermost so many blocks of each tower alone; None: in all. Raises InputError
-    on a model that is not split, or that has adapters not merged yet.
+    ``blocks``: only in so many upper blocks of each tower; None: in all. Raises InputError on a
+    model whose attention is not split, or whose adapters are not merged yet.
     """
     if has_lora(clip):
         raise InputError("the model has adapters already: merge them first (merge_lora)")
@@ -71,7 +71,7 @@ def add_lora(
         isinstance(m, Projections) for m in clip.modules()
     ):
         raise InputError("LoRA needs split attention (split_attention): PEFT is wrong on packed")
-    from peft import LoraConfig, get_peft_model  # takes seconds, which only training has to spend
+    from peft import LoraConfig, get_peft_model  # slow to import, and only training needs it
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     pattern = target_pattern(targets, towers)
@@ -83,13 +83,13 @@ def add_lora(
     )
     adapted = get_peft_model(clip, config)
     for layer in (m for m in adapted.modules() if isinstance(m, BaseTunerLayer)):
-        # PEFT would copy bf16 inputs to fp32, and autocast back: a tenth of a step, the same bits.
+        # PEFT would copy bf16 inputs to fp32, and autocast back: a tenth of a step for nothing.
         layer.cast_input_dtype_enabled = False
     return adapted
 
 
 def _in_upper_blocks(clip: nn.Module, pattern: str, blocks: int) -> str:
-    """The pattern of those in the last blocks of each tower; the word embedding stays."""
+    """The pattern of the layers in the last blocks of each tower; the word embedding stays."""
     names = [name for name, _ in clip.named_modules() if re.fullmatch(pattern, name)]
     place = {n: (n.startswith("visual"), int(b[1])) for n in names if (b := _BLOCK.search(n))}
     depth = {tower: max(b for t, b in place.values() if t == tower) for tower, _ in place.values()}
@@ -98,16 +98,16 @@ def _in_upper_blocks(clip: nn.Module, pattern: str, blocks: int) -> str:
 
 
 def merge_lora(clip: nn.Module) -> nn.Module:
-    """Fold the adapters into the weights and return the plain model; no adapters: unchanged."""
+    """Fold the adapters into the weights and return the plain model."""
     return clip.merge_and_unload() if has_lora(clip) else clip
 
 
 def parameter_groups(
     model: nn.Module, base_lr: float, text_lr: float, temporal_lr: float, weight_decay: float
 ) -> list[dict]:
-    """AdamW groups of the trainable parameters: base (visual adapters), text, temporal.
+    """AdamW groups of the trainable parameters: base (visual adapters), text, temporal head.
 
-    Biases, norms and other vectors or scalars do not decay.
+    Biases, norms and other vectors or scalars have no weight decay.
     """
     rates = {"base": base_lr, "text": text_lr, "temporal": temporal_lr}
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
@@ -119,6 +119,7 @@ def parameter_groups(
             "name": kind if decays else f"{kind}_no_decay",
             "params": parameters,
             "lr": rates[kind],
+            "initial_lr": rates[kind],
             "weight_decay": weight_decay if decays else 0.0,
         }
         for (kind, decays), parameters in groups.items()

@@ -1,30 +1,68 @@
-"""The three objectives (Alert-CLIP paper, Key Designs 2-4), one pure function each.
+"""The objectives (Alert-CLIP paper, Key Designs 2-4), one pure function for each equation.
 
-All embeddings are unit vectors; ``scale`` is the inverse temperature. The documents leave the
-equations out; the forms are the InfoNCE of CLIP. Identical captions are never negatives: pairs
-that share a caption are taken out of the denominators.
+All embeddings are unit vectors; ``scale`` is the inverse temperature. The paper does not print the
+equations; these are the InfoNCE of CLIP. Clips or regions that share a caption are never each
+other's negatives: they are left out of the denominators.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 
 
-class Losses(NamedTuple):
-    """Loss terms in nats; region and hard are zero in Stage I."""
+@dataclass(frozen=True)
+class Embeddings:
+    """Unit embeddings of a batch with the captions that pair them.
 
-    total: Tensor
-    global_: Tensor
-    region: Tensor
-    hard: Tensor
+    Clips v (B, D) and their captions t (B, D); in Stage II regions v_r (R, D), their captions t_r
+    (R, D) and hard negatives t_neg (R, K, D), with negative_mask (R, K) True where one exists.
+    """
+
+    v: Tensor
+    t: Tensor
+    captions: list[str]
+    v_r: Tensor | None = None
+    t_r: Tensor | None = None
+    t_neg: Tensor | None = None
+    negative_mask: Tensor | None = None
+    region_captions: list[str] = field(default_factory=list)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Embeddings":
+        """The same with every tensor changed."""
+        return replace(self, **{name: change(tensor) for name, tensor in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that are there, by name."""
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+
+
+def concatenate(parts: Sequence[Embeddings]) -> Embeddings:
+    """Join the embeddings of micro-batches; rows with fewer hard negatives are padded, masked."""
+    if len(parts) == 1:
+        return parts[0]
+    k = max((part.t_neg.shape[1] for part in parts if part.t_neg is not None), default=0)
+    names = dict.fromkeys(name for part in parts for name in part.tensors())
+    joined = {}
+    for name in names:
+        tensors = [t for part in parts if (t := getattr(part, name)) is not None]
+        if name in ("t_neg", "negative_mask"):  # (R, K, D) and (R, K)
+            tensors = [pad(t, [0, 0] * (t.ndim - 2) + [0, k - t.shape[1]]) for t in tensors]
+        joined[name] = torch.cat(tensors)
+    captions = [text for part in parts for text in part.captions]
+    regions = [text for part in parts for text in part.region_captions]
+    return Embeddings(captions=captions, region_captions=regions, **joined)
 
 
 def info_nce(x: Tensor, t: Tensor, scale: Tensor, captions: list[str]) -> Tensor:
     """Symmetric InfoNCE of pairs x (N, D), t (N, D): mean of both directions' cross entropies."""
-    same = _same(captions, x.device)
+    place = {text: i for i, text in enumerate(dict.fromkeys(captions))}
+    ids = torch.tensor([place[text] for text in captions], device=x.device)
+    same = ids[:, None] == ids[None, :]
     eye = torch.eye(len(x), dtype=torch.bool, device=x.device)
     logits = (scale * x @ t.T).masked_fill(same & ~eye, float("-inf"))
     target = torch.arange(len(x), device=x.device)
@@ -32,12 +70,12 @@ def info_nce(x: Tensor, t: Tensor, scale: Tensor, captions: list[str]) -> Tensor
 
 
 def global_loss(v: Tensor, t: Tensor, scale: Tensor, captions: list[str]) -> Tensor:
-    """L_global (Key Design 2): clips v (B, D) against global captions t (B, D)."""
+    """L_global (Key Design 2): clips v (B, D) against their captions t (B, D)."""
     return info_nce(v, t, scale, captions)
 
 
 def region_loss(v_r: Tensor, t_r: Tensor, scale: Tensor, captions: list[str]) -> Tensor:
-    """L_region (Key Design 3): regions v_r (R, D) against region captions t_r (R, D)."""
+    """L_region (Key Design 3): regions v_r (R, D) against their captions t_r (R, D)."""
     return info_nce(v_r, t_r, scale, captions)
 
 
@@ -47,10 +85,10 @@ def hard_negative_loss(
     """L_hard (Key Design 4): -log exp(s+) / (exp(s+) + sum_k exp(s-_k)), mean over regions.
 
     v_r, t_r (R, D); t_neg (R, K, D); mask (R, K) True where a negative exists. Regions without
-    any negative do not count; if there is none at all the loss is zero.
+    any negative do not count; without any at all, the loss is zero.
     """
     positive = scale * (v_r * t_r).sum(dim=-1, keepdim=True)  # (R, 1)
-    # Scaled before masked: the gradient of scale * -inf is not a number.
+    # Scale before masking: the gradient of scale * -inf is NaN.
     negative = (scale * torch.einsum("rd,rkd->rk", v_r, t_neg)).masked_fill(~mask, float("-inf"))
     logits = torch.cat([positive, negative], dim=1)  # (R, 1 + K)
     counted = mask.any(dim=1)
@@ -60,29 +98,26 @@ def hard_negative_loss(
     return cross_entropy(logits[counted], target)
 
 
-def total_loss(
-    embeddings: Mapping[str, Tensor],
-    scale: Tensor,
-    global_captions: list[str],
-    region_captions: list[str],
-    weights: tuple[float, float, float],
-) -> Losses:
-    """Weighted sum of the terms (Alert-CLIP paper, Loss & Training): L_global alone in Stage I.
+class Losses(NamedTuple):
+    """Loss terms in nats; region and hard are None without regions."""
 
-    ``embeddings`` holds v and t and, in Stage II, v_r, t_r, t_neg and negative_mask; ``weights``
-    are those of global, region and hard.
+    total: Tensor
+    global_: Tensor
+    region: Tensor | None = None
+    hard: Tensor | None = None
+
+
+def total_loss(
+    e: Embeddings, scale: Tensor, weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+) -> Losses:
+    """Weighted sum of global, region and hard-negative loss (Alert-CLIP paper, Loss & Training).
+
+    Without regions, as in Stage I, it is the weighted L_global.
     """
-    e, zero = embeddings, scale.new_zeros(())
-    global_ = global_loss(e["v"], e["t"], scale, global_captions)
-    if "v_r" not in e:
-        return Losses(weights[0] * global_, global_, zero, zero)
-    region = region_loss(e["v_r"], e["t_r"], scale, region_captions)
-    hard = hard_negative_loss(e["v_r"], e["t_r"], e["t_neg"], scale, e["negative_mask"].bool())
+    global_ = global_loss(e.v, e.t, scale, e.captions)
+    if e.v_r is None:
+        return Losses(weights[0] * global_, global_)
+    region = region_loss(e.v_r, e.t_r, scale, e.region_captions)
+    hard = hard_negative_loss(e.v_r, e.t_r, e.t_neg, scale, e.negative_mask)
     total = weights[0] * global_ + weights[1] * region + weights[2] * hard
     return Losses(total, global_, region, hard)
-
-
-def _same(captions: list[str], device: torch.device) -> Tensor:
-    place = {text: i for i, text in enumerate(dict.fromkeys(captions))}
-    ids = torch.tensor([place[text] for text in captions], device=device)
-    return ids[:, None] == ids[None, :]

@@ -16,16 +16,9 @@ from alertclip.backbone import Backbone
 from alertclip.clips import Batch
 from alertclip.errors import InputError
 from alertclip.lora import has_lora
-from alertclip.prefix import PrefixCache
-from alertclip.regions import region_sequence
-from alertclip.temporal import AttentionPooling, TemporalTransformer
-from alertclip.tower import (
-    PatchTokens,
-    checkpoint_every,
-    from_tokens,
-    frozen_tokens,
-    image_and_patches,
-)
+from alertclip.losses import Embeddings
+from alertclip.pooling import AttentionPooling, TemporalTransformer, region_sequence
+from alertclip.tower import PatchTokens, checkpoint_every, image_and_patches
 
 K = 3  # hard negatives per region (supplementary A.4)
 
@@ -47,24 +40,11 @@ class ClipEmbedding:
     weights: Tensor
 
 
-@dataclass(frozen=True)
-class Output:
-    """Unit embeddings of a batch: clips v (B, D) with texts t, and for regions v_r (R, D), t_r,
-    t_neg (R, K, D) with negative_mask (R, K) True where a hard negative exists."""
-
-    v: Tensor
-    t: Tensor
-    v_r: Tensor | None = None
-    t_r: Tensor | None = None
-    t_neg: Tensor | None = None
-    negative_mask: Tensor | None = None
-
-
 class AlertCLIP(nn.Module):
     """The model of both stages. Untrained it is CLIP: the mean of a clip's unit frame embeddings.
 
-    ``checkpointing``: none, all, or a number k (every k-th block of the vision tower is recomputed
-    in the backward pass).
+    ``checkpointing``: none, all, or a number k (recompute every k-th block of the vision tower in
+    the backward pass).
     """
 
     def __init__(
@@ -85,7 +65,6 @@ class AlertCLIP(nn.Module):
         self.pooling = AttentionPooling(backbone.embed_dim)
         self.region_pooling, self.patch_tokens = region_pooling, patch_tokens
         self.checkpoint_every = checkpoint_every(checkpointing)
-        self.prefix: PrefixCache | None = None  # of frames that have a source
         shape = (1, 3, 1, 1)
         self.register_buffer("mean", torch.tensor(backbone.mean).view(shape), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std).view(shape), persistent=False)
@@ -93,12 +72,11 @@ class AlertCLIP(nn.Module):
     @property
     def clip(self) -> nn.Module:
         """The backbone's model, with or without adapters around its projections."""
-        adapted = has_lora(self.adapted)
-        return self.adapted.get_base_model() if adapted else self.adapted
+        return self.adapted.get_base_model() if has_lora(self.adapted) else self.adapted
 
     @property
     def logit_scale(self) -> nn.Parameter:
-        """Logarithm of the inverse temperature, the backbone's own; InfoNCE in every family."""
+        """Logarithm of the inverse temperature: the backbone's own."""
         return self.clip.logit_scale
 
     @property
@@ -111,56 +89,28 @@ class AlertCLIP(nn.Module):
         """Patch grid (h, w)."""
         return self.backbone.grid
 
-    def forward(self, batch: Batch, regions: bool = False) -> Output:
+    def forward(self, batch: Batch, regions: bool = False) -> Embeddings:
         """Embeddings for the global loss and, with ``regions``, for region and hard losses."""
+        regions = regions and bool(batch.region_captions)
         frames = self.encode_frames(batch.frames, patches=regions)
         v = self.pool_frames(frames.v, batch.mask).embedding
         if not regions:
-            return Output(v, self.encode_text(batch.global_captions))
+            return Embeddings(v, self.encode_text(batch.global_captions), batch.global_captions)
         v_r = self.encode_regions(frames.patches, batch.region_clip, batch.boxes, batch.region_mask)
-        negatives, mask = fill_negatives(batch.hard_negatives, batch.region_captions)
-        t = self.encode_text([*batch.global_captions, *batch.region_captions, *negatives])
-        t, t_r, t_neg = t.split([len(v), len(v_r), len(negatives)])
-        return Output(v, t, v_r, t_r, t_neg.unflatten(0, mask.shape), mask.to(t.device))
+        return self.pair_with_captions(v, v_r, batch)
 
-    def encode_frames(
-        self, frames: Tensor, patches: bool = False, sources: Sequence[str] = ()
-    ) -> Frames:
-        """frames (B, T, 3, H, W) uint8 -> one pass of the vision tower over all of them.
-
-        ``sources``: a clip's content by name, under which ``prefix`` keeps its frozen tokens.
-        """
-        patch_tokens = self.patch_tokens if patches else None
-        visual, options = self.clip.visual, (patch_tokens, self.checkpoint_every)
-        if self.prefix and sources:
-            x = self.prefix.tokens(
-                sources, lambda missing: self._frozen_tokens(frames[missing]), frames.device
-            )
-            v, grids = from_tokens(visual, x.flatten(0, 1), self.prefix.depth, *options)
-        else:
-            v, grids = image_and_patches(visual, self._pixels(frames.flatten(0, 1)), *options)
+    def encode_frames(self, frames: Tensor, patches: bool = False) -> Frames:
+        """frames (B, T, 3, H, W) uint8 -> v, and patch grids: one pass of the vision tower."""
+        v, grids = image_and_patches(
+            self.clip.visual,
+            self.normalise_pixels(frames.flatten(0, 1)),
+            self.patch_tokens if patches else None,
+            self.checkpoint_every,
+        )
         return Frames(normalize(v.float(), dim=-1).unflatten(0, frames.shape[:2]), grids)
 
-    def _frozen_tokens(self, frames: Tensor) -> Tensor:
-        pixels = self._pixels(frames.flatten(0, 1))
-        tokens = frozen_tokens(self.clip.visual, pixels, self.prefix.depth)
-        return tokens.unflatten(0, frames.shape[:2])
-
-    def image_features(self, frames: Tensor) -> Tensor:
-        """frames (F, 3, H, W) uint8 -> features (F, D) as projected, not normalised."""
-        return image_and_patches(self.clip.visual, self._pixels(frames))[0].float()
-
-    def _pixels(self, frames: Tensor) -> Tensor:
-        if frames.dtype != torch.uint8 or frames.shape[-2:] != self.image_size:
-            raise InputError(
-                f"frames must be uint8 pixels of size {self.image_size} (H, W), the backbone's, "
-                f"not {frames.dtype} of {tuple(frames.shape[-2:])}"
-            )
-        scale = 1 / (255 * self.std)
-        return torch.addcmul(-self.mean / self.std, frames.float(), scale)
-
     def pool_frames(self, v: Tensor, mask: Tensor) -> ClipEmbedding:
-        """Temporal transformer and attention pooling: v (B, T, D), mask (B, T)."""
+        """Temporal transformer and attention pooling (C.1): v (B, T, D), mask (B, T)."""
         z = self.temporal(v, mask)
         pooled, weights = self.pooling(z, mask)
         return ClipEmbedding(normalize(pooled.float(), dim=-1), z, weights)
@@ -186,14 +136,35 @@ class AlertCLIP(nn.Module):
         embeddings = normalize(self.clip.encode_text(tokens).float(), dim=-1)
         return embeddings[[place[text] for text in texts]]
 
+    def pair_with_captions(self, v: Tensor, v_r: Tensor, batch: Batch) -> Embeddings:
+        """Clips v (B, D) and regions v_r (R, D) with their captions and hard negatives."""
+        negatives, mask = fill_negatives(batch.hard_negatives, batch.region_captions)
+        t = self.encode_text([*batch.global_captions, *batch.region_captions, *negatives])
+        t, t_r, t_neg = t.split([len(v), len(v_r), len(negatives)])
+        t_neg, mask = t_neg.unflatten(0, mask.shape), mask.to(t.device)
+        captions = batch.global_captions, batch.region_captions
+        return Embeddings(v, t, captions[0], v_r, t_r, t_neg, mask, captions[1])
+
+    def image_features(self, frames: Tensor) -> Tensor:
+        """frames (F, 3, H, W) uint8 -> features (F, D) as projected, not normalised."""
+        return image_and_patches(self.clip.visual, self.normalise_pixels(frames))[0].float()
+
+    def normalise_pixels(self, frames: Tensor) -> Tensor:
+        """frames (F, 3, H, W) uint8 -> (pixel / 255 - mean) / std, the backbone's statistics."""
+        if frames.dtype != torch.uint8 or frames.shape[-2:] != self.image_size:
+            raise InputError(
+                f"frames must be uint8 pixels of size {self.image_size} (H, W), the backbone's, "
+                f"not {frames.dtype} of {tuple(frames.shape[-2:])}"
+            )
+        return torch.addcmul(-self.mean / self.std, frames.float(), 1 / (255 * self.std))
+
 
 def fill_negatives(
     negatives: Sequence[Sequence[str]], captions: Sequence[str]
 ) -> tuple[list[str], Tensor]:
     """R ragged lists as R * K texts, with a mask (R, K) True where a hard negative exists.
 
-    K is at least the paper's, so that micro-batches can be joined. Gaps hold the region's own
-    caption, which is encoded anyway.
+    K is at least 3, the paper's. A gap holds the region's own caption, which is encoded anyway.
     """
     k = max([K, *map(len, negatives)])
     texts = [

@@ -1,75 +1,133 @@
-"""From clips to a batch, its embeddings, and the stage's loss."""
+"""The stage's objective: gradients of an optimiser step, and scores on the validation split.
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+Negatives of InfoNCE. ``micro``: each clip is contrasted with its own micro-batch, as Table 4 reads
+literally (8). ``accumulated``: with all clips of the optimiser step (128), as GradCache does (Gao
+et al. 2021; open_clip's ``accum_freq``): the embeddings of every micro-batch are computed without
+a graph, the loss is taken on all of them, and each micro-batch is computed again to carry the
+gradient of its embeddings on. That costs a second forward pass and no memory.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from alertclip.clips import Batch, collate
-from alertclip.losses import total_loss
-from alertclip.stage_settings import StageSettings
+from alertclip import distributed
+from alertclip.checkpoint import random_states, set_random_states
+from alertclip.clips import Batch
+from alertclip.hyperparameters import TrainingParams
+from alertclip.losses import Embeddings, Losses, total_loss
+
+Embed = Callable[[Batch], Embeddings]
+Objective = Callable[[Sequence[Embeddings]], Losses]  # of micro-batches that are contrasted
 
 
-@dataclass(frozen=True)
-class Texts:
-    """What losses and scores need of a batch beside its embeddings; JSON values throughout."""
+class StageObjective:
+    """Embeddings and loss of a stage: ``regions`` adds the region and hard-negative losses."""
 
-    global_captions: list[str]
-    region_captions: list[str]
-    labels: list[int]
-    keys: list[str]
+    def __init__(
+        self,
+        model: nn.Module,
+        training: TrainingParams,
+        precision: str,
+        regions: bool,
+        device: torch.device,
+    ) -> None:
+        self.model, self.regions, self.device = model, regions, device
+        self.precision, self.negatives = precision, training.negatives
+        weights = training.loss_global_weight, training.loss_region_weight
+        self.weights = (*weights, training.loss_hard_weight) if regions else (1.0, 0.0, 0.0)
 
-    @classmethod
-    def of(cls, batch: Batch) -> "Texts":
-        """The texts of a batch, without its frames."""
-        labels = batch.labels.tolist()
-        return cls(batch.global_captions, batch.region_captions, labels, batch.keys)
+    def embed(self, batch: Batch) -> Embeddings:
+        """Forward pass of one micro-batch, with bf16 matmuls if the stage's precision says so."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return self.model(batch.to(self.device), regions=self.regions)
 
+    def loss(self, parts: Sequence[Embeddings]) -> Losses:
+        """Losses over the clips of all parts, and of all processes."""
+        together = distributed.share(parts, self.device)
+        return total_loss(together, self.model.logit_scale.exp(), self.weights)
 
-def collate_seen(samples: Sequence[dict[str, Any]]) -> Batch:
-    """``collate`` without the regions of which no sampled frame shows anything."""
-    batch = collate(samples)
-    seen = batch.region_mask.any(dim=1)
-    kept = seen.nonzero().flatten().tolist()
-    return replace(
-        batch,
-        region_clip=batch.region_clip[seen],
-        boxes=batch.boxes[seen],
-        region_mask=batch.region_mask[seen],
-        region_captions=[batch.region_captions[i] for i in kept],
-        hard_negatives=[batch.hard_negatives[i] for i in kept],
-    )
-
-
-def embed(
-    model: nn.Module, batch: Batch, *, regions: bool, device: torch.device, precision: str
-) -> dict[str, Tensor]:
-    """Forward pass of one batch: the tensors of the model's output, by name, in fp32."""
-    regions = regions and len(batch.region_captions) > 0
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        output = model(batch.to(device), regions=regions)
-    named = {f.name: getattr(output, f.name) for f in fields(output)}
-    return {name: value.float() for name, value in named.items() if value is not None}
+    def backward(self, batches: Sequence[Batch]) -> Losses:
+        """Accumulate gradients of this process's part of an optimiser step; losses of the whole."""
+        if self.negatives == "accumulated" and len(batches) > 1:
+            return accumulated_backward(batches, self.embed, self.loss, self.device)
+        return micro_backward(batches, self.embed, self.loss)
 
 
-def objective(
-    model: nn.Module,
-    embeddings: dict[str, Tensor],
-    texts: Sequence[Texts],
-    *,
-    settings: StageSettings,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss of embeddings and the texts they come with; its terms, detached for the log."""
-    losses = total_loss(
-        embeddings,
-        model.logit_scale.exp(),
-        [caption for part in texts for caption in part.global_captions],
-        [caption for part in texts for caption in part.region_captions],
-        (settings.loss_global_weight, settings.loss_region_weight, settings.loss_hard_weight),
-    )
-    terms = {"loss_global": losses.global_.detach()}
-    if "v_r" in embeddings:
-        terms |= {"loss_region": losses.region.detach(), "loss_hard": losses.hard.detach()}
-    return losses.total, terms
+def micro_backward(batches: Sequence[Batch], embed: Embed, objective: Objective) -> Losses:
+    """Accumulate the gradient of the mean loss over micro-batches, each contrasted by itself."""
+    found = []
+    for batch in batches:
+        losses = objective([embed(batch)])
+        (losses.total / len(batches)).backward()
+        found.append(losses)
+    columns = ([x.detach() for x in column if x is not None] for column in zip(*found, strict=True))
+    return Losses(*(torch.stack(column).mean() if column else None for column in columns))
+
+
+def accumulated_backward(
+    batches: Sequence[Batch], embed: Embed, objective: Objective, device: torch.device
+) -> Losses:
+    """Accumulate the gradient of the loss that contrasts the clips of all micro-batches.
+
+    Equal to one large batch as far as clips do not interact inside the model; dropout masks are
+    replayed between the two passes.
+    """
+    leaves, states = [], []
+    with torch.no_grad():
+        for batch in batches:
+            states.append(random_states(device))
+            leaves.append(embed(batch))
+    leaves = [e.map(lambda t: t.requires_grad_(t.is_floating_point())) for e in leaves]
+    losses = objective(leaves)
+    losses.total.backward()  # fills the leaves' gradients, and that of the temperature
+    after = random_states(device)
+    for batch, state, leaf in zip(batches, states, leaves, strict=True):
+        set_random_states(state, device)
+        again, kept = embed(batch).tensors(), leaf.tensors()
+        names = [n for n in kept if kept[n].grad is not None and again[n].requires_grad]
+        torch.autograd.backward([again[n] for n in names], [kept[n].grad for n in names])
+    set_random_states(after, device)
+    return Losses(*(None if x is None else x.detach() for x in losses))
+
+
+@torch.no_grad()
+def validate(batches: Iterable[Batch], objective: StageObjective) -> dict[str, float | None]:
+    """Mean loss over batches, caption retrieval and signed gap over the whole split.
+
+    Several processes each take some of the batches; all return the scores of the whole.
+    """
+    parts, losses, labels = [], [], []
+    for batch in batches:
+        e = objective.embed(batch)
+        parts.append(Embeddings(e.v, e.t, e.captions))
+        losses.append(float(total_loss(e, objective.model.logit_scale.exp(), objective.weights)[0]))
+        labels += batch.labels.tolist()
+    whole = distributed.share(parts, objective.device)
+    similarity = (whole.v @ whole.t.T).float().cpu()
+    losses, labels = (sum(distributed.gather(values), []) for values in (losses, labels))
+    return {
+        "validation_loss": float(torch.tensor(losses).mean()),
+        "recall_at_1": recall_at_1(similarity, whole.captions),
+        "signed_gap": signed_gap(similarity, torch.tensor(labels)),
+    }
+
+
+def recall_at_1(similarity: Tensor, captions: list[str]) -> float:
+    """Share of clips whose nearest caption reads like their own; similarity (B, B)."""
+    best = similarity.argmax(dim=1).tolist()
+    return sum(captions[j] == captions[i] for i, j in enumerate(best)) / len(captions)
+
+
+def signed_gap(similarity: Tensor, labels: Tensor) -> float | None:
+    """Mean sign score with the split's own captions as prompt sets; similarity (B, B).
+
+    S_A - S_N of abnormal clips and S_N - S_A of normal ones, averaged over clips, where S_A and S_N
+    are mean similarities to the abnormal and the normal captions. None if a class is absent.
+    """
+    abnormal = labels.cpu().bool()
+    if abnormal.all() or not abnormal.any():
+        return None
+    gap = similarity[:, abnormal].mean(dim=1) - similarity[:, ~abnormal].mean(dim=1)
+    return float(torch.where(abnormal, gap, -gap).mean())

@@ -21,15 +21,15 @@ def learning_rate_factor(step: int, total: int, warmup_ratio: float) -> float:
 
 
 def epoch_order(items: int, seed: int, epoch: int) -> np.ndarray:
-    """Permutation (items,) of epoch ``epoch``: depends on the seed and the epoch, nothing else."""
+    """Permutation (items,) of an epoch: it depends on seed and epoch only."""
     return np.random.default_rng([seed, epoch]).permutation(items)
 
 
 def item_stream(items: int, seed: int, start: int) -> Iterator[int]:
     """Item indices from position ``start`` of the endless sequence of shuffled epochs.
 
-    Epochs follow one another without a cut, so no clip is dropped when the number of clips is not
-    a multiple of the batch, and each optimiser step sees the same number of clips.
+    Batches run across the ends of epochs: no clip is dropped, and every optimiser step sees the
+    same number of clips.
     """
     epoch, offset = divmod(start, items)
     while True:
@@ -40,8 +40,8 @@ def item_stream(items: int, seed: int, start: int) -> Iterator[int]:
 class MicroBatches:
     """Batch sampler: index lists of the micro-batches of optimiser steps [start, total).
 
-    Each process takes its ``shard`` of every micro-batch: together they are the same micro-batches
-    whatever the number of processes.
+    Each process takes its ``shard`` of every micro-batch; together they are the same micro-batches
+    for any number of processes.
     """
 
     def __init__(

@@ -1,18 +1,98 @@
-"""The vision tower step by step: one pass gives the image feature and the patch grid."""
+"""Vision towers, block by block: one pass gives the image feature and the patch grid.
+
+Each backbone family says in five methods (``Tower``) how its vision tower comes apart. To add a
+family: write such a class, return it from ``take_apart``, and load its weights in ``backbone``.
+"""
 
 import os
 import shutil
 import sys
-from typing import Literal
+from typing import Literal, Protocol
 
-import torch
+from open_clip.timm_model import TimmModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from alertclip.blip import BlipVision
 from alertclip.errors import InputError
-from alertclip.families import take_apart
 
 PatchTokens = Literal["plain", "value"]
+
+
+class Tower(Protocol):
+    """A vision tower in steps: F frames, N tokens, h * w of them patches, D dimensions."""
+
+    blocks: nn.ModuleList
+    grid: tuple[int, int]  # h, w
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels (F, 3, H, W) -> tokens (F, N, width) before the first block."""
+
+    def image(self, tokens: Tensor) -> Tensor:
+        """Tokens after the last block -> image features (F, D), not normalised."""
+
+    def patches(self, tokens: Tensor) -> Tensor:
+        """The same tokens -> patch tokens (F, h * w, D) in the space of the texts."""
+
+    def value_path(self, block: nn.Module, x: Tensor) -> Tensor:
+        """A block in which each token attends to itself only: x (F, N, width) -> same shape."""
+
+
+class ClipTower:
+    """CLIP: open_clip's own VisionTransformer."""
+
+    def __init__(self, visual: nn.Module) -> None:
+        self.visual, self.blocks = visual, visual.transformer.resblocks
+        self.grid = tuple(visual.grid_size)
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        return self.visual._embeds(pixels)
+
+    def image(self, tokens: Tensor) -> Tensor:
+        return self.visual._pool(tokens)[0] @ self.visual.proj
+
+    def patches(self, tokens: Tensor) -> Tensor:
+        return self.visual.ln_post(tokens[:, 1:]) @ self.visual.proj  # without the class token
+
+    def value_path(self, block: nn.Module, x: Tensor) -> Tensor:
+        x = x + block.ls_1(block.attn.out_proj(block.attn.v_proj(block.ln_1(x))))
+        return x + block.ls_2(block.mlp(block.ln_2(x)))
+
+
+class SiglipTower:
+    """SigLIP (Zhai et al. 2023): a timm vision transformer with attention pooling.
+
+    Before the pooling, tokens are not in the space of the texts. A patch token therefore goes
+    through the pooling alone, where it gets all the attention. The result is the image feature of
+    an image that has only this token, just as CLIP projects a patch.
+    """
+
+    def __init__(self, visual: TimmModel) -> None:
+        self.trunk, self.head = visual.trunk, visual.head
+        self.blocks, self.grid = visual.trunk.blocks, tuple(visual.trunk.patch_embed.grid_size)
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        x = self.trunk._pos_embed(self.trunk.patch_embed(pixels))
+        return self.trunk.norm_pre(self.trunk.patch_drop(x))
+
+    def image(self, tokens: Tensor) -> Tensor:
+        return self.head(self.trunk.forward_head(self.trunk.norm(tokens)))
+
+    def patches(self, tokens: Tensor) -> Tensor:
+        trunk = self.trunk
+        x = trunk.attn_pool.values(trunk.norm(tokens[:, trunk.num_prefix_tokens :]))
+        return self.head(trunk.head(trunk.fc_norm(x)))
+
+    def value_path(self, block: nn.Module, x: Tensor) -> Tensor:
+        x = x + block.ls1(block.attn.out_proj(block.attn.v_proj(block.norm1(x))))
+        return x + block.ls2(block.mlp(block.norm2(x)))
+
+
+def take_apart(visual: nn.Module) -> Tower:
+    """The steps of a backbone's vision tower."""
+    if isinstance(visual, BlipVision):
+        return visual
+    return SiglipTower(visual) if isinstance(visual, TimmModel) else ClipTower(visual)
 
 
 def checkpoint_every(policy: str | int) -> int:
@@ -31,28 +111,18 @@ def image_and_patches(
 ) -> tuple[Tensor, Tensor | None]:
     """Image features (F, D) of normalised pixels (F, 3, H, W), and patch grids (F, D, h, w).
 
-    A grid is the last block's tokens, normed and projected as the image feature is (supplementary
+    A grid is the last block's tokens, normed and projected like the image feature (supplementary
     C.2), hence in the space of the texts. "value" takes them from a last block without q and k, as
-    FG-CLIP does, since a token that has attended everywhere says little about its own place. None
-    skips grids. Every ``every``-th block, from the lowest that learns, is recomputed in the
-    backward pass; 0 keeps all activations.
+    FG-CLIP does, since a token that has attended everywhere says little about its own place. None:
+    no grids. ``every``: recompute every so many blocks in the backward pass, which saves memory;
+    0 keeps all activations.
     """
-    return from_tokens(visual, take_apart(visual).embed(pixels), 0, patch_tokens, every)
-
-
-def from_tokens(
-    visual: nn.Module,
-    x: Tensor,
-    depth: int,
-    patch_tokens: PatchTokens | None = None,
-    every: int = 0,
-) -> tuple[Tensor, Tensor | None]:
-    """``image_and_patches`` from the tokens x (F, N, width) that enter block ``depth`` on."""
-    tower, lowest = take_apart(visual), frozen_depth(visual) if every else 0
+    tower = take_apart(visual)
     *blocks, last = tower.blocks
-    for number, block in enumerate(blocks[depth:], depth):
-        x = _run(block, x, every > 0 and (number - lowest) % every == 0)
-    y = _run(last, x, every > 0 and (len(blocks) - lowest) % every == 0)
+    x = tower.embed(pixels)
+    for number, block in enumerate(blocks):
+        x = _run(block, x, every > 0 and number % every == 0)
+    y = _run(last, x, every > 0 and len(blocks) % every == 0)
     image = tower.image(y)
     if patch_tokens is None:
         return image, None
@@ -60,43 +130,23 @@ def from_tokens(
     return image, tower.patches(tokens).transpose(1, 2).unflatten(2, tower.grid)
 
 
-def frozen_depth(visual: nn.Module) -> int:
-    """Blocks below the lowest trainable parameter, never the last: patches may be its values."""
-    blocks = take_apart(visual).blocks
-    learned = [any(p.requires_grad for p in block.parameters()) for block in blocks]
-    inside = {id(p) for p in blocks.parameters()}
-    if any(p.requires_grad and id(p) not in inside for p in visual.parameters()):
-        return 0
-    return [*learned[:-1], True].index(True)
-
-
-@torch.no_grad()
-def frozen_tokens(visual: nn.Module, pixels: Tensor, depth: int) -> Tensor:
-    """Tokens (F, N, width) that enter block ``depth``, for blocks below that learn nothing."""
-    tower = take_apart(visual)
-    x = tower.embed(pixels)
-    for block in tower.blocks[:depth]:
-        x = block(x)
-    return x
+def _run(block: nn.Module, x: Tensor, recompute: bool) -> Tensor:
+    if recompute and block.training:
+        return checkpoint(block, x, use_reentrant=False)
+    return block(x)
 
 
 def compile_blocks(visual: nn.Module) -> None:
-    """Let torch.compile fuse each block when it first runs; weights and their names stay.
+    """Let torch.compile fuse each block when it first runs; weights keep their names.
 
-    All blocks share one compiled program. Results are those of the plain blocks up to rounding,
-    dropout included. Raises InputError without a C++ compiler.
+    Results are those of the plain blocks up to rounding, dropout included. Raises InputError
+    without a C++ compiler.
     """
     usual = "clang++" if sys.platform == "darwin" else "g++"
     if not shutil.which(os.environ.get("CXX", usual)):
         raise InputError("compile=true needs a C++ compiler: install g++, or leave compile=false")
     from torch._inductor import config
 
-    config.fallback_random = True  # the masks that the plain blocks draw
+    config.fallback_random = True  # draw the dropout masks of the plain blocks
     for block in take_apart(visual).blocks:
         block.compile()
-
-
-def _run(block: nn.Module, x: Tensor, recompute: bool) -> Tensor:
-    if recompute and block.training:
-        return checkpoint(block, x, use_reentrant=False)
-    return block(x)

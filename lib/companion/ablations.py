@@ -93,10 +93,11 @@ def _tuned(P: Params, base: Params, detector: bool, variant: Variant) -> pd.Data
         folder = base.run_dir / "negatives"
         screening_tables.plant_and_clean(P, folder)
         P = P.changed({"hard_negatives_train": str(folder / f"{variant.negatives}.json")})
-    if not P.training.from_scratch and not (P.run_dir / "stage1" / "final").exists():
-        copying = P.run_dir / "stage1" / "copying"
-        shutil.copytree(_shared_stage1(P, base), copying, dirs_exist_ok=True)
-        os.replace(copying, copying.with_name("final"))
+    if not P.training.from_scratch and not (P.run_dir / "stage1").exists():
+        copying = P.run_dir / "copying"
+        checkpoints = shutil.ignore_patterns("checkpoint-*")
+        shutil.copytree(_shared_stage1(P, base), copying, dirs_exist_ok=True, ignore=checkpoints)
+        os.replace(copying, P.run_dir / "stage1")
     run_stage(P, 2)
     result = tuned_models.evaluate_stage(P, "full", "test")
     table = result_tables.zero_shot(P, [result]).rename(columns={"setting": "metric"})
@@ -109,7 +110,7 @@ def _tuned(P: Params, base: Params, detector: bool, variant: Variant) -> pd.Data
 def _shared_stage1(P: Params, base: Params) -> Path:
     """Stage I for all variants that have the same: the run's own, or one trained here once."""
     unused = {name: base.flat()[name] for name in NOT_STAGE1}
-    decisive, own = selected(P.changed(unused), STAGE1), base.run_dir / "stage1" / "final"
+    decisive, own = selected(P.changed(unused), STAGE1), base.run_dir / "stage1"
     if decisive == selected(base, STAGE1) and (own / META).exists():
         return own
     name = f"stage1-{sha256_json(decisive)[:8]}"

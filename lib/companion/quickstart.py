@@ -3,10 +3,9 @@
 import pandas as pd
 import torch
 
-from alertclip.export import export_open_clip
+from alertclip.export import export_open_clip, stock_encoders
 from alertclip.model import AlertCLIP
 from alertclip.score import HELD, ScoreCurve, draw, embed_prompts, load_model, score_video
-from alertclip.stock import stock_encoders
 from companion import figures
 from companion.profiles import ROOT, Params
 from companion.splits import clip_dataset, load_split, prepare_data

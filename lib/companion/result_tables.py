@@ -5,7 +5,7 @@ import pandas as pd
 from IPython.display import Markdown
 
 from alertclip import intervals, mss
-from alertclip.training_log import read_history
+from alertclip.checkpoint import read_history
 from companion import figures
 from companion.embedding_tables import frame_scores, project_2d, wording_table
 from companion.figures import catalogue
@@ -113,7 +113,7 @@ def umap_table(results: list[StageResult], seed: int) -> pd.DataFrame:
 
 def training_log(P: Params, stage: Stage) -> pd.DataFrame:
     """Tidy log of a trained stage. Columns: step, term, value; one row per step and loss term."""
-    history = read_history(stage_folder(P, stage).parent)
+    history = read_history(stage_folder(P, stage))
     rows = pd.concat([pd.DataFrame(history.steps), pd.DataFrame(history.validation)])
     terms = [c for c in rows if c.startswith("loss") or c == "validation_loss"]
     return rows.melt("step", terms, "term", "value").dropna()

@@ -1,67 +1,69 @@
-"""A stage of a profile: data, model, adapters, loop, export."""
+"""A training stage of a profile: data, model, adapters, loop, export."""
 
-from functools import partial
 from pathlib import Path
 
 import torch
 
 from alertclip import distributed
 from alertclip.backbone import load_backbone
-from alertclip.checkpoint import read_state
+from alertclip.checkpoint import RUN
 from alertclip.clips import ClipDataset
 from alertclip.errors import InputError
 from alertclip.export import META, export_open_clip, load_alertclip
-from alertclip.files import sha256_json
-from alertclip.footprint import fit_into_memory
+from alertclip.files import read_json, sha256_json
+from alertclip.hyperparameters import StageParams
 from alertclip.lora import add_lora
 from alertclip.model import AlertCLIP
-from alertclip.prefix import PrefixCache
-from alertclip.stage_settings import stage_settings
 from alertclip.tower import compile_blocks
 from alertclip.training import fit
 from companion.profiles import Params
 from companion.splits import clip_dataset, prepare_data, require_disjoint
 
+FOLDERS = {1: "stage1", 2: "full"}  # of the models after Stage I and Stage II, in the run's folder
+
 
 def run_stage(P: Params, stage: int) -> Path:
-    """Train stage 1 or 2 of a profile and return ``stageN/final``, an open_clip folder.
+    """Train stage 1 or 2 of a profile; returns the model's folder, which open_clip loads too.
 
-    Goes on where an interrupted call stopped; does nothing if the stage is finished. The processes
-    of torchrun share the work. Raises InputError if data, weights or, for stage 2, Stage I are
-    missing.
+    Resumes where an interrupted call stopped, and does nothing if the stage is finished. The
+    processes of torchrun share the work. Raises InputError if data, weights or, for stage 2,
+    Stage I are missing.
     """
-    settings, device = stage_settings(P, stage), distributed.own_device(resolve_device(P))
+    device = distributed.own_device(resolve_device(P))
     with distributed.first_alone():
         prepare_data(P)
         require_disjoint(P)
         torch.manual_seed(P.seed)
         model = initial_model(P, stage).to(device)
-        if P.model.cache_prefix:
-            model.prefix = _prefix_cache(P, model, settings.precision)
         if P.model.compile:
             compile_blocks(model.clip.visual)
         train, dev = (clip_dataset(P, split, model.image_size) for split in ("train", "dev"))
-    out, regions = P.run_dir / f"stage{stage}", stage == 2
-    look_ahead = partial(fit_into_memory, model, settings, P.data.num_frames, regions, out.name)
+    out = P.run_dir / FOLDERS[stage]
     fit(
         model,
         train,
         dev,
-        settings,
+        stage_params(P, stage),
+        P.training,
         out,
-        regions=regions,
+        regions=stage == 2,
         seed=P.seed,
         device=device,
         provenance=_provenance(P, train),
         workers=P.workers if device.type == "cuda" else 0,  # a CPU has no cores to spare
-        prepare=look_ahead if P.model.checkpointing == "auto" else None,
     )
-    if distributed.rank() == 0 and not (out / "final" / META).exists():
-        state = read_state(out / "final")
-        meta = {"stage": stage, "num_frames": P.data.num_frames, "run": state["identity"]}
-        export_open_clip(model, out / "final", meta)
+    if distributed.rank() == 0 and not (out / META).exists():
+        meta = {"stage": stage, "num_frames": P.data.num_frames, "run": read_json(out / RUN)}
+        export_open_clip(model, out, meta)
     distributed.barrier()
-    return out / "final"
+    return out
+
+
+def stage_params(P: Params, stage: int) -> StageParams:
+    """Column 1 or 2 of Table 4."""
+    if stage not in FOLDERS:
+        raise InputError(f"stage {stage}: there are stages 1 (global) and 2 (global and region)")
+    return P.stage1 if stage == 1 else P.stage2
 
 
 def initial_model(P: Params, stage: int) -> AlertCLIP:
@@ -69,7 +71,7 @@ def initial_model(P: Params, stage: int) -> AlertCLIP:
 
     Stage I's adapters are folded into the weights because the ranks differ (Table 4: 4 and 16).
     """
-    settings = stage_settings(P, stage)
+    settings = stage_params(P, stage)
     scratch = stage == 1 or P.training.from_scratch
     before = None if scratch else _finished_stage1(P)
     model = AlertCLIP(
@@ -79,7 +81,7 @@ def initial_model(P: Params, stage: int) -> AlertCLIP:
         temporal_dropout=P.model.temporal_dropout,
         region_pooling=P.model.region_pooling,
         patch_tokens=P.model.patch_tokens,
-        checkpointing="none" if P.model.checkpointing == "auto" else P.model.checkpointing,
+        checkpointing=P.model.checkpointing,
     )
     if before:
         model.temporal.load_state_dict(before.temporal.state_dict())
@@ -94,20 +96,12 @@ def initial_model(P: Params, stage: int) -> AlertCLIP:
     return model
 
 
-def _prefix_cache(P: Params, model: AlertCLIP, precision: str) -> PrefixCache:
-    backbone, device = model.backbone, model.mean.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    made_by = [precision, name, torch.__version__, P.model.compile]
-    made_by += [backbone.config, backbone.mean, backbone.std]
-    return PrefixCache(P.cache_dir / "prefix", model.clip.visual, made_by)
-
-
 def _finished_stage1(P: Params) -> AlertCLIP:
-    folder = P.run_dir / "stage1" / "final"
+    folder = P.run_dir / FOLDERS[1]
     if not (folder / META).exists():
         raise InputError(
             f"Stage II starts from Stage I, and {folder} is not finished: first run"
-            f" python -m alertclip.training --profile {P.profile} --stage 1"
+            f" python -m companion.train --profile {P.profile} --stage 1"
         )
     return load_alertclip(folder)
 
@@ -117,9 +111,9 @@ def _provenance(P: Params, train: ClipDataset) -> dict[str, object]:
     content = [
         (repr(item), train.cache.info(train.root / item.video).sha256) for item in train.items
     ]
-    names = ("num_frames", "region_pooling", "patch_tokens", "temporal_dropout", "temporal_heads",
-             "backbone")  # fmt: skip
-    return {"data": sha256_json(content)} | {name: P.flat()[name] for name in names}
+    names = {"backbone", "region_pooling", "patch_tokens", "temporal_dropout", "temporal_heads"}
+    options = P.model.model_dump(include=names)
+    return {"data": sha256_json(content), "num_frames": P.data.num_frames, **options}
 
 
 def resolve_device(P: Params) -> torch.device:
@@ -133,5 +127,5 @@ def resolve_device(P: Params) -> torch.device:
         raise InputError(f"device={name}: {reason}; use device=auto, or cpu") from None
     device = torch.device(name)
     if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)  # clocks, peaks of memory and names are the current GPU's
+        torch.cuda.set_device(device)  # timers and memory counters read the current GPU
     return device

@@ -1,7 +1,7 @@
-"""``python -m alertclip.training --profile mini --stage 1 [-p name=value ...]``.
+"""``python -m companion.train --profile mini --stage 1 [-p name=value ...]``.
 
 On several GPUs, or processes, with the same result up to rounding and dropout's random numbers:
-``torchrun --nproc_per_node 8 -m alertclip.training --profile paper --stage 1``.
+``torchrun --nproc_per_node 8 -m companion.train --profile paper --stage 1``.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from companion.stage_runs import run_stage
 
 def main() -> None:
     """Train one stage of a profile; started again, it goes on where it stopped."""
-    parser = argparse.ArgumentParser(prog="python -m alertclip.training", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m companion.train", description=__doc__)
     parser.add_argument("--profile", default="mini", help="params/<profile>.yaml, joined by +")
     parser.add_argument("--stage", type=int, choices=(1, 2), required=True)
     parser.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", dest="overrides")

@@ -13,13 +13,13 @@ import torch
 
 from alertclip import mss
 from alertclip.backbone import load_backbone
+from alertclip.checkpoint import weights_hash
 from alertclip.embeddings import ClipEmbeddings, embed_clips, reuse_or_embed
 from alertclip.export import load_alertclip
 from alertclip.files import sha256_json
 from alertclip.model import AlertCLIP
 from alertclip.prompts import Prompts, load_prompts
 from alertclip.records import region_span
-from alertclip.run_identity import weights_hash
 from alertclip.zero_shot import encode_sets
 from companion.profiles import ROOT, Params
 from companion.splits import Split, clip_dataset, is_surrogate, load_split, prepare_data
@@ -27,7 +27,7 @@ from companion.stage_runs import resolve_device
 
 Stage = Literal["clip", "stage1", "full"]
 STAGES: dict[Stage, str] = {"clip": "CLIP", "stage1": "Stage I", "full": "Full"}
-FOLDERS = {"stage1": "stage1/final", "full": "stage2/final"}
+FOLDERS = {"stage1": "stage1", "full": "full"}
 WHOLE = (0.0, math.inf)  # the span of an event without boxes or times: the whole clip
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from alertclip.cache import FrameCache
+from alertclip.checkpoint import weights_hash
 from alertclip.clips import ClipDataset
 from alertclip.embeddings import ClipEmbeddings, embed_clips, reuse_or_embed
 from alertclip.errors import InputError
@@ -23,7 +24,6 @@ from alertclip.files import sha256_json
 from alertclip.model import AlertCLIP
 from alertclip.prompts import Prompts
 from alertclip.records import Item
-from alertclip.run_identity import weights_hash
 from alertclip.video import DecodeError, DecodeWorker
 from curation.consistency import class_embeddings, score_consistency
 from curation.quality import Quality, measure, score_quality

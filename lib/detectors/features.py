@@ -15,8 +15,10 @@ from typing import Literal
 
 import numpy as np
 import torch
+from alertclip.shards import WHOLE
 
 from alertclip.cache import FrameCache, ahead, parallel_probe
+from alertclip.checkpoint import weights_hash
 from alertclip.errors import InputError
 from alertclip.files import (
     WHOLE,
@@ -29,7 +31,6 @@ from alertclip.files import (
     write_json,
 )
 from alertclip.model import AlertCLIP
-from alertclip.run_identity import weights_hash
 from alertclip.video import DecodeWorker, read_frames
 
 CROPS = (1, 5, 10)  # whole frame; centre and corners; the same mirrored

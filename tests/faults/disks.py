@@ -13,7 +13,6 @@ from test_video import SIZE, write_ids
 from alertclip import checkpoint
 from alertclip.cache import FrameCache, parallel_fill
 from alertclip.files import atomic_write, locked, write_json
-from alertclip.training_log import append_row
 from companion.figures import write_table
 
 from .harness import Case, disk, refused
@@ -25,7 +24,7 @@ def save_stage(folder: Path, step: int = 2) -> None:
     """A checkpoint of the tiny model."""
     model = tiny_model()
     optimizer = torch.optim.AdamW(checkpoint.trainable(model).values())
-    checkpoint.save_checkpoint(folder, model, optimizer, {"step": step, "identity": {}}, 2)
+    checkpoint.save_checkpoint(folder, step, model, optimizer, torch.device("cpu"), 2)
 
 
 def save_table(folder: Path) -> None:
@@ -52,7 +51,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "CSV": save_table,
     "JSON": lambda folder: write_json(folder / "a.json", list(range(100_000))),
     "notebook": save_notebook,
-    "log": lambda folder: append_row(folder, {"row": "x" * 500_000}),
+    "log": lambda folder: checkpoint.append_row(folder, {"row": "x" * 500_000}),
 }
 
 

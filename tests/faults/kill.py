@@ -24,7 +24,7 @@ STEPS = ("stage1_steps=30", "stage2_steps=30", "stage1_save_steps=2", "stage2_sa
 PHASES = {  # phase: stage to run, what grows under runs/, seconds in which it grows by one
     "frame cache": (1, "cache/**/*", 0.01),
     "Stage I": (1, "smoke/stage1/log.jsonl", 0.3),
-    "Stage II": (2, "smoke/stage2/log.jsonl", 0.3),
+    "Stage II": (2, "smoke/full/log.jsonl", 0.3),
 }
 
 
@@ -61,9 +61,9 @@ class Project:
     def outcome(self) -> dict[str, str]:
         """SHA-256 by name of all that was learned, exported and cached; logs without clocks."""
         found = {}
-        for pattern in ("smoke/stage*/final/**/*", "cache/frames/[!.]*"):
+        for pattern in ("smoke/*/*.safetensors", "cache/frames/[!.]*"):
             found |= {p: p.read_bytes() for p in self.runs.glob(pattern) if p.is_file()}
-        for path in self.runs.glob("smoke/stage*/log.jsonl"):
+        for path in self.runs.glob("smoke/*/log.jsonl"):
             rows = [json.loads(line) for line in path.read_text().splitlines()]
             rows = [{**row, "clips_per_s": 0, "wait_s": 0} for row in rows]
             found[path] = json.dumps(rows).encode()
