@@ -1,6 +1,5 @@
 """AlertCLIP: CLIP at the start, one pass of the tower, temporal head, regions, texts."""
 
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +14,7 @@ from alertclip.clips import Batch
 from alertclip.errors import InputError
 from alertclip.lora import add_lora
 from alertclip.losses import total_loss
-from alertclip.model import AlertCLIP, fill_negatives
+from alertclip.model import AlertCLIP
 from alertclip.pooling import AttentionPooling, TemporalTransformer, region_sequence, roi_features
 from alertclip.tower import compile_blocks, image_and_patches
 
@@ -133,17 +132,6 @@ def test_sparing_pefts_casts_changes_no_bit():
         layer.cast_input_dtype_enabled = True
     for a, b in zip(gradients_of(ours, True), gradients_of(stock, True), strict=True):
         assert torch.equal(a, b)
-
-
-@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
-def test_compiled_blocks_give_the_same_gradients_under_the_same_names():
-    plain, compiled = with_lora(0.5), with_lora(0.5)
-    names = list(compiled.state_dict())
-    compile_blocks(compiled.clip.visual)
-    for a, b in zip(gradients_of(compiled, False), gradients_of(plain, False), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
-    assert list(compiled.state_dict()) == names
-    assert torch._dynamo.utils.counters["frames"]["ok"] > 0
 
 
 def test_compiling_needs_a_compiler(monkeypatch):
@@ -272,12 +260,6 @@ def test_forward_reads_every_part_of_the_batch():
         length = getattr(output, name).norm(dim=-1)
         torch.testing.assert_close(length, torch.ones_like(length))
     assert model(batch).v_r is None
-
-
-def test_negatives_may_exceed_the_papers_three():
-    texts, mask = fill_negatives([["a", "b", "c", "d"], []], ["own", "other"])
-    assert texts == ["a", "b", "c", "d"] + ["other"] * 4
-    assert mask.tolist() == [[True] * 4, [False] * 4]
 
 
 @pytest.mark.parametrize("patch_tokens", ["plain", "value"])

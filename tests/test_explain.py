@@ -5,52 +5,37 @@ import pytest
 import tiny_clip
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, layer_norm, normalize
+from torch.nn.functional import layer_norm, normalize
 
+from alertclip.attention import SplitAttention
 from alertclip.attention_maps import (
     attention_maps,
-    explicit_attention,
     frame_gradients,
     frame_maps,
     gradient_weighted,
-    head_probabilities,
+    keep_probabilities,
     patch_maps,
     relevance,
     rollout,
     token_maps,
-    weighted_values,
 )
 from alertclip.backbone import from_clip
 from alertclip.errors import InputError
 from alertclip.model import AlertCLIP
 
 
-class Projections(nn.Module):
-    """Attention of ``queries`` (None: the tokens themselves) over the tokens, step by step."""
-
-    def __init__(self, dim: int = 8, heads: int = 2, scale: float = 1.0):
-        super().__init__()
-        self.num_heads, self.scale = heads, scale
-        self.q_proj, self.k_proj = nn.Linear(dim, dim), nn.Linear(dim, dim)
-        self.v_proj, self.out_proj = nn.Linear(dim, dim), nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor, queries: Tensor | None = None) -> Tensor:
-        q = self.q_proj(x if queries is None else queries) * self.scale
-        a = head_probabilities(q, self.k_proj(x), self.num_heads)
-        return self.out_proj(weighted_values(a, self.v_proj(x)))
-
-
 class PoolTower(nn.Module):
     """A block and SigLIP's kind of pooling: one learned query reads the tokens."""
 
-    def __init__(self, scale: float = 1.0) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.block, self.pool = Projections(scale=scale), Projections()
+        stock = [nn.MultiheadAttention(8, 2, batch_first=True) for _ in range(2)]
+        self.block, self.pool = (SplitAttention(attention) for attention in stock)
         self.latent = nn.Parameter(torch.randn(1, 1, 8))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.block(x)
-        return self.pool(x, self.latent.expand(len(x), -1, -1))[:, 0]
+        x = x + self.block.attend(x, x, x)
+        return self.pool.attend(self.latent.expand(len(x), -1, -1), x, x)[:, 0]
 
 
 class Around(nn.Module):
@@ -75,22 +60,18 @@ def one_block(pool: str) -> AlertCLIP:
     return AlertCLIP(from_clip(clip, tiny_clip.tokenize, "tiny", config)).eval()
 
 
-def probabilities(attention: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Of one split attention on x (B, N, D), averaged over heads: (B, N, N)."""
-    q, k = attention.q_proj(x), attention.k_proj(x)
-    return head_probabilities(q, k, attention.num_heads).mean(dim=1)
+def probabilities(attention: nn.Module, *inputs: Tensor) -> Tensor:
+    """Of one split attention, averaged over heads: (B, N, M)."""
+    with keep_probabilities(attention) as blocks:
+        attention.attend(*inputs)
+    return blocks[0].mean(dim=1)
 
 
 def test_probabilities_equal_torch_attention():
     torch.manual_seed(0)
-    stock = nn.MultiheadAttention(8, 2, batch_first=True)
-    split = Projections()
-    weight, bias = stock.in_proj_weight.chunk(3), stock.in_proj_bias.chunk(3)
-    for projection, w, b in zip((split.q_proj, split.k_proj), weight, bias, strict=False):
-        projection.load_state_dict({"weight": w, "bias": b})
-    x = torch.randn(3, 5, 8)
+    stock, x = nn.MultiheadAttention(8, 2, batch_first=True), torch.randn(3, 5, 8)
     expected = stock(x, x, x, need_weights=True)[1]
-    torch.testing.assert_close(probabilities(split, x), expected)
+    torch.testing.assert_close(probabilities(SplitAttention(stock), x, x, x), expected)
 
 
 @pytest.mark.parametrize("pool", ["tok", "avg"])
@@ -99,13 +80,13 @@ def test_the_explicit_tower_is_the_fused_one(pool):
     tiny_clip.stir(model)
     frames = tiny_clip.frames(5)
     fused = model.image_features(frames)
-    with explicit_attention(model.clip.visual) as blocks:
+    with keep_probabilities(model.clip.visual) as blocks:
         explicit = model.image_features(frames)
     assert not torch.equal(explicit, fused)  # another computation of the same
     torch.testing.assert_close(explicit, fused, rtol=1e-4, atol=1e-5)
     assert [tuple(block.shape) for block in blocks] == [(5, 4, 13, 13)] * 2
     torch.testing.assert_close(blocks[1].sum(-1), torch.ones(5, 4, 13))
-    assert torch.equal(model.image_features(frames), fused)  # the hooks are gone
+    assert torch.equal(model.image_features(frames), fused)  # as before
 
 
 def test_rollout_rows_sum_to_one_and_later_blocks_read_earlier_ones():
@@ -129,8 +110,6 @@ def test_attention_to_one_patch_is_found():
     assert maps.flatten().argmax() == 4 and maps.sum() == pytest.approx(1)
     with pytest.raises(InputError, match="3 x 3"):
         patch_maps(rollout(attention), (3, 3), "tok")
-    with pytest.raises(InputError, match="no class token"):
-        patch_maps(rollout(attention[..., 1:, 1:]), (2, 3), "tok")
 
 
 def test_relevance_by_hand():
@@ -153,7 +132,7 @@ def test_nothing_positive_gives_a_uniform_map():
 def by_differences(model: AlertCLIP, frame: Tensor, direction: Tensor) -> Tensor:
     """Relevance map (h, w) of a one-block tower in fp64: no gradient is ever computed."""
     visual = model.clip.visual.double()
-    x = visual._embeds(model._pixels(frame).double())  # (1, N, D)
+    x = visual._embeds(model.normalise_pixels(frame).double())  # (1, N, D)
     block, attn = visual.transformer.resblocks[0], visual.transformer.resblocks[0].attn
     h = layer_norm(x, x.shape[-1:], block.ln_1.weight, block.ln_1.bias)
     q, k, v = (
@@ -219,25 +198,16 @@ def test_a_pooling_query_is_read_through_the_blocks():
     torch.manual_seed(0)
     tower, x = PoolTower(), torch.randn(2, 6, 8)
     found = frame_maps(Around(tower, (2, 3)), x, torch.randn(2, 8))
-    a = probabilities(tower.block, x)
-    q, k = tower.pool.q_proj(tower.latent), tower.pool.k_proj(x + tower.block(x))
-    read = head_probabilities(q.expand(2, -1, -1), k, 2).mean(dim=1)
+    a, y = probabilities(tower.block, x, x, x), x + tower.block.attend(x, x, x)
+    read = probabilities(tower.pool, tower.latent.expand(2, -1, -1), y, y)
     expected = (read @ (0.5 * a + 0.5 * torch.eye(6))).unflatten(-1, (2, 3))[:, 0]
     torch.testing.assert_close(found.rollout, expected.detach())
     torch.testing.assert_close(found.relevance.sum((1, 2)), torch.ones(2))
 
 
-def test_what_cannot_be_explained_says_so():
-    x, direction = torch.randn(1, 6, 8), torch.randn(1, 8)
-    with pytest.raises(InputError, match="block: not softmax"):
-        frame_maps(Around(PoolTower(scale=3.0), (2, 3)), x, direction)
+def test_a_tower_without_split_attention_is_refused():
     with pytest.raises(InputError, match="split attention"):
-        frame_maps(Around(nn.Linear(8, 8), (2, 3)), x, direction)
-    unknown = nn.Sequential(Projections())
-    model = Around(unknown, (2, 3))
-    model.image_features = lambda frames: gelu(unknown(frames)).mean(dim=1)
-    with pytest.raises(InputError, match="pooling"):
-        frame_maps(model, x, direction)
+        frame_maps(Around(nn.Linear(8, 8), (2, 3)), torch.randn(1, 6, 8), torch.randn(1, 8))
 
 
 def test_frame_gradients_follow_the_scores_of_real_frames():

@@ -27,12 +27,9 @@ from alertclip.clips import Batch
 from alertclip.errors import InputError
 from alertclip.export import export_open_clip, load_alertclip, stock_encoders
 from alertclip.files import read_json
-from alertclip.huggingface import export_huggingface
-from alertclip.lora import add_lora, merge_lora, parameter_groups, target_pattern
+from alertclip.lora import add_lora, merge_lora, parameter_groups
 from alertclip.model import AlertCLIP
 from alertclip.tower import image_and_patches
-from companion import profiles as params_module
-from companion import quickstart
 from companion.profiles import load_params
 from miniworld import prior
 from miniworld.mini_models import RECIPES
@@ -289,12 +286,6 @@ def test_lora_of_upper_blocks_alone(family, folders):
     assert [sum(part in n for n in names) for part in last[family]] == [3, 3]
 
 
-def test_pattern_of_one_target_names_no_other():
-    assert "key" not in target_pattern(["q"], ["text"])
-    with pytest.raises(InputError, match="add text"):
-        target_pattern(["embedding"], ["visual"])
-
-
 def test_every_adapter_learns_from_clips_regions_and_hard_negatives(model):
     mask = torch.ones(2, 2, dtype=torch.bool)
     batch = Batch(
@@ -358,17 +349,6 @@ def test_export_loads_in_its_own_library(model, family, tmp_path):
         torch.testing.assert_close(images.pixel_values, pixels, atol=1e-5, rtol=0)
 
 
-def test_the_last_cell_of_the_second_stage_takes_every_family(model, tmp_path, monkeypatch):
-    P = load_params("smoke")
-    monkeypatch.setattr(params_module, "ROOT", tmp_path)
-    clip = {"frames": frames(model, 3).permute(0, 2, 3, 1).numpy()}
-    monkeypatch.setattr(quickstart, "stage_model", lambda *_: model)
-    monkeypatch.setattr(quickstart, "clip_dataset", lambda *_: [clip])
-    monkeypatch.setattr(quickstart, "provenance", lambda _: {})
-    assert (quickstart.export(P)["largest"] < 1e-5).all()
-    assert (tmp_path / "runs/smoke/export/alert_clip.json").is_file()
-
-
 def test_alertclip_comes_back_whole_for_the_second_stage(model, tmp_path):
     before = embeddings(model)
     out = export_open_clip(model, tmp_path, {"stage": 1})
@@ -388,11 +368,6 @@ def test_attention_maps_sum_to_one(model):
     maps = attention_maps(model, frames(model, 2))
     assert maps.shape == (2, *model.grid)
     torch.testing.assert_close(maps.sum((1, 2)), torch.ones(2))
-
-
-def test_what_is_clips_alone_is_refused(model, tmp_path):
-    with pytest.raises(InputError, match="no CLIP"):
-        export_huggingface(model, tmp_path)
 
 
 def test_profiles_of_the_families():

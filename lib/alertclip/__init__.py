@@ -1,26 +1,24 @@
 """Alert-CLIP: abnormality-aware tuning of CLIP for video anomaly detection.
 
-Modules in reading order; each imports only what stands before it:
+The method in reading order, as the paper tells it:
 
-- ``errors``, ``files``, ``memory``: one error type for bad input, atomic writes, progress, malloc.
-- ``params``: every knob of a run, typed.
-- ``data``: VAGTA annotations, boxes, videos, frame cache, clips, the synthetic mini world.
-- ``model``: open_clip towers with split attention, LoRA, temporal transformer, regions, export.
-- ``losses``: one function per objective of the paper.
-- ``training``: one loop for Stage I and Stage II.
-- ``diagnosis``, ``evaluation``, ``explain``: MeanSignScore, zero-shot metrics, attention maps.
-- ``prompts``: the fixed prompt file.
-- ``figures``: a tidy table in, a figure out.
-- ``shards``, ``score``: score your own videos.
-- ``stages``, ``study``, ``showcase``: what the notebooks call: models, tables, exports.
-- ``detectors``, ``weak``, ``comparison``, ``transfer``, ``disentangle``, ``feature_space``,
-  ``retention``: VadCLIP and AnomalyCLIP on each backbone, and what tuning forgets.
-- ``curation``: screening of clips, hard negatives and their audit.
-- ``ablations``, ``ablation_tables``, ``degradation``, ``failures``, ``efficiency``, ``qa``: what
-  notebooks 07 to 10 measure.
-- ``ledger``, ``inconsistencies``, ``report``: the papers' numbers beside ours.
-- ``seeds``, ``prior``, ``gates``: several seeds, pre-training, the mini world's fitness.
-- ``announce``, ``workflow``, ``run``: notebooks executed in order, behind ``run_all.sh``.
+- ``hyperparameters``: Table 4 and the rest of the method's parameters, in typed groups.
+- ``attention``, ``tower``, ``blip``, ``backbone``: CLIP, SigLIP or BLIP, taken apart for LoRA.
+- ``lora``: adapters on the projections, and the optimiser's parameter groups.
+- ``pooling``, ``model``: frames to clips, boxes to regions, texts; the model of both stages.
+- ``losses``: L_global, L_region, L_hard and their sum, one function each.
+- ``objective``, ``schedule``, ``distributed``, ``checkpoint``, ``training``: gradients of a step,
+  order and learning rates, several processes, resume, and the loop of Stage I and Stage II.
+- ``export``, ``huggingface``: the tuned model for open_clip, transformers and PEFT.
+- ``attention_maps``: where the model looks.
+
+Data and evaluation:
+
+- ``records``, ``vagta``, ``boxes``, ``caption_checks``: annotations and what is wrong in them.
+- ``video``, ``decoding``, ``cache``, ``streaming``, ``clips``: from a file to a batch.
+- ``prompts``, ``embeddings``, ``mss``, ``zero_shot``: MeanSignScore and zero-shot detection.
+- ``score``, ``shards``: score your own videos, on several machines if need be.
+- ``errors``, ``files``: one error type for bad input, files that are never half-written.
 
 Axis letters: B clips, T frames, R regions, K hard negatives, C prompts, D embedding dimension,
 N patch tokens, H and W pixels. A mask is True where the entry is real.

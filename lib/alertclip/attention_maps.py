@@ -93,6 +93,15 @@ def relevance(weighted: Tensor) -> Tensor:
     return total
 
 
+def patch_maps(flow: Tensor, grid: tuple[int, int], pool: str) -> Tensor:
+    """Share of each patch in the pooled image feature: flow (B, N, N) -> (B, h, w), sums to 1.
+
+    ``pool`` is open_clip's: "tok" reads the class token, "avg" the mean over patch tokens.
+    """
+    extra = _class_tokens(flow.shape[-1], grid)
+    return token_maps(flow[:, 0] if pool == "tok" else flow[:, extra:].mean(dim=1), grid)
+
+
 def token_maps(row: Tensor, grid: tuple[int, int]) -> Tensor:
     """Weights of the tokens (B, N), at least 0 -> patches (B, h, w), sum 1; all 0: uniform."""
     patches = row[:, _class_tokens(row.shape[-1], grid) :]
@@ -141,10 +150,9 @@ def _rollout_maps(model: nn.Module, blocks: list[Tensor]) -> Tensor:
     """Share of each patch in the pooled image feature: (F, h, w), sums to 1."""
     layers, query = _layers_and_query([block.detach().mean(dim=1) for block in blocks])
     flow = rollout(torch.stack(layers))
-    if query is None and model.clip.visual.pool_type == "avg":
-        row = flow[:, _class_tokens(flow.shape[-1], model.grid) :].mean(dim=1)
-        return token_maps(row, model.grid)
-    return token_maps(_read(flow, None if query is None else query.mean(dim=1)), model.grid)
+    if query is None:
+        return patch_maps(flow, model.grid, model.clip.visual.pool_type)
+    return token_maps(_read(flow, query.mean(dim=1)), model.grid)
 
 
 def _layers_and_query(blocks: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:

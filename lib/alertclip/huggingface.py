@@ -1,6 +1,6 @@
 """The tuned CLIP as a folder of Hugging Face transformers: ``CLIPModel.from_pretrained(folder)``.
 
-Neither library converts from open_clip; the two name the same tensors differently.
+The two libraries give the same tensors different names, and neither converts from open_clip.
 """
 
 import re
@@ -58,7 +58,7 @@ def export_huggingface(model: AlertCLIP, out: Path) -> Path:
 
 
 def clip_config(model: AlertCLIP) -> CLIPConfig:
-    """The architecture in transformers' words."""
+    """The architecture as transformers describes it."""
     clip, visual = model.clip, model.clip.visual
     height, width = model.image_size
     if not isinstance(clip, open_clip.CLIP):

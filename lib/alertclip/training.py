@@ -119,9 +119,9 @@ class Run:
         self.optimizer = torch.optim.AdamW(parameter_groups(model, *rates, stage.weight_decay))
         if stage.batch_size < distributed.world_size():
             raise InputError(
-                f"{self.name}_batch_size is {stage.batch_size}: {distributed.world_size()} processes"
-                " need a clip each of every micro-batch; use fewer processes, or raise it and lower"
-                f" {self.name}_accumulation"
+                f"{self.name}_batch_size is {stage.batch_size}:"
+                f" {distributed.world_size()} processes need a clip each of every micro-batch; use"
+                f" fewer processes, or raise it and lower {self.name}_accumulation"
             )
 
     def identity(self, seed: int, items: int, provenance: Mapping[str, Any]) -> dict[str, Any]:

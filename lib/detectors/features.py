@@ -15,7 +15,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from alertclip.shards import WHOLE
 
 from alertclip.cache import FrameCache, ahead, parallel_probe
 from alertclip.checkpoint import weights_hash
