@@ -26,7 +26,7 @@ from alertclip.model import AlertCLIP
 from alertclip.prompts import load_prompts
 from alertclip.score import embed_prompts, score_video
 from alertclip.training import Run
-from companion.costs import random_batch, stage_start
+from companion.latency import random_batch, stage_start
 from companion.profiles import PROFILES, load_params
 from curation.redundancy import Fingerprint, compare
 

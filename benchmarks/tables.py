@@ -2,8 +2,7 @@
 
 from harness import parser, save
 
-from companion import costs, machine
-from companion.flops import flops_table
+from companion import flops, latency, machine
 from companion.profiles import load_params
 from companion.stage_runs import resolve_device
 
@@ -13,17 +12,16 @@ def main() -> None:
     options.add_argument("--backbone", default="ViT-B-32-quickgelu")
     options.add_argument("--frames", type=int, default=256)
     options.add_argument("--clips", type=int, default=8, help="micro-batch of the training step")
-    options.add_argument("--checkpointing", default="all", help="none, all or a number of blocks")
+    options.add_argument("--checkpointing", default="all", help="none, all or a number")
     o = options.parse_args()
-    changes = {"num_frames": o.frames, "backbone": o.backbone, "checkpointing": o.checkpointing}
-    P = load_params("paper", changes)
+    names = ("backbone", "checkpointing")
+    P = load_params("paper", {"num_frames": o.frames, **{n: getattr(o, n) for n in names}})
     device, name = resolve_device(P), f"{o.backbone}_{o.frames}"
-    ceilings = machine.ceilings(device)
-    save(ceilings, "machine", o.out, device)
-    save(flops_table(), "table5", o.out, device)
-    ceiling = machine.flops_per_second(ceilings)
-    save(costs.latency_table(P, ceiling, o.repeats), f"table7_{name}", o.out, device)
-    hours = costs.training_table(P, ceiling, o.clips, o.repeats)
+    speed = machine.matmul_speed(device)
+    save(speed, "machine", o.out, device)
+    save(flops.table5(), "table5", o.out, device)
+    save(latency.latency_table(P, speed, o.repeats), f"table7_{name}", o.out, device)
+    hours = latency.training_table(P, speed, o.clips, o.repeats)
     save(hours.assign(checkpointing=o.checkpointing), f"table6_{name}", o.out, device)
 
 

@@ -22,7 +22,7 @@ from alertclip.clips import Batch
 from alertclip.losses import Embeddings, concatenate, total_loss
 from alertclip.model import AlertCLIP, fill_negatives
 from alertclip.objective import StageObjective
-from companion.costs import random_batch, stage_start
+from companion.latency import random_batch, stage_start
 from companion.profiles import Params, load_params
 
 Work = Callable[[], np.ndarray]

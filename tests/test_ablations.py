@@ -10,9 +10,16 @@ from test_detector_tables import scored
 from alertclip.errors import InputError
 from alertclip.records import Region
 from alertclip.vagta import Item
-from companion import ablation_tables, ablations, detector_tables, figures, profiles, variants
+from companion import (
+    ablation_tables,
+    ablations,
+    detector_tables,
+    figures,
+    paper_numbers,
+    profiles,
+    variants,
+)
 from companion.figures import intervals
-from companion.paper_numbers import paper_numbers
 from companion.profiles import load_params
 from companion.seeds import over_seeds
 from companion.splits import standard_negatives
@@ -189,9 +196,9 @@ def test_the_committed_reference_has_five_seeds_of_every_variant_in_the_files_or
 
 def test_the_ledger_asks_for_variants_of_the_same_meaning():
     counts = dict.fromkeys(("alertclip", *DETECTORS), 0)
-    for cell in paper_numbers().cells():
-        if cell.measure and cell.measure.csv == "ablation_results":
-            where = cell.measure.selector(cell.row, cell.column)
+    for cell in paper_numbers.cells().values():
+        if cell.csv == "ablation_results":
+            where = cell.where
             variant = VARIANTS[where["variant"]]
             assert cell.document.replace("-", "").lower() == variant.kind, cell.key
             tuned = variant.kind == "alertclip"

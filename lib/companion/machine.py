@@ -1,15 +1,11 @@
-"""What the machine can do, measured: time of a call, matrix products, copies, memory.
-
-Warm-up calls come first, then the median and the quartiles of single calls on random inputs; a GPU
-is timed by its own events, a processor by the clock.
-"""
+"""What the machine can do: time of a call, speed of matrix products, peak memory, its name."""
 
 import ctypes
 import platform
 import resource
 import subprocess
 import sys
-import time
+import timeit
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -18,12 +14,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from torch.utils.benchmark import timer
 
 from companion.profiles import ROOT
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-SIDE = {"cuda": 8192, "cpu": 1024}  # of the square matrices: large enough to be at the ceiling
-COPY_BYTES = {"cuda": 1 << 30, "cpu": 1 << 27}  # far above any cache
+SIDE = {"cuda": 8192, "cpu": 1024}  # of the square matrices, large enough for full speed
 PROC = Path("/proc/self")
 
 
@@ -42,66 +38,22 @@ def spread(values: np.ndarray) -> Spread:
     return Spread(float(median), float(low), float(high), len(values))
 
 
-def seconds(
-    call: Callable[[], object], device: torch.device, repeats: int, warm_up: int = 2
-) -> np.ndarray:
-    """Seconds of each of ``repeats`` calls after ``warm_up`` others: (repeats,)."""
+def seconds(call: Callable[[], object], repeats: int, warm_up: int = 2) -> np.ndarray:
+    """Seconds of each of ``repeats`` calls after a warm-up: (repeats,). Waits for the GPU."""
     for _ in range(warm_up):
         call()
-    timed = _timed_by_events if device.type == "cuda" else _timed_by_clock
-    return np.array([timed(call) for _ in range(repeats)])
-
-
-def _timed_by_clock(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
-
-
-def _timed_by_events(call: Callable[[], object]) -> float:
-    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    first.record()
-    call()
-    last.record()
-    torch.cuda.synchronize()
-    return first.elapsed_time(last) / 1e3
+    return np.array(timeit.repeat(call, timer=timer, repeat=repeats, number=1))
 
 
 @torch.inference_mode()
-def matmul_ceiling(device: torch.device, precision: str, repeats: int = 9) -> Spread:
-    """FLOP/s of a square matrix product in fp32 or bf16."""
-    side = SIDE[device.type]
-    a, b = (torch.randn(side, side, device=device).to(PRECISIONS[precision]) for _ in range(2))
-    out = torch.empty_like(a)
-    return spread(2 * side**3 / seconds(lambda: torch.mm(a, b, out=out), device, repeats))
-
-
-def copy_bandwidth(device: torch.device, repeats: int = 9) -> Spread:
-    """Bytes/s of a copy inside the device's memory, read and written bytes both counted."""
-    source = torch.randint(256, (COPY_BYTES[device.type],), dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    return spread(2 * len(source) / seconds(lambda: target.copy_(source), device, repeats))
-
-
-def ceilings(device: torch.device) -> pd.DataFrame:
-    """The machine in three lines: columns measure, unit, value, low, high, n."""
-    rows = []
-    for precision in PRECISIONS:
-        found = matmul_ceiling(device, precision)
-        rows.append((f"matmul, {precision}", "GFLOP/s", *_scaled(found, 1e-9)))
-    rows.append(("copy", "GB/s", *_scaled(copy_bandwidth(device), 1e-9)))
+def matmul_speed(device: torch.device, repeats: int = 9) -> pd.DataFrame:
+    """Measured ceiling by precision: columns measure, unit, value, low, high, n."""
+    side, rows = SIDE[device.type], []
+    for precision, dtype in PRECISIONS.items():
+        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+        found = spread(2e-9 * side**3 / seconds(lambda a=a, b=b: torch.mm(a, b), repeats))
+        rows.append((f"matmul, {precision}", "GFLOP/s", *found))
     return pd.DataFrame(rows, columns=["measure", "unit", "value", "low", "high", "n"])
-
-
-def flops_per_second(table: pd.DataFrame) -> dict[str, float]:
-    """Matmul ceilings of a table of ``ceilings``, by precision."""
-    values = table.set_index("measure")["value"]
-    return {precision: 1e9 * values[f"matmul, {precision}"] for precision in PRECISIONS}
-
-
-def _scaled(found: Spread, factor: float) -> Spread:
-    return Spread(*(factor * value for value in found[:3]), found.n)
 
 
 def forget_peak(device: torch.device) -> None:
@@ -115,9 +67,9 @@ def forget_peak(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> float:
-    """Peak since ``forget_peak`` in GB: tensors on a GPU; on a CPU the whole process.
+    """Peak since ``forget_peak`` in GB: tensors on a GPU, the whole process on a CPU.
 
-    Where the system cannot forget a peak (not Linux), it is that of the process's life.
+    Outside Linux it is the peak of the process's life.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e9
@@ -129,9 +81,13 @@ def peak_memory(device: torch.device) -> float:
 
 
 def surroundings(device: torch.device) -> dict[str, object]:
-    """Where numbers come from: device, threads, versions, commit ("" without git)."""
+    """Where numbers come from: device, threads, versions, commit."""
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text().splitlines() if cpu.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    gpu = torch.cuda.get_device_name() if device.type == "cuda" else ""
     return {
-        "device": device_name(device),
+        "device": gpu or (names[0] if names else platform.processor()),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -140,24 +96,9 @@ def surroundings(device: torch.device) -> dict[str, object]:
     }
 
 
-def device_name(device: torch.device) -> str:
-    """Name of the GPU or of the processor."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name()
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def commit() -> str:
     """The project's commit, "+" behind it when files differ from it; "" where git cannot tell."""
-    head, status = _git("rev-parse", "--short=12", "HEAD"), _git("status", "--porcelain", "-uno")
-    return f"{head}{'+' if status else ''}" if head else ""
-
-
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(ROOT), *arguments]
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=12", "--dirty=+"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):

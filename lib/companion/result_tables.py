@@ -6,10 +6,9 @@ from IPython.display import Markdown
 
 from alertclip import intervals, mss
 from alertclip.checkpoint import read_history
-from companion import figures
+from companion import figures, paper_numbers
 from companion.embedding_tables import frame_scores, project_2d, wording_table
 from companion.figures import catalogue
-from companion.paper_numbers import paper_numbers
 from companion.profiles import Params
 from companion.splits import Split
 from companion.tuned_models import (
@@ -154,7 +153,7 @@ def with_paper(table: pd.DataFrame, result: str, by: str) -> pd.DataFrame:
 
     ``result`` is a heading of params/paper_results.yaml, such as "mss" (by class_name).
     """
-    marks = paper_numbers().beside(result)
+    marks = paper_numbers.beside(result)
     pairs = zip(table["model"], table[by], strict=True)
     return table.assign(paper=[marks.get(pair, np.nan) for pair in pairs])
 

@@ -1,0 +1,138 @@
+"""Tables 6 and 7: time and memory of a clip and of the training schedule, measured."""
+
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch.nn.functional import cosine_similarity
+
+from alertclip.attention import attention_kernel
+from alertclip.backbone import load_backbone
+from alertclip.clips import Batch
+from alertclip.model import AlertCLIP, K
+from alertclip.training import Run
+from companion.flops import FRAMES, VIT, count_flops
+from companion.machine import PRECISIONS, forget_peak, peak_memory, seconds, spread
+from companion.paper_numbers import value
+from companion.profiles import Params
+from companion.stage_runs import initial_model, resolve_device, stage_params
+
+LINE = ["line", "unit", "ours", "low", "high", "n", "floor", "ratio", "paper"]
+TABLE6 = "Alert-CLIP supplementary | Table 6 | {} | {}"
+TABLE7 = "Alert-CLIP supplementary | Table 7 | Alert-CLIP | Latency"
+STAGES = {1: ("Stage 1, 100 epochs", 100), 2: ("Stage 2, 20 epochs", 20)}
+TEXTS = {1: 1, 2: 2 + K}  # per clip; Stage II: global, one region's and its hard negatives
+
+
+def paper_value(P: Params, key: str) -> float:
+    """The paper's number where the run has its model and clip length, else nan."""
+    same = P.model.backbone in VIT and P.data.num_frames == FRAMES
+    return value(key) if same else float("nan")
+
+
+def untrained(P: Params) -> AlertCLIP:
+    """The profile's architecture with random weights: time does not depend on them."""
+    torch.manual_seed(P.seed)
+    backbone = load_backbone(P.model.backbone)
+    model = AlertCLIP(backbone, P.model.temporal_layers, P.model.temporal_heads)
+    return model.to(resolve_device(P)).eval()
+
+
+def latency_table(P: Params, speed: pd.DataFrame, repeats: int = 7) -> pd.DataFrame:
+    """Table 7: pixels of one clip to its embedding, batch size one, by precision.
+
+    ``speed`` is ``machine.matmul_speed``; floor is FLOPs over it. Columns LINE, frames,
+    frames_per_s, clips_per_s, cosine (of the embedding to that in fp32).
+    """
+    model, frames, rows = untrained(P), P.data.num_frames, []
+    device, work = model.mean.device, count_flops(model, frames)
+    pixels = torch.randint(256, (1, frames, 3, *model.image_size), dtype=torch.uint8, device=device)
+    mask = torch.ones(1, frames, dtype=torch.bool, device=device)
+
+    @torch.inference_mode()
+    def encode(precision: str) -> torch.Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            return model.encode_clip(pixels, mask).embedding
+
+    for precision in PRECISIONS:
+        cosine = float(cosine_similarity(encode(precision), encode("fp32")))
+        *found, n = spread(1e3 * seconds(lambda p=precision: encode(p), repeats))
+        floor = 1e3 * work / _flops_per_second(speed, precision)
+        name = f"{P.model.backbone}, {frames} frames, {precision}"
+        line = (name, "ms", *found, n, floor, found[0] / floor, paper_value(P, TABLE7))
+        rows.append((*line, frames, 1e3 * frames / found[0], 1e3 / found[0], cosine))
+    return pd.DataFrame(rows, columns=[*LINE, "frames", "frames_per_s", "clips_per_s", "cosine"])
+
+
+def _flops_per_second(speed: pd.DataFrame, precision: str) -> float:
+    return 1e9 * speed.set_index("measure")["value"][f"matmul, {precision}"]
+
+
+def stage_start(P: Params, stage: int) -> AlertCLIP:
+    """A stage's model with its adapters on random weights."""
+    column = stage_params(P, stage)
+    lora = {f"stage1_lora_{k}": getattr(column, f"lora_{k}") for k in ("rank", "alpha", "dropout")}
+    torch.manual_seed(P.seed)
+    return initial_model(P.changed({"pretrained": None, **lora}), 1)  # Stage I starts from CLIP
+
+
+def random_batch(image_size: tuple[int, int], clips: int, frames: int) -> Batch:
+    """Clips of noise, each with one region in every frame and K hard negatives."""
+    corners, names = torch.rand(clips, frames, 2) / 2, [f"clip {i}" for i in range(clips)]
+    return Batch(
+        frames=torch.randint(256, (clips, frames, 3, *image_size), dtype=torch.uint8),
+        mask=torch.ones(clips, frames, dtype=torch.bool),
+        global_captions=[f"a video of {name}" for name in names],
+        region_clip=torch.arange(clips),
+        boxes=torch.cat([corners, corners + 0.4], dim=-1),
+        region_mask=torch.ones(clips, frames, dtype=torch.bool),
+        region_captions=[f"a region of {name}" for name in names],
+        hard_negatives=[[f"{name}, not number {k}" for k in range(K)] for name in names],
+        labels=torch.ones(clips, dtype=torch.long),
+        keys=names,
+    )
+
+
+def step_time(P: Params, stage: int, clips: int, repeats: int) -> tuple[tuple, float]:
+    """Seconds of an optimiser step on ``clips`` clips (``Spread``) and its peak memory (GB).
+
+    One micro-batch in the library's own training loop; frames are on the host, as a loader gives
+    them, and decoding is not included.
+    """
+    settings = stage_params(P, stage).model_copy(update={"batch_size": clips, "accumulation": 1})
+    model, device = stage_start(P, stage), resolve_device(P)
+    batch = random_batch(model.image_size, clips, P.data.num_frames)
+    with tempfile.TemporaryDirectory() as out, attention_kernel(device, settings.precision):
+        run = Run(model.to(device), settings, P.training, Path(out), stage == 2, device)
+        forget_peak(device)
+        found = seconds(lambda: run.step(1, 2, [batch], 0.0), repeats, warm_up=1)
+        return spread(found), peak_memory(device)
+
+
+def training_table(
+    P: Params, speed: pd.DataFrame, clips: int = 8, repeats: int = 5
+) -> pd.DataFrame:
+    """Table 6: hours of the paper's 100 + 20 epochs of its 3,726 clips, extrapolated from a step.
+
+    The floor is twice the forward pass: frozen weights need no gradient. Columns LINE, step_s,
+    clips, frames, memory_gb, paper_gb.
+    """
+    rows, model, frames = [], untrained(P), P.data.num_frames
+    for stage, (row, epochs) in STAGES.items():
+        step, memory = step_time(P, stage, clips, repeats)
+        precision = stage_params(P, stage).precision
+        passes = value("Alert-CLIP | VAGTA | training clips | count") * epochs / 3600
+        work = 2 * count_flops(model, frames, TEXTS[stage], regions=stage == 2)
+        ours = [passes * quantile / clips for quantile in step[:3]]
+        floor = passes * work / _flops_per_second(speed, precision)
+        paper, paper_gb = (paper_value(P, TABLE6.format(row, c)) for c in ("Time", "Memory, most"))
+        name = f"Stage {'I' * stage}, {epochs} epochs, {precision}"
+        line = (name, "h", *ours, step.n, floor, ours[0] / floor, paper)
+        rows.append((*line, step.median, clips, frames, memory, paper_gb))
+    columns = [*LINE, "step_s", "clips", "frames", "memory_gb", "paper_gb"]
+    table = pd.DataFrame(rows, columns=columns)
+    total = table[["ours", "low", "high", "floor", "paper"]].sum(skipna=False)
+    both = {"line": "both stages", "unit": "h", "n": table["n"].min(), **total}
+    both["ratio"] = both["ours"] / both["floor"]
+    return pd.concat([table, pd.DataFrame([both])], ignore_index=True)
