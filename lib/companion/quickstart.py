@@ -7,6 +7,7 @@ from alertclip.export import export_open_clip, stock_encoders
 from alertclip.model import AlertCLIP
 from alertclip.score import HELD, ScoreCurve, draw, embed_prompts, load_model, score_video
 from companion import figures
+from companion.figures.style import new_figure, styled
 from companion.profiles import ROOT, Params
 from companion.splits import clip_dataset, load_split, prepare_data
 from companion.stage_runs import resolve_device
@@ -57,4 +58,4 @@ def curve_figure(
     model: AlertCLIP, curve: ScoreCurve, spans: list[tuple[float, float]], what: str
 ) -> figures.Figure:
     """The anomaly curve with key frames and attention; annotated events are shaded."""
-    return draw(model, curve, f"{what}; {HELD}.", spans)
+    return styled(draw)(model, curve, f"{what}; {HELD}.", spans, new_figure(9, 7.2))

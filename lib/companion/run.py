@@ -57,7 +57,7 @@ def command(args: argparse.Namespace, chosen: Sequence[Notebook]) -> list[str]:
     return [
         *(sys.executable, "-m", "snakemake", *rules, "--snakefile", str(ROOT / "Snakefile")),
         *("--directory", str(ROOT), "--cores", str(args.cores), "--nolock", "--rerun-incomplete"),
-        *("--config", *config, *forced),
+        *("--keep-going", "--config", *config, *forced),  # one failure stops what needs it only
     ]
 
 
