@@ -14,8 +14,13 @@ from alertclip.clips import Batch
 from alertclip.errors import InputError
 from alertclip.lora import add_lora
 from alertclip.losses import total_loss
-from alertclip.model import AlertCLIP
-from alertclip.pooling import AttentionPooling, TemporalTransformer, region_sequence, roi_features
+from alertclip.model import (
+    AlertCLIP,
+    AttentionPooling,
+    TemporalTransformer,
+    region_sequence,
+    roi_features,
+)
 from alertclip.tower import compile_blocks, image_and_patches
 
 WHOLE = [0.0, 0.0, 1.0, 1.0]

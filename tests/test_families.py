@@ -22,7 +22,7 @@ from transformers import (
 from alertclip.attention import pack_state_dict, split_attention
 from alertclip.attention_maps import attention_maps
 from alertclip.backbone import MINISIGLIP, brings_weights, load_backbone
-from alertclip.blip import BlipRetrieval, rename
+from alertclip.blip import BlipRetrieval, stock_names
 from alertclip.clips import Batch
 from alertclip.errors import InputError
 from alertclip.export import export_open_clip, load_alertclip, stock_encoders
@@ -220,7 +220,7 @@ def test_padding_never_reaches_a_blip_text(folders):
 def test_blip_names_round_trip():
     stock = stock_blip()
     expected = {name: value.clone() for name, value in stock.state_dict().items()}
-    renamed = rename(BlipRetrieval(stock).state_dict())
+    renamed = stock_names(BlipRetrieval(stock).state_dict())
     assert renamed.keys() == expected.keys()
     assert all(torch.equal(renamed[name], expected[name]) for name in renamed)
 

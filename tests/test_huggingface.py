@@ -8,7 +8,7 @@ from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from alertclip.backbone import from_clip
 from alertclip.errors import InputError
-from alertclip.huggingface import export_huggingface
+from alertclip.export import export_huggingface
 from alertclip.lora import add_lora
 from alertclip.model import AlertCLIP
 

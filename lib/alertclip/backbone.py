@@ -147,7 +147,7 @@ def _load_blip(name: str, source: str) -> Backbone:
         mean=tuple(processor.image_mean),
         std=tuple(processor.image_std),
         grid=model.visual.grid,
-        embed_dim=model.text.proj.out_features,
+        embed_dim=model.text["proj"].out_features,
         config=model.architecture.to_dict(),
     )
 
