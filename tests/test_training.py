@@ -159,12 +159,6 @@ def test_resume_is_equal_to_the_bit(tmp_path, monkeypatch):
     assert [r["step"] for r in again.steps] == [1, 2, 3, 4]
 
 
-def test_loader_workers_change_nothing(tmp_path):
-    alone, _ = train(tmp_path / "alone")
-    helped, _ = train(tmp_path / "helped", workers=2)
-    assert same(weights(alone), weights(helped))
-
-
 def test_finished_stage_is_loaded_and_another_run_set_aside(tmp_path):
     first, _ = train(tmp_path / "stage")
     log = (tmp_path / "stage/log.jsonl").stat().st_mtime_ns

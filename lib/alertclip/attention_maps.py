@@ -93,18 +93,9 @@ def relevance(weighted: Tensor) -> Tensor:
     return total
 
 
-def patch_maps(flow: Tensor, grid: tuple[int, int], pool: str) -> Tensor:
-    """Share of each patch in the pooled image feature: flow (B, N, N) -> (B, h, w), sums to 1.
-
-    ``pool`` is open_clip's: "tok" reads the class token, "avg" the mean over patch tokens.
-    """
-    extra = _class_tokens(flow.shape[-1], grid)
-    return token_maps(flow[:, 0] if pool == "tok" else flow[:, extra:].mean(dim=1), grid)
-
-
 def token_maps(row: Tensor, grid: tuple[int, int]) -> Tensor:
     """Weights of the tokens (B, N), at least 0 -> patches (B, h, w), sum 1; all 0: uniform."""
-    patches = row[:, _class_tokens(row.shape[-1], grid) :]
+    patches = row[:, -grid[0] * grid[1] :]  # behind a class token, if any
     total = patches.sum(dim=-1, keepdim=True)
     uniform = torch.full_like(patches, 1 / patches.shape[-1])
     return torch.where(total > 0, patches / total, uniform).unflatten(-1, grid)
@@ -150,9 +141,13 @@ def _rollout_maps(model: nn.Module, blocks: list[Tensor]) -> Tensor:
     """Share of each patch in the pooled image feature: (F, h, w), sums to 1."""
     layers, query = _layers_and_query([block.detach().mean(dim=1) for block in blocks])
     flow = rollout(torch.stack(layers))
-    if query is None:
-        return patch_maps(flow, model.grid, model.clip.visual.pool_type)
-    return token_maps(_read(flow, query.mean(dim=1)), model.grid)
+    if query is not None:
+        row = _read(flow, query.mean(dim=1))
+    elif model.clip.visual.pool_type == "tok":
+        row = flow[:, 0]
+    else:
+        row = flow[:, -model.grid[0] * model.grid[1] :].mean(dim=1)
+    return token_maps(row, model.grid)
 
 
 def _layers_and_query(blocks: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:
@@ -164,11 +159,3 @@ def _layers_and_query(blocks: list[Tensor]) -> tuple[list[Tensor], Tensor | None
 def _read(flow: Tensor, weights: Tensor | None) -> Tensor:
     """flow (B, N, N) as read by pooled tokens of weights (B, N), or by the class token: (B, N)."""
     return flow[:, 0] if weights is None else (weights[:, None] @ flow)[:, 0]
-
-
-def _class_tokens(tokens: int, grid: tuple[int, int]) -> int:
-    """Class tokens in front of the patches: 0 or 1."""
-    extra = tokens - grid[0] * grid[1]
-    if extra not in (0, 1):
-        raise InputError(f"{tokens} tokens do not fit a {grid[0]} x {grid[1]} patch grid")
-    return extra

@@ -18,7 +18,7 @@ from alertclip.clips import Batch
 from alertclip.errors import InputError
 from alertclip.lora import has_lora
 from alertclip.losses import Embeddings
-from alertclip.tower import PatchTokens, checkpoint_every, image_and_patches
+from alertclip.tower import PatchTokens, image_and_patches
 
 K = 3  # hard negatives per region (supplementary A.4)
 MAX_FRAMES = 256  # Table 4
@@ -66,7 +66,7 @@ class AlertCLIP(nn.Module):
         )
         self.pooling = AttentionPooling(width)
         self.region_pooling, self.patch_tokens = region_pooling, patch_tokens
-        self.checkpoint_every = checkpoint_every(checkpointing)
+        self.checkpoint_every = int({"none": 0, "all": 1}.get(checkpointing, checkpointing))
         shape = (1, 3, 1, 1)
         self.register_buffer("mean", torch.tensor(backbone.mean).view(shape), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std).view(shape), persistent=False)

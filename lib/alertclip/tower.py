@@ -95,14 +95,6 @@ def take_apart(visual: nn.Module) -> Tower:
     return SiglipTower(visual) if isinstance(visual, TimmModel) else ClipTower(visual)
 
 
-def checkpoint_every(policy: str | int) -> int:
-    """Checkpointing policy none, all or k as a number: every how many blocks, 0 = never."""
-    every = {"none": "0", "all": "1"}.get(str(policy), str(policy))
-    if not every.isdigit():
-        raise InputError(f"checkpointing: {policy!r} is neither none, all nor a number of blocks")
-    return int(every)
-
-
 def image_and_patches(
     visual: nn.Module,
     pixels: Tensor,
@@ -118,22 +110,16 @@ def image_and_patches(
     0 keeps all activations.
     """
     tower = take_apart(visual)
-    *blocks, last = tower.blocks
-    x = tower.embed(pixels)
-    for number, block in enumerate(blocks):
-        x = _run(block, x, every > 0 and number % every == 0)
-    y = _run(last, x, every > 0 and len(blocks) % every == 0)
+    y = tower.embed(pixels)
+    for number, block in enumerate(tower.blocks):
+        x = y
+        recompute = block.training and every > 0 and number % every == 0
+        y = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
     image = tower.image(y)
     if patch_tokens is None:
         return image, None
-    tokens = tower.value_path(last, x) if patch_tokens == "value" else y
+    tokens = tower.value_path(block, x) if patch_tokens == "value" else y
     return image, tower.patches(tokens).transpose(1, 2).unflatten(2, tower.grid)
-
-
-def _run(block: nn.Module, x: Tensor, recompute: bool) -> Tensor:
-    if recompute and block.training:
-        return checkpoint(block, x, use_reentrant=False)
-    return block(x)
 
 
 def compile_blocks(visual: nn.Module) -> None:
