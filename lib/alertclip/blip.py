@@ -62,7 +62,6 @@ class BlipVision(nn.Module):
 
     @property
     def blocks(self) -> nn.ModuleList:
-        """Blocks in running order."""
         return self.layers
 
     def embed(self, pixels: Tensor) -> Tensor:
@@ -158,25 +157,20 @@ def max_tokens(config: Any) -> int:
     return min(MAX_TOKENS, config.text_config.max_position_embeddings)
 
 
-def save_blip(
-    model: BlipRetrieval,
-    tokenizer: BlipTokenizer,
-    mean: Sequence[float],
-    std: Sequence[float],
-    out: Path,
-) -> None:
-    """Write a folder that ``BlipForImageTextRetrieval.from_pretrained`` and ``read_blip`` load."""
+def save_blip(backbone: Any, out: Path) -> None:
+    """Write a BLIP's ``Backbone`` as a folder that transformers and ``read_blip`` load."""
     import transformers
 
+    model = backbone.model
     config = transformers.BlipConfig.from_dict(model.architecture.to_dict())
     config.logit_scale_init_value = model.logit_scale.item()
     blip = transformers.BlipForImageTextRetrieval(config)
     blip.load_state_dict(stock_names(model.state_dict()), strict=True)
     blip.save_pretrained(out)
     size = dict(zip(("height", "width"), model.visual.image_size, strict=True))
-    statistics = {"image_mean": list(mean), "image_std": list(std)}
+    statistics = {"image_mean": list(backbone.mean), "image_std": list(backbone.std)}
     images = transformers.BlipImageProcessor(size=size, **statistics)
-    transformers.BlipProcessor(images, tokenizer.tokenizer).save_pretrained(out)
+    transformers.BlipProcessor(images, backbone.tokenizer.tokenizer).save_pretrained(out)
 
 
 def stock_names(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ import open_clip
 from open_clip.tokenizer import HFTokenizer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from alertclip.attention import pack_state_dict
@@ -149,7 +149,7 @@ def _transformers_encoders(folder: Path) -> Encoders:
 
 def _save_backbone(backbone: Backbone, out: Path) -> None:
     if isinstance(backbone.model, BlipRetrieval):
-        save_blip(backbone.model, backbone.tokenizer, backbone.mean, backbone.std, out)
+        save_blip(backbone, out)
         return
     source = backbone.folder
     if source is not None and source.resolve() != out.resolve():
@@ -239,14 +239,11 @@ def _transformers_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {rename(name, NAMES): tensor for name, tensor in state.items()}
 
 
-def _sizes(transformer: open_clip.transformer.Transformer) -> dict[str, int]:
+def _sizes(transformer: nn.Module) -> dict[str, int]:
     block = transformer.resblocks[0]
-    return {
-        "hidden_size": transformer.width,
-        "intermediate_size": block.mlp.c_fc.out_features,
-        "num_hidden_layers": transformer.layers,
-        "num_attention_heads": block.attn.num_heads,
-    }
+    names = "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"
+    sizes = transformer.width, transformer.layers, block.attn.num_heads, block.mlp.c_fc.out_features
+    return dict(zip(names, sizes, strict=True))
 
 
 def _clip_tokenizer(context_length: int) -> "CLIPTokenizer":

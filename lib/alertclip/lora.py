@@ -71,12 +71,9 @@ def add_lora(
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     pattern = target_pattern(targets, towers)
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
-        target_modules=pattern if blocks is None else _in_upper_blocks(clip, pattern, blocks),
-    )
+    if blocks is not None:
+        pattern = _in_upper_blocks(clip, pattern, blocks)
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=pattern)
     adapted = get_peft_model(clip, config)
     for layer in (m for m in adapted.modules() if isinstance(m, BaseTunerLayer)):
         # PEFT would copy bf16 inputs to fp32, and autocast back: a tenth of a step for nothing.
@@ -110,16 +107,12 @@ def parameter_groups(
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             groups.setdefault((_kind(name), parameter.ndim > 1), []).append(parameter)
-    return [
-        {
-            "name": kind if decays else f"{kind}_no_decay",
-            "params": parameters,
-            "lr": rates[kind],
-            "initial_lr": rates[kind],
-            "weight_decay": weight_decay if decays else 0.0,
-        }
-        for (kind, decays), parameters in groups.items()
-    ]
+    found = []
+    for (kind, decays), members in groups.items():
+        group = {"name": kind if decays else f"{kind}_no_decay", "params": members}
+        rate = {"lr": rates[kind], "initial_lr": rates[kind]}
+        found.append(group | rate | {"weight_decay": weight_decay if decays else 0.0})
+    return found
 
 
 def _kind(name: str) -> str:

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 
 from alertclip.files import WHOLE, Shard
+from alertclip.hyperparameters import StageParams
 
 
 def learning_rate_factor(step: int, total: int, warmup_ratio: float) -> float:
@@ -20,47 +22,26 @@ def learning_rate_factor(step: int, total: int, warmup_ratio: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
 
 
-def epoch_order(items: int, seed: int, epoch: int) -> np.ndarray:
-    """Permutation (items,) of an epoch: it depends on seed and epoch only."""
-    return np.random.default_rng([seed, epoch]).permutation(items)
-
-
 def item_stream(items: int, seed: int, start: int) -> Iterator[int]:
     """Item indices from position ``start`` of the endless sequence of shuffled epochs.
 
-    Batches run across the ends of epochs: no clip is dropped, and every optimiser step sees the
-    same number of clips.
+    An epoch's order depends on seed and epoch only. Batches run across the ends of epochs: no clip
+    is dropped, and every optimiser step sees the same number of clips.
     """
     epoch, offset = divmod(start, items)
     while True:
-        yield from epoch_order(items, seed, epoch)[offset:].tolist()
+        yield from np.random.default_rng([seed, epoch]).permutation(items)[offset:].tolist()
         epoch, offset = epoch + 1, 0
 
 
-class MicroBatches:
-    """Batch sampler: index lists of the micro-batches of optimiser steps [start, total).
+def micro_batches(
+    items: int, stage: StageParams, seed: int, start: int, shard: Shard = WHOLE
+) -> list[list[int]]:
+    """Index lists of the micro-batches of optimiser steps [start, total).
 
     Each process takes its ``shard`` of every micro-batch; together they are the same micro-batches
     for any number of processes.
     """
-
-    def __init__(
-        self,
-        items: int,
-        batch_size: int,
-        accumulation: int,
-        seed: int,
-        start: int,
-        total: int,
-        shard: Shard = WHOLE,
-    ) -> None:
-        self.items, self.batch_size, self.seed, self.shard = items, batch_size, seed, shard
-        self.first, self.last = start * accumulation, total * accumulation
-
-    def __len__(self) -> int:
-        return self.last - self.first
-
-    def __iter__(self) -> Iterator[list[int]]:
-        stream = item_stream(self.items, self.seed, self.first * self.batch_size)
-        for _ in range(len(self)):
-            yield self.shard.take([next(stream) for _ in range(self.batch_size)])
+    first, last = (step * stage.accumulation for step in (start, stage.total_steps(items)))
+    stream = item_stream(items, seed, first * stage.batch_size)
+    return [shard.take(list(islice(stream, stage.batch_size))) for _ in range(first, last)]

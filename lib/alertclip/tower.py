@@ -4,9 +4,6 @@ Each backbone family says in five methods (``Tower``) how its vision tower comes
 family: write such a class, return it from ``take_apart``, and load its weights in ``backbone``.
 """
 
-import os
-import shutil
-import sys
 from typing import Literal, Protocol
 
 from open_clip.timm_model import TimmModel
@@ -14,7 +11,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from alertclip.blip import BlipVision
-from alertclip.errors import InputError
 
 PatchTokens = Literal["plain", "value"]
 
@@ -104,10 +100,9 @@ def image_and_patches(
     """Image features (F, D) of normalised pixels (F, 3, H, W), and patch grids (F, D, h, w).
 
     A grid is the last block's tokens, normed and projected like the image feature (supplementary
-    C.2), hence in the space of the texts. "value" takes them from a last block without q and k, as
-    FG-CLIP does, since a token that has attended everywhere says little about its own place. None:
-    no grids. ``every``: recompute every so many blocks in the backward pass, which saves memory;
-    0 keeps all activations.
+    C.2). "value" takes them from a last block without q and k, as FG-CLIP does, which keeps them
+    local; None: no grids. ``every``: recompute every so many blocks in the backward pass, to save
+    memory; 0 keeps all activations.
     """
     tower = take_apart(visual)
     y = tower.embed(pixels)
@@ -120,19 +115,3 @@ def image_and_patches(
         return image, None
     tokens = tower.value_path(block, x) if patch_tokens == "value" else y
     return image, tower.patches(tokens).transpose(1, 2).unflatten(2, tower.grid)
-
-
-def compile_blocks(visual: nn.Module) -> None:
-    """Let torch.compile fuse each block when it first runs; weights keep their names.
-
-    Results are those of the plain blocks up to rounding, dropout included. Raises InputError
-    without a C++ compiler.
-    """
-    usual = "clang++" if sys.platform == "darwin" else "g++"
-    if not shutil.which(os.environ.get("CXX", usual)):
-        raise InputError("compile=true needs a C++ compiler: install g++, or leave compile=false")
-    from torch._inductor import config
-
-    config.fallback_random = True  # draw the dropout masks of the plain blocks
-    for block in take_apart(visual).blocks:
-        block.compile()
