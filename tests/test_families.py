@@ -25,7 +25,7 @@ from alertclip.blip import BlipRetrieval, stock_names
 from alertclip.clips import Batch
 from alertclip.errors import InputError
 from alertclip.export import export_open_clip, load_alertclip, stock_encoders
-from alertclip.lora import add_lora, parameter_groups
+from alertclip.lora import add_lora
 from alertclip.model import AlertCLIP
 from alertclip.tower import image_and_patches
 from miniworld import prior
@@ -162,13 +162,11 @@ def test_siglip_weights_in_a_file_keep_their_pixel_statistics(folders, monkeypat
 
     monkeypatch.setattr(open_clip, "create_model_and_transforms", create)
     beside = Path(folders["siglip"].removeprefix("local-dir:")) / "open_clip_model.safetensors"
-    bare = tmp_path / "bare.safetensors"
-    shutil.copyfile(beside, bare)
+    bare = shutil.copyfile(beside, tmp_path / "bare.safetensors")
     for weights in (beside, bare):  # with its config beside it; known by the model's name alone
-        seen.clear()
         with pytest.raises(InputError):
             load_backbone("ViT-B-16-SigLIP", str(weights))
-        assert seen["image_mean"] == seen["image_std"] == (0.5, 0.5, 0.5)
+        assert seen.pop("image_mean") == seen.pop("image_std") == (0.5, 0.5, 0.5)
 
 
 @torch.no_grad()
@@ -207,7 +205,7 @@ def test_blip_names_round_trip():
     assert all(torch.equal(renamed[name], expected[name]) for name in renamed)
 
 
-def test_blip_folders_that_lack_something_are_refused(tmp_path, folders):
+def test_blip_folders_that_lack_something_are_refused(tmp_path):
     with pytest.raises(InputError, match="blip:.*nowhere.*Salesforce"):
         load_backbone(f"blip:{tmp_path / 'nowhere'}")
     blip = stock_blip()
@@ -221,8 +219,6 @@ def test_blip_folders_that_lack_something_are_refused(tmp_path, folders):
     BlipImageProcessor().save_pretrained(tmp_path)
     with pytest.raises(InputError, match="no weights for text_proj"):
         load_backbone(f"blip:{tmp_path}")
-    with pytest.raises(InputError, match="leave pretrained empty"):
-        load_backbone(folders["blip"], "openai")
 
 
 @torch.no_grad()
@@ -256,7 +252,6 @@ def test_lora_sits_where_it_is_asked_for(targets, towers, siglip, blip, folders)
         assert not any("crossattention" in n or "attn_pool" in n for n in names)
 
 
-@pytest.mark.parametrize("family", ["siglip", "blip"])
 def test_lora_of_upper_blocks_alone(family, folders):
     adapted = add_lora(load_backbone(folders[family]).model, 2, 4, 0.0, blocks=1)
     names = [n for n, _ in adapted.named_parameters() if "lora_A" in n]
@@ -286,8 +281,6 @@ def test_every_adapter_learns_from_clips_regions_and_hard_negatives(model):
     (torch.logsumexp(logits, 1).sum() - logits.trace() + region.logsumexp(1).sum()).backward()
     adapters = {n: p for n, p in model.named_parameters() if "lora_" in n}
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in adapters.values())
-    groups = {g["name"] for g in parameter_groups(model, 1.0, 2.0, 3.0, 0.1)}
-    assert {"base", "text", "temporal", "base_no_decay"} <= groups
 
 
 @torch.no_grad()
@@ -302,9 +295,9 @@ def test_export_loads_in_its_own_library(model, family, tmp_path):
     torch.testing.assert_close(image(pixels), before[0], atol=1e-5, rtol=0)
     torch.testing.assert_close(text(TEXTS), before[2], atol=1e-5, rtol=0)
     if family == "siglip":
-        stock = open_clip.create_model_and_transforms(f"local-dir:{out}", require_pretrained=True)
-        assert stock[0].logit_scale.item() == pytest.approx(scale)
-        assert tuple(stock[0].visual.image_mean) == (0.5, 0.5, 0.5)
+        stock = open_clip.create_model(f"local-dir:{out}", require_pretrained=True)
+        assert stock.logit_scale.item() == pytest.approx(scale)
+        assert tuple(stock.visual.image_mean) == (0.5, 0.5, 0.5)
     else:
         config = BlipForImageTextRetrieval.from_pretrained(out).config
         assert config.logit_scale_init_value == pytest.approx(scale)

@@ -49,7 +49,7 @@ class BlipBlock(nn.Module):
 
 
 class BlipVision(nn.Module):
-    """The vision tower with its contrastive projection, in the steps of ``tower.Tower``."""
+    """The vision tower with its contrastive projection, in the steps of ``tower.ClipTower``."""
 
     pool_type = "tok"
 
@@ -79,10 +79,7 @@ class BlipVision(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalised pixels (F, 3, H, W) -> image features (F, D), not normalised."""
-        x = self.embed(pixels)
-        for block in self.layers:
-            x = block(x)
-        return self.image(x)
+        return self.image(nn.Sequential(self.embeddings, *self.layers)(pixels))
 
 
 class BlipRetrieval(nn.Module):
@@ -142,9 +139,8 @@ def read_blip(source: str) -> "tuple[BlipRetrieval, BlipTokenizer, Any]":
     except Exception as error:  # hub, network, parsing and misfit files share no base class
         raise InputError(
             f"backbone blip:{source}: cannot be loaded ({type(error).__name__}: {error}). Download"
-            " config.json, model.safetensors, the tokenizer's files and preprocessor_config.json"
-            " of Salesforce/blip-itm-base-coco from the Hugging Face hub into a folder and pass"
-            " backbone=blip:FOLDER"
+            " Salesforce/blip-itm-base-coco, with model.safetensors, from the Hugging Face hub into"
+            " a folder and pass backbone=blip:FOLDER"
         ) from error
     if report["missing_keys"]:  # transformers would go on with random ones
         missing = ", ".join(sorted(report["missing_keys"])[:3])

@@ -1,10 +1,10 @@
 """Vision towers, block by block: one pass gives the image feature and the patch grid.
 
-Each backbone family says in five methods (``Tower``) how its vision tower comes apart. To add a
-family: write such a class, return it from ``take_apart``, and load its weights in ``backbone``.
+To add a family: write a class like ``ClipTower``, return it from ``take_apart``, and load its
+weights in ``backbone``.
 """
 
-from typing import Literal, Protocol
+from typing import Literal
 
 from open_clip.timm_model import TimmModel
 from torch import Tensor, nn
@@ -15,42 +15,30 @@ from alertclip.blip import BlipVision
 PatchTokens = Literal["plain", "value"]
 
 
-class Tower(Protocol):
-    """A vision tower in steps: F frames, N tokens, h * w of them patches, D dimensions."""
-
-    blocks: nn.ModuleList
-    grid: tuple[int, int]  # h, w
-
-    def embed(self, pixels: Tensor) -> Tensor:
-        """Normalised pixels (F, 3, H, W) -> tokens (F, N, width) before the first block."""
-
-    def image(self, tokens: Tensor) -> Tensor:
-        """Tokens after the last block -> image features (F, D), not normalised."""
-
-    def patches(self, tokens: Tensor) -> Tensor:
-        """The same tokens -> patch tokens (F, h * w, D) in the space of the texts."""
-
-    def value_path(self, block: nn.Module, x: Tensor) -> Tensor:
-        """A block in which each token attends to itself only: x (F, N, width) -> same shape."""
-
-
 class ClipTower:
-    """CLIP: open_clip's own VisionTransformer."""
+    """CLIP, open_clip's own VisionTransformer, in the steps that every family has.
+
+    F frames, N tokens, h * w of them patches, D dimensions; ``grid`` is (h, w).
+    """
 
     def __init__(self, visual: nn.Module) -> None:
         self.visual, self.blocks = visual, visual.transformer.resblocks
         self.grid = tuple(visual.grid_size)
 
     def embed(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels (F, 3, H, W) -> tokens (F, N, width) before the first block."""
         return self.visual._embeds(pixels)
 
     def image(self, tokens: Tensor) -> Tensor:
+        """Tokens after the last block -> image features (F, D), not normalised."""
         return self.visual._pool(tokens)[0] @ self.visual.proj
 
     def patches(self, tokens: Tensor) -> Tensor:
+        """The same tokens -> patch tokens (F, h * w, D) in the space of the texts."""
         return self.visual.ln_post(tokens[:, 1:]) @ self.visual.proj  # without the class token
 
     def value_path(self, block: nn.Module, x: Tensor) -> Tensor:
+        """A block in which each token attends to itself only: x (F, N, width) -> same shape."""
         x = x + block.ls_1(block.attn.out_proj(block.attn.v_proj(block.ln_1(x))))
         return x + block.ls_2(block.mlp(block.ln_2(x)))
 
@@ -58,9 +46,8 @@ class ClipTower:
 class SiglipTower:
     """SigLIP (Zhai et al. 2023): a timm vision transformer with attention pooling.
 
-    Before the pooling, tokens are not in the space of the texts. A patch token therefore goes
-    through the pooling alone, where it gets all the attention. The result is the image feature of
-    an image that has only this token, just as CLIP projects a patch.
+    A patch token goes through the pooling alone, where it gets all the attention: the result is the
+    feature of an image that has only this token, just as CLIP projects a patch.
     """
 
     def __init__(self, visual: TimmModel) -> None:
@@ -84,7 +71,7 @@ class SiglipTower:
         return x + block.ls2(block.mlp(block.norm2(x)))
 
 
-def take_apart(visual: nn.Module) -> Tower:
+def take_apart(visual: nn.Module) -> ClipTower | SiglipTower | BlipVision:
     """The steps of a backbone's vision tower."""
     if isinstance(visual, BlipVision):
         return visual
