@@ -19,8 +19,7 @@ from alertclip.errors import InputError
 from alertclip.files import Shard, merge, parse_shard
 from alertclip.hyperparameters import TrainingParams
 from alertclip.objective import StageObjective
-from alertclip.schedule import micro_batches
-from alertclip.training import Run, collate_seen, fit
+from alertclip.training import Run, collate_seen, fit, micro_batches
 
 CPU = torch.device("cpu")
 TRACKED = ("loss", "loss_hard", "grad_norm", "validation_loss", "recall_at_1", "signed_gap")

@@ -15,8 +15,7 @@ from alertclip.lora import add_lora
 from alertclip.losses import Embeddings, concatenate
 from alertclip.model import AlertCLIP
 from alertclip.objective import StageObjective, recall_at_1, signed_gap
-from alertclip.schedule import learning_rate_factor, micro_batches
-from alertclip.training import Run, TrainingError, fit
+from alertclip.training import Run, TrainingError, fit, learning_rate_factor, micro_batches
 from companion.profiles import load_params
 
 TRAINING = TrainingParams()

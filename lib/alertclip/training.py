@@ -11,6 +11,7 @@ from itertools import compress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset
@@ -19,11 +20,10 @@ from alertclip import checkpoint, distributed
 from alertclip.attention import attention_kernel
 from alertclip.clips import Batch, collate
 from alertclip.errors import InputError
-from alertclip.files import locked, progress, sha256_json
+from alertclip.files import WHOLE, Shard, locked, progress, sha256_json
 from alertclip.hyperparameters import StageParams, TrainingParams
 from alertclip.lora import parameter_groups
 from alertclip.objective import StageObjective, validate
-from alertclip.schedule import learning_rate_factor, micro_batches
 
 MAX_LOGIT_SCALE = math.log(100)  # CLIP's own limit on the temperature
 BOOKKEEPING = {"save_steps", "save_limit"}  # they decide what is written, not what is learned
@@ -204,6 +204,33 @@ class Run:
     def _log(self, split: str, step: int, **row: Any) -> None:
         if distributed.rank() == 0:
             checkpoint.append_row(self.out, {"split": split, "step": step, **row})
+
+
+def learning_rate_factor(step: int, total: int, warmup_ratio: float) -> float:
+    """Factor on every base rate at optimiser step ``step`` (0-based) of ``total``.
+
+    Linear warm-up over ceil(ratio * total) steps, whose first step already moves, then a cosine
+    that would reach 0 at step ``total`` (supplementary Table 4: warm-up ratio, cosine).
+    """
+    warmup = math.ceil(warmup_ratio * total)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+
+
+def micro_batches(
+    items: int, stage: StageParams, seed: int, start: int, shard: Shard = WHOLE
+) -> list[list[int]]:
+    """Item indices of the micro-batches from optimiser step ``start`` on: this process's ``shard``.
+
+    An epoch's order depends on seed and epoch only, so that a resume needs no replay. Batches run
+    across the ends of epochs: no clip is dropped, and every step sees the same number of clips.
+    """
+    first, last = (step * stage.items_per_step for step in (start, stage.total_steps(items)))
+    epochs = range(first // items, -(-last // items))
+    orders = [np.random.default_rng([seed, epoch]).permutation(items) for epoch in epochs]
+    order = np.concatenate(orders)[first % items :][: last - first].reshape(-1, stage.batch_size)
+    return [shard.take(batch) for batch in order.tolist()]
 
 
 def collate_seen(samples: Sequence[dict[str, Any]]) -> Batch:
