@@ -62,14 +62,9 @@ def test_missing_weights_say_what_from_where_and_where_to_put_it(offline):
     with pytest.raises(InputError) as caught:
         load_backbone(f"{BASE}-quickgelu", "openai")
     message = str(caught.value)
-    assert "openai of ViT-B-32-quickgelu" in message
-    assert "timm/vit_base_patch32_clip_224.openai on the Hugging Face hub" in message
+    assert "ViT-B-32-quickgelu, pretrained openai" in message
+    assert "timm/vit_base_patch32_clip_224.openai from the Hugging Face hub" in message
     assert "pretrained=" in message and ".safetensors" in message
-
-
-def test_a_tokenizer_from_the_hub_is_part_of_what_is_missing(offline):
-    with pytest.raises(InputError, match="timm/ViT-B-16-SigLIP.*backbone=local-dir:FOLDER"):
-        load_backbone("ViT-B-16-SigLIP", "webli")
 
 
 @pytest.mark.parametrize(
@@ -105,11 +100,6 @@ def test_folder_without_weights_is_never_random(folder):
         load_backbone(f"local-dir:{folder}")
     with pytest.raises(InputError, match=f"no {CONFIG}"):
         load_backbone(f"local-dir:{folder / 'nowhere'}")
-
-
-def test_folder_with_other_weights_named_is_refused(folder):
-    with pytest.raises(InputError, match="leave pretrained empty, not openai"):
-        load_backbone(f"local-dir:{folder}", "openai")
 
 
 def test_unknown_and_unfit_models_are_refused():

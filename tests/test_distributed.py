@@ -19,8 +19,7 @@ from alertclip.errors import InputError
 from alertclip.files import Shard, merge, parse_shard
 from alertclip.hyperparameters import TrainingParams
 from alertclip.objective import StageObjective
-from alertclip.schedule import MicroBatches
-from alertclip.training import Run, collate_seen, fit
+from alertclip.training import Run, collate_seen, fit, micro_batches
 
 CPU = torch.device("cpu")
 TRACKED = ("loss", "loss_hard", "grad_norm", "validation_loss", "recall_at_1", "signed_gap")
@@ -71,7 +70,8 @@ def one_step(_: Path, negatives: str) -> dict[str, Any]:
     torch.manual_seed(1)
     for parameter in trainable(model).values():
         parameter.data += 0.02 * torch.randn_like(parameter)
-    sampler = MicroBatches(10, 5, 2, 3, 0, 1, distributed.own_shard())
+    stage = changed(batch_size=5, accumulation=2, steps=1)
+    sampler = micro_batches(10, stage, 3, 0, distributed.own_shard())
     data = Uneven()
     batches = [collate_seen([data[i] for i in indices]) for indices in sampler]
     objective = StageObjective(model, TrainingParams(negatives=negatives), "fp32", True, CPU)

@@ -8,21 +8,23 @@ import tiny_clip
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-from alertclip.backbone import MINICLIP, load_backbone
+from alertclip.backbone import load_backbone
 from alertclip.errors import InputError
-from alertclip.export import HEAD, META, export_open_clip, load_alertclip, main
+from alertclip.export import HEAD, META, export_huggingface, export_open_clip, load_alertclip, main
 from alertclip.files import read_json
-from alertclip.lora import add_lora, merge_lora
+from alertclip.lora import add_lora
 from alertclip.model import AlertCLIP
 
 TEXTS = ["two men fight", "a calm street"]
+SENTENCES = ["two men fight", "a café, calm & quiet; it's 3 o'clock", "stop! hey!you"]
 
 
-@pytest.fixture
-def tuned():
+def tuned_clip(image_size: list[int], quick_gelu: bool = True) -> AlertCLIP:
     """A tiny AlertCLIP with open_clip's tokenizer, everything trainable moved."""
-    config = tiny_clip.config()
+    config = tiny_clip.config(quick_gelu=quick_gelu)
+    config["vision_cfg"] |= {"image_size": image_size}
     config["text_cfg"] |= {"vocab_size": 49408, "context_length": 77}
     torch.manual_seed(0)
     clip = open_clip.CLIP(**config)
@@ -32,6 +34,11 @@ def tuned():
     model.logit_scale.requires_grad_(True)
     tiny_clip.stir(model)
     return model.eval()
+
+
+@pytest.fixture
+def tuned() -> AlertCLIP:
+    return tuned_clip([24, 32])
 
 
 @torch.no_grad()
@@ -103,21 +110,6 @@ def test_command_line_writes_the_other_formats(tuned, tmp_path):
         main([str(tmp_path), "--format", "huggingface", "--out", str(tmp_path / "hf")])
 
 
-def test_second_stage_starts_from_the_export(tuned, tmp_path):
-    export_open_clip(tuned, tmp_path / "stage1", {})
-    model = load_alertclip(tmp_path / "stage1")
-    before = embeddings(model)
-    model.adapted = add_lora(model.adapted, 3, 6, 0.0)
-    for old, new in zip(before, embeddings(model.eval()), strict=True):
-        torch.testing.assert_close(new, old, atol=1e-6, rtol=0)
-    tiny_clip.stir(model, seed=2)
-    expected = embeddings(model)
-    export_open_clip(model, tmp_path / "stage2", {})
-    for old, new in zip(expected, embeddings(load_alertclip(tmp_path / "stage2")), strict=True):
-        torch.testing.assert_close(new, old, atol=1e-5, rtol=0)
-    assert merge_lora(model.adapted) is model.adapted  # nothing left to merge
-
-
 def test_unfinished_and_foreign_folders_are_refused(tuned, tmp_path):
     export_open_clip(tuned, tmp_path / "a", {})
     shutil.copytree(tmp_path / "a", tmp_path / "b")
@@ -132,26 +124,29 @@ def test_unfinished_and_foreign_folders_are_refused(tuned, tmp_path):
     assert "temporal.positions" in load_file(tmp_path / "a" / HEAD)
 
 
-def test_a_failed_export_leaves_no_finished_folder(tuned, tmp_path, monkeypatch):
-    export_open_clip(tuned, tmp_path, {})
-
-    def full(*_):
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr("alertclip.export.save_file", full)
-    with pytest.raises(OSError, match="no space"):
-        export_open_clip(tuned, tmp_path, {})
-    assert not (tmp_path / META).exists() and not list(tmp_path.glob(".*"))
-
-
-@pytest.mark.skipif(not MINICLIP.is_dir(), reason="MiniCLIP has not been trained yet")
+@pytest.mark.parametrize("quick_gelu", [True, False])
 @torch.no_grad()
-def test_own_tokenizer_travels_with_the_export(tmp_path):
-    model = AlertCLIP(load_backbone("miniclip"))
-    out = export_open_clip(model, tmp_path, {})
-    stock = open_clip.create_model(f"local-dir:{out}").eval()
-    tokens = open_clip.get_tokenizer(f"local-dir:{out}")(TEXTS)
-    assert torch.equal(tokens, model.backbone.tokenizer(TEXTS))
-    torch.testing.assert_close(
-        stock.encode_text(tokens, normalize=True), model.encode_text(TEXTS), atol=1e-5, rtol=0
+def test_transformers_gives_the_same_embeddings_and_tokens(quick_gelu, tmp_path):
+    model = tuned_clip([32, 32], quick_gelu)
+    frames = torch.randint(0, 256, (1, 2, 3, 32, 32), dtype=torch.uint8)
+    image, text = model.encode_frames(frames).v[0], model.encode_text(SENTENCES)
+    export_huggingface(model, tmp_path)
+
+    clip = CLIPModel.from_pretrained(tmp_path).eval()
+    tokens = CLIPTokenizer.from_pretrained(tmp_path)(
+        SENTENCES, padding="max_length", return_tensors="pt"
     )
+    real = tokens.attention_mask * tokens.input_ids  # open_clip pads with 0
+    assert torch.equal(real, model.backbone.tokenizer(SENTENCES))
+    pixels = CLIPImageProcessor.from_pretrained(tmp_path)(
+        list(frames[0]), return_tensors="pt"
+    ).pixel_values
+    found = clip(**tokens, pixel_values=pixels)
+    torch.testing.assert_close(found.image_embeds, image, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.text_embeds, text, atol=1e-5, rtol=0)
+    torch.testing.assert_close(clip.logit_scale, model.logit_scale)
+
+
+def test_what_transformers_cannot_express_is_refused(tmp_path):
+    with pytest.raises(InputError, match="class-token pooling"):
+        export_huggingface(tiny_clip.alertclip("avg"), tmp_path)

@@ -3,7 +3,6 @@
 Both have random weights here; the architectures are the real ones, small.
 """
 
-import json
 import shutil
 from copy import deepcopy
 from pathlib import Path
@@ -21,16 +20,13 @@ from transformers import (
 
 from alertclip.attention import pack_state_dict, split_attention
 from alertclip.attention_maps import attention_maps
-from alertclip.backbone import MINISIGLIP, brings_weights, load_backbone
-from alertclip.blip import BlipRetrieval, rename
+from alertclip.backbone import load_backbone
 from alertclip.clips import Batch
 from alertclip.errors import InputError
 from alertclip.export import export_open_clip, load_alertclip, stock_encoders
-from alertclip.files import read_json
-from alertclip.lora import add_lora, merge_lora, parameter_groups
+from alertclip.lora import add_lora
 from alertclip.model import AlertCLIP
 from alertclip.tower import image_and_patches
-from companion.profiles import load_params
 from miniworld import prior
 from miniworld.mini_models import RECIPES
 
@@ -111,9 +107,6 @@ def embeddings(model: AlertCLIP) -> list[torch.Tensor]:
             model.encode_text(TEXTS)]  # fmt: skip
 
 
-# SigLIP -------------------------------------------------------------------------------------------
-
-
 @torch.no_grad()
 def test_split_siglip_gives_the_numbers_of_the_stock_one():
     stock = stock_siglip().double()
@@ -168,25 +161,11 @@ def test_siglip_weights_in_a_file_keep_their_pixel_statistics(folders, monkeypat
 
     monkeypatch.setattr(open_clip, "create_model_and_transforms", create)
     beside = Path(folders["siglip"].removeprefix("local-dir:")) / "open_clip_model.safetensors"
-    bare = tmp_path / "bare.safetensors"
-    shutil.copyfile(beside, bare)
+    bare = shutil.copyfile(beside, tmp_path / "bare.safetensors")
     for weights in (beside, bare):  # with its config beside it; known by the model's name alone
-        seen.clear()
         with pytest.raises(InputError):
             load_backbone("ViT-B-16-SigLIP", str(weights))
-        assert seen["image_mean"] == seen["image_std"] == (0.5, 0.5, 0.5)
-
-
-@pytest.mark.skipif(not MINISIGLIP.is_dir(), reason="MiniSigLIP has not been trained yet")
-def test_minisiglip_is_packaged():
-    backbone = load_backbone("minisiglip")
-    assert (backbone.image_size, backbone.grid, backbone.embed_dim) == ((160, 160), (10, 10), 96)
-    assert backbone.mean == (0.5, 0.5, 0.5)
-    assert backbone.model.encode_text(backbone.tokenizer(TEXTS)).shape == (3, 96)
-    assert "--family siglip" in read_json(MINISIGLIP / "card.json")["command"]
-
-
-# BLIP ---------------------------------------------------------------------------------------------
+        assert seen.pop("image_mean") == seen.pop("image_std") == (0.5, 0.5, 0.5)
 
 
 @torch.no_grad()
@@ -196,6 +175,7 @@ def test_blip_scores_are_those_of_transformers(folders):
     assert backbone.mean == (0.1, 0.2, 0.3) and backbone.std[0] == pytest.approx(0.26862954)
     pixels, inputs = torch.randn(2, 3, 24, 24), TOKENIZER(TEXTS, padding=True, return_tensors="pt")
     assert torch.equal(backbone.tokenizer(TEXTS), inputs.input_ids)
+    assert backbone.tokenizer(["fire " * 100]).shape == (1, 40)  # cut to the model's positions
     expected = stock(inputs.input_ids, pixels, use_itm_head=False,
                      attention_mask=inputs.attention_mask).itm_score  # fmt: skip
     image, grid = image_and_patches(backbone.model.visual, pixels, "plain")
@@ -208,24 +188,7 @@ def test_blip_scores_are_those_of_transformers(folders):
     torch.testing.assert_close(grid[:, :, 2, 1], patch, atol=1e-5, rtol=1e-5)
 
 
-@torch.no_grad()
-def test_padding_never_reaches_a_blip_text(folders):
-    backbone = load_backbone(folders["blip"])
-    alone = backbone.model.encode_text(backbone.tokenizer(TEXTS[2:]))
-    among = backbone.model.encode_text(backbone.tokenizer(TEXTS))[2:]
-    torch.testing.assert_close(alone, among, atol=1e-6, rtol=1e-5)
-    assert backbone.tokenizer(["fire " * 100]).shape == (1, 40)  # cut to the model's positions
-
-
-def test_blip_names_round_trip():
-    stock = stock_blip()
-    expected = {name: value.clone() for name, value in stock.state_dict().items()}
-    renamed = rename(BlipRetrieval(stock).state_dict())
-    assert renamed.keys() == expected.keys()
-    assert all(torch.equal(renamed[name], expected[name]) for name in renamed)
-
-
-def test_blip_folders_that_lack_something_are_refused(tmp_path, folders):
+def test_blip_folders_that_lack_something_are_refused(tmp_path):
     with pytest.raises(InputError, match="blip:.*nowhere.*Salesforce"):
         load_backbone(f"blip:{tmp_path / 'nowhere'}")
     blip = stock_blip()
@@ -239,11 +202,6 @@ def test_blip_folders_that_lack_something_are_refused(tmp_path, folders):
     BlipImageProcessor().save_pretrained(tmp_path)
     with pytest.raises(InputError, match="no weights for text_proj"):
         load_backbone(f"blip:{tmp_path}")
-    with pytest.raises(InputError, match="leave pretrained empty"):
-        load_backbone(folders["blip"], "openai")
-
-
-# Both ---------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -277,7 +235,6 @@ def test_lora_sits_where_it_is_asked_for(targets, towers, siglip, blip, folders)
         assert not any("crossattention" in n or "attn_pool" in n for n in names)
 
 
-@pytest.mark.parametrize("family", ["siglip", "blip"])
 def test_lora_of_upper_blocks_alone(family, folders):
     adapted = add_lora(load_backbone(folders[family]).model, 2, 4, 0.0, blocks=1)
     names = [n for n, _ in adapted.named_parameters() if "lora_A" in n]
@@ -307,24 +264,6 @@ def test_every_adapter_learns_from_clips_regions_and_hard_negatives(model):
     (torch.logsumexp(logits, 1).sum() - logits.trace() + region.logsumexp(1).sum()).backward()
     adapters = {n: p for n, p in model.named_parameters() if "lora_" in n}
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in adapters.values())
-    groups = {g["name"] for g in parameter_groups(model, 1.0, 2.0, 3.0, 0.1)}
-    assert {"base", "text", "temporal", "base_no_decay"} <= groups
-
-
-def test_recomputing_blocks_changes_no_gradient(model):
-    gradients = []
-    for every in (0, 1):
-        model.zero_grad()
-        model.train()
-        model.checkpoint_every = every
-        model.image_features(frames(model, 2)).square().sum().backward()
-        kept = {
-            n: p.grad.clone() for n, p in model.adapted.named_parameters() if p.grad is not None
-        }
-        gradients.append(kept)
-    assert gradients[0].keys() == gradients[1].keys() and gradients[0]
-    for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradient, gradients[1][name])
 
 
 @torch.no_grad()
@@ -333,13 +272,15 @@ def test_export_loads_in_its_own_library(model, family, tmp_path):
     model.backbone.folder = None  # as if from the hub: the tokenizer is not in a folder of ours
     out = export_open_clip(model, tmp_path / "export", {"stage": 1})
     pixels = (frames(model, 3) / 255 - model.mean) / model.std
+    for old, new in zip(before, embeddings(load_alertclip(out)), strict=True):
+        torch.testing.assert_close(new, old, atol=1e-5, rtol=0)
     image, text = stock_encoders(out)
     torch.testing.assert_close(image(pixels), before[0], atol=1e-5, rtol=0)
     torch.testing.assert_close(text(TEXTS), before[2], atol=1e-5, rtol=0)
     if family == "siglip":
-        stock = open_clip.create_model_and_transforms(f"local-dir:{out}", require_pretrained=True)
-        assert stock[0].logit_scale.item() == pytest.approx(scale)
-        assert tuple(stock[0].visual.image_mean) == (0.5, 0.5, 0.5)
+        stock = open_clip.create_model(f"local-dir:{out}", require_pretrained=True)
+        assert stock.logit_scale.item() == pytest.approx(scale)
+        assert tuple(stock.visual.image_mean) == (0.5, 0.5, 0.5)
     else:
         config = BlipForImageTextRetrieval.from_pretrained(out).config
         assert config.logit_scale_init_value == pytest.approx(scale)
@@ -349,31 +290,7 @@ def test_export_loads_in_its_own_library(model, family, tmp_path):
         torch.testing.assert_close(images.pixel_values, pixels, atol=1e-5, rtol=0)
 
 
-def test_alertclip_comes_back_whole_for_the_second_stage(model, tmp_path):
-    before = embeddings(model)
-    out = export_open_clip(model, tmp_path, {"stage": 1})
-    again = load_alertclip(out)
-    for old, new in zip(before, embeddings(again), strict=True):
-        torch.testing.assert_close(new, old, atol=1e-5, rtol=0)
-    torch.testing.assert_close(again.logit_scale, model.logit_scale, atol=1e-6, rtol=0)
-    again.adapted = add_lora(again.adapted, 3, 6, 0.0)
-    for old, new in zip(before, embeddings(again), strict=True):  # B starts at zero
-        torch.testing.assert_close(new, old, atol=1e-5, rtol=0)
-    json.dumps(again.backbone.config)  # a part of the identity of features
-    assert (out / "adapter" / "adapter_model.safetensors").is_file()
-    merge_lora(again.adapted)
-
-
 def test_attention_maps_sum_to_one(model):
     maps = attention_maps(model, frames(model, 2))
     assert maps.shape == (2, *model.grid)
     torch.testing.assert_close(maps.sum((1, 2)), torch.ones(2))
-
-
-def test_profiles_of_the_families():
-    mini = load_params("mini+mini-siglip")
-    assert mini.model.backbone == "minisiglip" and brings_weights(mini.model.backbone)
-    paper = load_params("paper+paper-siglip")
-    assert paper.model.pretrained in open_clip.list_pretrained_tags_by_model(paper.model.backbone)
-    blip = load_params("paper+paper-blip")
-    assert brings_weights(blip.model.backbone) and blip.model.pretrained is None

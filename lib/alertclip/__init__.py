@@ -5,11 +5,11 @@ The method in reading order, as the paper tells it:
 - ``hyperparameters``: Table 4 and the rest of the method's parameters, in typed groups.
 - ``attention``, ``tower``, ``blip``, ``backbone``: CLIP, SigLIP or BLIP, taken apart for LoRA.
 - ``lora``: adapters on the projections, and the optimiser's parameter groups.
-- ``pooling``, ``model``: frames to clips, boxes to regions, texts; the model of both stages.
+- ``model``: frames to clips, boxes to regions, texts; the model of both stages.
 - ``losses``: L_global, L_region, L_hard and their sum, one function each.
-- ``objective``, ``schedule``, ``distributed``, ``checkpoint``, ``training``: gradients of a step,
-  order and learning rates, several processes, resume, and the loop of Stage I and Stage II.
-- ``export``, ``huggingface``: the tuned model for open_clip, transformers and PEFT.
+- ``objective``, ``distributed``, ``checkpoint``, ``training``: gradients of a step, several
+  processes, resume, and the loop of Stage I and Stage II.
+- ``export``: the tuned model for open_clip, transformers and PEFT.
 - ``attention_maps``: where the model looks.
 
 Data and evaluation:

@@ -66,20 +66,15 @@ class Projections(nn.Module):
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     ) -> Tensor:
         """query (B, M, width), key, value (B, N, width), additive mask (M, N) -> (B, M, width)."""
-        q, k, v = (
-            projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for projection, x in (
-                (self.q_proj, query),
-                (self.k_proj, key),
-                (self.v_proj, value),
-            )
-        )  # (B, heads, M or N, width / heads)
+        projected = self.q_proj(query), self.k_proj(key), self.v_proj(value)
+        # (B, heads, M or N, width / heads)
+        q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in projected)
         if self.kept is not None:
             x = self._explicit(q, k, v).to(v.dtype)
-            return self.out_proj(x.transpose(1, 2).flatten(2))
-        mask = None if mask is None else mask.to(q.dtype)
-        dropout = self.dropout if self.training else 0.0
-        x = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        else:
+            mask = None if mask is None else mask.to(q.dtype)
+            dropout = self.dropout if self.training else 0.0
+            x = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         return self.out_proj(x.transpose(1, 2).flatten(2))
 
     def _explicit(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -162,13 +157,12 @@ def attention_kernel(device: torch.device, precision: str) -> Iterator[None]:
         yield
         return
     settings = torch.backends.cuda  # despite the name, for the CPU too
-    before = settings.fp16_bf16_reduction_math_sdp_allowed()
     settings.allow_fp16_bf16_reduction_math_sdp(True)  # else matmuls are upcast to fp32
     try:
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
-        settings.allow_fp16_bf16_reduction_math_sdp(before)
+        settings.allow_fp16_bf16_reduction_math_sdp(False)
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
@@ -183,18 +177,20 @@ def split_attention(model: nn.Module) -> int:
 
     Raises InputError on timm attention that does more (normalised queries, gates).
     """
-    packed = [block for block in model.modules() if isinstance(getattr(block, "attn", None), FUSED)]
-    for block in packed:
-        torchs = isinstance(block.attn, nn.MultiheadAttention)
-        block.attn = SplitAttention(block.attn) if torchs else _split_timm(block.attn)
-    pools = [m for m in model.modules() if isinstance(_pool(m), AttentionPoolLatent)]
-    for trunk in pools:
-        trunk.attn_pool = SplitPool(trunk.attn_pool)
-    return len(packed) + len(pools)
-
-
-def _pool(module: nn.Module) -> nn.Module | None:
-    return getattr(module, "attn_pool", None)
+    split = {
+        nn.MultiheadAttention: SplitAttention,
+        Attention: _split_timm,
+        AttentionPoolLatent: SplitPool,
+    }
+    found = [
+        (module, name, split[type(child)])
+        for module in model.modules()
+        for name, child in module.named_children()
+        if type(child) in split
+    ]
+    for module, name, replacement in found:
+        setattr(module, name, replacement(getattr(module, name)))
+    return len(found)
 
 
 def _split_timm(attention: Attention) -> SplitSelfAttention:

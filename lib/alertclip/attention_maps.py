@@ -8,6 +8,7 @@ The paper shows maps (Figure 5) without saying how. Axis letters: F frames, N to
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -48,10 +49,9 @@ def frame_maps(model: nn.Module, frames: Tensor, directions: Tensor) -> FrameMap
     with torch.no_grad():
         weighted = [gradient_weighted(*pair) for pair in zip(blocks, gradients, strict=False)]
         layers, query = _layers_and_query(weighted)
-        read = None if query is None else query.mean(dim=1)
         if tokens:  # the mean is attention with constant weights: eq. 5 holds for it too
-            read = (tokens[0] * gradients[-1]).sum(dim=-1).clamp(min=0)
-        found = token_maps(_read(relevance(torch.stack(layers)), read), model.grid)
+            query = (tokens[0] * gradients[-1]).sum(dim=-1).clamp(min=0)[:, None]
+        found = token_maps(_read(relevance(torch.stack(layers)), query), model.grid)
         return FrameMaps(_rollout_maps(model, blocks).cpu(), found.cpu())
 
 
@@ -71,10 +71,7 @@ def frame_gradients(model: nn.Module, v: Tensor, mask: Tensor, direction: Tensor
 def rollout(attention: Tensor) -> Tensor:
     """Flow of attention through L blocks: (L, B, N, N), rows sum to 1 -> (B, N, N), likewise."""
     identity = torch.eye(attention.shape[-1], dtype=attention.dtype, device=attention.device)
-    flow = identity
-    for block in attention:
-        flow = (0.5 * block + 0.5 * identity) @ flow
-    return flow
+    return reduce(lambda flow, block: 0.5 * (block + identity) @ flow, attention, identity)
 
 
 def gradient_weighted(attention: Tensor, gradient: Tensor) -> Tensor:
@@ -87,24 +84,13 @@ def gradient_weighted(attention: Tensor, gradient: Tensor) -> Tensor:
 
 def relevance(weighted: Tensor) -> Tensor:
     """Chefer et al. (2021), eq. 6 from R = I: R + A R block by block, (L, B, N, N) -> (B, N, N)."""
-    total = torch.eye(weighted.shape[-1], dtype=weighted.dtype, device=weighted.device)
-    for block in weighted:
-        total = total + block @ total
-    return total
-
-
-def patch_maps(flow: Tensor, grid: tuple[int, int], pool: str) -> Tensor:
-    """Share of each patch in the pooled image feature: flow (B, N, N) -> (B, h, w), sums to 1.
-
-    ``pool`` is open_clip's: "tok" reads the class token, "avg" the mean over patch tokens.
-    """
-    extra = _class_tokens(flow.shape[-1], grid)
-    return token_maps(flow[:, 0] if pool == "tok" else flow[:, extra:].mean(dim=1), grid)
+    identity = torch.eye(weighted.shape[-1], dtype=weighted.dtype, device=weighted.device)
+    return reduce(lambda total, block: total + block @ total, weighted, identity)
 
 
 def token_maps(row: Tensor, grid: tuple[int, int]) -> Tensor:
     """Weights of the tokens (B, N), at least 0 -> patches (B, h, w), sum 1; all 0: uniform."""
-    patches = row[:, _class_tokens(row.shape[-1], grid) :]
+    patches = row[:, -grid[0] * grid[1] :]  # behind a class token, if any
     total = patches.sum(dim=-1, keepdim=True)
     uniform = torch.full_like(patches, 1 / patches.shape[-1])
     return torch.where(total > 0, patches / total, uniform).unflatten(-1, grid)
@@ -149,26 +135,18 @@ def _averaged(visual: nn.Module) -> Iterator[list[Tensor]]:
 def _rollout_maps(model: nn.Module, blocks: list[Tensor]) -> Tensor:
     """Share of each patch in the pooled image feature: (F, h, w), sums to 1."""
     layers, query = _layers_and_query([block.detach().mean(dim=1) for block in blocks])
-    flow = rollout(torch.stack(layers))
-    if query is None:
-        return patch_maps(flow, model.grid, model.clip.visual.pool_type)
-    return token_maps(_read(flow, query.mean(dim=1)), model.grid)
+    flow, patches = rollout(torch.stack(layers)), model.grid[0] * model.grid[1]
+    averaged = query is None and model.clip.visual.pool_type == "avg"  # over the patches
+    row = flow[:, -patches:].mean(dim=1) if averaged else _read(flow, query)
+    return token_maps(row, model.grid)
 
 
 def _layers_and_query(blocks: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:
-    """Self-attention blocks, and the attention that pools (fewer queries than keys) if any."""
+    """Self-attention blocks (B, N, N), and the attention that pools (B, 1, N) if any."""
     pools = blocks[-1].shape[-2] != blocks[-1].shape[-1]
     return (blocks[:-1], blocks[-1]) if pools else (blocks, None)
 
 
 def _read(flow: Tensor, weights: Tensor | None) -> Tensor:
-    """flow (B, N, N) as read by pooled tokens of weights (B, N), or by the class token: (B, N)."""
-    return flow[:, 0] if weights is None else (weights[:, None] @ flow)[:, 0]
-
-
-def _class_tokens(tokens: int, grid: tuple[int, int]) -> int:
-    """Class tokens in front of the patches: 0 or 1."""
-    extra = tokens - grid[0] * grid[1]
-    if extra not in (0, 1):
-        raise InputError(f"{tokens} tokens do not fit a {grid[0]} x {grid[1]} patch grid")
-    return extra
+    """flow (B, N, N) as read by pooled tokens of weights (B, 1, N), or by the class token."""
+    return flow[:, 0] if weights is None else (weights @ flow)[:, 0]

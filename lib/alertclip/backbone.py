@@ -12,7 +12,6 @@ from typing import Any
 
 import open_clip
 from open_clip.pretrained import list_pretrained_tags_by_model
-from open_clip.timm_model import TimmModel
 from open_clip.transformer import TextTransformer
 from timm.layers import AttentionPoolLatent
 from timm.models.vision_transformer import VisionTransformer
@@ -59,17 +58,18 @@ def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
     """Load ``miniclip``, ``minisiglip``, an open_clip model by its name, ``local-dir:PATH`` or
     ``blip:NAME``, where NAME is a folder or a model of the Hugging Face hub.
 
-    ``pretrained`` is an open_clip tag or a .safetensors file, for open_clip names only; None gives
-    random weights, by torch's seed. Raises InputError if weights are missing (it says where to get
-    them), or were trained with another activation (QuickGELU).
+    ``pretrained``, for open_clip names only: a tag or a .safetensors file; None: random weights.
+    Raises InputError if weights are missing or were trained with another activation.
     """
     keep_freed_memory()  # every long computation starts here
     if brings_weights(name):
-        if pretrained is None:
-            return _load_whole(name)
-        raise InputError(
-            f"backbone {name} brings its own weights: leave pretrained empty, not {pretrained}"
-        )
+        if pretrained is not None:
+            raise InputError(
+                f"backbone {name} brings its own weights: leave pretrained empty, not {pretrained}"
+            )
+        source = PACKAGED.get(name) or Path(name.partition(":")[2])
+        blip = name.startswith("blip:") or is_blip(source)
+        return _load_blip(name, str(source)) if blip else _load_folder(name, source)
     config = open_clip.get_model_config(name)
     if config is None:
         raise InputError(f"backbone {name}: no such open_clip model; see open_clip.list_models()")
@@ -81,7 +81,7 @@ def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
         )
         tokenizer = open_clip.get_tokenizer(name)  # SigLIP's comes from the hub
     except Exception as error:  # hub, network and file errors share no base class
-        raise InputError(_missing(name, pretrained, config, error)) from error
+        raise InputError(_missing(name, pretrained, error)) from error
     return from_clip(model, tokenizer, name, config)
 
 
@@ -93,13 +93,13 @@ def from_clip(
     folder: Path | None = None,
 ) -> Backbone:
     """Split a stock open_clip CLIP or SigLIP in place and wrap it. ``config`` is its model_cfg."""
-    if not _is_clip(model) and not _is_siglip(model):
+    output = _output(model)
+    if output is None:
         raise InputError(
             f"backbone {name}: needs open_clip's own ViT and text tower, like ViT-B-32-quickgelu,"
             " or SigLIP's, like ViT-B-16-SigLIP"
         )
     visual = model.visual
-    output = visual if _is_clip(model) else model.text  # which knows the dimension
     split_attention(model)
     return Backbone(
         model=model.eval(),
@@ -115,26 +115,16 @@ def from_clip(
     )
 
 
-def _is_clip(model: nn.Module) -> bool:
+def _output(model: nn.Module) -> nn.Module | None:
+    """The tower that knows the dimension of the embeddings; None if the model is not supported."""
     visual = model.visual
-    if not hasattr(visual, "transformer") or not hasattr(model, "transformer"):
-        return False
-    return visual.attn_pool is None and visual.pool_type in ("tok", "avg")
-
-
-def _is_siglip(model: nn.Module) -> bool:
-    trunk = getattr(model.visual, "trunk", None)
-    known = isinstance(model.visual, TimmModel) and isinstance(trunk, VisionTransformer)
-    if not known or not isinstance(getattr(model, "text", None), TextTransformer):
-        return False
-    return isinstance(trunk.attn_pool, AttentionPoolLatent)
-
-
-def _load_whole(name: str) -> Backbone:
-    if name.startswith("blip:"):
-        return _load_blip(name, name.removeprefix("blip:"))
-    folder = PACKAGED.get(name) or Path(name.removeprefix("local-dir:"))
-    return _load_blip(name, str(folder)) if is_blip(folder) else _load_folder(name, folder)
+    if hasattr(visual, "transformer") and hasattr(model, "transformer"):  # CLIP
+        plain = visual.attn_pool is None and visual.pool_type in ("tok", "avg")
+        return visual if plain else None
+    trunk, text = getattr(visual, "trunk", None), getattr(model, "text", None)
+    pool = getattr(trunk, "attn_pool", None)  # of SigLIP
+    siglip = isinstance(trunk, VisionTransformer) and isinstance(pool, AttentionPoolLatent)
+    return text if siglip and isinstance(text, TextTransformer) else None
 
 
 def _load_blip(name: str, source: str) -> Backbone:
@@ -147,7 +137,7 @@ def _load_blip(name: str, source: str) -> Backbone:
         mean=tuple(processor.image_mean),
         std=tuple(processor.image_std),
         grid=model.visual.grid,
-        embed_dim=model.text.proj.out_features,
+        embed_dim=model.text["proj"].out_features,
         config=model.architecture.to_dict(),
     )
 
@@ -157,8 +147,6 @@ def _load_folder(name: str, folder: Path) -> Backbone:
         make = "; python -m miniworld.prior makes it" if name in PACKAGED else ""
         raise InputError(f"backbone {name}: no {CONFIG} in {folder}{make}")
     settings = read_json(folder / CONFIG)
-    if not isinstance(settings, dict):
-        raise InputError(f"{folder / CONFIG}: must be a mapping with model_cfg; export it again")
     source = f"local-dir:{folder}"
     try:
         # require_pretrained: otherwise open_clip goes on with random weights.
@@ -209,34 +197,25 @@ def _check_weights(name: str, pretrained: str, config: dict[str, Any]) -> None:
         )
 
 
-def _missing(name: str, pretrained: str | None, config: dict[str, Any], error: Exception) -> str:
+def _missing(name: str, pretrained: str | None, error: Exception) -> str:
+    message = f"backbone {name}, pretrained {pretrained}: {type(error).__name__}: {error}"
     tag = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else None
     if not tag:
-        return f"backbone {name}, pretrained {pretrained}: {type(error).__name__}: {error}"
-    hub = tag.get("hf_hub", "").rstrip("/")
-    where = f"{hub} on the Hugging Face hub" if hub else tag.get("url", "its authors")
-    if "hf_tokenizer_name" in config.get("text_cfg", {}):
-        return (
-            f"weights {pretrained} of {name}, or their tokenizer, could not be fetched"
-            f" ({type(error).__name__}). Download all files of {where} into a folder and pass"
-            " backbone=local-dir:FOLDER with pretrained empty"
-        )
+        return message
     return (
-        f"weights {pretrained} of {name} could not be fetched ({type(error).__name__}). Download"
-        f" open_clip_model.safetensors from {where} and pass"
-        " pretrained=FOLDER/open_clip_model.safetensors"
+        f"{message}. Download {tag.get('hf_hub', '').rstrip('/') or tag.get('url')} from the"
+        " Hugging Face hub into a folder and pass backbone=local-dir:FOLDER with pretrained empty"
+        " or, for CLIP, pretrained=FOLDER/open_clip_model.safetensors"
     )
 
 
 def keep_freed_memory() -> None:
     """Ask glibc to reuse freed blocks: training steps on a CPU become a fifth faster.
 
-    Otherwise every large tensor gets new pages, filled with zeros. Without glibc, or where the
-    environment sets malloc's limits itself, nothing changes.
+    Where the environment sets malloc's limits, or without glibc, nothing changes.
     """
-    if {"MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"} & os.environ.keys():
-        return
+    chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt:
+    if mallopt and not chosen:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -49,21 +49,19 @@ class BlipBlock(nn.Module):
 
 
 class BlipVision(nn.Module):
-    """The vision tower with its contrastive projection, in the steps of ``tower.Tower``."""
+    """The vision tower with its contrastive projection, in the steps of ``tower.ClipTower``."""
 
     pool_type = "tok"
 
     def __init__(self, vision: nn.Module, proj: nn.Linear) -> None:
         super().__init__()
         self.embeddings, self.post_layernorm = vision.embeddings, vision.post_layernorm
-        self.proj = proj
-        self.layers = nn.ModuleList(BlipBlock(layer) for layer in vision.encoder.layers)
+        self.layers, self.proj = nn.ModuleList(map(BlipBlock, vision.encoder.layers)), proj
         side = vision.config.image_size // vision.config.patch_size
         self.image_size, self.grid = (vision.config.image_size,) * 2, (side, side)
 
     @property
     def blocks(self) -> nn.ModuleList:
-        """Blocks in running order."""
         return self.layers
 
     def embed(self, pixels: Tensor) -> Tensor:
@@ -81,24 +79,7 @@ class BlipVision(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalised pixels (F, 3, H, W) -> image features (F, D), not normalised."""
-        x = self.embed(pixels)
-        for block in self.layers:
-            x = block(x)
-        return self.image(x)
-
-
-class BlipText(nn.Module):
-    """The text encoder without cross-attention, its first slot projected."""
-
-    def __init__(self, encoder: nn.Module, proj: nn.Linear) -> None:
-        super().__init__()
-        self.encoder, self.proj = encoder, proj
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Token ids (C, L), padding with the config's pad id -> (C, D), not normalised."""
-        real = (tokens != self.encoder.config.pad_token_id).long()
-        states = self.encoder(input_ids=tokens, attention_mask=real).last_hidden_state
-        return self.proj(states[:, 0])
+        return self.image(nn.Sequential(self.embeddings, *self.layers)(pixels))
 
 
 class BlipRetrieval(nn.Module):
@@ -107,7 +88,7 @@ class BlipRetrieval(nn.Module):
     def __init__(self, blip: "BlipForImageTextRetrieval") -> None:
         super().__init__()
         self.visual = BlipVision(blip.vision_model, blip.vision_proj)
-        self.text = BlipText(blip.text_encoder, blip.text_proj)
+        self.text = nn.ModuleDict({"encoder": blip.text_encoder, "proj": blip.text_proj})
         self.itm_head = blip.itm_head
         self.logit_scale = nn.Parameter(torch.tensor(blip.config.logit_scale_init_value))
         self.architecture = blip.config
@@ -117,8 +98,11 @@ class BlipRetrieval(nn.Module):
         return self.visual(pixels)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """Token ids (C, L) -> (C, D), not normalised."""
-        return self.text(tokens)
+        """Token ids (C, L), padding with the config's pad id -> (C, D), not normalised."""
+        encoder = self.text["encoder"]  # runs without cross-attention
+        real = (tokens != encoder.config.pad_token_id).long()
+        states = encoder(input_ids=tokens, attention_mask=real).last_hidden_state
+        return self.text["proj"](states[:, 0])
 
 
 class BlipTokenizer:
@@ -155,15 +139,12 @@ def read_blip(source: str) -> "tuple[BlipRetrieval, BlipTokenizer, Any]":
     except Exception as error:  # hub, network, parsing and misfit files share no base class
         raise InputError(
             f"backbone blip:{source}: cannot be loaded ({type(error).__name__}: {error}). Download"
-            " config.json, model.safetensors, the tokenizer's files and preprocessor_config.json"
-            " of Salesforce/blip-itm-base-coco from the Hugging Face hub into a folder and pass"
-            " backbone=blip:FOLDER"
+            " Salesforce/blip-itm-base-coco, with model.safetensors, from the Hugging Face hub into"
+            " a folder and pass backbone=blip:FOLDER"
         ) from error
     if report["missing_keys"]:  # transformers would go on with random ones
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise InputError(f"backbone blip:{source}: no weights for {missing}; not a retrieval BLIP")
-    if tokenizer.pad_token_id != config.text_config.pad_token_id:
-        raise InputError(f"backbone blip:{source}: tokenizer and model differ in the padding id")
     return BlipRetrieval(blip), BlipTokenizer(tokenizer, max_tokens(config)), processor
 
 
@@ -172,36 +153,30 @@ def max_tokens(config: Any) -> int:
     return min(MAX_TOKENS, config.text_config.max_position_embeddings)
 
 
-def save_blip(
-    model: BlipRetrieval,
-    tokenizer: BlipTokenizer,
-    mean: Sequence[float],
-    std: Sequence[float],
-    out: Path,
-) -> None:
-    """Write a folder that ``BlipForImageTextRetrieval.from_pretrained`` and ``read_blip`` load."""
+def save_blip(backbone: Any, out: Path) -> None:
+    """Write a BLIP's ``Backbone`` as a folder that transformers and ``read_blip`` load."""
     import transformers
 
+    model = backbone.model
     config = transformers.BlipConfig.from_dict(model.architecture.to_dict())
     config.logit_scale_init_value = model.logit_scale.item()
     blip = transformers.BlipForImageTextRetrieval(config)
-    blip.load_state_dict(rename(model.state_dict()), strict=True)
+    blip.load_state_dict(stock_names(model.state_dict()), strict=True)
     blip.save_pretrained(out)
     size = dict(zip(("height", "width"), model.visual.image_size, strict=True))
-    statistics = {"image_mean": list(mean), "image_std": list(std)}
+    statistics = {"image_mean": list(backbone.mean), "image_std": list(backbone.std)}
     images = transformers.BlipImageProcessor(size=size, **statistics)
-    transformers.BlipProcessor(images, tokenizer.tokenizer).save_pretrained(out)
+    transformers.BlipProcessor(images, backbone.tokenizer.tokenizer).save_pretrained(out)
 
 
-def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def stock_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """State dict of a ``BlipRetrieval`` under transformers' names, the temperature left out."""
-    renamed = {}
-    for name, tensor in pack_state_dict(state).items():
-        if name == "logit_scale":
-            continue
-        for pattern, replacement in NAMES:
-            name, found = re.subn(pattern, replacement, name)
-            if found:
-                break
-        renamed[name] = tensor
-    return renamed
+    packed = pack_state_dict(state)
+    return {rename(name, NAMES): packed[name] for name in packed if name != "logit_scale"}
+
+
+def rename(name: str, patterns: Sequence[tuple[str, str]]) -> str:
+    """The name after each (pattern, replacement) in order."""
+    for pattern, replacement in patterns:
+        name = re.sub(pattern, replacement, name)
+    return name

@@ -7,14 +7,12 @@ checkpoint-000100/    trainable.safetensors; state.pt with step, optimiser and r
 
 import hashlib
 import json
-import os
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
@@ -35,8 +33,7 @@ def weights_hash(model: nn.Module) -> str:
     """Hexadecimal SHA-256 of all of a model's weights."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -87,10 +84,14 @@ def save_checkpoint(
     folder = out / f"checkpoint-{step:06d}"
     tensors = {name: p.detach().cpu().contiguous() for name, p in trainable(model).items()}
     state = {"step": step, "optimizer": optimizer.state_dict(), "random": random_states(device)}
-    with _new_folder(folder) as temporary:
-        save_file(tensors, temporary / TRAINABLE)
+    with writing(folder), TemporaryDirectory(prefix=".", dir=out) as temporary:
+        whole = Path(temporary) / folder.name
+        whole.mkdir()
+        save_file(tensors, whole / TRAINABLE)
         torch.save(state, buffer := BytesIO())  # a full disk is then an OSError of our own write
-        (temporary / STATE).write_bytes(buffer.getbuffer())
+        (whole / STATE).write_bytes(buffer.getbuffer())
+        shutil.rmtree(folder, ignore_errors=True)
+        whole.rename(folder)
     for old in checkpoints(out)[:-limit]:
         shutil.rmtree(old)
     return folder
@@ -98,9 +99,7 @@ def save_checkpoint(
 
 def checkpoints(out: Path) -> list[Path]:
     """Checkpoint folders of a stage, oldest first; temporary folders start with a dot."""
-    named = (path for path in out.glob("checkpoint-*") if path.is_dir())
-    steps = {path: path.name.split("-")[1] for path in named}
-    return sorted((p for p, n in steps.items() if n.isdecimal()), key=lambda p: int(steps[p]))
+    return sorted(path for path in out.glob("checkpoint-??????") if path.is_dir())
 
 
 class Checkpoint(NamedTuple):
@@ -130,20 +129,6 @@ def restore(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
             parameter.copy_(saved[name])
 
 
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder that replaces ``folder`` if the block succeeds."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    with writing(folder):
-        temporary.mkdir(parents=True)
-        try:
-            yield temporary
-            shutil.rmtree(folder, ignore_errors=True)
-            temporary.rename(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
 @dataclass
 class History:
     """Rows for ``pandas.DataFrame``: ``steps`` one per optimiser step, ``validation`` one each."""
@@ -154,11 +139,10 @@ class History:
 
 def read_history(out: Path) -> History:
     """The history of the stage in ``out``; empty before its first step."""
-    rows = list(_rows(out))
-    return History(
-        [row for row in rows if row["split"] == "train"],
-        [row for row in rows if row["split"] != "train"],
-    )
+    history = History()
+    for row in _rows(out):
+        (history.steps if row["split"] == "train" else history.validation).append(row)
+    return history
 
 
 def append_row(out: Path, row: dict[str, Any]) -> None:

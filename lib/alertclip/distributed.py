@@ -88,11 +88,9 @@ def first_alone() -> Iterator[None]:
 def require_equal(value: Any, what: str) -> None:
     """Raise InputError on every process if ``value`` is not the same on all."""
     values = gather(value)
-    different = [i for i, other in enumerate(values) if other != values[0]]
-    if different:
-        raise InputError(
-            f"process {different[0]} and process 0 differ in {what}: give all the same"
-        )
+    for process, other in enumerate(values):
+        if other != values[0]:
+            raise InputError(f"process {process} and process 0 differ in {what}: give all the same")
 
 
 def share(parts: Sequence[Embeddings], device: torch.device) -> Embeddings:

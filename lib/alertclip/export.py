@@ -15,10 +15,9 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import open_clip
-import torch
 from open_clip.tokenizer import HFTokenizer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -27,15 +26,36 @@ from torch.nn.functional import normalize
 
 from alertclip.attention import pack_state_dict
 from alertclip.backbone import CONFIG, Backbone, load_backbone
-from alertclip.blip import BlipRetrieval, is_blip, max_tokens, save_blip
+from alertclip.blip import BlipRetrieval, is_blip, max_tokens, rename, save_blip
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, read_json, write_json
 from alertclip.lora import has_lora, merge_lora
 from alertclip.model import AlertCLIP
 
+if TYPE_CHECKING:
+    from transformers import CLIPConfig, CLIPTokenizer
+
 WEIGHTS, HEAD, META = "open_clip_model.safetensors", "alert_temporal.safetensors", "alert_clip.json"
 ADAPTER = "adapter"
 TOKENIZER = ("*token*.json", "vocab.*", "merges.txt", "*.model")  # Hugging Face tokenizer files
+NAMES = (  # open_clip (attention split) -> transformers, applied in order
+    (r"^visual\.proj$", "visual_projection.weight"),
+    (r"^text_projection$", "text_projection.weight"),
+    (r"^visual\.class_embedding$", "vision_model.embeddings.class_embedding"),
+    (r"^visual\.conv1", "vision_model.embeddings.patch_embedding"),
+    (r"^visual\.positional_embedding$", "vision_model.embeddings.position_embedding.weight"),
+    (r"^visual\.ln_pre", "vision_model.pre_layrnorm"),
+    (r"^visual\.ln_post", "vision_model.post_layernorm"),
+    (r"^token_embedding", "text_model.embeddings.token_embedding"),
+    (r"^positional_embedding$", "text_model.embeddings.position_embedding.weight"),
+    (r"^ln_final", "text_model.final_layer_norm"),
+    (r"^visual\.transformer\.resblocks", "vision_model.encoder.layers"),
+    (r"^transformer\.resblocks", "text_model.encoder.layers"),
+    (r"\.ln_([12])\.", r".layer_norm\1."),
+    (r"\.mlp\.c_fc\.", ".mlp.fc1."),
+    (r"\.mlp\.c_proj\.", ".mlp.fc2."),
+    (r"\.attn\.", ".self_attn."),
+)
 Encoders = tuple[Callable[[Tensor], Tensor], Callable[[Sequence[str]], Tensor]]
 
 
@@ -49,11 +69,19 @@ def export_open_clip(model: AlertCLIP, out: Path, meta: dict[str, Any]) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     (out / META).unlink(missing_ok=True)
     if has_lora(model.adapted):
-        _save_adapter(model.adapted, out / ADAPTER)
+        # PEFT would look the base model up on the hub to save resized embeddings; there are none.
+        model.adapted.save_pretrained(str(out / ADAPTER), save_embedding_layers=False)
+        (out / ADAPTER / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     model.adapted = model.backbone.model = merge_lora(model.adapted)
     _save_backbone(model.backbone, out)
     _save(_head(model), out / HEAD)
-    write_json(out / META, {**_options(model), **meta})
+    layers = model.temporal.encoder.layers
+    options = {
+        "temporal": {"layers": len(layers), "heads": layers[0].self_attn.num_heads},
+        "region_pooling": model.region_pooling,
+        "patch_tokens": model.patch_tokens,
+    }
+    write_json(out / META, options | meta)
     return out
 
 
@@ -92,31 +120,25 @@ def stock_encoders(folder: Path) -> Encoders:
 
 def _open_clip_encoders(folder: Path) -> Encoders:
     source = f"local-dir:{folder}"
-    model, _, _ = open_clip.create_model_and_transforms(source, require_pretrained=True)
-    model, tokenizer = model.eval(), open_clip.get_tokenizer(source)
-    image, text = (
-        torch.inference_mode()(model.encode_image),
-        torch.inference_mode()(model.encode_text),
-    )
+    model = open_clip.create_model(source, require_pretrained=True).eval().requires_grad_(False)
+    tokenizer = open_clip.get_tokenizer(source)
     return (
-        lambda pixels: image(pixels, normalize=True),
-        lambda texts: text(tokenizer(list(texts)), normalize=True),
+        lambda pixels: model.encode_image(pixels, normalize=True),
+        lambda texts: model.encode_text(tokenizer(list(texts)), normalize=True),
     )
 
 
 def _transformers_encoders(folder: Path) -> Encoders:
     from transformers import AutoTokenizer, BlipForImageTextRetrieval
 
-    model = BlipForImageTextRetrieval.from_pretrained(folder).eval()
+    model = BlipForImageTextRetrieval.from_pretrained(folder).eval().requires_grad_(False)
     cut = {"truncation": True, "max_length": max_tokens(model.config)}
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
-    @torch.inference_mode()
     def image(pixels: Tensor) -> Tensor:
         states = model.vision_model(pixels).last_hidden_state
         return normalize(model.vision_proj(states[:, 0]), dim=-1)
 
-    @torch.inference_mode()
     def text(texts: Sequence[str]) -> Tensor:
         tokens = tokenizer(list(texts), padding=True, return_tensors="pt", **cut)
         states = model.text_encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
@@ -127,9 +149,14 @@ def _transformers_encoders(folder: Path) -> Encoders:
 
 def _save_backbone(backbone: Backbone, out: Path) -> None:
     if isinstance(backbone.model, BlipRetrieval):
-        save_blip(backbone.model, backbone.tokenizer, backbone.mean, backbone.std, out)
+        save_blip(backbone, out)
         return
-    _save_tokenizer(backbone, out)
+    source = backbone.folder
+    if source is not None and source.resolve() != out.resolve():
+        for file in (file for pattern in TOKENIZER for file in source.glob(pattern)):
+            shutil.copyfile(file, out / file.name)
+    elif source is None and isinstance(backbone.tokenizer, HFTokenizer):  # SigLIP from the hub
+        backbone.tokenizer.save_pretrained(out)
     preprocess = {
         "mean": backbone.mean,
         "std": backbone.std,
@@ -140,34 +167,9 @@ def _save_backbone(backbone: Backbone, out: Path) -> None:
     _save(pack_state_dict(backbone.model.state_dict()), out / WEIGHTS)
 
 
-def _save_tokenizer(backbone: Backbone, out: Path) -> None:
-    source = backbone.folder
-    if source is not None and source.resolve() != out.resolve():
-        for pattern in TOKENIZER:
-            for file in source.glob(pattern):
-                shutil.copyfile(file, out / file.name)
-    elif source is None and isinstance(backbone.tokenizer, HFTokenizer):  # SigLIP from the hub
-        backbone.tokenizer.save_pretrained(out)
-
-
-def _save_adapter(adapted: nn.Module, out: Path) -> None:
-    # PEFT would look the base model up on the hub to save resized embeddings; there are none.
-    adapted.save_pretrained(str(out), safe_serialization=True, save_embedding_layers=False)
-    (out / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-
-
 def _head(model: AlertCLIP) -> dict[str, Tensor]:
     state = model.state_dict()
     return {k: v for k, v in state.items() if k.startswith(("temporal.", "pooling."))}
-
-
-def _options(model: AlertCLIP) -> dict[str, Any]:
-    layers = model.temporal.encoder.layers
-    return {
-        "temporal": {"layers": len(layers), "heads": layers[0].self_attn.num_heads},
-        "region_pooling": model.region_pooling,
-        "patch_tokens": model.patch_tokens,
-    }
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:
@@ -175,11 +177,96 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary)
 
 
+def export_huggingface(model: AlertCLIP, out: Path) -> Path:
+    """Write what ``CLIPModel.from_pretrained(out)`` loads; merges the adapters of ``model``.
+
+    Raises InputError on what ``CLIPModel`` cannot express: another family, average pooling,
+    non-square images, or another vocabulary than CLIP's.
+    """
+    model.adapted = model.backbone.model = merge_lora(model.adapted)
+    from transformers import CLIPImageProcessor, CLIPModel
+
+    clip = CLIPModel(_clip_config(model))
+    clip.load_state_dict(_transformers_names(model.clip.state_dict()), strict=True)
+    clip.save_pretrained(out)
+    height, width = model.image_size
+    CLIPImageProcessor(
+        size={"height": height, "width": width},  # squash: nothing is cropped
+        do_center_crop=False,
+        resample=3,  # bicubic
+        image_mean=list(model.backbone.mean),
+        image_std=list(model.backbone.std),
+    ).save_pretrained(out)
+    _clip_tokenizer(model.clip.context_length).save_pretrained(out)
+    return out
+
+
+def _clip_config(model: AlertCLIP) -> "CLIPConfig":
+    from transformers import CLIPConfig
+
+    clip, visual = model.clip, model.clip.visual
+    height, width = model.image_size
+    known = isinstance(clip, open_clip.CLIP) and visual.pool_type == "tok"
+    if not known or height != width or clip.vocab_size != 49408:
+        raise InputError(
+            f"{model.backbone.name}: CLIPModel needs a CLIP with class-token pooling, square images"
+            " and CLIP's vocabulary; use the open_clip export"
+        )
+    shared = {
+        "projection_dim": model.backbone.embed_dim,
+        "hidden_act": "quick_gelu" if model.backbone.config.get("quick_gelu") else "gelu",
+    }
+    vision = {"image_size": height, "patch_size": visual.patch_size[0]}
+    text = {
+        "vocab_size": clip.vocab_size,
+        "max_position_embeddings": clip.context_length,
+        "bos_token_id": 49406,
+        "eos_token_id": 49407,
+        "pad_token_id": 49407,
+    }
+    return CLIPConfig(
+        text_config=text | _sizes(clip.transformer) | shared,
+        vision_config=vision | _sizes(visual.transformer) | shared,
+        projection_dim=model.backbone.embed_dim,
+    )
+
+
+def _transformers_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """State dict of a split open_clip CLIP under transformers' names."""
+    state = {name: tensor for name, tensor in state.items() if not name.endswith("attn_mask")}
+    for name in ("visual.proj", "text_projection"):  # parameters here, nn.Linear there
+        state[name] = state[name].T.contiguous()
+    return {rename(name, NAMES): tensor for name, tensor in state.items()}
+
+
+def _sizes(transformer: nn.Module) -> dict[str, int]:
+    block = transformer.resblocks[0]
+    names = "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"
+    sizes = transformer.width, transformer.layers, block.attn.num_heads, block.mlp.c_fc.out_features
+    return dict(zip(names, sizes, strict=True))
+
+
+def _clip_tokenizer(context_length: int) -> "CLIPTokenizer":
+    """open_clip's vocabulary as transformers reads it.
+
+    Padding is the end token, as in OpenAI's folders. open_clip pads with id 0, which is a real
+    word part; no matter, since attention is causal and the first end token is read.
+    """
+    from transformers import CLIPTokenizer
+
+    bpe = open_clip.SimpleTokenizer()
+    names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+    return CLIPTokenizer(
+        vocab={names.get(token, token): i for token, i in bpe.encoder.items()},
+        merges=list(bpe.bpe_ranks),
+        pad_token="<|endoftext|>",
+        model_max_length=context_length,
+    )
+
+
 def convert(folder: Path, kind: str, out: Path) -> Path:
     """Write an Alert-CLIP folder to ``out`` as ``open_clip``, ``huggingface`` or ``peft``."""
     if kind == "huggingface":
-        from alertclip.huggingface import export_huggingface
-
         return export_huggingface(load_alertclip(folder), out)
     if kind == "open_clip":
         return export_open_clip(load_alertclip(folder), out, read_json(folder / META))

@@ -53,7 +53,6 @@ class ModelParams(Group):
     temporal_layers: int = Field(2, ge=1)  # supplementary C.1
     temporal_heads: int = Field(8, ge=1)
     temporal_dropout: float = Field(0.1, ge=0, lt=1)
-    compile: bool = False  # torch.compile of the vision tower's blocks in training
     checkpointing: str = "none"  # recompute no block, all, or every k-th: less memory, more time
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from alertclip.attention import FUSED, Projections
+from alertclip.attention import FUSED
 from alertclip.errors import InputError
 
 PROJECTIONS = ("q", "k", "v", "out")
@@ -29,8 +29,8 @@ def target_pattern(targets: Sequence[str], towers: Sequence[str]) -> str:
     Targets: the projections q, k, v, out, and "embedding", the text tower's token embedding.
     Raises InputError on any other name: PEFT would accept "attn" or "out_proj" and train nothing.
     """
-    unknown = [*set(targets) - {*PROJECTIONS, EMBEDDING}, *set(towers) - set(TOWERS)]
-    if unknown or not targets or not towers:
+    known = set(targets) <= {*PROJECTIONS, EMBEDDING} and set(towers) <= set(TOWERS)
+    if not known or not targets or not towers:
         raise InputError(
             f"LoRA targets {list(targets)} in towers {list(towers)}: choose targets from"
             f" {[*PROJECTIONS, EMBEDDING]} and towers from {list(TOWERS)}"
@@ -63,24 +63,17 @@ def add_lora(
     """Freeze ``clip`` and add trainable adapters: output + alpha / rank * B A dropout(x).
 
     ``blocks``: only in so many upper blocks of each tower; None: in all. Raises InputError on a
-    model whose attention is not split, or whose adapters are not merged yet.
+    model whose attention is not split (PEFT is wrong on packed), or that has adapters already.
     """
-    if has_lora(clip):
-        raise InputError("the model has adapters already: merge them first (merge_lora)")
-    if any(isinstance(m, FUSED) for m in clip.modules()) or not any(
-        isinstance(m, Projections) for m in clip.modules()
-    ):
-        raise InputError("LoRA needs split attention (split_attention): PEFT is wrong on packed")
+    if has_lora(clip) or any(isinstance(m, FUSED) for m in clip.modules()):
+        raise InputError("LoRA needs split attention (split_attention), and merged adapters")
     from peft import LoraConfig, get_peft_model  # slow to import, and only training needs it
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     pattern = target_pattern(targets, towers)
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
-        target_modules=pattern if blocks is None else _in_upper_blocks(clip, pattern, blocks),
-    )
+    if blocks is not None:
+        pattern = _in_upper_blocks(clip, pattern, blocks)
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=pattern)
     adapted = get_peft_model(clip, config)
     for layer in (m for m in adapted.modules() if isinstance(m, BaseTunerLayer)):
         # PEFT would copy bf16 inputs to fp32, and autocast back: a tenth of a step for nothing.
@@ -114,19 +107,15 @@ def parameter_groups(
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             groups.setdefault((_kind(name), parameter.ndim > 1), []).append(parameter)
-    return [
-        {
-            "name": kind if decays else f"{kind}_no_decay",
-            "params": parameters,
-            "lr": rates[kind],
-            "initial_lr": rates[kind],
-            "weight_decay": weight_decay if decays else 0.0,
-        }
-        for (kind, decays), parameters in groups.items()
-    ]
+    found = []
+    for (kind, decays), members in groups.items():
+        group = {"name": kind if decays else f"{kind}_no_decay", "params": members}
+        rate = {"lr": rates[kind], "initial_lr": rates[kind]}
+        found.append(group | rate | {"weight_decay": weight_decay if decays else 0.0})
+    return found
 
 
 def _kind(name: str) -> str:
-    if name.startswith("temporal") or name.startswith("pooling"):
+    if name.startswith(("temporal", "pooling")):
         return "temporal"
     return "base" if "visual." in name or "logit_scale" in name else "text"

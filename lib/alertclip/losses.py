@@ -6,7 +6,7 @@ other's negatives: they are left out of the denominators.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -31,30 +31,28 @@ class Embeddings:
     negative_mask: Tensor | None = None
     region_captions: list[str] = field(default_factory=list)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that are there, by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
     def map(self, change: Callable[[Tensor], Tensor]) -> "Embeddings":
         """The same with every tensor changed."""
         return replace(self, **{name: change(tensor) for name, tensor in self.tensors().items()})
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The tensors that are there, by name."""
-        found = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
 
 def concatenate(parts: Sequence[Embeddings]) -> Embeddings:
     """Join the embeddings of micro-batches; rows with fewer hard negatives are padded, masked."""
     if len(parts) == 1:
         return parts[0]
-    k = max((part.t_neg.shape[1] for part in parts if part.t_neg is not None), default=0)
-    names = dict.fromkeys(name for part in parts for name in part.tensors())
     joined = {}
-    for name in names:
+    for name in dict.fromkeys(name for part in parts for name in part.tensors()):
         tensors = [t for part in parts if (t := getattr(part, name)) is not None]
         if name in ("t_neg", "negative_mask"):  # (R, K, D) and (R, K)
+            k = max(t.shape[1] for t in tensors)
             tensors = [pad(t, [0, 0] * (t.ndim - 2) + [0, k - t.shape[1]]) for t in tensors]
         joined[name] = torch.cat(tensors)
-    captions = [text for part in parts for text in part.captions]
-    regions = [text for part in parts for text in part.region_captions]
+    captions = sum((part.captions for part in parts), [])
+    regions = sum((part.region_captions for part in parts), [])
     return Embeddings(captions=captions, region_captions=regions, **joined)
 
 

@@ -11,16 +11,17 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+from torchvision.ops import roi_align
 
 from alertclip.backbone import Backbone
 from alertclip.clips import Batch
 from alertclip.errors import InputError
 from alertclip.lora import has_lora
 from alertclip.losses import Embeddings
-from alertclip.pooling import AttentionPooling, TemporalTransformer, region_sequence
-from alertclip.tower import PatchTokens, checkpoint_every, image_and_patches
+from alertclip.tower import PatchTokens, image_and_patches
 
 K = 3  # hard negatives per region (supplementary A.4)
+MAX_FRAMES = 256  # Table 4
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,13 @@ class AlertCLIP(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone, self.adapted = backbone, backbone.model
+        width = backbone.embed_dim
         self.temporal = TemporalTransformer(
-            backbone.embed_dim, temporal_layers, temporal_heads, temporal_dropout
+            width, temporal_layers, temporal_heads, temporal_dropout
         )
-        self.pooling = AttentionPooling(backbone.embed_dim)
+        self.pooling = AttentionPooling(width)
         self.region_pooling, self.patch_tokens = region_pooling, patch_tokens
-        self.checkpoint_every = checkpoint_every(checkpointing)
+        self.checkpoint_every = int({"none": 0, "all": 1}.get(checkpointing, checkpointing))
         shape = (1, 3, 1, 1)
         self.register_buffer("mean", torch.tensor(backbone.mean).view(shape), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std).view(shape), persistent=False)
@@ -173,3 +175,83 @@ def fill_negatives(
         for text in [*row, *[caption] * (k - len(row))]
     ]
     return texts, torch.tensor([[i < len(row) for i in range(k)] for row in negatives])
+
+
+class TemporalTransformer(nn.Module):
+    """Pre-LN transformer over frames: z = v + W f(v + positions), where W starts at zero.
+
+    The zero start is our choice: at step 0 the model is exactly CLIP.
+    """
+
+    def __init__(self, width: int, layers: int = 2, heads: int = 8, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.randn(MAX_FRAMES, width) * 0.02)
+        layer = nn.TransformerEncoderLayer(
+            width, heads, 4 * width, dropout, "gelu", batch_first=True, norm_first=True
+        )
+        self.encoder = nn.TransformerEncoder(
+            layer, layers, nn.LayerNorm(width), enable_nested_tensor=False
+        )
+        self.out = nn.Linear(width, width)
+        start_at_zero(self.out)
+
+    def forward(self, v: Tensor, mask: Tensor) -> Tensor:
+        """v (B, T, D), mask (B, T) True where real -> z (B, T, D); padding is never attended."""
+        if v.shape[1] > len(self.positions):
+            raise InputError(f"num_frames is {v.shape[1]}, the most is {len(self.positions)}")
+        x = self.encoder(v + self.positions[: v.shape[1]], src_key_padding_mask=~mask)
+        return v + self.out(x)
+
+
+class AttentionPooling(nn.Module):
+    """Frame weights alpha_t by a two-layer MLP, softmax over real frames; uniform at the start."""
+
+    def __init__(self, width: int, hidden: int = 256) -> None:
+        super().__init__()
+        self.score = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, 1))
+        start_at_zero(self.score[-1])
+
+    def forward(self, z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """z (B, T, D), mask (B, T) -> z_video = sum_t alpha_t z_t (B, D), alpha (B, T)."""
+        scores = self.score(z).squeeze(-1).float().masked_fill(~mask, float("-inf"))
+        weights = scores.softmax(dim=1)
+        return (weights[..., None] * z).sum(dim=1), weights
+
+
+def roi_features(patches: Tensor, frame: Tensor, boxes: Tensor) -> Tensor:
+    """f_t^roi: ROI Align of a box to the grid's own size, then the mean over the cells.
+
+    patches (F, D, h, w), frame (M,) the grid that each box lies on, boxes (M, 4) normalised
+    x1 y1 x2 y2 -> (M, D). Coordinates stay continuous; the whole frame gives the grid's mean.
+    """
+    patches = patches.float()  # bf16 would move boxes by a sixteenth of a cell
+    height, width = patches.shape[-2:]
+    scale = boxes.new_tensor([width, height, width, height])
+    rois = torch.cat([frame[:, None].to(boxes), boxes * scale], dim=1).to(patches)
+    pooled = roi_align(patches, rois, (height, width), sampling_ratio=2, aligned=True)
+    return pooled.mean(dim=(2, 3))
+
+
+def region_sequence(
+    patches: Tensor, region_clip: Tensor, boxes: Tensor, region_mask: Tensor
+) -> Tensor:
+    """f_t^roi of R regions in every frame: (R, T, D), zero where the region has no box.
+
+    patches (B * T, D, h, w); region_clip (R,) which clip; boxes (R, T, 4); region_mask (R, T).
+    Raises ValueError if a region has a box in no frame: it has no feature.
+    """
+    if not region_mask.any(dim=1).all():
+        empty = (~region_mask.any(dim=1)).nonzero().flatten().tolist()
+        raise ValueError(f"regions {empty} of the batch have a box in none of the sampled frames")
+    regions, frames = region_mask.shape
+    number = region_clip[:, None] * frames + torch.arange(frames, device=boxes.device)  # (R, T)
+    found = roi_features(patches, number[region_mask], boxes[region_mask])
+    sequence = found.new_zeros(regions, frames, patches.shape[1])
+    sequence[region_mask] = found
+    return sequence
+
+
+def start_at_zero(layer: nn.Linear) -> None:
+    """Set weight and bias to 0."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)

@@ -7,7 +7,7 @@ a graph, the loss is taken on all of them, and each micro-batch is computed agai
 gradient of its embeddings on. That costs a second forward pass and no memory.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,6 @@ from alertclip.checkpoint import random_states, set_random_states
 from alertclip.clips import Batch
 from alertclip.hyperparameters import TrainingParams
 from alertclip.losses import Embeddings, Losses, total_loss
-
-Embed = Callable[[Batch], Embeddings]
-Objective = Callable[[Sequence[Embeddings]], Losses]  # of micro-batches that are contrasted
 
 
 class StageObjective:
@@ -51,45 +48,37 @@ class StageObjective:
     def backward(self, batches: Sequence[Batch]) -> Losses:
         """Accumulate gradients of this process's part of an optimiser step; losses of the whole."""
         if self.negatives == "accumulated" and len(batches) > 1:
-            return accumulated_backward(batches, self.embed, self.loss, self.device)
-        return micro_backward(batches, self.embed, self.loss)
+            return self._accumulated(batches)
+        found = []
+        for batch in batches:  # each contrasted by itself
+            losses = self.loss([self.embed(batch)])
+            (losses.total / len(batches)).backward()
+            found.append([None if x is None else x.detach() for x in losses])
+        columns = ([x for x in column if x is not None] for column in zip(*found, strict=True))
+        return Losses(*(torch.stack(column).mean() if column else None for column in columns))
 
+    def _accumulated(self, batches: Sequence[Batch]) -> Losses:
+        """Gradient of the loss that contrasts the clips of all micro-batches.
 
-def micro_backward(batches: Sequence[Batch], embed: Embed, objective: Objective) -> Losses:
-    """Accumulate the gradient of the mean loss over micro-batches, each contrasted by itself."""
-    found = []
-    for batch in batches:
-        losses = objective([embed(batch)])
-        (losses.total / len(batches)).backward()
-        found.append(losses)
-    columns = ([x.detach() for x in column if x is not None] for column in zip(*found, strict=True))
-    return Losses(*(torch.stack(column).mean() if column else None for column in columns))
-
-
-def accumulated_backward(
-    batches: Sequence[Batch], embed: Embed, objective: Objective, device: torch.device
-) -> Losses:
-    """Accumulate the gradient of the loss that contrasts the clips of all micro-batches.
-
-    Equal to one large batch as far as clips do not interact inside the model; dropout masks are
-    replayed between the two passes.
-    """
-    leaves, states = [], []
-    with torch.no_grad():
-        for batch in batches:
-            states.append(random_states(device))
-            leaves.append(embed(batch))
-    leaves = [e.map(lambda t: t.requires_grad_(t.is_floating_point())) for e in leaves]
-    losses = objective(leaves)
-    losses.total.backward()  # fills the leaves' gradients, and that of the temperature
-    after = random_states(device)
-    for batch, state, leaf in zip(batches, states, leaves, strict=True):
-        set_random_states(state, device)
-        again, kept = embed(batch).tensors(), leaf.tensors()
-        names = [n for n in kept if kept[n].grad is not None and again[n].requires_grad]
-        torch.autograd.backward([again[n] for n in names], [kept[n].grad for n in names])
-    set_random_states(after, device)
-    return Losses(*(None if x is None else x.detach() for x in losses))
+        Equal to one large batch as far as clips do not interact inside the model; dropout masks
+        are replayed between the two passes.
+        """
+        leaves, states = [], []
+        with torch.no_grad():
+            for batch in batches:
+                states.append(random_states(self.device))
+                leaves.append(self.embed(batch))
+        leaves = [e.map(lambda t: t.requires_grad_(t.is_floating_point())) for e in leaves]
+        losses = self.loss(leaves)
+        losses.total.backward()  # fills the leaves' gradients, and that of the temperature
+        after = random_states(self.device)
+        for batch, state, leaf in zip(batches, states, leaves, strict=True):
+            set_random_states(state, self.device)
+            again, kept = self.embed(batch).tensors(), leaf.tensors()
+            names = [n for n in kept if kept[n].grad is not None and again[n].requires_grad]
+            torch.autograd.backward([again[n] for n in names], [kept[n].grad for n in names])
+        set_random_states(after, self.device)
+        return Losses(*(None if x is None else x.detach() for x in losses))
 
 
 @torch.no_grad()

@@ -1,60 +1,44 @@
 """Vision towers, block by block: one pass gives the image feature and the patch grid.
 
-Each backbone family says in five methods (``Tower``) how its vision tower comes apart. To add a
-family: write such a class, return it from ``take_apart``, and load its weights in ``backbone``.
+To add a family: write a class like ``ClipTower``, return it from ``take_apart``, and load its
+weights in ``backbone``.
 """
 
-import os
-import shutil
-import sys
-from typing import Literal, Protocol
+from typing import Literal
 
 from open_clip.timm_model import TimmModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from alertclip.blip import BlipVision
-from alertclip.errors import InputError
 
 PatchTokens = Literal["plain", "value"]
 
 
-class Tower(Protocol):
-    """A vision tower in steps: F frames, N tokens, h * w of them patches, D dimensions."""
-
-    blocks: nn.ModuleList
-    grid: tuple[int, int]  # h, w
-
-    def embed(self, pixels: Tensor) -> Tensor:
-        """Normalised pixels (F, 3, H, W) -> tokens (F, N, width) before the first block."""
-
-    def image(self, tokens: Tensor) -> Tensor:
-        """Tokens after the last block -> image features (F, D), not normalised."""
-
-    def patches(self, tokens: Tensor) -> Tensor:
-        """The same tokens -> patch tokens (F, h * w, D) in the space of the texts."""
-
-    def value_path(self, block: nn.Module, x: Tensor) -> Tensor:
-        """A block in which each token attends to itself only: x (F, N, width) -> same shape."""
-
-
 class ClipTower:
-    """CLIP: open_clip's own VisionTransformer."""
+    """CLIP, open_clip's own VisionTransformer, in the steps that every family has.
+
+    F frames, N tokens, h * w of them patches, D dimensions; ``grid`` is (h, w).
+    """
 
     def __init__(self, visual: nn.Module) -> None:
         self.visual, self.blocks = visual, visual.transformer.resblocks
         self.grid = tuple(visual.grid_size)
 
     def embed(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels (F, 3, H, W) -> tokens (F, N, width) before the first block."""
         return self.visual._embeds(pixels)
 
     def image(self, tokens: Tensor) -> Tensor:
+        """Tokens after the last block -> image features (F, D), not normalised."""
         return self.visual._pool(tokens)[0] @ self.visual.proj
 
     def patches(self, tokens: Tensor) -> Tensor:
+        """The same tokens -> patch tokens (F, h * w, D) in the space of the texts."""
         return self.visual.ln_post(tokens[:, 1:]) @ self.visual.proj  # without the class token
 
     def value_path(self, block: nn.Module, x: Tensor) -> Tensor:
+        """A block in which each token attends to itself only: x (F, N, width) -> same shape."""
         x = x + block.ls_1(block.attn.out_proj(block.attn.v_proj(block.ln_1(x))))
         return x + block.ls_2(block.mlp(block.ln_2(x)))
 
@@ -62,9 +46,8 @@ class ClipTower:
 class SiglipTower:
     """SigLIP (Zhai et al. 2023): a timm vision transformer with attention pooling.
 
-    Before the pooling, tokens are not in the space of the texts. A patch token therefore goes
-    through the pooling alone, where it gets all the attention. The result is the image feature of
-    an image that has only this token, just as CLIP projects a patch.
+    A patch token goes through the pooling alone, where it gets all the attention: the result is the
+    feature of an image that has only this token, just as CLIP projects a patch.
     """
 
     def __init__(self, visual: TimmModel) -> None:
@@ -88,19 +71,11 @@ class SiglipTower:
         return x + block.ls2(block.mlp(block.norm2(x)))
 
 
-def take_apart(visual: nn.Module) -> Tower:
+def take_apart(visual: nn.Module) -> ClipTower | SiglipTower | BlipVision:
     """The steps of a backbone's vision tower."""
     if isinstance(visual, BlipVision):
         return visual
     return SiglipTower(visual) if isinstance(visual, TimmModel) else ClipTower(visual)
-
-
-def checkpoint_every(policy: str | int) -> int:
-    """Checkpointing policy none, all or k as a number: every how many blocks, 0 = never."""
-    every = {"none": "0", "all": "1"}.get(str(policy), str(policy))
-    if not every.isdigit():
-        raise InputError(f"checkpointing: {policy!r} is neither none, all nor a number of blocks")
-    return int(every)
 
 
 def image_and_patches(
@@ -112,41 +87,18 @@ def image_and_patches(
     """Image features (F, D) of normalised pixels (F, 3, H, W), and patch grids (F, D, h, w).
 
     A grid is the last block's tokens, normed and projected like the image feature (supplementary
-    C.2), hence in the space of the texts. "value" takes them from a last block without q and k, as
-    FG-CLIP does, since a token that has attended everywhere says little about its own place. None:
-    no grids. ``every``: recompute every so many blocks in the backward pass, which saves memory;
-    0 keeps all activations.
+    C.2). "value" takes them from a last block without q and k, as FG-CLIP does, which keeps them
+    local; None: no grids. ``every``: recompute every so many blocks in the backward pass, to save
+    memory; 0 keeps all activations.
     """
     tower = take_apart(visual)
-    *blocks, last = tower.blocks
-    x = tower.embed(pixels)
-    for number, block in enumerate(blocks):
-        x = _run(block, x, every > 0 and number % every == 0)
-    y = _run(last, x, every > 0 and len(blocks) % every == 0)
+    y = tower.embed(pixels)
+    for number, block in enumerate(tower.blocks):
+        x = y
+        recompute = block.training and every > 0 and number % every == 0
+        y = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
     image = tower.image(y)
     if patch_tokens is None:
         return image, None
-    tokens = tower.value_path(last, x) if patch_tokens == "value" else y
+    tokens = tower.value_path(block, x) if patch_tokens == "value" else y
     return image, tower.patches(tokens).transpose(1, 2).unflatten(2, tower.grid)
-
-
-def _run(block: nn.Module, x: Tensor, recompute: bool) -> Tensor:
-    if recompute and block.training:
-        return checkpoint(block, x, use_reentrant=False)
-    return block(x)
-
-
-def compile_blocks(visual: nn.Module) -> None:
-    """Let torch.compile fuse each block when it first runs; weights keep their names.
-
-    Results are those of the plain blocks up to rounding, dropout included. Raises InputError
-    without a C++ compiler.
-    """
-    usual = "clang++" if sys.platform == "darwin" else "g++"
-    if not shutil.which(os.environ.get("CXX", usual)):
-        raise InputError("compile=true needs a C++ compiler: install g++, or leave compile=false")
-    from torch._inductor import config
-
-    config.fallback_random = True  # draw the dropout masks of the plain blocks
-    for block in take_apart(visual).blocks:
-        block.compile()

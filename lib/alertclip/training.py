@@ -4,12 +4,14 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset
@@ -18,11 +20,10 @@ from alertclip import checkpoint, distributed
 from alertclip.attention import attention_kernel
 from alertclip.clips import Batch, collate
 from alertclip.errors import InputError
-from alertclip.files import locked, progress, sha256_json
+from alertclip.files import WHOLE, Shard, locked, progress, sha256_json
 from alertclip.hyperparameters import StageParams, TrainingParams
 from alertclip.lora import parameter_groups
 from alertclip.objective import StageObjective, validate
-from alertclip.schedule import MicroBatches, learning_rate_factor
 
 MAX_LOGIT_SCALE = math.log(100)  # CLIP's own limit on the temperature
 BOOKKEEPING = {"save_steps", "save_limit"}  # they decide what is written, not what is learned
@@ -60,7 +61,7 @@ def fit(
     with _claimed(out, identity), out_of_memory_advice(run.name):
         start, total = run.resume(seed), stage.total_steps(len(train))
         if start < total:
-            _train(run, train, validation, seed, workers, start, total)
+            _train(run, train, validation, seed, workers, start)
         distributed.barrier()
     return checkpoint.read_history(out)
 
@@ -72,17 +73,16 @@ def _train(
     seed: int,
     workers: int,
     start: int,
-    total: int,
 ) -> None:
-    stage, mine = run.stage, distributed.own_shard()
+    stage, mine, total = run.stage, distributed.own_shard(), run.stage.total_steps(len(train))
     if distributed.rank() == 0:
         checkpoint.trim_log(run.out, start)
     # A generator of their own keeps the loaders from drawing on the state that dropout draws on.
     load = partial(
         DataLoader, collate_fn=collate_seen, num_workers=workers, generator=torch.Generator()
     )
-    size = len(train), stage.batch_size, stage.accumulation
-    batches = iter(load(train, batch_sampler=MicroBatches(*size, seed, start, total, mine)))
+    order = micro_batches(len(train), stage, seed, start, mine)
+    batches = iter(load(train, batch_sampler=order))
     steps, label = range(start, total), f"{run.out.name} step"
     with attention_kernel(run.device, stage.precision):
         for step in progress(steps, len(steps), label) if distributed.rank() == 0 else steps:
@@ -126,14 +126,16 @@ class Run:
 
     def identity(self, seed: int, items: int, provenance: Mapping[str, Any]) -> dict[str, Any]:
         """All that decides the result, as JSON values: equal runs may share checkpoints."""
-        settings = self.stage.model_dump(exclude=BOOKKEEPING) | {
+        run = self.stage.model_dump(exclude=BOOKKEEPING) | {
             "negatives": self.objective.negatives,
             "loss_weights": self.objective.weights,
+            "seed": seed,
+            "items": items,
+            "regions": self.objective.regions,
+            "trainable": sha256_json(sorted(checkpoint.trainable(self.model))),
+            "initial": checkpoint.weights_hash(self.model),
         }
-        run = {"seed": seed, "items": items, "regions": self.objective.regions}
-        run["trainable"] = sha256_json(sorted(checkpoint.trainable(self.model)))
-        run["initial"] = checkpoint.weights_hash(self.model)
-        return json.loads(json.dumps(settings | run | dict(provenance), default=str))
+        return json.loads(json.dumps(run | dict(provenance), default=str))
 
     def resume(self, seed: int) -> int:
         """Load the newest whole checkpoint, if any; returns the step to go on from."""
@@ -149,10 +151,8 @@ class Run:
     def save(self, step: int) -> None:
         """Write the checkpoint after ``step`` optimiser steps."""
         if distributed.rank() == 0:
-            limit = self.stage.save_limit
-            checkpoint.save_checkpoint(
-                self.out, step, self.model, self.optimizer, self.device, limit
-            )
+            what = self.model, self.optimizer, self.device, self.stage.save_limit
+            checkpoint.save_checkpoint(self.out, step, *what)
 
     def step(
         self, step: int, total: int, batches: Sequence[Batch], epoch: float, waited: float = 0.0
@@ -163,14 +163,15 @@ class Run:
         """
         began = time.perf_counter()
         self.model.train()
-        self.set_rates(learning_rate_factor(step, total, self.stage.warmup_ratio))
+        factor = learning_rate_factor(step, total, self.stage.warmup_ratio)
+        for group in self.optimizer.param_groups:
+            group["lr"] = factor * group["initial_lr"]
         losses = self.objective.backward(batches)
         parameters = list(checkpoint.trainable(self.model).values())
         distributed.sum_gradients(parameters, self.model.logit_scale)
         norm = nn.utils.clip_grad_norm_(parameters, self.stage.grad_norm)
-        terms = {"loss_global": losses.global_, "loss_region": losses.region}
-        terms |= {"loss_hard": losses.hard, "grad_norm": norm}
-        values = {"loss": losses.total} | {n: x for n, x in terms.items() if x is not None}
+        terms = zip(("loss", "loss_global", "loss_region", "loss_hard"), losses, strict=True)
+        values = {name: x for name, x in terms if x is not None} | {"grad_norm": norm}
         self._require_finite(step, batches, values)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -179,18 +180,10 @@ class Run:
         values["logit_scale"] = self.model.logit_scale.detach().exp()
         seconds = time.perf_counter() - began
         speed = {"clips_per_s": self.stage.items_per_step / seconds, "wait_s": waited}
-        numbers = {name: float(value) for name, value in values.items()}
-        self._log("train", step + 1, epoch=epoch, **self.rates(), **numbers, **speed)
-
-    def set_rates(self, factor: float) -> None:
-        """Set each group's learning rate to ``factor`` times its base rate."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = factor * group["initial_lr"]
-
-    def rates(self) -> dict[str, float]:
-        """Learning rates in use, by the name of their group."""
         groups = (g for g in self.optimizer.param_groups if not g["name"].endswith("_no_decay"))
-        return {f"lr_{group['name']}": group["lr"] for group in groups}
+        rates = {f"lr_{group['name']}": group["lr"] for group in groups}
+        numbers = {name: float(value) for name, value in values.items()}
+        self._log("train", step + 1, epoch=epoch, **rates, **numbers, **speed)
 
     def validate(self, step: int, loader: DataLoader) -> None:
         """Validation scores after ``step`` optimiser steps; one line in the log."""
@@ -202,11 +195,10 @@ class Run:
     ) -> None:
         broken = [name for name, value in values.items() if not math.isfinite(value)]
         if broken:
-            everyone = distributed.gather([key for batch in batches for key in batch.keys])
-            keys = ", ".join(key for keys in everyone for key in keys)
+            keys = sum(distributed.gather([key for batch in batches for key in batch.keys]), [])
             raise TrainingError(
-                f"{self.name}: {', '.join(broken)} not finite at optimiser step {step + 1};"
-                f" the clips were {keys}. Look at these clips, or lower the learning rates"
+                f"{self.name}: {', '.join(broken)} not finite at optimiser step {step + 1}; the"
+                f" clips were {', '.join(keys)}. Look at these clips, or lower the learning rates"
             )
 
     def _log(self, split: str, step: int, **row: Any) -> None:
@@ -214,19 +206,42 @@ class Run:
             checkpoint.append_row(self.out, {"split": split, "step": step, **row})
 
 
+def learning_rate_factor(step: int, total: int, warmup_ratio: float) -> float:
+    """Factor on every base rate at optimiser step ``step`` (0-based) of ``total``.
+
+    Linear warm-up over ceil(ratio * total) steps, whose first step already moves, then a cosine
+    that would reach 0 at step ``total`` (supplementary Table 4: warm-up ratio, cosine).
+    """
+    warmup = math.ceil(warmup_ratio * total)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+
+
+def micro_batches(
+    items: int, stage: StageParams, seed: int, start: int, shard: Shard = WHOLE
+) -> list[list[int]]:
+    """Item indices of the micro-batches from optimiser step ``start`` on: this process's ``shard``.
+
+    An epoch's order depends on seed and epoch only, so that a resume needs no replay. Batches run
+    across the ends of epochs: no clip is dropped, and every step sees the same number of clips.
+    """
+    first, last = (step * stage.items_per_step for step in (start, stage.total_steps(items)))
+    epochs = range(first // items, -(-last // items))
+    orders = [np.random.default_rng([seed, epoch]).permutation(items) for epoch in epochs]
+    order = np.concatenate(orders)[first % items :][: last - first].reshape(-1, stage.batch_size)
+    return [shard.take(batch) for batch in order.tolist()]
+
+
 def collate_seen(samples: Sequence[dict[str, Any]]) -> Batch:
     """``collate`` without the regions that no sampled frame shows."""
     batch = collate(samples)
     seen = batch.region_mask.any(dim=1)
-    kept = seen.nonzero().flatten().tolist()
-    return replace(
-        batch,
-        region_clip=batch.region_clip[seen],
-        boxes=batch.boxes[seen],
-        region_mask=batch.region_mask[seen],
-        region_captions=[batch.region_captions[i] for i in kept],
-        hard_negatives=[batch.hard_negatives[i] for i in kept],
-    )
+    tensors = {n: getattr(batch, n)[seen] for n in ("region_clip", "boxes", "region_mask")}
+    lists = {
+        n: list(compress(getattr(batch, n), seen)) for n in ("region_captions", "hard_negatives")
+    }
+    return replace(batch, **tensors, **lists)
 
 
 @contextmanager
@@ -236,12 +251,10 @@ def _claimed(out: Path, identity: dict[str, Any]) -> Iterator[None]:
     Raises InputError if another run is at work there, or if the processes of this one differ.
     """
     distributed.require_equal(identity, "settings, data or weights")
-    if distributed.rank() > 0:
-        distributed.barrier()
-        yield
-        return
-    with locked(out.with_name(f".{out.name}.lock"), wait=False):
-        checkpoint.claim(out, identity)
+    first = distributed.rank() == 0
+    with locked(out.with_name(f".{out.name}.lock"), wait=False) if first else nullcontext():
+        if first:
+            checkpoint.claim(out, identity)
         distributed.barrier()
         yield
 

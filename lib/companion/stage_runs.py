@@ -14,20 +14,20 @@ from alertclip.files import read_json, sha256_json
 from alertclip.hyperparameters import StageParams
 from alertclip.lora import add_lora
 from alertclip.model import AlertCLIP
-from alertclip.tower import compile_blocks
 from alertclip.training import fit
 from companion.profiles import Params
 from companion.splits import clip_dataset, prepare_data, require_disjoint
 
+MODEL_OPTIONS = ("temporal_layers", "temporal_heads", "temporal_dropout", "region_pooling",
+                 "patch_tokens", "checkpointing")  # fmt: skip
 FOLDERS = {1: "stage1", 2: "full"}  # of the models after Stage I and Stage II, in the run's folder
 
 
 def run_stage(P: Params, stage: int) -> Path:
     """Train stage 1 or 2 of a profile; returns the model's folder, which open_clip loads too.
 
-    Resumes where an interrupted call stopped, and does nothing if the stage is finished. The
-    processes of torchrun share the work. Raises InputError if data, weights or, for stage 2,
-    Stage I are missing.
+    Resumes where an interrupted call stopped, and does nothing if the stage is finished. Raises
+    InputError if data, weights or, for stage 2, Stage I are missing.
     """
     device = distributed.own_device(resolve_device(P))
     with distributed.first_alone():
@@ -35,8 +35,6 @@ def run_stage(P: Params, stage: int) -> Path:
         require_disjoint(P)
         torch.manual_seed(P.seed)
         model = initial_model(P, stage).to(device)
-        if P.model.compile:
-            compile_blocks(model.clip.visual)
         train, dev = (clip_dataset(P, split, model.image_size) for split in ("train", "dev"))
     out = P.run_dir / FOLDERS[stage]
     fit(
@@ -72,38 +70,29 @@ def initial_model(P: Params, stage: int) -> AlertCLIP:
     Stage I's adapters are folded into the weights because the ranks differ (Table 4: 4 and 16).
     """
     settings = stage_params(P, stage)
-    scratch = stage == 1 or P.training.from_scratch
-    before = None if scratch else _finished_stage1(P)
+    before, folder = None, P.run_dir / FOLDERS[1]
+    if stage == 2 and not P.training.from_scratch:
+        if not (folder / META).exists():
+            raise InputError(
+                f"Stage II starts from Stage I, and {folder} is not finished: first run"
+                f" python -m companion.train --profile {P.profile} --stage 1"
+            )
+        before = load_alertclip(folder)
     model = AlertCLIP(
         before.backbone if before else load_backbone(P.model.backbone, P.model.pretrained),
-        temporal_layers=P.model.temporal_layers,
-        temporal_heads=P.model.temporal_heads,
-        temporal_dropout=P.model.temporal_dropout,
-        region_pooling=P.model.region_pooling,
-        patch_tokens=P.model.patch_tokens,
-        checkpointing=P.model.checkpointing,
+        **{name: getattr(P.model, name) for name in MODEL_OPTIONS},
     )
     if before:
         model.temporal.load_state_dict(before.temporal.state_dict())
         model.pooling.load_state_dict(before.pooling.state_dict())
-    rank, alpha, dropout = settings.lora_rank, settings.lora_alpha, settings.lora_dropout
+    adapters = settings.lora_rank, settings.lora_alpha, settings.lora_dropout
     where = P.model.lora_targets, P.model.lora_towers, P.model.lora_blocks
-    model.adapted = add_lora(model.adapted, rank, alpha, dropout, *where)
+    model.adapted = add_lora(model.adapted, *adapters, *where)
     model.logit_scale.requires_grad_(True)  # CLIP's temperature is learned
     # Untrained, the temporal transformer is the identity and the pooling weights are uniform.
     model.temporal.requires_grad_(P.model.temporal_head == "transformer")
     model.pooling.requires_grad_(P.model.temporal_head != "mean")
     return model
-
-
-def _finished_stage1(P: Params) -> AlertCLIP:
-    folder = P.run_dir / FOLDERS[1]
-    if not (folder / META).exists():
-        raise InputError(
-            f"Stage II starts from Stage I, and {folder} is not finished: first run"
-            f" python -m companion.train --profile {P.profile} --stage 1"
-        )
-    return load_alertclip(folder)
 
 
 def _provenance(P: Params, train: ClipDataset) -> dict[str, object]:
