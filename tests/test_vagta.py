@@ -6,9 +6,8 @@ from collections import Counter
 import pandas as pd
 import pytest
 
-from alertclip.caption_checks import token_count
 from alertclip.errors import InputError
-from alertclip.records import region_span
+from alertclip.records import region_span, token_count
 from alertclip.vagta import load_surrogate, load_vagta, strip_prefix
 
 VIDEO = "UCF_Crimes_Videos/UCF_Crimes/Videos/Fighting/Fighting002_x264.mp4"

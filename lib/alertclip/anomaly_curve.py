@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 from alertclip import decoding
 from alertclip.model import AlertCLIP
+from alertclip.mss import hold
 from alertclip.prompts import Prompts
 from alertclip.video import DecodeWorker, existing
-from alertclip.zero_shot import hold
 
 FRAMES = 8  # a window where the model does not say
 RATE = 2.0  # sampled frames per second: near the field's 16-frame snippets at 30 fps

@@ -40,7 +40,6 @@ from alertclip.files import (
     Shard,
     atomic_write,
     locked,
-    merge,
     parse_shard,
     read_json,
     write_json,
@@ -208,7 +207,8 @@ def _merge_summaries(
         shares = [read_json(file) for file in files if file.exists()]
         fresh = [share["rows"] for share in shares if share["videos"] == videos]
         if len(fresh) == shard.count:
-            _write_table(pd.DataFrame(merge(fresh)), summary)
+            rows = [fresh[i % shard.count][i // shard.count] for i in range(len(videos))]
+            _write_table(pd.DataFrame(rows), summary)
         else:
             print(f"share {shard}: {len(fresh)} of {shard.count} shares are done")
 

@@ -8,9 +8,16 @@ import pandas as pd
 from alertclip.embeddings import ClipEmbeddings
 from alertclip.errors import InputError
 from alertclip.intervals import bootstrap_interval
-from alertclip.mss import set_similarities, signed_score
+from alertclip.mss import (
+    EncodeText,
+    Spans,
+    encode_sets,
+    inside,
+    set_similarities,
+    signed_score,
+    zero_shot_margin,
+)
 from alertclip.prompts import Prompts
-from alertclip.zero_shot import EncodeText, Spans, encode_sets, inside, zero_shot_margin
 from detectors.frame_metrics import video_metrics
 from detectors.resampling import FrameScores
 
