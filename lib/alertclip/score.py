@@ -27,8 +27,6 @@ from alertclip.anomaly_curve import (
     PromptEmbeddings,
     ScoreCurve,
     embed_prompts,
-    has_bf16,
-    score_video,
     score_videos,
 )
 from alertclip.attention_maps import attention_maps
@@ -47,9 +45,6 @@ from alertclip.files import (
 from alertclip.model import AlertCLIP
 from alertclip.prompts import load_prompts
 from alertclip.video import read_frames
-
-__all__ = ["ScoreCurve", "draw", "embed_prompts", "has_bf16", "load_model", "score_video"]
-__all__ += ["main", "score_videos"]
 
 PROMPTS = Path(__file__).resolve().parents[2] / "params" / "prompts.yaml"
 HELD = "score held from each sampled frame to the next"
@@ -253,15 +248,8 @@ def _parser() -> argparse.ArgumentParser:
     decoders = "videos decoded at a time (default: 1; with a GPU, half of the cores)"
     add("--decoders", type=_count, help=decoders)
     shard = "score only every n-th video, from the i-th; give each process the same list"
-    add("--shard", type=_shard, default=WHOLE, metavar="i/n", help=shard)
+    add("--shard", type=parse_shard, default=WHOLE, metavar="i/n", help=shard)
     return parser
-
-
-def _shard(text: str) -> Shard:
-    try:
-        return parse_shard(text)
-    except InputError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _count(text: str) -> int:
