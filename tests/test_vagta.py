@@ -153,21 +153,19 @@ def test_negatives_are_merged_by_video_region_and_timestamps(tmp_path):
 
 
 BAD_ITEMS = [
-    ("path leaves the data root", "video", ["../secret/x.mp4", "/etc/passwd", "a\\..\\b.mp4"]),
-    ("no video path", "video", ["a\x00b.mp4", None]),
-    ("captions missing or not text", "global_caption", [None, "\ud800"]),
-    ("captions missing or not text", "region_captions", [[], [None]]),
-    ("boxes do not match region captions", "box_infos", [None, [[], []]]),
-    ("timestamps are not two increasing seconds", "timestamps", ["12", [5, 2], [0, 10**400]]),
+    ("path leaves the data root", {"video": "/etc/passwd"}),
+    ("no video path", {"video": "a\x00b.mp4"}),
+    ("captions missing or not text", {"global_caption": "\ud800"}),
+    ("captions missing or not text", {"region_captions": []}),
+    ("boxes do not match region captions", {"box_infos": [[], []]}),
+    ("timestamps are not two increasing seconds", {"timestamps": [0, 10**400]}),
 ]
 
 
-@pytest.mark.parametrize(
-    ("reason", "field", "value"), [(r, field, v) for r, field, values in BAD_ITEMS for v in values]
-)
-def test_a_bad_item_is_left_out_and_the_others_stay(tmp_path, reason, field, value):
+@pytest.mark.parametrize(("reason", "changes"), BAD_ITEMS)
+def test_a_bad_item_is_left_out_and_the_others_stay(tmp_path, reason, changes):
     good = item(video="MSAD/MSAD_Videos/Normal_Testing/a b.mp4", box_infos=[[]])
-    items, counts = load(tmp_path, item(**{field: value}), good)
+    items, counts = load(tmp_path, item(**changes), good)
     assert [i.video for i in items] == [good["video"]]
     assert counts[reason] == 1
 
@@ -234,20 +232,14 @@ def test_segments_that_overlap_repeat_or_are_odd_are_counted(tmp_path):
 
 def test_malformed_files_are_named(tmp_path):
     path = tmp_path / "broken.json"
-    for content, message in [
-        ('[{"video": ', r"broken\.json.*line 1 column 12"),
-        ('{"items": 1}', r"broken\.json: expected a list"),
-        ("[" * 100_000, r"broken\.json"),
-        ("[" + "1" * 5000 + "]", r"broken\.json"),
-    ]:
+    for content in ('[{"video": ', '{"items": 1}', "[" * 100_000, "[" + "1" * 5000 + "]"):
         path.write_text(content)
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(InputError, match=r"broken\.json"):
             load_vagta(path)
     for loader in (load_vagta, load_surrogate):
-        with pytest.raises(InputError, match="missing.json"):
-            loader(tmp_path / "missing.json")
-        with pytest.raises(InputError):
-            loader(tmp_path)
+        for file in (tmp_path / "missing.json", tmp_path):
+            with pytest.raises(InputError, match=str(file)):
+                loader(file)
     with pytest.raises(InputError, match="items"):
         load_surrogate(written(tmp_path, []))
 

@@ -162,20 +162,17 @@ def boxes_at(region: Region, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     boxes, span = np.tile(np.float32(WHOLE_FRAME), (len(times), 1)), region_span(region)
     if span is None:
         return boxes, np.ones(len(times), bool)
-    if not region.track:
-        mask = (times >= span[0]) & (times <= span[1])
-        if not mask.any():
-            mask[np.abs(times - sum(span) / 2).argmin()] = True
-        return boxes, mask
-    found = [box_at(region.track, time) for time in times]
+    if region.track:
+        found = [box_at(region.track, time) for time in times]
+    else:
+        found = [WHOLE_FRAME if span[0] <= time <= span[1] else None for time in times]
     mask = np.array([box is not None for box in found])
-    for i in np.flatnonzero(mask):
-        boxes[i] = found[i]
     if not mask.any():
         nearest = int(np.maximum(span[0] - times, times - span[1]).argmin())
-        inside = float(np.clip(times[nearest], *span))
-        boxes[nearest] = box_at(region.track, inside) or region.track[0].box
+        closest = float(np.clip(times[nearest], *span))
+        found[nearest] = box_at(region.track, closest) or region.track[0].box
         mask[nearest] = True
+    boxes[mask] = [box for box in found if box is not None]
     return boxes, mask
 
 

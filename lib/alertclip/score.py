@@ -71,12 +71,6 @@ def load_model(name: str, pretrained: str | None, device: str) -> tuple[AlertCLI
     return model.to(device).eval(), line
 
 
-def _trained_frames(name: str) -> int:
-    """Frames per clip that an exported folder was trained with; FRAMES for any other model."""
-    path = Path(name.removeprefix("local-dir:")) / META
-    return read_json(path).get("num_frames", FRAMES) if path.exists() else FRAMES
-
-
 def draw(
     model: AlertCLIP,
     curve: ScoreCurve,
@@ -90,24 +84,21 @@ def draw(
     """
     peaks = curve.peaks()
     numbers = curve.sampled[peaks]
-    shown = read_frames(
-        curve.video, numbers, (DISPLAY_HEIGHT, round(DISPLAY_HEIGHT * curve.aspect))
-    )
+    display = DISPLAY_HEIGHT, round(DISPLAY_HEIGHT * curve.aspect)
+    shown = read_frames(curve.video, numbers, display)
     seen = read_frames(curve.video, numbers, model.image_size)
     maps = attention_maps(model, anomaly_curve.to_tensor(model, seen)).numpy()
     figure = figure or Figure(figsize=(9, 7.2), layout="constrained")
     grid = figure.add_gridspec(3, len(peaks), height_ratios=[1.5, 1, 1])
     axes = figure.add_subplot(grid[0, :])
     _draw_scores(axes, curve.table, spans)
-    for i, (frame, attention, time) in enumerate(
-        zip(shown, maps, numbers / curve.fps, strict=True)
-    ):
+    for i, time in enumerate(numbers / curve.fps):
         letter, place = "ABCDEFGH"[i % 8], axes.get_xaxis_transform()
         axes.axvline(time, color="black", linewidth=0.9, linestyle="--")
         axes.text(time, 1.02, letter, transform=place, ha="center", weight="bold")
-        _draw_frame(figure.add_subplot(grid[1, i]), frame, f"{letter}  {time:.1f} s")
+        _draw_frame(figure.add_subplot(grid[1, i]), shown[i], f"{letter}  {time:.1f} s")
         last = figure.add_subplot(grid[2, i])
-        _draw_frame(last, frame, "attention", attention)
+        _draw_frame(last, shown[i], "attention", maps[i])
         last.set_xlabel(textwrap.fill(curve.captions[peaks[i]], 26), fontsize=9)
     figure.suptitle(curve.video.name, x=0.01, ha="left", weight="bold")
     figure.supxlabel(textwrap.fill(caption, 117), x=0.01, ha="left", fontsize=9)
@@ -163,7 +154,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model, line = load_model(options.model, options.pretrained, device)
         prompts = embed_prompts(model, load_prompts(options.prompts))
-        options.num_frames = options.num_frames or _trained_frames(options.model)
+        meta = Path(options.model.removeprefix("local-dir:")) / META
+        trained = read_json(meta) if meta.exists() else {}
+        options.num_frames = options.num_frames or trained.get("num_frames", FRAMES)
         print(f"Model: {line}. Score: sigmoid(logit scale x margin), 0 to 1; {HELD}.")
         return _score_all(model, prompts, line, options)
     except InputError as error:  # such as a full disk, which stops every video
