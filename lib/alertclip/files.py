@@ -134,10 +134,6 @@ class Shard:
     number: int = 1
     count: int = 1
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.number <= self.count:
-            raise InputError(f"shard {self}: the number is from 1 to the count")
-
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
 
@@ -151,7 +147,7 @@ WHOLE = Shard()
 
 def parse_shard(text: str) -> Shard:
     """``"2/8"`` -> Shard(2, 8); InputError on anything else."""
-    try:
-        return Shard(*map(int, text.split("/")))
-    except (TypeError, ValueError):
-        raise InputError(f"shard {text}: write i/n with i from 1 to n, such as 2/8") from None
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise InputError(f"shard {text}: write i/n with i from 1 to n, such as 2/8")
+    return Shard(int(number), int(count))
