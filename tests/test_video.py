@@ -127,7 +127,7 @@ TURNS = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
 
 @pytest.mark.parametrize("size", [(32, 32), (90, 118), (147, 160)])
 def test_pyav_and_decord_give_the_same_bits(tmp_path, worker, size):
-    """So that frames are the same whichever decoder serves."""
+    """So that a video decoded once from end to end fills the cache as decord would have."""
     made = [scene(tmp_path / f"{name}.mp4", **tags) for name, tags in TAGS.items()]
     made += [turn(scene(tmp_path / f"{angle}.mp4"), matrix) for angle, matrix in TURNS.items()]
     for path in [*made, scene(tmp_path / "old.mp4", "mpeg4")]:
@@ -138,18 +138,20 @@ def test_pyav_and_decord_give_the_same_bits(tmp_path, worker, size):
 
 
 def test_probe_counts_and_remembers_by_content(clip, worker, tmp_path, monkeypatch):
+    def nobody(path, worker):
+        raise AssertionError("decoded again")
+
     monkeypatch.setattr(video, "_known", {})
     store, copy = tmp_path / "store", tmp_path / "copy.mp4"
     info = probe(clip, store, worker)
     assert (info.frames, info.fps, info.width, info.height) == (FRAMES, FPS, 64, 48)
     assert info.duration == pytest.approx(FRAMES / FPS)
-    monkeypatch.setattr(decoding, "count", None)  # it is not decoded again
     copy.write_bytes(clip.read_bytes())
     video._known.clear()
-    assert probe(copy, store, worker) == info
+    assert probe(copy, store, worker, nobody) == info
     (store / f"{info.sha256}.json").write_text("{}")
     video._known.clear()
-    assert probe(clip, store, worker) == info  # nor hashed
+    assert probe(clip, store, worker, nobody) == info  # nor hashed
 
 
 def bad_files(folder: Path, clip: Path) -> dict[str, Path]:
@@ -216,6 +218,28 @@ def test_forked_loaders_leave_the_parents_decoder_alone(clip):
     assert child.exitcode == 0
     assert ids(read_frames(clip, [4], SIZE)) == [4]
     assert video.own_worker()._process.pid == before
+
+
+def test_counting_keeps_the_chosen_frames(clip, worker, tmp_path, monkeypatch):
+    """What the container promised wrongly is chosen again; too many are not held."""
+    held = {"frames": FRAMES, "fps": FPS, "width": 64, "height": 48}
+    facts, found = video.count_and_read(clip, worker, lambda info: [[3, 39], [0, 3]], SIZE)
+    assert facts == held and [ids(frames) for _, frames in found] == [[3, 39], [0, 3]]
+    promised = []
+    choose = lambda info: promised.append(info.frames) or [[0]]  # noqa: E731
+    facts, found = video.count_and_read(torn(tmp_path), worker, choose, SIZE)
+    assert promised == [FRAMES] and 0 < facts["frames"] < FRAMES and not found
+    monkeypatch.setattr(video, "THROUGH", 1)
+    assert video.count_and_read(clip, worker, lambda info: [[3, 4]], SIZE) == (held, [])
+
+
+def test_frames_kept_while_counting_are_not_decoded_again(clip, tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "_known", {})
+    cache = FrameCache(tmp_path, SIZE)
+    infos = parallel_probe(cache, [clip], 1, lambda path, info: [[2, info.frames - 1]])
+    assert infos[clip].frames == FRAMES
+    monkeypatch.setattr(video, "read_frames", None)
+    assert ids(cache.get(clip, [2, 39])) == [2, 39]
 
 
 @pytest.mark.parametrize("count", [4, 7, 99])

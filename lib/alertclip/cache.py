@@ -5,7 +5,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 
 from alertclip import video
 from alertclip.files import atomic_write, progress
-from alertclip.video import DecodeError, DecodeWorker, VideoInfo
+from alertclip.video import Choice, DecodeError, DecodeWorker, Facts, VideoInfo
 
 Request = tuple[Path, Sequence[int]]
 
@@ -25,9 +25,25 @@ class FrameCache:
     def __init__(self, root: Path, size: tuple[int, int]) -> None:
         self.root, self.size = root, size
 
-    def info(self, path: Path, worker: DecodeWorker | None = None) -> VideoInfo:
-        """Frame count and rate, counted once per content."""
-        return video.probe(path, self.root / "videos", worker)
+    def info(
+        self, path: Path, worker: DecodeWorker | None = None, choose: Choice | None = None
+    ) -> VideoInfo:
+        """Frame count and rate, counted once per content; ``choose``'s frames are kept on the way.
+
+        Of a whole file they are the bits that decord gives. Where the container states its frames
+        wrongly or not at all, none is kept: ``get`` decodes them.
+        """
+        found: list[tuple[Sequence[int], np.ndarray]] = []
+
+        def counted(path: Path, worker: DecodeWorker) -> Facts:
+            facts, frames = video.count_and_read(path, worker, choose, self.size)
+            found.extend(frames)
+            return facts
+
+        info = video.probe(path, self.root / "videos", worker, counted if choose else None)
+        for indices, frames in found:
+            _keep(self.file(path, indices), frames)
+        return info
 
     def file(self, path: Path, indices: Sequence[int]) -> Path:
         """Where the frames of a request are kept."""
@@ -39,18 +55,40 @@ class FrameCache:
     ) -> np.ndarray:
         """Frames (T, H, W, 3) uint8, memory-mapped; decoded now if they are not there yet."""
         file = self.file(path, indices)
-        with suppress(FileNotFoundError, ValueError, EOFError):  # missing or damaged
-            return np.load(file, mmap_mode="r", allow_pickle=False)
-        with atomic_write(file) as temporary:
-            np.save(temporary, video.read_frames(path, indices, self.size, worker=worker))
+        if (frames := _kept(file)) is None:
+            _keep(file, video.read_frames(path, indices, self.size, worker=worker))
+            frames = _kept(file)
+        return frames
+
+
+def _keep(file: Path, frames: np.ndarray) -> None:
+    with atomic_write(file) as temporary:
+        np.save(temporary, frames, allow_pickle=False)
+
+
+def _kept(file: Path) -> np.ndarray | None:
+    """Frames of a cache file; None if it is missing or damaged."""
+    try:
         return np.load(file, mmap_mode="r", allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError):
+        return None
 
 
 def parallel_probe(
-    cache: FrameCache, paths: Iterable[Path], workers: int
+    cache: FrameCache,
+    paths: Iterable[Path],
+    workers: int,
+    choose: Callable[[Path, VideoInfo], Sequence[Sequence[int]]] | None = None,
 ) -> dict[Path, VideoInfo | str]:
-    """Probe many videos in worker processes: path -> info, or the reason why it has none."""
-    return _all(cache.info, list(dict.fromkeys(paths)), workers, "reading videos")
+    """Probe many videos in worker processes: path -> info, or the reason why it has none.
+
+    A video seen for the first time is decoded once, and what ``choose`` names is kept on the way.
+    """
+
+    def one(path: Path, worker: DecodeWorker) -> VideoInfo:
+        return cache.info(path, worker, partial(choose, path) if choose else None)
+
+    return _all(one, list(dict.fromkeys(paths)), workers, "reading videos")
 
 
 def parallel_fill(cache: FrameCache, requests: Sequence[Request], workers: int) -> dict[int, str]:

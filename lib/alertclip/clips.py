@@ -1,7 +1,7 @@
 """From annotated items to batches of frames, boxes and captions."""
 
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -72,7 +72,7 @@ class ClipDataset(Dataset):
         if repeated := [key for key, n in Counter(i.key for i in items).items() if n > 1]:
             raise InputError(f"{repeated[0]}: {len(repeated)} clips occur twice; give each once")
         paths = {item.key: _inside(root, item.video) for item in items}
-        infos = parallel_probe(cache, paths.values(), workers)
+        infos = self._probe(items, paths, workers)
         found = {i.key: _within(i, infos[paths[i.key]]) for i in items}
         readable = self._keep(items, {k: why for k, why in found.items() if isinstance(why, str)})
         self._infos = {item.key: infos[paths[item.key]] for item in readable}
@@ -87,6 +87,19 @@ class ClipDataset(Dataset):
         if self.failures:
             left_out = f"{len(self.failures)} of {len(items)} clips are left out"
             warnings.warn(f"{left_out}; the first: {self.failures[0].reason}", stacklevel=2)
+
+    def _probe(
+        self, items: Sequence[Item], paths: dict[str, Path], workers: int
+    ) -> dict[Path, VideoInfo | str]:
+        by_path: dict[Path, list[Item]] = defaultdict(list)
+        for item in items:
+            by_path[paths[item.key]].append(item)
+
+        def choose(path: Path, info: VideoInfo) -> list[np.ndarray]:
+            inside = (i for i in by_path[path] if not isinstance(_within(i, info), str))
+            return [self._sample(item, info) for item in inside]
+
+        return parallel_probe(self.cache, paths.values(), workers, choose)
 
     def __len__(self) -> int:
         return len(self.items)

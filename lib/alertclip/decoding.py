@@ -116,9 +116,11 @@ def _take(
     return np.stack(taken) if taken else np.empty((0, *size, 3), np.uint8), facts
 
 
-def count(path: str, threads: str) -> Facts:
-    """What the whole video holds, by decoding it."""
-    return _take(walk(path, lambda number: False, (1, 1), threads), (1, 1))[1]
+def read_through(
+    path: str, indices: Sequence[int], size: tuple[int, int], threads: str
+) -> tuple[np.ndarray, Facts]:
+    """Frames by increasing index (T, H, W, 3), and what the whole video holds, in one pass."""
+    return _take(walk(path, set(indices).__contains__, size, threads), size)
 
 
 def pieces(

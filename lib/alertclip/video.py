@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 
 from alertclip import decoding
+from alertclip.decoding import Facts
 from alertclip.errors import InputError
 from alertclip.files import read_json, sha256_file, sha256_json, write_json
 
+THROUGH = 512  # frames kept at most while a video is counted: 80 MB at 224 x 224, each copy
 TIME_LIMIT = 60.0  # seconds for one request, and
 SECONDS_PER_MB = 5.0  # for each MB of the file; an hour of 320x240 video decodes in about 30 s
 
@@ -150,26 +152,32 @@ _known: dict[tuple[str, int, int], VideoInfo] = {}
 
 
 def probe(
-    path: Path | str, store: Path | None = None, worker: DecodeWorker | None = None
+    path: Path | str,
+    store: Path | None = None,
+    worker: DecodeWorker | None = None,
+    counted: Callable[[Path, DecodeWorker], Facts] | None = None,
 ) -> VideoInfo:
-    """Count the frames of a video that decode; remembered in ``store`` by its content."""
+    """Count the frames of a video that decode; remembered in ``store`` by its content.
+
+    ``counted`` counts, by decoding, and may keep frames on the way.
+    """
     path = existing(path)
     key = _file_key(path)
     if key not in _known:
         # Hashing a hundred gigabytes takes minutes: the file's size and time stand for its content.
         seen = store / f"seen-{sha256_json(key)[:32]}.json" if store else None
-        _known[key] = _kept(seen, lambda: _probe_content(path, store, worker or own_worker()))
+        facts = partial(counted or _count, path, worker or own_worker())
+        _known[key] = _kept(seen, partial(_probe_content, path, store, facts))
     return _known[key]
 
 
-def _probe_content(path: Path, store: Path | None, worker: DecodeWorker) -> VideoInfo:
+def _probe_content(path: Path, store: Path | None, facts: Callable[[], Facts]) -> VideoInfo:
     try:
         digest = sha256_file(path)
     except OSError as error:
         raise DecodeError(f"{path}: cannot be read ({error.strerror})") from None
     file = store / f"{digest}.json" if store else None
-    count = partial(worker.run, path, decoding.count, worker.threads)
-    return _kept(file, lambda: VideoInfo(**count(), sha256=digest))
+    return _kept(file, lambda: VideoInfo(**facts(), sha256=digest))
 
 
 def _kept(file: Path | None, make: Callable[[], VideoInfo]) -> VideoInfo:
@@ -183,6 +191,33 @@ def _kept(file: Path | None, make: Callable[[], VideoInfo]) -> VideoInfo:
     return info
 
 
+def _count(path: Path, worker: DecodeWorker) -> Facts:
+    return worker.run(path, decoding.read_through, [], (1, 1), worker.threads)[1]
+
+
+Choice = Callable[[VideoInfo], Sequence[Sequence[int]]]
+"""Lists of frames to take from a video, once it is known what it holds."""
+
+
+def count_and_read(
+    path: Path, worker: DecodeWorker, choose: Choice, size: tuple[int, int]
+) -> tuple[Facts, list[tuple[Sequence[int], np.ndarray]]]:
+    """What a video holds, and the frames (T, H, W, 3) of each chosen list, in one pass.
+
+    The lists are chosen by what the container promises. Where that proves wrong, or they hold more
+    than THROUGH frames, none is returned: choose and read them again.
+    """
+    promised = worker.run(path, decoding.declared)
+    lists = choose(VideoInfo(**promised, sha256="")) if min(promised.values()) > 0 else []
+    wanted = sorted({int(i) for indices in lists for i in indices})
+    if len(wanted) > THROUGH:
+        return _count(path, worker), []
+    frames, facts = worker.run(path, decoding.read_through, wanted, size, worker.threads)
+    if facts["frames"] != promised["frames"] or facts["fps"] != promised["fps"]:
+        return facts, []
+    return facts, [(indices, frames[np.searchsorted(wanted, indices)]) for indices in lists]
+
+
 _hanging: set[tuple[str, int, int]] = set()  # files on which decord does not return
 
 
@@ -193,9 +228,10 @@ def read_frames(
     backend: str = "decord",
     worker: DecodeWorker | None = None,
 ) -> np.ndarray:
-    """Frames (T, H, W, 3) uint8 by native index, in the order given, squashed to ``size`` (H, W).
+    """Frames (T, H, W, 3) uint8 by native index, squashed to ``size`` = (H, W) by the decoder.
 
-    PyAV serves where decord is missing, fails or hangs. Raises DecodeError naming the file.
+    Order and repetitions are those of ``indices``. PyAV serves where decord is missing, fails or
+    hangs. Raises DecodeError naming the file.
     """
     path, indices = existing(path), [int(i) for i in indices]
     key, worker = _file_key(path), worker or own_worker()
@@ -203,14 +239,14 @@ def read_frames(
         raise DecodeError(f"{path}: frame indices must be at least 0 and not empty")
     if key in _known and max(indices) >= (held := _known[key].frames):
         raise DecodeError(f"{path}: frame {max(indices)} asked for, {held} decode")
-    read = partial(worker.run, path, decoding.decode, indices, tuple(map(int, size)))
+    what = indices, tuple(int(side) for side in size)
     try:
-        return read("pyav" if key in _hanging else backend)
+        return worker.run(path, decoding.decode, *what, "pyav" if key in _hanging else backend)
     except NoAnswer:
         if backend != "decord" or key in _hanging:
             raise
         _hanging.add(key)
-        return read("pyav")
+        return worker.run(path, decoding.decode, *what, "pyav")
 
 
 def uniform_indices(start: float, end: float, fps: float, frames: int, count: int) -> np.ndarray:
