@@ -40,8 +40,6 @@ def test_exact_at_keyframes_and_linear_between(track, share):
 
 def test_clock_is_25_fps_from_frame_1():
     assert frame_time(1) == 0 and frame_time(26) == 1
-    track = (Keyframe(1, LEFT), Keyframe(26, RIGHT))
-    np.testing.assert_allclose(box_at(track, 0.5), np.add(LEFT, RIGHT) / 2)
 
 
 @pytest.mark.parametrize("enabled", [True, False])

@@ -77,19 +77,6 @@ def test_text_tables():
     assert gaps.loc[0, "gap"] == pytest.approx(0.3)
 
 
-@pytest.mark.parametrize(
-    "similarities, labels, message",
-    [
-        (np.zeros((2, 2)), [1], "1 labels"),
-        (np.zeros((0, 2)), [], "no videos"),
-        (np.array([[0.1, np.nan]]), [1], "video 0: not finite"),
-    ],
-)
-def test_bad_input_is_named(similarities, labels, message):
-    with pytest.raises(InputError, match=message):
-        mss.signed_score(similarities, labels)
-
-
 def test_the_prompt_file_names_every_class():
     prompts = load_prompts(PROMPTS)
     world = "Normal Fighting Robbery Shooting Vandalism RoadAccidents Fire Explosion People_falling"

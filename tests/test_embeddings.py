@@ -7,7 +7,7 @@ import torch
 from alertclip.embeddings import ClipEmbeddings, reuse_or_embed
 from alertclip.errors import InputError
 from alertclip.prompts import Prompts, PromptSets
-from companion.embedding_tables import frame_scores, project_2d, wording_table
+from companion.embedding_tables import frame_scores, wording_table
 from detectors.frame_metrics import frame_metrics
 
 
@@ -61,8 +61,3 @@ def test_wording_moves_the_result():
     values = table.set_index(["wording", "metric"])["value"]
     assert values["fixed", "video AUC"] == 1 and values["poor", "video AUC"] == 0
     assert values["fixed", "MSS"] == 1 and values["poor", "MSS"] < 0
-
-
-def test_umap_of_too_few_points_is_refused():
-    with pytest.raises(InputError, match="at least 5"):
-        project_2d(np.zeros((4, 2)))

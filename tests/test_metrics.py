@@ -6,12 +6,11 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from alertclip.errors import InputError
 from alertclip.intervals import paired_difference
-from alertclip.zero_shot import hold
+from alertclip.mss import hold, inside
 from detectors.frame_metrics import (
     auc_statistic,
     average_precision,
     frame_metrics,
-    inside,
     roc_auc,
     video_metrics,
 )

@@ -61,9 +61,9 @@ def model(monkeypatch) -> ColourModel:
 
 
 def test_curve_has_a_row_per_frame_and_finds_the_event(model, tmp_path):
-    prompts = score.embed_prompts(model, load_prompts(score.PROMPTS))
+    prompts = anomaly_curve.embed_prompts(model, load_prompts(score.PROMPTS))
     video = write_video(tmp_path / "a.mp4")
-    curve = score.score_video(model, video, prompts, num_frames=4, stride=4)
+    curve = anomaly_curve.score_video(model, video, prompts, num_frames=4, stride=4)
     table = curve.table
     assert table["frame"].tolist() == list(range(40))
     assert table["time_s"].iloc[-1] == pytest.approx(39 / 30)
@@ -85,14 +85,14 @@ def test_videos_scored_together_score_as_alone(model, tmp_path, monkeypatch, dec
     monkeypatch.setattr(anomaly_curve, "BATCH", 16)
     monkeypatch.setattr(anomaly_curve, "has_bf16", lambda device: True)
     monkeypatch.setattr(model, "pool_frames", mixing)
-    prompts = score.embed_prompts(model, load_prompts(score.PROMPTS))
+    prompts = anomaly_curve.embed_prompts(model, load_prompts(score.PROMPTS))
     lengths = [16, 3, 90, 7, 33]
     videos = [write_video(tmp_path / f"{n}.mp4", n) for n in lengths]
     (tmp_path / "text.mp4").write_text("no video")
     paths = [videos[0], tmp_path / "text.mp4", *videos[1:], videos[0], tmp_path / "none.mp4"]
     options = {"num_frames": 4, "stride": 2, "decoders": decoders}
     found = {}
-    for path, curve in score.score_videos(model, paths, prompts, **options):
+    for path, curve in anomaly_curve.score_videos(model, paths, prompts, **options):
         assert not torch.is_autocast_enabled("cpu") and not torch.is_inference_mode_enabled()
         assert path not in found
         found[path] = curve
@@ -100,17 +100,17 @@ def test_videos_scored_together_score_as_alone(model, tmp_path, monkeypatch, dec
     assert "none.mp4: no such file" in str(found.pop(tmp_path / "none.mp4"))
     assert set(found) == set(videos)
     for path, curve in found.items():
-        alone = score.score_video(model, path, prompts, 4, stride=2)
+        alone = anomaly_curve.score_video(model, path, prompts, 4, stride=2)
         pd.testing.assert_frame_equal(curve.table, alone.table)
         assert curve.captions == alone.captions and len(curve.table) == int(path.stem)
 
 
 def test_a_caller_who_leaves_ends_the_decoders(model, tmp_path, monkeypatch):
     monkeypatch.setattr(anomaly_curve, "BATCH", 4)
-    prompts = score.embed_prompts(model, load_prompts(score.PROMPTS))
+    prompts = anomaly_curve.embed_prompts(model, load_prompts(score.PROMPTS))
     videos = [write_video(tmp_path / f"{n}.mp4", n) for n in (4, 400, 300)]
     before, children = set(threading.enumerate()), set(psutil.Process().children())
-    scored = score.score_videos(model, videos, prompts, num_frames=4, stride=1, decoders=2)
+    scored = anomaly_curve.score_videos(model, videos, prompts, num_frames=4, stride=1, decoders=2)
     assert next(scored)[0] == videos[0]  # the others are under way
     assert len(set(psutil.Process().children()) - children) == 2
     scored.close()
@@ -144,17 +144,14 @@ def test_output_names_never_collide():
     assert names[Path("/x/alone.mp4")] == "alone"
 
 
-def test_untrained_weights_are_never_scored_silently(tmp_path, capsys):
-    out = str(tmp_path)
-    assert score.main(["v.mp4", "--out", out, "--model", "ViT-B-32-quickgelu"]) == 2
-    assert "--pretrained" in capsys.readouterr().err
-
-
-def test_bad_options_are_refused(model, tmp_path, capsys):
+def test_bad_options_are_refused(model, tmp_path, capsys, monkeypatch):
     for option in ("--num-frames=0", "--stride=1.5", "--fps=0"):
         with pytest.raises(SystemExit):
             score.main(["v.mp4", "--out", str(tmp_path), option])
     assert score.main(["v.mp4", "--out", str(tmp_path), "--prompts", "none.yaml"]) == 2
     assert "none.yaml" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert score.main(["v.mp4", "--out", str(tmp_path), "--model", "ViT-B-32-quickgelu"]) == 2
+    assert "--pretrained" in capsys.readouterr().err, "random weights must not score silently"
     with pytest.raises(InputError, match="v.mp4: no such file"):
-        score.score_video(model, "v.mp4", None)
+        anomaly_curve.score_video(model, "v.mp4", None)

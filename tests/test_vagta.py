@@ -3,12 +3,10 @@
 import json
 from collections import Counter
 
-import pandas as pd
 import pytest
 
-from alertclip.caption_checks import token_count
 from alertclip.errors import InputError
-from alertclip.records import region_span
+from alertclip.records import region_span, token_count
 from alertclip.vagta import load_surrogate, load_vagta, strip_prefix
 
 VIDEO = "UCF_Crimes_Videos/UCF_Crimes/Videos/Fighting/Fighting002_x264.mp4"
@@ -97,7 +95,7 @@ def test_published_test_file(test_file):
     assert max(token_count(r.caption) for r in regions) == 32
 
 
-def test_published_hard_negative_file(train_file):
+def test_published_hard_negative_file(train_file, test_file):
     items, report = train_file
     regions = [(i, region) for i in items for region in i.regions]
     abnormal = [i for i in items if i.is_abnormal]
@@ -129,10 +127,7 @@ def test_published_hard_negative_file(train_file):
     assert kept == 11175 - 2 - counts["repeated hard negative"]
     overlapping = {r.item.split("#")[0] for r in report.rows if "overlaps" in r.reason}
     assert len(overlapping) == 8 and any("Normal_Videos046" in video for video in overlapping)
-
-
-def test_published_splits_share_no_video(test_file, train_file):
-    assert not {i.video for i in test_file[0]} & {i.video for i in train_file[0]}
+    assert not {i.video for i in test_file[0]} & {i.video for i in items}
 
 
 def test_negatives_are_merged_by_video_region_and_timestamps(tmp_path):
@@ -153,24 +148,24 @@ def test_negatives_are_merged_by_video_region_and_timestamps(tmp_path):
     assert report.counts()["no hard negative"] == 2
     unused = [r for r in report.rows if r.reason == "hard negatives without a region"]
     assert [r.item for r in unused] == [f"{NORMAL}#30-40 region 0"]
+    report.to_csv(tmp_path / "report.csv")
+    assert (tmp_path / "report.csv").read_text().startswith("item,reason,action\n")
 
 
 BAD_ITEMS = [
-    ("path leaves the data root", "video", ["../secret/x.mp4", "/etc/passwd", "a\\..\\b.mp4"]),
-    ("no video path", "video", ["a\x00b.mp4", None]),
-    ("captions missing or not text", "global_caption", [None, "\ud800"]),
-    ("captions missing or not text", "region_captions", [[], [None]]),
-    ("boxes do not match region captions", "box_infos", [None, [[], []]]),
-    ("timestamps are not two increasing seconds", "timestamps", ["12", [5, 2], [0, 10**400]]),
+    ("path leaves the data root", {"video": "/etc/passwd"}),
+    ("no video path", {"video": "a\x00b.mp4"}),
+    ("captions missing or not text", {"global_caption": "\ud800"}),
+    ("captions missing or not text", {"region_captions": []}),
+    ("boxes do not match region captions", {"box_infos": [[], []]}),
+    ("timestamps are not two increasing seconds", {"timestamps": [0, 10**400]}),
 ]
 
 
-@pytest.mark.parametrize(
-    ("reason", "field", "value"), [(r, field, v) for r, field, values in BAD_ITEMS for v in values]
-)
-def test_a_bad_item_is_left_out_and_the_others_stay(tmp_path, reason, field, value):
+@pytest.mark.parametrize(("reason", "changes"), BAD_ITEMS)
+def test_a_bad_item_is_left_out_and_the_others_stay(tmp_path, reason, changes):
     good = item(video="MSAD/MSAD_Videos/Normal_Testing/a b.mp4", box_infos=[[]])
-    items, counts = load(tmp_path, item(**{field: value}), good)
+    items, counts = load(tmp_path, item(**changes), good)
     assert [i.video for i in items] == [good["video"]]
     assert counts[reason] == 1
 
@@ -191,9 +186,6 @@ def test_a_bad_box_drops_its_track_and_keeps_the_item(tmp_path, bad):
     items, counts = load(tmp_path, item(box_infos=[[keyframe(1), keyframe(5) | bad]]))
     assert items[0].regions[0].track == ()
     assert [n for reason, n in counts.items() if reason.startswith("bad box")] == [1]
-
-
-def test_a_keyframe_without_a_key_drops_its_track(tmp_path):
     items, counts = load(tmp_path, item(box_infos=[[{"frame": 1, "bbox": [0, 0, 1, 1]}]]))
     assert items[0].regions[0].track == ()
     assert counts["bad box: a keyframe needs frame, bbox and enabled"] == 1
@@ -212,13 +204,9 @@ def test_hard_negatives_are_cleaned_and_counted(tmp_path):
     texts = ["Two men  fight", "two men hug", "two men hug", "", 7, "long " * 21, "两个人"]
     items, counts = load_qwen(tmp_path, qwen(hard_negative=texts))
     assert items[0].regions[0].hard_negatives == ("two men hug", "long " * 21, "两个人")
-    expected = {
-        "hard negative equals its caption": 1,
-        "repeated hard negative": 1,
-        "hard negative is not text": 2,
-        "hard negative over 20 CLIP tokens": 1,
-    }
-    assert expected.items() <= counts.items()
+    reasons = ["equals its caption", "is not text", "over 20 CLIP tokens"]
+    assert [counts[f"hard negative {reason}"] for reason in reasons] == [1, 2, 1]
+    assert counts["repeated hard negative"] == 1
     for raw, reason in [("hug", "hard negatives are not a list"), ([], "no hard negative")]:
         items, counts = load_qwen(tmp_path, qwen(hard_negative=raw))
         assert items[0].regions[0].hard_negatives == () and counts[reason] == 1
@@ -244,31 +232,16 @@ def test_segments_that_overlap_repeat_or_are_odd_are_counted(tmp_path):
 
 def test_malformed_files_are_named(tmp_path):
     path = tmp_path / "broken.json"
-    for content, message in [
-        ('[{"video": ', r"broken\.json.*line 1 column 12"),
-        ('{"items": 1}', r"broken\.json: expected a list"),
-        ("[" * 100_000, r"broken\.json"),
-        ("[" + "1" * 5000 + "]", r"broken\.json"),
-    ]:
+    for content in ('[{"video": ', '{"items": 1}', "[" * 100_000, "[" + "1" * 5000 + "]"):
         path.write_text(content)
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(InputError, match=r"broken\.json"):
             load_vagta(path)
     for loader in (load_vagta, load_surrogate):
-        with pytest.raises(InputError, match="missing.json"):
-            loader(tmp_path / "missing.json")
-        with pytest.raises(InputError):
-            loader(tmp_path)
+        for file in (tmp_path / "missing.json", tmp_path):
+            with pytest.raises(InputError, match=str(file)):
+                loader(file)
     with pytest.raises(InputError, match="items"):
         load_surrogate(written(tmp_path, []))
-
-
-def test_report_is_a_table(tmp_path):
-    rows = [item(global_caption="no prefix"), item(video=3)]
-    _, report = load_vagta(written(tmp_path, rows))
-    report.to_csv(tmp_path / "report.csv")
-    table = pd.read_csv(tmp_path / "report.csv")
-    assert list(table.columns) == ["item", "reason", "action"]
-    assert list(table["action"]) == ["kept", "item left out"]
 
 
 @pytest.mark.parametrize(

@@ -73,8 +73,11 @@ def hang_with_decord(path: str, indices: list[int], size: tuple[int, int], backe
 def test_frames_are_the_ones_asked_for(clip, worker, backend):
     assert ids(DECODERS[backend](str(clip), range(FRAMES), SIZE)) == list(range(FRAMES))
     wanted = [39, 0, 17, 17, 3]
-    frames = read_frames(clip, wanted, (20, 30), backend, worker)
-    assert ids(frames) == wanted and frames.shape == (5, 20, 30, 3) and frames.dtype == np.uint8
+    for size in ((20, 30), (16, 24)):  # decord cannot write the second: PyAV serves
+        frames = read_frames(clip, wanted, size, backend, worker)
+        assert ids(frames) == wanted and frames.shape == (5, *size, 3) and frames.dtype == np.uint8
+    with pytest.raises(DecodeError, match=r"ids é\.mp4"):
+        read_frames(clip, [0, FRAMES], SIZE, backend, worker)
 
 
 @both
@@ -88,30 +91,16 @@ def test_resize_squashes(tmp_path, worker, backend):
 
 
 @both
-def test_index_past_the_end_is_refused(clip, worker, backend, monkeypatch):
-    monkeypatch.setattr(video, "_known", {})
-    with pytest.raises(DecodeError, match=r"ids é\.mp4"):
-        read_frames(clip, [0, FRAMES], SIZE, backend, worker)
-    probe(clip, worker=worker)
-    with pytest.raises(DecodeError, match="frame 40 asked for, 40 decode"):
-        read_frames(clip, [FRAMES], SIZE, backend, worker)
-    for wrong in ([], [-1]):
-        with pytest.raises(DecodeError, match="at least 0"):
-            read_frames(clip, wrong, SIZE, backend, worker)
-
-
-@both
 def test_a_file_whose_header_promises_too_much(tmp_path, worker, backend):
     path = torn(tmp_path)
     count = probe(path, worker=worker).frames
     assert 0 < count < FRAMES
+    for wrong in ([], [-1]):
+        with pytest.raises(DecodeError, match="at least 0"):
+            read_frames(path, wrong, SIZE, backend, worker)
     assert ids(read_frames(path, range(count), SIZE, backend, worker)) == list(range(count))
     with pytest.raises(DecodeError, match=rf"torn\.mp4: frame {count} asked for"):
         read_frames(path, [count], SIZE, worker=worker)
-
-
-def test_pyav_serves_widths_that_decord_cannot_write(clip, worker):
-    assert ids(read_frames(clip, [2, 1], (16, 24), "decord", worker)) == [2, 1]
 
 
 def scene(path: Path, codec: str = "libx264", **tags) -> Path:
@@ -166,11 +155,7 @@ def test_probe_counts_and_remembers_by_content(clip, worker, tmp_path, monkeypat
 
 
 def bad_files(folder: Path, clip: Path) -> dict[str, Path]:
-    contents = {
-        "cut.mp4": clip.read_bytes()[:2000],
-        "text.mp4": b"no video\n" * 99,
-        "zero.mp4": b"",
-    }
+    contents = {"cut.mp4": clip.read_bytes()[:2000], "text.mp4": b"no video\n", "zero.mp4": b""}
     for name, content in contents.items():
         (folder / name).write_bytes(content)
     return {name: folder / name for name in (*contents, "missing.mp4", "x" * 300)}
@@ -204,13 +189,6 @@ def test_a_decoder_that_hangs_is_killed_and_pyav_reads_instead(clip, monkeypatch
         assert ids(read_frames(clip, [index], SIZE, worker=hasty)) == [index]
     assert hasty.asked[1:] == ["decord", "pyav", "pyav"]  # it hangs once per file
     hasty.close()
-
-
-def test_the_time_limit_grows_with_the_file(tmp_path):
-    for size, seconds in ((1, 60), (200_000_000, 1060)):
-        with open(tmp_path / "a.mp4", "wb") as stream:
-            stream.truncate(size)
-        assert round(DecodeWorker().limit(tmp_path / "a.mp4")) == seconds
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no alarms")
@@ -294,7 +272,6 @@ def test_cache_is_keyed_by_content_filled_once_and_survives_damage(tmp_path, cli
 
 
 def test_work_ahead_keeps_order_and_is_bounded():
-    """Results come in order, errors of a video as text, and no more is begun than is held."""
     begun = []
 
     def work(item, worker):
@@ -306,7 +283,6 @@ def test_work_ahead_keeps_order_and_is_bounded():
     for i, result in enumerate(ahead(work, range(20), workers=2)):
         assert result == ("item 3 is torn" if i == 3 else i * 10)
         assert len(begun) <= i + 4  # what was given, and one item per worker and one ahead
-    assert sorted(begun) == list(range(20))
     with pytest.raises(OSError):
         list(ahead(lambda item, worker: Path("/nowhere").read_text(), [1], workers=1))
 
@@ -317,11 +293,7 @@ def test_uniform_indices_are_centres_of_equal_bins():
     assert uniform_indices(1, 2, 4, 300, 16).tolist() == [4, 5, 6, 7]  # end-exclusive
     assert uniform_indices(9, 99, 1, 10, 4).tolist() == [9]  # clipped to the video
     assert uniform_indices(0.99, 1.0, 25, 300, 4).tolist() == [25]  # never empty
-    for count in (1, 7, 256):
-        for frames in (1, 255, 256, 257, 108_000):
-            indices = uniform_indices(0, frames / FPS, FPS, frames, count)
-            assert len(indices) == min(count, frames)
-            assert (np.diff(indices) > 0).all() and 0 <= indices[0] <= indices[-1] < frames
+    assert uniform_indices(0, 3600, 30, 108_000, 7)[[0, -1]].tolist() == [7714, 100285]
 
 
 def test_real_videos_hold_every_official_interval(shared_data, worker):
@@ -331,18 +303,11 @@ def test_real_videos_hold_every_official_interval(shared_data, worker):
     for path in sorted((shared_data / "ucf_crime/videos").iterdir()):
         info = probe(path, worker=worker)
         name = path.name if path.name in intervals else path.stem
-        assert (info.fps, info.width, info.height) == (30, 320, 240)
         # Arson016 is annotated to 1796, one more than it holds: intervals are clipped to the video.
-        assert max(intervals[name]) <= info.frames + 1
+        assert info.fps == 30 and max(intervals[name]) <= info.frames + 1
         counted[path.name[:-9]] = info.frames
         frames = [decode(str(path), [1, 50, 99], (224, 224)) for decode in DECODERS.values()]
         assert np.array_equal(*frames), path.name
-        read_frames(path, [info.frames - 1], SIZE, worker=worker)
-    assert counted == {
-        "Arson016": 1795,
-        "Burglary033": 1259,
-        "Explosion021": 782,
-        "Normal_Videos_641": 3600,
-        "RoadAccidents022": 716,
-        "RoadAccidents133": 673,
-    }
+    expected = {"Arson016": 1795, "Burglary033": 1259, "Explosion021": 782}
+    expected |= {"Normal_Videos_641": 3600, "RoadAccidents022": 716, "RoadAccidents133": 673}
+    assert counted == expected

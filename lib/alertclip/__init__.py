@@ -14,10 +14,10 @@ The method in reading order, as the paper tells it:
 
 Data and evaluation:
 
-- ``records``, ``vagta``, ``boxes``, ``caption_checks``: annotations and what is wrong in them.
-- ``video``, ``decoding``, ``cache``, ``streaming``, ``clips``: from a file to a batch.
-- ``prompts``, ``embeddings``, ``mss``, ``zero_shot``: MeanSignScore and zero-shot detection.
-- ``score``, ``shards``: score your own videos, on several machines if need be.
+- ``records``, ``vagta``: annotations and what is wrong in them.
+- ``video``, ``decoding``, ``cache``, ``clips``: from a file to a batch.
+- ``prompts``, ``embeddings``, ``intervals``, ``mss``: MeanSignScore and zero-shot detection.
+- ``anomaly_curve``, ``score``: score your own videos, on several machines if need be.
 - ``errors``, ``files``: one error type for bad input, files that are never half-written.
 
 Axis letters: B clips, T frames, R regions, K hard negatives, C prompts, D embedding dimension,

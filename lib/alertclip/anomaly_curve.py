@@ -1,8 +1,7 @@
 """The anomaly curve of a video: a score for every frame, in flat memory, whatever the length.
 
-The score of a sampled frame is sigmoid(logit_scale * (S_A - S_N)), the similarity margin
-of the paper after the temporal transformer, squashed to 0..1; .5 means no preference. It is held
-until the next sampled frame. Scores rank frames; they are not calibrated probabilities.
+A sampled frame scores sigmoid(logit_scale * (S_A - S_N)), the paper's margin after the temporal
+transformer, and holds it until the next one. Scores rank frames; they are no probabilities.
 """
 
 from collections import deque
@@ -10,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 from alertclip import decoding
 from alertclip.model import AlertCLIP
+from alertclip.mss import hold
 from alertclip.prompts import Prompts
 from alertclip.video import DecodeWorker, existing
-from alertclip.zero_shot import hold
 
 FRAMES = 8  # a window where the model does not say
 RATE = 2.0  # sampled frames per second: near the field's 16-frame snippets at 30 fps
@@ -96,8 +96,8 @@ def score_video(
 ) -> ScoreCurve:
     """Score one video in windows of ``num_frames`` sampled frames.
 
-    ``rate`` is in samples per second; ``stride`` in native frames overrides it. Computed in bf16
-    where the device is faster in it. Raises InputError naming the file if it cannot be decoded.
+    ``rate`` is in samples per second; ``stride`` in native frames overrides it. Raises InputError
+    naming the file if it cannot be decoded.
     """
     [(_, found)] = score_videos(model, [path], prompts, num_frames, rate, stride)
     if isinstance(found, Exception):
@@ -175,7 +175,7 @@ def pieces_ahead(videos: Sequence[Path], sampling: Sampling, decoders: int) -> I
         for _ in range(count):
             worker = DecodeWorker("NONE" if count > 1 else "AUTO")
             stack.callback(worker.close)
-            pieces = _chained(todo, sampling, worker)
+            pieces = chain.from_iterable(map(partial(_pieces, sampling, worker), todo))
             waiting.append((pieces, pool.submit(next, pieces, None)))
         while waiting:
             pieces, future = waiting.popleft()
@@ -184,12 +184,7 @@ def pieces_ahead(videos: Sequence[Path], sampling: Sampling, decoders: int) -> I
                 yield piece
 
 
-def _chained(videos: Iterator[Path], sampling: Sampling, worker: DecodeWorker) -> Iterator[Piece]:
-    for video in videos:
-        yield from _pieces(video, sampling, worker)
-
-
-def _pieces(video: Path, sampling: Sampling, worker: DecodeWorker) -> Iterator[Piece]:
+def _pieces(sampling: Sampling, worker: DecodeWorker, video: Path) -> Iterator[Piece]:
     left = 1.0
     try:
         promised = worker.run(existing(video), decoding.declared)
@@ -223,10 +218,7 @@ def has_bf16(device: str) -> bool:
 def _score_frames(
     model: AlertCLIP, frames: np.ndarray, prompts: PromptEmbeddings, num_frames: int
 ) -> tuple[np.ndarray, list[int]]:
-    """Scores (F,) of frames (F, H, W, 3) and the nearest caption of each, in windows of their own.
-
-    The last window is padded with zeros and masked.
-    """
+    """Scores (F,) of frames (F, H, W, 3) and the number of the caption nearest to each."""
     batches = to_tensor(model, frames).split(BATCH)
     v = torch.cat([model.encode_frames(part[None]).v[0] for part in batches])  # (F, D)
     padded = torch.cat([v, v.new_zeros(-len(v) % num_frames, v.shape[1])])

@@ -73,7 +73,8 @@ class ClipDataset(Dataset):
             raise InputError(f"{repeated[0]}: {len(repeated)} clips occur twice; give each once")
         paths = {item.key: _inside(root, item.video) for item in items}
         infos = self._probe(items, paths, workers)
-        readable = self._keep(items, {i.key: _within(i, infos[paths[i.key]]) for i in items})
+        found = {i.key: _within(i, infos[paths[i.key]]) for i in items}
+        readable = self._keep(items, {k: why for k, why in found.items() if isinstance(why, str)})
         self._infos = {item.key: infos[paths[item.key]] for item in readable}
         self._indices = {i.key: self._sample(i, self._infos[i.key]) for i in readable}
         self.notes = [note for item in readable for note in _clipped(item, self._infos[item.key])]
@@ -127,11 +128,8 @@ class ClipDataset(Dataset):
         parts = {k: (self._infos[k].sha256, self._indices[k].tolist()) for k in self._indices}
         return sha256_json(parts)
 
-    def _keep(self, items: Sequence[Item], results: dict[str, VideoInfo | str]) -> list[Item]:
-        for item in items:
-            if isinstance(reason := results.get(item.key), str):
-                self.failures.append(Finding(item.key, reason, "left out"))
-        lost = {failure.item for failure in self.failures}
+    def _keep(self, items: Sequence[Item], lost: dict[str, str]) -> list[Item]:
+        self.failures += [Finding(key, reason, "left out") for key, reason in lost.items()]
         return [item for item in items if item.key not in lost]
 
     def _sample(self, item: Item, info: VideoInfo) -> np.ndarray:

@@ -48,19 +48,13 @@ class ClipEmbeddings:
         names = read_json(path.with_suffix(".json"))
         try:
             arrays = load_file(path)
-            loaded = cls(*(arrays[name] for name in ARRAYS), names["classes"], names["keys"])
+            return cls(*(arrays[name] for name in ARRAYS), names["classes"], names["keys"])
         except (OSError, SafetensorError, KeyError) as error:
             raise InputError(f"{path}: not embeddings ({error}); delete it and run again") from None
-        if not len(loaded.embedding) == len(loaded.classes) == len(loaded.keys):
-            raise InputError(f"{path}: arrays and names differ in number; delete both")
-        return loaded
 
 
 def embed_clips(
-    model: torch.nn.Module,
-    dataset: Sized,
-    batch_size: int = 8,
-    device: str | torch.device = "cpu",
+    model: torch.nn.Module, dataset: Sized, batch_size: int = 8, device: str | torch.device = "cpu"
 ) -> ClipEmbeddings:
     """Embed every clip of a ClipDataset in its order, without gradients, in evaluation mode."""
     if not len(dataset):

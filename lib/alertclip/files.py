@@ -113,7 +113,9 @@ def read_json(path: Path | str) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid UTF-8 JSON ({error}); fetch it again") from None
 
 
@@ -132,10 +134,6 @@ class Shard:
     number: int = 1
     count: int = 1
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.number <= self.count:
-            raise InputError(f"shard {self}: write i/n with i from 1 to n, such as 2/8")
-
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
 
@@ -149,14 +147,7 @@ WHOLE = Shard()
 
 def parse_shard(text: str) -> Shard:
     """``"2/8"`` -> Shard(2, 8); InputError on anything else."""
-    if not re.fullmatch(r"[0-9]+/[0-9]+", text):
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
         raise InputError(f"shard {text}: write i/n with i from 1 to n, such as 2/8")
-    return Shard(*map(int, text.split("/")))
-
-
-def merge(shares: Sequence[Sequence[Item]]) -> list[Item]:
-    """The whole list from the shares 1 to n in order: the inverse of ``take``."""
-    whole: list[Item] = [None] * sum(map(len, shares))
-    for i, share in enumerate(shares):
-        whole[i :: len(shares)] = share  # a share of a wrong length is a ValueError
-    return whole
+    return Shard(int(number), int(count))

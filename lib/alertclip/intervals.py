@@ -42,14 +42,17 @@ def bootstrap_interval(
 ) -> Interval:
     """A statistic of values (B, ...) with its interval, resampling groups (default: each value).
 
-    Resamples on which the statistic is undefined (nan) do not count. Raises InputError if there are
-    no values, or not one group for each.
+    Resamples on which the statistic is undefined (nan) do not count. InputError without values.
     """
-    ids = _group_ids(groups, len(values))
+    if not len(values):
+        raise InputError("no items to average: the selection is empty")
+    ids = np.arange(len(values))
+    if groups is not None:
+        ids = np.unique(np.asarray(groups), return_inverse=True)[1]
     rng, block = np.random.default_rng(seed), max(1, BLOCK // len(ids))
     draws = []
     for start in range(0, n_boot, block):
-        counts = _counts(rng, ids.max() + 1, min(block, n_boot - start))
+        counts = resampled_counts(ids.max() + 1, min(block, n_boot - start), rng)
         draws.append(statistic(values, counts[:, ids].astype(float)))
     value = float(statistic(values, np.ones((1, len(values))))[0])
     return Interval(value, *percentiles(np.concatenate(draws)), n=len(values))
@@ -76,9 +79,10 @@ def paired_difference(
     return bootstrap_interval(np.stack([a, b], axis=1), difference, n_boot, seed, groups)
 
 
-def resampled_counts(n_groups: int, n_boot: int, seed: int) -> np.ndarray:
+def resampled_counts(n_groups: int, n_boot: int, seed: int | np.random.Generator) -> np.ndarray:
     """How often each group is drawn in each resample: (n_boot, n_groups)."""
-    return _counts(np.random.default_rng(seed), n_groups, n_boot)
+    rng = np.random.default_rng(seed)  # a generator is itself
+    return rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_boot)
 
 
 def percentiles(draws: np.ndarray) -> tuple[float, float]:
@@ -88,17 +92,3 @@ def percentiles(draws: np.ndarray) -> tuple[float, float]:
         return float("nan"), float("nan")
     low, high = np.percentile(defined, [2.5, 97.5])
     return float(low), float(high)
-
-
-def _counts(rng: np.random.Generator, n_groups: int, size: int) -> np.ndarray:
-    return rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=size)
-
-
-def _group_ids(groups: Sequence[str] | np.ndarray | None, n: int) -> np.ndarray:
-    if not n:
-        raise InputError("no items to average: the selection is empty")
-    if groups is None:
-        return np.arange(n)
-    if len(groups) != n:
-        raise InputError(f"{len(groups)} groups for {n} items: give one each")
-    return np.unique(np.asarray(groups), return_inverse=True)[1]

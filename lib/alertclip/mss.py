@@ -1,15 +1,28 @@
-"""MeanSignScore and the entanglement of CLIP's text space (Alert-CLIP paper, Figures 1-2, Table 1).
+"""MeanSignScore, zero-shot scores, and the entanglement of CLIP's text space.
 
-Similarities are cosines in [-1, 1].
+Alert-CLIP paper, Figures 1-2 and Table 1. Similarities are cosines in [-1, 1].
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
+import torch
 
-from alertclip.errors import InputError
 from alertclip.intervals import bootstrap_interval
+from alertclip.prompts import PromptSets
+
+EncodeText = Callable[[list[str]], torch.Tensor]
+"""Sentences (C) -> unit vectors (C, D), such as AlertCLIP.encode_text."""
+
+Spans = Sequence[tuple[float, float]]
+
+
+@torch.inference_mode()
+def encode_sets(encode_text: EncodeText, sets: PromptSets) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors of P_N (C_N, D) and P_A (C_A, D)."""
+    normal, abnormal = encode_text(list(sets.normal)), encode_text(list(sets.abnormal))
+    return normal.float().cpu().numpy(), abnormal.float().cpu().numpy()
 
 
 def set_similarities(embedding: np.ndarray, normal: np.ndarray, abnormal: np.ndarray) -> np.ndarray:
@@ -21,13 +34,19 @@ def set_similarities(embedding: np.ndarray, normal: np.ndarray, abnormal: np.nda
     return embedding @ means.T
 
 
+def zero_shot_margin(embedding: np.ndarray, normal: np.ndarray, abnormal: np.ndarray) -> np.ndarray:
+    """S_A - S_N, the zero-shot anomaly score: embedding (..., D) of clips or frames -> (...)."""
+    similarities = set_similarities(embedding, normal, abnormal)
+    return similarities[..., 1] - similarities[..., 0]
+
+
 def signed_score(similarities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """SS(x) of the paper: S_A - S_N if x is abnormal, S_N - S_A if it is normal.
 
     similarities (B, 2) holds S_N, S_A; labels (B,) is 1 where abnormal -> (B,) in [-2, 2].
     """
-    similarities, labels = _checked(similarities, labels)
-    return np.where(labels, 1.0, -1.0) * (similarities[:, 1] - similarities[:, 0])
+    normal, abnormal = np.asarray(similarities, float).T
+    return np.where(labels, 1.0, -1.0) * (abnormal - normal)
 
 
 def mean_sign_score(similarities: np.ndarray, labels: np.ndarray) -> float:
@@ -49,8 +68,6 @@ def mss_table(
     ``groups`` names what is resampled together, such as the clips of one video.
     """
     scores, names = signed_score(similarities, labels), np.asarray(classes, dtype=object)
-    if len(names) != len(scores):
-        raise InputError(f"{len(names)} classes for {len(scores)} videos: give one each")
     groups = np.arange(len(scores)) if groups is None else np.asarray(groups)
     rows = []
     for name in ["all", *sorted(set(names))]:
@@ -64,14 +81,11 @@ def mss_table(
 def gap_table(
     similarities: np.ndarray, labels: np.ndarray, classes: Sequence[str], keys: Sequence[str]
 ) -> pd.DataFrame:
-    """Figure 1 as a table: S_N, S_A and their gap S_A - S_N per video.
-
-    Columns: key, class_name, label, normal, abnormal, gap.
-    """
-    similarities, labels = _checked(similarities, labels)
-    columns = {"key": list(keys), "class_name": list(classes), "label": labels.astype(int)}
-    table = pd.DataFrame(columns | {"normal": similarities[:, 0], "abnormal": similarities[:, 1]})
-    return table.assign(gap=table["abnormal"] - table["normal"])
+    """Figure 1 as a table: key, class_name, label, normal S_N, abnormal S_A, gap S_A - S_N."""
+    columns = {"key": list(keys), "class_name": list(classes), "label": np.asarray(labels, int)}
+    normal, abnormal = np.asarray(similarities, float).T
+    table = pd.DataFrame(columns | {"normal": normal, "abnormal": abnormal})
+    return table.assign(gap=abnormal - normal)
 
 
 def text_similarity_matrix(text: np.ndarray, names: Sequence[str]) -> pd.DataFrame:
@@ -79,10 +93,7 @@ def text_similarity_matrix(text: np.ndarray, names: Sequence[str]) -> pd.DataFra
 
     text (C, D) unit length -> columns row, column, cosine; C * C rows in prompt order.
     """
-    names = list(names)
-    if len(names) != len(text):
-        raise InputError(f"{len(names)} prompt names for {len(text)} prompts: give one name each")
-    row, column = np.repeat(names, len(names)), names * len(names)
+    row, column = np.repeat(names, len(names)), list(names) * len(names)
     return pd.DataFrame({"row": row, "column": column, "cosine": (text @ text.T).ravel()})
 
 
@@ -91,15 +102,19 @@ def text_entanglement(normal: np.ndarray, abnormal: np.ndarray) -> float:
     return float((normal @ abnormal.T).mean())
 
 
-def _checked(similarities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    similarities, labels = np.asarray(similarities, float), np.asarray(labels).astype(bool)
-    if similarities.shape != (len(labels), 2):
-        raise InputError(
-            f"similarities of shape {similarities.shape} for {len(labels)} labels: give one row"
-            " (S_N, S_A) per video"
-        )
-    if not len(labels):
-        raise InputError("MSS of no videos: the selection is empty")
-    if not np.isfinite(similarities).all():
-        raise InputError(f"video {int((~np.isfinite(similarities)).any(1).argmax())}: not finite")
-    return similarities, labels
+def inside(positions: np.ndarray, spans: Spans) -> np.ndarray:
+    """Truth at frame numbers or times: True where start <= position < end of any span."""
+    positions = np.asarray(positions)
+    truth = np.zeros(positions.shape, bool)
+    for start, end in spans:
+        truth |= (positions >= start) & (positions < end)
+    return truth
+
+
+def hold(scores: np.ndarray, sampled: np.ndarray, n_frames: int) -> np.ndarray:
+    """Spread scores at sampled frame numbers over all frames: each holds until the next one.
+
+    scores (T,), sampled (T,) ascending -> (n_frames,); frames before the first take its score.
+    """
+    owner = np.searchsorted(sampled, np.arange(n_frames), side="right") - 1
+    return np.asarray(scores)[np.maximum(owner, 0)]

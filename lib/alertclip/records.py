@@ -1,8 +1,10 @@
-"""Records of annotated clips, boxes over time, and the report of every quirk met while reading."""
+"""Records of annotated clips, boxes over time, checks of captions, and the report of quirks."""
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ from alertclip.files import atomic_write
 CLOCK = 25.0  # frames per second of the annotation clock, not of the videos
 HALF_WINDOW = 8  # annotation frames on each side of a track with a single keyframe (ours)
 Box = tuple[float, float, float, float]  # normalised x1 y1 x2 y2
+MAX_TOKENS = 20  # of captions: the contract of the hard-negative prompts (supplementary A.4)
 WHOLE_FRAME: Box = (0.0, 0.0, 1.0, 1.0)
 
 
@@ -159,18 +162,65 @@ def boxes_at(region: Region, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     boxes, span = np.tile(np.float32(WHOLE_FRAME), (len(times), 1)), region_span(region)
     if span is None:
         return boxes, np.ones(len(times), bool)
-    if not region.track:
-        mask = (times >= span[0]) & (times <= span[1])
-        if not mask.any():
-            mask[np.abs(times - sum(span) / 2).argmin()] = True
-        return boxes, mask
-    found = [box_at(region.track, time) for time in times]
+    if region.track:
+        found = [box_at(region.track, time) for time in times]
+    else:
+        found = [WHOLE_FRAME if span[0] <= time <= span[1] else None for time in times]
     mask = np.array([box is not None for box in found])
-    for i in np.flatnonzero(mask):
-        boxes[i] = found[i]
     if not mask.any():
         nearest = int(np.maximum(span[0] - times, times - span[1]).argmin())
-        inside = float(np.clip(times[nearest], *span))
-        boxes[nearest] = box_at(region.track, inside) or region.track[0].box
+        closest = float(np.clip(times[nearest], *span))
+        found[nearest] = box_at(region.track, closest) or region.track[0].box
         mask[nearest] = True
+    boxes[mask] = [box for box in found if box is not None]
     return boxes, mask
+
+
+def is_text(value: Any) -> bool:
+    """True for a string with visible characters that UTF-8 can write."""
+    if not isinstance(value, str) or not value.strip():
+        return False
+    return not any("\ud800" <= c <= "\udfff" for c in value)  # half of a surrogate pair
+
+
+@cache
+def token_count(text: str) -> int:
+    """CLIP BPE tokens of a text, without start and end."""
+    return len(_tokenizer().encode(text))
+
+
+@cache
+def _tokenizer() -> Any:
+    from open_clip.tokenizer import SimpleTokenizer  # imports torch and reads a vocabulary
+
+    return SimpleTokenizer()
+
+
+def clean_negatives(key: str, caption: str, raw: Any, report: Report) -> tuple[str, ...]:
+    """Hard negatives of a region: texts that differ from its caption and from one another."""
+    if not isinstance(raw, list | tuple):
+        report.add(key, "hard negatives are not a list", "region without hard-negative loss")
+        return ()
+    kept: list[str] = []
+    for text in raw:
+        if not is_text(text):
+            report.add(key, "hard negative is not text", "dropped")
+            continue
+        count_text(key, "hard negative", text, report)
+        if " ".join(text.split()).casefold() == " ".join(caption.split()).casefold():
+            report.add(key, "hard negative equals its caption", "dropped")
+        elif text in kept:
+            report.add(key, "repeated hard negative", "dropped")
+        else:
+            kept.append(text)
+    if not kept:
+        report.add(key, "no hard negative", "region without hard-negative loss")
+    return tuple(kept)
+
+
+def count_text(key: str, kind: str, text: str, report: Report) -> None:
+    """Count a text that is not plain ASCII or longer than the paper says."""
+    if not text.isascii():
+        report.add(key, f"{kind} not plain ASCII", "kept")
+    if token_count(text) > MAX_TOKENS:
+        report.add(key, f"{kind} over {MAX_TOKENS} CLIP tokens", "kept")

@@ -27,8 +27,6 @@ from alertclip.anomaly_curve import (
     PromptEmbeddings,
     ScoreCurve,
     embed_prompts,
-    has_bf16,
-    score_video,
     score_videos,
 )
 from alertclip.attention_maps import attention_maps
@@ -40,7 +38,6 @@ from alertclip.files import (
     Shard,
     atomic_write,
     locked,
-    merge,
     parse_shard,
     read_json,
     write_json,
@@ -48,9 +45,6 @@ from alertclip.files import (
 from alertclip.model import AlertCLIP
 from alertclip.prompts import load_prompts
 from alertclip.video import read_frames
-
-__all__ = ["ScoreCurve", "draw", "embed_prompts", "has_bf16", "load_model", "score_video"]
-__all__ += ["main", "score_videos"]
 
 PROMPTS = Path(__file__).resolve().parents[2] / "params" / "prompts.yaml"
 HELD = "score held from each sampled frame to the next"
@@ -77,12 +71,6 @@ def load_model(name: str, pretrained: str | None, device: str) -> tuple[AlertCLI
     return model.to(device).eval(), line
 
 
-def _trained_frames(name: str) -> int:
-    """Frames per clip that an exported folder was trained with; FRAMES for any other model."""
-    path = Path(name.removeprefix("local-dir:")) / META
-    return read_json(path).get("num_frames", FRAMES) if path.exists() else FRAMES
-
-
 def draw(
     model: AlertCLIP,
     curve: ScoreCurve,
@@ -96,24 +84,21 @@ def draw(
     """
     peaks = curve.peaks()
     numbers = curve.sampled[peaks]
-    shown = read_frames(
-        curve.video, numbers, (DISPLAY_HEIGHT, round(DISPLAY_HEIGHT * curve.aspect))
-    )
+    display = DISPLAY_HEIGHT, round(DISPLAY_HEIGHT * curve.aspect)
+    shown = read_frames(curve.video, numbers, display)
     seen = read_frames(curve.video, numbers, model.image_size)
     maps = attention_maps(model, anomaly_curve.to_tensor(model, seen)).numpy()
     figure = figure or Figure(figsize=(9, 7.2), layout="constrained")
     grid = figure.add_gridspec(3, len(peaks), height_ratios=[1.5, 1, 1])
     axes = figure.add_subplot(grid[0, :])
     _draw_scores(axes, curve.table, spans)
-    for i, (frame, attention, time) in enumerate(
-        zip(shown, maps, numbers / curve.fps, strict=True)
-    ):
+    for i, time in enumerate(numbers / curve.fps):
         letter, place = "ABCDEFGH"[i % 8], axes.get_xaxis_transform()
         axes.axvline(time, color="black", linewidth=0.9, linestyle="--")
         axes.text(time, 1.02, letter, transform=place, ha="center", weight="bold")
-        _draw_frame(figure.add_subplot(grid[1, i]), frame, f"{letter}  {time:.1f} s")
+        _draw_frame(figure.add_subplot(grid[1, i]), shown[i], f"{letter}  {time:.1f} s")
         last = figure.add_subplot(grid[2, i])
-        _draw_frame(last, frame, "attention", attention)
+        _draw_frame(last, shown[i], "attention", maps[i])
         last.set_xlabel(textwrap.fill(curve.captions[peaks[i]], 26), fontsize=9)
     figure.suptitle(curve.video.name, x=0.01, ha="left", weight="bold")
     figure.supxlabel(textwrap.fill(caption, 117), x=0.01, ha="left", fontsize=9)
@@ -169,7 +154,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model, line = load_model(options.model, options.pretrained, device)
         prompts = embed_prompts(model, load_prompts(options.prompts))
-        options.num_frames = options.num_frames or _trained_frames(options.model)
+        meta = Path(options.model.removeprefix("local-dir:")) / META
+        trained = read_json(meta) if meta.exists() else {}
+        options.num_frames = options.num_frames or trained.get("num_frames", FRAMES)
         print(f"Model: {line}. Score: sigmoid(logit scale x margin), 0 to 1; {HELD}.")
         return _score_all(model, prompts, line, options)
     except InputError as error:  # such as a full disk, which stops every video
@@ -208,7 +195,8 @@ def _merge_summaries(
         shares = [read_json(file) for file in files if file.exists()]
         fresh = [share["rows"] for share in shares if share["videos"] == videos]
         if len(fresh) == shard.count:
-            _write_table(pd.DataFrame(merge(fresh)), summary)
+            rows = [fresh[i % shard.count][i // shard.count] for i in range(len(videos))]
+            _write_table(pd.DataFrame(rows), summary)
         else:
             print(f"share {shard}: {len(fresh)} of {shard.count} shares are done")
 
@@ -253,15 +241,8 @@ def _parser() -> argparse.ArgumentParser:
     decoders = "videos decoded at a time (default: 1; with a GPU, half of the cores)"
     add("--decoders", type=_count, help=decoders)
     shard = "score only every n-th video, from the i-th; give each process the same list"
-    add("--shard", type=_shard, default=WHOLE, metavar="i/n", help=shard)
+    add("--shard", type=parse_shard, default=WHOLE, metavar="i/n", help=shard)
     return parser
-
-
-def _shard(text: str) -> Shard:
-    try:
-        return parse_shard(text)
-    except InputError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _count(text: str) -> int:

@@ -7,10 +7,20 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from alertclip.caption_checks import clean_negatives, count_text, is_text
 from alertclip.errors import InputError
 from alertclip.files import read_json
-from alertclip.records import Box, Item, Keyframe, Region, Report, frame_time, item_key
+from alertclip.records import (
+    Box,
+    Item,
+    Keyframe,
+    Region,
+    Report,
+    clean_negatives,
+    count_text,
+    frame_time,
+    is_text,
+    item_key,
+)
 
 # "Normal video:", "<Class> anomaly video:", once "Water incident: Abnormal video showing"
 PREFIX = re.compile(
@@ -30,16 +40,15 @@ def load_vagta(annotations: Path, hard_negatives: Path | None = None) -> tuple[l
     missing, malformed or not of this schema; a bad item is left out and becomes a row of the
     report, which also counts every quirk that was mended or kept.
     """
-    rows = _read(annotations)
+    rows = read_json(annotations)
     if not isinstance(rows, list):
         raise InputError(f"{annotations}: expected a list of items as in VAGTA's test file")
     report = Report()
     negatives = None
     if hard_negatives:
         negatives = {_region_id(row): row for row in _qwen_rows(hard_negatives, report)}
-    unused = set(negatives or ())
-    items = [i for row in rows if (i := _item(row, negatives, unused, report)) is not None]
-    for region in sorted(unused, key=str):
+    items = [i for row in rows if (i := _item(row, negatives, report)) is not None]
+    for region in sorted(negatives or (), key=str):
         report.add(_row_key(negatives[region]), "hard negatives without a region", "not used")
     return _unique(items, report), report
 
@@ -67,9 +76,7 @@ def strip_prefix(caption: str) -> str:
     return PREFIX.sub("", caption)
 
 
-def _item(
-    row: Any, negatives: dict[RegionId, dict] | None, unused: set[RegionId], report: Report
-) -> Item | None:
+def _item(row: Any, negatives: dict[RegionId, dict] | None, report: Report) -> Item | None:
     if (video := _video_path(row, report)) is None:
         return None
     valid, timestamps = _segment(video, row.get("timestamps"), report)
@@ -92,9 +99,8 @@ def _item(
         count_text(key, "region caption", text, report)
         found: tuple[str, ...] = ()
         if negatives is not None:
-            region = (video, index, _rounded(timestamps))
-            unused.discard(region)
-            found = _matched_negatives(key, text, negatives.get(region), report)
+            match = negatives.pop((video, index, _rounded(timestamps)), None)
+            found = _matched_negatives(key, text, match, report)
         regions.append(Region(text, _track(key, raw, report), found))
     item = Item(video, caption, tuple(regions), timestamps)
     if item.is_abnormal and not all(boxes):
@@ -123,7 +129,7 @@ def _surrogate_item(video: str, timestamps: Segment, rows: list[dict], report: R
 
 def _qwen_rows(path: Path, report: Report) -> Iterable[dict]:
     """Rows with a checked video, region_index and timestamps (s or None); the first of equals."""
-    content = _read(path)
+    content = read_json(path)
     rows = content.get("items") if isinstance(content, dict) else None
     if not isinstance(rows, list):
         raise InputError(f"{path}: expected VAGTA's qwen file, an object with a list named items")
@@ -181,15 +187,6 @@ def _count_overlaps(items: Iterable[Item], report: Report) -> None:
             report.add(key, "overlaps an earlier segment", "kept")
         reached = max(reached, end) if video == last else end
         last = video
-
-
-def _read(path: Path) -> Any:
-    try:
-        return read_json(path)
-    except InputError:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}); fetch it again") from None
 
 
 def _number(value: Any) -> float | None:

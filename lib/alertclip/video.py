@@ -53,9 +53,8 @@ class VideoInfo:
 class DecodeWorker:
     """A process for decoders, killed and replaced when one hangs.
 
-    decord can hang for ever inside native code that holds the interpreter's lock: no signal handler
-    and no thread reaches it. Not a ``ProcessPoolExecutor``, which imports the caller's main module
-    (often torch) in each process and has no way to kill one of them.
+    decord can hang inside native code that holds the interpreter's lock, out of reach of signal
+    handlers and threads; a ``ProcessPoolExecutor`` cannot kill one of its processes.
     """
 
     def __init__(self, threads: str = "AUTO", time_limit: float = TIME_LIMIT) -> None:

@@ -56,17 +56,16 @@ def box_examples(
 def caption_examples(items: Sequence[Item], count: int, seed: int) -> pd.DataFrame:
     """Global caption, region caption and hard negatives of a few items of different classes."""
     rows = [
-        (i.class_name, i.global_caption, i.regions[0].caption, i.regions[0].hard_negatives)
+        (i.class_name, i.global_caption, r.caption, " | ".join(r.hard_negatives))
         for i in _one_per_class(items, count, seed)
+        for r in i.regions[:1]
     ]
-    table = pd.DataFrame(
+    return pd.DataFrame(
         rows, columns=["class", "global caption", "region caption", "hard negatives"]
     )
-    return table.assign(**{"hard negatives": table["hard negatives"].map(" | ".join)})
 
 
 def _one_per_class(items: Sequence[Item], count: int, seed: int) -> list[Item]:
     order = np.random.default_rng(seed).permutation(len(items))
-    shuffled = [items[i] for i in order]
-    first = {item.class_name: item for item in reversed(shuffled)}
+    first = {items[i].class_name: items[i] for i in reversed(order)}
     return list(first.values())[:count]

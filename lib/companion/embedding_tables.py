@@ -5,12 +5,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from alertclip import mss
 from alertclip.embeddings import ClipEmbeddings
 from alertclip.errors import InputError
 from alertclip.intervals import bootstrap_interval
-from alertclip.mss import set_similarities, signed_score
 from alertclip.prompts import Prompts
-from alertclip.zero_shot import EncodeText, Spans, encode_sets, inside, zero_shot_margin
 from detectors.frame_metrics import video_metrics
 from detectors.resampling import FrameScores
 
@@ -19,17 +18,17 @@ def frame_scores(
     embeddings: ClipEmbeddings,
     normal: np.ndarray,
     abnormal: np.ndarray,
-    spans: Mapping[str, Spans],
+    spans: Mapping[str, mss.Spans],
 ) -> list[FrameScores]:
     """Margin of every sampled frame after the temporal transformer, with its truth.
 
     ``spans`` gives the events in seconds by clip key; normal clips need no entry.
     """
-    margins = zero_shot_margin(embeddings.z, normal, abnormal)  # (N, T)
+    margins = mss.zero_shot_margin(embeddings.z, normal, abnormal)  # (N, T)
     videos = []
     for i, key in enumerate(embeddings.keys):
         real = embeddings.mask[i]
-        truth = inside(embeddings.times[i][real], spans.get(key, ()))
+        truth = mss.inside(embeddings.times[i][real], spans.get(key, ()))
         label = bool(embeddings.labels[i])
         videos.append(FrameScores(key.split("#")[0], margins[i][real], truth, label))
     return videos
@@ -37,7 +36,7 @@ def frame_scores(
 
 def wording_table(
     embeddings: ClipEmbeddings,
-    encode_text: EncodeText,
+    encode_text: mss.EncodeText,
     prompts: Prompts,
     n_boot: int = 1000,
     seed: int = 0,
@@ -49,12 +48,14 @@ def wording_table(
     """
     rows = []
     for wording, sets in {"fixed": prompts.sets, **prompts.alternatives}.items():
-        similarities = set_similarities(embeddings.embedding, *encode_sets(encode_text, sets))
-        signed = signed_score(similarities, embeddings.labels)
-        mss = bootstrap_interval(signed, n_boot=n_boot, seed=seed, groups=groups)
+        similarities = mss.set_similarities(
+            embeddings.embedding, *mss.encode_sets(encode_text, sets)
+        )
+        signed = mss.signed_score(similarities, embeddings.labels)
+        found = bootstrap_interval(signed, n_boot=n_boot, seed=seed, groups=groups)
         margin = similarities[:, 1] - similarities[:, 0]
         metrics = video_metrics(margin, embeddings.labels, n_boot, seed, groups)
-        first = pd.DataFrame([{"metric": "MSS", **mss._asdict()}])
+        first = pd.DataFrame([{"metric": "MSS", **found._asdict()}])
         rows.append(pd.concat([first, metrics]).assign(wording=wording))
     table = pd.concat(rows, ignore_index=True)
     return table[["wording", "metric", "value", "low", "high", "n"]]

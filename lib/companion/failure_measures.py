@@ -22,8 +22,8 @@ from alertclip.errors import InputError
 from alertclip.files import progress
 from alertclip.intervals import Statistic, bootstrap_interval, mean, ratio
 from alertclip.model import AlertCLIP
+from alertclip.mss import encode_sets
 from alertclip.prompts import load_prompts
-from alertclip.zero_shot import encode_sets
 from companion.degradation import DEGRADATIONS, Clip, degrade, described
 from companion.profiles import ROOT, Params
 from companion.splits import clip_dataset, prepare_data

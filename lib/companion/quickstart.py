@@ -3,9 +3,10 @@
 import pandas as pd
 import torch
 
+from alertclip.anomaly_curve import ScoreCurve, embed_prompts, score_video
 from alertclip.export import export_open_clip, stock_encoders
 from alertclip.model import AlertCLIP
-from alertclip.score import HELD, ScoreCurve, draw, embed_prompts, load_model, score_video
+from alertclip.score import HELD, draw, load_model
 from companion import figures
 from companion.figures.style import new_figure, styled
 from companion.profiles import ROOT, Params

@@ -48,9 +48,9 @@ def load_split(P: Params, split: Split) -> tuple[list[Item], Report]:
     if is_surrogate(P):
         items, report = _read(load_surrogate, P, P.data.hard_negatives_train)
     else:
-        there = (P.data_dir / P.data.hard_negatives_train).is_file()
-        negatives = P.data.hard_negatives_train if there else ""
-        items, report = _read(load_vagta, P, P.data.annotations_train, negatives)
+        names = [P.data.annotations_train, P.data.hard_negatives_train]
+        there = (P.data_dir / names[1]).is_file()
+        items, report = _read(load_vagta, P, *names[: 1 + there])
     if P.data.strip_class_prefix:
         items = [replace(i, global_caption=strip_prefix(i.global_caption)) for i in items]
     if P.data.region_negatives == "standard":
@@ -126,15 +126,12 @@ def clip_dataset(P: Params, split: Split, image_size: tuple[int, int]) -> ClipDa
     return dataset
 
 
-Loader = Callable[..., tuple[list[Item], Report]]
-
-
-def _read(loader: Loader, P: Params, *names: str) -> tuple[list[Item], Report]:
+def _read(loader: Callable, P: Params, *names: str) -> tuple[list[Item], Report]:
     """What a loader makes of annotation files, parsed once while they stay the same."""
     files = tuple(P.data_dir / name for name in names if name)
     return _parsed(loader, files, tuple(f.stat().st_mtime_ns for f in files if f.is_file()))
 
 
 @cache
-def _parsed(loader: Loader, files: tuple[Path, ...], _: tuple) -> tuple[list[Item], Report]:
+def _parsed(loader: Callable, files: tuple[Path, ...], _: tuple) -> tuple[list[Item], Report]:
     return loader(*files)

@@ -18,9 +18,9 @@ from alertclip.embeddings import ClipEmbeddings, embed_clips, reuse_or_embed
 from alertclip.export import load_alertclip
 from alertclip.files import sha256_json
 from alertclip.model import AlertCLIP
+from alertclip.mss import encode_sets
 from alertclip.prompts import Prompts, load_prompts
 from alertclip.records import region_span
-from alertclip.zero_shot import encode_sets
 from companion.profiles import ROOT, Params
 from companion.splits import Split, clip_dataset, is_surrogate, load_split, prepare_data
 from companion.stage_runs import resolve_device

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from alertclip.caption_checks import MAX_TOKENS, token_count
 from alertclip.errors import InputError
 from alertclip.files import read_json
+from alertclip.records import MAX_TOKENS, token_count
 from alertclip.vagta import strip_prefix
 from companion.profiles import Params
 from detectors.benchmarks import load_benchmark

@@ -14,8 +14,8 @@ from torch.nn.functional import normalize
 
 from alertclip.errors import InputError
 from alertclip.model import AlertCLIP
+from alertclip.mss import encode_sets, zero_shot_margin
 from alertclip.prompts import load_prompts
-from alertclip.zero_shot import encode_sets, zero_shot_margin
 from companion.detector_tables import Curves, backbone_table, held_scores, resample_models
 from companion.extraction import (
     domains,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from alertclip.errors import InputError
-from alertclip.zero_shot import inside
+from alertclip.mss import inside
 from vagpt.qa_protocol import QAParams
 from vagpt.questions import Footage, words
 

@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alertclip.caption_checks import is_text
 from alertclip.errors import InputError
 from alertclip.files import read_json
-from alertclip.records import Item, Report, region_span
-from alertclip.zero_shot import EncodeText, inside
+from alertclip.mss import EncodeText, inside
+from alertclip.records import Item, Report, is_text, region_span
 from detectors.benchmarks import Benchmark, read_list
 from detectors.event_annotations import video_name
 

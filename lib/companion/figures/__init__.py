@@ -3,11 +3,10 @@
 ``catalogue`` names every figure that a CSV holds; those of frames are called by their notebooks.
 """
 
-from companion.figures.anomaly_curve import anomaly_curve
 from companion.figures.images import boxes_on_frames, frame_grid, kept_patches, removed_gallery
 from companion.figures.style import Figure, committed, save, stamp, write_table
 
 __all__ = [
-    "Figure", "anomaly_curve", "boxes_on_frames", "committed", "frame_grid", "kept_patches",
+    "Figure", "boxes_on_frames", "committed", "frame_grid", "kept_patches",
     "removed_gallery", "save", "stamp", "write_table",
 ]  # fmt: skip
