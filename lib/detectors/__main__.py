@@ -12,11 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 
-from alertclip.backbone import load_backbone
+from alertclip.backbone import Backbone, load_backbone
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, progress
 from detectors.anomalyclip.model import AnomalyCLIP
@@ -36,15 +35,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 1 after an error, which it prints."""
     args = _parser().parse_args(arguments)
     try:
-        score, classes = (_vadclip if args.detector == "vadclip" else _anomalyclip)(args)
+        load = _vadclip if args.detector == "vadclip" else _anomalyclip
+        score, classes = load(args, load_backbone(args.backbone, args.pretrained))
         tables = []
         for file in progress(args.features, len(args.features), "video"):
             found = score(read_features(file))
             table = pd.DataFrame(found.probabilities, columns=classes)
             table.insert(0, "anomaly", found.anomaly)
-            table.insert(0, "feature", np.arange(len(table)))
-            table.insert(0, "video", file.stem)
-            tables.append(table)
+            tables.append(table.rename_axis("feature").reset_index())
+            tables[-1].insert(0, "video", file.stem)
         with atomic_write(args.out) as temporary:
             pd.concat(tables).to_csv(temporary, index=False, float_format="%.6g")
     except InputError as error:
@@ -54,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    kind = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("python -m detectors", None, __doc__, formatter_class=kind)
+    parser = argparse.ArgumentParser("python -m detectors", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("detector", choices=list(DETECTORS))
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("features", type=Path, nargs="+", help=".npy files, (n, D) each")
@@ -67,10 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _vadclip(args: argparse.Namespace) -> tuple[Score, list[str]]:
+def _vadclip(args: argparse.Namespace, backbone: Backbone) -> tuple[Score, list[str]]:
     if args.benchmark == "shanghaitech":
         raise InputError("VadCLIP has no checkpoint for ShanghaiTech: give another --benchmark")
-    backbone = load_backbone(args.backbone, args.pretrained)
     benchmark = load_benchmark(args.benchmark)
     if not args.pretrained:
         load_clip(backbone.model, args.checkpoint)
@@ -81,13 +79,11 @@ def _vadclip(args: argparse.Namespace) -> tuple[Score, list[str]]:
     return vadclip_score(model, benchmark), benchmark.classes
 
 
-def _anomalyclip(args: argparse.Namespace) -> tuple[Score, list[str]]:
+def _anomalyclip(args: argparse.Namespace, backbone: Backbone) -> tuple[Score, list[str]]:
     if args.prototype is None:
         raise InputError("AnomalyCLIP needs its prototype: give --prototype ncentroid.pt")
-    backbone = load_backbone(args.backbone, args.pretrained)
-    benchmark = load_benchmark(args.benchmark)
-    classes, prototype = benchmark.anomalyclip_classes, read_tensors(args.prototype)
-    width = backbone.model.text_projection.shape[1]
+    benchmark, prototype = load_benchmark(args.benchmark), read_tensors(args.prototype)
+    classes, width = benchmark.anomalyclip_classes, backbone.model.text_projection.shape[1]
     params = DetectorParams(anomalyclip_preset=PRESETS[args.benchmark])
     settings = anomalyclip_settings(params, classes.index(benchmark.normal_class))
     model = AnomalyCLIP(backbone.model, backbone.tokenizer, classes, torch.zeros(width), settings)

@@ -1,7 +1,7 @@
 """Official checkpoints of both detectors, read without unpickling objects.
 
 VadCLIP's file is a state dict that also holds its frozen CLIP, as ``clipmodel.*``. AnomalyCLIP's is
-``{"state_dict": ...}`` with Lightning's prefix ``net.``; its prototype m is a file of its own.
+``{"state_dict": ...}`` with Lightning's prefix ``net.``; its prototype m is in another file.
 """
 
 import pickle
@@ -30,8 +30,8 @@ def read_tensors(path: Path | str) -> Any:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise InputError(
-            f"{path}: not a file of plain tensors. A Lightning checkpoint also holds objects: save"
-            " its state_dict alone, where you trust the file, and load that"
+            f"{path}: not a file of plain tensors. If you trust the file, save its state_dict alone"
+            " and load that"
         ) from error
 
 
@@ -41,32 +41,28 @@ def load_clip(clip: nn.Module, path: Path | str) -> None:
     weights = {n.removeprefix(CLIP): t for n, t in state.items() if n.startswith(CLIP)}
     if not weights:
         raise InputError(f"{path}: holds no CLIP; name the weights, such as --pretrained openai")
-    _check_shapes(weights, pack_state_dict(clip.state_dict()), path)
-    clip.load_state_dict(_split_where(weights, clip))
+    _load(clip, weights, path)
 
 
 def load_vadclip(model: VadCLIP, path: Path | str) -> None:
-    """Load an official checkpoint into ``model``, strictly but for the CLIP in it.
+    """Load an official checkpoint into ``model``, without the CLIP in it.
 
     Raises InputError naming what is missing, unknown or of another shape; nothing is loaded then.
     """
     state = _state_dict(read_tensors(path), path)
-    own = {name: t for name, t in model.state_dict().items() if not name.startswith("text.")}
     state = {name: t for name, t in state.items() if not name.startswith(CLIP)}
-    _check_shapes(state, own, path)
-    model.load_state_dict(state, strict=False)  # strict above; the text tower stays
+    tower = {n: t for n, t in model.state_dict().items() if n.startswith("text.")}
+    _load(model, state | pack_state_dict(tower), path)
 
 
 def load_anomalyclip(model: AnomalyCLIP, path: Path | str, prototype: Tensor) -> None:
     """Load an official checkpoint and its ``prototype`` (D,) into ``model``; errors as above."""
     content = read_tensors(path)
     state = _state_dict(content.get("state_dict") if isinstance(content, Mapping) else None, path)
-    named = {name.removeprefix(LIGHTNING): tensor for name, tensor in state.items()}
-    state = {name: t for name, t in named.items() if not name.startswith(FROZEN)}
-    _check_shapes(state, pack_state_dict(model.state_dict()), path)
     if getattr(prototype, "shape", None) != model.prototype.shape:
         raise InputError(f"{path}: its prototype must be a vector of {len(model.prototype)}")
-    model.load_state_dict(_split_where(state, model))
+    named = {name.removeprefix(LIGHTNING): tensor for name, tensor in state.items()}
+    _load(model, {n: t for n, t in named.items() if not n.startswith(FROZEN)}, path)
     model.prototype.copy_(prototype)
 
 
@@ -76,24 +72,19 @@ def _state_dict(state: Any, path: Path | str) -> Mapping[str, Tensor]:
     return state
 
 
-def _check_shapes(
-    given: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path | str
-) -> None:
-    have, want = ({n: tuple(t.shape) for n, t in part.items()} for part in (given, expected))
-    differ = sorted({name for name, _ in want.items() ^ have.items()})
-    if differ:
+def _load(model: nn.Module, state: Mapping[str, Tensor], path: Path | str) -> None:
+    """Load a state with packed attention weights, split to q, k and v where the model's are."""
+    own = model.state_dict()
+    have, want = (
+        {name: tuple(tensor.shape) for name, tensor in part.items()}
+        for part in (state, pack_state_dict(own))
+    )
+    if differ := sorted({name for name, _ in want.items() ^ have.items()}):
         found = [f"{n} {have.get(n, 'missing')}, not {want.get(n, 'known')}" for n in differ]
         raise InputError(f"{path}: not of these settings and backbone: {'; '.join(found)}")
-
-
-def _split_where(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Packed attention weights as q, k and v where the model has split ones."""
-    own, split = model.state_dict(), {}
+    split = {}
     for name, tensor in state.items():
-        if name in own:
-            split[name] = tensor
-            continue
         owner, _, tail = name.rpartition(".in_proj_")
-        pieces = zip(PARTS, tensor.chunk(3), strict=True)
-        split |= {f"{owner}.{part}.{tail}": piece for part, piece in pieces}
-    return split
+        names = [name] if name in own else [f"{owner}.{part}.{tail}" for part in PARTS]
+        split |= zip(names, tensor.chunk(len(names)) if tensor.ndim else [tensor], strict=True)
+    model.load_state_dict(split)

@@ -1,9 +1,10 @@
 """Train a detector on frozen features and the text tower of a CLIP, and score videos with it.
 
-Only video-level labels reach the training; frame-level truth is read afterwards, to measure.
+Training sees video-level labels only.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,10 @@ from detectors.vadclip.scoring import score_video as score_vadclip
 from detectors.vadclip.settings import vadclip_settings
 from detectors.vadclip.training import fit as train_vadclip
 from detectors.vadclip.training import multi_hot
+from detectors.video_scores import VideoScores
+
+Score = Callable[[np.ndarray], VideoScores]
+"""A trained detector: features (n, D) of a video -> its scores."""
 
 
 class TrainingSet(NamedTuple):
@@ -42,27 +47,12 @@ class EvaluationSet(NamedTuple):
     """Features (n, D) of each video, with its temporal truth.
 
     ``named`` is the truth with a class for each event. XD-Violence's two annotation files differ
-    in five videos: the one without classes is the benchmark's for AUC and AP.
+    in five videos; AUC and AP use ``truths``, the one without classes.
     """
 
     features: list[np.ndarray]
     truths: list[VideoTruth]
     named: list[VideoTruth]
-
-
-class VideoScores(NamedTuple):
-    """Scores of a video's n features: anomaly (n,) and class probabilities (n, C).
-
-    adapted (n, D): the features as VadCLIP's branches see them.
-    """
-
-    anomaly: np.ndarray
-    probabilities: np.ndarray
-    adapted: np.ndarray | None = None
-
-
-Score = Callable[[np.ndarray], VideoScores]
-"""A trained detector: features (n, D) of a video -> its scores."""
 
 
 def class_prompts(benchmark: Benchmark, classes: Sequence[str]) -> list[str]:
@@ -79,10 +69,7 @@ def fit_vadclip(
     detector: DetectorParams,
     seed: int,
 ) -> Score:
-    """Train VadCLIP; its anomaly score is the C-branch (UCF-Crime) or the A-branch (XD).
-
-    Where a branch is left out of training (Table 6), it is the other.
-    """
+    """Train VadCLIP; see ``vadclip_score`` for the branch that scores anomalies."""
     settings = vadclip_settings(detector)
     torch.manual_seed(seed)
     prompts = class_prompts(benchmark, classes)
@@ -94,17 +81,14 @@ def fit_vadclip(
 
 @torch.no_grad()
 def vadclip_score(vad: VadCLIP, benchmark: Benchmark) -> Score:
-    """A trained VadCLIP as a function of features, by the branch that the benchmark reports."""
-    settings, text = vad.settings, vad.eval().encode_text()  # the same for every video
-    aligned = benchmark.metric == "AP" or not settings.binary_weight
-    aligned = aligned and settings.alignment_weight > 0
+    """A trained VadCLIP as a function of features.
 
-    def score(features: np.ndarray) -> VideoScores:
-        found = score_vadclip(vad, features, text)
-        anomaly = found.prob2 if aligned else found.prob1
-        return VideoScores(anomaly.numpy(), found.probabilities.numpy(), found.adapted.numpy())
-
-    return score
+    The C-branch scores anomalies on UCF-Crime, the A-branch on XD-Violence; if that branch was
+    left out of training (Table 6), it is the other.
+    """
+    aligned = benchmark.metric == "AP" or not vad.settings.binary_weight
+    aligned = aligned and vad.settings.alignment_weight > 0
+    return partial(score_vadclip, vad, aligned=aligned, text=vad.eval().encode_text())
 
 
 def fit_anomalyclip(
@@ -131,16 +115,7 @@ def fit_anomalyclip(
 @torch.no_grad()
 def anomalyclip_score(anomaly: AnomalyCLIP) -> Score:
     """A trained AnomalyCLIP as a function of features."""
-    directions = anomaly.eval().directions()  # the same for every video
-
-    def score(features: np.ndarray) -> VideoScores:
-        found = score_anomalyclip(anomaly, torch.from_numpy(features), directions)
-        return VideoScores(found.p_anomaly.numpy(), found.probabilities.numpy())
-
-    return score
-
-
-FIT = {"vadclip": fit_vadclip, "anomalyclip": fit_anomalyclip}
+    return partial(score_anomalyclip, anomaly, directions=anomaly.eval().directions())
 
 
 def score_seeds(
@@ -153,8 +128,8 @@ def score_seeds(
     detector: DetectorParams,
 ) -> list[list[VideoScores]]:
     """Train a detector for ``classes`` under every seed; its scores of the test videos, by seed."""
-    scores = []
+    fit, scores = fit_vadclip if name == "vadclip" else fit_anomalyclip, []
     for seed in detector.seeds:
-        score = FIT[name](model, train, benchmark, classes, detector, seed)
+        score = fit(model, train, benchmark, classes, detector, seed)
         scores.append([score(features) for features in test.features])
     return scores

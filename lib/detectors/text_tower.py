@@ -14,16 +14,15 @@ Tokenizer = Callable[[list[str]], Tensor]
 class TextTower(nn.Module):
     """A frozen copy of the text tower of an open_clip CLIP, with stock or split attention.
 
-    Raises InputError unless the tower is causal, pools at the largest token and projects by a
-    matrix, as CLIP's does.
+    Raises InputError unless it is causal, pooled at its last token and projected by a matrix.
     """
 
     def __init__(self, clip: nn.Module) -> None:
         super().__init__()
-        if not isinstance(getattr(clip, "text_projection", None), nn.Parameter):
-            raise InputError("the detectors need a CLIP whose text projection is a plain matrix")
-        if clip.attn_mask is None or getattr(clip, "text_pool_type", "argmax") != "argmax":
-            raise InputError("the detectors need a CLIP with causal text, pooled at its last token")
+        matrix = isinstance(getattr(clip, "text_projection", None), nn.Parameter)
+        pooled = getattr(clip, "text_pool_type", "argmax") == "argmax"
+        if not matrix or not pooled or clip.attn_mask is None:
+            raise InputError("the detectors need the text tower of a CLIP; choose such a backbone")
         self.transformer = deepcopy(clip.transformer).float()
         self.ln_final = deepcopy(clip.ln_final).float()
         self.positional_embedding = nn.Parameter(clip.positional_embedding.detach().float().clone())

@@ -18,16 +18,9 @@ class DetectorParams(Group):
     """Benchmark, features and settings of VadCLIP and AnomalyCLIP."""
 
     PLAIN: ClassVar = (
-        "benchmark",
-        "snippet_length",
-        "snippet_frames",
-        "snippet_crops",
-        "snippet_test_crop",
-        "frame_stride",
-        "vadclip_preset",
-        "vadclip_changes",
-        "anomalyclip_preset",
-        "anomalyclip_changes",
+        *("benchmark", "snippet_length", "snippet_frames", "snippet_crops", "snippet_test_crop"),
+        *("frame_stride", "vadclip_preset", "vadclip_changes"),
+        *("anomalyclip_preset", "anomalyclip_changes"),
     )
 
     benchmark: str = "ucf_crime"  # a name of params/benchmarks.yaml

@@ -1,10 +1,8 @@
-"""The seven terms of AnomalyCLIP (section 3.4, eq. 7-13), one pure function each.
+"""The seven loss terms of AnomalyCLIP (section 3.4, eq. 7-13).
 
-Axis letters: A abnormal videos, M normal videos, S segments, F frames, C abnormal classes, K
+Axis letters: B videos, the first half abnormal, S segments, F frames, C abnormal classes, K
 selected segments. Where text and released code differ, ``variant`` chooses.
 """
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,64 +12,18 @@ from detectors.anomalyclip.settings import AnomalyCLIPSettings
 from detectors.training_protocol import Variant
 
 
-class AnomalyCLIPLosses(NamedTuple):
-    """The weighted total and the terms before weighting."""
-
-    total: Tensor
-    direction_abnormal: Tensor
-    direction_normal: Tensor
-    abnormal_top: Tensor
-    abnormal_bottom: Tensor
-    normal_top: Tensor
-    sparsity: Tensor
-    smoothness: Tensor
-
-
-def direction_abnormal_loss(logits: Tensor, column: Tensor, top: Tensor) -> Tensor:
-    """L_A^DIR, eq. 7: minus the mean logit of the true class over the top-K segments' frames.
-
-    logits (A, S, F, C), column (A,) the true class among the C, top (A, K).
-    """
-    videos = torch.arange(len(top), device=top.device)[:, None]
-    return -logits[videos, top, :, column[:, None]].mean()
-
-
 def direction_normal_loss(logits: Tensor, variant: Variant) -> Tensor:
-    """L_N^DIR, eq. 10: mean of all logits (M, S, F, C) of normal videos (paper), or the mean over
-    frames of their maximum over classes (official code)."""
+    """L_N^DIR, eq. 10: mean of the logits (B/2, S, F, C) of normal videos (paper), or mean over
+    frames of the maximum over classes (official code)."""
     return logits.mean() if variant == "paper" else logits.amax(dim=-1).mean()
 
 
-def abnormal_top_loss(probabilities: Tensor, labels: Tensor, top: Tensor) -> Tensor:
-    """L_A+, eq. 8: -mean log p_{A,c} of the true class over the top-K segments' frames.
-
-    probabilities (A, S, F, C+1), labels (A,) among the C+1, top (A, K).
-    """
-    videos = torch.arange(len(top), device=top.device)[:, None]
-    return -probabilities[videos, top, :, labels[:, None]].log().mean()
-
-
-def abnormal_bottom_loss(p_anomaly: Tensor, bottom: Tensor) -> Tensor:
-    """L_A-, eq. 9: -mean log(1 - p_A) of p_A (A, S, F) over the bottom-K segments (A, K)."""
-    return _normal_likelihood(p_anomaly, bottom)
-
-
-def normal_top_loss(p_anomaly: Tensor, top: Tensor) -> Tensor:
-    """L_N+, eq. 11: -mean log(1 - p_A) of p_A (M, S, F) over normal top-K segments (M, K)."""
-    return _normal_likelihood(p_anomaly, top)
-
-
-def sparsity_loss(p_anomaly: Tensor) -> Tensor:
-    """L_spa, eq. 12: mean of p_A (A, S, F) over the abnormal videos."""
-    return p_anomaly.mean()
-
-
 def smoothness_loss(p_anomaly: Tensor, variant: Variant) -> Tensor:
-    """L_smo, eq. 13, of p_A (A, S, F) of the abnormal videos.
+    """L_smo, eq. 13, of p_A (B/2, S, F) of the abnormal videos.
 
-    paper: the sum of differences of successive frames per video, which telescopes to the last
-    minus the first; mean over videos (ours: the text has one video). official: the sum of squared
-    differences over all videos as one sequence, so that it crosses from video to video.
+    paper: the sum of differences of successive frames, so the last frame minus the first; we
+    average it over videos. official: the sum of squared differences, with all videos joined to one
+    sequence.
     """
     if variant == "paper":
         return p_anomaly.flatten(1).diff(dim=1).sum(dim=1).mean()
@@ -85,33 +37,25 @@ def total_loss(
     labels: Tensor,
     selection: Selection,
     settings: AnomalyCLIPSettings,
-) -> AnomalyCLIPLosses:
-    """Sum of the terms, the last two weighted by lambda_1 and lambda_2 (section 3.4).
+) -> dict[str, Tensor]:
+    """ "total", the weighted sum (section 3.4), and its terms before weighting.
 
-    logits (B, S, F, C), p_anomaly (B, S, F), probabilities (B, S, F, C+1) of a batch whose first
-    half is abnormal; labels (B/2,) of that half among the C+1 classes.
+    logits (B, S, F, C), p_anomaly (B, S, F), probabilities (B, S, F, C+1); labels (B/2,) of the
+    abnormal half among the C+1 classes. ``settings.left_out`` names terms outside the sum.
     """
-    half, variant = len(logits) // 2, settings.variant
-    column = abnormal_column(labels, settings.normal_id)
-    terms = (
-        direction_abnormal_loss(logits[:half], column, selection.abnormal_top),
-        direction_normal_loss(logits[half:], variant),
-        abnormal_top_loss(probabilities[:half], labels, selection.abnormal_top),
-        abnormal_bottom_loss(p_anomaly[:half], selection.abnormal_bottom),
-        normal_top_loss(p_anomaly[half:], selection.normal_top),
-        sparsity_loss(p_anomaly[:half]),
-        smoothness_loss(p_anomaly[:half], variant),
-    )
-    weights = (1, 1, 1, 1, 1, settings.sparsity_weight, settings.smoothness_weight)
-    names = AnomalyCLIPLosses._fields[1:]
-    total = sum(
-        weight * term
-        for name, weight, term in zip(names, weights, terms, strict=True)
-        if name not in settings.left_out
-    )
-    return AnomalyCLIPLosses(total, *terms)
-
-
-def _normal_likelihood(p_anomaly: Tensor, chosen: Tensor) -> Tensor:
-    videos = torch.arange(len(chosen), device=chosen.device)[:, None]
-    return -(1 - p_anomaly[videos, chosen]).log().mean()
+    half, column = len(logits) // 2, abnormal_column(labels, settings.normal_id)[:, None]
+    video = torch.arange(half, device=logits.device)[:, None]
+    top, bottom, normal_top = selection
+    p_abnormal, p_normal = p_anomaly[:half], p_anomaly[half:]
+    terms = {
+        "direction_abnormal": -logits[video, top, :, column].mean(),  # eq. 7
+        "direction_normal": direction_normal_loss(logits[half:], settings.variant),
+        "abnormal_top": -probabilities[video, top, :, labels[:, None]].log().mean(),  # eq. 8
+        "abnormal_bottom": -(1 - p_abnormal[video, bottom]).log().mean(),  # eq. 9
+        "normal_top": -(1 - p_normal[video, normal_top]).log().mean(),  # eq. 11
+        "sparsity": p_abnormal.mean(),  # eq. 12
+        "smoothness": smoothness_loss(p_abnormal, settings.variant),
+    }
+    weights = {"sparsity": settings.sparsity_weight, "smoothness": settings.smoothness_weight}
+    kept = [name for name in terms if name not in settings.left_out]
+    return {"total": sum(weights.get(name, 1) * terms[name] for name in kept), **terms}

@@ -17,8 +17,6 @@ from detectors.anomalyclip.settings import AnomalyCLIPSettings
 from detectors.anomalyclip.temporal import TemporalModel
 from detectors.text_tower import TextTower, Tokenizer
 
-CONTEXT_STD = 0.02  # Appendix A
-
 
 class PromptLearner(nn.Module):
     """Context vectors ``ctx`` (C+1, n, W) between the fixed embeddings of the other tokens.
@@ -30,9 +28,10 @@ class PromptLearner(nn.Module):
         super().__init__()
         with torch.no_grad():
             embedded = token_embedding(tokens.to(token_embedding.weight.device)).float()
-        self.ctx = nn.Parameter(torch.randn(len(tokens), context, embedded.shape[-1]) * CONTEXT_STD)
+        noise = torch.randn(len(tokens), context, embedded.shape[-1])
+        self.ctx = nn.Parameter(0.02 * noise)  # deviation: Appendix A
         self.register_buffer("token_prefix", embedded[:, :1].clone())
-        # What the context pushes out at the end is padding: class_tokens has made sure.
+        # class_tokens makes sure that only padding is cut off at the end
         self.register_buffer("token_suffix", embedded[:, 1 : tokens.shape[1] - context].clone())
 
     def forward(self) -> Tensor:
@@ -43,7 +42,7 @@ class PromptLearner(nn.Module):
 def class_tokens(tokenizer: Tokenizer, class_names: Sequence[str], context: int) -> Tensor:
     """Token ids (C+1, L) of "class name." with underscores as spaces, [EOT] the largest of a row.
 
-    Raises InputError for a name that does not leave room for ``context`` tokens before it.
+    Raises InputError for a name that leaves no room for ``context`` tokens before it.
     """
     tokens = tokenizer([f"{name.replace('_', ' ')}." for name in class_names])
     room = tokens.shape[1] - context
@@ -67,10 +66,9 @@ class AnomalyCLIPOutput(NamedTuple):
 class AnomalyCLIP(nn.Module):
     """Detector on frame features of CLIP (projected, not normalised, every frame).
 
-    ``clip`` is an open_clip CLIP, with or without split attention; its text tower is copied.
-    ``class_names`` (C+1) hold the normal class at ``settings.normal_id``. ``prototype`` m (D,) is
-    from ``normality_prototype``. New weights come from torch's seed. Raises InputError if classes
-    or dimensions do not fit.
+    The text tower of ``clip`` is copied. ``class_names`` (C+1) hold the normal class at
+    ``settings.normal_id``; ``prototype`` m (D,) is from ``normality_prototype``. New weights come
+    from torch's seed. Raises InputError if classes or dimensions do not fit.
     """
 
     def __init__(
@@ -82,7 +80,11 @@ class AnomalyCLIP(nn.Module):
         settings: AnomalyCLIPSettings,
     ) -> None:
         super().__init__()
-        _check_classes(class_names, settings.normal_id)
+        if len({*class_names}) < len(class_names) or not 0 <= settings.normal_id < len(class_names):
+            raise InputError(
+                f"classes {', '.join(class_names)}: give each once, and the normal one at place"
+                f" {settings.normal_id}"
+            )
         self.settings, self.class_names = settings, tuple(class_names)
         tokens = class_tokens(tokenizer, class_names, settings.context_tokens)
         self.prompt_learner = PromptLearner(clip.token_embedding, tokens, settings.context_tokens)
@@ -90,13 +92,13 @@ class AnomalyCLIP(nn.Module):
         width, classes = self.text_encoder.text_projection.shape[1], len(class_names) - 1
         if prototype.shape != (width,):
             raise InputError(
-                f"prototype of shape {tuple(prototype.shape)}, but this CLIP's features have"
-                f" {width} dimensions: compute both with the same backbone"
+                f"prototype of shape {tuple(prototype.shape)}, but features of {width} dimensions:"
+                " compute both with the same backbone"
             )
         self.selector_model = Selector(classes, clip.logit_scale)
         self.temporal_model = TemporalModel(width + classes * settings.concat_logits, settings)
         self.text_encoder.text_projection.requires_grad_(settings.tune_projection)
-        # Official checkpoints keep m in a file of its own, hence not in the state dict.
+        # not in the state dict: official checkpoints keep m in another file
         self.register_buffer("prototype", prototype.detach().float().clone(), persistent=False)
         end = tokens.argmax(dim=1) + settings.context_tokens
         self.register_buffer("end", end, persistent=False)
@@ -109,7 +111,7 @@ class AnomalyCLIP(nn.Module):
     def forward(self, features: Tensor, directions: Tensor) -> AnomalyCLIPOutput:
         """features (B, S, F, D), directions (C, D) -> logits and probabilities.
 
-        In training mode the batch normalises the logits, in evaluation mode its running statistics.
+        Logits are normalised by the batch in training, by running statistics in evaluation.
         """
         x = features - self.prototype
         logits = self.selector_model(x, directions)
@@ -127,14 +129,3 @@ def aggregate(logits: Tensor, p_anomaly: Tensor, normal_id: int) -> Tensor:
     joint = logits.softmax(dim=-1) * p_anomaly[..., None]
     normal = 1 - p_anomaly[..., None]
     return torch.cat([joint[..., :normal_id], normal, joint[..., normal_id:]], dim=-1)
-
-
-def _check_classes(class_names: Sequence[str], normal_id: int) -> None:
-    repeated = {name for name in class_names if list(class_names).count(name) > 1}
-    if repeated:
-        raise InputError(f"class {', '.join(sorted(repeated))} is given twice")
-    if len(class_names) < 2 or normal_id >= len(class_names):
-        raise InputError(
-            f"normal_id is {normal_id} and there are {len(class_names)} class names: give the"
-            " abnormal classes and, at place normal_id, the normal one"
-        )

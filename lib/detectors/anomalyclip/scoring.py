@@ -1,44 +1,32 @@
 """Scores of every frame of a video (Implementation details, section 3.3)."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from alertclip.errors import InputError
 from detectors.anomalyclip.model import AnomalyCLIP
+from detectors.video_scores import Features, VideoScores, as_features
 
-WINDOWS = 16  # at once; windows are independent of one another, this only bounds memory
-
-
-class FrameScores(NamedTuple):
-    """p_A (N,) and the probabilities of all classes (N, C+1), which sum to one, per frame."""
-
-    p_anomaly: Tensor
-    probabilities: Tensor
+WINDOWS = 16  # scored at once: bounds memory and changes no score
 
 
 @torch.no_grad()
 def score_video(
-    model: AnomalyCLIP, features: Tensor, directions: Tensor | None = None
-) -> FrameScores:
-    """Score the frame features (N, D) of one video; puts the model into evaluation mode.
+    model: AnomalyCLIP, features: Features, directions: Tensor | None = None
+) -> VideoScores:
+    """p_A and class probabilities of the frame features (N, D) of one video.
 
-    ``directions`` (C, D) saves encoding the text for each of many videos. Results are on the
-    CPU. Raises InputError if a feature is not finite or has another dimension than the model's.
+    Puts the model into evaluation mode. ``directions`` are ``model.directions()``, if at hand.
     """
-    _check(features, len(model.prototype))
     model.eval()
+    features = as_features(features, len(model.prototype))
     directions = model.directions() if directions is None else directions
-    settings = model.settings
-    windows = video_windows(features.float(), settings.segments, settings.segment_frames)
-    outputs = [
-        model(part.to(model.prototype.device), directions) for part in windows.split(WINDOWS)
-    ]
-    p_anomaly = torch.cat([output.p_anomaly for output in outputs])
-    probabilities = torch.cat([output.probabilities for output in outputs])
-    frames = len(features)
-    return FrameScores(time_order(p_anomaly, frames).cpu(), time_order(probabilities, frames).cpu())
+    windows = video_windows(features, model.settings.segments, model.settings.segment_frames)
+    parts = [part.to(model.prototype.device) for part in windows.split(WINDOWS)]
+    _, p_anomaly, probabilities = (
+        time_order(torch.cat(found), len(features)).cpu().numpy()
+        for found in zip(*(model(part, directions) for part in parts), strict=True)
+    )
+    return VideoScores(p_anomaly, probabilities)
 
 
 def video_windows(features: Tensor, segments: int, segment_frames: int) -> Tensor:
@@ -54,14 +42,5 @@ def video_windows(features: Tensor, segments: int, segment_frames: int) -> Tenso
 
 
 def time_order(windows: Tensor, frames: int) -> Tensor:
-    """Undo ``video_windows``: (J, S, F, ...) -> (N, ...), padding cut off."""
+    """Undo ``video_windows``: (J, S, F, ...) -> (N, ...), without the padding."""
     return windows.transpose(0, 1).flatten(0, 2)[:frames]
-
-
-def _check(features: Tensor, width: int) -> None:
-    if features.ndim != 2 or not len(features) or features.shape[1] != width:
-        raise InputError(
-            f"features of shape {tuple(features.shape)}: give frames x {width}, at least one frame"
-        )
-    if not features.isfinite().all():
-        raise InputError("features that are not finite: extract them again")

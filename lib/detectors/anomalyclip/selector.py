@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 
 from alertclip.errors import InputError
 
-MASKED = 1e6  # official code: beyond any score, so that what is masked comes last
+MASKED = 1e6  # larger than any score, so that masked segments come last (official code)
 
 
 class Selection(NamedTuple):
@@ -37,14 +37,14 @@ def class_directions(text: Tensor, prototype: Tensor, normal_id: int) -> Tensor:
 
 
 def abnormal_column(labels: Tensor, normal_id: int) -> Tensor:
-    """Columns among the C abnormal classes of labels among all C+1: later ones move up by one."""
+    """Columns among the C abnormal classes for abnormal labels among all C+1 classes."""
     return labels - (labels > normal_id).long()
 
 
 class Selector(nn.Module):
     """S(x) of eq. 3-4: projections on the class directions, batch-normalised without affine.
 
-    ``logit_scale`` only stands here because the official checkpoints carry it; nothing uses it.
+    ``logit_scale`` is unused; it is here because the official checkpoints contain it.
     """
 
     def __init__(self, classes: int, logit_scale: Tensor) -> None:
@@ -58,36 +58,23 @@ class Selector(nn.Module):
         return self.bn_layer(projected.flatten(0, -2)).view_as(projected)
 
 
-def draw_mask(
-    videos: int, segments: int, keep_probability: float, generator: torch.Generator
-) -> Tensor:
-    """Boolean mask (B, S), True where a segment is open to selection (official code)."""
-    return torch.rand(videos, segments, generator=generator) < keep_probability
-
-
-def extreme_segments(scores: Tensor, mask: Tensor, k: int, largest: bool) -> Tensor:
-    """Indices (B, k) of the largest or smallest scores (B, S) among those with a True mask.
-
-    Where fewer than k are open, masked segments fill up (official code).
-    """
-    last = -MASKED if largest else MASKED
-    return scores.masked_fill(~mask, last).topk(k, dim=1, largest=largest).indices
-
-
 def select_segments(
     logits: Tensor, labels: Tensor, mask: Tensor, normal_id: int, top_k: int, bottom_k: int
 ) -> Selection:
     """Segments by likelihood, eq. 5: the sum of the logits (B, S, F, C) over a segment's frames.
 
-    The first half of the batch is abnormal and is ordered by the column of its label (B/2,); the
-    normal half by the sum over classes. mask (B, S) serves top and bottom alike.
+    The first half of the batch is abnormal and is ranked by the logits of its label (B/2,), the
+    normal half by the sum over classes. Only segments with a True mask (B, S) are selected, unless
+    fewer than k of them are left (official code).
     """
     half = len(logits) // 2
     likelihood = logits.detach().sum(dim=2)  # (B, S, C)
     column = abnormal_column(labels, normal_id)
     own = likelihood[torch.arange(half, device=column.device), :, column]  # (B/2, S)
+    closed, closed_normal = ~mask[:half], ~mask[half:]
+    normal = likelihood[half:].sum(dim=2)
     return Selection(
-        extreme_segments(own, mask[:half], top_k, largest=True),
-        extreme_segments(own, mask[:half], bottom_k, largest=False),
-        extreme_segments(likelihood[half:].sum(dim=2), mask[half:], top_k, largest=True),
+        own.masked_fill(closed, -MASKED).topk(top_k).indices,
+        own.masked_fill(closed, MASKED).topk(bottom_k, largest=False).indices,
+        normal.masked_fill(closed_normal, -MASKED).topk(top_k).indices,
     )

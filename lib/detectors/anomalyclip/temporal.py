@@ -1,7 +1,7 @@
 """Temporal model: an axial transformer over segments and frames (section 3.2; Ho et al. 2019).
 
-The authors run it with reversible layers, which save memory; ordinary autograd gives the same
-numbers. Parameter names are those of the official checkpoints (package axial-attention 0.6.1).
+The authors use reversible layers to save memory; the results are the same without them. Parameter
+names are those of the official checkpoints (package axial-attention 0.6.1).
 Axis letters: B windows, S segments, F frames per segment, E embedding.
 """
 
@@ -11,11 +11,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from detectors.anomalyclip.settings import AnomalyCLIPSettings
 
-CHANNEL_EPS = 1e-5
-
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention whose q, k and v have no bias."""
+    """Multi-head self-attention; q, k and v have no bias."""
 
     def __init__(self, emb: int, heads: int) -> None:
         super().__init__()
@@ -33,35 +31,24 @@ class SelfAttention(nn.Module):
         return self.to_out(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
-class PreNorm(nn.Module):
-    """fn(LayerNorm(x))."""
+class AxialAttention(nn.Module):
+    """Layer norm and self-attention along one axis of (B, E, S, F): 2 segments, 3 frames."""
 
-    def __init__(self, emb: int, fn: nn.Module) -> None:
+    def __init__(self, axis: int, emb: int, heads: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(emb)
-        self.fn = fn
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (..., E) -> (..., E)."""
-        return self.fn(self.norm(x))
-
-
-class AlongAxis(nn.Module):
-    """Apply a sequence module along one axis of (B, E, S, F), every other place by itself."""
-
-    def __init__(self, axis: int, fn: nn.Module) -> None:
-        super().__init__()
-        self.axis, self.fn = axis, fn
+        self.axis = axis
+        layers = {"norm": nn.LayerNorm(emb), "fn": SelfAttention(emb, heads)}
+        self.fn = nn.ModuleDict(layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, E, S, F) -> (B, E, S, F)."""
         rows = x.movedim((self.axis, 1), (-2, -1))  # (B, other axis, axis, E)
-        out = self.fn(rows.flatten(0, 1)).view(rows.shape)
+        out = self.fn["fn"](self.fn["norm"](rows.flatten(0, 1))).view(rows.shape)
         return out.movedim((-2, -1), (self.axis, 1))
 
 
 class ChannelNorm(nn.Module):
-    """Normalise over E at each place, dividing by (biased) std + eps, not by sqrt(var + eps)."""
+    """Normalise over E at each place; divides by (biased) std + eps, not by sqrt(var + eps)."""
 
     def __init__(self, emb: int) -> None:
         super().__init__()
@@ -71,11 +58,11 @@ class ChannelNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, E, S, F) -> (B, E, S, F)."""
         std = x.std(dim=1, correction=0, keepdim=True)
-        return (x - x.mean(dim=1, keepdim=True)) / (std + CHANNEL_EPS) * self.g + self.b
+        return (x - x.mean(dim=1, keepdim=True)) / (std + 1e-5) * self.g + self.b
 
 
 class Coupling(nn.Module):
-    """One pair of residuals over two streams: y1 = x1 + f(x2), y2 = x2 + g(y1)."""
+    """A residual step of two streams: y1 = x1 + f(x2), y2 = x2 + g(y1)."""
 
     def __init__(self, f: nn.Module, g: nn.Module) -> None:
         super().__init__()
@@ -87,61 +74,42 @@ class Coupling(nn.Module):
         return y1, x2 + self.g["net"](y1)
 
 
-class AxialPositions(nn.Module):
-    """Learned positions, one along segments and one along frames, added."""
-
-    def __init__(self, emb: int, segments: int, frames: int) -> None:
-        super().__init__()
-        self.param_0 = nn.Parameter(torch.randn(1, emb, segments, 1))
-        self.param_1 = nn.Parameter(torch.randn(1, emb, 1, frames))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, E, S, F) -> (B, E, S, F)."""
-        return x + self.param_0 + self.param_1
-
-
 class AxialTransformer(nn.Module):
-    """Per layer a pair of attentions, along segments and along frames, and a pair of convolutions.
+    """Every layer has two attentions, along segments and along frames, and two convolutions.
 
-    Both streams start as the input; the output is their mean. ``axes`` "short" attends only within
-    segments, "long" only across them (Table 10).
+    Both streams start as the input plus learned positions; the output is their mean.
+    ``settings.axes`` "short" attends only within segments, "long" only across them (Table 10).
     """
 
-    def __init__(
-        self, emb: int, depth: int, heads: int, segments: int, frames: int, axes: str = "both"
-    ) -> None:
+    def __init__(self, settings: AnomalyCLIPSettings) -> None:
         super().__init__()
-        along = {"both": (2, 3), "short": (3, 3), "long": (2, 2)}[axes]
-        self.pos_emb = AxialPositions(emb, segments, frames)
+        emb, segments, frames = settings.emb_size, settings.segments, settings.segment_frames
+        along = {"both": (2, 3), "short": (3, 3), "long": (2, 2)}[settings.axes]
+        positions = torch.randn(1, emb, segments, 1), torch.randn(1, emb, 1, frames)
+        named = {f"param_{i}": nn.Parameter(axis) for i, axis in enumerate(positions)}
+        self.pos_emb = nn.ParameterDict(named)
         pairs = []
-        for _ in range(depth):
-            attend = (AlongAxis(axis, PreNorm(emb, SelfAttention(emb, heads))) for axis in along)
+        for _ in range(settings.depth):
+            attend = (AxialAttention(axis, emb, settings.heads) for axis in along)
             pairs += [Coupling(*attend), Coupling(_convolutions(emb), _convolutions(emb))]
         self.layers = nn.ModuleDict({"blocks": nn.ModuleList(pairs)})
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, E, S, F) -> (B, E, S, F)."""
-        x1 = x2 = self.pos_emb(x)
+        x1 = x2 = x + self.pos_emb["param_0"] + self.pos_emb["param_1"]
         for pair in self.layers["blocks"]:
             x1, x2 = pair(x1, x2)
         return (x1 + x2) / 2
 
 
 class TemporalModel(nn.Module):
-    """T(V) of eq. 6: the probability of each frame to be abnormal."""
+    """T(V) of eq. 6: the probability that a frame is abnormal."""
 
     def __init__(self, width: int, settings: AnomalyCLIPSettings) -> None:
         super().__init__()
         emb = settings.emb_size
         self.projection = nn.Linear(width, emb)
-        self.axial_attn = AxialTransformer(
-            emb,
-            settings.depth,
-            settings.heads,
-            settings.segments,
-            settings.segment_frames,
-            settings.axes,
-        )
+        self.axial_attn = AxialTransformer(settings)
         self.classifier = nn.ModuleDict(
             {"layer_norm": nn.LayerNorm(emb), "linear": nn.Linear(emb, 1)}
         )

@@ -1,4 +1,4 @@
-"""The objective of VadCLIP (Wu et al. 2024, eq. 8-10), one pure function per term.
+"""The losses of VadCLIP (Wu et al. 2024, eq. 8-10).
 
 Axis letters: B videos, T positions, C classes, of which class 0 is the normal one.
 """
@@ -25,17 +25,14 @@ class VadCLIPLosses(NamedTuple):
 def top_k_mean(values: Tensor, lengths: Tensor) -> Tensor:
     """Mean over time of the K = floor(L / 16) + 1 largest values of each class: -> (B, C).
 
-    values (B, T, C), lengths (B,) the number L of valid positions of a video.
+    values (B, T, C); lengths (B,) is the number L of valid positions of each video.
     """
-    means = [
-        row[:n].topk(n // 16 + 1, dim=0).values.mean(dim=0)
-        for row, n in zip(values, lengths.tolist(), strict=True)
-    ]
-    return torch.stack(means)
+    rows = zip(values, lengths.tolist(), strict=True)
+    return torch.stack([row[:n].topk(n // 16 + 1, dim=0).values.mean(dim=0) for row, n in rows])
 
 
 def binary_loss(logits: Tensor, targets: Tensor, lengths: Tensor) -> Tensor:
-    """L_bce: top-K mean confidence of logits (B, T) against "not normal" of targets (B, C)."""
+    """L_bce: cross entropy of the top-K mean of sigmoid(logits (B, T)); targets (B, C)."""
     confidence = top_k_mean(logits.sigmoid()[..., None], lengths)[:, 0]
     return binary_cross_entropy(confidence, 1 - targets[:, 0])
 
@@ -43,14 +40,14 @@ def binary_loss(logits: Tensor, targets: Tensor, lengths: Tensor) -> Tensor:
 def alignment_loss(logits: Tensor, targets: Tensor, lengths: Tensor) -> Tensor:
     """L_nce (MIL-Align, eq. 8): cross entropy of the top-K means of logits (B, T, C).
 
-    targets (B, C) are 0 or 1; a video of several classes shares its weight among them.
+    targets (B, C) are 0 or 1; the classes of a video have equal weight and sum to 1.
     """
     labels = targets / targets.sum(dim=1, keepdim=True)
     return cross_entropy(top_k_mean(logits, lengths), labels)
 
 
 def separation_loss(text: Tensor, variant: Variant) -> Tensor:
-    """L_cts (eq. 9) on t_out (C, D): push the classes' texts away from the normal one.
+    """L_cts (eq. 9) of text vectors (C, D): abnormal classes should differ from the normal one.
 
     official: mean over abnormal classes of |cos|; paper: sum of max(0, cos).
     """
@@ -66,7 +63,7 @@ def total_loss(
     lengths: Tensor,
     settings: VadCLIPSettings,
 ) -> VadCLIPLosses:
-    """L_bce + L_nce + lambda L_cts (eq. 10); Table 6 leaves one of the first two out.
+    """L_bce + L_nce + lambda L_cts (eq. 10); Table 6 drops one of the first two.
 
     logits1 (B, T), logits2 (B, T, C), text (C, D), targets (B, C) of 0 and 1, lengths (B,).
     """

@@ -14,11 +14,8 @@ class VadCLIPSettings(Group):
     ``variant`` "paper" changes the graph (one shared W and the softmax of eq. 3, not four
     convolutions and exp(-d/e)), the attention of the visual prompt (eq. 6: confidences over the
     video, not raw logits over all positions), the residual of eq. 7 (around t, not V + t) and the
-    separation of texts (eq. 9: sum of positive cosines, not mean of absolute ones).
-
-    Two things follow the code in both variants, because the text leaves them open: windows do not
-    overlap, and the top K is per class over time. Unlike the code, nothing is selected on the test
-    set: the last epoch is kept.
+    separation of texts (eq. 9: sum of positive cosines, not mean of absolute ones). In both
+    variants windows do not overlap and the top K is per class over time, as in the code.
     """
 
     learning_rate: float = Field(2e-5, gt=0)
@@ -44,7 +41,7 @@ class VadCLIPSettings(Group):
 
     @model_validator(mode="after")
     def _check(self) -> "VadCLIPSettings":
-        # The official code gives the tail no position to attend to: not a number.
+        # otherwise the official code gives NaN: the last positions attend to nothing
         if self.window and self.length % self.window:
             raise ValueError("window must divide length")
         if self.balanced and self.batch_size % 2:
