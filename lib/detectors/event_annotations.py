@@ -1,7 +1,7 @@
 """Temporal ground truth of the public benchmarks, one reader per annotation format.
 
-Events are native frame numbers, end-exclusive. Names are without folder and suffix and are matched
-exactly. The readers take CRLF, a byte-order mark and blank lines, which occur in published copies.
+Events are native frame numbers, end-exclusive. Names have neither folder nor suffix and must match
+exactly. Published copies have CRLF, byte-order marks and blank lines: the readers take them.
 """
 
 import re
@@ -68,13 +68,10 @@ def text_lines(path: Path | str) -> list[tuple[int, str]]:
     return [(n, line.strip()) for n, line in enumerate(lines, start=1) if line.strip()]
 
 
-def read_ucf(
-    path: Path | str, classes: Sequence[str], normal: str, inclusive: bool = False
-) -> dict[str, VideoTruth]:
+def read_ucf(path: Path | str, classes: Sequence[str], normal: str) -> dict[str, VideoTruth]:
     """UCF-Crime: six fields, name, class, s1, e1, s2, e2; -1 -1 = no event (Sultani et al. 2018).
 
-    ``inclusive`` counts the end frame as abnormal, as RTFM, LAVAD and AnomalyCLIP do. InputError
-    names the line of a row that is malformed, repeated, or at odds with its class.
+    InputError names the line of a row that is malformed, repeated, or at odds with its class.
     """
 
     def parse(fields: list[str], where: str) -> VideoTruth:
@@ -83,8 +80,8 @@ def read_ucf(
         name, label, *numbers = fields
         if label not in classes:
             raise InputError(f"{where}: class {label} is none of {', '.join(classes)}")
-        pairs = [numbers[i : i + 2] for i in (0, 2) if numbers[i : i + 2] != ["-1", "-1"]]
-        spans = tuple(_span(pair, where, inclusive) for pair in pairs)
+        pairs = [pair for pair in (numbers[:2], numbers[2:]) if pair != ["-1", "-1"]]
+        spans = tuple(_span(pair, where) for pair in pairs)
         if bool(spans) != (label != normal):
             raise InputError(f"{where}: {len(spans)} events in a video of class {label}")
         labels = () if label == normal else (label,)
@@ -94,11 +91,7 @@ def read_ucf(
 
 
 def read_xd(
-    path: Path | str,
-    codes: Mapping[str, str],
-    normal: str,
-    inclusive: bool = False,
-    by_class: bool = False,
+    path: Path | str, codes: Mapping[str, str], normal: str, by_class: bool = False
 ) -> dict[str, VideoTruth]:
     """XD-Violence: a name and pairs of frames (Wu et al. 2020); violent videos only.
 
@@ -116,16 +109,14 @@ def read_xd(
             count = len(rest)
             raise InputError(f"{where}: {count} fields after the name are not groups of {size}")
         events = [rest[i : i + size] for i in range(0, len(rest), size)]
-        spans = tuple(_span(event[-2:], where, inclusive) for event in events)
+        spans = tuple(_span(event[-2:], where) for event in events)
         named = tuple(_class(event[0], codes, where) for event in events) if by_class else ()
         return VideoTruth(name, labels, spans, True, named or labels[:1] * len(spans))
 
     return _table(path, parse)
 
 
-def xd_classes(
-    name: str, codes: Mapping[str, str], normal: str, where: str = "XD-Violence"
-) -> tuple[str, ...]:
+def xd_classes(name: str, codes: Mapping[str, str], normal: str, where: str) -> tuple[str, ...]:
     """Classes of an XD-Violence video by its name, most important first; empty if it is normal.
 
     The name ends in _label_ and up to three codes, padded with 0: "..._label_B1-B2-0".
@@ -144,11 +135,7 @@ def read_mask(name: str, path: Path) -> VideoTruth:
 
     Videos with a three-digit number were made for training: normal, without a mask.
     """
-    if not re.fullmatch(r"\d\d_\d{3,4}", name):
-        raise InputError(f"{name}: not a ShanghaiTech name such as 01_0014 or 01_002")
-    if len(name) == len("01_002"):
-        return VideoTruth(name, (), (), False)
-    spans = _runs(_vector(path))
+    spans = () if re.fullmatch(r"\d\d_\d{3}", name) else _runs(_vector(path))
     return VideoTruth(name, (), spans, bool(spans))
 
 
@@ -161,10 +148,8 @@ def read_tracks(name: str, path: Path) -> VideoTruth:
         return VideoTruth(name, (), (), False)
     spans = []
     for number, line in text_lines(path):
-        where, fields = f"{path}, line {number}", line.split(",")
-        if len(fields) != 3:
-            raise InputError(f"{where}: expected object,start,end")
-        spans.append(_span(fields[1:], where, inclusive=True))
+        start, last = _span(line.split(",")[1:], f"{path}, line {number}", shortest=0)
+        spans.append((start, last + 1))
     if not spans:
         raise InputError(f"{path}: no tracks, though {name} is an abnormal video")
     return VideoTruth(name, (), tuple(spans), True)
@@ -178,35 +163,25 @@ def read_vector(
     snippets: number of 16-frame features per name. InputError if the lengths do not add up, or a
     video called MSAD_normal_* has abnormal frames: the order or a count is then wrong.
     """
-    if missing := [name for name in names if name not in snippets]:
-        raise InputError(f"{missing[0]}: no snippet count; give one for each video of the list")
-    ends = np.cumsum([SNIPPET * snippets[name] for name in names])
-    vector = _vector(path)
-    if not len(names) or len(vector) != ends[-1]:
-        wanted = int(ends[-1]) if len(names) else 0
-        raise InputError(f"{path}: {len(vector)} frames, but the list's snippets make {wanted}")
-    return [
-        _msad_video(name, _runs(part), classes, path)
-        for name, part in zip(names, np.split(vector, ends[:-1]), strict=True)
-    ]
+    ends, vector = np.cumsum([SNIPPET * snippets[name] for name in names]), _vector(path)
+    if len(vector) != ends[-1]:
+        raise InputError(f"{path}: {len(vector)} frames, but the list's snippets make {ends[-1]}")
+    truths = []
+    for name, part in zip(names, np.split(vector, ends[:-1]), strict=True):
+        spans, label = _runs(part), name.rpartition("_")[0]
+        is_abnormal = not name.startswith("MSAD_normal_")
+        if spans and not is_abnormal:
+            raise InputError(f"{path}: {name} has abnormal frames; check list order and counts")
+        if is_abnormal and label not in classes:
+            raise InputError(f"{name}: neither MSAD_normal_* nor <class>_<number>")
+        labels = (label,) if is_abnormal else ()
+        truths.append(VideoTruth(name, labels, spans, is_abnormal, labels * len(spans)))
+    return truths
 
 
 def video_name(entry: str) -> str:
     """A list entry without folder and suffix; names contain dots, so only known suffixes go."""
     return re.sub(r"\.(mp4|avi|npy)$", "", entry.rsplit("/", 1)[-1])
-
-
-def _msad_video(
-    name: str, spans: tuple[Span, ...], classes: Sequence[str], path: Path
-) -> VideoTruth:
-    label = name.rpartition("_")[0]
-    if name.startswith("MSAD_normal_"):
-        if spans:
-            raise InputError(f"{path}: {name} has abnormal frames; check list order and counts")
-        return VideoTruth(name, (), (), False)
-    if label not in classes:
-        raise InputError(f"{name}: neither MSAD_normal_* nor <class>_<number>")
-    return VideoTruth(name, (label,), spans, True, (label,) * len(spans))
 
 
 def _table(
@@ -222,14 +197,14 @@ def _table(
     return table
 
 
-def _span(fields: Sequence[str], where: str, inclusive: bool) -> Span:
+def _span(fields: Sequence[str], where: str, shortest: int = 1) -> Span:
     try:
         start, end = (int(field.strip().removesuffix(".0")) for field in fields)
     except ValueError:
         raise InputError(f"{where}: {' '.join(fields)} are not two frame numbers") from None
-    if not 0 <= start < end + inclusive:
+    if start < 0 or end - start < shortest:
         raise InputError(f"{where}: event {start} {end} must start at 0 or later, before its end")
-    return start, end + inclusive
+    return start, end
 
 
 def _class(code: str, codes: Mapping[str, str], where: str) -> str:
@@ -244,9 +219,6 @@ def _runs(mask: np.ndarray) -> tuple[Span, ...]:
 
 def _vector(path: Path) -> np.ndarray:
     try:
-        vector = np.load(path, allow_pickle=False)
+        return np.load(path, allow_pickle=False).ravel()
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path}: not a readable array ({error}); fetch it again") from None
-    if vector.ndim != 1:
-        raise InputError(f"{path}: shape {vector.shape}, expected one value per frame")
-    return vector
