@@ -5,12 +5,10 @@ softmax over classes, each snippet repeated for its 16 frames.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from alertclip.errors import InputError
 from detectors.event_annotations import SNIPPET, VideoTruth, frame_class_truth, mask_runs
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -18,14 +16,6 @@ DEPTH = 0.6  # a segment is where a curve lies in the upper 60% of its range
 SHARE = 0.7  # weight of the video's class confidence in a segment's score
 SUPPRESSION = 0.6  # IoU above which the weaker of two segments goes
 SHORTEST = 2  # frames
-
-
-class Segments(NamedTuple):
-    """Predicted segments: video (K,), spans (K, 2), scores (K,)."""
-
-    video: np.ndarray
-    spans: np.ndarray
-    scores: np.ndarray
 
 
 def temporal_iou(span: Sequence[int], spans: np.ndarray) -> np.ndarray:
@@ -73,58 +63,26 @@ def non_maximum_suppression(
     return spans[kept], scores[kept]
 
 
-def predicted_segments(curves: Sequence[np.ndarray]) -> Segments:
-    """Segments of one class over all videos, highest first: curves are (T,) per video."""
-    found = [curve_segments(curve) for curve in curves]
-    video = np.repeat(np.arange(len(found)), [len(spans) for spans, _ in found])
-    scores = np.concatenate([scores for _, scores in found])
-    order = np.argsort(-scores, kind="stable")
-    spans = np.concatenate([spans for spans, _ in found])
-    return Segments(video[order], spans[order], scores[order])
-
-
-def matches(found: Segments, truth: Mapping[int, np.ndarray], iou: float) -> np.ndarray:
-    """Which segments hit, (K,) bool, highest first: each event, truth[video] (G, 2), is hit once.
+def matches(
+    video: np.ndarray, spans: np.ndarray, truth: Mapping[int, np.ndarray], iou: float
+) -> np.ndarray:
+    """Which segments hit, (K,) bool: video (K,), spans (K, 2), highest first; truth[video] (G, 2).
 
     A segment takes the remaining event of its video that it overlaps most, by at least iou.
     """
     left = dict(truth)
-    hits = np.zeros(len(found.video), bool)
-    for i, (video, span) in enumerate(zip(found.video, found.spans, strict=True)):
-        events = left.get(video)
-        if events is None or not len(events):
-            continue
-        overlap = temporal_iou(span, events)
-        best = int(overlap.argmax())
-        if overlap[best] >= iou:
-            hits[i], left[video] = True, np.delete(events, best, axis=0)
+    hits = np.zeros(len(video), bool)
+    for i, (number, span) in enumerate(zip(video, spans, strict=True)):
+        overlap = temporal_iou(span, left.get(number, np.empty((0, 2), int)))
+        if len(overlap) and overlap.max() >= iou:
+            hits[i], left[number] = True, np.delete(left[number], overlap.argmax(), axis=0)
     return hits
 
 
 def detection_average_precision(hits: np.ndarray, n_events: int) -> float:
     """Sum of the precision at each hit over the number of events; 0 without a hit. hits (K,)."""
-    if not hits.any():
-        return 0.0
     precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
-    return float(precision[hits].sum() / n_events)
-
-
-def class_events(
-    truths: Sequence[VideoTruth], lengths: Sequence[int], label: str, is_normal: bool
-) -> dict[int, np.ndarray]:
-    """Events of a class by video index, (G, 2); those of the normal class are whole normal videos.
-
-    lengths: frames per video.
-    """
-    events = {}
-    for i, (truth, length) in enumerate(zip(truths, lengths, strict=True)):
-        labelled = zip(truth.spans, truth.span_classes, strict=True)
-        spans = [span for span, name in labelled if name == label]
-        if is_normal and not truth.is_abnormal:
-            spans = [(0, length)]
-        if spans:
-            events[i] = np.array(spans)
-    return events
+    return float(precision[hits].sum() / max(n_events, 1))
 
 
 def detection_map(
@@ -133,7 +91,6 @@ def detection_map(
     classes: Sequence[str],
     normal_class: str | None,
     with_normal: bool = True,
-    thresholds: Sequence[float] = THRESHOLDS,
 ) -> pd.DataFrame:
     """mAP@IoU in per cent: columns metric ("mAP@0.1", ..., "mAP@AVG"), value.
 
@@ -143,41 +100,36 @@ def detection_map(
     found in normal videos out; the classes averaged over stay the same (official excludeNormal).
     As in the official code the whole mAP is 0 if a class has no segment in any video.
     """
-    _check(scores, truths, classes, normal_class)
-    lengths = [len(curves) for curves in scores]
-    used = np.array([with_normal or truth.is_abnormal for truth in truths])
-    values = np.zeros((len(classes), len(thresholds)))
+    values = np.zeros((len(classes), len(THRESHOLDS)))
     for c, label in enumerate(classes):
-        # A video left out keeps its place, so that indices still agree with the events.
-        curves = [s[:, c] if keep else s[:0, c] for s, keep in zip(scores, used, strict=True)]
-        found = predicted_segments(curves)
-        if not len(found.video):
+        video, spans, confidence, events = [], [np.empty((0, 2), int)], [], {}
+        for i, (curves, truth) in enumerate(zip(scores, truths, strict=True)):
+            events[i] = _events(truth, len(curves), classes, label, label == normal_class)
+            if with_normal or truth.is_abnormal:
+                found, each = curve_segments(curves[:, c])
+                video += [i] * len(found)
+                spans.append(found)
+                confidence += each.tolist()
+        if not video:
             values[:] = 0
             break
-        events = class_events(truths, lengths, label, label == normal_class)
+        order = np.argsort(-np.array(confidence), kind="stable")
+        ranked = np.array(video)[order], np.concatenate(spans)[order]
         count = sum(map(len, events.values()))
         values[c] = [
-            detection_average_precision(matches(found, events, iou), count) for iou in thresholds
+            detection_average_precision(matches(*ranked, events, iou), count) for iou in THRESHOLDS
         ]
     means = 100 * values.mean(axis=0)
-    names = [f"mAP@{iou:g}" for iou in thresholds]
+    names = [f"mAP@{iou:g}" for iou in THRESHOLDS]
     return pd.DataFrame({"metric": [*names, "mAP@AVG"], "value": [*means, means.mean()]})
 
 
-def _check(
-    scores: Sequence[np.ndarray],
-    truths: Sequence[VideoTruth],
-    classes: Sequence[str],
-    normal_class: str | None,
-) -> None:
-    if len(scores) != len(truths) or not len(truths):
-        raise InputError(f"scores of {len(scores)} videos for the truth of {len(truths)}")
-    if normal_class is not None and normal_class not in classes:
-        raise InputError(f"normal class {normal_class} is none of {', '.join(classes)}")
-    for curves, truth in zip(scores, truths, strict=True):
-        if curves.ndim != 2 or curves.shape[1] != len(classes):
-            shape = f"{curves.shape}, expected (T, {len(classes)})"
-            raise InputError(f"{truth.name}: scores of shape {shape}")
-        if not np.isfinite(curves).all():
-            raise InputError(f"{truth.name}: its scores are not finite")
-        frame_class_truth(truth, 0, classes)  # refuses events without a class, or of another
+def _events(
+    truth: VideoTruth, length: int, classes: Sequence[str], label: str, is_normal: bool
+) -> np.ndarray:
+    """Events (G, 2) of a class in a video; of the normal class, the whole of a normal video."""
+    frame_class_truth(truth, 0, classes)  # refuses events without a class, or of another
+    if is_normal and not truth.is_abnormal:
+        return np.array([(0, length)])
+    labelled = zip(truth.spans, truth.span_classes, strict=True)
+    return np.array([span for span, name in labelled if name == label], int).reshape(-1, 2)

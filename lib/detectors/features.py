@@ -6,8 +6,7 @@ spells both out, so that features of one backbone never pass for another's. How 
 one published feature is not disclosed; here it is the mean over evenly spaced frames of a snippet.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -103,65 +102,52 @@ def extract_features(
     InputError if two videos share a name, which the layout cannot tell apart, or if the models
     take frames of different sizes.
     """
-    _refuse_equal_names(videos)
+    owner = {path.stem: path for path in videos}
+    if twice := [path for path in videos if owner[path.stem] != path]:
+        raise InputError(f"{twice[0]} and {owner[twice[0].stem]} share a name; rename one")
     if len({model.image_size for model in models}) > 1:
         raise InputError("models with different image sizes: extract their features one by one")
     folders = [_folder(model, rule, root, precision) for model in models]
-    made = list(zip(models, folders, strict=True))
-    mine = shard.take(videos)
+    made, mine = list(zip(models, folders, strict=True)), shard.take(videos)
     lock = root / (".lock" if shard == WHOLE else f".{shard.number}-of-{shard.count}.lock")
     with locked(lock):  # runs at once want the same features: one makes them
-        failures = _extract_missing(made, mine, rule, cache_root, workers, precision)
+        failures = {}
+        wanting = {path: [m for m in made if not _complete(m[1], path, rule)] for path in mine}
+        todo = [path for path in mine if wanting[path]]
+        decoded = _decoded(todo, models[0].image_size, rule, cache_root, workers)
+        threads = torch.get_num_threads()  # a matmul waits for its slowest thread: leave
+        torch.set_num_threads(max(1, threads - workers))  # cores to the decoding processes
+        try:
+            for path, pieces in progress(decoded, len(todo), "snippet features"):
+                if reason := _embed_video(path, pieces, wanting[path], rule, precision):
+                    failures[path.name] = reason
+        finally:
+            torch.set_num_threads(threads)
         with locked(root / ".failures.lock"):
             for folder in folders:
                 _keep_failures(folder / "failures.json", mine, failures)
     return folders
 
 
-def _extract_missing(
+def _embed_video(
+    path: Path,
+    pieces: Iterable[np.ndarray | str],
     made: Sequence[tuple[AlertCLIP, Path]],
-    videos: Sequence[Path],
     rule: SnippetRule,
-    cache_root: Path,
-    workers: int,
     precision: Precision,
-) -> dict[str, str]:
-    """Write what the folders of the models lack; names of unreadable videos with the reasons."""
-    wanting = {
-        path: [
-            (model, folder)
-            for model, folder in made
-            if not feature_file(folder, path, rule.crops - 1).exists()
-        ]
-        for path in videos
-    }
-    failures = {}
-    todo = [path for path in videos if wanting[path]]
-    decoded = _decoded(todo, made[0][0].image_size, rule, cache_root, workers)
-    with _cores_shared(workers):
-        for path, pieces in progress(decoded, len(todo), "snippet features"):
-            features: list[list[np.ndarray]] = [[] for _ in wanting[path]]
-            for frames in pieces:
-                if isinstance(frames, str):
-                    failures[path.name] = frames
-                    break
-                for parts, (model, _) in zip(features, wanting[path], strict=True):
-                    parts.append(embed_crops(model, frames, rule, precision))
-            else:
-                for parts, (_, folder) in zip(features, wanting[path], strict=True):
-                    _write(folder, path, np.concatenate(parts, axis=1))
-    return failures
-
-
-@contextmanager
-def _cores_shared(decoders: int) -> Iterator[None]:
-    """Leave cores to the decoding processes: a matmul waits for its slowest thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads - decoders))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+) -> str:
+    """Write a video's features from its frames in ``pieces``; the reason if one is unreadable."""
+    features: list[list[np.ndarray]] = [[] for _ in made]
+    for frames in pieces:
+        if isinstance(frames, str):
+            return frames
+        for parts, (model, _) in zip(features, made, strict=True):
+            parts.append(embed_crops(model, frames, rule, precision))
+    for parts, (_, folder) in zip(features, made, strict=True):
+        for crop, part in enumerate(np.concatenate(parts, axis=1)):
+            with atomic_write(feature_file(folder, path, crop)) as temporary:
+                np.save(temporary, part, allow_pickle=False)
+    return ""
 
 
 def _folder(model: AlertCLIP, rule: SnippetRule, root: Path, precision: Precision) -> Path:
@@ -175,6 +161,10 @@ def _folder(model: AlertCLIP, rule: SnippetRule, root: Path, precision: Precisio
     folder = root / f"features-{sha256_json(made_by)[:8]}"
     write_json(folder / "features.json", made_by)
     return folder
+
+
+def _complete(folder: Path, path: Path, rule: SnippetRule) -> bool:
+    return feature_file(folder, path, rule.crops - 1).exists()
 
 
 def _decoded(
@@ -204,12 +194,6 @@ def _decoded(
         yield path, (frames for _, frames in group)
 
 
-def _write(folder: Path, path: Path, features: np.ndarray) -> None:
-    for crop, part in enumerate(features):
-        with atomic_write(feature_file(folder, path, crop)) as temporary:
-            np.save(temporary, part, allow_pickle=False)
-
-
 def _keep_failures(path: Path, videos: Sequence[Path], failures: dict[str, str]) -> None:
     """Replace what is known of these videos; other splits share the folder."""
     tried = {video.name for video in videos}
@@ -232,10 +216,3 @@ def read_features(path: Path) -> np.ndarray:
     if features.ndim != 2 or not len(features) or not np.isfinite(features).all():
         raise InputError(f"{path}: shape {features.shape} or values are not features (n, D)")
     return features.astype(np.float32)
-
-
-def _refuse_equal_names(videos: Sequence[Path]) -> None:
-    seen: dict[str, Path] = {}
-    for path in videos:
-        if seen.setdefault(path.stem, path) != path:
-            raise InputError(f"{path} and {seen[path.stem]} share a name; rename one")
