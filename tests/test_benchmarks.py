@@ -26,7 +26,6 @@ from detectors.frame_metrics import frame_metrics
 from detectors.resampling import FrameScores
 
 UCF, XD = load_benchmark("ucf_crime"), load_benchmark("xd_violence")
-CODES = {code: name for name, code in XD.codes.items()}
 FIGHT = "v=a.b__#1_label_B1-0-0"
 ROW = "Abuse028_x264  Abuse  165  240  -1  -1  "
 
@@ -42,7 +41,7 @@ def ucf(path):
 
 
 def xd(path, **options):
-    return read_xd(path, CODES, XD.normal_class, **options)
+    return read_xd(path, XD.codes, XD.normal_class, **options)
 
 
 @pytest.mark.parametrize("name", yaml.safe_load(BENCHMARKS.read_text()))
@@ -160,7 +159,7 @@ def test_xd_rows(tmp_path):
     }.items():
         with pytest.raises(InputError, match=f"rows.txt, line 1: .*{message}"):
             xd(written(tmp_path, row))
-    assert xd_classes("v=x__#1_label_A", CODES, "normal", "") == ()
+    assert xd_classes("v=x__#1_label_A", XD.codes, "normal", "") == ()
 
 
 def test_shanghaitech_masks(tmp_path):

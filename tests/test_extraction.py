@@ -13,7 +13,7 @@ def test_features_are_asked_for_wherever_the_notebooks_read_them(monkeypatch):
 
     monkeypatch.setattr(extraction, "extract_for_all", extract_for_all)
     P = load_params("paper+paper-msad")
-    extraction.extract(P, ["full"], ["vadclip", "anomalyclip"], Shard(2, 8))
+    extraction.extract(P, Shard(2, 8))
     own = [("msad", "vadclip", True, 2), ("msad", "anomalyclip", True, 2)]
     partitioned = [("ucf_crime", "vadclip", True, 2)]
     assert asked[:3] == own + partitioned

@@ -146,39 +146,31 @@ def domains(P: Params) -> dict[str, Params]:
     return own | {title: P.changed(changes) for title, changes in P.evaluation.transfer.items()}
 
 
-def extract(
-    P: Params, wanted: Sequence[Stage], detectors: Sequence[Detector], shard: Shard
-) -> None:
+def extract(P: Params, shard: Shard) -> None:
     """Features of the profile's benchmark; VadCLIP's also where notebook 05 asks for others."""
-    for detector in detectors:
-        extract_for_all(P, wanted, detector, shard=shard)
-    if "vadclip" not in detectors:
-        return
+    stages = list(STAGES)
+    for detector in DETECTORS:
+        extract_for_all(P, stages, detector, shard=shard)
     if P.evaluation.open_vocabulary_changes:
         partitioned = P.changed(P.evaluation.open_vocabulary_changes)
-        extract_for_all(partitioned, wanted, "vadclip", shard=shard)
+        extract_for_all(partitioned, stages, "vadclip", shard=shard)
     for domain in list(domains(P).values())[1:]:
-        extract_for_all(domain, wanted, "vadclip", training=False, shard=shard)
+        extract_for_all(domain, stages, "vadclip", training=False, shard=shard)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns 1 after an error, which it prints."""
+def main() -> None:
+    """Extract one share of a profile's features."""
     parser = argparse.ArgumentParser(prog="python -m companion.extraction", description=__doc__)
     parser.add_argument("--profile", default="mini")
     parser.add_argument("--shard", default="1/1", metavar="i/n", help="share of the videos")
-    parser.add_argument("--stages", nargs="+", choices=list(STAGES), default=list(STAGES))
-    choices = list(DETECTORS)
-    parser.add_argument("--detectors", nargs="+", choices=choices, default=choices)
     parser.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", dest="overrides")
-    args = parser.parse_args(arguments)
+    args = parser.parse_args()
     try:
         P = load_params(args.profile, parse_overrides(args.overrides))
-        extract(P, args.stages, args.detectors, parse_shard(args.shard))
+        extract(P, parse_shard(args.shard))
     except InputError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -108,10 +108,7 @@ class ListEntry(NamedTuple):
 
 def load_benchmark(name: str, path: Path | str = BENCHMARKS) -> Benchmark:
     """Read one benchmark; InputError names the nearest valid name, or the field that is wrong."""
-    try:
-        entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot read the benchmarks ({error})") from None
+    entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     if name not in entries:
         near = difflib.get_close_matches(name.lower(), entries, n=1, cutoff=0)
         raise InputError(f"{path}: no benchmark {name}; did you mean {', '.join(near)}?")
@@ -182,10 +179,9 @@ def read_truth(
         table = read_ucf(folder / file, benchmark.classes, normal)
     else:
         named = by_class and benchmark.class_annotation_file
-        codes = {code: name for name, code in benchmark.codes.items()}
-        table = read_xd(folder / (named or file), codes, normal, bool(named))
+        table = read_xd(folder / (named or file), benchmark.codes, normal, bool(named))
         for entry in entries:  # normal videos have no row there
-            if not xd_classes(entry.name, codes, normal, entry.where):
+            if not xd_classes(entry.name, benchmark.codes, normal, entry.where):
                 table.setdefault(entry.name, VideoTruth(entry.name, (), (), False))
     if missing := [entry for entry in entries if entry.name not in table]:
         first = missing[0]
@@ -207,15 +203,13 @@ def _video_classes(benchmark: Benchmark, root: Path, entry: ListEntry) -> tuple[
     ShanghaiTech names none: there "abnormal" is whether the video has an abnormal frame at all.
     """
     if benchmark.annotation_format == "xd":
-        codes = {code: name for name, code in benchmark.codes.items()}
-        return xd_classes(entry.name, codes, benchmark.normal_class, entry.where)
+        return xd_classes(entry.name, benchmark.codes, benchmark.normal_class, entry.where)
     if benchmark.annotation_format == "shanghaitech":
         path = root / benchmark.annotation_root / fill(benchmark.annotation_file, entry.entry)
         return ("abnormal",) if read_mask(entry.name, path).is_abnormal else ()
     folders = Path(entry.entry).parts[:-1]
-    for name in benchmark.abnormal_classes:
-        if name in folders or entry.name.startswith(f"{name}_"):
-            return (name,)
-    if "normal" not in entry.entry.lower():
+    classes = benchmark.abnormal_classes
+    found = [c for c in classes if c in folders or entry.name.startswith(f"{c}_")]
+    if not found and "normal" not in entry.entry.lower():
         raise InputError(f"{entry.where}: {entry.entry} names neither a class nor normal")
-    return ()
+    return tuple(found[:1])

@@ -61,10 +61,8 @@ def text_lines(path: Path | str) -> list[tuple[int, str]]:
     """Numbered lines of a text file, blank ones left out; InputError names an unreadable file."""
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: cannot read it ({error.strerror}); put the file there") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({error.reason}); fetch it again") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot read it as text ({error}); fetch it again") from None
     return [(n, line.strip()) for n, line in enumerate(lines, start=1) if line.strip()]
 
 
@@ -95,7 +93,7 @@ def read_xd(
 ) -> dict[str, VideoTruth]:
     """XD-Violence: a name and pairs of frames (Wu et al. 2020); violent videos only.
 
-    codes: class by code. annotations.txt names no class per event; the first of the video's stands
+    codes: code by class. annotations.txt names no class per event; the first of the video's stands
     for all, as in AnomalyCLIP's lists. ``by_class``: VadCLIP's annotations_multiclasses.txt, with
     triples code, start, end. Errors as in read_ucf.
     """
@@ -208,9 +206,10 @@ def _span(fields: Sequence[str], where: str, shortest: int = 1) -> Span:
 
 
 def _class(code: str, codes: Mapping[str, str], where: str) -> str:
-    if code not in codes:
-        raise InputError(f"{where}: code {code} is none of {', '.join(codes)}")
-    return codes[code]
+    names = {short: name for name, short in codes.items()}
+    if code not in names:
+        raise InputError(f"{where}: code {code} is none of {', '.join(names)}")
+    return names[code]
 
 
 def _runs(mask: np.ndarray) -> tuple[Span, ...]:

@@ -112,7 +112,8 @@ def extract_features(
     lock = root / (".lock" if shard == WHOLE else f".{shard.number}-of-{shard.count}.lock")
     with locked(lock):  # runs at once want the same features: one makes them
         failures = {}
-        wanting = {path: [m for m in made if not _complete(m[1], path, rule)] for path in mine}
+        last = rule.crops - 1
+        wanting = {p: [m for m in made if not feature_file(m[1], p, last).exists()] for p in mine}
         todo = [path for path in mine if wanting[path]]
         decoded = _decoded(todo, models[0].image_size, rule, cache_root, workers)
         threads = torch.get_num_threads()  # a matmul waits for its slowest thread: leave
@@ -163,10 +164,6 @@ def _folder(model: AlertCLIP, rule: SnippetRule, root: Path, precision: Precisio
     return folder
 
 
-def _complete(folder: Path, path: Path, rule: SnippetRule) -> bool:
-    return feature_file(folder, path, rule.crops - 1).exists()
-
-
 def _decoded(
     videos: Sequence[Path], size: tuple[int, int], rule: SnippetRule, root: Path, workers: int
 ) -> Iterator[tuple[Path, Iterator[np.ndarray | str]]]:
@@ -175,13 +172,12 @@ def _decoded(
     Crops are taken from frames somewhat larger than the model's.
     """
     size = tuple(round(side * MARGIN) if rule.crops > 1 else side for side in size)
-    infos = parallel_probe(FrameCache(root, size), videos, workers)
     requests: list[tuple[Path, np.ndarray | str]] = []
-    for path in videos:
-        if isinstance(infos[path], str):
-            requests.append((path, infos[path]))
+    for path, info in parallel_probe(FrameCache(root, size), videos, workers).items():
+        if isinstance(info, str):
+            requests.append((path, info))
             continue
-        indices = snippet_frames(infos[path].frames, rule)
+        indices = snippet_frames(info.frames, rule)
         pieces = np.array_split(indices, -(-indices.size // PIECE))
         requests += [(path, piece.ravel()) for piece in pieces if len(piece)]
 
