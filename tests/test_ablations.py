@@ -19,7 +19,7 @@ from companion import (
     profiles,
     variants,
 )
-from companion.figures import intervals
+from companion.figures import comparisons
 from companion.profiles import load_params
 from companion.seeds import over_seeds
 from companion.splits import standard_negatives
@@ -66,7 +66,7 @@ def test_changes_are_paired_by_seed():
     half = T2 / np.sqrt(3)  # of deviation 1
     assert (row["low"], row["high"]) == pytest.approx((-2 - half, -2 + half))
     assert alone["change"] == -5 and np.isnan(alone["low"]) and alone["seeds"] == 1
-    assert intervals.paired_changes(made).axes
+    assert comparisons.paired_changes(made).axes
 
 
 def test_results_hold_value_and_change_each_with_its_own_interval():

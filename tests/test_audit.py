@@ -8,7 +8,7 @@ import pytest
 
 from alertclip.errors import InputError
 from alertclip.vagta import load_surrogate
-from companion.figures.intervals import violations_by_kind
+from companion.figures.comparisons import violations_by_kind
 from companion.profiles import load_params
 from companion.screening_tables import plant_and_clean
 from curation import audit

@@ -14,7 +14,7 @@ from matplotlib.text import Text
 
 from alertclip.errors import InputError
 from companion import figures
-from companion.figures import catalogue, curves, intervals, spaces
+from companion.figures import catalogue, comparisons, curves, spaces
 from companion.figures.__main__ import main
 from companion.figures.catalogue import CATALOGUE, publish, redraw
 from companion.profiles import ROOT
@@ -58,7 +58,7 @@ def removed() -> figures.Figure:
 def grid() -> figures.Figure:
     cell = {"frame": scene(0), "title": "Blur\nsigma (px)", "boxes": [[0.25, 0.0, 0.75, 0.5]]}
     shown = {"frame": scene(0), "attention": np.eye(3), "title": "score 0.1"}
-    return figures.frame_grid([[cell, cell], [shown, None]], "Maps", rows=["frame", "Full"])
+    return figures.frame_grid([[cell, cell], [shown, {}]], "Maps", rows=["frame", "Full"])
 
 
 def gaps() -> figures.Figure:
@@ -113,8 +113,8 @@ def test_the_papers_numbers_are_drawn_on_real_data_alone(tmp_path, source, shown
 def test_costs_stand_beside_the_papers_only_for_as_many_frames():
     row = {"line": "ViT", "unit": "ms", "ours": 9.0, "low": 8.0, "high": 10.0, "n": 7}
     table = pd.DataFrame([row | {"floor": 3.0, "ratio": 3.0, "paper": 213.0, "frames": 256}])
-    assert points(intervals.against_floor(table, "Latency")) == [[9.0, 3.0, 213.0]]
-    small = intervals.against_floor(table.assign(frames=8), "Latency")
+    assert points(comparisons.against_floor(table, "Latency")) == [[9.0, 3.0, 213.0]]
+    small = comparisons.against_floor(table.assign(frames=8), "Latency")
     assert points(small) == [[9.0, 3.0]] and small.axes[0].get_xscale() == "log"
 
 

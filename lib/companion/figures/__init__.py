@@ -5,9 +5,9 @@
 
 from companion.figures.anomaly_curve import anomaly_curve
 from companion.figures.images import boxes_on_frames, frame_grid, kept_patches, removed_gallery
-from companion.figures.style import Figure, committed, save, stamp, write_table
+from companion.figures.style import Figure, committed, write_table
 
 __all__ = [
     "Figure", "anomaly_curve", "boxes_on_frames", "committed", "frame_grid", "kept_patches",
-    "removed_gallery", "save", "stamp", "write_table",
+    "removed_gallery", "write_table",
 ]  # fmt: skip

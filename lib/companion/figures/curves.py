@@ -115,15 +115,14 @@ def _lines(axes: Axes, table: pd.DataFrame) -> None:
         axes.plot(x, part["value"], color=colour, label=f"{model}, {of}" if of else model, **look)
 
 
-def accuracy_by_share(table: pd.DataFrame, title: str = "Full on the kept patches alone") -> Figure:
+def accuracy_by_share(table: pd.DataFrame) -> Figure:
     """Accuracy over the share of patches kept, one panel per setting, one line per rule.
 
     Columns: setting, rule, share, value, low, high (per cent), n.
     """
-    names = [
-        f"{setting} (n = {n})" for setting, n in zip(table["setting"], table["n"], strict=True)
-    ]
+    names = table["setting"] + " (n = " + table["n"].astype(str) + ")"
     shown = table.assign(title=names, model=table["rule"], unit="patches kept (%)")
     shown = shown.assign(level=shown["share"], step=shown["share"].rank(method="dense"))
+    title = "Full on the kept patches alone"
     note = "Point: share of right answers. Line: 95% Wilson interval over n videos."
     return panel_curves(shown, "accuracy (%)", title, note, FOUR_OPTIONS)
