@@ -13,7 +13,6 @@ from alertclip.attention_maps import FrameMaps
 from alertclip.cache import FrameCache
 from alertclip.clips import ClipDataset
 from alertclip.embeddings import ClipEmbeddings
-from alertclip.errors import InputError
 from alertclip.records import Item, Keyframe, Region
 from companion import failure_gallery, failure_measures
 from companion.degradation import DEGRADATIONS, Clip
@@ -159,11 +158,6 @@ def test_curves_by_hand():
     auc = curves(P, table, "auc").iloc[0]
     assert auc["value"] == pytest.approx(75) and auc["n"] == 4
     assert (auc["title"], auc["unit"]) == ("Blur", DEGRADATIONS["blur"].unit)
-
-
-def test_an_unknown_kind_is_refused_before_any_work():
-    with pytest.raises(InputError, match="degradation fog: unknown"):
-        failure_measures.degraded_scores({}, {}, [], {"fog": [1]}, seed=0, batch_size=1)
 
 
 def result(margins: list[float], labels: list[int], keys: list[str]) -> StageResult:
