@@ -13,7 +13,7 @@ import pandas as pd
 
 from alertclip.errors import InputError
 from alertclip.files import read_json, write_json
-from companion.figures import comparisons, curves, distributions, method, spaces, style
+from companion.figures import comparisons, curves, method, spaces, style
 
 SYNTHETIC = "synthetic"  # in the name of the data
 COUNTED = ("flops",)  # the paper's own model, whatever the data
@@ -29,7 +29,7 @@ OVER = f"Mean over abnormal clips of the frames with a box; {CLIPS}"
 
 compare, umap, losses = comparisons.model_comparison, spaces.projection_panels, curves.loss_curves
 changes, damage = comparisons.paired_changes, partial(curves.panel_curves, caption=CLIPS)
-over_time, counts = curves.score_curves, distributions.dataset_overview
+over_time, counts = curves.score_curves, curves.dataset_overview
 auc = partial(compare, axis="AUC (%)", level=50)
 answers = partial(compare, caption=WILSON, axis="accuracy (%)", level=curves.FOUR_OPTIONS)
 in_box = partial(damage, axis="mass in the box / its area", caption=f"{SHARE} {OVER}")
@@ -70,7 +70,7 @@ met = partial(compare, axis="IoU or share of videos (%)")
 
 CATALOGUE: dict[str, Callable[[pd.DataFrame], style.Figure]] = {
     "items_per_class": counts,
-    "screening_scores": distributions.score_distribution,
+    "screening_scores": curves.score_distribution,
     "screening_recovery": comparisons.screening_recovery,
     "negatives_violations": comparisons.violations_by_kind,
     "prompt_similarity": spaces.prompt_similarity_matrix,
