@@ -69,9 +69,7 @@ def degraded_frames(P: Params, clip: Clip) -> tuple[list[list[Cell]], pd.DataFra
     The table has a line for each: kind, title, unit, step, level.
     """
     number = int(clip.seen[len(clip.seen) // 2])
-    rows: list[dict[str, object]] = []
-    cells: list[list[Cell]] = []
-    columns = list(P.failure.levels)
+    rows, columns, cells = [], list(P.failure.levels), []
     for kind, step, level in measures.all_steps(P.failure.levels):
         how = DEGRADATIONS[kind]
         title = f"{level:g}" if step else f"{how.title}\n{wrap(how.unit, 20)}"
@@ -79,9 +77,8 @@ def degraded_frames(P: Params, clip: Clip) -> tuple[list[list[Cell]], pd.DataFra
             cells.append([{} for _ in columns])
         found = measures.degraded(clip, kind, level, P.seed)
         cells[step][columns.index(kind)] = _cell(found, number, title)
-        row = {"kind": kind, "title": how.title, "unit": how.unit, "step": step, "level": level}
-        rows.append(row)
-    return cells, pd.DataFrame(rows)
+        rows.append((kind, how.title, how.unit, step, level))
+    return cells, pd.DataFrame(rows, columns=["kind", "title", "unit", "step", "level"])
 
 
 def caption_gallery(P: Params, result: StageResult) -> tuple[Gallery, str]:
@@ -124,8 +121,8 @@ def error_gallery(P: Params, errors: pd.DataFrame) -> Gallery:
     picks: list[Pick] = []
     for error in errors.itertuples():
         clip = measures.load_clip(dataset, place[error.key])
-        events = clip.seen.tolist()
-        frames = [events[len(events) // 2]] if events else _highest(P, model, clip, 1)
+        event = clip.seen.tolist()
+        frames = event[len(event) // 2 :][:1] or _highest(P, model, clip, 1)
         picks.append((clip, frames, [f"{short_name(clip.key)}\nmargin {error.margin:+.3f}"]))
     return _gallery(P, picks)
 

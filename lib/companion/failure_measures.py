@@ -77,12 +77,12 @@ def load_clips(P: Params) -> list[Clip]:
     dataset = clip_dataset(P, "test", stage_model(P, "clip").image_size)
     rng, items = np.random.default_rng(P.seed), dataset.items
     half = None if P.failure.clips is None else P.failure.clips // 2
-    boxed = [i for i, item in enumerate(items) if any(region.track for region in item.regions)]
+    normal = [i for i, item in enumerate(items) if not item.is_abnormal]
+    abnormal = [
+        i for i, item in enumerate(items) if item.is_abnormal and any(r.track for r in item.regions)
+    ]
     drawn = []
-    for found in (
-        [i for i in boxed if items[i].is_abnormal],
-        [i for i, item in enumerate(items) if not item.is_abnormal],
-    ):
+    for found in (abnormal, normal):
         if not found:
             raise InputError("test: needs normal clips and abnormal clips with boxes; check it")
         found.sort(key=lambda i: (items[i].key, i))
@@ -121,7 +121,7 @@ def degraded_scores(
     means over its frames: area (share of the frame), reach (share of patches it touches), mass_MAP
     inside the box, hits_MAP of the map's peak. Step 0 is the clip as it is.
     """
-    steps = [("", 0, float("nan")), *(step for step in all_steps(levels) if step[1])]
+    steps = [("", 0, float("nan")), *all_steps(levels)[len(levels) :]]
     rows = []
     for kind, step, level in progress(steps, len(steps), "degrade clips"):
         found: dict[str, list[dict[str, object]]] = {name: [] for name in models}

@@ -169,9 +169,7 @@ def redraw(name: str, folder: Path, out: Path | None = None) -> style.Figure:
     return _finish(figure, name, source, out or folder)
 
 
-def _finish(
-    figure: style.Figure, name: str, source: dict[str, object], folder: Path
-) -> style.Figure:
+def _finish(figure: style.Figure, name: str, source: dict, folder: Path) -> style.Figure:
     """Write ``folder/name.png`` with the line of provenance."""
     if name in DATA:
         source = (source if "screening" in name else {}) | {"data": DATA[name]}
