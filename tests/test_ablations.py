@@ -7,23 +7,15 @@ import pandas as pd
 import pytest
 from test_detector_tables import scored
 
-from alertclip.errors import InputError
-from alertclip.records import Region
-from alertclip.vagta import Item
-from companion import (
-    ablation_tables,
-    ablations,
-    detector_tables,
-    figures,
-    paper_numbers,
-    profiles,
-    variants,
-)
-from companion.figures import intervals
-from companion.profiles import load_params
-from companion.seeds import over_seeds
-from companion.splits import standard_negatives
-from detectors.training_protocol import DETECTORS
+from alertclip.errors import (InputError)
+from alertclip.records import (Region)
+from alertclip.vagta import (Item)
+from companion import (ablation_tables, ablations, detector_tables, figures, paper_numbers, profiles, variants)
+from companion.figures import (comparisons)
+from companion.profiles import (load_params)
+from companion.seeds import (over_seeds)
+from companion.splits import (standard_negatives)
+from detectors.training_protocol import (DETECTORS)
 
 VARIANTS = variants.load_variants()
 T2 = 4.302652729911275  # Student's t, 97.5%, of two degrees of freedom
@@ -66,7 +58,7 @@ def test_changes_are_paired_by_seed():
     half = T2 / np.sqrt(3)  # of deviation 1
     assert (row["low"], row["high"]) == pytest.approx((-2 - half, -2 + half))
     assert alone["change"] == -5 and np.isnan(alone["low"]) and alone["seeds"] == 1
-    assert intervals.paired_changes(made).axes
+    assert comparisons.paired_changes(made).axes
 
 
 def test_results_hold_value_and_change_each_with_its_own_interval():

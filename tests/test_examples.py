@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from alertclip.records import Item, Keyframe, Region
-from companion import examples, result_tables
+from alertclip.records import (Item, Keyframe, Region)
+from companion import (examples, result_tables)
 
 BOX = (0.1, 0.2, 0.3, 0.4)
 
@@ -28,9 +28,7 @@ def test_pairs_are_twins_of_one_seed_easiest_first(tmp_path: Path) -> None:
     pd.DataFrame(rows).to_csv(world, index=False)
     names = [(a.video[-6:-4], b.video[-6:-4]) for a, b in examples.pairs_of(ITEMS, world)]
     assert names == [("n1", "r1"), ("n2", "f2")]
-
-
-def test_without_twins_any_normal_clip_serves(tmp_path: Path) -> None:
+    # Without twins any normal clip serves.
     names = [(a.video[-6:-4], b.video[-6:-4]) for a, b in examples.pairs_of(ITEMS, tmp_path / "no")]
     assert names == [("n1", "f3"), ("n2", "r1")]
 

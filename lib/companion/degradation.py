@@ -8,15 +8,14 @@ the pixels the model sees.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from alertclip.errors import InputError
-
-Change = Callable[[np.ndarray], np.ndarray]
+from alertclip.errors import (InputError)
 
 
 @dataclass(frozen=True)
@@ -41,39 +40,27 @@ class Clip:
         return self.present.any(dim=0).nonzero().flatten()
 
 
-@dataclass(frozen=True)
-class Degradation:
-    """One kind: levels run from ``clean``, which changes nothing, to ``worst``.
-
-    ``worst`` itself is no level unless ``closed``.
-    """
+class Degradation(NamedTuple):
+    """One kind: levels run from ``clean``, which changes nothing, to ``worst``."""
 
     title: str
     unit: str
     clean: float
     worst: float
     apply: Callable[[Clip, float, np.random.Generator], Clip]
-    closed: bool = False
-
-
-def described(kind: str) -> Degradation:
-    """The degradation of a name; InputError for one that does not exist."""
-    if kind not in DEGRADATIONS:
-        raise InputError(f"degradation {kind}: unknown; choose from {', '.join(DEGRADATIONS)}")
-    return DEGRADATIONS[kind]
 
 
 def degrade(clip: Clip, kind: str, level: float, seed: int) -> Clip:
     """The clip degraded to ``level`` of ``kind``, always the same for a seed.
 
     Random parts do not depend on the level: noise grows in place, a cover only gets larger.
-    InputError on an unknown kind or a level outside its range.
+    InputError on a level outside the kind's range.
     """
-    how = described(kind)
+    how = DEGRADATIONS[kind]
     if level == how.clean:
         return clip
     low, high = sorted((how.clean, how.worst))
-    if not low < level < high and not (how.closed and level == how.worst):
+    if not (low <= level <= high and 0 < level < math.inf):
         raise InputError(f"degradation {kind}: level {level} is not between {low:g} and {high:g}")
     return how.apply(clip, level, np.random.default_rng([seed, *kind.encode()]))
 
@@ -89,8 +76,8 @@ def darken(clip: Clip, stops: float, _: np.random.Generator) -> Clip:
     linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
     dark = linear * 2.0**-stops
     encoded = np.where(dark <= 0.0031308, dark * 12.92, 1.055 * dark ** (1 / 2.4) - 0.055)
-    table = torch.from_numpy(np.rint(255 * encoded).astype(np.uint8))
-    return replace(clip, frames=table[clip.frames.long()])
+    table = np.rint(255 * encoded).astype(np.uint8)
+    return replace(clip, frames=torch.from_numpy(table[clip.frames.numpy()]))
 
 
 def add_noise(clip: Clip, sigma: float, rng: np.random.Generator) -> Clip:
@@ -127,16 +114,15 @@ def lower_resolution(clip: Clip, height: float, _: np.random.Generator) -> Clip:
 
 def occlude(clip: Clip, share: float, rng: np.random.Generator) -> Clip:
     """Put a rectangle of the clip's mean colour over ``share`` of each box's area; boxes stay."""
-    frames, (height, width) = clip.frames.clone(), clip.frames.shape[-2:]
+    frames, size = clip.frames.clone(), torch.tensor(clip.frames.shape[:-3:-1]).repeat(2)
     colour, side = _mean_colour(clip.frames), math.sqrt(share)
     for track, present in zip(clip.boxes.double(), clip.present, strict=True):
         anchor = torch.from_numpy(rng.random(2))  # larger shares contain smaller ones
         for t in present.nonzero().flatten().tolist():
-            corner, extent = track[t, :2], track[t, 2:] - track[t, :2]
-            start = corner + anchor * (1 - side) * extent
-            cover = torch.cat([start, start + side * extent])
-            pixels = (cover * cover.new_tensor([width, height] * 2)).round().int()
-            x1, y1, x2, y2 = pixels.tolist()
+            extent = track[t, 2:] - track[t, :2]
+            start = track[t, :2] + anchor * (1 - side) * extent
+            cover = torch.cat([start, start + side * extent]) * size
+            x1, y1, x2, y2 = cover.round().int().tolist()
             frames[t, :, y1:y2, x1:x2] = colour
     return replace(clip, frames=frames)
 
@@ -149,9 +135,7 @@ def zoom_out(clip: Clip, scale: float, _: np.random.Generator) -> Clip:
     small = _each(clip, lambda frame: cv2.resize(frame, (w, h), interpolation=cv2.INTER_AREA))
     frames = _mean_colour(clip.frames).expand_as(clip.frames).clone()
     frames[..., top : top + h, left : left + w] = small.frames
-    extent, corner, whole = (
-        clip.boxes.new_tensor(pair * 2) for pair in ([w, h], [left, top], [width, height])
-    )
+    extent, corner, whole = torch.tensor([[w, h] * 2, [left, top] * 2, [width, height] * 2])
     return replace(clip, frames=frames, boxes=(clip.boxes * extent + corner) / whole)
 
 
@@ -161,12 +145,12 @@ DEGRADATIONS: dict[str, Degradation] = {
     "noise": Degradation("Noise", "sigma (grey levels of 255)", 0, math.inf, add_noise),
     "compression": Degradation("Compression", "JPEG quality", math.inf, 0, compress),
     "resolution": Degradation("Resolution", "height (px)", math.inf, 0, lower_resolution),
-    "occlusion": Degradation("Occlusion", "part of the actor covered (share)", 0, 1, occlude, True),
+    "occlusion": Degradation("Occlusion", "part of the actor covered (share)", 0, 1, occlude),
     "actor size": Degradation("Size of the actor", "scale (share of its size)", 1, 0, zoom_out),
 }
 
 
-def _each(clip: Clip, change: Change) -> Clip:
+def _each(clip: Clip, change: Callable[[np.ndarray], np.ndarray]) -> Clip:
     """Apply ``change`` to every frame as (H, W, 3)."""
     pictures = clip.frames.permute(0, 2, 3, 1).contiguous().numpy()
     changed = np.stack([change(picture) for picture in pictures])

@@ -7,34 +7,29 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from alertclip.cache import FrameCache
-from alertclip.clips import ClipDataset
-from alertclip.records import Item
-from companion.profiles import Params
-from companion.splits import load_split, prepare_data
+from alertclip.cache import (FrameCache)
+from alertclip.clips import (ClipDataset)
+from alertclip.records import (Item)
+from companion.figures.images import (CORNERS)
+from companion.profiles import (Params)
+from companion.splits import (load_split, prepare_data)
 
-CORNERS = ("x1", "y1", "x2", "y2")
 MOST_FRAMES = 8  # per clip: a batch with gradients then fits into any memory
 
 
 def twin_clips(P: Params, image_size: tuple[int, int], pairs: int = 4) -> list[dict[str, Any]]:
     """Samples of training clips in pairs: an everyday event, then the abnormal one like it.
 
-    One pair per class, the easiest first. The mini world renders such twins from one seed; where a
-    data set has none, the pair is an abnormal clip and any normal one.
+    One pair per class, the easiest first, without the regions that no sampled frame shows. The
+    mini world renders twins from one seed; other data give an abnormal clip and any normal one.
     """
     prepare_data(P)
     chosen = pairs_of(load_split(P, "train")[0], P.data_dir / "clips.csv")[:pairs]
     items = [item for pair in chosen for item in pair]
-    frames = min(MOST_FRAMES, P.data.num_frames)
-    cache = FrameCache(P.cache_dir, image_size)
+    frames, cache = min(MOST_FRAMES, P.data.num_frames), FrameCache(P.cache_dir, image_size)
     clips = ClipDataset(P.data_dir, items, frames, cache, P.workers, cover=True)
-    return [_seen(clips[i]) for i in range(len(clips))]
-
-
-def _seen(sample: dict[str, Any]) -> dict[str, Any]:
-    """The sample without the regions of which no sampled frame shows anything."""
-    return sample | {"regions": [r for r in sample["regions"] if r[1].any()]}
+    samples = [clips[i] for i in range(len(clips))]
+    return [s | {"regions": [r for r in s["regions"] if r[1].any()]} for s in samples]
 
 
 def pairs_of(items: list[Item], world: Path) -> list[tuple[Item, Item]]:
@@ -48,25 +43,21 @@ def pairs_of(items: list[Item], world: Path) -> list[tuple[Item, Item]]:
         of_seed = {clips.loc[item.video, "seed"]: item for item in normal}
         twin = {i.key: of_seed[clips.loc[i.video, "seed"]] for i in boxed}
         boxed.sort(key=lambda i: clips.loc[i.video, ["distance", "night", "occlusion"]].sum())
-    easiest: dict[str, Item] = {}
-    for item in boxed:
-        easiest.setdefault(item.class_name, item)
-    return [
-        (twin.get(item.key, normal[n % len(normal)]), item)
-        for n, item in enumerate(easiest.values())
-    ]
+    easiest = {item.class_name: item for item in reversed(boxed)}
+    pairs = enumerate(sorted(easiest.values(), key=boxed.index))
+    return [(twin.get(item.key, normal[n % len(normal)]), item) for n, item in pairs]
 
 
 def frames_and_boxes(clips: Sequence[dict[str, Any]]) -> tuple[np.ndarray, pd.DataFrame]:
     """Frames (N, T, H, W, 3) of samples and the table that `figures.method.twin_frames` draws."""
-    rows = []
+    parts = []
     for n, clip in enumerate(clips):
         head = {"clip": n, "caption": clip["global_caption"], "label": clip["label"]}
         for boxes, mask, *_ in clip["regions"]:
-            boxes = np.where(mask[:, None], boxes, np.nan)
-            for t, box in enumerate(boxes):
-                rows.append({**head, "frame": t, **dict(zip(CORNERS, box, strict=True))})
-    return np.stack([clip["frames"] for clip in clips]), pd.DataFrame(rows)
+            part = pd.DataFrame(np.where(mask[:, None], boxes, np.nan), columns=CORNERS)
+            part.insert(0, "frame", range(len(part)))
+            parts.append(pd.DataFrame(head, part.index).join(part))
+    return np.stack([clip["frames"] for clip in clips]), pd.concat(parts, ignore_index=True)
 
 
 def similarity_table(similarity: Mapping[str, np.ndarray], captions: Sequence[str]) -> pd.DataFrame:

@@ -5,30 +5,29 @@ the frames of highest score.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from alertclip.attention_maps import FrameMaps
-from alertclip.cache import FrameCache
-from alertclip.clips import ClipDataset
-from alertclip.model import AlertCLIP
-from alertclip.records import Item
-from companion import failure_measures as measures
-from companion.degradation import DEGRADATIONS, Clip
-from companion.figures import Figure, frame_grid
-from companion.figures.style import short_name, wrap
-from companion.profiles import ROOT, Params
-from companion.splits import clip_dataset
-from companion.stage_runs import resolve_device
-from companion.tuned_models import STAGES, StageResult, stage_model
+from alertclip.attention_maps import (FrameMaps)
+from alertclip.cache import (FrameCache)
+from alertclip.clips import (ClipDataset)
+from alertclip.model import (AlertCLIP)
+from alertclip.records import (Item)
+from companion import (failure_measures as measures)
+from companion.degradation import (DEGRADATIONS, Clip)
+from companion.figures import (Figure, frame_grid)
+from companion.figures.images import (Cell)
+from companion.figures.style import (short_name, wrap)
+from companion.profiles import (ROOT, Params)
+from companion.splits import (clip_dataset)
+from companion.tuned_models import (STAGES, StageResult, stage_model)
 
 COLUMNS = 8  # frames of one clip
 REAL_FRAMES = 2  # of each real clip
-Cells = list[list[dict[str, Any]]]  # what frame_grid draws
 Pick = tuple[Clip, list[int], list[str]]  # a clip, frames of it, a title above each
 
 
@@ -39,7 +38,7 @@ class Gallery(NamedTuple):
     row, map, and where a box is, its area and the mass inside.
     """
 
-    cells: Cells
+    cells: list[list[Cell]]
     rows: list[str]
     table: pd.DataFrame
 
@@ -61,27 +60,25 @@ def worst_errors(result: StageResult, count: int) -> pd.DataFrame:
         own = own.assign(signed=sign * own["margin"]).sort_values(["signed", "key"]).head(count)
         passed = [(other > signed).mean() for signed in own["signed"]]
         parts.append(own.assign(error=error, passed_by=passed))
-    columns = ["error", "key", "class_name", "margin", "passed_by"]
-    return pd.concat(parts, ignore_index=True)[columns]
+    return pd.concat(parts, ignore_index=True)[["error", *table.columns, "passed_by"]]
 
 
-def degraded_frames(P: Params, clip: Clip) -> tuple[Cells, pd.DataFrame]:
+def degraded_frames(P: Params, clip: Clip) -> tuple[list[list[Cell]], pd.DataFrame]:
     """The middle frame of a clip's event at every level: a row per step, a column per kind.
 
     The table has a line for each: kind, title, unit, step, level.
     """
-    kinds, rows = list(P.failure.levels), []
     number = int(clip.seen[len(clip.seen) // 2])
-    steps = 1 + max(map(len, P.failure.levels.values()))
-    cells: Cells = [[{} for _ in kinds] for _ in range(steps)]
+    rows, columns, cells = [], list(P.failure.levels), []
     for kind, step, level in measures.all_steps(P.failure.levels):
         how = DEGRADATIONS[kind]
         title = f"{level:g}" if step else f"{how.title}\n{wrap(how.unit, 20)}"
+        if step == len(cells):
+            cells.append([{} for _ in columns])
         found = measures.degraded(clip, kind, level, P.seed)
-        cells[step][kinds.index(kind)] = _cell(found, number, title)
-        row = {"kind": kind, "title": how.title, "unit": how.unit, "step": step, "level": level}
-        rows.append(row)
-    return cells, pd.DataFrame(rows)
+        cells[step][columns.index(kind)] = _cell(found, number, title)
+        rows.append((kind, how.title, how.unit, step, level))
+    return cells, pd.DataFrame(rows, columns=["kind", "title", "unit", "step", "level"])
 
 
 def caption_gallery(P: Params, result: StageResult) -> tuple[Gallery, str]:
@@ -92,12 +89,12 @@ def caption_gallery(P: Params, result: StageResult) -> tuple[Gallery, str]:
     """
     dataset = clip_dataset(P, "test", stage_model(P, "full").image_size)
     margins = dict(zip(result.clips.keys, result.margins, strict=True))
-    located = [
+    located = sorted(
         (margins[item.key], item.key, number)
         for number, item in enumerate(dataset.items)
         if item.is_abnormal and any(region.track for region in item.regions)
-    ]
-    number = sorted(located)[(len(located) - 1) // 2][2]
+    )
+    number = located[(len(located) - 1) // 2][2]
     clip = measures.load_clip(dataset, number)
     caption = next(region.caption for region in dataset.items[number].regions if region.track)
     real = clip.mask.nonzero().flatten()
@@ -105,7 +102,7 @@ def caption_gallery(P: Params, result: StageResult) -> tuple[Gallery, str]:
     frames = real[places].tolist()
     pick = (clip, frames, [f"frame {frame + 1}" for frame in frames])
 
-    def towards(model: AlertCLIP) -> Tensor:
+    def towards(P: Params, model: AlertCLIP) -> Tensor:
         with torch.no_grad():
             return model.encode_text([caption])[0]
 
@@ -119,17 +116,14 @@ def error_gallery(P: Params, errors: pd.DataFrame) -> Gallery:
     model scores highest.
     """
     model = stage_model(P, "full")
-    dataset, direction = (
-        clip_dataset(P, "test", model.image_size),
-        measures.anomaly_direction(P, model),
-    )
+    dataset = clip_dataset(P, "test", model.image_size)
     place = {item.key: number for number, item in enumerate(dataset.items)}
     picks: list[Pick] = []
     for error in errors.itertuples():
         clip = measures.load_clip(dataset, place[error.key])
-        scores = measures.score(model, [clip], direction).scores[0]
-        frame = clip.seen[len(clip.seen) // 2] if len(clip.seen) else scores.argmax()
-        picks.append((clip, [int(frame)], [f"{short_name(clip.key)}\nmargin {error.margin:+.3f}"]))
+        event = clip.seen.tolist()
+        frames = event[len(event) // 2 :][:1] or _highest(P, model, clip, 1)
+        picks.append((clip, frames, [f"{short_name(clip.key)}\nmargin {error.margin:+.3f}"]))
     return _gallery(P, picks)
 
 
@@ -149,60 +143,60 @@ def real_gallery(P: Params) -> Gallery | None:
         print(f"real clips: skipped, {folder} has none of {', '.join(names)} (.mp4)")
         return None
     model = stage_model(P, "full")
-    direction = measures.anomaly_direction(P, model)
     items = [Item(str(path.relative_to(folder)), "", ()) for path in found.values()]
     cache = FrameCache(P.cache_dir, model.image_size)
     dataset = ClipDataset(folder, items, P.data.num_frames, cache, P.workers)
     picks: list[Pick] = []
     for number in range(len(dataset.items)):
         clip, times = measures.load_clip(dataset, number), dataset[number]["times"]
-        scores = measures.score(model, [clip], direction).scores[0]
-        best = sorted(scores.argsort(descending=True, stable=True)[:REAL_FRAMES].tolist())
+        best = _highest(P, model, clip, REAL_FRAMES)
         picks.append((clip, best, [f"{short_name(clip.key)}\n{times[i]:.0f} s" for i in best]))
     return _gallery(P, picks)
+
+
+def _highest(P: Params, model: AlertCLIP, clip: Clip, count: int) -> list[int]:
+    """The ``count`` frames of highest score, in order of time."""
+    scores = measures.score(model, [clip], measures.anomaly_direction(P, model)).scores[0]
+    return sorted(scores.argsort(descending=True, stable=True)[:count].tolist())
 
 
 def _gallery(
     P: Params,
     picks: Sequence[Pick],
-    towards: Callable[[AlertCLIP], Tensor] | None = None,
+    towards: Callable[[Params, AlertCLIP], Tensor] = measures.anomaly_direction,
     kinds: Sequence[str] = ("relevance",),
     note: str = "score",
 ) -> Gallery:
-    """Maps of the picked frames for every stage, ``note`` written above each.
-
-    ``towards`` gives the direction that is explained; without it, the anomaly score.
-    """
-    titles = [title for *_, titles in picks for title in titles]
-    cells: Cells = [[_cell(clip, f, t) for clip, *own in picks for f, t in zip(*own, strict=True)]]
+    """Maps of the picked frames along ``towards`` for every stage, ``note`` written above each."""
+    cells = [[_cell(clip, f, t) for clip, *own in picks for f, t in zip(*own, strict=True)]]
     rows, names = [], ["frame"]
     for stage, name in STAGES.items():
-        model = stage_model(P, stage).to(resolve_device(P))
-        direction = towards(model) if towards else measures.anomaly_direction(P, model)
-        shown: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
-        for clip, frames, _ in picks:
+        model = stage_model(P, stage)
+        direction = towards(P, model)
+        shown: dict[str, list[Cell]] = {kind: [] for kind in kinds}
+        for clip, frames, titles in picks:
             scored = measures.score(model, [clip], direction)
             along = scored.gradients[0][frames]
             maps = measures.explain(model, clip.frames[frames], along, P.evaluation.batch_size)
-            for i, frame in enumerate(frames):
-                one, column = FrameMaps(*(part[i : i + 1] for part in maps)), len(shown[kinds[0]])
-                base = {"column": column, "title": titles[column], "key": clip.key, "model": name}
-                base |= {"frame": frame, "score": float(scored.scores[0, frame])}
+            for i, (frame, title) in enumerate(zip(frames, titles, strict=True)):
+                one = FrameMaps(*(part[i : i + 1] for part in maps))
+                base = {"column": len(shown[kinds[0]]), "title": title, "key": clip.key}
+                base |= {"model": name, "frame": frame, "score": float(scored.scores[0, frame])}
                 base |= {"alpha": float(scored.weights[0, frame])}
                 boxed = bool(clip.present[:, frame].any())
                 found = measures.box_measures(one, clip, torch.tensor([frame])) if boxed else {}
                 for kind in kinds:
                     cell = _cell(clip, frame, f"{note} {base[note]:.2g}")
                     shown[kind].append(cell | {"attention": getattr(one, kind)[0].numpy()})
-                    row = name if len(kinds) == 1 else f"{name} {kind}"
-                    inside = {"area": found.get("area"), "mass": found.get(f"mass_{kind}")}
-                    rows.append(base | {"row": row, "map": kind} | inside)
+                    row = {"row": name if len(kinds) == 1 else f"{name} {kind}", "map": kind}
+                    row |= {"area": found.get("area"), "mass": found.get(f"mass_{kind}")}
+                    rows.append(base | row)
         cells += shown.values()
         names += [name if len(kinds) == 1 else f"{name}\n{kind}" for kind in kinds]
     return Gallery(cells, names, pd.DataFrame(rows))
 
 
-def _cell(clip: Clip, frame: int, title: str) -> dict[str, Any]:
+def _cell(clip: Clip, frame: int, title: str) -> Cell:
     boxes = clip.boxes[clip.present[:, frame], frame].numpy()
     picture = clip.frames[frame].permute(1, 2, 0).numpy()
     return {"frame": picture, "title": title, "boxes": boxes}

@@ -16,20 +16,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
-from alertclip.attention_maps import FrameMaps, frame_gradients, frame_maps
-from alertclip.clips import ClipDataset
-from alertclip.errors import InputError
-from alertclip.files import progress
-from alertclip.intervals import Statistic, bootstrap_interval, mean, ratio
-from alertclip.model import AlertCLIP
-from alertclip.mss import encode_sets
-from alertclip.prompts import load_prompts
-from companion.degradation import DEGRADATIONS, Clip, degrade, described
-from companion.profiles import ROOT, Params
-from companion.splits import clip_dataset, prepare_data
-from companion.stage_runs import resolve_device
-from companion.tuned_models import STAGES, stage_model
-from detectors.frame_metrics import auc_statistic
+from alertclip.attention_maps import (FrameMaps, frame_gradients, frame_maps)
+from alertclip.clips import (ClipDataset)
+from alertclip.errors import (InputError)
+from alertclip.files import (progress)
+from alertclip.intervals import (Statistic, bootstrap_interval, mean, ratio)
+from alertclip.model import (AlertCLIP)
+from alertclip.mss import (encode_sets)
+from companion.degradation import (DEGRADATIONS, Clip, degrade)
+from companion.profiles import (Params)
+from companion.splits import (clip_dataset, prepare_data)
+from companion.stage_runs import (resolve_device)
+from companion.tuned_models import (STAGES, prompts_of, stage_model)
+from detectors.frame_metrics import (auc_statistic)
 
 Levels = Mapping[str, Sequence[float]]
 CURVES: dict[str, tuple[str | list[str], Statistic | None, float]] = {
@@ -76,19 +75,19 @@ def load_clips(P: Params) -> list[Clip]:
     """
     prepare_data(P)
     dataset = clip_dataset(P, "test", stage_model(P, "clip").image_size)
-    rng, drawn = np.random.default_rng(P.seed), []
+    rng, items = np.random.default_rng(P.seed), dataset.items
     half = None if P.failure.clips is None else P.failure.clips // 2
-    for abnormal in (True, False):
-        found = sorted(
-            (item.key, number)
-            for number, item in enumerate(dataset.items)
-            if item.is_abnormal == abnormal
-            and (not abnormal or any(region.track for region in item.regions))
-        )
+    normal = [i for i, item in enumerate(items) if not item.is_abnormal]
+    abnormal = [
+        i for i, item in enumerate(items) if item.is_abnormal and any(r.track for r in item.regions)
+    ]
+    drawn = []
+    for found in (abnormal, normal):
         if not found:
             raise InputError("test: needs normal clips and abnormal clips with boxes; check it")
+        found.sort(key=lambda i: (items[i].key, i))
         order = sorted(rng.permutation(len(found))[:half])
-        drawn.append([load_clip(dataset, found[i][1]) for i in order])
+        drawn.append([load_clip(dataset, found[i]) for i in order])
     lenders = rng.integers(len(drawn[0]), size=len(drawn[1]))
     pairs = zip(lenders, drawn[1], strict=True)
     return drawn[0] + [lend(drawn[0][i], clip) for i, clip in pairs]
@@ -122,7 +121,7 @@ def degraded_scores(
     means over its frames: area (share of the frame), reach (share of patches it touches), mass_MAP
     inside the box, hits_MAP of the map's peak. Step 0 is the clip as it is.
     """
-    steps = [("", 0, float("nan")), *(step for step in all_steps(levels) if step[1])]
+    steps = [("", 0, float("nan")), *all_steps(levels)[len(levels) :]]
     rows = []
     for kind, step, level in progress(steps, len(steps), "degrade clips"):
         found: dict[str, list[dict[str, object]]] = {name: [] for name in models}
@@ -142,10 +141,10 @@ def degraded_scores(
 
 def all_steps(levels: Levels) -> list[tuple[str, int, float]]:
     """Kind, step and level: the clean level of every kind first, then kinds from mild to severe."""
-    hows = {kind: described(kind) for kind in levels}
-    steps = [(kind, 0, how.clean) for kind, how in hows.items()]
-    for kind, how in hows.items():
-        ordered = sorted(levels[kind], reverse=how.worst < how.clean)
+    steps = [(kind, 0, DEGRADATIONS[kind].clean) for kind in levels]
+    for kind, values in levels.items():
+        how = DEGRADATIONS[kind]
+        ordered = sorted(values, reverse=how.worst < how.clean)
         steps += [(kind, step, level) for step, level in enumerate(ordered, start=1)]
     return steps
 
@@ -158,8 +157,7 @@ def degraded(clip: Clip, kind: str, level: float, seed: int) -> Clip:
 
 def anomaly_direction(P: Params, model: AlertCLIP) -> Tensor:
     """mean(P_A) - mean(P_N), (D,): its dot product with an embedding is the margin S_A - S_N."""
-    sets = load_prompts(ROOT / P.evaluation.prompts).sets
-    normal, abnormal = encode_sets(model.encode_text, sets)
+    normal, abnormal = encode_sets(model.encode_text, prompts_of(P).sets)
     return torch.from_numpy(abnormal.mean(axis=0) - normal.mean(axis=0)).to(resolve_device(P))
 
 
@@ -186,20 +184,15 @@ def explain(model: AlertCLIP, frames: Tensor, gradients: Tensor, batch_size: int
 def _measured(
     model: AlertCLIP, clips: Sequence[Clip], direction: Tensor, batch_size: int
 ) -> list[dict[str, object]]:
-    found = score(model, clips, direction)
-    rows: list[dict[str, object]] = [
-        {"key": clip.key, "video": clip.key.split("#")[0], "label": clip.label, "margin": margin}
-        for clip, margin in zip(clips, found.margins.tolist(), strict=True)
-    ]
-    located = [i for i, clip in enumerate(clips) if clip.located]
-    if located:
-        frames = torch.cat([clips[i].frames[clips[i].seen] for i in located])
-        gradients = torch.cat([found.gradients[i][clips[i].seen] for i in located])
-        counts = [len(clips[i].seen) for i in located]
-        maps = explain(model, frames, gradients, batch_size)
-        own = zip(*(kind.split(counts) for kind in maps), strict=True)
-        for i, pair in zip(located, own, strict=True):
-            rows[i] |= box_measures(FrameMaps(*pair), clips[i], clips[i].seen)
+    scored, rows = score(model, clips, direction), []
+    for i, clip in enumerate(clips):
+        row = {"key": clip.key, "video": clip.key.split("#")[0], "label": clip.label}
+        row |= {"margin": scored.margins[i].item()}
+        if clip.located:
+            along = scored.gradients[i][clip.seen]
+            maps = explain(model, clip.frames[clip.seen], along, batch_size)
+            row |= box_measures(maps, clip, clip.seen)
+        rows.append(row)
     return rows
 
 
@@ -243,26 +236,24 @@ def curves(P: Params, table: pd.DataFrame, name: str) -> pd.DataFrame:
     says whether its clips are abnormal.
     """
     columns, statistic, scale = CURVES[name]
-    parts = {"": table if name == "auc" else table[table["area"].notna()]}
+    place, draws = ["kind", "step", "level", "model"], (P.evaluation.bootstrap_samples, P.seed)
     if name == "margin":
-        parts = {
-            "abnormal clips": table[table["label"] == 1],
-            "normal clips": table[table["label"] == 0],
-        }
-    rows, place = [], ["kind", "step", "level", "model"]
-    draws = P.evaluation.bootstrap_samples, P.seed
-    for of, chosen in parts.items():
-        for at, part in chosen.groupby(place, sort=False):
-            how = statistic or auc_statistic(part["label"].to_numpy())
-            values, videos = part[columns].to_numpy(), part["video"].tolist()
-            *found, n = bootstrap_interval(values, how, *draws, videos)
-            kind = DEGRADATIONS[at[0]]
-            row = dict(zip(place, at, strict=True))
-            row |= dict(zip(("value", "low", "high"), (scale * x for x in found), strict=True))
-            row |= {"title": kind.title, "unit": kind.unit}
-            if statistic is ratio:  # a map even over the picture, without the ground around it
-                row["chance"] = row["level"] ** -2 if row["kind"] == "actor size" else 1.0
-            elif name == "pointing":
-                row["chance"] = 100 * part["reach"].mean()
-            rows.append(row | {"n": n} | ({"of": of} if of else {}))
-    return pd.DataFrame(rows)
+        table = table.sort_values("label", ascending=False, kind="stable")
+        table = table.assign(of=table["label"].map({1: "abnormal clips", 0: "normal clips"}))
+    elif name != "auc":
+        table = table[table["area"].notna()]
+    rows, extra = [], ["of"] if name == "margin" else []
+    for at, part in table.groupby(extra + place, sort=False):
+        row = dict(zip(extra + place, at, strict=True))
+        how, kind = statistic or auc_statistic(part["label"].to_numpy()), DEGRADATIONS[row["kind"]]
+        values, videos = part[columns].to_numpy(), part["video"].tolist()
+        *interval, n = bootstrap_interval(values, how, *draws, videos)
+        row |= {key: scale * x for key, x in zip(("value", "low", "high"), interval, strict=True)}
+        row |= {"title": kind.title, "unit": kind.unit}
+        if statistic is ratio:  # a map even over the picture, without the ground around it
+            row["chance"] = row["level"] ** -2 if row["kind"] == "actor size" else 1.0
+        elif name == "pointing":
+            row["chance"] = 100 * part["reach"].mean()
+        rows.append(row | {"n": n})
+    curve = pd.DataFrame(rows)
+    return curve[[*curve.columns.drop(extra), *extra]]

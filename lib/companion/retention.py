@@ -1,9 +1,9 @@
 """What tuning forgets: zero-shot classification and retrieval before and after it.
 
 Document 001 says "no regression (and even some gains)" on ImageNet and COCO retrieval, without a
-number. The mini world has its
-held-out synthetic stills; for real data set ``retention_imagenet`` to ImageNet's validation folder
-(val/<synset>/*.JPEG) and ``retention_coco`` to the folder of captions_val2017.json and val2017/.
+number. The mini world has its held-out stills; for real data set ``retention_imagenet`` to
+ImageNet's validation folder (val/<synset>/*.JPEG) and ``retention_coco`` to the folder of
+captions_val2017.json and val2017/.
 """
 
 import warnings
@@ -19,16 +19,17 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torchvision.datasets import ImageFolder
 
-from alertclip.errors import InputError
-from alertclip.files import progress, read_json
-from alertclip.intervals import bootstrap_interval
-from alertclip.model import AlertCLIP
-from companion import tuned_models
-from companion.profiles import ROOT, Params
-from companion.result_tables import per_cent
-from companion.world_gates import held_out_stills, still_accuracy
+from alertclip.errors import (InputError)
+from alertclip.files import (progress, read_json)
+from alertclip.intervals import (bootstrap_interval)
+from alertclip.model import (AlertCLIP)
+from companion import (tuned_models)
+from companion.profiles import (ROOT, Params)
+from companion.result_tables import (per_cent)
+from companion.world_gates import (still_accuracy)
 
 BATCH = 64
+NOTHING = {"measure": "not measured", "value": np.nan, "low": np.nan, "high": np.nan, "n": 0}
 
 
 def retention_table(P: Params, wanted: Sequence[tuned_models.Stage]) -> pd.DataFrame:
@@ -38,30 +39,18 @@ def retention_table(P: Params, wanted: Sequence[tuned_models.Stage]) -> pd.DataF
     nothing gets one row without a value, and a warning. InputError if a file is missing.
     """
     imagenet, coco = P.evaluation.retention_imagenet, P.evaluation.retention_coco
-    stills, rows = None, []
-    if P.data.world == "miniworld":
-        stills = held_out_stills(P, tuned_models.stage_model(P, wanted[0]))
-    elif not imagenet and not coco:
-        warnings.warn(
-            "retention is not measured: set retention_imagenet or retention_coco", stacklevel=2
-        )
-    for stage in wanted:
-        model = tuned_models.stage_model(P, stage)
-        found = still_accuracy(P, model, stills) if stills else []
+    models = [tuned_models.stage_model(P, stage) for stage in wanted]
+    synthetic, rows = P.data.world == "miniworld", []
+    if not (synthetic or imagenet or coco):
+        how = "set retention_imagenet or retention_coco"
+        warnings.warn(f"retention is not measured: {how}", stacklevel=2)
+    measured = still_accuracy(P, models) if synthetic else [[] for _ in models]
+    for stage, model, found in zip(wanted, models, measured, strict=True):
         hits = {"ImageNet: top-1": imagenet_hits(model, ROOT / imagenet)} if imagenet else {}
         hits |= coco_hits(model, ROOT / coco) if coco else {}
-        found += [
-            {"measure": name, **bootstrap_interval(values)._asdict()}
-            for name, values in hits.items()
-        ]
-        nothing = {
-            "measure": "not measured",
-            "value": np.nan,
-            "low": np.nan,
-            "high": np.nan,
-            "n": 0,
-        }
-        rows += [{**row, "model": tuned_models.STAGES[stage]} for row in found or [nothing]]
+        for name, values in hits.items():
+            found.append({"measure": name, **bootstrap_interval(values)._asdict()})
+        rows += [{**row, "model": tuned_models.STAGES[stage]} for row in found or [NOTHING]]
     return per_cent(pd.DataFrame(rows).rename(columns={"measure": "setting"}))
 
 
@@ -72,14 +61,11 @@ def imagenet_hits(model: AlertCLIP, folder: Path) -> np.ndarray:
         data = ImageFolder(str(folder))
     except OSError as error:
         raise InputError(f"retention_imagenet: {folder} has no class folders ({error})") from None
-    names = open_clip.IMAGENET_CLASSNAMES
+    names, templates = open_clip.IMAGENET_CLASSNAMES, open_clip.OPENAI_IMAGENET_TEMPLATES
     if len(data.classes) != len(names):
-        raise InputError(
-            f"retention_imagenet: {folder} has {len(data.classes)} class folders, not {len(names)}"
-        )
-    sentences = (
-        [template(name) for template in open_clip.OPENAI_IMAGENET_TEMPLATES] for name in names
-    )
+        found = f"{len(data.classes)} class folders, not {len(names)}"
+        raise InputError(f"retention_imagenet: {folder} has {found}")
+    sentences = ([template(name) for template in templates] for name in names)
     text = [normalize(model.encode_text(part).mean(dim=0), dim=0) for part in sentences]
     paths, truth = zip(*data.samples, strict=True)
     v = _embed_images(model, [Path(path) for path in paths])

@@ -19,21 +19,19 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 
-from alertclip.clips import ClipDataset
-from alertclip.files import progress
-from alertclip.intervals import Interval, bootstrap_interval
-from alertclip.model import AlertCLIP
-from alertclip.mss import signed_score
-from companion import tuned_models
-from companion.figures import write_table
-from companion.profiles import Params, load_params, parse_overrides
-from companion.splits import Split, clip_dataset, prepare_data
-from detectors.frame_metrics import auc_statistic
-from miniworld import stills
-from miniworld.captions import PLACES, article
+from alertclip.clips import (ClipDataset)
+from alertclip.files import (progress)
+from alertclip.intervals import (bootstrap_interval)
+from alertclip.model import (AlertCLIP)
+from alertclip.mss import (signed_score)
+from companion import (tuned_models)
+from companion.figures import (write_table)
+from companion.profiles import (Params, load_params, parse_overrides)
+from companion.splits import (Split, clip_dataset, prepare_data)
+from detectors.frame_metrics import (auc_statistic)
+from miniworld import (stills)
+from miniworld.captions import (PLACES, article)
 
-Stills = tuple[torch.Tensor, list[dict]]
-"""Frames (N, 1, 3, H, W) uint8 and what each shows."""
 PHRASES = {
     "scene": lambda value: PLACES[value],
     "colour": lambda value: f"a person in {article(value)} shirt",
@@ -48,8 +46,8 @@ class EventNetwork(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        channels, layers = [3, 32, 64, 128, 128], []
-        for before, after in zip(channels[:-1], channels[1:], strict=True):
+        layers = []
+        for before, after in ((3, 32), (32, 64), (64, 128), (128, 128)):
             convolution = nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)
             layers += [convolution, nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
         self.frame = nn.Sequential(*layers)
@@ -62,13 +60,10 @@ class EventNetwork(nn.Module):
         return self.head(x.amax(1)).squeeze(1)
 
 
-def train_event_network(
-    frames: torch.Tensor, labels: torch.Tensor, epochs: int = 14, seed: int = 0
-) -> EventNetwork:
+def train_event_network(frames: torch.Tensor, labels: torch.Tensor, seed: int) -> EventNetwork:
     """Fit on clips (B, T, 3, h, w) uint8 and labels (B,); flips are the only augmentation."""
     torch.manual_seed(seed)
-    network = EventNetwork()
-    steps = epochs * (len(frames) // 32)
+    network, steps = EventNetwork(), 14 * (len(frames) // 32)
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
     for _ in progress(range(steps), steps, "event network"):
@@ -82,91 +77,69 @@ def train_event_network(
     return network.eval()
 
 
-def probe_scores(
-    train: np.ndarray, labels: np.ndarray, test: np.ndarray, seed: int = 0
-) -> np.ndarray:
-    """Logistic regression on clip descriptors (N, F): decision value of each test clip."""
-    probe = make_pipeline(
-        StandardScaler(), LogisticRegression(C=0.1, max_iter=2000, random_state=seed)
-    )
-    return probe.fit(train, labels).decision_function(test)
-
-
-def clip_descriptor(frame_embeddings: np.ndarray) -> np.ndarray:
-    """Mean, maximum and spread over frames: (N, T, D) -> (N, 3D)."""
-    return np.concatenate(
-        [frame_embeddings.mean(1), frame_embeddings.max(1), frame_embeddings.std(1)], 1
-    )
-
-
-def world_gate(P: Params, split: Split) -> pd.DataFrame:
+def world_gate(P: Params, split: Split) -> list[dict]:
     """Gate 1: AUC of the event network on whole clips and on the frames before any event."""
     size = tuned_models.stage_model(P, "clip").image_size
     train, test = (_clips(clip_dataset(P, name, size)) for name in ("train", split))
     rows = []
     # Events start after .22 of the clip: of eight uniform frames the first two come before.
-    early = P.data.num_frames // 4
-    for name, part in (("whole clip", slice(None)), ("before the event", slice(early))):
-        network = train_event_network(train[0][:, part], train[1], seed=P.seed)
+    for name, end in (("whole clip", None), ("before the event", P.data.num_frames // 4)):
+        network = train_event_network(train[0][:, :end], train[1], P.seed)
         with torch.no_grad():
-            scores = torch.cat([network(x) for x in test[0][:, part].split(64)]).numpy()
-        rows.append(_row(f"event network, {name}: AUC", _auc(P, scores, test[1].numpy())))
-    return pd.DataFrame(rows)
-
-
-def prior_gate(P: Params, split: Split) -> pd.DataFrame:
-    """Gate 2: what MiniCLIP sees (stills, probe) and what its prompts do not (MSS, AUC)."""
-    train, test = (tuned_models.evaluate_stage(P, "clip", name) for name in ("train", split))
-    labels = test.clips.labels
-    probe = probe_scores(clip_descriptor(train.clips.v), train.clips.labels,
-                         clip_descriptor(test.clips.v))  # fmt: skip
-    model = tuned_models.stage_model(P, "clip")
-    signed = bootstrap_interval(
-        signed_score(test.similarities, labels), n_boot=P.evaluation.bootstrap_samples, seed=P.seed
-    )
-    return pd.DataFrame(
-        [
-            *still_accuracy(P, model, held_out_stills(P, model)),
-            _row("probe on frozen embeddings: AUC", _auc(P, probe, labels)),
-            _row("untuned prompts: AUC", _auc(P, test.margins, labels)),
-            _row("untuned prompts: MSS", signed),
-        ]
-    )
-
-
-def held_out_stills(P: Params, model: AlertCLIP, count: int = 1200) -> Stills:
-    """Images and attributes of stills of another world seed than the prior's."""
-    images, _, attributes = stills(count, P.world.seed + 1, model.image_size, max(1, P.workers))
-    return torch.from_numpy(images).permute(0, 3, 1, 2)[:, None], attributes
-
-
-@torch.inference_mode()
-def still_accuracy(P: Params, model: AlertCLIP, held_out: Stills) -> list[dict]:
-    """Zero-shot accuracy per attribute on held-out stills."""
-    frames, attributes = held_out
-    v = [model.encode_frames(part.to(model.mean.device)).v[:, 0] for part in frames.split(64)]
-    v = torch.cat(v).cpu()
-    rows = []
-    for name, phrase in PHRASES.items():
-        kept = [
-            i
-            for i, a in enumerate(attributes)
-            if a[name] != "none" and (name in ("scene", "object") or a["pair"] in ONE_ACTOR)
-        ]
-        truth = np.array([attributes[i][name] for i in kept])
-        values = sorted(set(truth))
-        text = model.encode_text([phrase(value) for value in values]).cpu()
-        right = np.array(values)[(v[kept] @ text.T).argmax(1).numpy()] == truth
-        interval = bootstrap_interval(right.astype(float), seed=P.seed)
-        rows.append(_row(f"stills, {name} of {len(values)}: accuracy", interval))
+            scores = torch.cat([network(x) for x in test[0][:, :end].split(64)]).numpy()
+        rows.append(_auc(P, f"event network, {name}: AUC", scores, test[1].numpy()))
     return rows
 
 
-def _auc(P: Params, scores: np.ndarray, labels: np.ndarray) -> Interval:
-    return bootstrap_interval(scores, auc_statistic(labels), P.evaluation.bootstrap_samples, P.seed)
+def prior_gate(P: Params, split: Split) -> list[dict]:
+    """Gate 2: what MiniCLIP sees (stills, probe) and what its prompts do not (MSS, AUC)."""
+    train, test = (tuned_models.evaluate_stage(P, "clip", name) for name in ("train", split))
+    # Mean, maximum and spread over frames: (N, T, D) -> (N, 3D).
+    seen, held_out = (
+        np.concatenate([v.mean(1), v.max(1), v.std(1)], 1) for v in (train.clips.v, test.clips.v)
+    )
+    regression = LogisticRegression(C=0.1, max_iter=2000, random_state=0)
+    probe = make_pipeline(StandardScaler(), regression).fit(seen, train.clips.labels)
+    signed = signed_score(test.similarities, test.clips.labels)
+    mss = bootstrap_interval(signed, n_boot=P.evaluation.bootstrap_samples, seed=P.seed)
+    scores, labels = probe.decision_function(held_out), test.clips.labels
+    return [
+        *still_accuracy(P, [tuned_models.stage_model(P, "clip")])[0],
+        _auc(P, "probe on frozen embeddings: AUC", scores, labels),
+        _auc(P, "untuned prompts: AUC", test.margins, labels),
+        {"measure": "untuned prompts: MSS", **mss._asdict()},
+    ]
 
 
-def _row(measure: str, interval: Interval) -> dict:
+@torch.inference_mode()
+def still_accuracy(P: Params, models: list[AlertCLIP], count: int = 1200) -> list[list[dict]]:
+    """Zero-shot accuracy per model and attribute, on stills of another world than the prior's."""
+    size, workers = models[0].image_size, max(1, P.workers)
+    images, _, attributes = stills(count, P.world.seed + 1, size, workers)
+    frames = torch.from_numpy(images).permute(0, 3, 1, 2)[:, None]  # (N, 1, 3, H, W)
+    rows: list[list[dict]] = [[] for _ in models]
+    for model, found in zip(models, rows, strict=True):
+        parts = frames.split(64)
+        v = torch.cat([model.encode_frames(part.to(model.mean.device)).v[:, 0] for part in parts])
+        for name, phrase in PHRASES.items():
+            kept = [
+                i
+                for i, a in enumerate(attributes)
+                if a[name] != "none" and (name in ("scene", "object") or a["pair"] in ONE_ACTOR)
+            ]
+            truth = np.array([attributes[i][name] for i in kept])
+            values = sorted(set(truth))
+            text = model.encode_text([phrase(value) for value in values]).cpu()
+            right = np.array(values)[(v.cpu()[kept] @ text.T).argmax(1).numpy()] == truth
+            interval = bootstrap_interval(right.astype(float), seed=P.seed)
+            measure = f"stills, {name} of {len(values)}: accuracy"
+            found.append({"measure": measure, **interval._asdict()})
+    return rows
+
+
+def _auc(P: Params, measure: str, scores: np.ndarray, labels: np.ndarray) -> dict:
+    draws = P.evaluation.bootstrap_samples, P.seed
+    interval = bootstrap_interval(scores, auc_statistic(labels), *draws)
     return {"measure": measure, **interval._asdict()}
 
 
@@ -188,7 +161,7 @@ def main() -> None:
     args = parser.parse_args()
     P = load_params(args.profile, parse_overrides(args.overrides))
     prepare_data(P)
-    table = pd.concat([prior_gate(P, args.split), world_gate(P, args.split)], ignore_index=True)
+    table = pd.DataFrame(prior_gate(P, args.split) + world_gate(P, args.split))
     write_table(table, P.run_dir / f"gates_{args.split}.csv")
     print(table.round(3).to_string(index=False))
 

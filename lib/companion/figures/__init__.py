@@ -3,10 +3,10 @@
 ``catalogue`` names every figure that a CSV holds; those of frames are called by their notebooks.
 """
 
-from companion.figures.images import boxes_on_frames, frame_grid, kept_patches, removed_gallery
-from companion.figures.style import Figure, committed, save, stamp, write_table
+from companion.figures.images import (boxes_on_frames, frame_grid, kept_patches, removed_gallery)
+from companion.figures.style import (Figure, committed, write_table)
 
 __all__ = [
     "Figure", "boxes_on_frames", "committed", "frame_grid", "kept_patches",
-    "removed_gallery", "save", "stamp", "write_table",
+    "removed_gallery", "write_table",
 ]  # fmt: skip

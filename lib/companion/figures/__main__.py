@@ -5,16 +5,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from alertclip.errors import InputError
-from companion.figures.catalogue import CATALOGUE, redraw
-from companion.profiles import ROOT
+from alertclip.errors import (InputError)
+from companion.figures.catalogue import (CATALOGUE, redraw)
+from companion.profiles import (ROOT)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns 2 for a name or folder that does not exist."""
     about = "Draw figures again from their CSVs, without model or data."
-    parser = argparse.ArgumentParser(prog="python -m companion.figures", description=about)
-    parser.epilog = f"names: {', '.join(CATALOGUE)}"
+    names = f"names: {', '.join(CATALOGUE)}"
+    parser = argparse.ArgumentParser("python -m companion.figures", None, about, names)
     parser.add_argument("names", nargs="+", metavar="NAME")
     parser.add_argument("--folder", type=Path, default=ROOT / "figures", help="where the CSVs are")
     parser.add_argument("--out", type=Path, help="where the PNGs go (default: beside the CSVs)")

@@ -11,23 +11,30 @@ from pathlib import Path
 
 import pandas as pd
 
-from alertclip.errors import InputError
-from alertclip.files import read_json, write_json
-from companion.figures import curves, distributions, intervals, method, spaces, style
+from alertclip.errors import (InputError)
+from alertclip.files import (read_json, write_json)
+from companion.figures import (comparisons, curves, method, spaces, style)
 
 SYNTHETIC = "synthetic"  # in the name of the data
 COUNTED = ("flops",)  # the paper's own model, whatever the data
 PLANTED = "synthetic, with planted faults"
 REFERENCE = "synthetic, committed runs of the mini profile"
 WILSON = "Point: share of right answers. Line: 95% Wilson interval over n videos."
+SCHEDULE = "Training time of the paper's schedule, extrapolated"
+SEEN = "Where the classifier sees the anomaly"
 IMAGES = "Point: value on n images. Line: 95% bootstrap interval over images."
 SHARE = "Share of the map in the actor's box / area of the box (dotted: even over the picture)."
 CLIPS = "n = {n} clips. Bars: 95% bootstrap interval over videos. Left: as recorded."
 OVER = f"Mean over abnormal clips of the frames with a box; {CLIPS}"
 
-compare, umap, losses = intervals.model_comparison, spaces.projection_panels, curves.loss_curves
+compare, umap, losses = comparisons.model_comparison, spaces.projection_panels, curves.loss_curves
+changes, damage = comparisons.paired_changes, partial(curves.panel_curves, caption=CLIPS)
+over_time, counts = curves.score_curves, curves.dataset_overview
 auc = partial(compare, axis="AUC (%)", level=50)
 answers = partial(compare, caption=WILSON, axis="accuracy (%)", level=curves.FOUR_OPTIONS)
+in_box = partial(damage, axis="mass in the box / its area", caption=f"{SHARE} {OVER}")
+relevance = partial(in_box, title="Relevance for the anomaly score inside the actor's box")
+order = partial(damage, axis="video AUC (%)", title="Detection: abnormal against normal", level=50)
 sign_score = partial(
     compare,
     title="MeanSignScore per class",
@@ -37,17 +44,35 @@ sign_score = partial(
     row="class_name",
     value="mss",
 )
-changes = partial(intervals.paired_changes, unit="points")
-damage = partial(curves.panel_curves, caption=CLIPS)
-in_box = partial(damage, axis="mass in the box / its area", caption=f"{SHARE} {OVER}")
-relevance = partial(in_box, title="Relevance for the anomaly score inside the actor's box")
-order = partial(damage, axis="video AUC (%)", title="Detection: abnormal against normal", level=50)
+pointing = partial(
+    damage,
+    axis="hit rate (%)",
+    title="Pointing game: the peak of relevance touches the actor's box",
+    caption=f"Dotted: share of patches that the box touches. {OVER}",
+)
+margin = partial(
+    damage,
+    axis="margin S_A - S_N (cosine)",
+    title="Anomaly score of abnormal and of normal clips",
+    caption=f"Dashed: normal clips, without intervals. In each class {CLIPS}",
+)
+operations = partial(
+    comparisons.point_intervals,
+    row="module",
+    value="operations",
+    by="variant",
+    title="One clip of 256 frames, one text",
+    caption="Counted, not measured.",
+    xlabel="operations, a multiply-add counted as one (log scale)",
+    xscale="log",
+)
+met = partial(compare, axis="IoU or share of videos (%)")
 
 CATALOGUE: dict[str, Callable[[pd.DataFrame], style.Figure]] = {
-    "items_per_class": distributions.dataset_overview,
-    "screening_scores": distributions.score_distribution,
-    "screening_recovery": intervals.screening_recovery,
-    "negatives_violations": intervals.violations_by_kind,
+    "items_per_class": counts,
+    "screening_scores": curves.score_distribution,
+    "screening_recovery": comparisons.screening_recovery,
+    "negatives_violations": comparisons.violations_by_kind,
     "prompt_similarity": spaces.prompt_similarity_matrix,
     "similarity_gap": spaces.similarity_gap,
     "mss_clip": sign_score,
@@ -70,7 +95,7 @@ CATALOGUE: dict[str, Callable[[pd.DataFrame], style.Figure]] = {
     "vadclip_backbones": partial(compare, title="VadCLIP by backbone"),
     "anomalyclip_backbones": partial(compare, title="AnomalyCLIP by backbone"),
     "anomalyclip_classes": partial(auc, title="Recognition by class, AnomalyCLIP"),
-    "vadclip_curves": partial(curves.score_curves, title="VadCLIP scores over time"),
+    "vadclip_curves": partial(over_time, title="VadCLIP scores over time"),
     "vadclip_tsne": partial(umap, title="Snippet features, a point per snippet", method="t-SNE"),
     "data_framework": partial(compare, title="Data versus framework, VadCLIP"),
     "ablation_live": partial(changes, title="Live: losses of Stage II"),
@@ -79,49 +104,20 @@ CATALOGUE: dict[str, Callable[[pd.DataFrame], style.Figure]] = {
     "ablation_anomalyclip": partial(changes, title="AnomalyCLIP, mini world, synthetic"),
     "failure_relevance": relevance,
     "failure_rollout": partial(in_box, title="Attention rollout inside the actor's box"),
-    "failure_pointing": partial(
-        damage,
-        axis="hit rate (%)",
-        title="Pointing game: the peak of relevance touches the actor's box",
-        caption=f"Dotted: share of patches that the box touches. {OVER}",
-    ),
-    "failure_margin": partial(
-        damage,
-        axis="margin S_A - S_N (cosine)",
-        title="Anomaly score of abnormal and of normal clips",
-        caption=f"Dashed: normal clips, without intervals. In each class {CLIPS}",
-    ),
+    "failure_pointing": pointing,
+    "failure_margin": margin,
     "failure_auc": order,
     "failure_relevance_reference": relevance,
     "failure_auc_reference": order,
-    "flops": partial(
-        intervals.point_intervals,
-        row="module",
-        value="operations",
-        by="variant",
-        title="One clip of 256 frames, one text",
-        caption="Counted, not measured.",
-        xlabel="operations, a multiply-add counted as one (log scale)",
-        xscale="log",
-    ),
-    "latency": partial(intervals.against_floor, title="Latency of one clip"),
-    "training_time": partial(
-        intervals.against_floor, title="Training time of the paper's schedule, extrapolated"
-    ),
+    "flops": operations,
+    "latency": partial(comparisons.against_floor, title="Latency of one clip"),
+    "training_time": partial(comparisons.against_floor, title=SCHEDULE),
     "qa_accuracy": partial(answers, title="Answers by similarity"),
     "qa_accuracy_classifier": partial(answers, title="Answers with the temporal classifier"),
-    "qa_intervals": partial(
-        compare,
-        title="The classifier's interval against the event",
-        axis="IoU or share of videos (%)",
-    ),
-    "qa_interval_curves": partial(
-        curves.score_curves, title="Where the classifier sees the anomaly", axis="P(abnormal)"
-    ),
+    "qa_intervals": partial(met, title="The classifier's interval against the event"),
+    "qa_interval_curves": partial(over_time, title=SEEN, axis="P(abnormal)"),
     "qa_accuracy_by_share": curves.accuracy_by_share,
-    "ledger_status": partial(
-        distributions.dataset_overview, title="Numbers of the papers by status", unit="numbers"
-    ),
+    "ledger_status": partial(counts, title="Numbers of the papers by status", unit="numbers"),
 }
 
 DATA = {name: PLANTED for name in CATALOGUE | {"screening_removed": 0} if "screening" in name}
@@ -144,11 +140,7 @@ def publish(
     """
     style.write_table(table, folder / f"{name}.csv")
     write_json(folder / "provenance.json", source)
-    if figure is None:
-        return redraw(name, folder)
-    style.stamp(figure, _line(name, source))
-    style.write_png(figure, folder / f"{name}.png")
-    return figure
+    return redraw(name, folder) if figure is None else _finish(figure, name, source, folder)
 
 
 def redraw(name: str, folder: Path, out: Path | None = None) -> style.Figure:
@@ -158,36 +150,29 @@ def redraw(name: str, folder: Path, out: Path | None = None) -> style.Figure:
     InputError for an unknown name (with the nearest) and without a CSV that has rows and the
     figure's columns.
     """
-    draw, path = _drawer(name), folder / f"{name}.csv"
+    path, known = folder / f"{name}.csv", folder / "provenance.json"
+    if name not in CATALOGUE:
+        near = difflib.get_close_matches(name, CATALOGUE, n=1, cutoff=0)[0]
+        what = "no figure that a CSV holds (its notebook draws one of frames)"
+        raise InputError(f"{name}: {what}; did you mean {near}?")
     if not path.is_file():
         raise InputError(f"{path}: no such table; run the notebook that writes it")
-    table, known = pd.read_csv(path), folder / "provenance.json"
-    source = read_json(known) if known.is_file() else {}
+    table, source = pd.read_csv(path), read_json(known) if known.is_file() else {}
     if name not in COUNTED and SYNTHETIC in str(source.get("data", SYNTHETIC)):
         table = table.drop(columns="paper", errors="ignore")
     if table.empty:
         raise InputError(f"{path}: the table has no rows")
     try:
-        figure = draw(table)
+        figure = CATALOGUE[name](table)
     except (KeyError, ValueError) as error:
         raise InputError(f"{path}: not the table of this figure ({error})") from error
-    style.stamp(figure, _line(name, source))
-    style.write_png(figure, (out or folder) / f"{name}.png")
-    return figure
+    return _finish(figure, name, source, out or folder)
 
 
-def _line(name: str, source: dict[str, object]) -> str:
-    """The line of provenance under a figure."""
+def _finish(figure: style.Figure, name: str, source: dict, folder: Path) -> style.Figure:
+    """Write ``folder/name.png`` with the line of provenance."""
     if name in DATA:
-        source = {**source, "data": DATA[name]} if "screening" in name else {"data": DATA[name]}
-    return ", ".join(f"{key}: {value}" for key, value in source.items())
-
-
-def _drawer(name: str) -> Callable[[pd.DataFrame], style.Figure]:
-    if name not in CATALOGUE:
-        near = difflib.get_close_matches(name, CATALOGUE, n=1, cutoff=0)[0]
-        raise InputError(
-            f"{name}: no figure that a CSV holds (its notebook draws one of frames);"
-            f" did you mean {near}?"
-        )
-    return CATALOGUE[name]
+        source = (source if "screening" in name else {}) | {"data": DATA[name]}
+    style.stamp(figure, ", ".join(f"{key}: {value}" for key, value in source.items()))
+    style.write_png(figure, folder / f"{name}.png")
+    return figure

@@ -1,4 +1,4 @@
-"""Figures of curves: losses, scores over time, accuracy over patches, measures over damage."""
+"""Figures of counts and curves: items, losses, scores over time, measures over damage."""
 
 import math
 
@@ -7,13 +7,65 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from companion.figures import style
-from companion.figures.style import ABNORMAL, INK, Figure
-from detectors.event_annotations import mask_runs
+from companion.figures import (style)
+from companion.figures.style import (ABNORMAL, INK, NORMAL, Figure)
+from detectors.event_annotations import (mask_runs)
 
 SMOOTH = 10  # optimiser steps
 FOUR_OPTIONS = 25.0  # per cent right by guessing
+BINS = {"0-25": (10, 25), "25-40": (25, 40), "40-50": (40, 51)}  # scores, end-exclusive
 PANELS = 4  # degradation curves in a row
+
+
+@style.styled
+def dataset_overview(
+    table: pd.DataFrame, title: str = "Items per class", unit: str = "items"
+) -> Figure:
+    """Bars of items per class and split on a log scale. Columns: class_name, split, items."""
+    counts = table.groupby(["class_name", "split"], sort=False)["items"].sum().reset_index()
+    totals = counts.groupby("split")["items"].sum()
+    counts["split"] = [f"{split} ({totals[split]:,})" for split in counts["split"]]
+    order = counts.groupby("class_name", sort=False)["items"].sum().sort_values(ascending=False)
+    splits = style.in_order(counts["split"])
+    figure = style.new_figure(9, 1.2 + (0.1 + 0.2 * len(splits)) * len(order))
+    axes = figure.subplots()
+    groups = {"hue": "split", "hue_order": splits, "palette": style.colours(splits)}
+    look = {"saturation": 1, "errorbar": None, "order": order.index, "ax": axes}
+    sns.barplot(counts, x="items", y="class_name", **groups, **look)
+    for bars in axes.containers:
+        labels = [f"{n:,.0f}" if n else "" for n in bars.datavalues]
+        axes.bar_label(bars, labels, padding=3, fontsize=9)
+    axes.set(xscale="log", xlim=(0.8, counts["items"].max() * 2))
+    axes.set(xlabel=f"{unit} (log scale)", ylabel="")
+    axes.grid(axis="y", visible=False)
+    style.legend_outside(figure, axes)
+    return style.headline(figure, title, f"n = {totals.sum():,} {unit}.")
+
+
+@style.styled
+def score_distribution(table: pd.DataFrame, title: str = "Screening scores") -> Figure:
+    """Clips per score with the paper's three bins. Columns: score (10 to 50), bin, decision."""
+    kept = (table["decision"] == "keep").sum()
+    names = {"drop": f"removed ({len(table) - kept:,})", "keep": f"kept ({kept:,})"}
+    palette = dict(zip(names.values(), (ABNORMAL, NORMAL), strict=True))
+    figure = style.new_figure(9, 3.8)
+    axes = figure.subplots()
+    look = {"multiple": "stack", "discrete": True, "shrink": 0.9, "alpha": 1, "linewidth": 0}
+    groups = {"hue": "decision", "hue_order": list(palette), "palette": palette}
+    shown = table.assign(decision=table["decision"].map(names))
+    sns.histplot(shown, x="score", ax=axes, **groups, **look)
+    axes.axvline(BINS["25-40"][0] - 0.5, color=INK, linewidth=1.5, label="threshold 25")
+    axes.axvline(BINS["40-50"][0] - 0.5, color=INK, linewidth=1, linestyle=":", label="bin edge")
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.25)
+    shares = table["bin"].value_counts(normalize=True)
+    for name, (low, high) in BINS.items():
+        text = f"{name}\n{100 * shares.get(name, 0.0):.1f}%"
+        place = {"ha": "center", "va": "top", "transform": axes.get_xaxis_transform()}
+        axes.text((low + high - 1) / 2, 0.97, text, **place)
+    axes.set(xlim=(9.5, 50.5), xlabel="score (10 to 50)", ylabel="clips")
+    style.legend_outside(figure, axes)
+    note = f"n = {len(table):,} clips. A score on an edge belongs to the bin above."
+    return style.headline(figure, title, note)
 
 
 @style.styled
@@ -115,15 +167,14 @@ def _lines(axes: Axes, table: pd.DataFrame) -> None:
         axes.plot(x, part["value"], color=colour, label=f"{model}, {of}" if of else model, **look)
 
 
-def accuracy_by_share(table: pd.DataFrame, title: str = "Full on the kept patches alone") -> Figure:
+def accuracy_by_share(table: pd.DataFrame) -> Figure:
     """Accuracy over the share of patches kept, one panel per setting, one line per rule.
 
     Columns: setting, rule, share, value, low, high (per cent), n.
     """
-    names = [
-        f"{setting} (n = {n})" for setting, n in zip(table["setting"], table["n"], strict=True)
-    ]
+    names = table["setting"] + " (n = " + table["n"].astype(str) + ")"
     shown = table.assign(title=names, model=table["rule"], unit="patches kept (%)")
     shown = shown.assign(level=shown["share"], step=shown["share"].rank(method="dense"))
+    title = "Full on the kept patches alone"
     note = "Point: share of right answers. Line: 95% Wilson interval over n videos."
     return panel_curves(shown, "accuracy (%)", title, note, FOUR_OPTIONS)

@@ -9,11 +9,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from alertclip.errors import InputError
-from companion.figures import style
-from companion.figures.style import ABNORMAL, NORMAL, Figure, wrap
+from alertclip.errors import (InputError)
+from companion.figures import (style)
+from companion.figures.style import (ABNORMAL, NORMAL, Figure, wrap)
 
 BOX = "#00E5FF"  # seen on dark and on bright maps
+CORNERS = ["x1", "y1", "x2", "y2"]
 DIMMED = 0.25  # brightness of a patch that is not kept
 LINE = 0.17  # inches of a line of text
 Cell = dict[str, Any]
@@ -33,8 +34,6 @@ def show_frame(
 
     ``boxes`` (R, 4) are normalised x1 y1 x2 y2; ``edges`` gives the colour and line style of each.
     """
-    if frame.ndim != 3 or frame.shape[2] != 3:
-        raise InputError(f"a frame must be (H, W, 3) uint8, not {frame.shape}")
     height, width = frame.shape[:2]
     axes.imshow(frame, extent=(0, width, height, 0))
     if attention is not None:
@@ -54,7 +53,7 @@ def show_frame(
 
 @style.styled
 def frame_grid(
-    cells: Sequence[Sequence[Cell | None]],
+    cells: Sequence[Sequence[Cell]],
     title: str = "",
     caption: str = "",
     rows: Sequence[str] = (),
@@ -62,33 +61,32 @@ def frame_grid(
 ) -> Figure:
     """Frames in rows and columns, each ``side`` inches wide (without it, as wide as fits).
 
-    A cell is what ``show_frame`` takes; None leaves its place empty. ``rows`` names the rows.
+    A cell is what ``show_frame`` takes; an empty one leaves its place empty. ``rows`` names rows.
     """
-    if not (len(cells) and cells[0] and cells[0][0]):
+    if not (len(cells) and cells[0]):
         raise InputError("frame grid: there are no frames")
     height, width = cells[0][0]["frame"].shape[:2]
-    text = [[c.get("title", "") for c in row if c] for row in cells]
-    below = [[c.get("below", "") for c in row if c] for row in cells]
-    lines = sum(max(bool(t) + t.count("\n") for t in row) for row in [*text, *below])
+    text = [[cell.get(part, "") for cell in row] for part in ("title", "below") for row in cells]
+    lines = sum(max(bool(t) + t.count("\n") for t in row) for row in text)
     columns = max(map(len, cells))
     side = side or min(2.0, 10.6 / columns)
     tall = len(cells) * (side * height / width + 0.1) + LINE * lines
     figure = style.new_figure(0.4 * bool(rows) + side * columns, 0.9 + tall)
     panels = figure.subplots(len(cells), columns, squeeze=False)
-    for axes in panels.flat:
-        axes.set_axis_off()
-    for axes_row, row in zip(panels, cells, strict=True):
-        for axes, cell in zip(axes_row, row, strict=False):
-            if cell:
-                axes.set_axis_on()
-                show_frame(axes, **cell)
+    for place, axes in np.ndenumerate(panels):
+        cell = dict(enumerate(cells[place[0]])).get(place[1])
+        if cell:
+            show_frame(axes, **cell)
+        else:
+            axes.set_axis_off()
     for axes, name in zip(panels[:, 0], rows, strict=False):
         axes.set_ylabel(name, fontsize=9)
     return style.headline(figure, title, caption)
 
 
-def _in_rows(cells: Sequence[Cell], columns: int) -> list[Sequence[Cell]]:
-    return [cells[i : i + columns] for i in range(0, len(cells), columns)]
+def _wrapped(cells: Sequence[Cell], columns: int, title: str, caption: str) -> Figure:
+    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
+    return frame_grid(rows, title, caption, side=2.7)
 
 
 def removed_gallery(
@@ -96,17 +94,16 @@ def removed_gallery(
 ) -> Figure:
     """One frame per removed clip under its class, score and reason.
 
-    Columns, one row per frame: class_name, score, reason; optional kind (what was planted).
+    Columns, one row per frame: class_name, score, reason, kind (what was planted).
     """
     cells = []
-    for frame, row in zip(frames, table.to_dict("records"), strict=True):
-        kind = f"{row['kind']}: " if "kind" in row else ""
+    for frame, row in zip(frames, table.itertuples(), strict=True):
         # The first criterion and what was measured, without the name of another clip.
-        reason = row["reason"].split(";")[0].split(" as ")[0]
+        reason = row.reason.split(";")[0].split(" as ")[0]
         reason = textwrap.shorten(reason, 70, placeholder=" ...")
-        text = f"{kind}filed as {row['class_name'].replace('_', ' ')}, score {row['score']}. "
+        text = f"{row.kind}: filed as {row.class_name.replace('_', ' ')}, score {row.score}. "
         cells.append({"frame": frame, "title": wrap(text + reason, 34)})
-    return frame_grid(_in_rows(cells, 4), title, "The middle frame of each clip.", side=2.7)
+    return _wrapped(cells, 4, title, "The middle frame of each clip.")
 
 
 def boxes_on_frames(
@@ -117,17 +114,15 @@ def boxes_on_frames(
     Columns: frame (index into ``frames``), title, x1, y1, x2, y2 (normalised), caption, label
     (1 abnormal). A frame without a box has no row.
     """
-    corners = ["x1", "y1", "x2", "y2"]
     cells = []
     for i, frame in enumerate(frames):
         rows = table[table["frame"] == i]
         edges = [(ABNORMAL, "--") if label else (NORMAL, "-") for label in rows["label"]]
-        cell = {"frame": frame, "boxes": rows[corners].to_numpy(), "edges": edges}
+        cell = {"frame": frame, "boxes": rows[CORNERS].to_numpy(), "edges": edges}
         cell["title"] = wrap(rows["title"].iloc[0], 34) if len(rows) else ""
         cell["below"] = "\n".join(wrap(caption, 34) for caption in rows["caption"])
         cells.append(cell)
-    caption = "Blue: normal region. Orange, dashed: abnormal region."
-    return frame_grid(_in_rows(cells, 3), title, caption, side=2.7)
+    return _wrapped(cells, 3, title, "Blue: normal region. Orange, dashed: abnormal region.")
 
 
 def kept_patches(

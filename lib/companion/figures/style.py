@@ -1,4 +1,4 @@
-"""What all figures share: style, palette, checks, legends, provenance lines and saving."""
+"""What all figures share: style, palette, legends, provenance lines and saving."""
 
 import functools
 import io
@@ -12,29 +12,17 @@ import matplotlib.figure
 import pandas as pd
 from matplotlib.axes import Axes
 
-from alertclip.errors import InputError
-from alertclip.files import atomic_write
-from companion.profiles import ROOT
+from alertclip.errors import (InputError)
+from alertclip.files import (atomic_write)
+from companion.profiles import (ROOT)
 
 STYLE = Path(__file__).with_name("companion.mplstyle")
 NORMAL, ABNORMAL, INK, RULE = "#0072B2", "#D55E00", "#333333", "#E3E3E3"
-PALETTE = [
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#000000",
-]  # Okabe, Ito
-PALETTE += ["#949494", "#CA9161", "#ECE133"]
-FIXED = {
-    "normal clip": NORMAL,
-    "abnormal clip": ABNORMAL,
-    "normal prompt": "#009E73",
-    "abnormal prompt": "#000000",
-    "paper": "#000000",
-}
+# Okabe and Ito's seven, then three of seaborn's.
+PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000",
+           "#949494", "#CA9161", "#ECE133"]  # fmt: skip
+FIXED = {"normal clip": NORMAL, "abnormal clip": ABNORMAL, "paper": "#000000",
+         "normal prompt": "#009E73", "abnormal prompt": "#000000"}  # fmt: skip
 MARKERS = "osD^vP*X<>"
 
 Arguments = ParamSpec("Arguments")
@@ -57,9 +45,7 @@ def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
     @functools.wraps(draw)
     def wrapper(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Figure:
         with matplotlib.rc_context():
-            matplotlib.rcdefaults()
-            style = matplotlib.rc_params_from_file(STYLE, use_default_template=False)
-            matplotlib.rcParams.update(style)
+            matplotlib.rc_file(STYLE)
             return draw(*args, **kwargs)
 
     return wrapper
@@ -68,16 +54,6 @@ def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure of this size in inches whose layout keeps every label inside."""
     return Figure(figsize=(width, height), layout="constrained")
-
-
-def save(figure: Figure, name: str, table: pd.DataFrame, folder: Path | str) -> Figure:
-    """Write ``folder/name.png`` and its table ``name.csv`` atomically; returns the figure.
-
-    The same figure and table give the same bytes.
-    """
-    write_table(table, Path(folder) / f"{name}.csv")
-    write_png(figure, Path(folder) / f"{name}.png")
-    return figure
 
 
 def write_png(figure: Figure, path: Path) -> None:
@@ -98,14 +74,6 @@ def committed(name: str) -> pd.DataFrame:
     if not path.is_file():
         raise InputError(f"{path}: missing; restore it with git checkout figures")
     return pd.read_csv(path)
-
-
-def require(table: pd.DataFrame, columns: Iterable[str], figure: str) -> None:
-    """InputError naming the figure and the missing column, or saying that there are no rows."""
-    missing = [column for column in columns if column not in table]
-    if missing or table.empty:
-        what = f"column {', '.join(missing)}" if missing else "rows"
-        raise InputError(f"{figure}: the table has no {what}")
 
 
 def headline(figure: Figure, title: str, caption: str = "") -> Figure:
@@ -132,8 +100,7 @@ def legend_outside(figure: Figure, axes: Axes) -> None:
         found |= dict(zip((t.get_text() for t in made.texts), made.legend_handles, strict=True))
     figure.legends.clear()
     axes.legend_ = None
-    handles, labels = axes.get_legend_handles_labels()
-    found |= dict(zip(labels, handles, strict=True))
+    found |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
     figure.legend(list(found.values()), list(found), loc="outside right upper")
 
 

@@ -8,8 +8,8 @@ import pandas as pd
 import seaborn.objects as so
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from companion.figures import style
-from companion.figures.style import Figure
+from companion.figures import (style)
+from companion.figures.style import (Figure)
 
 PAPER_FRAMES = 256  # frames per clip in the paper's cost tables
 BOOTSTRAP = "Point: value on n items. Line: 95% bootstrap interval over videos."
@@ -33,12 +33,11 @@ def point_intervals(
     ``level`` draws a vertical line; ``text`` is a column written beside each mark.
     """
     rows, names = table[row].nunique(), style.in_order(table[by])
-    paper = "paper" in table and bool(table["paper"].notna().any())
     plot = so.Plot(table, y=row, x=value, color=by, marker=by)
     plot = plot.add(so.Dot(pointsize=6), so.Dodge())
     if "low" in table:
         plot = plot.add(so.Range(linewidth=1.6), so.Dodge(), xmin="low", xmax="high", legend=False)
-    if paper:
+    if "paper" in table and table["paper"].notna().any():
         bar = so.Dot(marker="|", color="black", pointsize=13, stroke=2.2)
         plot = plot.add(bar, so.Dodge(), x="paper", legend=False)
         caption += " Black bar: the paper's number."
@@ -77,7 +76,7 @@ def model_comparison(
     return point_intervals(shown, "row", value, "model", title, caption, level, xlabel=axis)
 
 
-def screening_recovery(table: pd.DataFrame, title: str = "Planted faults found") -> Figure:
+def screening_recovery(table: pd.DataFrame) -> Figure:
     """Recall per kind of fault, precision, and clean clips removed, per rule.
 
     Columns: rule, setting, measure, value, low, high (per cent), n.
@@ -88,30 +87,27 @@ def screening_recovery(table: pd.DataFrame, title: str = "Planted faults found")
     apart = "precision, " + shown["model"]
     shown = shown.assign(setting=names.str.strip().where(shown["measure"] != "precision", apart))
     caption = "Point: share of n clips. Line: 95% Wilson interval."
-    return model_comparison(shown, title, caption, "share of clips (%)")
+    return model_comparison(shown, "Planted faults found", caption, "share of clips (%)")
 
 
-def paired_changes(table: pd.DataFrame, title: str = "Paired changes", unit: str = "") -> Figure:
-    """Change of each variant against its reference, with intervals.
+def paired_changes(table: pd.DataFrame, title: str = "Paired changes") -> Figure:
+    """Change of each variant against its reference in points, with intervals.
 
     Columns: title, metric, value, change, low, high, seeds, reference (True for the reference).
     """
     reference, shown = table[table["reference"]].iloc[0], table[~table["reference"]]
-    seeds, metric = int(table["seeds"].min()), table["metric"].iloc[0]
+    seeds, axis = int(table["seeds"].min()), f"change of {table['metric'].iloc[0]} (points)"
     rows = zip(shown["title"], shown["value"], strict=True)
     shown = shown.assign(row=[f"{name} ({value:.3g})" for name, value in rows])
     line = f"Line: 95% interval of Student's t over {seeds} seeds."
     caption = f"Against {reference['title']} ({reference['value']:.3g}). In brackets: the value."
     caption += f" {line if seeds > 1 else 'One seed, no interval.'}"
-    axis = f"change of {metric}{unit and f' ({unit})'}"
     figure = point_intervals(shown, "row", "change", "metric", title, caption, 0, xlabel=axis)
     figure.legends.clear()
     return figure
 
 
-def violations_by_kind(
-    table: pd.DataFrame, title: str = "What is wrong with the hard negatives"
-) -> Figure:
+def violations_by_kind(table: pd.DataFrame) -> Figure:
     """Share of each kind of fault per direction of rewriting, on a symmetric log scale.
 
     Columns: direction, kind, count, n, value, low, high (shares of one).
@@ -120,6 +116,7 @@ def violations_by_kind(
     names = [f"{name} (n = {sizes[name]:,})" for name in table["direction"]]
     shown = table.assign(direction=names, text=[f"{n:,}" for n in table["count"]])
     shown[["value", "low", "high"]] *= 100
+    title = "What is wrong with the hard negatives"
     caption = "Point: share. Line: 95% bootstrap interval over videos. Number: count."
     axis = {"xlabel": "share of hard negatives (%, log scale above 0.1)", "text": "text"}
     figure = point_intervals(shown, "kind", "value", "direction", title, caption, **axis)
@@ -129,7 +126,7 @@ def violations_by_kind(
     return figure
 
 
-def against_floor(table: pd.DataFrame, title: str, caption: str = "") -> Figure:
+def against_floor(table: pd.DataFrame, title: str) -> Figure:
     """Measured value and its floor per line on a log scale.
 
     Columns: line, unit (one for all), ours, low, high, n, floor, ratio; optional paper and frames.
@@ -145,8 +142,7 @@ def against_floor(table: pd.DataFrame, title: str, caption: str = "") -> Figure:
     shown.loc[shown["mark"] != "measured here", ["low", "high"]] = np.nan
     note = "Point: median of n calls. Line: quartiles. Floor: FLOPs / measured matmul ceiling."
     axis = {"xlabel": f"{table['unit'].iloc[0]} (log scale)", "xscale": "log"}
-    caption = f"{note} {caption}".rstrip()
-    figure = point_intervals(shown, "row", "value", "mark", title, caption, **axis)
+    figure = point_intervals(shown, "row", "value", "mark", title, note, **axis)
     ticks = figure.axes[0].xaxis
     ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ticks.set_major_formatter("{x:g}")
