@@ -19,16 +19,16 @@ import torch
 from harness import answer, parser, run_contender, save
 from videos import write_video
 
-from alertclip.anomaly_curve import (embed_prompts, score_video)
-from alertclip.attention import (attention_kernel)
-from alertclip.backbone import (load_backbone)
-from alertclip.clips import (Batch)
-from alertclip.model import (AlertCLIP)
-from alertclip.prompts import (load_prompts)
-from alertclip.training import (Run)
-from companion.latency import (random_batch, stage_start)
-from companion.profiles import (PROFILES, load_params)
-from curation.redundancy import (Fingerprint, compare)
+from alertclip.anomaly_curve import embed_prompts, score_video
+from alertclip.attention import attention_kernel
+from alertclip.backbone import load_backbone
+from alertclip.clips import Batch
+from alertclip.model import AlertCLIP
+from alertclip.prompts import load_prompts
+from alertclip.training import Run
+from companion.latency import random_batch, stage_start
+from companion.profiles import PROFILES, load_params
+from curation.redundancy import Fingerprint, compare
 
 CPU, CLIPS, FRAMES, STRIDE = torch.device("cpu"), 8, 8, 4
 COPIES, MOMENTS = 5, 8  # clips of one recording; hashes per clip

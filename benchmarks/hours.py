@@ -17,11 +17,11 @@ import torch
 from harness import parser, save
 from videos import RATE, write_video
 
-from alertclip.anomaly_curve import (embed_prompts, score_video)
-from alertclip.backbone import (load_backbone)
-from alertclip.model import (AlertCLIP)
-from alertclip.prompts import (load_prompts)
-from companion.profiles import (PROFILES)
+from alertclip.anomaly_curve import embed_prompts, score_video
+from alertclip.backbone import load_backbone
+from alertclip.model import AlertCLIP
+from alertclip.prompts import load_prompts
+from companion.profiles import PROFILES
 
 MINUTE = 60 * RATE  # frames
 

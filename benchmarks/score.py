@@ -26,12 +26,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from videos import write_videos
 
-from alertclip.anomaly_curve import (embed_prompts, has_bf16, score_videos)
-from alertclip.backbone import (load_backbone)
-from alertclip.model import (AlertCLIP)
-from alertclip.prompts import (load_prompts)
-from companion.profiles import (PROFILES)
-from detectors.features import (MARGIN, SnippetRule, extract_features, feature_file, read_features)
+from alertclip.anomaly_curve import embed_prompts, has_bf16, score_videos
+from alertclip.backbone import load_backbone
+from alertclip.model import AlertCLIP
+from alertclip.prompts import load_prompts
+from companion.profiles import PROFILES
+from detectors.features import MARGIN, SnippetRule, extract_features, feature_file, read_features
 
 Work = Callable[[], np.ndarray]
 

@@ -2,9 +2,9 @@
 
 from harness import parser, save
 
-from companion import (flops, latency, machine)
-from companion.profiles import (load_params)
-from companion.stage_runs import (resolve_device)
+from companion import flops, latency, machine
+from companion.profiles import load_params
+from companion.stage_runs import resolve_device
 
 
 def main() -> None:

@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from harness import answer, compare, cosines, interleave, parser, save
 
-from alertclip.attention import (attention_kernel)
-from alertclip.checkpoint import (trainable)
-from alertclip.clips import (Batch)
-from alertclip.losses import (Embeddings, concatenate, total_loss)
-from alertclip.model import (AlertCLIP, fill_negatives)
-from alertclip.objective import (StageObjective)
-from companion.latency import (random_batch, stage_start)
-from companion.profiles import (Params, load_params)
+from alertclip.attention import attention_kernel
+from alertclip.checkpoint import trainable
+from alertclip.clips import Batch
+from alertclip.losses import Embeddings, concatenate, total_loss
+from alertclip.model import AlertCLIP, fill_negatives
+from alertclip.objective import StageObjective
+from companion.latency import random_batch, stage_start
+from companion.profiles import Params, load_params
 
 Work = Callable[[], np.ndarray]
 CAPTIONS = 8  # distinct ones among the clips' captions: annotations repeat themselves

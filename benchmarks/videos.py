@@ -7,8 +7,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from miniworld.plan import (HEIGHT, SEED_START, WIDTH, draw_plan)
-from miniworld.render import (render_clip)
+from miniworld.plan import HEIGHT, SEED_START, WIDTH, draw_plan
+from miniworld.render import render_clip
 
 RATE = 30
 

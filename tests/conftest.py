@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from alertclip.video import (DecodeWorker)
+from alertclip.video import DecodeWorker
 
 
 @pytest.fixture(scope="session")

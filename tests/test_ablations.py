@@ -7,15 +7,23 @@ import pandas as pd
 import pytest
 from test_detector_tables import scored
 
-from alertclip.errors import (InputError)
-from alertclip.records import (Region)
-from alertclip.vagta import (Item)
-from companion import (ablation_tables, ablations, detector_tables, figures, paper_numbers, profiles, variants)
-from companion.figures import (comparisons)
-from companion.profiles import (load_params)
-from companion.seeds import (over_seeds)
-from companion.splits import (standard_negatives)
-from detectors.training_protocol import (DETECTORS)
+from alertclip.errors import InputError
+from alertclip.records import Region
+from alertclip.vagta import Item
+from companion import (
+    ablation_tables,
+    ablations,
+    detector_tables,
+    figures,
+    paper_numbers,
+    profiles,
+    variants,
+)
+from companion.figures import comparisons
+from companion.profiles import load_params
+from companion.seeds import over_seeds
+from companion.splits import standard_negatives
+from detectors.training_protocol import DETECTORS
 
 VARIANTS = variants.load_variants()
 T2 = 4.302652729911275  # Student's t, 97.5%, of two degrees of freedom

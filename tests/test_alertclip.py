@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from alertclip.clips import (Batch)
-from alertclip.errors import (InputError)
-from alertclip.lora import (add_lora)
-from alertclip.losses import (total_loss)
-from alertclip.model import (AttentionPooling, TemporalTransformer, region_sequence, roi_features)
-from alertclip.tower import (image_and_patches)
+from alertclip.clips import Batch
+from alertclip.errors import InputError
+from alertclip.lora import add_lora
+from alertclip.losses import total_loss
+from alertclip.model import AttentionPooling, TemporalTransformer, region_sequence, roi_features
+from alertclip.tower import image_and_patches
 
 WHOLE = [0.0, 0.0, 1.0, 1.0]
 

@@ -6,11 +6,11 @@ import torch
 from tiny_detectors import END, NAMES, START, STOP, anomalyclip, clip, random, tokenize, word
 from torch import Tensor
 
-from alertclip.errors import (InputError)
-from detectors.anomalyclip import (selector, temporal)
-from detectors.anomalyclip.model import (AnomalyCLIP, aggregate)
-from detectors.anomalyclip.selector import (normality_prototype)
-from detectors.anomalyclip.settings import (AnomalyCLIPSettings)
+from alertclip.errors import InputError
+from detectors.anomalyclip import selector, temporal
+from detectors.anomalyclip.model import AnomalyCLIP, aggregate
+from detectors.anomalyclip.selector import normality_prototype
+from detectors.anomalyclip.settings import AnomalyCLIPSettings
 
 
 def test_prompt_slots_are_exact():

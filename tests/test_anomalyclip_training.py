@@ -14,14 +14,14 @@ from tiny_detectors import (
 )
 from torch import Tensor
 
-from alertclip.errors import (InputError)
-from detectors.anomalyclip import (losses, scoring, selector, training)
-from detectors.anomalyclip.model import (AnomalyCLIP, aggregate)
-from detectors.anomalyclip.scoring import (score_video)
-from detectors.anomalyclip.settings import (PRESETS, AnomalyCLIPSettings, anomalyclip_settings)
-from detectors.anomalyclip.training import (epoch_batches, fit, learning_rate_factor)
-from detectors.training_protocol import (DetectorParams)
-from detectors.video_scores import (VideoScores)
+from alertclip.errors import InputError
+from detectors.anomalyclip import losses, scoring, selector, training
+from detectors.anomalyclip.model import AnomalyCLIP, aggregate
+from detectors.anomalyclip.scoring import score_video
+from detectors.anomalyclip.settings import PRESETS, AnomalyCLIPSettings, anomalyclip_settings
+from detectors.anomalyclip.training import epoch_batches, fit, learning_rate_factor
+from detectors.training_protocol import DetectorParams
+from detectors.video_scores import VideoScores
 
 
 def selection_logits() -> Tensor:

@@ -6,9 +6,9 @@ import torch
 from peft import PeftModel
 from torch.nn.functional import linear
 
-from alertclip.attention import (SplitAttention, attention_kernel, pack_state_dict, split_attention)
-from alertclip.errors import (InputError)
-from alertclip.lora import (add_lora, merge_lora, parameter_groups, target_pattern)
+from alertclip.attention import SplitAttention, attention_kernel, pack_state_dict, split_attention
+from alertclip.errors import InputError
+from alertclip.lora import add_lora, merge_lora, parameter_groups, target_pattern
 
 PIXELS = torch.randn(3, 3, 24, 32, generator=torch.Generator().manual_seed(0))
 TOKENS = tiny_clip.tokenize(["a man runs", "two cars crash here", "fire"])

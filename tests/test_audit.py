@@ -6,15 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from alertclip.errors import (InputError)
-from alertclip.vagta import (load_surrogate)
-from companion.figures.comparisons import (violations_by_kind)
-from companion.profiles import (load_params)
-from companion.screening_tables import (plant_and_clean)
-from curation import (audit)
-from miniworld.planted_faults import (TEXT_FAULTS, plant_text_faults)
-from miniworld.world import (clip_jobs)
-from miniworld.world_annotations import (entries, write_annotations)
+from alertclip.errors import InputError
+from alertclip.vagta import load_surrogate
+from companion.figures.comparisons import violations_by_kind
+from companion.profiles import load_params
+from companion.screening_tables import plant_and_clean
+from curation import audit
+from miniworld.planted_faults import TEXT_FAULTS, plant_text_faults
+from miniworld.world import clip_jobs
+from miniworld.world_annotations import entries, write_annotations
 
 FIGHT = "UCF_Crimes_Videos/UCF_Crimes/Videos/Fighting/Fighting002_x264.mp4"
 CALM = "UCF_Crimes_Videos/UCF_Crimes/Videos/Training_Normal_Videos_Anomaly/Normal_Videos1.mp4"

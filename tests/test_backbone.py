@@ -9,9 +9,9 @@ import tiny_clip
 import torch
 from safetensors.torch import save_file
 
-from alertclip.attention import (SplitAttention)
-from alertclip.backbone import (CONFIG, MINICLIP, from_clip, load_backbone)
-from alertclip.errors import (InputError)
+from alertclip.attention import SplitAttention
+from alertclip.backbone import CONFIG, MINICLIP, from_clip, load_backbone
+from alertclip.errors import InputError
 
 BASE = "ViT-B-32"
 

@@ -8,11 +8,22 @@ import numpy as np
 import pytest
 import yaml
 
-from alertclip.errors import (InputError)
-from detectors.benchmarks import (BENCHMARKS, load_benchmark, read_list, read_truth)
-from detectors.event_annotations import (VideoTruth, frame_class_truth, frame_truth, mask_runs, read_mask, read_tracks, read_ucf, read_vector, read_xd, xd_classes)
-from detectors.frame_metrics import (frame_metrics)
-from detectors.resampling import (FrameScores)
+from alertclip.errors import InputError
+from detectors.benchmarks import BENCHMARKS, load_benchmark, read_list, read_truth
+from detectors.event_annotations import (
+    VideoTruth,
+    frame_class_truth,
+    frame_truth,
+    mask_runs,
+    read_mask,
+    read_tracks,
+    read_ucf,
+    read_vector,
+    read_xd,
+    xd_classes,
+)
+from detectors.frame_metrics import frame_metrics
+from detectors.resampling import FrameScores
 
 UCF, XD = load_benchmark("ucf_crime"), load_benchmark("xd_violence")
 FIGHT = "v=a.b__#1_label_B1-0-0"

@@ -5,8 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alertclip import (records)
-from alertclip.records import (WHOLE_FRAME, Keyframe, Region, box_at, boxes_at, frame_time, region_span)
+from alertclip import records
+from alertclip.records import (
+    WHOLE_FRAME,
+    Keyframe,
+    Region,
+    box_at,
+    boxes_at,
+    frame_time,
+    region_span,
+)
 
 LEFT, RIGHT = (0.0, 0.1, 0.4, 0.5), (0.6, 0.3, 1.0, 0.9)
 

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_video import SIZE, ids, write_ids
 
-from alertclip.cache import (FrameCache)
-from alertclip.clips import (ClipDataset, collate, cover_spans)
-from alertclip.errors import (InputError)
-from alertclip.records import (WHOLE_FRAME, Item, Keyframe, Region, box_at, region_span)
-from alertclip.vagta import (load_vagta)
-from alertclip.video import (VideoInfo)
-from companion import (splits)
+from alertclip.cache import FrameCache
+from alertclip.clips import ClipDataset, collate, cover_spans
+from alertclip.errors import InputError
+from alertclip.records import WHOLE_FRAME, Item, Keyframe, Region, box_at, region_span
+from alertclip.vagta import load_vagta
+from alertclip.video import VideoInfo
+from companion import splits
 
 FIGHT = "UCF_Crimes_Videos/UCF_Crimes/Videos/Fighting/Fighting002_x264.mp4"
 CALM = "UCF_Crimes_Videos/UCF_Crimes/Videos/Testing_Normal_Videos_Anomaly/Normal_Videos_003.mp4"

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alertclip.embeddings import (ClipEmbeddings)
-from alertclip.errors import (InputError)
-from alertclip.records import (Item, Keyframe, Region)
-from alertclip.video import (DecodeWorker, probe)
-from companion import (screening_tables)
-from curation import (consistency, quality, redundancy, screening)
-from curation.__main__ import (find_videos, main)
-from curation.quality import (level)
-from miniworld import (planted_faults)
+from alertclip.embeddings import ClipEmbeddings
+from alertclip.errors import InputError
+from alertclip.records import Item, Keyframe, Region
+from alertclip.video import DecodeWorker, probe
+from companion import screening_tables
+from curation import consistency, quality, redundancy, screening
+from curation.__main__ import find_videos, main
+from curation.quality import level
+from miniworld import planted_faults
 
 SIZE = (96, 128)
 

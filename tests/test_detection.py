@@ -4,13 +4,27 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from alertclip.errors import (InputError)
-from detectors.benchmarks import (load_benchmark, read_truth)
-from detectors.detection import (class_confidence, curve_segments, detection_average_precision, detection_map, matches, non_maximum_suppression, temporal_iou)
-from detectors.event_annotations import (VideoTruth, frame_class_truth, frame_truth)
-from detectors.frame_metrics import (frame_metrics)
-from detectors.recognition import (ClassScores, class_metrics, false_alarm_rate, macro_auc, open_vocabulary)
-from detectors.resampling import (FrameScores)
+from alertclip.errors import InputError
+from detectors.benchmarks import load_benchmark, read_truth
+from detectors.detection import (
+    class_confidence,
+    curve_segments,
+    detection_average_precision,
+    detection_map,
+    matches,
+    non_maximum_suppression,
+    temporal_iou,
+)
+from detectors.event_annotations import VideoTruth, frame_class_truth, frame_truth
+from detectors.frame_metrics import frame_metrics
+from detectors.recognition import (
+    ClassScores,
+    class_metrics,
+    false_alarm_rate,
+    macro_auc,
+    open_vocabulary,
+)
+from detectors.resampling import FrameScores
 
 CLASSES = ["normal", "fight", "fire"]
 

@@ -19,19 +19,19 @@ from tiny_detectors import (
 )
 from torch import Tensor
 
-from alertclip.attention import (pack_state_dict, split_attention)
-from alertclip.errors import (InputError)
-from detectors import (__main__ as command)
-from detectors.anomalyclip.model import (AnomalyCLIP)
-from detectors.anomalyclip.scoring import (score_video as score_anomalyclip)
-from detectors.anomalyclip.settings import (PRESETS as ANOMALYCLIP)
-from detectors.benchmarks import (load_benchmark)
-from detectors.checkpoints import (load_anomalyclip, load_clip, load_vadclip)
-from detectors.features import (read_features)
-from detectors.vadclip.model import (VadCLIP)
-from detectors.vadclip.scoring import (score_video as score_vadclip)
-from detectors.vadclip.settings import (PRESETS as VADCLIP)
-from detectors.vadclip.settings import (VadCLIPSettings)
+from alertclip.attention import pack_state_dict, split_attention
+from alertclip.errors import InputError
+from detectors import __main__ as command
+from detectors.anomalyclip.model import AnomalyCLIP
+from detectors.anomalyclip.scoring import score_video as score_anomalyclip
+from detectors.anomalyclip.settings import PRESETS as ANOMALYCLIP
+from detectors.benchmarks import load_benchmark
+from detectors.checkpoints import load_anomalyclip, load_clip, load_vadclip
+from detectors.features import read_features
+from detectors.vadclip.model import VadCLIP
+from detectors.vadclip.scoring import score_video as score_vadclip
+from detectors.vadclip.settings import PRESETS as VADCLIP
+from detectors.vadclip.settings import VadCLIPSettings
 
 
 def layers(*names: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:

@@ -5,19 +5,33 @@ import pandas as pd
 import pytest
 from test_video import write_ids
 
-from alertclip.errors import (InputError)
-from alertclip.files import (Shard, locked, read_json)
-from alertclip.records import (Item)
-from companion import (ablations, detector_plots, detector_tables, extraction, tuned_models, zero_shot_tables)
-from companion import (profiles as params_module)
-from companion.detector_tables import (Scored)
-from companion.figures.curves import (score_curves)
-from companion.profiles import (load_params)
-from detectors import (features)
-from detectors.benchmarks import (load_benchmark, training_videos)
-from detectors.event_annotations import (VideoTruth)
-from detectors.features import (SnippetRule, extract_features, feature_file, read_features, snippet_frames, take_crop)
-from detectors.fitting import (TrainingSet, VideoScores, fit_vadclip)
+from alertclip.errors import InputError
+from alertclip.files import Shard, locked, read_json
+from alertclip.records import Item
+from companion import (
+    ablations,
+    detector_plots,
+    detector_tables,
+    extraction,
+    tuned_models,
+    zero_shot_tables,
+)
+from companion import profiles as params_module
+from companion.detector_tables import Scored
+from companion.figures.curves import score_curves
+from companion.profiles import load_params
+from detectors import features
+from detectors.benchmarks import load_benchmark, training_videos
+from detectors.event_annotations import VideoTruth
+from detectors.features import (
+    SnippetRule,
+    extract_features,
+    feature_file,
+    read_features,
+    snippet_frames,
+    take_crop,
+)
+from detectors.fitting import TrainingSet, VideoScores, fit_vadclip
 
 ROWS = {"train": 12, "test": 8}
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from alertclip import (mss)
-from alertclip.errors import (InputError)
-from alertclip.intervals import (bootstrap_interval, paired_difference)
-from alertclip.prompts import (load_prompts)
-from alertclip.score import (PROMPTS)
+from alertclip import mss
+from alertclip.errors import InputError
+from alertclip.intervals import bootstrap_interval, paired_difference
+from alertclip.prompts import load_prompts
+from alertclip.score import PROMPTS
 
 
 def unit(rng, *shape):

@@ -13,13 +13,13 @@ from test_training import STAGE, TRAINING, Clips, changed, tiny_model
 from torch import nn
 from torch.multiprocessing import get_context
 
-from alertclip import (distributed)
-from alertclip.checkpoint import (read_history, trainable)
-from alertclip.errors import (InputError)
-from alertclip.files import (Shard, merge, parse_shard)
-from alertclip.hyperparameters import (TrainingParams)
-from alertclip.objective import (StageObjective)
-from alertclip.training import (Run, collate_seen, fit, micro_batches)
+from alertclip import distributed
+from alertclip.checkpoint import read_history, trainable
+from alertclip.errors import InputError
+from alertclip.files import Shard, merge, parse_shard
+from alertclip.hyperparameters import TrainingParams
+from alertclip.objective import StageObjective
+from alertclip.training import Run, collate_seen, fit, micro_batches
 
 CPU = torch.device("cpu")
 TRACKED = ("loss", "loss_hard", "grad_norm", "validation_loss", "recall_at_1", "signed_gap")

@@ -9,9 +9,9 @@ import torch
 from open_clip.model import CLIP
 from torch.utils.flop_counter import FlopCounterMode
 
-from alertclip.attention import (split_attention)
-from companion import (flops, latency, machine)
-from companion.profiles import (load_params)
+from alertclip.attention import split_attention
+from companion import flops, latency, machine
+from companion.profiles import load_params
 
 CPU = torch.device("cpu")
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from alertclip.embeddings import (ClipEmbeddings, reuse_or_embed)
-from alertclip.errors import (InputError)
-from alertclip.prompts import (Prompts, PromptSets)
-from companion.embedding_tables import (frame_scores, wording_table)
-from detectors.frame_metrics import (frame_metrics)
+from alertclip.embeddings import ClipEmbeddings, reuse_or_embed
+from alertclip.errors import InputError
+from alertclip.prompts import Prompts, PromptSets
+from companion.embedding_tables import frame_scores, wording_table
+from detectors.frame_metrics import frame_metrics
 
 
 def embeddings(n: int = 8, frames: int = 4) -> ClipEmbeddings:

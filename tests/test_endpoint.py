@@ -12,12 +12,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from alertclip.errors import (InputError)
-from curation import (negatives)
-from curation.chat_models import (Endpoint, LocalModel)
-from curation.negatives import (Unit, Writer, load_negative_prompts)
-from miniworld.world import (clip_jobs)
-from miniworld.world_video import (make)
+from alertclip.errors import InputError
+from curation import negatives
+from curation.chat_models import Endpoint, LocalModel
+from curation.negatives import Unit, Writer, load_negative_prompts
+from miniworld.world import clip_jobs
+from miniworld.world_video import make
 
 KEY = "sk-very-secret-0123456789"
 GOOD = ["Two men hug each other.", "Two men dance in the park.", "Two men shake hands."]

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from alertclip.records import (Item, Keyframe, Region)
-from companion import (examples, result_tables)
+from alertclip.records import Item, Keyframe, Region
+from companion import examples, result_tables
 
 BOX = (0.1, 0.2, 0.3, 0.4)
 

@@ -10,12 +10,12 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-from alertclip.backbone import (load_backbone)
-from alertclip.errors import (InputError)
-from alertclip.export import (HEAD, META, export_huggingface, export_open_clip, load_alertclip, main)
-from alertclip.files import (read_json)
-from alertclip.lora import (add_lora)
-from alertclip.model import (AlertCLIP)
+from alertclip.backbone import load_backbone
+from alertclip.errors import InputError
+from alertclip.export import HEAD, META, export_huggingface, export_open_clip, load_alertclip, main
+from alertclip.files import read_json
+from alertclip.lora import add_lora
+from alertclip.model import AlertCLIP
 
 TEXTS = ["two men fight", "a calm street"]
 SENTENCES = ["two men fight", "a café, calm & quiet; it's 3 o'clock", "stop! hey!you"]

@@ -1,8 +1,8 @@
 """Features by shares: every benchmark that notebooks 05 and 06 read, once."""
 
-from alertclip.files import (Shard)
-from companion import (extraction)
-from companion.profiles import (load_params)
+from alertclip.files import Shard
+from companion import extraction
+from companion.profiles import load_params
 
 
 def test_features_are_asked_for_wherever_the_notebooks_read_them(monkeypatch):

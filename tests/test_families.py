@@ -18,17 +18,17 @@ from transformers import (
     BlipProcessor,
 )
 
-from alertclip.attention import (pack_state_dict, split_attention)
-from alertclip.attention_maps import (attention_maps)
-from alertclip.backbone import (load_backbone)
-from alertclip.clips import (Batch)
-from alertclip.errors import (InputError)
-from alertclip.export import (export_open_clip, load_alertclip, stock_encoders)
-from alertclip.lora import (add_lora)
-from alertclip.model import (AlertCLIP)
-from alertclip.tower import (image_and_patches)
-from miniworld import (prior)
-from miniworld.mini_models import (RECIPES)
+from alertclip.attention import pack_state_dict, split_attention
+from alertclip.attention_maps import attention_maps
+from alertclip.backbone import load_backbone
+from alertclip.clips import Batch
+from alertclip.errors import InputError
+from alertclip.export import export_open_clip, load_alertclip, stock_encoders
+from alertclip.lora import add_lora
+from alertclip.model import AlertCLIP
+from alertclip.tower import image_and_patches
+from miniworld import prior
+from miniworld.mini_models import RECIPES
 
 TEXTS = ["two men fight", "a calm street", "fire"]
 FAMILIES = ("siglip", "blip")

@@ -22,10 +22,10 @@ from faults.harness import Case, disk, forked, killed, refused
 from test_training import Clips, tiny_model
 from test_video import SIZE, ids, write_ids
 
-from alertclip import (checkpoint, score)
-from alertclip.cache import (FrameCache, parallel_fill)
-from alertclip.files import (write_json)
-from companion.figures import (write_table)
+from alertclip import checkpoint, score
+from alertclip.cache import FrameCache, parallel_fill
+from alertclip.files import write_json
+from companion.figures import write_table
 
 CASES: list[Case] = [*annotations.CASES, *videos.CASES, *training.CASES, *disks.CASES]
 

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from alertclip.errors import (InputError)
-from companion import (inconsistencies, ledger, paper_numbers, report, result_tables)
-from companion.paper_numbers import (EMPTY, cells, load, printed, same_digits)
-from companion.paper_settings import (settings_table)
-from companion.profiles import (PAPER_RESULTS, ROOT, load_params)
-from detectors.benchmarks import (load_benchmark)
+from alertclip.errors import InputError
+from companion import inconsistencies, ledger, paper_numbers, report, result_tables
+from companion.paper_numbers import EMPTY, cells, load, printed, same_digits
+from companion.paper_settings import settings_table
+from companion.profiles import PAPER_RESULTS, ROOT, load_params
+from detectors.benchmarks import load_benchmark
 
 SIZES = {  # cells, of which empty: counted in the documents, not in the file
     "Alert-CLIP": (49, 2),

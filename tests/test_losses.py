@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from open_clip.loss import ClipLoss
 from torch.nn.functional import normalize
 
-from alertclip.losses import (Embeddings, global_loss, hard_negative_loss, info_nce, region_loss, total_loss)
+from alertclip.losses import (
+    Embeddings,
+    global_loss,
+    hard_negative_loss,
+    info_nce,
+    region_loss,
+    total_loss,
+)
 
 SCALE = torch.tensor(5.0)
 

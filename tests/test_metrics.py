@@ -4,11 +4,17 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from alertclip.errors import (InputError)
-from alertclip.intervals import (paired_difference)
-from alertclip.mss import (hold, inside)
-from detectors.frame_metrics import (auc_statistic, average_precision, frame_metrics, roc_auc, video_metrics)
-from detectors.resampling import (FrameScores)
+from alertclip.errors import InputError
+from alertclip.intervals import paired_difference
+from alertclip.mss import hold, inside
+from detectors.frame_metrics import (
+    auc_statistic,
+    average_precision,
+    frame_metrics,
+    roc_auc,
+    video_metrics,
+)
+from detectors.resampling import FrameScores
 
 
 @pytest.mark.parametrize("levels", [3, 1000])  # many ties, few ties

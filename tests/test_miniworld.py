@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import miniworld
-from alertclip.errors import (InputError)
-from miniworld.captions import (WORDINGS)
-from miniworld.plan import (FPS, FRAMES, PAIRS, SEED_ROOM, SEED_START, draw_plan)
-from miniworld.poses import (LYING, ON_BACK, STAND, pose, posture)
-from miniworld.render import (render, render_clip)
-from miniworld.stills import (GENERIC, PEOPLE, TOPICS)
+from alertclip.errors import InputError
+from miniworld.captions import WORDINGS
+from miniworld.plan import FPS, FRAMES, PAIRS, SEED_ROOM, SEED_START, draw_plan
+from miniworld.poses import LYING, ON_BACK, STAND, pose, posture
+from miniworld.render import render, render_clip
+from miniworld.stills import GENERIC, PEOPLE, TOPICS
 
 
 @pytest.fixture(scope="module")

@@ -4,15 +4,15 @@ import json
 
 import pytest
 
-from alertclip.errors import (InputError)
-from alertclip.records import (Item, Keyframe, Region)
-from alertclip.vagta import (load_surrogate, load_vagta)
-from curation import (negatives)
-from curation.chat_models import (NoReply)
-from curation.contract import (is_english, normal_form, read_answer, violations)
-from curation.negatives import (Results, Unit, Writer, estimate, load_negative_prompts, units)
-from miniworld.world import (clip_jobs)
-from miniworld.world_annotations import (entries, write_annotations)
+from alertclip.errors import InputError
+from alertclip.records import Item, Keyframe, Region
+from alertclip.vagta import load_surrogate, load_vagta
+from curation import negatives
+from curation.chat_models import NoReply
+from curation.contract import is_english, normal_form, read_answer, violations
+from curation.negatives import Results, Unit, Writer, estimate, load_negative_prompts, units
+from miniworld.world import clip_jobs
+from miniworld.world_annotations import entries, write_annotations
 
 GOOD = ["Two men hug each other.", "Two men dance in the park.", "Two men shake hands."]
 FENCED = "```json\n" + json.dumps(GOOD) + "\n```"

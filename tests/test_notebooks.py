@@ -11,8 +11,8 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from companion import (execution, workflow)
-from companion.profiles import (ROOT, TYPICAL_TIMES, Params)
+from companion import execution, workflow
+from companion.profiles import ROOT, TYPICAL_TIMES, Params
 
 BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FORBIDDEN = {

@@ -7,8 +7,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_markdown_cell, new_notebook
 
-from companion.page import (html_page)
-from companion.profiles import (ROOT)
+from companion.page import html_page
+from companion.profiles import ROOT
 
 BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 

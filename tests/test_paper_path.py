@@ -7,11 +7,11 @@ import av
 import numpy as np
 import pytest
 
-from alertclip.checkpoint import (read_history)
-from alertclip.errors import (InputError)
-from companion import (profiles as params_module)
-from companion.profiles import (load_params)
-from companion.stage_runs import (run_stage)
+from alertclip.checkpoint import read_history
+from alertclip.errors import InputError
+from companion import profiles as params_module
+from companion.profiles import load_params
+from companion.stage_runs import run_stage
 
 UCF = "UCF_Crimes_Videos/UCF_Crimes/Videos"
 MSAD = "MSAD/MSAD_Videos"

@@ -6,9 +6,9 @@ import torch
 from open_clip import ClipLoss
 from torch.nn.functional import normalize
 
-from alertclip.backbone import (load_backbone)
-from miniworld import (prior)
-from miniworld.mini_models import (RECIPES, soft_contrastive_loss)
+from alertclip.backbone import load_backbone
+from miniworld import prior
+from miniworld.mini_models import RECIPES, soft_contrastive_loss
 
 CAPTIONS = ["a red square", "a blue square", "a red circle", "a red square"]
 

@@ -12,21 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_video import write_ids
 
-from alertclip.errors import (InputError)
-from alertclip.files import (read_json, write_json)
-from alertclip.records import (Item, Keyframe, Region)
-from alertclip.vagta import (load_surrogate)
-from companion import (qa_tables)
-from companion.profiles import (load_params)
-from curation.chat_models import (NoReply)
-from detectors.benchmarks import (load_benchmark)
-from detectors.event_annotations import (VideoTruth)
-from detectors.fitting import (TrainingSet)
-from vagpt import (answerers)
-from vagpt import (instructions as ins)
-from vagpt import (questions as qs)
-from vagpt import (timed_captions as uca)
-from vagpt.timed_captions import (TimedCaption)
+from alertclip.errors import InputError
+from alertclip.files import read_json, write_json
+from alertclip.records import Item, Keyframe, Region
+from alertclip.vagta import load_surrogate
+from companion import qa_tables
+from companion.profiles import load_params
+from curation.chat_models import NoReply
+from detectors.benchmarks import load_benchmark
+from detectors.event_annotations import VideoTruth
+from detectors.fitting import TrainingSet
+from vagpt import answerers
+from vagpt import instructions as ins
+from vagpt import questions as qs
+from vagpt import timed_captions as uca
+from vagpt.timed_captions import TimedCaption
 
 UCF = load_benchmark("ucf_crime")
 CLIP = TimedCaption("Fighting002_x264", "Fighting", 2.0, 5.5, "Two men fight.", True)

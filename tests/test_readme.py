@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from alertclip.errors import (InputError)
-from companion import (readme)
-from companion.profiles import (ROOT)
+from alertclip.errors import InputError
+from companion import readme
+from companion.profiles import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from alertclip.errors import (InputError)
-from alertclip.intervals import (resampled_counts)
-from detectors import (resampling)
-from detectors.resampling import (FrameScores, frame_ap, frame_auc, resample)
+from alertclip.errors import InputError
+from alertclip.intervals import resampled_counts
+from detectors import resampling
+from detectors.resampling import FrameScores, frame_ap, frame_auc, resample
 
 
 def videos(seed, names):

@@ -10,11 +10,11 @@ from typing import get_args
 
 import pytest
 
-from alertclip.errors import (InputError)
-from alertclip.files import (locked)
-from companion import (profiles, run, workflow)
-from companion.degradation import (DEGRADATIONS)
-from companion.profiles import (load_params, parse_overrides)
+from alertclip.errors import InputError
+from alertclip.files import locked
+from companion import profiles, run, workflow
+from companion.degradation import DEGRADATIONS
+from companion.profiles import load_params, parse_overrides
 
 STUB = """import sys, pathlib
 folder = pathlib.Path("runs", sys.argv[2])

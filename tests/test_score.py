@@ -13,9 +13,9 @@ from test_video import encode
 from torch import nn
 from tqdm import TMonitor
 
-from alertclip import (anomaly_curve, score)
-from alertclip.errors import (InputError)
-from alertclip.prompts import (load_prompts)
+from alertclip import anomaly_curve, score
+from alertclip.errors import InputError
+from alertclip.prompts import load_prompts
 
 BLUE, RED = (20, 20, 220), (220, 20, 20)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from companion import (workflow)
-from companion.profiles import (ROOT)
+from companion import workflow
+from companion.profiles import ROOT
 
 LIB = ROOT / "lib"
 FILES = {path.relative_to(LIB): path for path in sorted(LIB.rglob("*.py"))}

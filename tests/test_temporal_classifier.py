@@ -10,15 +10,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alertclip.errors import (InputError)
-from companion import (qa_tables)
-from companion.figures.curves import (accuracy_by_share, score_curves)
-from companion.figures.images import (kept_patches)
-from vagpt import (effective_tokens)
-from vagpt.effective_tokens import (embed_frames)
-from vagpt.qa_protocol import (QAParams)
-from vagpt.questions import (Footage, QuestionSet)
-from vagpt.temporal_classifier import (FrameClassifier, best_interval, frame_logits, text_prior, train_classifier)
+from alertclip.errors import InputError
+from companion import qa_tables
+from companion.figures.curves import accuracy_by_share, score_curves
+from companion.figures.images import kept_patches
+from vagpt import effective_tokens
+from vagpt.effective_tokens import embed_frames
+from vagpt.qa_protocol import QAParams
+from vagpt.questions import Footage, QuestionSet
+from vagpt.temporal_classifier import (
+    FrameClassifier,
+    best_interval,
+    frame_logits,
+    text_prior,
+    train_classifier,
+)
 
 LOGITS = st.lists(st.integers(-5, 5), min_size=1, max_size=12)
 

@@ -7,16 +7,16 @@ import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch.utils.data import Dataset
 
-from alertclip.backbone import (from_clip)
-from alertclip.checkpoint import (checkpoints, latest_checkpoint, trainable)
-from alertclip.clips import (collate)
-from alertclip.hyperparameters import (StageParams, TrainingParams)
-from alertclip.lora import (add_lora)
-from alertclip.losses import (Embeddings, concatenate)
-from alertclip.model import (AlertCLIP)
-from alertclip.objective import (StageObjective, recall_at_1, signed_gap)
-from alertclip.training import (Run, TrainingError, fit, learning_rate_factor, micro_batches)
-from companion.profiles import (load_params)
+from alertclip.backbone import from_clip
+from alertclip.checkpoint import checkpoints, latest_checkpoint, trainable
+from alertclip.clips import collate
+from alertclip.hyperparameters import StageParams, TrainingParams
+from alertclip.lora import add_lora
+from alertclip.losses import Embeddings, concatenate
+from alertclip.model import AlertCLIP
+from alertclip.objective import StageObjective, recall_at_1, signed_gap
+from alertclip.training import Run, TrainingError, fit, learning_rate_factor, micro_batches
+from companion.profiles import load_params
 
 TRAINING = TrainingParams()
 STAGE = StageParams(

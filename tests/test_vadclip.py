@@ -8,10 +8,15 @@ import torch
 from tiny_detectors import LENGTH, WIDTH, clip, random, tokenize, vadclip
 from torch import Tensor
 
-from alertclip.errors import (InputError)
-from detectors.vadclip.graph import (distance_adjacency, distance_decay, similarity_adjacency, window_mask)
-from detectors.vadclip.model import (VadCLIP, prompt_layout)
-from detectors.vadclip.settings import (VadCLIPSettings)
+from alertclip.errors import InputError
+from detectors.vadclip.graph import (
+    distance_adjacency,
+    distance_decay,
+    similarity_adjacency,
+    window_mask,
+)
+from detectors.vadclip.model import VadCLIP, prompt_layout
+from detectors.vadclip.settings import VadCLIPSettings
 
 
 def test_prompt_slots_of_the_official_layout():

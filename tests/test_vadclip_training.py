@@ -9,13 +9,13 @@ import torch
 from tiny_detectors import LENGTH, WIDTH, random, vadclip, vadclip_videos
 from tiny_detectors import VAD_NAMES as NAMES
 
-from alertclip.errors import (InputError)
-from detectors.training_protocol import (DetectorParams)
-from detectors.vadclip.losses import (top_k_mean, total_loss)
-from detectors.vadclip.model import (VadCLIP)
-from detectors.vadclip.scoring import (chunks, score_video)
-from detectors.vadclip.settings import (PRESETS, VadCLIPSettings, vadclip_settings)
-from detectors.vadclip.training import (epoch_batches, fit, multi_hot, training_window)
+from alertclip.errors import InputError
+from detectors.training_protocol import DetectorParams
+from detectors.vadclip.losses import top_k_mean, total_loss
+from detectors.vadclip.model import VadCLIP
+from detectors.vadclip.scoring import chunks, score_video
+from detectors.vadclip.settings import PRESETS, VadCLIPSettings, vadclip_settings
+from detectors.vadclip.training import epoch_batches, fit, multi_hot, training_window
 
 
 @pytest.mark.parametrize(("length", "k"), [(15, 1), (16, 2), (31, 2), (256, 17)])

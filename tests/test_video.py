@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 import pytest
 
-from alertclip import (decoding, video)
-from alertclip.cache import (FrameCache, ahead, parallel_fill, parallel_probe)
-from alertclip.video import (DecodeError, DecodeWorker, NoAnswer, probe, read_frames, uniform_indices)
+from alertclip import decoding, video
+from alertclip.cache import FrameCache, ahead, parallel_fill, parallel_probe
+from alertclip.video import DecodeError, DecodeWorker, NoAnswer, probe, read_frames, uniform_indices
 
 FRAMES, FPS, SIZE = 40, 30, (48, 64)  # H, W
 both = pytest.mark.parametrize("backend", ["decord", "pyav"])

@@ -7,8 +7,8 @@ import open_clip
 import torch
 from torch import Tensor
 
-from alertclip.backbone import (Backbone, from_clip)
-from alertclip.model import (AlertCLIP)
+from alertclip.backbone import Backbone, from_clip
+from alertclip.model import AlertCLIP
 
 END = 49  # open_clip pools the text tower at the largest token
 

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from alertclip import (decoding)
-from alertclip.model import (AlertCLIP)
-from alertclip.mss import (hold)
-from alertclip.prompts import (Prompts)
-from alertclip.video import (DecodeWorker, existing)
+from alertclip import decoding
+from alertclip.model import AlertCLIP
+from alertclip.mss import hold
+from alertclip.prompts import Prompts
+from alertclip.video import DecodeWorker, existing
 
 FRAMES = 8  # a window where the model does not say
 RATE = 2.0  # sampled frames per second: near the field's 16-frame snippets at 30 fps

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from alertclip.errors import (InputError)
+from alertclip.errors import InputError
 
 PARTS = ("q_proj", "k_proj", "v_proj")
 FUSED = (nn.MultiheadAttention, Attention)  # what must be split before LoRA

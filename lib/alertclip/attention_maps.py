@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from alertclip.attention import (Projections)
-from alertclip.errors import (InputError)
+from alertclip.attention import Projections
+from alertclip.errors import InputError
 
 
 class FrameMaps(NamedTuple):

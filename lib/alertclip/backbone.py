@@ -17,11 +17,11 @@ from timm.layers import AttentionPoolLatent
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from alertclip.attention import (split_attention)
-from alertclip.blip import (is_blip, read_blip)
-from alertclip.errors import (InputError)
-from alertclip.files import (read_json)
-from alertclip.tower import (take_apart)
+from alertclip.attention import split_attention
+from alertclip.blip import is_blip, read_blip
+from alertclip.errors import InputError
+from alertclip.files import read_json
+from alertclip.tower import take_apart
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "miniworld/weights"
 MINICLIP, MINISIGLIP = WEIGHTS / "miniclip", WEIGHTS / "minisiglip"

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from alertclip.attention import (SplitSelfAttention, pack_state_dict)
-from alertclip.errors import (InputError)
-from alertclip.files import (read_json)
+from alertclip.attention import SplitSelfAttention, pack_state_dict
+from alertclip.errors import InputError
+from alertclip.files import read_json
 
 if TYPE_CHECKING:  # importing takes 1.5 s, which only BLIP's users should wait
     from transformers import BlipForImageTextRetrieval, PreTrainedTokenizerBase

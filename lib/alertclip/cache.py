@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from alertclip import (video)
-from alertclip.files import (atomic_write, progress)
-from alertclip.video import (Choice, DecodeError, DecodeWorker, Facts, VideoInfo)
+from alertclip import video
+from alertclip.files import atomic_write, progress
+from alertclip.video import Choice, DecodeError, DecodeWorker, Facts, VideoInfo
 
 Request = tuple[Path, Sequence[int]]
 

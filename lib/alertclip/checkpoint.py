@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from alertclip.files import (atomic_write, read_json, sha256_json, write_json, writing)
+from alertclip.files import atomic_write, read_json, sha256_json, write_json, writing
 
 TRAINABLE, STATE, RUN, LOG = "trainable.safetensors", "state.pt", "run.json", "log.jsonl"
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from alertclip.cache import (FrameCache, parallel_fill, parallel_probe)
-from alertclip.errors import (InputError)
-from alertclip.files import (sha256_json)
-from alertclip.records import (Finding, Item, boxes_at, region_span)
-from alertclip.video import (VideoInfo, uniform_indices)
+from alertclip.cache import FrameCache, parallel_fill, parallel_probe
+from alertclip.errors import InputError
+from alertclip.files import sha256_json
+from alertclip.records import Finding, Item, boxes_at, region_span
+from alertclip.video import VideoInfo, uniform_indices
 
 
 @dataclass(frozen=True)

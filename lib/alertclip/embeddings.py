@@ -9,9 +9,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from alertclip.clips import (collate)
-from alertclip.errors import (InputError)
-from alertclip.files import (atomic_write, progress, read_json, sha256_json, write_json)
+from alertclip.clips import collate
+from alertclip.errors import InputError
+from alertclip.files import atomic_write, progress, read_json, sha256_json, write_json
 
 ARRAYS = ("embedding", "z", "v", "mask", "times", "labels")
 

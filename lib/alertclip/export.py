@@ -24,13 +24,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from alertclip.attention import (pack_state_dict)
-from alertclip.backbone import (CONFIG, Backbone, load_backbone)
-from alertclip.blip import (BlipRetrieval, is_blip, max_tokens, rename, save_blip)
-from alertclip.errors import (InputError)
-from alertclip.files import (atomic_write, read_json, write_json)
-from alertclip.lora import (has_lora, merge_lora)
-from alertclip.model import (AlertCLIP)
+from alertclip.attention import pack_state_dict
+from alertclip.backbone import CONFIG, Backbone, load_backbone
+from alertclip.blip import BlipRetrieval, is_blip, max_tokens, rename, save_blip
+from alertclip.errors import InputError
+from alertclip.files import atomic_write, read_json, write_json
+from alertclip.lora import has_lora, merge_lora
+from alertclip.model import AlertCLIP
 
 if TYPE_CHECKING:
     from transformers import CLIPConfig, CLIPTokenizer

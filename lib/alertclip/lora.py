@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from alertclip.attention import (FUSED)
-from alertclip.errors import (InputError)
+from alertclip.attention import FUSED
+from alertclip.errors import InputError
 
 PROJECTIONS = ("q", "k", "v", "out")
 EMBEDDING = "embedding"

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torchvision.ops import roi_align
 
-from alertclip.backbone import (Backbone)
-from alertclip.clips import (Batch)
-from alertclip.errors import (InputError)
-from alertclip.lora import (has_lora)
-from alertclip.losses import (Embeddings)
-from alertclip.tower import (PatchTokens, image_and_patches)
+from alertclip.backbone import Backbone
+from alertclip.clips import Batch
+from alertclip.errors import InputError
+from alertclip.lora import has_lora
+from alertclip.losses import Embeddings
+from alertclip.tower import PatchTokens, image_and_patches
 
 K = 3  # hard negatives per region (supplementary A.4)
 MAX_FRAMES = 256  # Table 4

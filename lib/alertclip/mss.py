@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from alertclip.intervals import (bootstrap_interval)
-from alertclip.prompts import (PromptSets)
+from alertclip.intervals import bootstrap_interval
+from alertclip.prompts import PromptSets
 
 EncodeText = Callable[[list[str]], torch.Tensor]
 """Sentences (C) -> unit vectors (C, D), such as AlertCLIP.encode_text."""

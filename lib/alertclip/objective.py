@@ -12,11 +12,11 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from alertclip import (distributed)
-from alertclip.checkpoint import (random_states, set_random_states)
-from alertclip.clips import (Batch)
-from alertclip.hyperparameters import (TrainingParams)
-from alertclip.losses import (Embeddings, Losses, total_loss)
+from alertclip import distributed
+from alertclip.checkpoint import random_states, set_random_states
+from alertclip.clips import Batch
+from alertclip.hyperparameters import TrainingParams
+from alertclip.losses import Embeddings, Losses, total_loss
 
 
 class StageObjective:

@@ -20,16 +20,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from alertclip import (anomaly_curve)
-from alertclip.anomaly_curve import (FRAMES, RATE, PromptEmbeddings, ScoreCurve, embed_prompts, score_videos)
-from alertclip.attention_maps import (attention_maps)
-from alertclip.backbone import (brings_weights, load_backbone)
-from alertclip.errors import (InputError)
-from alertclip.export import (META, load_alertclip)
-from alertclip.files import (WHOLE, Shard, atomic_write, locked, parse_shard, read_json, write_json)
-from alertclip.model import (AlertCLIP)
-from alertclip.prompts import (load_prompts)
-from alertclip.video import (read_frames)
+from alertclip import anomaly_curve
+from alertclip.anomaly_curve import (
+    FRAMES,
+    RATE,
+    PromptEmbeddings,
+    ScoreCurve,
+    embed_prompts,
+    score_videos,
+)
+from alertclip.attention_maps import attention_maps
+from alertclip.backbone import brings_weights, load_backbone
+from alertclip.errors import InputError
+from alertclip.export import META, load_alertclip
+from alertclip.files import WHOLE, Shard, atomic_write, locked, parse_shard, read_json, write_json
+from alertclip.model import AlertCLIP
+from alertclip.prompts import load_prompts
+from alertclip.video import read_frames
 
 PROMPTS = Path(__file__).resolve().parents[2] / "params" / "prompts.yaml"
 HELD = "score held from each sampled frame to the next"

@@ -10,7 +10,7 @@ from open_clip.timm_model import TimmModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from alertclip.blip import (BlipVision)
+from alertclip.blip import BlipVision
 
 PatchTokens = Literal["plain", "value"]
 

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
-from alertclip import (checkpoint, distributed)
-from alertclip.attention import (attention_kernel)
-from alertclip.clips import (Batch, collate)
-from alertclip.errors import (InputError)
-from alertclip.files import (WHOLE, Shard, locked, progress, sha256_json)
-from alertclip.hyperparameters import (StageParams, TrainingParams)
-from alertclip.lora import (parameter_groups)
-from alertclip.objective import (StageObjective, validate)
+from alertclip import checkpoint, distributed
+from alertclip.attention import attention_kernel
+from alertclip.clips import Batch, collate
+from alertclip.errors import InputError
+from alertclip.files import WHOLE, Shard, locked, progress, sha256_json
+from alertclip.hyperparameters import StageParams, TrainingParams
+from alertclip.lora import parameter_groups
+from alertclip.objective import StageObjective, validate
 
 MAX_LOGIT_SCALE = math.log(100)  # CLIP's own limit on the temperature
 BOOKKEEPING = {"save_steps", "save_limit"}  # they decide what is written, not what is learned

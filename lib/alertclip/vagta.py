@@ -7,9 +7,20 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from alertclip.errors import (InputError)
-from alertclip.files import (read_json)
-from alertclip.records import (Box, Item, Keyframe, Region, Report, clean_negatives, count_text, frame_time, is_text, item_key)
+from alertclip.errors import InputError
+from alertclip.files import read_json
+from alertclip.records import (
+    Box,
+    Item,
+    Keyframe,
+    Region,
+    Report,
+    clean_negatives,
+    count_text,
+    frame_time,
+    is_text,
+    item_key,
+)
 
 # "Normal video:", "<Class> anomaly video:", once "Water incident: Abnormal video showing"
 PREFIX = re.compile(

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from alertclip import (decoding)
-from alertclip.decoding import (Facts)
-from alertclip.errors import (InputError)
-from alertclip.files import (read_json, sha256_file, sha256_json, write_json)
+from alertclip import decoding
+from alertclip.decoding import Facts
+from alertclip.errors import InputError
+from alertclip.files import read_json, sha256_file, sha256_json, write_json
 
 THROUGH = 512  # frames kept at most while a video is counted: 80 MB at 224 x 224, each copy
 TIME_LIMIT = 60.0  # seconds for one request, and

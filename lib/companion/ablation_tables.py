@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from companion.figures.style import (committed)
-from companion.profiles import (Params)
-from companion.tuned_models import (STAGES)
-from companion.variants import (load_variants)
+from companion.figures.style import committed
+from companion.profiles import Params
+from companion.tuned_models import STAGES
+from companion.variants import load_variants
 
 
 def ablation_table(table: pd.DataFrame, metric: str) -> pd.DataFrame:

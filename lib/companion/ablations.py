@@ -20,16 +20,22 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from alertclip.errors import (InputError)
-from alertclip.export import (META)
-from alertclip.files import (locked, progress, sha256_json)
-from companion import (detector_tables, result_tables, screening_tables, tuned_models, zero_shot_tables)
-from companion.figures.style import (write_table)
-from companion.profiles import (Params, load_params, parse_overrides)
-from companion.splits import (prepare_data)
-from companion.stage_runs import (run_stage)
-from companion.variants import (Variant, load_variants, require_variants)
-from companion.workflow import (selected)
+from alertclip.errors import InputError
+from alertclip.export import META
+from alertclip.files import locked, progress, sha256_json
+from companion import (
+    detector_tables,
+    result_tables,
+    screening_tables,
+    tuned_models,
+    zero_shot_tables,
+)
+from companion.figures.style import write_table
+from companion.profiles import Params, load_params, parse_overrides
+from companion.splits import prepare_data
+from companion.stage_runs import run_stage
+from companion.variants import Variant, load_variants, require_variants
+from companion.workflow import selected
 
 STAGE1 = ("seed", "data", "world", "model", "training.negatives", "stage1")
 NOT_STAGE1 = ("hard_negatives_train", "region_negatives", "region_pooling", "patch_tokens")

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from alertclip.records import (WHOLE_FRAME, Item, Report, box_at, region_span)
-from alertclip.video import (probe, read_frames)
-from companion.profiles import (Params)
+from alertclip.records import WHOLE_FRAME, Item, Report, box_at, region_span
+from alertclip.video import probe, read_frames
+from companion.profiles import Params
 
 Loaded = Mapping[str, tuple[list[Item], Report]]
 SHOWN = (240, 320)  # H, W of example frames

@@ -10,20 +10,27 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from alertclip.errors import (InputError)
-from alertclip.intervals import (Interval)
-from companion.extraction import (chosen_videos, detector_benchmark, evaluation_set, extract_for_all, snippet_rule, training_set)
-from companion.profiles import (Params)
-from companion.result_tables import (per_cent, with_paper)
-from companion.tuned_models import (STAGES, Stage, stage_model)
-from detectors.benchmarks import (Benchmark, load_benchmark)
-from detectors.detection import (detection_map)
-from detectors.event_annotations import (VideoTruth, frame_class_truth, frame_truth)
-from detectors.fitting import (VideoScores, score_seeds)
-from detectors.frame_metrics import (frame_plan)
-from detectors.recognition import (NAMES, ClassScores, class_metrics, false_alarm_rate, macro_auc)
-from detectors.resampling import (FrameScores, frame_count, interval, mean_of_defined, resample)
-from detectors.training_protocol import (DETECTORS, Detector)
+from alertclip.errors import InputError
+from alertclip.intervals import Interval
+from companion.extraction import (
+    chosen_videos,
+    detector_benchmark,
+    evaluation_set,
+    extract_for_all,
+    snippet_rule,
+    training_set,
+)
+from companion.profiles import Params
+from companion.result_tables import per_cent, with_paper
+from companion.tuned_models import STAGES, Stage, stage_model
+from detectors.benchmarks import Benchmark, load_benchmark
+from detectors.detection import detection_map
+from detectors.event_annotations import VideoTruth, frame_class_truth, frame_truth
+from detectors.fitting import VideoScores, score_seeds
+from detectors.frame_metrics import frame_plan
+from detectors.recognition import NAMES, ClassScores, class_metrics, false_alarm_rate, macro_auc
+from detectors.resampling import FrameScores, frame_count, interval, mean_of_defined, resample
+from detectors.training_protocol import DETECTORS, Detector
 
 FRAMEWORKS = ("CLIP", "Full")  # supplementary B.3: the original backbone, and Alert-CLIP's
 

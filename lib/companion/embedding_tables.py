@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from alertclip import (mss)
-from alertclip.embeddings import (ClipEmbeddings)
-from alertclip.errors import (InputError)
-from alertclip.intervals import (bootstrap_interval)
-from alertclip.prompts import (Prompts)
-from detectors.frame_metrics import (video_metrics)
-from detectors.resampling import (FrameScores)
+from alertclip import mss
+from alertclip.embeddings import ClipEmbeddings
+from alertclip.errors import InputError
+from alertclip.intervals import bootstrap_interval
+from alertclip.prompts import Prompts
+from detectors.frame_metrics import video_metrics
+from detectors.resampling import FrameScores
 
 
 def frame_scores(

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from alertclip.cache import (FrameCache)
-from alertclip.clips import (ClipDataset)
-from alertclip.records import (Item)
-from companion.figures.images import (CORNERS)
-from companion.profiles import (Params)
-from companion.splits import (load_split, prepare_data)
+from alertclip.cache import FrameCache
+from alertclip.clips import ClipDataset
+from alertclip.records import Item
+from companion.figures.images import CORNERS
+from companion.profiles import Params
+from companion.splits import load_split, prepare_data
 
 MOST_FRAMES = 8  # per clip: a batch with gradients then fits into any memory
 

@@ -15,11 +15,11 @@ import papermill
 import yaml
 from papermill.exceptions import PapermillExecutionError
 
-from alertclip.errors import (InputError)
-from alertclip.files import (atomic_write, read_json, write_json)
-from companion.page import (html_page)
-from companion.profiles import (TYPICAL_TIMES, load_params, parse_overrides)
-from companion.workflow import (NOTEBOOKS)
+from alertclip.errors import InputError
+from alertclip.files import atomic_write, read_json, write_json
+from companion.page import html_page
+from companion.profiles import TYPICAL_TIMES, load_params, parse_overrides
+from companion.workflow import NOTEBOOKS
 
 BAR = "{l_bar}{bar:20}| {n_fmt}/{total_fmt} cells, {elapsed}{postfix}"
 QUIET = ["--IPKernelApp.log_level=50"]  # no remarks on ports and shutdown

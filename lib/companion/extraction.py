@@ -14,17 +14,25 @@ from pathlib import Path
 
 import numpy as np
 
-from alertclip.errors import (InputError)
-from alertclip.files import (WHOLE, Shard, parse_shard, sha256_file, sha256_json)
-from alertclip.model import (AlertCLIP)
-from companion.profiles import (Params, load_params, parse_overrides)
-from companion.splits import (load_split, prepare_data)
-from companion.tuned_models import (STAGES, Stage, stage_model)
-from detectors.benchmarks import (Benchmark, Split, TrainingVideo, load_benchmark, read_list, read_truth, training_videos)
-from detectors.event_annotations import (SNIPPET, video_name)
-from detectors.features import (SnippetRule, extract_features, feature_file, read_features)
-from detectors.fitting import (EvaluationSet, TrainingSet)
-from detectors.training_protocol import (DETECTORS, Detector, DetectorParams)
+from alertclip.errors import InputError
+from alertclip.files import WHOLE, Shard, parse_shard, sha256_file, sha256_json
+from alertclip.model import AlertCLIP
+from companion.profiles import Params, load_params, parse_overrides
+from companion.splits import load_split, prepare_data
+from companion.tuned_models import STAGES, Stage, stage_model
+from detectors.benchmarks import (
+    Benchmark,
+    Split,
+    TrainingVideo,
+    load_benchmark,
+    read_list,
+    read_truth,
+    training_videos,
+)
+from detectors.event_annotations import SNIPPET, video_name
+from detectors.features import SnippetRule, extract_features, feature_file, read_features
+from detectors.fitting import EvaluationSet, TrainingSet
+from detectors.training_protocol import DETECTORS, Detector, DetectorParams
 
 
 def detector_benchmark(P: Params) -> tuple[Benchmark, Path]:

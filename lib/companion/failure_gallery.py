@@ -12,19 +12,19 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from alertclip.attention_maps import (FrameMaps)
-from alertclip.cache import (FrameCache)
-from alertclip.clips import (ClipDataset)
-from alertclip.model import (AlertCLIP)
-from alertclip.records import (Item)
-from companion import (failure_measures as measures)
-from companion.degradation import (DEGRADATIONS, Clip)
-from companion.figures import (Figure, frame_grid)
-from companion.figures.images import (Cell)
-from companion.figures.style import (short_name, wrap)
-from companion.profiles import (ROOT, Params)
-from companion.splits import (clip_dataset)
-from companion.tuned_models import (STAGES, StageResult, stage_model)
+from alertclip.attention_maps import FrameMaps
+from alertclip.cache import FrameCache
+from alertclip.clips import ClipDataset
+from alertclip.model import AlertCLIP
+from alertclip.records import Item
+from companion import failure_measures as measures
+from companion.degradation import DEGRADATIONS, Clip
+from companion.figures import Figure, frame_grid
+from companion.figures.images import Cell
+from companion.figures.style import short_name, wrap
+from companion.profiles import ROOT, Params
+from companion.splits import clip_dataset
+from companion.tuned_models import STAGES, StageResult, stage_model
 
 COLUMNS = 8  # frames of one clip
 REAL_FRAMES = 2  # of each real clip

@@ -12,8 +12,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from alertclip.model import (AlertCLIP, K)
-from companion.paper_numbers import (value)
+from alertclip.model import AlertCLIP, K
+from companion.paper_numbers import value
 
 FRAMES, SIDE, DIM, BOXES = 256, 224, 512, 5  # 0.503 G for the ROI projection are five boxes a frame
 FVCORE = np.array([1, 5])  # weights of (multiply-adds, normalised elements)

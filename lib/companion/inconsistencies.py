@@ -10,11 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from companion import (flops)
-from companion.paper_numbers import (cells, load, printed, same_digits, value)
-from companion.profiles import (Params)
-from companion.vagta_counts import (CONTRADICTED, DOUBTFUL, HOLDS, Results, holds, vagta_files)
-from detectors.benchmarks import (load_benchmark)
+from companion import flops
+from companion.paper_numbers import cells, load, printed, same_digits, value
+from companion.profiles import Params
+from companion.vagta_counts import CONTRADICTED, DOUBTFUL, HOLDS, Results, holds, vagta_files
+from detectors.benchmarks import load_benchmark
 
 NOT_RUN = "not run"
 MISSING = ("", NOT_RUN, "needs VAGTA's files and a profile that reads them")

@@ -7,16 +7,16 @@ import pandas as pd
 import torch
 from torch.nn.functional import cosine_similarity
 
-from alertclip.attention import (attention_kernel)
-from alertclip.backbone import (load_backbone)
-from alertclip.clips import (Batch)
-from alertclip.model import (AlertCLIP, K)
-from alertclip.training import (Run)
-from companion.flops import (FRAMES, VIT, count_flops)
-from companion.machine import (PRECISIONS, forget_peak, peak_memory, seconds, spread)
-from companion.paper_numbers import (value)
-from companion.profiles import (Params)
-from companion.stage_runs import (initial_model, resolve_device, stage_params)
+from alertclip.attention import attention_kernel
+from alertclip.backbone import load_backbone
+from alertclip.clips import Batch
+from alertclip.model import AlertCLIP, K
+from alertclip.training import Run
+from companion.flops import FRAMES, VIT, count_flops
+from companion.machine import PRECISIONS, forget_peak, peak_memory, seconds, spread
+from companion.paper_numbers import value
+from companion.profiles import Params
+from companion.stage_runs import initial_model, resolve_device, stage_params
 
 LINE = ["line", "unit", "ours", "low", "high", "n", "floor", "ratio", "paper"]
 TABLE6 = "Alert-CLIP supplementary | Table 6 | {} | {}"

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from alertclip.errors import (InputError)
-from companion.paper_numbers import (Cell, Measure, cells, load, number, same_digits)
-from companion.profiles import (Params)
-from detectors.benchmarks import (load_benchmark)
+from alertclip.errors import InputError
+from companion.paper_numbers import Cell, Measure, cells, load, number, same_digits
+from companion.profiles import Params
+from detectors.benchmarks import load_benchmark
 
 INTERVAL, ROUNDING = "reproduced within the interval", "reproduced within rounding"
 DIFFERS, DIRECTION = "differs", "direction only"

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch.utils.benchmark import timer
 
-from companion.profiles import (ROOT)
+from companion.profiles import ROOT
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SIDE = {"cuda": 8192, "cpu": 1024}  # of the square matrices, large enough for full speed

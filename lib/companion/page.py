@@ -7,7 +7,7 @@ from pathlib import Path
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
-from companion.profiles import (ROOT)
+from companion.profiles import ROOT
 
 REFERENCE = re.compile(r"!\[[^\]]*\]\(\.\./(figures/(\w+)\.png)\)\n*")
 

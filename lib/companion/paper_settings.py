@@ -2,11 +2,11 @@
 
 import pandas as pd
 
-from companion.profiles import (Params)
-from detectors.anomalyclip.settings import (anomalyclip_settings)
-from detectors.benchmarks import (load_benchmark)
-from detectors.training_protocol import (DetectorParams)
-from detectors.vadclip.settings import (vadclip_settings)
+from companion.profiles import Params
+from detectors.anomalyclip.settings import anomalyclip_settings
+from detectors.benchmarks import load_benchmark
+from detectors.training_protocol import DetectorParams
+from detectors.vadclip.settings import vadclip_settings
 
 BENCHMARKS = ("ucf_crime", "xd_violence", "shanghaitech", "ubnormal", "msad")
 

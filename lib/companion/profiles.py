@@ -14,12 +14,19 @@ from typing import Any, ClassVar, Literal, TypeVar
 import yaml
 from pydantic import Field, ValidationError
 
-from alertclip.errors import (InputError)
-from alertclip.hyperparameters import (STAGE2, DataParams, Group, ModelParams, StageParams, TrainingParams)
-from detectors.anomalyclip.settings import (anomalyclip_settings)
-from detectors.training_protocol import (DetectorParams)
-from detectors.vadclip.settings import (vadclip_settings)
-from vagpt.qa_protocol import (QAParams)
+from alertclip.errors import InputError
+from alertclip.hyperparameters import (
+    STAGE2,
+    DataParams,
+    Group,
+    ModelParams,
+    StageParams,
+    TrainingParams,
+)
+from detectors.anomalyclip.settings import anomalyclip_settings
+from detectors.training_protocol import DetectorParams
+from detectors.vadclip.settings import vadclip_settings
+from vagpt.qa_protocol import QAParams
 
 Result = TypeVar("Result")
 

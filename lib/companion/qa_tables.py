@@ -5,25 +5,25 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from alertclip import (intervals)
-from alertclip.cache import (FrameCache, parallel_fill)
-from alertclip.errors import (InputError)
-from alertclip.model import (AlertCLIP)
-from alertclip.prompts import (load_prompts)
-from companion import (extraction, tuned_models)
-from companion.profiles import (ROOT, Params)
-from companion.result_tables import (per_cent, with_paper)
-from companion.splits import (load_split)
-from detectors.benchmarks import (load_benchmark, read_list)
-from detectors.features import (snippet_frames)
-from detectors.fitting import (EvaluationSet, class_prompts)
-from vagpt import (answerers, questions, temporal_classifier)
-from vagpt import (effective_tokens as tokens)
-from vagpt.answerers import (Answerer)
-from vagpt.instructions import (chat_model)
-from vagpt.questions import (QuestionSet)
-from vagpt.temporal_classifier import (FrameClassifier, frame_logits)
-from vagpt.timed_captions import (TimedCaption, frame_labels, from_items)
+from alertclip import intervals
+from alertclip.cache import FrameCache, parallel_fill
+from alertclip.errors import InputError
+from alertclip.model import AlertCLIP
+from alertclip.prompts import load_prompts
+from companion import extraction, tuned_models
+from companion.profiles import ROOT, Params
+from companion.result_tables import per_cent, with_paper
+from companion.splits import load_split
+from detectors.benchmarks import load_benchmark, read_list
+from detectors.features import snippet_frames
+from detectors.fitting import EvaluationSet, class_prompts
+from vagpt import answerers, questions, temporal_classifier
+from vagpt import effective_tokens as tokens
+from vagpt.answerers import Answerer
+from vagpt.instructions import chat_model
+from vagpt.questions import QuestionSet
+from vagpt.temporal_classifier import FrameClassifier, frame_logits
+from vagpt.timed_captions import TimedCaption, frame_labels, from_items
 
 Vectors = Sequence[np.ndarray]
 """Unit frame embeddings (n, D) of each video."""

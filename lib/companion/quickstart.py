@@ -3,16 +3,16 @@
 import pandas as pd
 import torch
 
-from alertclip.anomaly_curve import (ScoreCurve, embed_prompts, score_video)
-from alertclip.export import (export_open_clip, stock_encoders)
-from alertclip.model import (AlertCLIP)
-from alertclip.score import (HELD, draw, load_model)
-from companion import (figures)
-from companion.figures.style import (new_figure, styled)
-from companion.profiles import (ROOT, Params)
-from companion.splits import (clip_dataset, load_split, prepare_data)
-from companion.stage_runs import (resolve_device)
-from companion.tuned_models import (event_spans, prompts_of, provenance, stage_model)
+from alertclip.anomaly_curve import ScoreCurve, embed_prompts, score_video
+from alertclip.export import export_open_clip, stock_encoders
+from alertclip.model import AlertCLIP
+from alertclip.score import HELD, draw, load_model
+from companion import figures
+from companion.figures.style import new_figure, styled
+from companion.profiles import ROOT, Params
+from companion.splits import clip_dataset, load_split, prepare_data
+from companion.stage_runs import resolve_device
+from companion.tuned_models import event_spans, prompts_of, provenance, stage_model
 
 
 def export(P: Params) -> pd.DataFrame:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from alertclip.errors import (InputError)
-from alertclip.files import (atomic_write)
-from companion.ablation_tables import (ablation_table, reference_table)
-from companion.profiles import (ROOT)
+from alertclip.errors import InputError
+from alertclip.files import atomic_write
+from companion.ablation_tables import ablation_table, reference_table
+from companion.profiles import ROOT
 
 TEMPLATES = ROOT / "docs" / "templates"
 PAGES = ("results.md", "speed.md")

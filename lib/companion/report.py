@@ -9,16 +9,16 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from alertclip.errors import (InputError)
-from alertclip.files import (atomic_write, read_json)
-from companion import (workflow)
-from companion.figures.catalogue import (CATALOGUE)
-from companion.ledger import (NOT_RUN, STATUSES)
-from companion.machine import (surroundings)
-from companion.paper_numbers import (load)
-from companion.profiles import (Params, from_flat)
-from companion.stage_runs import (resolve_device)
-from companion.tuned_models import (provenance)
+from alertclip.errors import InputError
+from alertclip.files import atomic_write, read_json
+from companion import workflow
+from companion.figures.catalogue import CATALOGUE
+from companion.ledger import NOT_RUN, STATUSES
+from companion.machine import surroundings
+from companion.paper_numbers import load
+from companion.profiles import Params, from_flat
+from companion.stage_runs import resolve_device
+from companion.tuned_models import provenance
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 PACKAGES = ("alertclip", "torchvision", "peft", "transformers", "numpy", "scipy", "pandas",

@@ -4,16 +4,26 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from alertclip import (intervals, mss)
-from alertclip.checkpoint import (read_history)
-from companion import (figures, paper_numbers)
-from companion.embedding_tables import (frame_scores, project_2d, wording_table)
-from companion.figures import (catalogue)
-from companion.profiles import (Params)
-from companion.splits import (Split)
-from companion.tuned_models import (STAGES, Stage, StageResult, event_spans, prompts_of, provenance, stage_folder, stage_model, videos)
-from detectors.frame_metrics import (auc_statistic, frame_metrics, video_metrics)
-from detectors.resampling import (FrameScores, frame_auc, frame_count, interval, resample)
+from alertclip import intervals, mss
+from alertclip.checkpoint import read_history
+from companion import figures, paper_numbers
+from companion.embedding_tables import frame_scores, project_2d, wording_table
+from companion.figures import catalogue
+from companion.profiles import Params
+from companion.splits import Split
+from companion.tuned_models import (
+    STAGES,
+    Stage,
+    StageResult,
+    event_spans,
+    prompts_of,
+    provenance,
+    stage_folder,
+    stage_model,
+    videos,
+)
+from detectors.frame_metrics import auc_statistic, frame_metrics, video_metrics
+from detectors.resampling import FrameScores, frame_auc, frame_count, interval, resample
 
 finding = Markdown  # the sentence under a result; its numbers come from the table, by f-string
 

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 
 import yaml
 
-from alertclip.errors import (InputError)
-from alertclip.files import (atomic_write, locked, read_json)
-from companion.profiles import (ROOT, Params, load_params, parse_overrides)
-from companion.variants import (require_variants)
-from companion.workflow import (NOTEBOOKS, Notebook)
+from alertclip.errors import InputError
+from alertclip.files import atomic_write, locked, read_json
+from companion.profiles import ROOT, Params, load_params, parse_overrides
+from companion.variants import require_variants
+from companion.workflow import NOTEBOOKS, Notebook
 
 
 def check_inputs(P: Params, fetch: bool = True) -> None:
@@ -28,12 +28,12 @@ def check_inputs(P: Params, fetch: bool = True) -> None:
     """
     require_variants(P.ablation.variants)
     if P.data.world != "miniworld":
-        from companion.sources import (missing_data, missing_lists)
+        from companion.sources import missing_data, missing_lists
 
         if missing := missing_data(P) or missing_lists(P):
             raise InputError("\n".join([f"profile {P.profile} cannot run yet:", *missing]))
     if fetch and P.model.backbone not in ("miniclip", "minisiglip"):
-        from alertclip.backbone import (load_backbone)
+        from alertclip.backbone import load_backbone
 
         load_backbone(P.model.backbone, P.model.pretrained)
 

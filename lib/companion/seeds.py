@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from companion import (result_tables, tuned_models)
-from companion.ablation_tables import (student_interval)
-from companion.figures import (write_table)
-from companion.profiles import (Params, load_params)
-from companion.splits import (Split, prepare_data)
-from companion.stage_runs import (run_stage)
+from companion import result_tables, tuned_models
+from companion.ablation_tables import student_interval
+from companion.figures import write_table
+from companion.profiles import Params, load_params
+from companion.splits import Split, prepare_data
+from companion.stage_runs import run_stage
 
 PAIRS = (("clip", "stage1"), ("stage1", "full"), ("clip", "full"))
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from alertclip.errors import (InputError)
-from companion.profiles import (Params)
-from detectors.benchmarks import (load_benchmark)
+from alertclip.errors import InputError
+from companion.profiles import Params
+from detectors.benchmarks import load_benchmark
 
 VAGTA_PAGE = "https://github.com/ClarkZhu216/Alert-CLIP_dataset"
 SOURCES = {

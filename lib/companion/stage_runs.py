@@ -4,19 +4,19 @@ from pathlib import Path
 
 import torch
 
-from alertclip import (distributed)
-from alertclip.backbone import (load_backbone)
-from alertclip.checkpoint import (RUN)
-from alertclip.clips import (ClipDataset)
-from alertclip.errors import (InputError)
-from alertclip.export import (META, export_open_clip, load_alertclip)
-from alertclip.files import (read_json, sha256_json)
-from alertclip.hyperparameters import (StageParams)
-from alertclip.lora import (add_lora)
-from alertclip.model import (AlertCLIP)
-from alertclip.training import (fit)
-from companion.profiles import (Params)
-from companion.splits import (clip_dataset, prepare_data, require_disjoint)
+from alertclip import distributed
+from alertclip.backbone import load_backbone
+from alertclip.checkpoint import RUN
+from alertclip.clips import ClipDataset
+from alertclip.errors import InputError
+from alertclip.export import META, export_open_clip, load_alertclip
+from alertclip.files import read_json, sha256_json
+from alertclip.hyperparameters import StageParams
+from alertclip.lora import add_lora
+from alertclip.model import AlertCLIP
+from alertclip.training import fit
+from companion.profiles import Params
+from companion.splits import clip_dataset, prepare_data, require_disjoint
 
 MODEL_OPTIONS = ("temporal_layers", "temporal_heads", "temporal_dropout", "region_pooling",
                  "patch_tokens", "checkpointing")  # fmt: skip

@@ -7,10 +7,10 @@ On several GPUs, or processes, with the same result up to rounding and dropout's
 import argparse
 import sys
 
-from alertclip.distributed import (processes, rank)
-from alertclip.errors import (InputError)
-from companion.profiles import (load_params, parse_overrides)
-from companion.stage_runs import (run_stage)
+from alertclip.distributed import processes, rank
+from alertclip.errors import InputError
+from companion.profiles import load_params, parse_overrides
+from companion.stage_runs import run_stage
 
 
 def main() -> None:

@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from alertclip.errors import (InputError)
-from alertclip.files import (read_json)
-from alertclip.records import (MAX_TOKENS, token_count)
-from alertclip.vagta import (strip_prefix)
-from companion.profiles import (Params)
-from detectors.benchmarks import (load_benchmark)
+from alertclip.errors import InputError
+from alertclip.files import read_json
+from alertclip.records import MAX_TOKENS, token_count
+from alertclip.vagta import strip_prefix
+from companion.profiles import Params
+from detectors.benchmarks import load_benchmark
 
 HOLDS, CONTRADICTED, DOUBTFUL = "holds", "contradicted", "doubtful"
 Results = Iterator[tuple[str, float | str, str, str]]  # check, computed, verdict, finding

@@ -12,19 +12,25 @@ import pandas as pd
 import torch
 from torch.nn.functional import normalize
 
-from alertclip.errors import (InputError)
-from alertclip.model import (AlertCLIP)
-from alertclip.mss import (encode_sets, zero_shot_margin)
-from alertclip.prompts import (load_prompts)
-from companion.detector_tables import (Curves, backbone_table, held_scores, resample_models)
-from companion.extraction import (domains, evaluation_set, extract_for_all, snippet_rule, training_set)
-from companion.profiles import (ROOT, Params)
-from companion.result_tables import (per_cent)
-from companion.tuned_models import (STAGES, Stage, stage_model)
-from detectors.benchmarks import (load_benchmark)
-from detectors.fitting import (score_seeds)
-from detectors.recognition import (open_vocabulary)
-from detectors.training_protocol import (Detector)
+from alertclip.errors import InputError
+from alertclip.model import AlertCLIP
+from alertclip.mss import encode_sets, zero_shot_margin
+from alertclip.prompts import load_prompts
+from companion.detector_tables import Curves, backbone_table, held_scores, resample_models
+from companion.extraction import (
+    domains,
+    evaluation_set,
+    extract_for_all,
+    snippet_rule,
+    training_set,
+)
+from companion.profiles import ROOT, Params
+from companion.result_tables import per_cent
+from companion.tuned_models import STAGES, Stage, stage_model
+from detectors.benchmarks import load_benchmark
+from detectors.fitting import score_seeds
+from detectors.recognition import open_vocabulary
+from detectors.training_protocol import Detector
 
 Level = Literal["snippet", "temporal"]
 

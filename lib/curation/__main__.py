@@ -10,13 +10,13 @@ from pathlib import Path
 
 import torch
 
-from alertclip.errors import (InputError)
-from alertclip.files import (atomic_write)
-from alertclip.prompts import (load_prompts)
-from alertclip.records import (Item)
-from alertclip.score import (load_model)
-from curation import (PARAMS)
-from curation.screening import (DROP, screen)
+from alertclip.errors import InputError
+from alertclip.files import atomic_write
+from alertclip.prompts import load_prompts
+from alertclip.records import Item
+from alertclip.score import load_model
+from curation import PARAMS
+from curation.screening import DROP, screen
 
 VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v")
 

@@ -19,12 +19,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 
-from alertclip.errors import (InputError)
-from alertclip.files import (atomic_write, read_json, write_json)
-from alertclip.intervals import (Interval, ratio)
-from alertclip.mss import (bootstrap_interval)
-from alertclip.records import (Item, is_text, item_key)
-from curation.contract import (NEGATIVES, normal_form, violations)
+from alertclip.errors import InputError
+from alertclip.files import atomic_write, read_json, write_json
+from alertclip.intervals import Interval, ratio
+from alertclip.mss import bootstrap_interval
+from alertclip.records import Item, is_text, item_key
+from curation.contract import NEGATIVES, normal_form, violations
 
 CONTRACT = ("missing", "over-long", "not English", "repeated", "equal to the positive", "not text")
 OTHER = ("cut off", "repeated in another region", "caption of another region", "fantastical")

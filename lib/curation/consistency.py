@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from alertclip.embeddings import (ClipEmbeddings)
-from alertclip.model import (AlertCLIP)
-from alertclip.prompts import (Prompts)
-from curation.quality import (level)
+from alertclip.embeddings import ClipEmbeddings
+from alertclip.model import AlertCLIP
+from alertclip.prompts import Prompts
+from curation.quality import level
 
 # Log-odds of the labelled class against the likeliest other class: at -3 the model holds the other
 # for twenty times as likely. Clarity: share of frames on which the labelled class is the likeliest.

@@ -10,7 +10,7 @@ import unicodedata
 from functools import cache
 from typing import Any, NamedTuple
 
-from alertclip.records import (MAX_TOKENS, is_text, token_count)
+from alertclip.records import MAX_TOKENS, is_text, token_count
 
 NEGATIVES = 3
 ENGLISH = 0.1  # least probability of English as a share of the likeliest language's

@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 import yaml
 
-from alertclip.errors import (InputError)
-from alertclip.files import (locked, progress, read_json, sha256_json, write_json)
-from alertclip.records import (CLOCK, Item, item_key, region_span)
-from alertclip.vagta import (load_surrogate, load_vagta)
-from alertclip.video import (DecodeError, probe, read_frames, uniform_indices)
-from curation import (PARAMS)
-from curation.chat_models import (ChatModel, Endpoint, LocalModel, NoReply)
-from curation.contract import (MAX_TOKENS, Violation, read_answer)
+from alertclip.errors import InputError
+from alertclip.files import locked, progress, read_json, sha256_json, write_json
+from alertclip.records import CLOCK, Item, item_key, region_span
+from alertclip.vagta import load_surrogate, load_vagta
+from alertclip.video import DecodeError, probe, read_frames, uniform_indices
+from curation import PARAMS
+from curation.chat_models import ChatModel, Endpoint, LocalModel, NoReply
+from curation.contract import MAX_TOKENS, Violation, read_answer
 
 PROMPTS = PARAMS / "negative_prompts.yaml"
 LONGER_SIDE = 448  # pixels of an attached frame

@@ -15,8 +15,8 @@ import imagehash
 import numpy as np
 from PIL import Image
 
-from alertclip.files import (read_json, sha256_file, sha256_json, write_json)
-from alertclip.video import (DecodeWorker, VideoInfo, read_frames)
+from alertclip.files import read_json, sha256_file, sha256_json, write_json
+from alertclip.video import DecodeWorker, VideoInfo, read_frames
 
 WINDOWS, RUN = 8, 8  # windows of consecutive frames: motion needs neighbours
 Span = tuple[float, float] | None

@@ -15,19 +15,19 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from alertclip.cache import (FrameCache)
-from alertclip.checkpoint import (weights_hash)
-from alertclip.clips import (ClipDataset)
-from alertclip.embeddings import (ClipEmbeddings, embed_clips, reuse_or_embed)
-from alertclip.errors import (InputError)
-from alertclip.files import (sha256_json)
-from alertclip.model import (AlertCLIP)
-from alertclip.prompts import (Prompts)
-from alertclip.records import (Item)
-from alertclip.video import (DecodeError, DecodeWorker)
-from curation.consistency import (class_embeddings, score_consistency)
-from curation.quality import (Quality, measure, score_quality)
-from curation.redundancy import (Fingerprint, compare, score_redundancy)
+from alertclip.cache import FrameCache
+from alertclip.checkpoint import weights_hash
+from alertclip.clips import ClipDataset
+from alertclip.embeddings import ClipEmbeddings, embed_clips, reuse_or_embed
+from alertclip.errors import InputError
+from alertclip.files import sha256_json
+from alertclip.model import AlertCLIP
+from alertclip.prompts import Prompts
+from alertclip.records import Item
+from alertclip.video import DecodeError, DecodeWorker
+from curation.consistency import class_embeddings, score_consistency
+from curation.quality import Quality, measure, score_quality
+from curation.redundancy import Fingerprint, compare, score_redundancy
 
 WEIGHTS = {"class": 1, "clarity": 2, "quality": 2, "redundancy": 5}
 THRESHOLD = 25

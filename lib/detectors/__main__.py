@@ -15,18 +15,18 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from alertclip.backbone import (Backbone, load_backbone)
-from alertclip.errors import (InputError)
-from alertclip.files import (atomic_write, progress)
-from detectors.anomalyclip.model import (AnomalyCLIP)
-from detectors.anomalyclip.settings import (anomalyclip_settings)
-from detectors.benchmarks import (load_benchmark)
-from detectors.checkpoints import (load_anomalyclip, load_clip, load_vadclip, read_tensors)
-from detectors.features import (read_features)
-from detectors.fitting import (Score, anomalyclip_score, class_prompts, vadclip_score)
-from detectors.training_protocol import (DETECTORS, DetectorParams)
-from detectors.vadclip.model import (VadCLIP)
-from detectors.vadclip.settings import (vadclip_settings)
+from alertclip.backbone import Backbone, load_backbone
+from alertclip.errors import InputError
+from alertclip.files import atomic_write, progress
+from detectors.anomalyclip.model import AnomalyCLIP
+from detectors.anomalyclip.settings import anomalyclip_settings
+from detectors.benchmarks import load_benchmark
+from detectors.checkpoints import load_anomalyclip, load_clip, load_vadclip, read_tensors
+from detectors.features import read_features
+from detectors.fitting import Score, anomalyclip_score, class_prompts, vadclip_score
+from detectors.training_protocol import DETECTORS, DetectorParams
+from detectors.vadclip.model import VadCLIP
+from detectors.vadclip.settings import vadclip_settings
 
 PRESETS = {"ucf_crime": "ucf", "xd_violence": "xd", "shanghaitech": "sht"}
 

@@ -9,8 +9,18 @@ from typing import Literal, NamedTuple
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from alertclip.errors import (InputError)
-from detectors.event_annotations import (VideoTruth, read_mask, read_tracks, read_ucf, read_vector, read_xd, text_lines, video_name, xd_classes)
+from alertclip.errors import InputError
+from detectors.event_annotations import (
+    VideoTruth,
+    read_mask,
+    read_tracks,
+    read_ucf,
+    read_vector,
+    read_xd,
+    text_lines,
+    video_name,
+    xd_classes,
+)
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "params" / "benchmarks.yaml"
 Split = Literal["train", "val", "test"]

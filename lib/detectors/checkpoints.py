@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alertclip.attention import (PARTS, pack_state_dict)
-from alertclip.errors import (InputError)
-from detectors.anomalyclip.model import (AnomalyCLIP)
-from detectors.vadclip.model import (VadCLIP)
+from alertclip.attention import PARTS, pack_state_dict
+from alertclip.errors import InputError
+from detectors.anomalyclip.model import AnomalyCLIP
+from detectors.vadclip.model import VadCLIP
 
 CLIP = "clipmodel."
 LIGHTNING = "net."

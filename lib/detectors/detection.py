@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from detectors.event_annotations import (SNIPPET, VideoTruth, frame_class_truth, mask_runs)
+from detectors.event_annotations import SNIPPET, VideoTruth, frame_class_truth, mask_runs
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 DEPTH = 0.6  # a segment is where a curve lies in the upper 60% of its range

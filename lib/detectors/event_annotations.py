@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alertclip.errors import (InputError)
+from alertclip.errors import InputError
 
 Span = tuple[int, int]
 SNIPPET = 16  # frames per feature in VadCLIP, RTFM and MSAD

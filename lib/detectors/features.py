@@ -15,12 +15,21 @@ from typing import Literal
 import numpy as np
 import torch
 
-from alertclip.cache import (FrameCache, ahead, parallel_probe)
-from alertclip.checkpoint import (weights_hash)
-from alertclip.errors import (InputError)
-from alertclip.files import (WHOLE, Shard, atomic_write, locked, progress, read_json, sha256_json, write_json)
-from alertclip.model import (AlertCLIP)
-from alertclip.video import (DecodeWorker, read_frames)
+from alertclip.cache import FrameCache, ahead, parallel_probe
+from alertclip.checkpoint import weights_hash
+from alertclip.errors import InputError
+from alertclip.files import (
+    WHOLE,
+    Shard,
+    atomic_write,
+    locked,
+    progress,
+    read_json,
+    sha256_json,
+    write_json,
+)
+from alertclip.model import AlertCLIP
+from alertclip.video import DecodeWorker, read_frames
 
 CROPS = (1, 5, 10)  # whole frame; centre and corners; the same mirrored
 PIECE = 2048  # frames decoded at once

@@ -9,9 +9,17 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from alertclip.errors import (InputError)
-from alertclip.intervals import (Interval, Statistic, bootstrap_interval)
-from detectors.resampling import (FRAME_METRICS, FrameMetric, FrameScores, frame_auc, frame_count, interval, resample)
+from alertclip.errors import InputError
+from alertclip.intervals import Interval, Statistic, bootstrap_interval
+from detectors.resampling import (
+    FRAME_METRICS,
+    FrameMetric,
+    FrameScores,
+    frame_auc,
+    frame_count,
+    interval,
+    resample,
+)
 
 Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 

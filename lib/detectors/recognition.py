@@ -6,10 +6,18 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from alertclip.errors import (InputError)
-from detectors.event_annotations import (VideoTruth)
-from detectors.frame_metrics import (roc_auc)
-from detectors.resampling import (FRAME_METRICS, FrameScores, check_video, frame_count, interval, mean_of_defined, resample)
+from alertclip.errors import InputError
+from detectors.event_annotations import VideoTruth
+from detectors.frame_metrics import roc_auc
+from detectors.resampling import (
+    FRAME_METRICS,
+    FrameScores,
+    check_video,
+    frame_count,
+    interval,
+    mean_of_defined,
+    resample,
+)
 
 NAMES = {"in-clip frame AUC": "AnoAUC"}  # of the field
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_array
 
-from alertclip.errors import (InputError)
-from alertclip.intervals import (Interval, percentiles, resampled_counts)
+from alertclip.errors import InputError
+from alertclip.intervals import Interval, percentiles, resampled_counts
 
 BLOCK = 2048  # thresholds held at once
 

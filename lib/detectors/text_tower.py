@@ -6,7 +6,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from alertclip.errors import (InputError)
+from alertclip.errors import InputError
 
 Tokenizer = Callable[[list[str]], Tensor]
 

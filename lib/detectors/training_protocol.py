@@ -5,8 +5,8 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
-from alertclip.errors import (InputError)
-from alertclip.hyperparameters import (Group)
+from alertclip.errors import InputError
+from alertclip.hyperparameters import Group
 
 Detector = Literal["vadclip", "anomalyclip"]
 DETECTORS: dict[Detector, str] = {"vadclip": "VadCLIP", "anomalyclip": "AnomalyCLIP"}

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alertclip.errors import (InputError)
+from alertclip.errors import InputError
 
 Features = np.ndarray | Tensor
 """Features (n, D) of one video: a row per snippet of 16 frames (VadCLIP) or per frame."""

@@ -8,9 +8,9 @@ that the code for the real data runs on them unchanged.
 import argparse
 from pathlib import Path
 
-from miniworld.plan import (CLASSES, HELD_OUT_SCENE)
-from miniworld.stills import (stills)
-from miniworld.world import (generate)
+from miniworld.plan import CLASSES, HELD_OUT_SCENE
+from miniworld.stills import stills
+from miniworld.world import generate
 
 __all__ = ["CLASSES", "HELD_OUT_SCENE", "generate", "main", "stills"]
 

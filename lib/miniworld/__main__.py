@@ -1,6 +1,6 @@
 """``python -m miniworld --out DIR``: render a world."""
 
-from miniworld import (main)
+from miniworld import main
 
 if __name__ == "__main__":
     main()

@@ -6,7 +6,7 @@ development captions never do.
 
 import numpy as np
 
-from miniworld.plan import (Plan)
+from miniworld.plan import Plan
 
 WORDINGS: dict[str, tuple[str, ...]] = {
     "hug": ("{a} and {b} hug each other {at}", "{a} embraces {b} {at}",

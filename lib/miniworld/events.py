@@ -6,9 +6,9 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from miniworld.people import (Person)
-from miniworld.plan import (FPS, FRAMES, Plan)
-from miniworld.poses import (STAND, ease, mix, pose, pulse)
+from miniworld.people import Person
+from miniworld.plan import FPS, FRAMES, Plan
+from miniworld.poses import STAND, ease, mix, pose, pulse
 
 
 class Thing(NamedTuple):

@@ -3,9 +3,9 @@
 import math
 from typing import NamedTuple
 
-from miniworld.canvas import (Box, Canvas, shade)
-from miniworld.plan import (Look)
-from miniworld.poses import (Pose)
+from miniworld.canvas import Box, Canvas, shade
+from miniworld.plan import Look
+from miniworld.poses import Pose
 
 Point = tuple[float, float]
 

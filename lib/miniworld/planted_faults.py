@@ -16,10 +16,10 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from alertclip.errors import (InputError)
-from alertclip.files import (atomic_write, progress, read_json, sha256_file, sha256_json, write_json)
-from alertclip.records import (Item, box_at, item_key, region_span)
-from alertclip.video import (probe, read_frames)
+from alertclip.errors import InputError
+from alertclip.files import atomic_write, progress, read_json, sha256_file, sha256_json, write_json
+from alertclip.records import Item, box_at, item_key, region_span
+from alertclip.video import probe, read_frames
 
 CLEAN = "clean"
 COPIES = ("exact copy", "re-encoded copy", "cropped copy", "brighter copy")  # original stays too

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 import miniworld
-from alertclip.attention import (attention_kernel)
-from alertclip.files import (atomic_write, progress, write_json)
-from miniworld.mini_models import (BATCH_SIZE, CONTEXT_LENGTH, RECIPES, Recipe)
-from miniworld.stills import (ABNORMAL_SHARE, GENERIC_SHARE, TOPIC_SHARE)
+from alertclip.attention import attention_kernel
+from alertclip.files import atomic_write, progress, write_json
+from miniworld.mini_models import BATCH_SIZE, CONTEXT_LENGTH, RECIPES, Recipe
+from miniworld.stills import ABNORMAL_SHARE, GENERIC_SHARE, TOPIC_SHARE
 
 SAVE_STEPS = 100
 PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<start>", "<end>"

@@ -6,12 +6,12 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from miniworld import (things)
-from miniworld.canvas import (Box, Canvas, shade, union)
-from miniworld.events import (Moment, Thing, moment)
-from miniworld.people import (Joints, Person, draw_person, place)
-from miniworld.plan import (FPS, FRAMES, HEIGHT, WIDTH, Plan)
-from miniworld.scenes import (background)
+from miniworld import things
+from miniworld.canvas import Box, Canvas, shade, union
+from miniworld.events import Moment, Thing, moment
+from miniworld.people import Joints, Person, draw_person, place
+from miniworld.plan import FPS, FRAMES, HEIGHT, WIDTH, Plan
+from miniworld.scenes import background
 
 NOISE_BANK = 8
 

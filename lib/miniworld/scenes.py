@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from miniworld.canvas import (Canvas, Colour, shade)
-from miniworld.plan import (HEIGHT, WIDTH, Plan)
+from miniworld.canvas import Canvas, Colour, shade
+from miniworld.plan import HEIGHT, WIDTH, Plan
 
 W, H = WIDTH, HEIGHT
 Draw = Callable[[Canvas, np.random.Generator], None]

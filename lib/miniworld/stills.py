@@ -11,14 +11,14 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from alertclip.errors import (InputError)
-from alertclip.files import (progress)
-from miniworld.captions import (PLACES, WORDINGS, article)
-from miniworld.events import (Moment, moment)
-from miniworld.plan import (FPS, HEIGHT, SEED_ROOM, SEED_START, WIDTH, Plan, draw_plan)
-from miniworld.poses import (posture)
-from miniworld.render import (render)
-from miniworld.world import (parallel)
+from alertclip.errors import InputError
+from alertclip.files import progress
+from miniworld.captions import PLACES, WORDINGS, article
+from miniworld.events import Moment, moment
+from miniworld.plan import FPS, HEIGHT, SEED_ROOM, SEED_START, WIDTH, Plan, draw_plan
+from miniworld.poses import posture
+from miniworld.render import render
+from miniworld.world import parallel
 
 ABNORMAL_SHARE, TOPIC_SHARE, GENERIC_SHARE = 0.35, 0.25, 0.10
 GENERIC = (

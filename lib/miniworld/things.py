@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from miniworld.canvas import (Box, Canvas, Colour, shade, union)
+from miniworld.canvas import Box, Canvas, Colour, shade, union
 
 GLASS: Colour = (150, 186, 206)
 FRAME: Colour = (92, 78, 66)

@@ -13,11 +13,11 @@ import av
 import cv2
 import numpy as np
 
-from alertclip.errors import (InputError)
-from alertclip.files import (locked, progress, read_json, sha256_json, write_json)
-from miniworld.plan import (PAIRS, SEED_ROOM, SEED_START, draw_plan)
-from miniworld.world_annotations import (entries, write_annotations)
-from miniworld.world_video import (Job, make, relative_path)
+from alertclip.errors import InputError
+from alertclip.files import locked, progress, read_json, sha256_json, write_json
+from miniworld.plan import PAIRS, SEED_ROOM, SEED_START, draw_plan
+from miniworld.world_annotations import entries, write_annotations
+from miniworld.world_video import Job, make, relative_path
 
 ABNORMAL_SHARE = 0.4  # of the training clips; other splits hold both twins of every pair
 VIDEO_ROOTS = ("UCF_Crimes_Videos", "MSAD")

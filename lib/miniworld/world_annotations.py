@@ -4,11 +4,11 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from alertclip.files import (atomic_write, write_json)
-from miniworld.captions import (describe)
-from miniworld.events import (event_frames, event_of)
-from miniworld.plan import (FPS, SECONDS)
-from miniworld.world_video import (Job, keyframes)
+from alertclip.files import atomic_write, write_json
+from miniworld.captions import describe
+from miniworld.events import event_frames, event_of
+from miniworld.plan import FPS, SECONDS
+from miniworld.world_video import Job, keyframes
 
 DIALS = ("distance", "crowd", "occlusion", "night", "compression")
 

@@ -6,12 +6,12 @@ from typing import NamedTuple
 import av
 import cv2
 
-from alertclip.files import (atomic_write)
-from miniworld.canvas import (Box)
-from miniworld.events import (event_frames)
-from miniworld.plan import (FPS, FRAMES, HEIGHT, WIDTH, Plan, draw_plan)
-from miniworld.render import (render, render_clip)
-from miniworld.scenes import (background)
+from alertclip.files import atomic_write
+from miniworld.canvas import Box
+from miniworld.events import event_frames
+from miniworld.plan import FPS, FRAMES, HEIGHT, WIDTH, Plan, draw_plan
+from miniworld.render import render, render_clip
+from miniworld.scenes import background
 
 ANNOTATION_FPS = 25
 KEYFRAME_STEP = 5  # native frames, about 0.6 s

@@ -11,11 +11,11 @@ import pandas as pd
 from scipy.special import log_softmax, logsumexp
 from scipy.stats import binomtest
 
-from alertclip import (intervals)
-from alertclip.errors import (InputError)
-from alertclip.video import (DecodeError, probe, read_frames, uniform_indices)
-from curation.chat_models import (ChatModel, NoReply)
-from vagpt.questions import (LETTERS, Option, Question, QuestionSet, parse_reply, prompt, span_iou)
+from alertclip import intervals
+from alertclip.errors import InputError
+from alertclip.video import DecodeError, probe, read_frames, uniform_indices
+from curation.chat_models import ChatModel, NoReply
+from vagpt.questions import LETTERS, Option, Question, QuestionSet, parse_reply, prompt, span_iou
 
 CHANCE = 100 / len(LETTERS)
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate, normalize
 
-from alertclip.errors import (InputError)
-from alertclip.model import (AlertCLIP)
+from alertclip.errors import InputError
+from alertclip.model import AlertCLIP
 
 CHUNK = 64  # frames encoded at once
 

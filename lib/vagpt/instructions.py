@@ -19,17 +19,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alertclip.errors import (InputError)
-from alertclip.files import (sha256_json, write_json)
-from alertclip.prompts import (load_prompts)
-from alertclip.records import (Report, item_key)
-from alertclip.score import (load_model)
-from curation import (PARAMS)
-from curation.chat_models import (ChatModel, Endpoint, LocalModel, NoReply)
-from curation.negatives import (Results)
-from detectors.benchmarks import (load_benchmark)
-from vagpt.questions import (words)
-from vagpt.timed_captions import (TimedCaption, read_uca, text_judge, training_only)
+from alertclip.errors import InputError
+from alertclip.files import sha256_json, write_json
+from alertclip.prompts import load_prompts
+from alertclip.records import Report, item_key
+from alertclip.score import load_model
+from curation import PARAMS
+from curation.chat_models import ChatModel, Endpoint, LocalModel, NoReply
+from curation.negatives import Results
+from detectors.benchmarks import load_benchmark
+from vagpt.questions import words
+from vagpt.timed_captions import TimedCaption, read_uca, text_judge, training_only
 
 LAST = "Are there any anomalies?"
 PAIRS = 3

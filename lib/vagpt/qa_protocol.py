@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from alertclip.hyperparameters import (Group)
+from alertclip.hyperparameters import Group
 
 
 class QAParams(Group):

@@ -7,10 +7,10 @@ from typing import Any
 from test_vagta import NORMAL, item, keyframe, qwen, written
 from test_video import SIZE, write_ids
 
-from alertclip.cache import (FrameCache)
-from alertclip.clips import (ClipDataset)
-from alertclip.records import (Item, Keyframe, Region)
-from alertclip.vagta import (Report, load_surrogate, load_vagta)
+from alertclip.cache import FrameCache
+from alertclip.clips import ClipDataset
+from alertclip.records import Item, Keyframe, Region
+from alertclip.vagta import Report, load_surrogate, load_vagta
 
 from .harness import Case, refused
 

@@ -10,10 +10,10 @@ import torch
 from test_training import tiny_model
 from test_video import SIZE, write_ids
 
-from alertclip import (checkpoint)
-from alertclip.cache import (FrameCache, parallel_fill)
-from alertclip.files import (atomic_write, locked, write_json)
-from companion.figures import (write_table)
+from alertclip import checkpoint
+from alertclip.cache import FrameCache, parallel_fill
+from alertclip.files import atomic_write, locked, write_json
+from companion.figures import write_table
 
 from .harness import Case, disk, refused
 

@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 from test_training import STAGE, TRAINING, Clips, tiny_model
 from torch.utils.data import get_worker_info
 
-from alertclip.backbone import (CONFIG, load_backbone)
-from alertclip.checkpoint import (checkpoints, latest_checkpoint, read_history)
-from alertclip.files import (parse_shard)
-from alertclip.score import (load_model)
-from alertclip.training import (fit)
-from companion.profiles import (load_params)
-from companion.stage_runs import (resolve_device)
+from alertclip.backbone import CONFIG, load_backbone
+from alertclip.checkpoint import checkpoints, latest_checkpoint, read_history
+from alertclip.files import parse_shard
+from alertclip.score import load_model
+from alertclip.training import fit
+from companion.profiles import load_params
+from companion.stage_runs import resolve_device
 
 from .harness import Case, no_trace, pickle_with_code, refused
 

@@ -8,11 +8,11 @@ import av
 import numpy as np
 from test_video import FRAMES, SIZE, ids, write_ids
 
-from alertclip import (video)
-from alertclip.cache import (FrameCache)
-from alertclip.clips import (ClipDataset)
-from alertclip.records import (Item, Region)
-from alertclip.video import (probe, read_frames)
+from alertclip import video
+from alertclip.cache import FrameCache
+from alertclip.clips import ClipDataset
+from alertclip.records import Item, Region
+from alertclip.video import probe, read_frames
 
 from .harness import Case, no_trace, pickle_with_code, refused
 

@@ -3,8 +3,8 @@
 ``catalogue`` names every figure that a CSV holds; those of frames are called by their notebooks.
 """
 
-from companion.figures.images import (boxes_on_frames, frame_grid, kept_patches, removed_gallery)
-from companion.figures.style import (Figure, committed, write_table)
+from companion.figures.images import boxes_on_frames, frame_grid, kept_patches, removed_gallery
+from companion.figures.style import Figure, committed, write_table
 
 __all__ = [
     "Figure", "boxes_on_frames", "committed", "frame_grid", "kept_patches",

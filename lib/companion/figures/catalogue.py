@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from alertclip.errors import (InputError)
-from alertclip.files import (read_json, write_json)
-from companion.figures import (comparisons, curves, method, spaces, style)
+from alertclip.errors import InputError
+from alertclip.files import read_json, write_json
+from companion.figures import comparisons, curves, method, spaces, style
 
 SYNTHETIC = "synthetic"  # in the name of the data
 COUNTED = ("flops",)  # the paper's own model, whatever the data

@@ -8,8 +8,8 @@ import pandas as pd
 import seaborn.objects as so
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from companion.figures import (style)
-from companion.figures.style import (Figure)
+from companion.figures import style
+from companion.figures.style import Figure
 
 PAPER_FRAMES = 256  # frames per clip in the paper's cost tables
 BOOTSTRAP = "Point: value on n items. Line: 95% bootstrap interval over videos."

@@ -7,9 +7,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from companion.figures import (style)
-from companion.figures.style import (ABNORMAL, INK, NORMAL, Figure)
-from detectors.event_annotations import (mask_runs)
+from companion.figures import style
+from companion.figures.style import ABNORMAL, INK, NORMAL, Figure
+from detectors.event_annotations import mask_runs
 
 SMOOTH = 10  # optimiser steps
 FOUR_OPTIONS = 25.0  # per cent right by guessing

@@ -9,9 +9,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from alertclip.errors import (InputError)
-from companion.figures import (style)
-from companion.figures.style import (ABNORMAL, NORMAL, Figure, wrap)
+from alertclip.errors import InputError
+from companion.figures import style
+from companion.figures.style import ABNORMAL, NORMAL, Figure, wrap
 
 BOX = "#00E5FF"  # seen on dark and on bright maps
 CORNERS = ["x1", "y1", "x2", "y2"]

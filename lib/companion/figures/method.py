@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from companion.figures import (style)
-from companion.figures.images import (CORNERS, show_frame)
+from companion.figures import style
+from companion.figures.images import CORNERS, show_frame
 
 
 @style.styled

@@ -3,8 +3,8 @@
 import pandas as pd
 import seaborn as sns
 
-from companion.figures import (style)
-from companion.figures.style import (ABNORMAL, NORMAL, Figure, short_name, wrap)
+from companion.figures import style
+from companion.figures.style import ABNORMAL, NORMAL, Figure, short_name, wrap
 
 ANNOTATED = 20  # cells per side up to which a number fits
 

@@ -7,9 +7,9 @@ selected segments. Where text and released code differ, ``variant`` chooses.
 import torch
 from torch import Tensor
 
-from detectors.anomalyclip.selector import (Selection, abnormal_column)
-from detectors.anomalyclip.settings import (AnomalyCLIPSettings)
-from detectors.training_protocol import (Variant)
+from detectors.anomalyclip.selector import Selection, abnormal_column
+from detectors.anomalyclip.settings import AnomalyCLIPSettings
+from detectors.training_protocol import Variant
 
 
 def direction_normal_loss(logits: Tensor, variant: Variant) -> Tensor:

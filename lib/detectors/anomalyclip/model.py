@@ -11,11 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from alertclip.errors import (InputError)
-from detectors.anomalyclip.selector import (Selector, class_directions)
-from detectors.anomalyclip.settings import (AnomalyCLIPSettings)
-from detectors.anomalyclip.temporal import (TemporalModel)
-from detectors.text_tower import (TextTower, Tokenizer)
+from alertclip.errors import InputError
+from detectors.anomalyclip.selector import Selector, class_directions
+from detectors.anomalyclip.settings import AnomalyCLIPSettings
+from detectors.anomalyclip.temporal import TemporalModel
+from detectors.text_tower import TextTower, Tokenizer
 
 
 class PromptLearner(nn.Module):

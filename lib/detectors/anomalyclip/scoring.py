@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from detectors.anomalyclip.model import (AnomalyCLIP)
-from detectors.video_scores import (Features, VideoScores, as_features)
+from detectors.anomalyclip.model import AnomalyCLIP
+from detectors.video_scores import Features, VideoScores, as_features
 
 WINDOWS = 16  # scored at once: bounds memory and changes no score
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from alertclip.errors import (InputError)
+from alertclip.errors import InputError
 
 MASKED = 1e6  # larger than any score, so that masked segments come last (official code)
 

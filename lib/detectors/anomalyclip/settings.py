@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from alertclip.hyperparameters import (Group)
-from detectors.training_protocol import (DetectorParams, Variant, changed_settings)
+from alertclip.hyperparameters import Group
+from detectors.training_protocol import DetectorParams, Variant, changed_settings
 
 Term = Literal[
     "direction_abnormal", "direction_normal", "abnormal_top", "abnormal_bottom", "normal_top",

@@ -11,12 +11,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from alertclip.errors import (InputError)
-from alertclip.files import (progress)
-from detectors.anomalyclip.losses import (total_loss)
-from detectors.anomalyclip.model import (AnomalyCLIP)
-from detectors.anomalyclip.selector import (select_segments)
-from detectors.anomalyclip.settings import (AnomalyCLIPSettings)
+from alertclip.errors import InputError
+from alertclip.files import progress
+from detectors.anomalyclip.losses import total_loss
+from detectors.anomalyclip.model import AnomalyCLIP
+from detectors.anomalyclip.selector import select_segments
+from detectors.anomalyclip.settings import AnomalyCLIPSettings
 
 
 def fit(

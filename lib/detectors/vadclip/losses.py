@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy, cosine_similarity, cross_entropy
 
-from detectors.training_protocol import (Variant)
-from detectors.vadclip.settings import (VadCLIPSettings)
+from detectors.training_protocol import Variant
+from detectors.vadclip.settings import VadCLIPSettings
 
 
 class VadCLIPLosses(NamedTuple):

@@ -13,10 +13,10 @@ from open_clip.transformer import QuickGELU, Transformer
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from alertclip.errors import (InputError)
-from detectors.text_tower import (TextTower, Tokenizer)
-from detectors.vadclip import (graph)
-from detectors.vadclip.settings import (VadCLIPSettings)
+from alertclip.errors import InputError
+from detectors.text_tower import TextTower, Tokenizer
+from detectors.vadclip import graph
+from detectors.vadclip.settings import VadCLIPSettings
 
 
 class VadCLIPOutput(NamedTuple):

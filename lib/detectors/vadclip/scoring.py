@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from detectors.vadclip.model import (VadCLIP)
-from detectors.video_scores import (Features, VideoScores, as_features)
+from detectors.vadclip.model import VadCLIP
+from detectors.video_scores import Features, VideoScores, as_features
 
 CHUNKS = 32  # scored at once: bounds memory and changes no score
 

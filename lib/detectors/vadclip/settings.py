@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from alertclip.hyperparameters import (Group)
-from detectors.training_protocol import (DetectorParams, Variant, changed_settings)
+from alertclip.hyperparameters import Group
+from detectors.training_protocol import DetectorParams, Variant, changed_settings
 
 
 class VadCLIPSettings(Group):

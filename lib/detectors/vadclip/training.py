@@ -14,12 +14,12 @@ from torch.nn.functional import pad
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import MultiStepLR
 
-from alertclip.errors import (InputError)
-from alertclip.files import (progress)
-from detectors.vadclip.losses import (VadCLIPLosses, total_loss)
-from detectors.vadclip.model import (VadCLIP)
-from detectors.vadclip.settings import (VadCLIPSettings)
-from detectors.video_scores import (Features, as_features)
+from alertclip.errors import InputError
+from alertclip.files import progress
+from detectors.vadclip.losses import VadCLIPLosses, total_loss
+from detectors.vadclip.model import VadCLIP
+from detectors.vadclip.settings import VadCLIPSettings
+from detectors.video_scores import Features, as_features
 
 
 def multi_hot(labels: Sequence[Sequence[str]], class_names: Sequence[str]) -> Tensor:
