@@ -54,11 +54,7 @@ def train_tokenizer(texts: list[str], vocab_size: int = 2048) -> PreTrainedToken
         single=f"{START} $A {END}", special_tokens=special
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        unk_token=UNKNOWN,
-        bos_token=START,
-        eos_token=END,
+        tokenizer_object=tokenizer, pad_token=PAD, unk_token=UNKNOWN, bos_token=START, eos_token=END
     )
 
 

@@ -109,13 +109,7 @@ def parallel(function: Any, items: Sequence[Any], workers: int) -> Iterator[Any]
 
 
 def generate(
-    out: Path,
-    train: int,
-    dev: int,
-    test: int,
-    style: str = "flat",
-    seed: int = 0,
-    workers: int = 2,
+    out: Path, train: int, dev: int, test: int, style: str = "flat", seed: int = 0, workers: int = 2
 ) -> Path:
     """Render a world of train + dev + test clips into ``out``; returns its world.json.
 
