@@ -21,7 +21,6 @@ from companion import (
 )
 from companion.figures import intervals
 from companion.profiles import load_params
-from companion.seeds import over_seeds
 from companion.splits import standard_negatives
 from detectors.training_protocol import DETECTORS
 
@@ -88,14 +87,6 @@ def test_results_hold_value_and_change_each_with_its_own_interval():
     assert made["backbone"].groupby("variant").first().to_dict() == {
         "full": "", "region": "", "vadclip-c": "Full",
     }  # fmt: skip
-
-
-def test_mean_and_interval_over_seeds():
-    table = pd.DataFrame({"measure": "AUC", "model": "Full", "value": [80.0, 82.0, 87.0]})
-    row = over_seeds(table).iloc[0]
-    half = T2 * np.sqrt(13 / 3)  # deviation sqrt(13)
-    assert (row["mean"], row["low"], row["high"]) == pytest.approx((83, 83 - half, 83 + half))
-    assert row["seeds"] == 3
 
 
 def test_a_verdict_counts_what_the_interval_leaves_zero_out_of():
@@ -226,9 +217,9 @@ def test_variants_of_other_negatives_share_stage_1(monkeypatch, tmp_path):
     monkeypatch.setattr(profiles, "ROOT", tmp_path)
     monkeypatch.setattr(ablations, "run_stage", lambda P, stage: P)
     P = load_params("mini")
-    changed = [ablations._tuning_params(P, VARIANTS[n], 7) for n in ("full", "standard", "region")]
+    changed = [ablations._changed(P, VARIANTS[n], 7) for n in ("full", "standard", "region")]
     changed.append(changed[0].changed({"hard_negatives_train": "planted.json"}))
     first, *others = (ablations._shared_stage1(Q, P) for Q in changed)
     assert all(other.run_dir == first.run_dir for other in others)
-    rank = ablations._tuning_params(P, VARIANTS["rank-4"], 7)
+    rank = ablations._changed(P, VARIANTS["rank-4"], 7)
     assert ablations._shared_stage1(rank, P).run_dir != first.run_dir
