@@ -98,7 +98,10 @@ def _tuned(P: Params, base: Params, variant: Variant) -> pd.DataFrame:
     table = result_tables.zero_shot(P, [result]).rename(columns={"setting": "metric"})
     mss = result_tables.mss_by_class(P, [result]).query("class_name == 'all'")
     rows = [table, mss.rename(columns={"mss": "value"}).assign(metric="MSS")]
-    rows += _on_benchmark(P) if base.ablation.detector and variant.detector else []
+    if base.ablation.detector and variant.detector:
+        scored = detector_tables.score_stages(P, "vadclip", ["full"])
+        curves = zero_shot_tables.zero_shot_curves(P, ["full"], "snippet")
+        rows += [_frame_metrics(P, scored, "VadCLIP: "), _frame_metrics(P, curves, "snippets: ")]
     return _rows(P, rows, "full")
 
 
@@ -112,13 +115,6 @@ def _shared_stage1(P: Params, base: Params) -> Path:
     shared = P.changed({**unused, "profile": f"{base.profile}/ablations/{name}"})
     with locked(shared.run_dir.with_suffix(".lock")):  # two jobs may want the same
         return run_stage(shared, 1)
-
-
-def _on_benchmark(P: Params) -> list[pd.DataFrame]:
-    """Frame metrics on the benchmark's test videos: of VadCLIP, and zero-shot by snippet."""
-    scored = detector_tables.score_stages(P, "vadclip", ["full"])
-    curves = zero_shot_tables.zero_shot_curves(P, ["full"], "snippet")
-    return [_frame_metrics(P, scored, "VadCLIP: "), _frame_metrics(P, curves, "snippets: ")]
 
 
 def _frame_metrics(
