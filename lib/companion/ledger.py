@@ -85,7 +85,7 @@ def our_number(cell: Cell, P: Params, read: Read) -> Ours:
         return Ours(lacking=cell.otherwise or BLANK)
     measure, where, synthetic = cell.measure, cell.where, P.data.world == "miniworld"
     domain = load()["synthetic"].get(measure.on, "") if synthetic else measure.on
-    own = domain == load_benchmark(P.detector.benchmark).title
+    own = domain == benchmark_title(P.detector.benchmark)
     if measure.on and not own and "{domain}" not in "".join(where.values()):
         return Ours(lacking=f"needs a run on {measure.on}")
     where = {name: text.replace("{domain}", domain) for name, text in where.items()}
@@ -97,6 +97,12 @@ def our_number(cell: Cell, P: Params, read: Read) -> Ours:
         needs = f"needs {measure.on}" if measure.on and synthetic else "not in this run"
         return Ours(lacking=f"{needs} ({_words(where)})")
     return _ours(row, measure)
+
+
+@cache
+def benchmark_title(name: str) -> str:
+    """The data set that a benchmark's file names."""
+    return load_benchmark(name).title
 
 
 def read_csv(folder: Path, name: str) -> pd.DataFrame | None:
