@@ -1,6 +1,6 @@
 """Ablations: every variant is valid, differences are paired by seed, a result knows its inputs."""
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,6 @@ from companion import (
 )
 from companion.figures import comparisons
 from companion.profiles import load_params
-from companion.seeds import over_seeds
 from companion.splits import standard_negatives
 from detectors.training_protocol import DETECTORS
 
@@ -90,14 +89,6 @@ def test_results_hold_value_and_change_each_with_its_own_interval():
     }  # fmt: skip
 
 
-def test_mean_and_interval_over_seeds():
-    table = pd.DataFrame({"measure": "AUC", "model": "Full", "value": [80.0, 82.0, 87.0]})
-    row = over_seeds(table).iloc[0]
-    half = T2 * np.sqrt(13 / 3)  # deviation sqrt(13)
-    assert (row["mean"], row["low"], row["high"]) == pytest.approx((83, 83 - half, 83 + half))
-    assert row["seeds"] == 3
-
-
 def test_a_verdict_counts_what_the_interval_leaves_zero_out_of():
     columns = ["title", "metric", "value", "change", "low", "high", "seeds", "reference"]
     rows = [("whole", "AUC", 80, 0, 0, 0, 5, True), ("a", "AUC", 75, -5, -6, -4, 5, False),
@@ -150,6 +141,21 @@ def test_what_decides_a_result_is_in_its_hash():
     assert not changed_hashes(workers=7, transfer={}, qa_epochs=1, video="a.mp4")
 
 
+class InThisProcess(Executor):
+    """An executor that does a job as it is submitted."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def submit(self, job, *arguments):
+        future = Future()
+        try:
+            future.set_result(job(*arguments))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
 def test_a_failed_job_is_named_and_the_others_go_on(tmp_path, monkeypatch, capsys):
     def measure(P, name, seed):
         if name == "global":
@@ -157,8 +163,7 @@ def test_a_failed_job_is_named_and_the_others_go_on(tmp_path, monkeypatch, capsy
         figures.write_table(pd.DataFrame({"params": ["x"]}), ablations.result_file(P, name, seed))
 
     monkeypatch.setattr(profiles, "ROOT", tmp_path)
-    pool = lambda slots, *_: ThreadPoolExecutor(slots)  # noqa: E731
-    monkeypatch.setattr(ablations, "ProcessPoolExecutor", pool)
+    monkeypatch.setattr(ablations, "ProcessPoolExecutor", InThisProcess)
     monkeypatch.setattr(ablations, "prepare_data", lambda P: None)
     monkeypatch.setattr(ablations, "run_variant", measure)
     P = load_params("smoke")
@@ -197,7 +202,7 @@ def test_the_committed_reference_has_five_seeds_of_every_variant_in_the_files_or
 def test_the_ledger_asks_for_variants_of_the_same_meaning():
     counts = dict.fromkeys(("alertclip", *DETECTORS), 0)
     for cell in paper_numbers.cells().values():
-        if cell.csv == "ablation_results":
+        if cell.measure and cell.measure.csv == "ablation_results":
             where = cell.where
             variant = VARIANTS[where["variant"]]
             assert cell.document.replace("-", "").lower() == variant.kind, cell.key
@@ -212,9 +217,9 @@ def test_variants_of_other_negatives_share_stage_1(monkeypatch, tmp_path):
     monkeypatch.setattr(profiles, "ROOT", tmp_path)
     monkeypatch.setattr(ablations, "run_stage", lambda P, stage: P)
     P = load_params("mini")
-    changed = [ablations._tuning_params(P, VARIANTS[n], 7) for n in ("full", "standard", "region")]
+    changed = [ablations._changed(P, VARIANTS[n], 7) for n in ("full", "standard", "region")]
     changed.append(changed[0].changed({"hard_negatives_train": "planted.json"}))
     first, *others = (ablations._shared_stage1(Q, P) for Q in changed)
     assert all(other.run_dir == first.run_dir for other in others)
-    rank = ablations._tuning_params(P, VARIANTS["rank-4"], 7)
+    rank = ablations._changed(P, VARIANTS["rank-4"], 7)
     assert ablations._shared_stage1(rank, P).run_dir != first.run_dir

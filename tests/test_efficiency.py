@@ -60,20 +60,6 @@ def test_which_model_the_papers_table_counts() -> None:
     assert round(counts["text encoder"] / 1e9, 3) == 10.133
 
 
-def test_seconds_and_spread() -> None:
-    calls: list[int] = []
-    found = machine.seconds(lambda: calls.append(1), repeats=4, warm_up=3)
-    assert len(calls) == 7 and found.shape == (4,) and (found > 0).all()
-    assert machine.spread(np.array([5.0, 1, 2, 4, 3])) == (3, 2, 4, 5)
-
-
-def test_matmul_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(machine.SIDE, "cpu", 64)
-    monkeypatch.setattr(machine, "seconds", lambda call, n: np.full(n, 2e-3))
-    table = machine.matmul_speed(CPU).set_index("measure")
-    assert table.loc["matmul, fp32", "value"] == pytest.approx(2 * 64**3 / 2e-3 / 1e9)
-
-
 @pytest.mark.skipif(not (machine.PROC / "clear_refs").exists(), reason="Linux forgets peaks")
 def test_peak_memory_rises_and_is_forgotten() -> None:
     machine.forget_peak(CPU)
@@ -103,7 +89,7 @@ def test_latency_table(tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     assert table["frames_per_s"].tolist() == pytest.approx((2e3 / table["ours"]).tolist())
     assert table["ratio"].tolist() == pytest.approx((table["ours"] / table["floor"]).tolist())
     P = load_params("mini", {"num_frames": 2, "device": "cpu"})
-    work = flops.count_flops(latency.untrained(P), 2)
+    work = flops.count_flops(latency.untuned(P), 2)
     assert table["floor"].tolist() == pytest.approx([1e3 * work / 1e12, 1e3 * work / 2e12])
     assert table["cosine"].between(0.999, 1 + 1e-5).all() and table["paper"].isna().all()
 

@@ -13,7 +13,7 @@ from alertclip.errors import InputError
 from miniworld.captions import WORDINGS
 from miniworld.plan import FPS, FRAMES, PAIRS, SEED_ROOM, SEED_START, draw_plan
 from miniworld.poses import LYING, ON_BACK, STAND, pose, posture
-from miniworld.render import render, render_clip
+from miniworld.render import render
 from miniworld.stills import GENERIC, PEOPLE, TOPICS
 
 
@@ -67,13 +67,6 @@ def test_same_seed_same_files_whatever_the_workers(world, tmp_path):
         return {p.relative_to(root): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
     assert digests(tmp_path) == digests(world)
-
-
-def test_a_clip_does_not_depend_on_the_others():
-    first = [image for image, _ in render_clip(draw_plan(3, "train"), True)]
-    list(render_clip(draw_plan(4, "train"), False))
-    again = [image for image, _ in render_clip(draw_plan(3, "train"), True)]
-    assert np.array_equal(first, again)
 
 
 def test_complete_worlds_are_reused_and_interrupted_ones_resumed(world):

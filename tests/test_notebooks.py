@@ -70,8 +70,20 @@ class TestStructure:
             if group in Params.model_fields:
                 assert {group, f"{group}.{field}"} & set(book.params)
 
-    def test_runs_anywhere(self, path: Path) -> None:
-        assert nbformat.read(path, as_version=4).metadata.kernelspec.name == "python3"
+    def test_reference_figures_are_there(self, path: Path) -> None:
+        book = nbformat.read(path, as_version=4)
+        text = "\n".join(c.source for c in book.cells if c.cell_type == "markdown")
+        named = re.findall(r"\(\.\./(figures/[\w.]+)\)", text)
+        assert [name for name in named if not (ROOT / name).is_file()] == []
+        assert book.metadata.kernelspec.name == "python3"
+
+
+def test_page_shows_the_runs_own_figure_instead_of_the_reference(tmp_path: Path) -> None:
+    (tmp_path / "stage1_mss.png").touch()
+    names = ("stage1_mss", "stage2_mss")
+    text = "\n\n".join(f"![reference](../figures/{name}.png)" for name in names)
+    page = execution.html_page(new_notebook(cells=[new_markdown_cell(text)]), "book", tmp_path)
+    assert page.count('alt="reference"') == 1 and 'src="data:image/png;base64' in page
 
 
 def write_notebook(path: Path, body: str) -> Path:

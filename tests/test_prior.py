@@ -3,27 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from open_clip import ClipLoss
-from torch.nn.functional import normalize
 
 from alertclip.backbone import load_backbone
 from miniworld import prior
 from miniworld.mini_models import RECIPES, soft_contrastive_loss
 
 CAPTIONS = ["a red square", "a blue square", "a red circle", "a red square"]
-
-
-def unit(*shape):
-    return normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(0)), dim=-1)
-
-
-def test_loss_is_open_clips_when_captions_differ():
-    image, text = unit(2, 6, 8)
-    scale = torch.tensor(7.0)
-    expected = ClipLoss()(image, text, scale)
-    assert soft_contrastive_loss(image, text, scale, torch.arange(6)) == pytest.approx(
-        float(expected), abs=1e-6
-    )
 
 
 def test_identical_captions_share_the_target():
@@ -92,11 +77,3 @@ def test_saved_folder_is_the_model_that_was_trained(family, tmp_path):
         assert torch.allclose(
             backbone.model.encode_image(pixels), model.encode_image(pixels), atol=5e-2
         )
-
-
-def test_one_step_moves_every_weight_of_minisiglip():
-    model = prior.pretrain(*make_stills(160), steps=1, batch_size=4, family="siglip")
-    torch.manual_seed(0)
-    start = RECIPES["siglip"].build(model.vocab_size).state_dict()
-    still = {name for name, value in model.state_dict().items() if torch.equal(value, start[name])}
-    assert still <= {"logit_bias"}  # of the sigmoid loss, which is not used here

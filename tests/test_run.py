@@ -6,15 +6,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 from alertclip.errors import InputError
 from alertclip.files import locked
-from companion import profiles, run, workflow
-from companion.degradation import DEGRADATIONS
-from companion.profiles import load_params, parse_overrides
+from companion import run, workflow
+from companion.profiles import load_params
 
 STUB = """import sys, pathlib
 folder = pathlib.Path("runs", sys.argv[2])
@@ -91,14 +89,6 @@ def test_a_part_of_the_notebooks_is_chosen_by_number_or_name() -> None:
 def test_parameters_are_checked_before_work(capsys, pair: str, says: str) -> None:
     assert run.main(["smoke", "-p", pair, "-n"]) == 2
     assert re.search(says.replace("?", r"\?"), capsys.readouterr().err)
-
-
-def test_profiles_know_every_degradation() -> None:
-    assert set(get_args(profiles.Degradation)) == set(DEGRADATIONS)
-
-
-def test_values_are_read_as_yaml() -> None:
-    assert parse_overrides(["a=5e-6", "b=[q, v]"]) == {"a": "5e-6", "b": ["q", "v"]}
 
 
 def test_missing_data_is_one_message(tmp_path: Path) -> None:

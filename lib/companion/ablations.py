@@ -54,22 +54,19 @@ def run_variant(P: Params, name: str, seed: int) -> Path:
     Columns variant, seed, metric, value (per cent; MSS as it is), params and weights, hashes.
     """
     variant = load_variants()[name]
-    if variant.kind == "alertclip":
-        table = _tuned(_tuning_params(P, variant, seed), P, P.ablation.detector, variant)
-    else:
-        table = _detected(_detector_params(P, variant, seed), variant)
+    changed = _changed(P, variant, seed)
+    tuned = variant.kind == "alertclip"
+    table = _tuned(changed, P, variant) if tuned else _detected(changed, variant)
     out = result_file(P, name, seed)
     write_table(table.assign(variant=name, seed=seed, params=inputs_hash(P, name, seed)), out)
     return out
 
 
-def _tuning_params(P: Params, variant: Variant, seed: int) -> Params:
-    own = {"profile": f"{P.profile}/ablations/{variant.name}/seed{seed}", "seed": seed}
-    return P.changed(P.ablation.changes | variant.changes | own)
-
-
-def _detector_params(P: Params, variant: Variant, seed: int) -> Params:
-    """Only the detector's settings change: features and tuned weights are those of the run."""
+def _changed(P: Params, variant: Variant, seed: int) -> Params:
+    """The parameters of a variant; a detector's keeps the features and weights of the run."""
+    if variant.kind == "alertclip":
+        own = {"profile": f"{P.profile}/ablations/{variant.name}/seed{seed}", "seed": seed}
+        return P.changed(P.ablation.changes | variant.changes | own)
     values = P.flat()
     changes = {k: values[k] | v if isinstance(v, dict) else v for k, v in variant.changes.items()}
     return P.changed(changes | {"detector_seeds": [seed]})
@@ -78,16 +75,14 @@ def _detector_params(P: Params, variant: Variant, seed: int) -> Params:
 def inputs_hash(P: Params, name: str, seed: int) -> str:
     """Hash of the parameter groups that decide a variant's result."""
     variant = load_variants()[name]
+    names = (*TUNING, *DETECTION, "ablation.backbone")
     if variant.kind == "alertclip":
-        detection = DETECTION if P.ablation.detector and variant.detector else ()
-        decisive = selected(_tuning_params(P, variant, seed), TUNING + detection)
-    else:
-        names = (*TUNING, *DETECTION, "ablation.backbone")
-        decisive = selected(_detector_params(P, variant, seed), names)
+        names = TUNING + (DETECTION if P.ablation.detector and variant.detector else ())
+    decisive = selected(_changed(P, variant, seed), names)
     return sha256_json([variant.kind, variant.negatives, decisive])[:12]
 
 
-def _tuned(P: Params, base: Params, detector: bool, variant: Variant) -> pd.DataFrame:
+def _tuned(P: Params, base: Params, variant: Variant) -> pd.DataFrame:
     """Both stages and the zero-shot metrics; Stage I is shared where its parameters agree."""
     if variant.negatives:
         folder = base.run_dir / "negatives"
@@ -103,7 +98,10 @@ def _tuned(P: Params, base: Params, detector: bool, variant: Variant) -> pd.Data
     table = result_tables.zero_shot(P, [result]).rename(columns={"setting": "metric"})
     mss = result_tables.mss_by_class(P, [result]).query("class_name == 'all'")
     rows = [table, mss.rename(columns={"mss": "value"}).assign(metric="MSS")]
-    rows += _on_benchmark(P) if detector and variant.detector else []
+    if base.ablation.detector and variant.detector:
+        scored = detector_tables.score_stages(P, "vadclip", ["full"])
+        curves = zero_shot_tables.zero_shot_curves(P, ["full"], "snippet")
+        rows += [_frame_metrics(P, scored, "VadCLIP: "), _frame_metrics(P, curves, "snippets: ")]
     return _rows(P, rows, "full")
 
 
@@ -117,13 +115,6 @@ def _shared_stage1(P: Params, base: Params) -> Path:
     shared = P.changed({**unused, "profile": f"{base.profile}/ablations/{name}"})
     with locked(shared.run_dir.with_suffix(".lock")):  # two jobs may want the same
         return run_stage(shared, 1)
-
-
-def _on_benchmark(P: Params) -> list[pd.DataFrame]:
-    """Frame metrics on the benchmark's test videos: of VadCLIP, and zero-shot by snippet."""
-    scored = detector_tables.score_stages(P, "vadclip", ["full"])
-    curves = zero_shot_tables.zero_shot_curves(P, ["full"], "snippet")
-    return [_frame_metrics(P, scored, "VadCLIP: "), _frame_metrics(P, curves, "snippets: ")]
 
 
 def _frame_metrics(

@@ -4,18 +4,25 @@ What they state is listed in params/paper_results.yaml under ``checks``. Each fu
 the name of a check, what we compute, the verdict, and a finding in words.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from itertools import chain, product
 from typing import Any
 
 import pandas as pd
+from alertclip.caption_checks import MAX_TOKENS
 
+from alertclip.errors import InputError
+from alertclip.files import read_json
+from alertclip.records import token_count
+from alertclip.vagta import strip_prefix
 from companion import flops
 from companion.paper_numbers import cells, load, printed, same_digits, value
 from companion.profiles import Params
-from companion.vagta_counts import CONTRADICTED, DOUBTFUL, HOLDS, Results, holds, vagta_files
 from detectors.benchmarks import load_benchmark
 
+HOLDS, CONTRADICTED, DOUBTFUL = "holds", "contradicted", "doubtful"
+Results = Iterator[tuple[str, float | str, str, str]]  # check, computed, verdict, finding
 NOT_RUN = "not run"
 MISSING = ("", NOT_RUN, "needs VAGTA's files and a profile that reads them")
 SUPPLEMENTARY = "Alert-CLIP supplementary"
@@ -25,6 +32,11 @@ OPEN = SUPPLEMENTARY + " | Table 1 | {} {} | {} {}"  # data set, part, model, me
 PARTS = ("Overall", "Base", "Novel")
 SCREENING = SUPPLEMENTARY + " | A.2 | {} | value"
 SELECTOR = "AnomalyCLIP | Table D.{} | {} | {}"
+
+
+def holds(right: bool, otherwise: str = CONTRADICTED) -> str:
+    """The verdict of a comparison."""
+    return HOLDS if right else otherwise
 
 
 def check_table(P: Params) -> pd.DataFrame:
@@ -204,25 +216,18 @@ def sentences() -> Results:
     yield "AUC in the text", float(published), holds(float(published) == text), finding
     stated = printed(f"{SUPPLEMENTARY} | Table 4 | mixed precision | Stage 1")
     yield "mixed precision", stated, holds("False" not in stated), "Table 4, Stage 1"
-    for name, document, allowed in (
-        ("differences in the text", "AnomalyCLIP", 0),
-        ("differences in the text, VadCLIP", "VadCLIP", 0.05),  # rounded to one decimal
-    ):
-        yield name, *_largest(_differences(document), allowed)
-    for name, document, tables in (
-        ("means over classes", "AnomalyCLIP", ("Table 4", "Table 5", "Table 6")),
-        ("means over IoU", "VadCLIP", ("Table 3", "Table 4")),
-    ):
-        yield name, *_largest(_row_gaps(document, tables), 0.01)  # of numbers rounded themselves
+    yield "differences in the text", *_largest(_differences("AnomalyCLIP"), 0)
+    rounded = _largest(_differences("VadCLIP"), 0.05)  # to one decimal
+    yield "differences in the text, VadCLIP", *rounded
+    means = _row_gaps("AnomalyCLIP", ("Table 4", "Table 5", "Table 6"))
+    yield "means over classes", *_largest(means, 0.01)  # of numbers rounded themselves
+    yield "means over IoU", *_largest(_row_gaps("VadCLIP", ("Table 3", "Table 4")), 0.01)
 
 
 def _differences(document: str) -> list[float]:
-    table = next(
-        t
-        for t in load()["tables"]
-        if (t["document"], t["table"]) == (document, "Gains in the text")
-    )
-    gaps = []
+    """Distance of each gain that the text states from the difference of its two cells."""
+    tables = {(t["document"], t["table"]): t for t in load()["tables"]}
+    table, gaps = tables[document, "Gains in the text"], []
     for row, (name, minuend, subtrahend, column) in table["differences"].items():
         a, b = (value(f"{document} | {name} | {x} | {column}") for x in (minuend, subtrahend))
         gaps.append(abs(a - b - float(table["rows"][row][0])))
@@ -239,3 +244,53 @@ def _row_gaps(document: str, names: Sequence[str]) -> list[float]:
 def _largest(gaps: Sequence[float], allowed: float) -> tuple[float, str, str]:
     finding = f"largest of {len(gaps)} deviations, points"
     return round(max(gaps), 4), holds(max(gaps) <= allowed + 1e-6), finding
+
+
+def vagta_files(P: Params) -> Results:
+    """Counts in VAGTA's published files; nothing on another world or without the files."""
+    try:
+        if P.data.world != "vagta":
+            return
+        test = read_json(P.data_dir / P.data.annotations_test)
+        train = read_json(P.data_dir / P.data.hard_negatives_train)["items"]
+    except (InputError, KeyError, TypeError):  # missing, or of another shape
+        return
+    yield from _training_file(train)
+    yield from _test_file(test)
+
+
+def _training_file(train: list[dict[str, Any]]) -> Results:
+    abnormal = [row for row in train if row["frames_25"] is not None]
+    normal = [row for row in train if row["frames_25"] is None]
+    total, some, rest = (len({row["video"] for row in rows}) for rows in (train, abnormal, normal))
+    yield "training items", len(train), holds(len(train) == 3726), f"of {total:,} videos"
+    finding = f"regions of {some:,} videos, not clips"
+    yield "abnormal training items", len(abnormal), holds(len(abnormal) == some), finding
+    finding = f"segments of {rest:,} videos"
+    yield "normal training items", len(normal), holds(len(normal) == 2585), finding
+    usual, number = Counter(len(row["hard_negative"]) for row in train).most_common(1)[0]
+    finding = f"{number:,} of {len(train):,} have {usual}"
+    yield "hard negatives per caption", usual, holds(number > 0.99 * len(train)), finding
+    lengths = [token_count(text) for row in train for text in row["hard_negative"]]
+    long = sum(length > MAX_TOKENS for length in lengths)
+    finding = f"{long:,} of {len(lengths):,} are longer than {MAX_TOKENS} tokens"
+    yield "longest hard negative", max(lengths), holds(not long), finding
+    ucf = len({row["video"] for row in train if row["video"].startswith("UCF_Crimes_Videos/")})
+    official = sum(load_benchmark("ucf_crime").counts["train"].values())
+    finding = f"of UCF-Crime's {official:,} training videos, {ucf:,} are in VAGTA with captions"
+    yield "in-domain zero-shot", ucf, holds(ucf == 0), finding
+
+
+def _test_file(test: list[dict[str, Any]]) -> Results:
+    videos, regions = len({row["video"] for row in test}), [row["region_captions"] for row in test]
+    counts = len(test), videos, sum(map(len, regions))
+    finding = "{} items, {} videos, {} regions".format(*counts)
+    yield "test items", len(test), holds(486 in counts), finding
+    captions = [row["global_caption"] for row in test]
+    labelled = sum(strip_prefix(caption) != caption for caption in captions)
+    finding = f"{labelled} of {len(captions)} begin with the class or with Normal"
+    yield "class prefix", labelled, holds(not labelled, DOUBTFUL), finding
+    boxes = [k["bbox"] for row in test for track in row["box_infos"] for k in track]
+    largest = max(map(max, boxes))
+    finding = f"{len(boxes):,} boxes, largest coordinate {largest:.3f}: shares of the frame"
+    yield "box coordinates", largest, holds(largest > 2), finding

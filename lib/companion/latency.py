@@ -8,7 +8,6 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from alertclip.attention import attention_kernel
-from alertclip.backbone import load_backbone
 from alertclip.clips import Batch
 from alertclip.model import AlertCLIP, K
 from alertclip.training import Run
@@ -17,6 +16,7 @@ from companion.machine import PRECISIONS, forget_peak, peak_memory, seconds, spr
 from companion.paper_numbers import value
 from companion.profiles import Params
 from companion.stage_runs import initial_model, resolve_device, stage_params
+from companion.tuned_models import untuned
 
 LINE = ["line", "unit", "ours", "low", "high", "n", "floor", "ratio", "paper"]
 TABLE6 = "Alert-CLIP supplementary | Table 6 | {} | {}"
@@ -31,21 +31,13 @@ def paper_value(P: Params, key: str) -> float:
     return value(key) if same else float("nan")
 
 
-def untrained(P: Params) -> AlertCLIP:
-    """The profile's architecture with random weights: time does not depend on them."""
-    torch.manual_seed(P.seed)
-    backbone = load_backbone(P.model.backbone)
-    model = AlertCLIP(backbone, P.model.temporal_layers, P.model.temporal_heads)
-    return model.to(resolve_device(P)).eval()
-
-
 def latency_table(P: Params, speed: pd.DataFrame, repeats: int = 7) -> pd.DataFrame:
     """Table 7: pixels of one clip to its embedding, batch size one, by precision.
 
     ``speed`` is ``machine.matmul_speed``; floor is FLOPs over it. Columns LINE, frames,
     frames_per_s, clips_per_s, cosine (of the embedding to that in fp32).
     """
-    model, frames, rows = untrained(P), P.data.num_frames, []
+    model, frames, rows = untuned(P), P.data.num_frames, []
     device, work = model.mean.device, count_flops(model, frames)
     pixels = torch.randint(256, (1, frames, 3, *model.image_size), dtype=torch.uint8, device=device)
     mask = torch.ones(1, frames, dtype=torch.bool, device=device)
@@ -118,7 +110,7 @@ def training_table(
     The floor is twice the forward pass: frozen weights need no gradient. Columns LINE, step_s,
     clips, frames, memory_gb, paper_gb.
     """
-    rows, model, frames = [], untrained(P), P.data.num_frames
+    rows, model, frames = [], untuned(P), P.data.num_frames
     for stage, (row, epochs) in STAGES.items():
         step, memory = step_time(P, stage, clips, repeats)
         precision = stage_params(P, stage).precision

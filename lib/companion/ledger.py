@@ -20,7 +20,7 @@ SAME, OTHER = "set as printed", "set otherwise"
 NOT_RUN = "not run: "
 INCONSISTENT, BLANK = "inconsistent in the source", "no number in the source"
 STATUSES = (INTERVAL, ROUNDING, DIFFERS, DIRECTION, EQUAL, UNEQUAL, SAME, OTHER, INCONSISTENT,
-            NOT_RUN.rstrip(": "), BLANK)  # fmt: skip
+            "not run", BLANK)  # fmt: skip
 COMPARED = {"computed": (UNEQUAL, EQUAL), "set": (OTHER, SAME)}
 COLUMNS = ["document", "table", "row", "column", "unit", "paper", "ours", "low", "high", "n",
            "source", "status"]  # fmt: skip
@@ -123,18 +123,22 @@ def find_row(table: pd.DataFrame, name: str, where: dict[str, str]) -> "pd.Serie
 
 def _ours(row: "pd.Series", measure: Measure) -> Ours:
     text = row[measure.value]
-    low, high, n, spread = (_float(row.get(name)) for name in ("low", "high", "n", "seed_sd"))
+    value, low, high, n, spread = (
+        float(found) if number(found or "") is not None else np.nan
+        for found in (text, *(row.get(name) for name in ("low", "high", "n", "seed_sd")))
+    )
     if np.isnan(low) and not np.isnan(spread):  # two spreads over seeds stand for the interval
-        low, high = float(text) - 2 * spread, float(text) + 2 * spread
-    return Ours(text if number(text) is None else float(text), low, high, n)
-
-
-def _float(text: str | None) -> float:
-    return float(text) if text and number(text) is not None else np.nan
+        low, high = value - 2 * spread, value + 2 * spread
+    return Ours(text if number(text) is None else value, low, high, n)
 
 
 def _words(where: dict[str, str]) -> str:
     return ", ".join(f"{name} = {text}" for name, text in where.items())
+
+
+def _measured(row: Any) -> Ours:
+    """Value and interval of a row whose columns are text or numbers."""
+    return Ours(*(float(row[k]) for k in ("ours" if "ours" in row else "value", "low", "high")))
 
 
 def claims(book: pd.DataFrame, folder: Path) -> pd.DataFrame:
@@ -187,7 +191,7 @@ def _decide(rows: dict, place: tuple, text: str, sides: list[tuple]) -> tuple | 
         return ()
     if any(pd.isna(row["low"]) for row in found):
         return None
-    first, second = (Ours(*(float(row[k]) for k in ("ours", "low", "high"))) for row in found)
+    first, second = map(_measured, found)
     paper, change = float(stated[0] - stated[1]), first.value - second.value
     decided = verdict(first, second) if paper > 0 else verdict(second, first)
     text = text.format("above" if paper > 0 else "below")
@@ -201,6 +205,6 @@ def _kept_knowledge(folder: Path) -> Iterator[tuple]:
         pair = [find_row(table, "retention", {"setting": setting, "model": model})
                 for model in ("Full", "CLIP")]  # fmt: skip
         if all(row is not None for row in pair):
-            full, clip = (Ours(*(float(row[k]) for k in ("value", "low", "high"))) for row in pair)
+            full, clip = map(_measured, pair)
             text, change = f"general knowledge is kept: {setting}", full.value - clip.value
             yield "Alert-CLIP", "", text, np.nan, change, verdict(full, clip), "retention.csv"

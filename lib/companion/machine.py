@@ -2,6 +2,7 @@
 
 import ctypes
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -34,8 +35,7 @@ class Spread(NamedTuple):
 
 def spread(values: np.ndarray) -> Spread:
     """Median and quartiles of values (n,)."""
-    low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
-    return Spread(float(median), float(low), float(high), len(values))
+    return Spread(*np.quantile(values, [0.5, 0.25, 0.75]).tolist(), len(values))
 
 
 def seconds(call: Callable[[], object], repeats: int, warm_up: int = 2) -> np.ndarray:
@@ -83,11 +83,10 @@ def peak_memory(device: torch.device) -> float:
 def surroundings(device: torch.device) -> dict[str, object]:
     """Where numbers come from: device, threads, versions, commit."""
     cpu = Path("/proc/cpuinfo")
-    lines = cpu.read_text().splitlines() if cpu.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    names = re.findall(r"^model name\s*: (.*)", cpu.read_text(), re.M) if cpu.exists() else []
     gpu = torch.cuda.get_device_name() if device.type == "cuda" else ""
     return {
-        "device": gpu or (names[0] if names else platform.processor()),
+        "device": gpu or (*names, platform.processor())[0],
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,

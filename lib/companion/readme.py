@@ -49,12 +49,12 @@ def num(
     name: str, digits: int = 1, column: str = "value", scale: float = 1, **where: object
 ) -> str:
     """A number of a CSV: the only row whose columns have the values of ``where``."""
-    return f"{scale * _row(name, where)[column]:.{digits}f}"
+    return f"{scale * _row(_table(name), where, name)[column]:.{digits}f}"
 
 
 def ci(name: str, digits: int = 1, column: str = "value", scale: float = 1, **where: object) -> str:
     """The same with its interval, as "39.0 [34.3, 43.7]"."""
-    row = scale * _row(name, where)[[column, "low", "high"]].astype(float)
+    row = scale * _row(_table(name), where, name)[[column, "low", "high"]].astype(float)
     return _interval(*row, digits)
 
 
@@ -70,31 +70,12 @@ def level(title: str, metric: str, digits: int = 1) -> str:
 
 def change(title: str, metric: str, digits: int = 1) -> str:
     """Change of a variant in the committed ablations, over seeds, with its interval."""
-    return _interval(*_change(title, metric), digits)
+    return _interval(*_variant(title, metric)[["change", "low", "high"]], digits)
 
 
 def without(title: str, metric: str, digits: int = 1) -> str:
     """The same as a loss: how much the metric falls in the variant."""
-    value, low, high = _change(title, metric)
-    return _interval(-value, -high, -low, digits)
-
-
-def _change(title: str, metric: str) -> tuple[float, float, float]:
-    row = _variant(title, metric)
-    return row["change"], row["low"], row["high"]
-
-
-def _variant(title: str, metric: str) -> pd.Series:
-    return _only(_ablations(metric), {"title": title}, f"ablations, {metric}")
-
-
-def _row(name: str, where: dict[str, object]) -> pd.Series:
-    return _only(_table(name), where, name)
-
-
-@cache
-def _ablations(metric: str) -> pd.DataFrame:
-    return ablation_table(reference_table(), metric)
+    return _interval(*-_variant(title, metric)[["change", "high", "low"]], digits)
 
 
 @cache
@@ -102,13 +83,16 @@ def _table(name: str) -> pd.DataFrame:
     return pd.read_csv(ROOT / name if "/" in name else ROOT / "figures" / name)
 
 
+def _variant(title: str, metric: str) -> pd.Series:
+    table = ablation_table(reference_table(), metric)
+    return _row(table, {"title": title}, f"ablations, {metric}")
+
+
 def _rows(table: pd.DataFrame, where: dict[str, object]) -> pd.DataFrame:
-    for column, value in where.items():
-        table = table[table[column] == value]
-    return table
+    return table[(table[list(where)] == pd.Series(where)).all(axis=1)] if where else table
 
 
-def _only(table: pd.DataFrame, where: dict[str, object], name: str) -> pd.Series:
+def _row(table: pd.DataFrame, where: dict[str, object], name: str) -> pd.Series:
     found = _rows(table, where)
     if len(found) != 1:
         raise InputError(f"{name}: {len(found)} rows with {where}; a template needs exactly one")

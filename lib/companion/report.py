@@ -62,9 +62,9 @@ def status_counts(book: pd.DataFrame) -> pd.DataFrame:
 
 def status_items(book: pd.DataFrame) -> pd.DataFrame:
     """The same as a tidy table for its figure: columns class_name (status), split, items."""
-    counts = status_counts(book).T.melt(ignore_index=False, var_name="split", value_name="items")
-    counts = counts.rename_axis("class_name").reset_index()
-    return counts[counts.groupby("class_name")["items"].transform("sum") > 0]
+    counts = status_counts(book).T.rename_axis("class_name")
+    counts = counts[counts.sum(axis=1) > 0]
+    return counts.melt(ignore_index=False, var_name="split", value_name="items").reset_index()
 
 
 def embedded_figures(folder: Path) -> list[tuple[str, str]]:

@@ -20,14 +20,6 @@ from companion.stage_runs import run_stage
 PAIRS = (("clip", "stage1"), ("stage1", "full"), ("clip", "full"))
 
 
-def run_seed(profile: str, seed: int, split: Split) -> pd.DataFrame:
-    """Train one seed under runs/<profile>/seed<seed>/ and measure it."""
-    P = load_params(profile, {"profile": f"{profile}/seed{seed}", "seed": seed})
-    for stage in (1, 2):
-        run_stage(P, stage)
-    return measure(P, split).assign(seed=seed)
-
-
 def measure(P: Params, split: Split) -> pd.DataFrame:
     """MSS and AUCs (per cent) of each model and their paired differences, with intervals."""
     results = {name: tuned_models.evaluate_stage(P, name, split) for name in tuned_models.STAGES}
@@ -60,7 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     prepare_data(P)
     tables = []
     for seed in args.seeds:
-        tables.append(run_seed(args.profile, seed, args.split))
+        own = load_params(args.profile, {"profile": f"{args.profile}/seed{seed}", "seed": seed})
+        for stage in (1, 2):
+            run_stage(own, stage)
+        tables.append(measure(own, args.split).assign(seed=seed))
         write_table(pd.concat(tables, ignore_index=True), P.run_dir / f"seeds_{args.split}.csv")
     if len(tables) > 1:
         summary = over_seeds(pd.concat(tables))

@@ -5,7 +5,7 @@ clips with each of them.
 """
 
 import math
-from pathlib import Path
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -27,7 +27,6 @@ from companion.stage_runs import resolve_device
 
 Stage = Literal["clip", "stage1", "full"]
 STAGES: dict[Stage, str] = {"clip": "CLIP", "stage1": "Stage I", "full": "Full"}
-FOLDERS = {"stage1": "stage1", "full": "full"}
 WHOLE = (0.0, math.inf)  # the span of an event without boxes or times: the whole clip
 
 
@@ -51,19 +50,19 @@ class StageResult(NamedTuple):
         return abnormal - normal
 
 
-def stage_folder(P: Params, stage: Stage) -> Path:
-    """The open_clip folder that a finished stage has written."""
-    return P.run_dir / FOLDERS[stage]
+def untuned(P: Params, pretrained: str | None = None) -> AlertCLIP:
+    """The profile's architecture on ``pretrained`` weights (None: random), in evaluation mode."""
+    torch.manual_seed(P.seed)
+    backbone = load_backbone(P.model.backbone, pretrained)
+    model = AlertCLIP(backbone, P.model.temporal_layers, P.model.temporal_heads)
+    return model.to(resolve_device(P)).eval()
 
 
 def stage_model(P: Params, stage: Stage) -> AlertCLIP:
     """The model of a stage in evaluation mode. For "clip" nothing is tuned: mean-pooled CLIP."""
-    if stage != "clip":
-        return load_alertclip(stage_folder(P, stage)).to(resolve_device(P)).eval()
-    torch.manual_seed(P.seed)
-    backbone = load_backbone(P.model.backbone, P.model.pretrained)
-    model = AlertCLIP(backbone, P.model.temporal_layers, P.model.temporal_heads)
-    return model.to(resolve_device(P)).eval()
+    if stage == "clip":
+        return untuned(P, P.model.pretrained)
+    return load_alertclip(P.run_dir / stage).to(resolve_device(P)).eval()
 
 
 @torch.inference_mode()
@@ -80,11 +79,9 @@ def evaluate_stage(P: Params, stage: Stage, split: Split = "test") -> StageResul
     keys = [item.key for item in dataset.items]
     identity = {"model": weights_hash(model), "split": split, "clips": keys}
     identity |= {"videos": dataset.digest(), "num_frames": dataset.num_frames}
-    clips = reuse_or_embed(
-        P.run_dir / "embeddings" / f"{stage}-{split}.safetensors",
-        identity,
-        lambda: embed_clips(model, dataset, P.evaluation.batch_size, resolve_device(P)),
-    )
+    path = P.run_dir / "embeddings" / f"{stage}-{split}.safetensors"
+    embed = partial(embed_clips, model, dataset, P.evaluation.batch_size, resolve_device(P))
+    clips = reuse_or_embed(path, identity, embed)
     return StageResult(stage, clips, *encode_sets(model.encode_text, prompts_of(P).sets))
 
 

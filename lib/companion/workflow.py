@@ -12,6 +12,7 @@ from typing import Any
 
 from alertclip.hyperparameters import Group
 from companion.profiles import ABLATIONS, BENCHMARKS, PAPER_RESULTS, PROFILES, ROOT, Params
+from detectors.benchmarks import load_benchmark
 
 FOLDER = ROOT / "notebooks"
 WEIGHTS = ROOT / "lib/miniworld/weights"
@@ -100,7 +101,5 @@ def input_files(book: Notebook, P: Params) -> list[Path]:
     if P.data.world == "vagta":
         found += [P.data_dir / v for k, v in P.data if k.startswith(("annotations", "hard")) and v]
     if P.data.world == "vagta" and "detector" in book.params:
-        from detectors.benchmarks import load_benchmark
-
         found += load_benchmark(P.detector.benchmark).files(P.data_dir)
     return [file for file in found if file.is_file()]

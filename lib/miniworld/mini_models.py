@@ -17,20 +17,30 @@ from torch.nn.functional import log_softmax
 
 CONTEXT_LENGTH, BATCH_SIZE = 40, 256
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-Loss = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+HALF = (0.5, 0.5, 0.5)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One stand-in: its pixels, its open_clip ``model_cfg`` by vocabulary size, its loss."""
+    """One stand-in: its pixels, its class, and what its open_clip ``model_cfg`` adds."""
 
     name: str
     image_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    config: Callable[[int], dict[str, Any]]
     make: Callable[..., nn.Module]
-    loss: Loss  # (model, unit images (B, D), unit texts (B, D), caption ids (B,)) -> scalar
+    vision: dict[str, Any]
+    text: dict[str, Any]
+    whole: dict[str, Any]
+
+    def config(self, vocab_size: int) -> dict[str, Any]:
+        """open_clip's ``model_cfg``; the tokenizer's name makes open_clip read the folder's own."""
+        text = {"context_length": CONTEXT_LENGTH, "vocab_size": vocab_size,
+                "width": 192, "heads": 6, "layers": 2, **self.text,
+                "hf_tokenizer_name": self.name.lower(),
+                "tokenizer_kwargs": {"clean": "lower"}}  # fmt: skip
+        vision = {"image_size": self.image_size, **self.vision}
+        return {**self.whole, "vision_cfg": vision, "text_cfg": text}
 
     def build(self, vocab_size: int) -> nn.Module:
         """The model with random weights, by torch's seed."""
@@ -56,61 +66,6 @@ def soft_contrastive_loss(
     return (by_image + by_text) / 2
 
 
-def _miniclip_config(vocab_size: int) -> dict[str, Any]:
-    """A plain ViT-S-like tower, the code path of ViT-B/32."""
-    return {
-        "embed_dim": 128,
-        "vision_cfg": {
-            "image_size": 128,
-            "patch_size": 16,
-            "layers": 4,
-            "width": 192,
-            "head_width": 32,
-            "pool_type": "avg",
-        },
-        "text_cfg": {
-            "context_length": CONTEXT_LENGTH,
-            "vocab_size": vocab_size,
-            "width": 192,
-            "heads": 6,
-            "layers": 2,
-            "hf_tokenizer_name": "miniclip",  # read from the folder itself by open_clip
-            "tokenizer_kwargs": {"clean": "lower"},
-        },
-    }
-
-
-def _minisiglip_config(vocab_size: int) -> dict[str, Any]:
-    """timm's one small ViT with attention pooling (9 blocks of 96), the code path of SigLIP.
-
-    Stock open_clip must load it, so that only timm's own names and sizes can be used.
-    """
-    return {
-        "embed_dim": 96,
-        "init_logit_bias": 0.0,  # SigLIP's; a softmax does not see it
-        "custom_text": True,
-        "vision_cfg": {
-            "image_size": 160,
-            "timm_model_name": "test_vit3",
-            "timm_model_pretrained": False,
-            "timm_pool": "map",
-            "timm_proj": "none",
-        },
-        "text_cfg": {
-            "context_length": CONTEXT_LENGTH,
-            "vocab_size": vocab_size,
-            "width": 192,
-            "heads": 6,
-            "layers": 2,
-            "no_causal_mask": True,
-            "proj_bias": True,
-            "pool_type": "last",
-            "hf_tokenizer_name": "minisiglip",
-            "tokenizer_kwargs": {"clean": "lower"},
-        },
-    }
-
-
 def _siglip(**config: Any) -> nn.Module:
     """open_clip's SigLIP with its residual scales at one: SigLIP's towers have none."""
     model = CustomTextCLIP(**config)
@@ -121,12 +76,20 @@ def _siglip(**config: Any) -> nn.Module:
     return model
 
 
-def _clip_loss(model: nn.Module, image: Tensor, text: Tensor, caption_ids: Tensor) -> Tensor:
-    return soft_contrastive_loss(image, text, model.logit_scale.exp(), caption_ids)
-
-
-HALF = (0.5, 0.5, 0.5)
 RECIPES = {
-    "clip": Recipe("MiniCLIP", 128, CLIP_MEAN, CLIP_STD, _miniclip_config, CLIP, _clip_loss),
-    "siglip": Recipe("MiniSigLIP", 160, HALF, HALF, _minisiglip_config, _siglip, _clip_loss),
-}
+    "clip": Recipe(  # a plain ViT-S-like tower, the code path of ViT-B/32
+        "MiniCLIP", 128, CLIP_MEAN, CLIP_STD, CLIP,
+        {"patch_size": 16, "layers": 4, "width": 192, "head_width": 32, "pool_type": "avg"},
+        {}, {"embed_dim": 128},
+    ),
+    # timm's one small ViT with attention pooling (9 blocks of 96): stock open_clip must load it,
+    # so only timm's own names and sizes can be used.
+    "siglip": Recipe(
+        "MiniSigLIP", 160, HALF, HALF, _siglip,
+        {"timm_model_name": "test_vit3", "timm_model_pretrained": False,
+         "timm_pool": "map", "timm_proj": "none"},
+        {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"},
+        # the bias is SigLIP's; a softmax does not see it
+        {"embed_dim": 96, "init_logit_bias": 0.0, "custom_text": True},
+    ),
+}  # fmt: skip

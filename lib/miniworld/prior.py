@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerFast
 import miniworld
 from alertclip.attention import attention_kernel
 from alertclip.files import atomic_write, progress, write_json
-from miniworld.mini_models import BATCH_SIZE, CONTEXT_LENGTH, RECIPES, Recipe
+from miniworld.mini_models import BATCH_SIZE, CONTEXT_LENGTH, RECIPES, Recipe, soft_contrastive_loss
 from miniworld.stills import ABNORMAL_SHARE, GENERIC_SHARE, TOPIC_SHARE
 
 SAVE_STEPS = 100
@@ -53,13 +53,8 @@ def train_tokenizer(texts: list[str], vocab_size: int = 2048) -> PreTrainedToken
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{START} $A {END}", special_tokens=special
     )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        unk_token=UNKNOWN,
-        bos_token=START,
-        eos_token=END,
-    )
+    names = {"pad_token": PAD, "unk_token": UNKNOWN, "bos_token": START, "eos_token": END}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
 
 
 def augment(images: torch.Tensor, generator: torch.Generator, recipe: Recipe) -> torch.Tensor:
@@ -114,7 +109,7 @@ def pretrain(
             group["lr"] = learning_rate(step, steps, peak_lr)
         picked = torch.randint(len(images), (batch_size,), generator=generator)
         x = augment(torch.from_numpy(images[picked.numpy()]), generator, recipe)
-        loss = _loss(recipe, model, x, tokens[picked], caption_ids[picked])
+        loss = _loss(model, x, tokens[picked], caption_ids[picked])
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -144,22 +139,17 @@ def _resume(path: Path | None, parts: dict[str, nn.Module], generator: torch.Gen
     return state["step"]
 
 
-def _loss(recipe: Recipe, model: nn.Module, x: Tensor, tokens: Tensor, ids: Tensor) -> Tensor:
+def _loss(model: nn.Module, x: Tensor, tokens: Tensor, ids: Tensor) -> Tensor:
     with attention_kernel(x.device, "bf16"), torch.autocast(x.device.type, torch.bfloat16):
         image = model.encode_image(x, normalize=True)
         text = model.encode_text(tokens, normalize=True)
-    return recipe.loss(model, image, text, ids)
+    return soft_contrastive_loss(image, text, model.logit_scale.exp(), ids)
 
 
 def encode_captions(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> torch.Tensor:
     """Token ids (B, CONTEXT_LENGTH) as open_clip's own wrapper makes them from the folder."""
-    return tokenizer(
-        captions,
-        return_tensors="pt",
-        max_length=CONTEXT_LENGTH,
-        padding="max_length",
-        truncation=True,
-    ).input_ids
+    options = {"return_tensors": "pt", "padding": "max_length", "truncation": True}
+    return tokenizer(captions, max_length=CONTEXT_LENGTH, **options).input_ids
 
 
 def save_prior(
@@ -173,16 +163,10 @@ def save_prior(
     recipe = RECIPES[family]
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(out)
-    preprocess = {
-        "mean": recipe.mean,
-        "std": recipe.std,
-        "interpolation": "bilinear",
-        "resize_mode": "squash",
-    }
-    write_json(
-        out / "open_clip_config.json",
-        {"model_cfg": recipe.config(len(tokenizer)), "preprocess_cfg": preprocess},
-    )
+    pixels = {"mean": recipe.mean, "std": recipe.std}
+    pixels |= {"interpolation": "bilinear", "resize_mode": "squash"}
+    config = {"model_cfg": recipe.config(len(tokenizer)), "preprocess_cfg": pixels}
+    write_json(out / "open_clip_config.json", config)
     weights = {k: v.half().contiguous() for k, v in model.state_dict().items()}
     with atomic_write(out / "open_clip_model.safetensors") as temporary:
         save_file(weights, temporary)
@@ -194,10 +178,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--family", choices=RECIPES, default="clip")
-    parser.add_argument("--stills", type=int, default=120_000)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=2)
+    for name, default in (("stills", 120_000), ("steps", 3000), ("seed", 0), ("workers", 2)):
+        parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     start = time.monotonic()
     size = (RECIPES[args.family].image_size,) * 2
@@ -212,7 +194,7 @@ def main() -> None:
 
 def _card(args: argparse.Namespace, seconds: float) -> dict:
     recipe = RECIPES[args.family]
-    family = "" if args.family == "clip" else f" --family {args.family}"
+    options = {k: getattr(args, k) for k in ("family", "stills", "steps", "seed")}
     return {
         "what": f"{recipe.name}, a synthetic stand-in for {recipe.name.removeprefix('Mini')};"
         " it knows nothing of the real world",
@@ -221,16 +203,13 @@ def _card(args: argparse.Namespace, seconds: float) -> dict:
         f" {TOPIC_SHARE:.0%} of the captions carry a phrase of either twin and"
         f" {GENERIC_SHARE:.0%} a generic one, both drawn without looking at the twin, so"
         " that the model knows the words and sees the scene but has no notion of abnormal",
-        "stills": args.stills,
-        "steps": args.steps,
-        "batch_size": BATCH_SIZE,
-        "seed": args.seed,
+        **{"stills": args.stills, "steps": args.steps, "batch_size": BATCH_SIZE, "seed": args.seed},
         "minutes": round(seconds / 60, 1),
         "machine": platform.machine(),
         "versions": {"torch": torch.__version__, "open_clip": open_clip.__version__},
-        "command": f"python -m miniworld.prior --out DIR{family} --stills {args.stills}"
-        f" --steps {args.steps} --seed {args.seed}",
-    }
+        "command": " ".join(["python -m miniworld.prior --out DIR"]
+                            + [f"--{name} {value}" for name, value in options.items()]),
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

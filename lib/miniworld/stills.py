@@ -53,41 +53,30 @@ TOPICS: dict[str, tuple[str, ...]] = {
     "fall": ("a person falling", "someone getting hurt", "people falling"),
 }
 PEOPLE = {"a": "someone", "b": "a person", "c": "a car", "d": "another car"}
-OBJECTS = {
-    "robbery": "bag",
-    "shooting": "small dark object",
-    "smash": "glass window",
-    "crash": "car",
-    "fire": "metal grill",
-    "explosion": "metal cabinet",
-}
-ATTRIBUTES = ("scene", "colour", "object", "posture", "pair", "abnormal", "view")
+OBJECTS = {"robbery": "bag", "shooting": "small dark object", "smash": "glass window",
+           "crash": "car", "fire": "metal grill", "explosion": "metal cabinet"}  # fmt: skip
 
 
 class Still(NamedTuple):
-    """Both views of one seed."""
+    """Both views of one seed, full frame and zoom, which share their attributes."""
 
-    images: np.ndarray  # (2, H, W, 3) uint8 RGB: full frame, zoom
+    images: np.ndarray  # (2, H, W, 3) uint8 RGB
     captions: tuple[str, str]
-    attributes: tuple[dict[str, str], dict[str, str]]
+    attributes: dict[str, str]
 
 
 def _shapes(plan: Plan, now: Moment) -> list[str]:
     """Phrases for effects in view."""
-    kinds = {thing.kind: thing for thing in now.things}
+    kinds = {thing.kind: thing.options for thing in now.things}
     phrases = []
     if kinds.keys() & {"cloud", "blast"}:
         phrases.append("white vapour" if plan.cloud > 140 else "dark cloud")
-    if kinds.keys() & {"flames", "flash"} or _young_blast(kinds):
+    young_blast = "blast" in kinds and kinds["blast"]["age"] < 0.5
+    if kinds.keys() & {"flames", "flash"} or young_blast:
         phrases.append("bright orange light" if "flash" not in kinds else "bright light")
-    broken = "window" in kinds and kinds["window"].options["broken"] > 0
-    if broken or "debris" in kinds:
+    if "debris" in kinds or ("window" in kinds and kinds["window"]["broken"] > 0):
         phrases.append("small pieces on the ground")
     return phrases
-
-
-def _young_blast(kinds: dict) -> bool:
-    return "blast" in kinds and kinds["blast"].options["age"] < 0.5
 
 
 def _phrases(plan: Plan, now: Moment, rng: np.random.Generator) -> list[str]:
@@ -150,10 +139,9 @@ def _zoom(image: np.ndarray, box: tuple | None, rng: np.random.Generator) -> np.
 
 def _attributes(plan: Plan, now: Moment, abnormal: bool) -> dict[str, str]:
     actor = next((p for p in now.people if p.in_event and p.look is plan.looks[0]), None)
-    cars = plan.cars[0][0]
     return {
         "scene": plan.scene,
-        "colour": actor.look.upper if actor else cars,
+        "colour": actor.look.upper if actor else plan.cars[0][0],
         "object": OBJECTS.get(plan.pair.event, "none"),
         "posture": posture(actor.pose) if actor else "none",
         "pair": plan.pair.event,
@@ -161,10 +149,10 @@ def _attributes(plan: Plan, now: Moment, abnormal: bool) -> dict[str, str]:
     }
 
 
-def still(seed: int, size: tuple[int, int], world_seed: int, style: str = "flat") -> Still:
+def still(size: tuple[int, int], world_seed: int, seed: int) -> Still:
     """Full frame and zoom of one seed, each with its own caption."""
     cv2.setNumThreads(1)
-    plan = draw_plan(seed, "stills", world_seed, style)
+    plan = draw_plan(seed, "stills", world_seed)
     rng = np.random.default_rng([world_seed, seed, 4])
     abnormal = bool(rng.random() < ABNORMAL_SHARE)
     # Most of them during the event: what comes before looks alike in all pairs.
@@ -173,22 +161,11 @@ def still(seed: int, size: tuple[int, int], world_seed: int, style: str = "flat"
     image, box = render(plan, abnormal, t)
     quality = [cv2.IMWRITE_JPEG_QUALITY, int(95 - 60 * plan.compression)]
     image = cv2.imdecode(cv2.imencode(".jpg", image, quality)[1], cv2.IMREAD_COLOR)
-    height, width = size
-    views = [
-        cv2.resize(view, (width, height), interpolation=cv2.INTER_AREA)
-        for view in (image, _zoom(image, box, rng))
-    ]
+    views = image, _zoom(image, box, rng)
+    images = np.stack([cv2.resize(v, size[::-1], interpolation=cv2.INTER_AREA) for v in views])
     now = moment(plan, abnormal, t)
-    found = _attributes(plan, now, abnormal)
-    return Still(
-        np.stack(views),
-        (_caption(plan, now, rng), _caption(plan, now, rng)),
-        ({**found, "view": "full"}, {**found, "view": "zoom"}),
-    )
-
-
-def _still(size: tuple[int, int], world_seed: int, seed: int) -> Still:
-    return still(seed, size, world_seed)
+    captions = _caption(plan, now, rng), _caption(plan, now, rng)
+    return Still(images, captions, _attributes(plan, now, abnormal))
 
 
 def stills(
@@ -204,9 +181,9 @@ def stills(
     first = SEED_START["stills"]
     images = np.empty((pairs * 2, *size, 3), np.uint8)
     captions, attributes = [], []
-    work = parallel(partial(_still, size, seed), range(first, first + pairs), workers)
+    work = parallel(partial(still, size, seed), range(first, first + pairs), workers)
     for k, made in enumerate(progress(work, pairs, "rendering stills")):
         images[2 * k : 2 * k + 2] = made.images
         captions += made.captions
-        attributes += made.attributes
+        attributes += [made.attributes] * 2
     return images[:count], captions[:count], attributes[:count]

@@ -48,28 +48,17 @@ def clip_jobs(split: str, count: int, style: str, seed: int) -> list[Job]:
     return jobs
 
 
+# No clip depends on these.
 NOT_DRAWING = ("stills.py", "planted_faults.py", "prior.py", "mini_models.py")
-"""No clip depends on them."""
 
 
-def _source_digest() -> str:
-    """Hash of the code that draws and writes clips: other code, other pixels."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        if path.name not in NOT_DRAWING:
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def _identity(train: int, dev: int, test: int, style: str, seed: int) -> dict[str, Any]:
-    params = {"train": train, "dev": dev, "test": test, "style": style, "seed": seed}
+def _identity(**params: Any) -> dict[str, Any]:
+    """What a world is: its parameters, and the code and libraries that draw and write clips."""
     versions = {"av": av.__version__, "cv2": cv2.__version__, "numpy": np.__version__}
-    identity = {
-        "generator": "miniworld",
-        "params": params,
-        "versions": versions,
-        "source": _source_digest(),
-    }
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    code = b"".join(path.read_bytes() for path in files if path.name not in NOT_DRAWING)
+    identity = {"generator": "miniworld", "params": params, "versions": versions}
+    identity["source"] = hashlib.sha256(code).hexdigest()
     return {**identity, "hash": sha256_json(identity)}
 
 
@@ -109,13 +98,7 @@ def parallel(function: Any, items: Sequence[Any], workers: int) -> Iterator[Any]
 
 
 def generate(
-    out: Path,
-    train: int,
-    dev: int,
-    test: int,
-    style: str = "flat",
-    seed: int = 0,
-    workers: int = 2,
+    out: Path, train: int, dev: int, test: int, style: str = "flat", seed: int = 0, workers: int = 2
 ) -> Path:
     """Render a world of train + dev + test clips into ``out``; returns its world.json.
 
@@ -124,21 +107,15 @@ def generate(
     are 40 % abnormal. Raises InputError for odd counts or a folder that holds other data.
     """
     out = Path(out)
-    if style not in ("flat", "line"):
-        raise InputError(f"style={style!r}: choose 'flat' or 'line'")
     if dev % 2 or test % 2 or min(train, dev, test) < 0 or train + dev + test == 0:
         raise InputError(f"train={train} dev={dev} test={test}: dev and test must be even, >= 0")
     counts = {"train": train, "dev": dev, "test": test}
     jobs = [job for split, n in counts.items() for job in clip_jobs(split, n, style, seed)]
+    identity = _identity(**counts, style=style, seed=seed)
     with locked(out.with_name(f".{out.name}.lock")):  # profiles share worlds
-        _render(out, _identity(train, dev, test, style, seed), jobs, workers)
+        if not _prepare(out, identity):
+            work = parallel(partial(_make_and_describe, out), jobs, workers)
+            made = list(zip(jobs, progress(work, len(jobs), "rendering clips"), strict=True))
+            write_annotations(out, made)
+            write_json(out / "world.json", {**identity, "complete": True})
     return out / "world.json"
-
-
-def _render(out: Path, identity: dict[str, Any], jobs: list[Job], workers: int) -> None:
-    if _prepare(out, identity):
-        return
-    work = parallel(partial(_make_and_describe, out), jobs, workers)
-    made = list(zip(jobs, progress(work, len(jobs), "rendering clips"), strict=True))
-    write_annotations(out, made)
-    write_json(out / "world.json", {**identity, "complete": True})

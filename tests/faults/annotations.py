@@ -18,33 +18,26 @@ LEFT_OUT, WHOLE = "item left out, the others stay", "whole frame instead"
 BAD_TEXT = {
     "empty": b"",
     "Latin-1": '[{"video": "Fußball.mp4"}]'.encode("latin-1"),
-    "UTF-16": json.dumps([item()]).encode("utf-16"),
     "UTF-8 with a byte order mark": b"\xef\xbb\xbf[]",
     "cut in its middle": json.dumps([item()]).encode()[:150],
-    "zeros after a power cut": bytes(500),
     "still compressed": b"\x1f\x8b\x08\x00" * 9,
 }
 FILES = [
     *((given, content, "not valid UTF-8 JSON") for given, content in BAD_TEXT.items()),
-    ("two files in one", b"[][]", "Extra data"),
     ("null", b"null", "expected a list"),
-    ("a text", b'"items"', "expected a list"),
 ]
 LEAVES, TIMES = "path leaves the data root", "not two increasing seconds"
 FAR_BOX, MIXED = [[keyframe(bbox=(0, 0, 1e300, 1))]], [[keyframe(), "end"]]
 ITEMS: list[tuple[str, dict[str, Any], str, str]] = [
     ("path back and out", {"video": "a/../../b.mp4"}, LEAVES, LEFT_OUT),
     ("path with a drive", {"video": "C:\\x.mp4"}, LEAVES, LEFT_OUT),
-    ("path is a dot", {"video": "."}, LEAVES, LEFT_OUT),
     ("line break in the path", {"video": "a\nb.mp4"}, "no video path", LEFT_OUT),
-    ("path is a list", {"video": ["a.mp4"]}, "no video path", LEFT_OUT),
     ("blank caption", {"global_caption": " \t"}, "captions missing or not text", LEFT_OUT),
     ("captions as one text", {"region_captions": "two men"}, "captions missing", LEFT_OUT),
     ("boxes as an object", {"box_infos": {"0": []}}, "boxes do not match", LEFT_OUT),
     ("negative time", {"timestamps": [-1, 5]}, TIMES, LEFT_OUT),
     ("NaN time", {"timestamps": [float("nan"), 5]}, TIMES, LEFT_OUT),
     ("boolean times", {"timestamps": [False, True]}, TIMES, LEFT_OUT),
-    ("three times", {"timestamps": [0, 1, 2]}, TIMES, LEFT_OUT),
     ("an empty segment", {"timestamps": [3, 3]}, TIMES, LEFT_OUT),
     ("a segment of 1e308 s", {"timestamps": [0, 1e308]}, "longer than 1800 s: kept", "kept"),
     ("3000 words", {"region_captions": ["word " * 3000]}, "over 20 CLIP tokens: kept", "kept"),

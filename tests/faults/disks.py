@@ -78,12 +78,6 @@ def read_only(name: str, write: Callable[[Path], object]) -> Case:
     return Case(f"read-only folder: {name}", "stops", READ_ONLY, run)
 
 
-def in_the_way(folder: Path) -> str:
-    """A file where the run's folder should be."""
-    (folder / "runs").touch()
-    return refused(write_json, folder / "runs/params.json", {})
-
-
 def second_run(folder: Path) -> str:
     """Two runs of one folder at once."""
     with locked(folder / ".lock", wait=False):
@@ -93,6 +87,5 @@ def second_run(folder: Path) -> str:
 CASES = [
     *(full_disk(*writer) for writer in WRITERS.items()),
     *(read_only(*writer) for writer in WRITERS.items()),
-    Case("read-only folder: a file in its place", "stops", READ_ONLY, in_the_way),
     Case("two runs at once in one folder", "the second stops", "another run is at", second_run),
 ]

@@ -125,11 +125,6 @@ def reshaped(path: Path) -> None:
     save_file({n: torch.cat([t, t[:1]]) if t.ndim else t for n, t in tensors}, path)
 
 
-def renamed(path: Path) -> None:
-    """Weights of a model with other layers."""
-    save_file({f"module.other.{n}": t for n, t in load_file(path).items()}, path)
-
-
 def parameter(given: str, says: str, changes: dict[str, Any]) -> Case:
     """A parameter that cannot be."""
 
@@ -159,11 +154,8 @@ STAGES: list[tuple[str, str, Callable[[Path], object], int]] = [
     ("newest weights are a pickle with code", EARLIER, spoil(WEIGHTS, pickle_with_code), 2),
     ("newest weights cut short", EARLIER, spoil(WEIGHTS, cut(99)), 2),
     ("newest state is a pickle with code", EARLIER, spoil("state.pt", pickle_with_code), 2),
-    ("newest state cut short", EARLIER, spoil("state.pt", cut(99)), 2),
     ("a folder checkpoint-best", NEWEST, lambda out: (out / "checkpoint-best").mkdir(), 4),
-    ("a file checkpoint-000099", NEWEST, lambda out: (out / "checkpoint-000099").touch(), 4),
     ("a log with a torn line", NEWEST, lambda out: append(out, b'{"split": "tr'), 4),
-    ("a log with bytes that are no text", NEWEST, lambda out: append(out, b"\xff\x00\n"), 4),
     ("a log with rows of others", NEWEST, lambda out: append(out, b"[]\n{}\n"), 4),
 ]
 UNFIT = "needs .* that fits it"
@@ -172,17 +164,14 @@ LOADED: list[tuple[str, Callable[[Path], object], str]] = [
     ("an older file with code in it", old_pickle, UNFIT),
     ("cut short", cut(3000), UNFIT),
     ("other shapes", reshaped, UNFIT),
-    ("another model's layers", renamed, UNFIT),
     ("a config cut short", lambda path: os.truncate(path.with_name(CONFIG), 40), "not valid UTF-8"),
 ]
 PARAMETERS: list[tuple[str, str, dict[str, Any]]] = [
     ("no frames", "num_frames", {"num_frames": 0}),
-    ("a rate that is text", "stage1_base_lr", {"stage1_base_lr": "fast"}),
     ("a rate below 0", "stage1_base_lr", {"stage1_base_lr": -1e-6}),
     ("dropout of 1", "stage1_lora_dropout", {"stage1_lora_dropout": 1.0}),
     ("no layer to adapt", "must not be empty", {"lora_targets": []}),
     ("a device that is not there", "use device=auto, or cpu", {"device": "cuda:99"}),
-    ("a device that does not exist", "use device=auto, or cpu", {"device": "gpu"}),
 ]
 EARLY = "stops before any work"
 CASES = [
