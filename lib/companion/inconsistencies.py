@@ -10,7 +10,7 @@ from itertools import chain, product
 from typing import Any
 
 import pandas as pd
-from alertclip.caption_checks import MAX_TOKENS
+from alertclip.records import MAX_TOKENS
 
 from alertclip.errors import InputError
 from alertclip.files import read_json
