@@ -2,29 +2,19 @@
 
 import json
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import tiny_clip
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from test_video import write_ids
 
 from alertclip.errors import InputError
 from alertclip.files import read_json, write_json
 from alertclip.records import Item, Keyframe, Region
 from alertclip.vagta import load_surrogate
-from companion import qa_tables
-from companion.profiles import load_params
 from curation.chat_models import NoReply
 from detectors.benchmarks import load_benchmark
-from detectors.event_annotations import VideoTruth
-from detectors.fitting import TrainingSet
-from vagpt import answerers
 from vagpt import instructions as ins
-from vagpt import questions as qs
 from vagpt import timed_captions as uca
 from vagpt.timed_captions import TimedCaption
 
@@ -194,209 +184,6 @@ def test_model_is_asked_again_and_a_stopped_run_goes_on(tmp_path):
     model.replies = [json.dumps(GOOD)]
     assert not ins.write_instructions([CLIP, trap], write, model.name, path)[1].rows
     assert len(model.asked) == 5 and len(read_json(path)) == 2
-
-
-def test_footage_is_joined_and_cut():
-    truth = VideoTruth("v", ("Fire",), ((30, 300), (400, 500)), True, ("Fire", "Robbery"))
-    video = qs.footage(truth, 240, 30)
-    assert video == qs.Footage("v", 8.0, ((1.0, 8.0),), ("Fire",))
-    calm = qs.Footage("n", 5.0)
-    whole = qs.join([calm, video, calm], "v")
-    assert whole == qs.Footage("v", 18.0, ((6.0, 13.0),), ("Fire",))
-
-
-def footages(count=24, duration=32.0):
-    """Half with one event of 5 s, each in one of four slots."""
-    names = UCF.abnormal_classes
-    events = [(8.0 * (i % 4) + 2 + 0.1 * (i % 3), 8.0 * (i % 4) + 7.5) for i in range(count)]
-    spans = [(event,) if i < count // 2 else () for i, event in enumerate(events)]
-    classes = [(names[i % len(names)],) if span else () for i, span in enumerate(spans)]
-    return [
-        qs.Footage(f"v{i}", duration, s, c)
-        for i, (s, c) in enumerate(zip(spans, classes, strict=True))
-    ]
-
-
-def test_joined_videos_are_normal_but_one():
-    videos = footages()
-    plans = qs.neighbours(videos, 4, seed=0)
-    assert all(i in plan and len(set(plan)) == 4 for i, plan in enumerate(plans))
-    assert not any(videos[k].spans for i, plan in enumerate(plans) for k in plan if k != i)
-    assert len({plan.index(i) for i, plan in enumerate(plans)}) == 4
-    assert qs.neighbours(videos, 1, seed=0) == [[i] for i in range(len(videos))]
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10_000), st.sampled_from([0.0, 0.3, 0.5]))
-def test_questions_keep_their_rules(seed, max_iou):
-    asked = qs.make_questions(footages(), UCF.abnormal_classes, seed, max_iou)
-    assert sorted({(q.video, q.kind) for q in asked}) == sorted((q.video, q.kind) for q in asked)
-    assert sum(q.kind == "temporal" for q in asked) == 12
-    truth = {f.name: f for f in footages()}
-    for q in asked:
-        video, right = truth[q.video], q.options[q.right]
-        assert right == (
-            qs.Option(video.classes[0], video.spans[0]) if video.spans else qs.Option()
-        )
-        told = [option for option in q.options if option.class_name]
-        assert len(q.options) == 4 and len(told) == (4 if q.kind == "temporal" else 3)
-        assert len({o.class_name for o in told}) == (1 if q.kind == "temporal" else 3)
-        for i, one in enumerate(told):
-            rest = np.array([o.span for k, o in enumerate(told) if k != i])
-            assert (qs.span_iou(one.span, rest) <= max_iou).all()
-            assert 0 <= one.span[0] < one.span[1] <= video.duration
-
-
-def test_overlap_and_wrong_times_where_the_pool_has_none():
-    found = qs.span_iou((0.2, 0.6), np.array([[0.4, 0.8], [0.6, 0.9], [0.0, 1.0]]))
-    assert found.tolist() == pytest.approx([0.2 / 0.6, 0, 0.4])
-    spans = qs.wrong_spans(np.array([[2, 8.0]]), [(2, 8.0)], 8.0, 3, 0.5, np.random.default_rng(0))
-    assert len(set(spans)) == 3 and (2.0, 8.0) not in spans  # the least overlapping
-    assert len(qs.wrong_spans(np.empty((0, 2)), [], 8.0, 3, 0.5, np.random.default_rng(0))) == 3
-    asked = qs.make_questions(footages(), UCF.abnormal_classes)
-    assert len({q.right for q in asked}) == 4
-    with pytest.raises(InputError, match="3 other classes"):
-        qs.make_questions(footages(), UCF.abnormal_classes[:3])
-
-
-OPTIONS = (qs.Option("Fire", (1, 2)), qs.Option("RoadAccidents", (2, 5)), qs.Option(),
-           qs.Option("Abuse", (0, 9)))  # fmt: skip
-ASKED = qs.Question("v", "total", 9.0, OPTIONS, 1)
-
-
-@pytest.mark.parametrize(
-    ("reply", "number"),
-    [("B", 1), (" b", None), ("(C)", 2), ("D.", 3), ("B) road accidents, from 2.0 s to 5.0 s.", 1),
-     ("B. fire, from 1.0 s to 2.0 s", None), ("The answer is B", None), ("B or C", None),
-     ("E", None), ("", None), ("(B", None), ("A\nB", None), ("C. No anomaly", 2), ("BC", None)],
-)  # fmt: skip
-def test_replies_are_parsed_strictly(reply, number):
-    assert qs.parse_reply(reply, ASKED) == number
-
-
-def test_prompt_shows_options_in_order_and_the_prior_first():
-    lines = qs.prompt(ASKED, "A prior.").splitlines()
-    assert lines[0] == "A prior." and lines[3] == "A. fire, from 1.0 s to 2.0 s"
-    assert lines[5] == "C. No anomaly"
-
-
-def test_class_probabilities_by_definition():
-    rng = np.random.default_rng(0)
-    v, texts = rng.normal(size=(3, 4)), [rng.normal(size=(k, 4)) for k in (2, 1, 3)]
-    logs = answerers.class_log_probabilities(v, texts, 2.0)
-    raw = [np.exp(2.0 * v @ t.T).sum(axis=1) for t in texts]
-    expected = np.stack(raw, axis=1) / np.sum(raw, axis=0)[:, None]
-    assert np.allclose(np.exp(logs), expected)
-    logits = np.array([-1.0, 0.0, 3.0])
-    split = np.exp(answerers.class_log_probabilities(v, texts, 2.0, logits))
-    p = 1 / (1 + np.exp(-logits))
-    assert np.allclose(split[:, 0], 1 - p)
-    assert np.allclose(split[:, 1:], p[:, None] * expected[:, 1:] / (1 - expected[:, :1]))
-
-
-def test_likelihood_of_an_option_by_hand():
-    logs, times = -np.arange(12.0).reshape(4, 3), np.array([0.5, 1.5, 2.5, 3.5])
-    classes = ["Normal", "Fire", "Abuse"]
-    assert answerers.option_log_likelihood(qs.Option(), logs, times, classes) == -(0 + 3 + 6 + 9)
-    inside = answerers.option_log_likelihood(qs.Option("Abuse", (1.5, 3.5)), logs, times, classes)
-    assert inside == -(0 + 5 + 8 + 9)  # start in, end out
-
-
-def test_oracle_frames_answer_everything():
-    videos = footages()
-    classes = ["Normal", *UCF.abnormal_classes]
-    logs = {}
-    for video in videos:
-        sure = np.full((64, len(classes)), -9.0)
-        times, column = (np.arange(64) + 0.5) / 2, np.zeros(64, int)
-        for (start, end), name in zip(video.spans, video.classes, strict=True):
-            column[(times >= start) & (times < end)] = classes.index(name)
-        sure[np.arange(64), column] = -0.1
-        logs[video.name] = sure
-    asked = qs.make_questions(videos, UCF.abnormal_classes)
-    answer = answerers.similarity_answerer(logs, 0.5, classes)
-    table = answerers.accuracy_table(answerers.answer_all(asked, answer), "oracle")
-    assert table["value"].tolist() == [100] * 4 and table["n"].tolist() == [24, 12, 12, 12]
-    assert table["above_chance"].all() and table["high"].tolist() == pytest.approx([100] * 4)
-
-
-def test_accuracy_counts_what_cannot_be_parsed_as_wrong():
-    asked = [ASKED._replace(video=str(i)) for i in range(10)]
-    replies = iter(["B"] * 4 + ["C"] * 3 + ["Perhaps B"] * 3)
-    given_there = answerers.answer_all(asked, lambda _: next(replies))
-    row = answerers.accuracy_table(given_there, "m").iloc[0]
-    assert (row["value"], row["unparsable"], row["n"]) == pytest.approx((40, 30, 10))
-    z, p, n = 1.959964, 0.4, 10  # Wilson 1927
-    centre, half = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    expected = [100 * (centre + s * half) / (1 + z**2 / n) for s in (-1, 1)]
-    assert [row["low"], row["high"]] == pytest.approx(expected, abs=1e-3)
-    assert not row["above_chance"]
-
-
-def test_a_chat_model_sees_the_frames_of_the_footage_in_order(tmp_path):
-    model = Scripted("B", "I think it is B.", "broken", "B")
-    questions = [ASKED._replace(video=name) for name in "wxyz"]
-    paths = [write_ids(tmp_path / f"{count}.mp4", count) for count in (4, 40)]  # dark, bright
-    footages = [qs.Footage(name, 2.0) for name in "wxyz"]
-    asked = qs.QuestionSet([], [[1, 0]] * 4, footages, questions, 1.0, paths)
-    answer = answerers.chat_answerer(model, asked, (16, 16), 1, {n: n for n in "wxyz"})
-    answers = answerers.answer_all(questions, answer)
-    assert answers["correct"].tolist() == [True, False, False, True]
-    assert answers["chosen"].isna().tolist() == [False, True, True, False]
-    assert answers["reply"][2] == "no reply: HTTP 500"
-    assert model.asked[0] == qs.prompt(questions[0], "w")
-    assert [frame.mean() > 60 for frame in model.frames[0]] == [True, False]
-
-
-def test_blind_goes_by_other_footage_only():
-    right = [("Fire", (0, 4)), ("Fire", (0, 4)), ("Abuse", (5, 9)), ("Abuse", (5, 9))]
-    wrong = (qs.Option("Abuse", (5, 9)), qs.Option("Fire", (0, 4)), qs.Option("Arson", (1, 2)))
-    asked = [
-        qs.Question(str(i), "total", 10.0, (qs.Option(*pair), *wrong), 0)
-        for i, pair in enumerate(right)
-    ]
-    blind = answerers.blind_answerer(asked)
-    assert blind(asked[3]) == "C"  # Fire: its own Abuse does not count
-    times = tuple(qs.Option("Abuse", span) for span in [(6, 9), (0, 4), (9, 10), (4, 6)])
-    assert blind(qs.Question("new", "temporal", 10.0, times, 0)) == "B"
-
-
-def test_differences_are_paired():
-    asked = [ASKED._replace(video=str(i)) for i in range(8)]
-    old = answerers.answer_all(asked, lambda q: "B" if int(q.video) < 2 else "A")
-    new = answerers.answer_all(asked, lambda q: "B" if int(q.video) < 6 else "A")
-    row = answerers.accuracy_differences({"old": old, "new": new}).iloc[0]
-    assert row["value"] == pytest.approx(50) and row["difference"] == "new minus old"
-    assert 0 < row["low"] < 50 < row["high"]
-    with pytest.raises(InputError, match="different questions"):
-        answerers.accuracy_differences({"old": old, "new": new[::-1]})
-
-
-def test_a_classifier_learns_from_the_centre_crop_of_captioned_videos(monkeypatch):
-    P, trained = load_params("smoke", {"snippet_length": 4}), []
-    names = ("Abuse1_x264", "Abuse1_x264", "Fire2_x264", "Abuse3_x264")
-    features = [np.eye(3)[[k] * 3] for k in (0, 1, 2, 2)]
-    data = TrainingSet(features, [("Abuse",)] * 4, names)
-    item = Item("Abuse1_x264.mp4", "", (Region("he is hit"),), timestamps=(0.3, 9.0))
-    items = [item, replace(item, video="Abuse3_x264.mp4", timestamps=(0.0, 0.1))]
-    monkeypatch.setattr(qa_tables.extraction, "training_set", lambda *_: data)
-    monkeypatch.setattr(qa_tables, "load_split", lambda *_: (items, None))
-    classifier = qa_tables.temporal_classifier
-    monkeypatch.setattr(classifier, "train_classifier", lambda *given: trained.extend(given))
-    qa_tables.fit_classifier(P, None)
-    assert trained[0].argmax(1).tolist() == [0, 0, 0, 2, 2, 2]
-    assert trained[1].tolist() == [False, True, True, False, False, False]
-
-
-def test_footage_intervals_are_measured_against_the_longest_event():
-    video = qs.Footage("v", 10.0, ((0.0, 1.0), (4.0, 8.0)), ("Fire", "Fire"))
-    asked = qs.QuestionSet([video], [[0]], [video], [], 0.5, [])
-    spans = {"picked": {"v": (4.0, 6.0)}, "whole": {"v": (0.0, 10.0)}}
-    P = load_params("smoke")
-    picked, whole = (qa_tables.interval_table(P, asked, s, "m")["value"] for s in spans.values())
-    assert picked.tolist() == pytest.approx([50, 100]) and whole[0] == pytest.approx(40)
-    joined = asked._replace(parts=[[1, 0]]).joined([np.zeros(2), np.ones(3)])
-    assert joined["v"].tolist() == [1, 1, 1, 0, 0]
 
 
 def test_the_command_reads_uca_and_leaves_test_videos_out(tmp_path):

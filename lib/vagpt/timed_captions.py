@@ -98,18 +98,6 @@ def _seconds(value: Any, count: int) -> tuple[float, ...] | None:
     return tuple(map(float, numbers)) if whole else None
 
 
-def number(value: Any) -> float | None:
-    """A finite number; None for anything else."""
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if plain and math.isfinite(value) else None
-
-
-def number_pair(raw: Any) -> tuple[float, float] | None:
-    """Two finite numbers; None for anything else."""
-    found = [number(x) for x in raw] if isinstance(raw, list) and len(raw) == 2 else [None]
-    return None if None in found else tuple(found)
-
-
 def video_class(video: str, classes: Sequence[str]) -> str | None:
     """Class of a UCF-Crime name: "Abuse037_x264", "Normal_Videos_003_x264"; None if none."""
     found = re.match(r"(Normal)_Videos|([A-Za-z]+)\d", video)
