@@ -10,11 +10,10 @@ from itertools import chain, product
 from typing import Any
 
 import pandas as pd
-from alertclip.records import MAX_TOKENS
 
 from alertclip.errors import InputError
 from alertclip.files import read_json
-from alertclip.records import token_count
+from alertclip.records import MAX_TOKENS, token_count
 from alertclip.vagta import strip_prefix
 from companion import flops
 from companion.paper_numbers import cells, load, printed, same_digits, value

@@ -5,8 +5,10 @@ log: everything a server says is searched for it first.
 """
 
 import base64
+import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -136,3 +138,30 @@ def _check_url(base_url: str, has_key: bool) -> None:
         raise InputError("base_url must hold no user, password or query: keys go into a variable")
     if has_key and url.scheme == "http" and url.hostname not in LOOPBACK:
         raise InputError(f"{url.hostname}: a key is not sent over http; use https or unset it")
+
+
+class Results:
+    """Rows by digest in a JSONL file; the last row of a digest counts.
+
+    A last line torn by a kill is cut off; InputError names any other line that is no row.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.rows = path, {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = path.read_bytes() if path.exists() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        for number, line in enumerate(whole.splitlines(), start=1):
+            try:
+                row = json.loads(line)
+                self.rows[row["digest"]] = row
+            except (ValueError, TypeError, LookupError, RecursionError):
+                raise InputError(f"{path}, line {number}: not a result; remove the line") from None
+        if len(whole) < len(content):
+            os.truncate(path, len(whole))
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Append a row."""
+        with self.path.open("ab") as stream:
+            stream.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        self.rows[row["digest"]] = row

@@ -7,7 +7,6 @@ file whose captions are taken.
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections import Counter
@@ -25,7 +24,7 @@ from alertclip.records import CLOCK, Item, item_key, region_span
 from alertclip.vagta import load_surrogate, load_vagta
 from alertclip.video import DecodeError, probe, read_frames, uniform_indices
 from curation import PARAMS
-from curation.chat_models import ChatModel, Endpoint, LocalModel, NoReply
+from curation.chat_models import ChatModel, Endpoint, LocalModel, NoReply, Results
 from curation.contract import MAX_TOKENS, Violation, read_answer
 
 PROMPTS = PARAMS / "negative_prompts.yaml"
@@ -146,33 +145,6 @@ class Writer:
         size = round(info.height * scale), round(info.width * scale)
         indices = uniform_indices(start, end, info.fps, info.frames, self.frames)
         return list(read_frames(path, indices, size))
-
-
-class Results:
-    """Rows by digest in a JSONL file; the last row of a digest counts.
-
-    A last line torn by a kill is cut off; InputError names any other line that is no row.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.rows = path, {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        content = path.read_bytes() if path.exists() else b""
-        whole = content[: content.rfind(b"\n") + 1]
-        for number, line in enumerate(whole.splitlines(), start=1):
-            try:
-                row = json.loads(line)
-                self.rows[row["digest"]] = row
-            except (ValueError, TypeError, LookupError, RecursionError):
-                raise InputError(f"{path}, line {number}: not a result; remove the line") from None
-        if len(whole) < len(content):
-            os.truncate(path, len(whole))
-
-    def add(self, row: Row) -> None:
-        """Append a row."""
-        with self.path.open("ab") as stream:
-            stream.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-        self.rows[row["digest"]] = row
 
 
 def write_all(

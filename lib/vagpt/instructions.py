@@ -24,13 +24,12 @@ from alertclip.files import sha256_json, write_json
 from alertclip.prompts import load_prompts
 from alertclip.records import Report, item_key
 from alertclip.score import load_model
-from curation import PARAMS
-from curation.chat_models import ChatModel, Endpoint, LocalModel, NoReply
-from curation.negatives import Results
+from curation.chat_models import ChatModel, Endpoint, LocalModel, NoReply, Results
 from detectors.benchmarks import load_benchmark
 from vagpt.questions import words
 from vagpt.timed_captions import TimedCaption, read_uca, text_judge, training_only
 
+PROMPTS = Path(__file__).resolve().parents[2] / "params/prompts.yaml"
 LAST = "Are there any anomalies?"
 PAIRS = 3
 WHAT = ("What happens in this clip?", "What can be seen here?",
@@ -161,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--benchmark", default="ucf_crime", help="whose test videos are left out")
     add("--model", default="miniclip", help="CLIP that judges which sentence is an anomaly")
     add("--pretrained", help="open_clip tag or safetensors file for --model")
-    add("--prompts", type=Path, default=PARAMS / "prompts.yaml")
+    add("--prompts", type=Path, default=PROMPTS)
     add("--chat-url", default="", help="endpoint of a chat model that writes; empty = template")
     add("--chat-model", default="", help="its name; without --chat-url a transformers model")
     args = parser.parse_args(arguments)
