@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_video import SIZE, ids, write_ids
 
-from alertclip.cache import FrameCache
+from alertclip.cache import FrameCache, ahead
 from alertclip.clips import ClipDataset, collate, cover_spans
 from alertclip.errors import InputError
 from alertclip.records import WHOLE_FRAME, Item, Keyframe, Region, box_at, region_span
 from alertclip.vagta import load_vagta
-from alertclip.video import VideoInfo
+from alertclip.video import DecodeError, VideoInfo, uniform_indices
 from companion import splits
 
 FIGHT = "UCF_Crimes_Videos/UCF_Crimes/Videos/Fighting/Fighting002_x264.mp4"
@@ -186,3 +186,28 @@ def test_a_video_of_two_splits_stops_the_run(monkeypatch):
     videos["test"].append("b.mp4")
     with pytest.raises(InputError, match=r"b\.mp4 is in both train and test"):
         splits.require_disjoint(None)
+
+
+def test_work_ahead_keeps_order_and_is_bounded():
+    begun = []
+
+    def work(item, worker):
+        begun.append(item)
+        if item == 3:
+            raise DecodeError("item 3 is torn")
+        return item * 10
+
+    for i, result in enumerate(ahead(work, range(20), workers=2)):
+        assert result == ("item 3 is torn" if i == 3 else i * 10)
+        assert len(begun) <= i + 4  # what was given, and one item per worker and one ahead
+    with pytest.raises(OSError):
+        list(ahead(lambda item, worker: Path("/nowhere").read_text(), [1], workers=1))
+
+
+def test_uniform_indices_are_centres_of_equal_bins():
+    assert uniform_indices(0, 8, 1, 8, 4).tolist() == [1, 3, 5, 7]
+    assert uniform_indices(1, 2, 30, 300, 3).tolist() == [35, 45, 55]
+    assert uniform_indices(1, 2, 4, 300, 16).tolist() == [4, 5, 6, 7]  # end-exclusive
+    assert uniform_indices(9, 99, 1, 10, 4).tolist() == [9]  # clipped to the video
+    assert uniform_indices(0.99, 1.0, 25, 300, 4).tolist() == [25]  # never empty
+    assert uniform_indices(0, 3600, 30, 108_000, 7)[[0, -1]].tolist() == [7714, 100285]

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from alertclip import decoding, video
-from alertclip.cache import FrameCache, ahead, parallel_fill, parallel_probe
-from alertclip.video import DecodeError, DecodeWorker, NoAnswer, probe, read_frames, uniform_indices
+from alertclip.cache import FrameCache, parallel_fill, parallel_probe
+from alertclip.video import DecodeError, DecodeWorker, NoAnswer, probe, read_frames
 
 FRAMES, FPS, SIZE = 40, 30, (48, 64)  # H, W
 both = pytest.mark.parametrize("backend", ["decord", "pyav"])
@@ -269,31 +269,6 @@ def test_cache_is_keyed_by_content_filled_once_and_survives_damage(tmp_path, cli
     assert isinstance(cache.get(clip, [0, 9]), np.memmap)
     cache.file(clip, [0, 9]).write_bytes(b"torn")
     assert ids(cache.get(clip, [0, 9])) == [0, 9]
-
-
-def test_work_ahead_keeps_order_and_is_bounded():
-    begun = []
-
-    def work(item, worker):
-        begun.append(item)
-        if item == 3:
-            raise DecodeError("item 3 is torn")
-        return item * 10
-
-    for i, result in enumerate(ahead(work, range(20), workers=2)):
-        assert result == ("item 3 is torn" if i == 3 else i * 10)
-        assert len(begun) <= i + 4  # what was given, and one item per worker and one ahead
-    with pytest.raises(OSError):
-        list(ahead(lambda item, worker: Path("/nowhere").read_text(), [1], workers=1))
-
-
-def test_uniform_indices_are_centres_of_equal_bins():
-    assert uniform_indices(0, 8, 1, 8, 4).tolist() == [1, 3, 5, 7]
-    assert uniform_indices(1, 2, 30, 300, 3).tolist() == [35, 45, 55]
-    assert uniform_indices(1, 2, 4, 300, 16).tolist() == [4, 5, 6, 7]  # end-exclusive
-    assert uniform_indices(9, 99, 1, 10, 4).tolist() == [9]  # clipped to the video
-    assert uniform_indices(0.99, 1.0, 25, 300, 4).tolist() == [25]  # never empty
-    assert uniform_indices(0, 3600, 30, 108_000, 7)[[0, -1]].tolist() == [7714, 100285]
 
 
 def test_real_videos_hold_every_official_interval(shared_data, worker):

@@ -99,10 +99,15 @@ def _tuned(P: Params, base: Params, variant: Variant) -> pd.DataFrame:
     mss = result_tables.mss_by_class(P, [result]).query("class_name == 'all'")
     rows = [table, mss.rename(columns={"mss": "value"}).assign(metric="MSS")]
     if base.ablation.detector and variant.detector:
-        scored = detector_tables.score_stages(P, "vadclip", ["full"])
-        curves = zero_shot_tables.zero_shot_curves(P, ["full"], "snippet")
-        rows += [_frame_metrics(P, scored, "VadCLIP: "), _frame_metrics(P, curves, "snippets: ")]
+        rows += _on_benchmark(P)
     return _rows(P, rows, "full")
+
+
+def _on_benchmark(P: Params) -> list[pd.DataFrame]:
+    """Frame metrics of the tuned model on the profile's benchmark: VadCLIP's and zero-shot."""
+    scored = detector_tables.score_stages(P, "vadclip", ["full"])
+    curves = zero_shot_tables.zero_shot_curves(P, ["full"], "snippet")
+    return [_frame_metrics(P, scored, "VadCLIP: "), _frame_metrics(P, curves, "snippets: ")]
 
 
 def _shared_stage1(P: Params, base: Params) -> Path:
