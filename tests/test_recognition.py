@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
+from test_detection import CLASSES, event, normal
 
 from alertclip.errors import InputError
 from detectors.event_annotations import VideoTruth
@@ -15,16 +16,6 @@ from detectors.recognition import (
     open_vocabulary,
 )
 from detectors.resampling import FrameScores
-
-CLASSES = ["normal", "fight", "fire"]
-
-
-def event(name, *spans, label="fight"):
-    return VideoTruth(name, (label,), spans, True, (label,) * len(spans))
-
-
-def normal(name):
-    return VideoTruth(name, (), (), False)
 
 
 def class_case(seed=0, absent=()):

@@ -9,9 +9,8 @@ from alertclip import intervals
 from alertclip.cache import FrameCache, parallel_fill
 from alertclip.errors import InputError
 from alertclip.model import AlertCLIP
-from alertclip.prompts import load_prompts
 from companion import extraction, tuned_models
-from companion.profiles import ROOT, Params
+from companion.profiles import Params
 from companion.result_tables import per_cent, with_paper
 from companion.splits import load_split
 from detectors.benchmarks import load_benchmark, read_list
@@ -62,7 +61,7 @@ def stage_answerer(
 
     A class without sentences in the prompt file is represented by its name.
     """
-    prompts = load_prompts(ROOT / P.evaluation.prompts)
+    prompts = tuned_models.prompts_of(P)
     benchmark = load_benchmark(P.detector.benchmark)
     sentences = [prompts.sets.normal] + [
         prompts.classes.get(name) or class_prompts(benchmark, [name])

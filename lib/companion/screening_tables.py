@@ -11,12 +11,11 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from alertclip.errors import InputError
-from alertclip.prompts import load_prompts
 from alertclip.records import Item
 from alertclip.video import DecodeError, probe, read_frames
 from companion import tuned_models
 from companion.figures import write_table
-from companion.profiles import ROOT, Params, load_params
+from companion.profiles import Params, load_params
 from companion.splits import Split, load_split, prepare_data
 from curation import audit
 from curation.screening import DROP, screen
@@ -58,7 +57,7 @@ def screen_planted(P: Params, split: Split = "test") -> Planted:
     each = max(1, round(FAULT_SHARE * len(items)))
     planted = planted_faults.plant(P.data_dir, items, folder, clean, each, P.seed, P.workers)
     filed = [Item(video, "", ()) for video in planted["video"]]
-    model, prompts = tuned_models.stage_model(P, "clip"), load_prompts(ROOT / P.evaluation.prompts)
+    model, prompts = tuned_models.stage_model(P, "clip"), tuned_models.prompts_of(P)
     table = screen(folder, filed, model, prompts, P.cache_dir / "screening", P.workers)
     table.insert(1, "kind", planted["kind"].to_numpy())
     write_table(table, P.run_dir / "01_data_filtering" / f"screening_{split}.csv")

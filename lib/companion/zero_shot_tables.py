@@ -15,7 +15,6 @@ from torch.nn.functional import normalize
 from alertclip.errors import InputError
 from alertclip.model import AlertCLIP
 from alertclip.mss import encode_sets, zero_shot_margin
-from alertclip.prompts import load_prompts
 from companion.detector_tables import Curves, backbone_table, held_scores, resample_models
 from companion.extraction import (
     domains,
@@ -24,9 +23,9 @@ from companion.extraction import (
     snippet_rule,
     training_set,
 )
-from companion.profiles import ROOT, Params
+from companion.profiles import Params
 from companion.result_tables import per_cent
-from companion.tuned_models import STAGES, Stage, stage_model
+from companion.tuned_models import STAGES, Stage, prompts_of, stage_model
 from detectors.benchmarks import load_benchmark
 from detectors.fitting import score_seeds
 from detectors.recognition import open_vocabulary
@@ -45,7 +44,7 @@ def zero_shot_curves(P: Params, wanted: Sequence[Stage], level: Level) -> list[C
     length, curves = snippet_rule(P.detector, "vadclip").length, []
     for stage in wanted:
         model = stage_model(P, stage)
-        sets = encode_sets(model.encode_text, load_prompts(ROOT / P.evaluation.prompts).sets)
+        sets = encode_sets(model.encode_text, prompts_of(P).sets)
         test = evaluation_set(P, model, "vadclip")
         videos = []
         for features, truth in zip(test.features, test.truths, strict=True):
