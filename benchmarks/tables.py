@@ -12,7 +12,7 @@ def main() -> None:
     options.add_argument("--backbone", default="ViT-B-32-quickgelu")
     options.add_argument("--frames", type=int, default=256)
     options.add_argument("--clips", type=int, default=8, help="micro-batch of the training step")
-    options.add_argument("--checkpointing", default="all", help="none, all or a number")
+    options.add_argument("--checkpointing", default="all", choices=("none", "all"))
     o = options.parse_args()
     names = ("backbone", "checkpointing")
     P = load_params("paper", {"num_frames": o.frames, **{n: getattr(o, n) for n in names}})

@@ -82,8 +82,7 @@ def test_one_pass_of_the_tower_gives_frames_and_patches():
     assert model.encode_frames(tiny_clip.frames(1, 1)).patches is None
 
 
-@pytest.mark.parametrize("policy, recomputed", [("none", 0), ("all", 2), ("2", 1), (1, 2)])
-def test_checkpointing_changes_no_gradient(policy, recomputed):
+def test_checkpointing_changes_no_gradient():
     def gradients(checkpointing) -> tuple[list, int]:
         model = tiny_clip.alertclip(temporal_dropout=0.0, checkpointing=checkpointing)
         torch.manual_seed(0)
@@ -97,8 +96,8 @@ def test_checkpointing_changes_no_gradient(policy, recomputed):
         return [p.grad for p in model.parameters() if p.grad is not None], len(passes) - 2
 
     plain, none = gradients("none")
-    ours, extra = gradients(policy)
-    assert (none, extra) == (0, recomputed)
+    ours, extra = gradients("all")
+    assert (none, extra) == (0, 2)
     for a, b in zip(plain, ours, strict=True):
         torch.testing.assert_close(a, b)
 

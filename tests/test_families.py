@@ -210,7 +210,7 @@ def test_value_path_equals_a_last_block_whose_attention_is_the_identity(folders,
     size = 160 if family == "siglip" else 24
     pixels = torch.randn(2, 3, size, size, dtype=torch.float64)
     grid = image_and_patches(visual, pixels, "value")[1]
-    blocks = visual.trunk.blocks if family == "siglip" else visual.layers
+    blocks = visual.trunk.blocks if family == "siglip" else visual.model.encoder.layers
     attention = blocks[-1].attn if family == "siglip" else blocks[-1].self_attn
     attention.attend = lambda q, k, v, mask=None: attention.out_proj(attention.v_proj(v))
     torch.testing.assert_close(image_and_patches(visual, pixels, "plain")[1], grid)
@@ -238,7 +238,10 @@ def test_lora_sits_where_it_is_asked_for(targets, towers, siglip, blip, folders)
 def test_lora_of_upper_blocks_alone(family, folders):
     adapted = add_lora(load_backbone(folders[family]).model, 2, 4, 0.0, blocks=1)
     names = [n for n, _ in adapted.named_parameters() if "lora_A" in n]
-    last = {"siglip": ("trunk.blocks.8.", "resblocks.1."), "blip": ("visual.layers.1.", "layer.1.")}
+    last = {
+        "siglip": ("trunk.blocks.8.", "resblocks.1."),
+        "blip": ("model.encoder.layers.1.", "layer.1."),
+    }
     assert len(names) == 6
     assert [sum(part in n for n in names) for part in last[family]] == [3, 3]
 

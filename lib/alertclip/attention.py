@@ -33,7 +33,7 @@ class Layout(NamedTuple):
 LAYOUTS = (  # the first whose pattern is found holds
     Layout(r"\btrunk\.blocks\.\d+\.attn$", {"qkv.": PARTS}, "proj"),  # timm
     Layout(r"\btrunk\.attn_pool$", {"q.": PARTS[:1], "kv.": PARTS[1:]}, "proj"),  # timm
-    Layout(r"\bvisual\.layers\.\d+\.self_attn$", {"qkv.": PARTS}, "projection"),  # BLIP
+    Layout(r"\bself_attn$", {"qkv.": PARTS}, "projection"),  # BLIP
     Layout("", {"in_proj_": PARTS}, "out_proj"),  # torch
 )
 
@@ -42,9 +42,11 @@ class Projections(nn.Module):
     """Multi-head attention with separate q, k, v and out projections, batch first.
 
     ``kept``: a list that collects each pass's probabilities (B, heads, M, N), computed explicitly.
+    ``local``: each token attends to itself only.
     """
 
     kept: list[Tensor] | None = None
+    local = False
 
     def __init__(
         self,
@@ -66,6 +68,8 @@ class Projections(nn.Module):
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     ) -> Tensor:
         """query (B, M, width), key, value (B, N, width), additive mask (M, N) -> (B, M, width)."""
+        if self.local:
+            return self.out_proj(self.v_proj(value))
         projected = self.q_proj(query), self.k_proj(key), self.v_proj(value)
         # (B, heads, M or N, width / heads)
         q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in projected)

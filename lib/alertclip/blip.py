@@ -7,11 +7,13 @@ has no parameter for this model's temperature: its logarithm is read from and wr
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from alertclip.attention import SplitSelfAttention, pack_state_dict
 from alertclip.errors import InputError
@@ -21,65 +23,43 @@ if TYPE_CHECKING:  # importing takes 1.5 s, which only BLIP's users should wait
     from transformers import BlipForImageTextRetrieval, PreTrainedTokenizerBase
 
 MAX_TOKENS = 77  # captions are cut where CLIP cuts them; BLIP itself has 512 positions
-NAMES = [  # ours -> transformers
-    (r"^visual\.proj\.", "vision_proj."),
-    (r"^visual\.layers\.", "vision_model.encoder.layers."),
-    (r"^visual\.", "vision_model."),
-    (r"^text\.proj\.", "text_proj."),
-    (r"^text\.encoder\.", "text_encoder."),
-]
+NAMES = [(r"^visual\.", "vision_"), (r"^text\.", "text_")]  # ours -> transformers
 
 
-class BlipBlock(nn.Module):
-    """A block of the vision tower with split attention."""
+class BlipAttention(SplitSelfAttention):
+    """Split attention, as transformers' blocks call it."""
 
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        fused = layer.self_attn
-        self.self_attn = SplitSelfAttention(
-            fused.qkv, fused.projection, fused.num_heads, fused.dropout.p
-        )
-        self.layer_norm1, self.layer_norm2 = layer.layer_norm1, layer.layer_norm2
-        self.mlp = layer.mlp
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (F, N, width) -> the same shape."""
-        x = x + self.self_attn(self.layer_norm1(x))
-        return x + self.mlp(self.layer_norm2(x))
+    def forward(self, hidden_states: Tensor, **_: Any) -> tuple[Tensor, None]:
+        """hidden_states (F, N, width) -> the same shape, None."""
+        return super().forward(hidden_states), None
 
 
 class BlipVision(nn.Module):
-    """The vision tower with its contrastive projection, in the steps of ``tower.ClipTower``."""
+    """The vision tower with split attention and its contrastive projection."""
 
     pool_type = "tok"
 
-    def __init__(self, vision: nn.Module, proj: nn.Linear) -> None:
+    def __init__(self, model: nn.Module, proj: nn.Linear) -> None:
         super().__init__()
-        self.embeddings, self.post_layernorm = vision.embeddings, vision.post_layernorm
-        self.layers, self.proj = nn.ModuleList(map(BlipBlock, vision.encoder.layers)), proj
-        side = vision.config.image_size // vision.config.patch_size
-        self.image_size, self.grid = (vision.config.image_size,) * 2, (side, side)
+        self.model, self.proj = model, proj
+        for layer in model.encoder.layers:
+            fused = layer.self_attn
+            parts = fused.qkv, fused.projection, fused.num_heads, fused.dropout.p
+            layer.self_attn = BlipAttention(*parts)
+        side = model.config.image_size // model.config.patch_size
+        self.image_size, self.grid = (model.config.image_size,) * 2, (side, side)
 
-    @property
-    def blocks(self) -> nn.ModuleList:
-        return self.layers
-
-    def embed(self, pixels: Tensor) -> Tensor:
-        return self.embeddings(pixels)
-
-    def image(self, tokens: Tensor) -> Tensor:
-        return self.proj(self.post_layernorm(tokens[:, 0]))
+    def set_grad_checkpointing(self) -> None:
+        """Recompute every block in the backward pass, as open_clip's towers do under this name."""
+        self.model._set_gradient_checkpointing(True, partial(checkpoint, use_reentrant=False))
 
     def patches(self, tokens: Tensor) -> Tensor:
-        return self.proj(self.post_layernorm(tokens[:, 1:]))
-
-    def value_path(self, block: BlipBlock, x: Tensor) -> Tensor:
-        x = x + block.self_attn.out_proj(block.self_attn.v_proj(block.layer_norm1(x)))
-        return x + block.mlp(block.layer_norm2(x))
+        """Tokens after the last block (F, N, width) -> projected patch tokens (F, h * w, D)."""
+        return self.proj(self.model.post_layernorm(tokens[:, 1:]))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalised pixels (F, 3, H, W) -> image features (F, D), not normalised."""
-        return self.image(nn.Sequential(self.embeddings, *self.layers)(pixels))
+        return self.proj(self.model(pixels).last_hidden_state[:, 0])
 
 
 class BlipRetrieval(nn.Module):

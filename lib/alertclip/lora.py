@@ -10,11 +10,8 @@ from alertclip.errors import InputError
 
 PROJECTIONS = ("q", "k", "v", "out")
 EMBEDDING = "embedding"
-# Names of the attention in a tower's blocks: open_clip's own, timm's, BLIP's. SigLIP's attention
-# pooling is not adapted.
-TOWERS = {
-    "visual": r"visual\.(transformer\.resblocks\.\d+\.attn|trunk\.blocks\.\d+\.attn"
-    r"|layers\.\d+\.self_attn)",
+TOWERS = {  # names of the attention in a tower's blocks; SigLIP's attention pooling is not adapted
+    "visual": r"visual\..+\.\d+\.(self_)?attn",
     "text": r"(text\.)?transformer\.resblocks\.\d+\.attn",
 }
 BLIP_TEXT = r"text\.encoder\.encoder\.layer\.\d+\.attention"

@@ -44,8 +44,7 @@ class ClipEmbedding:
 class AlertCLIP(nn.Module):
     """The model of both stages. Untrained it is CLIP: the mean of a clip's unit frame embeddings.
 
-    ``checkpointing``: none, all, or a number k (recompute every k-th block of the vision tower in
-    the backward pass).
+    ``checkpointing``: "all" recomputes the vision tower's blocks in the backward pass.
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class AlertCLIP(nn.Module):
         temporal_dropout: float = 0.1,
         region_pooling: Literal["mean", "temporal"] = "mean",
         patch_tokens: PatchTokens = "plain",
-        checkpointing: str | int = "none",
+        checkpointing: Literal["none", "all"] = "none",
     ) -> None:
         super().__init__()
         self.backbone, self.adapted = backbone, backbone.model
@@ -66,7 +65,8 @@ class AlertCLIP(nn.Module):
         )
         self.pooling = AttentionPooling(width)
         self.region_pooling, self.patch_tokens = region_pooling, patch_tokens
-        self.checkpoint_every = int({"none": 0, "all": 1}.get(checkpointing, checkpointing))
+        if checkpointing == "all":
+            backbone.model.visual.set_grad_checkpointing()
         shape = (1, 3, 1, 1)
         self.register_buffer("mean", torch.tensor(backbone.mean).view(shape), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std).view(shape), persistent=False)
@@ -103,12 +103,8 @@ class AlertCLIP(nn.Module):
 
     def encode_frames(self, frames: Tensor, patches: bool = False) -> Frames:
         """frames (B, T, 3, H, W) uint8 -> v, and patch grids: one pass of the vision tower."""
-        v, grids = image_and_patches(
-            self.clip.visual,
-            self.normalise_pixels(frames.flatten(0, 1)),
-            self.patch_tokens if patches else None,
-            self.checkpoint_every,
-        )
+        pixels, kind = self.normalise_pixels(frames.flatten(0, 1)), self.patch_tokens
+        v, grids = image_and_patches(self.clip.visual, pixels, kind if patches else None)
         return Frames(normalize(v.float(), dim=-1).unflatten(0, frames.shape[:2]), grids)
 
     def pool_frames(self, v: Tensor, mask: Tensor) -> ClipEmbedding:
@@ -149,7 +145,7 @@ class AlertCLIP(nn.Module):
 
     def image_features(self, frames: Tensor) -> Tensor:
         """frames (F, 3, H, W) uint8 -> features (F, D) as projected, not normalised."""
-        return image_and_patches(self.clip.visual, self.normalise_pixels(frames))[0].float()
+        return self.clip.visual(self.normalise_pixels(frames)).float()
 
     def normalise_pixels(self, frames: Tensor) -> Tensor:
         """frames (F, 3, H, W) uint8 -> (pixel / 255 - mean) / std, the backbone's statistics."""
