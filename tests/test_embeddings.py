@@ -44,7 +44,7 @@ def test_embeddings_are_reused_until_something_changes(tmp_path):
     assert len(made) == 2
     path.write_bytes(b"torn")
     with pytest.raises(InputError, match="test.safetensors"):
-        ClipEmbeddings.load(path)
+        reuse_or_embed(path, {"weights": "b"}, embed)
 
 
 def test_frame_scores_find_the_event():

@@ -8,19 +8,11 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, normalize
 
 from alertclip.attention import SplitAttention
-from alertclip.attention_maps import (
-    attention_maps,
-    frame_gradients,
-    frame_maps,
-    gradient_weighted,
-    keep_probabilities,
-    relevance,
-    rollout,
-    token_maps,
-)
+from alertclip.attention_maps import attention_maps, keep_probabilities, rollout, token_maps
 from alertclip.backbone import from_clip
 from alertclip.errors import InputError
 from alertclip.model import AlertCLIP
+from companion.relevance import frame_gradients, frame_maps, gradient_weighted, relevance
 
 
 class PoolTower(nn.Module):

@@ -9,7 +9,6 @@ import tiny_clip
 import torch
 from test_video import SIZE, write_ids
 
-from alertclip.attention_maps import FrameMaps
 from alertclip.cache import FrameCache
 from alertclip.clips import ClipDataset
 from alertclip.embeddings import ClipEmbeddings
@@ -18,6 +17,7 @@ from companion import failure_gallery, failure_measures
 from companion.degradation import DEGRADATIONS, Clip
 from companion.failure_measures import box_cover, box_measures, curves, lend, pointing_hits
 from companion.profiles import from_flat
+from companion.relevance import FrameMaps
 from companion.tuned_models import StageResult
 
 LEVELS = {"blur": [4.0, 1.0], "compression": [10, 40], "actor size": [0.5]}

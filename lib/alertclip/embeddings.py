@@ -1,17 +1,18 @@
 """Clip and frame embeddings of a dataset, computed once and reused while nothing changed."""
 
+import json
 from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from alertclip.clips import collate
 from alertclip.errors import InputError
-from alertclip.files import atomic_write, progress, read_json, sha256_json, write_json
+from alertclip.files import atomic_write, progress, sha256_json
 
 ARRAYS = ("embedding", "z", "v", "mask", "times", "labels")
 
@@ -35,21 +36,23 @@ class ClipEmbeddings:
     keys: list[str]
 
     def save(self, path: Path, digest: str) -> None:
-        """Write ``path`` (safetensors) and, last, ``path`` with suffix .json (names, digest)."""
+        """Write ``path`` (safetensors), with names and ``digest`` among its metadata."""
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in ARRAYS}
+        names = json.dumps({"digest": digest, "classes": self.classes, "keys": self.keys})
         with atomic_write(path) as temporary:
-            save_file(arrays, temporary, metadata={"digest": digest})
-        names = {"digest": digest, "classes": self.classes, "keys": self.keys}
-        write_json(path.with_suffix(".json"), names)
+            save_file(arrays, temporary, {"names": names})
 
     @classmethod
-    def load(cls, path: Path) -> "ClipEmbeddings":
-        """Read what ``save`` wrote; InputError names a missing or damaged file."""
-        names = read_json(path.with_suffix(".json"))
+    def load(cls, path: Path, digest: str) -> "ClipEmbeddings | None":
+        """What ``save`` wrote, None under another ``digest``; InputError if the file is damaged."""
         try:
-            arrays = load_file(path)
-            return cls(*(arrays[name] for name in ARRAYS), names["classes"], names["keys"])
-        except (OSError, SafetensorError, KeyError) as error:
+            with safe_open(path, "numpy") as file:
+                names = json.loads((file.metadata() or {}).get("names", "{}"))
+                if names.get("digest") != digest:
+                    return None
+                arrays = map(file.get_tensor, ARRAYS)
+                return cls(*arrays, names["classes"], names["keys"])
+        except (OSError, SafetensorError) as error:
             raise InputError(f"{path}: not embeddings ({error}); delete it and run again") from None
 
 
@@ -77,12 +80,12 @@ def reuse_or_embed(
 
     ``identity`` is anything JSON that decides the result: hashes of weights and data, frames.
     """
-    digest, names = sha256_json(identity), path.with_suffix(".json")
-    if path.exists() and names.exists() and read_json(names).get("digest") == digest:
-        return ClipEmbeddings.load(path)
-    embeddings = embed()
-    embeddings.save(path, digest)
-    return embeddings
+    digest = sha256_json(identity)
+    found = ClipEmbeddings.load(path, digest) if path.exists() else None
+    if found is None:
+        found = embed()
+        found.save(path, digest)
+    return found
 
 
 @torch.inference_mode()

@@ -1,6 +1,6 @@
-"""MeanSignScore, zero-shot scores, and the entanglement of CLIP's text space.
+"""MeanSignScore and zero-shot scores (Alert-CLIP paper, Figures 1-2, Table 1).
 
-Alert-CLIP paper, Figures 1-2 and Table 1. Similarities are cosines in [-1, 1].
+Similarities are cosines in [-1, 1].
 """
 
 from collections.abc import Callable, Sequence
@@ -76,30 +76,6 @@ def mss_table(
         right = float((scores[chosen] > 0).mean())
         rows.append((name, found.n, found.value, found.low, found.high, right))
     return pd.DataFrame(rows, columns=["class_name", "n", "mss", "low", "high", "right_signed"])
-
-
-def gap_table(
-    similarities: np.ndarray, labels: np.ndarray, classes: Sequence[str], keys: Sequence[str]
-) -> pd.DataFrame:
-    """Figure 1 as a table: key, class_name, label, normal S_N, abnormal S_A, gap S_A - S_N."""
-    columns = {"key": list(keys), "class_name": list(classes), "label": np.asarray(labels, int)}
-    normal, abnormal = np.asarray(similarities, float).T
-    table = pd.DataFrame(columns | {"normal": normal, "abnormal": abnormal})
-    return table.assign(gap=abnormal - normal)
-
-
-def text_similarity_matrix(text: np.ndarray, names: Sequence[str]) -> pd.DataFrame:
-    """Figure 2 as a tidy table: cosine between every two prompts.
-
-    text (C, D) unit length -> columns row, column, cosine; C * C rows in prompt order.
-    """
-    row, column = np.repeat(names, len(names)), list(names) * len(names)
-    return pd.DataFrame({"row": row, "column": column, "cosine": (text @ text.T).ravel()})
-
-
-def text_entanglement(normal: np.ndarray, abnormal: np.ndarray) -> float:
-    """Mean cosine between P_N and P_A; Figure 2 shows about .7 for CLIP. (C_N, D), (C_A, D)."""
-    return float((normal @ abnormal.T).mean())
 
 
 def inside(positions: np.ndarray, spans: Spans) -> np.ndarray:

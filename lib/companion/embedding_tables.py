@@ -61,6 +61,25 @@ def wording_table(
     return table[["wording", "metric", "value", "low", "high", "n"]]
 
 
+def gap_table(
+    similarities: np.ndarray, labels: np.ndarray, classes: Sequence[str], keys: Sequence[str]
+) -> pd.DataFrame:
+    """Figure 1 as a table: key, class_name, label, normal S_N, abnormal S_A, gap S_A - S_N."""
+    columns = {"key": list(keys), "class_name": list(classes), "label": np.asarray(labels, int)}
+    normal, abnormal = np.asarray(similarities, float).T
+    table = pd.DataFrame(columns | {"normal": normal, "abnormal": abnormal})
+    return table.assign(gap=abnormal - normal)
+
+
+def text_similarity_matrix(text: np.ndarray, names: Sequence[str]) -> pd.DataFrame:
+    """Figure 2 as a tidy table: cosine between every two prompts.
+
+    text (C, D) unit length -> columns row, column, cosine; C * C rows in prompt order.
+    """
+    row, column = np.repeat(names, len(names)), list(names) * len(names)
+    return pd.DataFrame({"row": row, "column": column, "cosine": (text @ text.T).ravel()})
+
+
 def project_2d(embedding: np.ndarray, seed: int = 0, neighbours: int = 15) -> np.ndarray:
     """UMAP of unit vectors by cosine: (M, D) -> (M, 2). Fixed seed, one thread: repeatable."""
     if len(embedding) < 5:

@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from alertclip.attention_maps import FrameMaps
 from alertclip.cache import FrameCache
 from alertclip.clips import ClipDataset
 from alertclip.model import AlertCLIP
@@ -23,6 +22,7 @@ from companion.figures import Figure, frame_grid
 from companion.figures.images import Cell
 from companion.figures.style import short_name, wrap
 from companion.profiles import ROOT, Params
+from companion.relevance import FrameMaps
 from companion.splits import clip_dataset
 from companion.tuned_models import STAGES, StageResult, stage_model
 

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
-from alertclip.attention_maps import FrameMaps, frame_gradients, frame_maps
 from alertclip.clips import ClipDataset
 from alertclip.errors import InputError
 from alertclip.files import progress
@@ -25,6 +24,7 @@ from alertclip.model import AlertCLIP
 from alertclip.mss import encode_sets
 from companion.degradation import DEGRADATIONS, Clip, degrade
 from companion.profiles import Params
+from companion.relevance import FrameMaps, frame_gradients, frame_maps
 from companion.splits import clip_dataset, prepare_data
 from companion.stage_runs import resolve_device
 from companion.tuned_models import STAGES, prompts_of, stage_model
