@@ -11,12 +11,7 @@ import open_clip
 import pytest
 import torch
 from torch.nn.functional import normalize
-from transformers import (
-    BlipConfig,
-    BlipForImageTextRetrieval,
-    BlipImageProcessor,
-    BlipProcessor,
-)
+from transformers import BlipConfig, BlipForImageTextRetrieval, BlipImageProcessor, BlipProcessor
 
 from alertclip.attention import pack_state_dict, split_attention
 from alertclip.attention_maps import attention_maps

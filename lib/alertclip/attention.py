@@ -8,7 +8,7 @@ projection twice; a fused qkv layer (timm, BLIP) would get one adapter for all t
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from timm.layers import Attention, AttentionPoolLatent
@@ -102,12 +102,7 @@ class SplitAttention(Projections):
         super().__init__(weight.chunk(3), bias.chunk(3), packed.out_proj, packed.num_heads, dropout)
 
     def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        need_weights: bool = False,
-        attn_mask: Tensor | None = None,
+        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **_: Any
     ) -> tuple[Tensor, None]:
         """query, key, value (B, N, width) -> (B, N, width), None; attn_mask is additive (N, N)."""
         return self.attend(query, key, value, attn_mask), None
@@ -120,8 +115,8 @@ class SplitSelfAttention(Projections):
         biases = (None,) * 3 if qkv.bias is None else qkv.bias.chunk(3)
         super().__init__(qkv.weight.chunk(3), biases, out, num_heads, dropout)
 
-    def forward(self, x: Tensor, attn_mask: None = None, is_causal: bool = False) -> Tensor:
-        """x (B, N, width) -> the same shape; timm's blocks pass the other two, always unset."""
+    def forward(self, x: Tensor, **_: Any) -> Tensor:
+        """x (B, N, width) -> the same shape; timm's blocks pass a mask too, always None."""
         return self.attend(x, x, x)
 
 
@@ -139,8 +134,7 @@ class SplitPool(Projections):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, N, width) -> (B, width)."""
-        pooled = self.attend(self.latent.expand(len(x), -1, -1), x, x)
-        return self._finish(pooled)[:, 0]
+        return self._finish(self.attend(self.latent.expand(len(x), -1, -1), x, x))[:, 0]
 
     def values(self, x: Tensor) -> Tensor:
         """Every token pooled alone: x (B, N, width) -> the same shape."""
@@ -186,14 +180,9 @@ def split_attention(model: nn.Module) -> int:
         Attention: _split_timm,
         AttentionPoolLatent: SplitPool,
     }
-    found = [
-        (module, name, split[type(child)])
-        for module in model.modules()
-        for name, child in module.named_children()
-        if type(child) in split
-    ]
-    for module, name, replacement in found:
-        setattr(module, name, replacement(getattr(module, name)))
+    found = [(name, part) for name, part in model.named_modules() if type(part) in split]
+    for name, part in found:
+        model.set_submodule(name, split[type(part)](part))
     return len(found)
 
 

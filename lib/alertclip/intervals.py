@@ -87,8 +87,6 @@ def resampled_counts(n_groups: int, n_boot: int, seed: int | np.random.Generator
 
 def percentiles(draws: np.ndarray) -> tuple[float, float]:
     """The 2.5 % and 97.5 % percentiles of the draws that are defined (not nan)."""
-    defined = draws[~np.isnan(draws)]
-    if not len(defined):
+    if not len(defined := draws[~np.isnan(draws)]):
         return float("nan"), float("nan")
-    low, high = np.percentile(defined, [2.5, 97.5])
-    return float(low), float(high)
+    return tuple(np.percentile(defined, [2.5, 97.5]).tolist())

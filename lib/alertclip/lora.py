@@ -8,14 +8,19 @@ from torch import nn
 from alertclip.attention import FUSED
 from alertclip.errors import InputError
 
-PROJECTIONS = ("q", "k", "v", "out")
-EMBEDDING = "embedding"
-TOWERS = {  # names of the attention in a tower's blocks; SigLIP's attention pooling is not adapted
+# Names by which the libraries know each layer; SigLIP's attention pooling is not adapted.
+TOWERS = {
     "visual": r"visual\..+\.\d+\.(self_)?attn",
-    "text": r"(text\.)?transformer\.resblocks\.\d+\.attn",
+    "text": r"(text\.)?transformer\.resblocks\.\d+\.attn"
+    r"|text\.encoder\.encoder\.layer\.\d+\.attention",  # BLIP
 }
-BLIP_TEXT = r"text\.encoder\.encoder\.layer\.\d+\.attention"
-BLIP_NAMES = {"q": "self.query", "k": "self.key", "v": "self.value", "out": "output.dense"}
+PROJECTIONS = {
+    "q": r"q_proj|self\.query",
+    "k": r"k_proj|self\.key",
+    "v": r"v_proj|self\.value",
+    "out": r"out_proj|output\.dense",
+}
+EMBEDDING = "embedding"
 _BLOCK = re.compile(r"\.(\d+)\.")  # its number, the only one in a layer's name
 WORDS = r"(text\.)?token_embedding|text\.encoder\.embeddings\.word_embeddings"
 
@@ -34,13 +39,10 @@ def target_pattern(targets: Sequence[str], towers: Sequence[str]) -> str:
         )
     if EMBEDDING in targets and "text" not in towers:
         raise InputError("LoRA target embedding: it is in the text tower; add text to lora_towers")
-    projections = [target for target in targets if target != EMBEDDING]
-    names = "|".join(projections)
-    patterns = [rf"({TOWERS[tower]})\.({names})_proj" for tower in towers]
-    if "text" in towers:
-        blip = "|".join(re.escape(BLIP_NAMES[target]) for target in projections)
-        patterns.append(rf"{BLIP_TEXT}\.({blip})")
-    return "|".join([*patterns, WORDS] if EMBEDDING in targets else patterns)
+    attention = "|".join(TOWERS[tower] for tower in towers)
+    projections = "|".join(PROJECTIONS[target] for target in targets if target != EMBEDDING)
+    pattern = rf"({attention})\.({projections})"
+    return f"{pattern}|{WORDS}" if EMBEDDING in targets else pattern
 
 
 def has_lora(clip: nn.Module) -> bool:

@@ -189,7 +189,8 @@ class TemporalTransformer(nn.Module):
             layer, layers, nn.LayerNorm(width), enable_nested_tensor=False
         )
         self.out = nn.Linear(width, width)
-        start_at_zero(self.out)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
 
     def forward(self, v: Tensor, mask: Tensor) -> Tensor:
         """v (B, T, D), mask (B, T) True where real -> z (B, T, D); padding is never attended."""
@@ -205,7 +206,8 @@ class AttentionPooling(nn.Module):
     def __init__(self, width: int, hidden: int = 256) -> None:
         super().__init__()
         self.score = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, 1))
-        start_at_zero(self.score[-1])
+        nn.init.zeros_(self.score[-1].weight)
+        nn.init.zeros_(self.score[-1].bias)
 
     def forward(self, z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """z (B, T, D), mask (B, T) -> z_video = sum_t alpha_t z_t (B, D), alpha (B, T)."""
@@ -245,9 +247,3 @@ def region_sequence(
     sequence = found.new_zeros(regions, frames, patches.shape[1])
     sequence[region_mask] = found
     return sequence
-
-
-def start_at_zero(layer: nn.Linear) -> None:
-    """Set weight and bias to 0."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)

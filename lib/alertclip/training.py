@@ -67,12 +67,7 @@ def fit(
 
 
 def _train(
-    run: "Run",
-    train: Dataset,
-    validation: Dataset | None,
-    seed: int,
-    workers: int,
-    start: int,
+    run: "Run", train: Dataset, validation: Dataset | None, seed: int, workers: int, start: int
 ) -> None:
     stage, mine, total = run.stage, distributed.own_shard(), run.stage.total_steps(len(train))
     if distributed.rank() == 0:
@@ -86,11 +81,9 @@ def _train(
     steps, label = range(start, total), f"{run.out.name} step"
     with attention_kernel(run.device, stage.precision):
         for step in progress(steps, len(steps), label) if distributed.rank() == 0 else steps:
-            began = time.perf_counter()
             group = [next(batches) for _ in range(stage.accumulation)]
-            waited = time.perf_counter() - began
             distributed.seed_step(seed, step)
-            run.step(step, total, group, step * stage.items_per_step / len(train), waited)
+            run.step(step, total, group, step * stage.items_per_step / len(train))
             del group  # gigabytes of shared memory, where loaders have made it
             last = step + 1 == total
             if validation is not None and (last or (step + 1) % run.validate_steps == 0):
@@ -154,13 +147,8 @@ class Run:
             what = self.model, self.optimizer, self.device, self.stage.save_limit
             checkpoint.save_checkpoint(self.out, step, *what)
 
-    def step(
-        self, step: int, total: int, batches: Sequence[Batch], epoch: float, waited: float = 0.0
-    ) -> None:
-        """One optimiser step (0-based ``step``) on its micro-batches; one line in the log.
-
-        ``waited``: seconds until the batches were there.
-        """
+    def step(self, step: int, total: int, batches: Sequence[Batch], epoch: float) -> None:
+        """One optimiser step (0-based ``step``) on its micro-batches; one line in the log."""
         began = time.perf_counter()
         self.model.train()
         factor = learning_rate_factor(step, total, self.stage.warmup_ratio)
@@ -178,12 +166,11 @@ class Run:
         with torch.no_grad():
             self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
         values["logit_scale"] = self.model.logit_scale.detach().exp()
-        seconds = time.perf_counter() - began
-        speed = {"clips_per_s": self.stage.items_per_step / seconds, "wait_s": waited}
+        speed = self.stage.items_per_step / (time.perf_counter() - began)
         groups = (g for g in self.optimizer.param_groups if not g["name"].endswith("_no_decay"))
         rates = {f"lr_{group['name']}": group["lr"] for group in groups}
         numbers = {name: float(value) for name, value in values.items()}
-        self._log("train", step + 1, epoch=epoch, **rates, **numbers, **speed)
+        self._log("train", step + 1, epoch=epoch, **rates, **numbers, clips_per_s=speed)
 
     def validate(self, step: int, loader: DataLoader) -> None:
         """Validation scores after ``step`` optimiser steps; one line in the log."""

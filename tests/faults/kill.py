@@ -65,7 +65,7 @@ class Project:
             found |= {p: p.read_bytes() for p in self.runs.glob(pattern) if p.is_file()}
         for path in self.runs.glob("smoke/*/log.jsonl"):
             rows = [json.loads(line) for line in path.read_text().splitlines()]
-            rows = [{**row, "clips_per_s": 0, "wait_s": 0} for row in rows]
+            rows = [{**row, "clips_per_s": 0} for row in rows]
             found[path] = json.dumps(rows).encode()
         names = {str(path.relative_to(self.runs)): content for path, content in found.items()}
         return {name: hashlib.sha256(content).hexdigest() for name, content in names.items()}
