@@ -63,17 +63,6 @@ def test_grid_holds_the_projected_last_tokens_in_place():
     torch.testing.assert_close(grid, expected, atol=1e-5, rtol=0)
 
 
-def test_value_path_equals_a_last_block_whose_attention_is_the_identity():
-    model = tiny_clip.alertclip()
-    x, visual = pixels(model, tiny_clip.frames(2)), model.clip.visual
-    feature, grid = image_and_patches(visual, x, "value")
-    plain = image_and_patches(visual, x, "plain")
-    assert torch.equal(feature, plain[0]) and not torch.allclose(grid, plain[1], atol=1e-2)
-    last = visual.transformer.resblocks[-1].attn
-    last.forward = lambda query, *_, **__: (last.out_proj(last.v_proj(query)), None)
-    torch.testing.assert_close(image_and_patches(visual, x, "plain")[1], grid)
-
-
 def test_one_pass_of_the_tower_gives_frames_and_patches():
     model, calls = tiny_clip.alertclip(), []
     model.clip.visual.conv1.register_forward_hook(lambda *_: calls.append(1))

@@ -5,23 +5,27 @@ Both have random weights here; the architectures are the real ones, small.
 
 import shutil
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import open_clip
 import pytest
+import tiny_clip
 import torch
+from test_alertclip import make_batch
+from tiny_clip import stir
 from torch.nn.functional import normalize
 from transformers import BlipConfig, BlipForImageTextRetrieval, BlipImageProcessor, BlipProcessor
 
-from alertclip.attention import pack_state_dict, split_attention
+from alertclip.attention import Projections, pack_state_dict, split_attention
 from alertclip.attention_maps import attention_maps
 from alertclip.backbone import load_backbone
-from alertclip.clips import Batch
 from alertclip.errors import InputError
 from alertclip.export import export_open_clip, load_alertclip, stock_encoders
 from alertclip.lora import add_lora
+from alertclip.losses import total_loss
 from alertclip.model import AlertCLIP
-from alertclip.tower import image_and_patches
+from alertclip.tower import image_and_patches, take_apart
 from miniworld import prior
 from miniworld.mini_models import RECIPES
 
@@ -29,18 +33,10 @@ TEXTS = ["two men fight", "a calm street", "fire"]
 FAMILIES = ("siglip", "blip")
 
 
-def stir(model: torch.nn.Module, scale: float = 0.02, seed: int = 1) -> None:
-    """Move what is trainable, so that nothing that starts at zero hides a mistake."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data += scale * torch.randn(parameter.shape, generator=generator)
-
-
 def stock_siglip() -> torch.nn.Module:
     torch.manual_seed(0)
     model = RECIPES["siglip"].build(len(TOKENIZER)).eval()
-    stir(model)
+    stir(model, scale=0.02)
     return model
 
 
@@ -55,7 +51,7 @@ def stock_blip() -> BlipForImageTextRetrieval:
         image_text_hidden_size=16,
     )
     model = BlipForImageTextRetrieval(config).eval()
-    stir(model, 0.1)
+    stir(model, scale=0.1)
     return model
 
 
@@ -85,7 +81,7 @@ def model(family, folders):
     targets = ["q", "k", "v", "out", "embedding"]
     model.adapted = add_lora(model.adapted, 2, 4, 0.0, targets)
     model.logit_scale.requires_grad_(True)
-    stir(model, 0.1)
+    stir(model, scale=0.1)
     return model
 
 
@@ -199,14 +195,16 @@ def test_blip_folders_that_lack_something_are_refused(tmp_path):
         load_backbone(f"blip:{tmp_path}")
 
 
+@pytest.mark.parametrize("family", ["clip", *FAMILIES])
 @torch.no_grad()
 def test_value_path_equals_a_last_block_whose_attention_is_the_identity(folders, family):
-    visual = load_backbone(folders[family]).model.visual.double()
-    size = 160 if family == "siglip" else 24
-    pixels = torch.randn(2, 3, size, size, dtype=torch.float64)
-    grid = image_and_patches(visual, pixels, "value")[1]
-    blocks = visual.trunk.blocks if family == "siglip" else visual.model.encoder.layers
-    attention = blocks[-1].attn if family == "siglip" else blocks[-1].self_attn
+    clip = tiny_clip.backbone() if family == "clip" else load_backbone(folders[family])
+    visual, pixels = clip.model.visual.double(), torch.randn(2, 3, *clip.image_size).double()
+    image, grid = image_and_patches(visual, pixels, "value")
+    plain = image_and_patches(visual, pixels, "plain")
+    assert torch.equal(image, plain[0]) and not torch.allclose(grid, plain[1], atol=1e-2)
+    last = take_apart(visual).last.modules()
+    attention = next(part for part in last if isinstance(part, Projections))
     attention.attend = lambda q, k, v, mask=None: attention.out_proj(attention.v_proj(v))
     torch.testing.assert_close(image_and_patches(visual, pixels, "plain")[1], grid)
 
@@ -242,24 +240,9 @@ def test_lora_of_upper_blocks_alone(family, folders):
 
 
 def test_every_adapter_learns_from_clips_regions_and_hard_negatives(model):
-    mask = torch.ones(2, 2, dtype=torch.bool)
-    batch = Batch(
-        frames=frames(model, 2, 2),
-        mask=mask,
-        global_captions=TEXTS[:2],
-        region_clip=torch.tensor([1]),
-        boxes=torch.tensor([[[0.1, 0.2, 0.6, 0.7], [0.3, 0.3, 0.9, 0.8]]]),
-        region_mask=mask[:1],
-        region_captions=TEXTS[2:],
-        hard_negatives=[TEXTS[:2]],
-        labels=torch.tensor([0, 1]),
-        keys=["a", "b"],
-    )
-    model.train()
-    output = model(batch, regions=True)
-    logits = model.logit_scale.exp() * output.v @ output.t.T
-    region = output.v_r @ torch.cat([output.t_r, output.t_neg[0]]).T
-    (torch.logsumexp(logits, 1).sum() - logits.trace() + region.logsumexp(1).sum()).backward()
+    batch = replace(make_batch(), frames=frames(model, 2, 3))
+    output = model.train()(batch, regions=True)
+    total_loss(output, model.logit_scale.exp()).total.backward()
     adapters = {n: p for n, p in model.named_parameters() if "lora_" in n}
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in adapters.values())
 

@@ -1,13 +1,11 @@
 """Training: schedule, order, gradients, checkpoints, resume. Tiny CLIP, synthetic clips."""
 
 import numpy as np
-import open_clip
 import pytest
+import tiny_clip
 import torch
-from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch.utils.data import Dataset
 
-from alertclip.backbone import from_clip
 from alertclip.checkpoint import checkpoints, latest_checkpoint, trainable
 from alertclip.clips import collate
 from alertclip.hyperparameters import StageParams, TrainingParams
@@ -69,13 +67,8 @@ def test_order_depends_on_seed_and_epoch_only():
 
 
 def tiny_model(seed: int = 0, dropout: float = 0.1) -> AlertCLIP:
-    """Alert-CLIP on an open_clip CLIP of 32x32 pixels, width 32, 2 blocks, with adapters."""
-    torch.manual_seed(seed)
-    vision = {"image_size": 32, "patch_size": 16, "layers": 2, "width": 32, "head_width": 8}
-    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 4, "layers": 2}
-    clip = CLIP(32, CLIPVisionCfg(**vision), CLIPTextCfg(**text))
-    tokenizer = open_clip.get_tokenizer("ViT-B-32")
-    model = AlertCLIP(from_clip(clip, tokenizer, "tiny", {}), temporal_heads=4)
+    """An untrained AlertCLIP with adapters."""
+    model = tiny_clip.alertclip(seed=seed)
     model.adapted = add_lora(model.adapted, 4, 8, dropout)
     model.logit_scale.requires_grad_(True)
     return model
@@ -92,7 +85,7 @@ class Clips(Dataset):
 
     def __getitem__(self, i: int) -> dict:
         rng = np.random.default_rng(i)
-        frames = rng.integers(0, 40, (self.frames, 32, 32, 3), dtype=np.uint8)
+        frames = rng.integers(0, 40, (self.frames, 24, 32, 3), dtype=np.uint8)
         frames[..., i % 3] += np.uint8(20 * i)
         boxes = np.tile(np.array([0.1, 0.2, 0.8, 0.9]), (self.frames, 1))
         mask = np.ones(self.frames, dtype=bool)

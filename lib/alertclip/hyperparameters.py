@@ -6,7 +6,7 @@ Groups marked ``PLAIN`` are named by their fields alone: ``num_frames`` is ``dat
 
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 Projection = Literal["q", "k", "v", "out", "embedding"]
 Tower = Literal["visual", "text"]
@@ -44,8 +44,8 @@ class ModelParams(Group):
 
     backbone: str = "ViT-B-32-quickgelu"  # Table 4 text; B/16 is an overlay
     pretrained: str | None = "openai"
-    lora_targets: list[Projection] = ["q", "k", "v"]  # Table 4 "include k"
-    lora_towers: list[Tower] = ["visual", "text"]
+    lora_targets: list[Projection] = Field(["q", "k", "v"], min_length=1)  # Table 4 "include k"
+    lora_towers: list[Tower] = Field(["visual", "text"], min_length=1)
     lora_blocks: int | None = Field(None, ge=1)  # adapters in so many upper blocks; None: in all
     region_pooling: Literal["mean", "temporal"] = "mean"  # supplementary C.2
     patch_tokens: Literal["plain", "value"] = "plain"
@@ -54,12 +54,6 @@ class ModelParams(Group):
     temporal_heads: int = Field(8, ge=1)
     temporal_dropout: float = Field(0.1, ge=0, lt=1)
     checkpointing: Literal["none", "all"] = "none"  # recomputing all blocks: less memory, more time
-
-    @model_validator(mode="after")
-    def _check(self) -> "ModelParams":
-        if not self.lora_targets or not self.lora_towers:
-            raise ValueError("lora_targets and lora_towers must not be empty")
-        return self
 
 
 class TrainingParams(Group):
