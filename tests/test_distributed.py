@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_training import STAGE, TRAINING, Clips, changed, tiny_model
+from test_training import STAGE, TRAINING, Clips, changed, gradients, tiny_model
 from torch import nn
 from torch.multiprocessing import get_context
 
@@ -18,7 +18,6 @@ from alertclip.checkpoint import read_history, trainable
 from alertclip.errors import InputError
 from alertclip.files import Shard, parse_shard
 from alertclip.hyperparameters import TrainingParams
-from alertclip.objective import StageObjective
 from alertclip.training import Run, collate_seen, fit, micro_batches
 
 CPU = torch.device("cpu")
@@ -66,19 +65,11 @@ class Uneven(Clips):
 
 def one_step(_: Path, negatives: str) -> dict[str, Any]:
     """Losses and gradients of one step of 2 x 5 clips, from this process's share."""
-    model = tiny_model(dropout=0).eval()
-    torch.manual_seed(1)
-    for parameter in trainable(model).values():
-        parameter.data += 0.02 * torch.randn_like(parameter)
     stage = changed(batch_size=5, accumulation=2, steps=1)
     sampler = micro_batches(10, stage, 3, 0, distributed.own_shard())
     data = Uneven()
     batches = [collate_seen([data[i] for i in indices]) for indices in sampler]
-    objective = StageObjective(model, TrainingParams(negatives=negatives), "fp32", True, CPU)
-    losses = objective.backward(batches)
-    distributed.sum_gradients(list(trainable(model).values()), model.logit_scale)
-    gradients = {n: p.grad for n, p in trainable(model).items() if p.grad is not None}
-    return {"losses": list(losses), "gradients": gradients}
+    return dict(zip(("losses", "gradients"), gradients(batches, negatives), strict=True))
 
 
 @pytest.mark.parametrize(("negatives", "world"), [("accumulated", 2), ("micro", 3)])

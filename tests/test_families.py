@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 from transformers import BlipConfig, BlipForImageTextRetrieval, BlipImageProcessor, BlipProcessor
 
 from alertclip.attention import Projections, pack_state_dict, split_attention
-from alertclip.attention_maps import attention_maps
+from alertclip.attention_maps import attention_maps, keep_probabilities
 from alertclip.backbone import load_backbone
 from alertclip.errors import InputError
 from alertclip.export import export_open_clip, load_alertclip, stock_encoders
@@ -26,6 +26,7 @@ from alertclip.lora import add_lora
 from alertclip.losses import total_loss
 from alertclip.model import AlertCLIP
 from alertclip.tower import image_and_patches, take_apart
+from companion.relevance import frame_maps
 from miniworld import prior
 from miniworld.mini_models import RECIPES
 
@@ -271,7 +272,24 @@ def test_export_loads_in_its_own_library(model, family, tmp_path):
         torch.testing.assert_close(images.pixel_values, pixels, atol=1e-5, rtol=0)
 
 
-def test_attention_maps_sum_to_one(model):
-    maps = attention_maps(model, frames(model, 2))
-    assert maps.shape == (2, *model.grid)
-    torch.testing.assert_close(maps.sum((1, 2)), torch.ones(2))
+def test_maps_sum_to_one(model):
+    pixels, directions = frames(model, 2), torch.randn(2, model.backbone.embed_dim)
+    maps = frame_maps(model, pixels, directions)
+    for found in maps:
+        assert found.shape == (2, *model.grid)
+        torch.testing.assert_close(found.sum((1, 2)), torch.ones(2))
+    torch.testing.assert_close(attention_maps(model, pixels), maps.rollout)
+
+
+@torch.no_grad()
+def test_the_pooling_query_of_siglip_is_read_through_the_blocks(folders):
+    model = AlertCLIP(load_backbone(folders["siglip"]), 1, 8).eval()
+    with keep_probabilities(model.clip.visual) as kept:
+        model.image_features(frames(model, 2))
+    *blocks, query = (probabilities.mean(dim=1) for probabilities in kept)
+    flow = torch.eye(101)  # a register and 10 x 10 patches
+    for block in blocks:
+        flow = (block + torch.eye(101)) / 2 @ flow
+    patches = (query @ flow)[:, 0, 1:]
+    expected = (patches / patches.sum(dim=1, keepdim=True)).unflatten(1, (10, 10))
+    torch.testing.assert_close(attention_maps(model, frames(model, 2)), expected)

@@ -61,7 +61,7 @@ def same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
 
 
 def test_training_goes_on_to_the_bit_after_a_full_disk(tmp_path: Path) -> None:
-    with disk(tmp_path / "disk", "size=600k") as small:
+    with disk(tmp_path / "disk", "size=256k") as small:
         for _ in range(2):
             assert re.search(disks.FULL, refused(training.train, small / "stage"))
         subprocess.run(["mount", "-o", "remount,size=64m", small], check=True)

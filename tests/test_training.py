@@ -6,6 +6,7 @@ import tiny_clip
 import torch
 from torch.utils.data import Dataset
 
+from alertclip import distributed
 from alertclip.checkpoint import checkpoints, latest_checkpoint, trainable
 from alertclip.clips import collate
 from alertclip.hyperparameters import StageParams, TrainingParams
@@ -163,15 +164,15 @@ def test_finished_stage_is_loaded_and_another_run_set_aside(tmp_path):
 
 
 def gradients(batches, negatives):
-    model = tiny_model()
-    model.eval()
+    """Losses and gradients of one step, added up over all processes."""
+    model = tiny_model().eval()
     # Adapters start at zero output; moved, every one of them has a gradient to compare.
-    torch.manual_seed(1)
-    for parameter in trainable(model).values():
-        parameter.data += 0.02 * torch.randn_like(parameter)
+    tiny_clip.stir(model, scale=0.02)
     objective = StageObjective(model, TrainingParams(negatives=negatives), "fp32", True, CPU)
-    loss = objective.backward(batches).total
-    return loss, {name: p.grad for name, p in trainable(model).items() if p.grad is not None}
+    losses = objective.backward(batches)
+    distributed.sum_gradients(list(trainable(model).values()), model.logit_scale)
+    found = {name: p.grad for name, p in trainable(model).items() if p.grad is not None}
+    return list(losses), found
 
 
 def test_joining_pads_missing_hard_negatives():
@@ -198,7 +199,8 @@ def test_accumulated_negatives_equal_the_big_batch():
     for name, gradient in big.items():
         torch.testing.assert_close(cached[name], gradient, atol=1e-5, rtol=1e-4)
     each = [gradients([half], "micro") for half in halves]  # contrasted by itself
-    torch.testing.assert_close(micro_loss, (each[0][0] + each[1][0]) / 2)
+    for found, *parts in zip(micro_loss, each[0][0], each[1][0], strict=True):
+        torch.testing.assert_close(found, sum(parts) / 2)
     for name, gradient in micro.items():
         mean = (each[0][1][name] + each[1][1][name]) / 2
         torch.testing.assert_close(gradient, mean, atol=1e-6, rtol=1e-4)

@@ -19,7 +19,6 @@ from torch.nn.functional import scaled_dot_product_attention
 from alertclip.errors import InputError
 
 PARTS = ("q_proj", "k_proj", "v_proj")
-FUSED = (nn.MultiheadAttention, Attention)  # what must be split before LoRA
 
 
 class Layout(NamedTuple):
@@ -175,14 +174,9 @@ def split_attention(model: nn.Module) -> int:
 
     Raises InputError on timm attention that does more (normalised queries, gates).
     """
-    split = {
-        nn.MultiheadAttention: SplitAttention,
-        Attention: _split_timm,
-        AttentionPoolLatent: SplitPool,
-    }
-    found = [(name, part) for name, part in model.named_modules() if type(part) in split]
+    found = [(name, part) for name, part in model.named_modules() if type(part) in SPLIT]
     for name, part in found:
-        model.set_submodule(name, split[type(part)](part))
+        model.set_submodule(name, SPLIT[type(part)](part))
     return len(found)
 
 
@@ -192,6 +186,13 @@ def _split_timm(attention: Attention) -> SplitSelfAttention:
         raise InputError("only timm's plain attention can be split: no norms, no gate")
     dropout = attention.attn_drop.p
     return SplitSelfAttention(attention.qkv, attention.proj, attention.num_heads, dropout)
+
+
+SPLIT = {  # how what must be split before LoRA is split
+    nn.MultiheadAttention: SplitAttention,
+    Attention: _split_timm,
+    AttentionPoolLatent: SplitPool,
+}
 
 
 def pack_state_dict(state: dict[str, Tensor]) -> dict[str, Tensor]:

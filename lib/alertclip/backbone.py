@@ -24,8 +24,7 @@ from alertclip.files import read_json
 from alertclip.tower import take_apart
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "miniworld/weights"
-MINICLIP, MINISIGLIP = WEIGHTS / "miniclip", WEIGHTS / "minisiglip"
-PACKAGED = {"miniclip": MINICLIP, "minisiglip": MINISIGLIP}  # backbones that need no download
+PACKAGED = {name: WEIGHTS / name for name in ("miniclip", "minisiglip")}  # need no download
 CONFIG = "open_clip_config.json"
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
@@ -68,17 +67,17 @@ def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
                 f"backbone {name} brings its own weights: leave pretrained empty, not {pretrained}"
             )
         source = PACKAGED.get(name) or Path(name.partition(":")[2])
-        blip = name.startswith("blip:") or is_blip(source)
-        return _load_blip(name, str(source)) if blip else _load_folder(name, source)
+        if name.startswith("blip:") or is_blip(source):
+            model, tokenizer = read_blip(str(source))
+            size = model.text["proj"].out_features
+            return _describe(model, tokenizer, name, size, model.architecture.to_dict())
+        return _load_folder(name, source)
     config = open_clip.get_model_config(name)
     if config is None:
         raise InputError(f"backbone {name}: no such open_clip model; see open_clip.list_models()")
-    if pretrained is not None:
-        _check_weights(name, pretrained, config)
+    pixels = {} if pretrained is None else _check_weights(name, pretrained, config)
     try:
-        model, _, _ = open_clip.create_model_and_transforms(
-            name, pretrained=pretrained, **_pixel_statistics(name, pretrained)
-        )
+        model, _, _ = open_clip.create_model_and_transforms(name, pretrained=pretrained, **pixels)
         tokenizer = open_clip.get_tokenizer(name)  # SigLIP's comes from the hub
     except Exception as error:  # hub, network and file errors share no base class
         raise InputError(_missing(name, pretrained, error)) from error
@@ -99,20 +98,16 @@ def from_clip(
             f"backbone {name}: needs open_clip's own ViT and text tower, like ViT-B-32-quickgelu,"
             " or SigLIP's, like ViT-B-16-SigLIP"
         )
-    visual = model.visual
     split_attention(model)
-    return Backbone(
-        model=model.eval(),
-        tokenizer=tokenizer,
-        name=name,
-        image_size=tuple(visual.image_size),
-        mean=tuple(getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN),
-        std=tuple(getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD),
-        grid=take_apart(visual).grid,
-        embed_dim=output.output_dim,
-        config=config,
-        folder=folder,
-    )
+    return _describe(model, tokenizer, name, output.output_dim, config, folder)
+
+
+def _describe(model: nn.Module, tokenizer: Callable, name: str, *rest: Any) -> Backbone:
+    visual = model.visual
+    size, grid = tuple(visual.image_size), take_apart(visual).grid
+    mean = tuple(getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN)
+    std = tuple(getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD)
+    return Backbone(model.eval(), tokenizer, name, size, mean, std, grid, *rest)
 
 
 def _output(model: nn.Module) -> nn.Module | None:
@@ -125,21 +120,6 @@ def _output(model: nn.Module) -> nn.Module | None:
     pool = getattr(trunk, "attn_pool", None)  # of SigLIP
     siglip = isinstance(trunk, VisionTransformer) and isinstance(pool, AttentionPoolLatent)
     return text if siglip and isinstance(text, TextTransformer) else None
-
-
-def _load_blip(name: str, source: str) -> Backbone:
-    model, tokenizer, processor = read_blip(source)
-    return Backbone(
-        model=model.eval(),
-        tokenizer=tokenizer,
-        name=name,
-        image_size=model.visual.image_size,
-        mean=tuple(processor.image_mean),
-        std=tuple(processor.image_std),
-        grid=model.visual.grid,
-        embed_dim=model.text["proj"].out_features,
-        config=model.architecture.to_dict(),
-    )
 
 
 def _load_folder(name: str, folder: Path) -> Backbone:
@@ -160,41 +140,34 @@ def _load_folder(name: str, folder: Path) -> Backbone:
     return from_clip(model, tokenizer, name, settings.get("model_cfg", {}), folder)
 
 
-def _pixel_statistics(name: str, pretrained: str | None) -> dict[str, Any]:
-    """Mean and standard deviation for weights in a file, which open_clip would take to be CLIP's.
+def _check_weights(name: str, pretrained: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Refuse weights that are missing, may hold code, or expect the other activation.
 
-    They are those of the config beside the file, else of the model's published weights.
+    Returns the mean and standard deviation of the pixels for weights in a file, which open_clip
+    would take to be CLIP's: those of the config beside it, else of the model's published weights.
     """
-    if pretrained is None or open_clip.get_pretrained_cfg(name, pretrained):
-        return {}
-    beside = Path(pretrained).with_name(CONFIG)
-    if beside.is_file():
-        found = read_json(beside).get("preprocess_cfg", {})
-    else:
-        tags = list_pretrained_tags_by_model(name)
-        found = open_clip.get_pretrained_cfg(name, tags[0]) if tags else {}
-    return {f"image_{key}": tuple(found[key]) for key in ("mean", "std") if found.get(key)}
-
-
-def _check_weights(name: str, pretrained: str, config: dict[str, Any]) -> None:
-    """Refuse weights that are missing, may hold code, or expect the other activation."""
     path, tag = Path(pretrained), open_clip.get_pretrained_cfg(name, pretrained)
+    tags = list_pretrained_tags_by_model(name)
     if not tag and not path.is_file():
-        tags = ", ".join(list_pretrained_tags_by_model(name))
-        raise InputError(f"pretrained {path}: no such file, and {name} has the tags {tags}")
+        known = ", ".join(tags)
+        raise InputError(f"pretrained {path}: no such file, and {name} has the tags {known}")
     if not tag and path.suffix != ".safetensors":
         raise InputError(f"pretrained {path}: may hold code; convert it to .safetensors")
     beside = path.with_name(CONFIG)  # our exports have one
-    if not tag and not beside.is_file():
-        return
-    quick = bool((tag or read_json(beside)["model_cfg"]).get("quick_gelu"))
-    if quick != bool(config.get("quick_gelu")):
-        stem = name.removesuffix("-quickgelu")
+    found = read_json(beside) if not tag and beside.is_file() else {}
+    trained = tag or found.get("model_cfg")
+    if trained is not None and bool(trained.get("quick_gelu")) != bool(config.get("quick_gelu")):
+        right = name.removesuffix("-quickgelu") + "-quickgelu" * bool(trained.get("quick_gelu"))
         # The other activation loads without an error, and its results are wrong.
         raise InputError(
             f"backbone {name} and weights {pretrained} differ in the activation (QuickGELU):"
-            f" use backbone={stem + '-quickgelu' * quick}"
+            f" use backbone={right}"
         )
+    if tag:
+        return {}
+    published = open_clip.get_pretrained_cfg(name, tags[0]) if tags else {}
+    pixels = found.get("preprocess_cfg") or published
+    return {f"image_{key}": tuple(pixels[key]) for key in ("mean", "std") if pixels.get(key)}
 
 
 def _missing(name: str, pretrained: str | None, error: Exception) -> str:

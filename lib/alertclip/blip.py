@@ -49,9 +49,9 @@ class BlipVision(nn.Module):
         side = model.config.image_size // model.config.patch_size
         self.image_size, self.grid = (model.config.image_size,) * 2, (side, side)
 
-    def set_grad_checkpointing(self) -> None:
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute every block in the backward pass, as open_clip's towers do under this name."""
-        self.model._set_gradient_checkpointing(True, partial(checkpoint, use_reentrant=False))
+        self.model._set_gradient_checkpointing(enable, partial(checkpoint, use_reentrant=False))
 
     def patches(self, tokens: Tensor) -> Tensor:
         """Tokens after the last block (F, N, width) -> projected patch tokens (F, h * w, D)."""
@@ -102,8 +102,8 @@ def is_blip(folder: Path) -> bool:
     return config.is_file() and read_json(config).get("model_type") == "blip"
 
 
-def read_blip(source: str) -> "tuple[BlipRetrieval, BlipTokenizer, Any]":
-    """Model, tokenizer and image processor from a folder or a name on the Hugging Face hub.
+def read_blip(source: str) -> "tuple[BlipRetrieval, BlipTokenizer]":
+    """Model, which knows its pixel statistics, and tokenizer from a folder or a name on the hub.
 
     Reads safetensors only, and runs no code from there. InputError if anything is missing.
     """
@@ -125,7 +125,9 @@ def read_blip(source: str) -> "tuple[BlipRetrieval, BlipTokenizer, Any]":
     if report["missing_keys"]:  # transformers would go on with random ones
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise InputError(f"backbone blip:{source}: no weights for {missing}; not a retrieval BLIP")
-    return BlipRetrieval(blip), BlipTokenizer(tokenizer, max_tokens(config)), processor
+    model = BlipRetrieval(blip)
+    model.visual.image_mean, model.visual.image_std = processor.image_mean, processor.image_std
+    return model, BlipTokenizer(tokenizer, max_tokens(config))
 
 
 def max_tokens(config: Any) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from alertclip.attention import FUSED
+from alertclip.attention import SPLIT
 from alertclip.errors import InputError
 
 # Names by which the libraries know each layer; SigLIP's attention pooling is not adapted.
@@ -64,7 +64,7 @@ def add_lora(
     ``blocks``: only in so many upper blocks of each tower; None: in all. Raises InputError on a
     model whose attention is not split (PEFT is wrong on packed), or that has adapters already.
     """
-    if has_lora(clip) or any(isinstance(m, FUSED) for m in clip.modules()):
+    if has_lora(clip) or any(type(m) in SPLIT for m in clip.modules()):
         raise InputError("LoRA needs split attention (split_attention), and merged adapters")
     from peft import LoraConfig, get_peft_model  # slow to import, and only training needs it
     from peft.tuners.tuners_utils import BaseTunerLayer

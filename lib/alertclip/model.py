@@ -65,11 +65,16 @@ class AlertCLIP(nn.Module):
         )
         self.pooling = AttentionPooling(width)
         self.region_pooling, self.patch_tokens = region_pooling, patch_tokens
-        if checkpointing == "all":
-            backbone.model.visual.set_grad_checkpointing()
+        self.checkpointing = checkpointing == "all"
         shape = (1, 3, 1, 1)
         self.register_buffer("mean", torch.tensor(backbone.mean).view(shape), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std).view(shape), persistent=False)
+
+    def train(self, mode: bool = True) -> "AlertCLIP":
+        """Blocks are recomputed in training alone."""
+        if self.checkpointing:
+            self.clip.visual.set_grad_checkpointing(mode)
+        return super().train(mode)
 
     @property
     def clip(self) -> nn.Module:
