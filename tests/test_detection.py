@@ -6,12 +6,10 @@ import pytest
 from alertclip.errors import InputError
 from detectors.benchmarks import load_benchmark, read_truth
 from detectors.detection import (
-    class_confidence,
     curve_segments,
     detection_average_precision,
     detection_map,
     matches,
-    non_maximum_suppression,
     temporal_iou,
 )
 from detectors.event_annotations import VideoTruth, frame_class_truth, frame_truth
@@ -98,8 +96,8 @@ def test_temporal_iou_by_hand():
 def test_segments_by_hand():
     curve = np.full(32, 0.1)
     curve[[2, 3, 4]], curve[20], curve[[30, 31]] = (0.9, 0.6, 0.43), 0.8, 0.7
-    assert class_confidence(curve) == pytest.approx((0.9 + 0.8) / 2)  # 32 / 16 = 2 frames
     spans, scores = curve_segments(curve)  # threshold 0.9 - 0.6 * 0.8 = 0.42; frame 20 is too short
+    # The class confidence is the mean of 32 / 16 = 2 frames, .9 and .8.
     assert spans.tolist() == [[2, 5], [30, 32]]
     assert scores == pytest.approx([0.9 + 0.7 * 0.85, 0.7 + 0.7 * 0.85])
     # Exactly at the threshold is outside: max 1, min 0, threshold 1 - 0.6.
@@ -111,15 +109,6 @@ def test_segments_by_hand():
 @pytest.mark.parametrize("curve", [np.full(32, 0.5), np.arange(15) / 15, -np.arange(32.0) - 1])
 def test_curves_without_segments(curve):
     assert len(curve_segments(curve)[0]) == 0
-
-
-def test_suppression_keeps_the_higher_of_two():
-    spans = np.array([[0, 10], [0, 9], [0, 6], [20, 30]])
-    kept, scores = non_maximum_suppression(spans, np.array([0.5, 0.9, 0.7, 0.1]))
-    # [0, 9) wins; [0, 10) overlaps it by 0.9 and goes, [0, 6) by 6 / 9 > 0.6 too.
-    assert kept.tolist() == [[0, 9], [20, 30]] and scores.tolist() == [0.9, 0.1]
-    kept, _ = non_maximum_suppression(np.array([[0, 10], [0, 6]]), np.array([0.9, 0.5]))
-    assert len(kept) == 2  # exactly 0.6 stays
 
 
 def test_matching_is_greedy_and_hits_an_event_once():

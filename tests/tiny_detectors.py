@@ -60,8 +60,8 @@ def vadclip(seed: int = 0, stirred: bool = True, **changes) -> VadCLIP:
     return model.eval()
 
 
-def anomalyclip(seed: int = 0, split: bool = False, **changes) -> AnomalyCLIP:
-    backbone, settings = clip(), AnomalyCLIPSettings(**SMALL | changes)
+def anomalyclip(seed: int = 0, split: bool = False, backbone=None, **changes) -> AnomalyCLIP:
+    backbone, settings = backbone or clip(), AnomalyCLIPSettings(**SMALL | changes)
     if split:
         split_attention(backbone)
     torch.manual_seed(seed)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from detectors.anomalyclip.model import AnomalyCLIP
+from detectors.anomalyclip.model import AnomalyCLIP, AnomalyCLIPOutput
 from detectors.anomalyclip.settings import AnomalyCLIPSettings
 from detectors.detector_parts import halves, paired_batches, train
 from detectors.training_protocol import Variant
@@ -58,12 +58,6 @@ def select_segments(
     )
 
 
-def direction_normal_loss(logits: Tensor, variant: Variant) -> Tensor:
-    """L_N^DIR, eq. 10: mean of the logits (B/2, S, F, C) of normal videos (paper), or mean over
-    frames of the maximum over classes (official code)."""
-    return logits.mean() if variant == "paper" else logits.amax(dim=-1).mean()
-
-
 def smoothness_loss(p_anomaly: Tensor, variant: Variant) -> Tensor:
     """L_smo, eq. 13, of p_A (B/2, S, F) of the abnormal videos.
 
@@ -77,25 +71,25 @@ def smoothness_loss(p_anomaly: Tensor, variant: Variant) -> Tensor:
 
 
 def total_loss(
-    logits: Tensor,
-    p_anomaly: Tensor,
-    probabilities: Tensor,
+    output: AnomalyCLIPOutput,
     labels: Tensor,
     selection: Selection,
     settings: AnomalyCLIPSettings,
 ) -> dict[str, Tensor]:
     """ "total", the weighted sum (section 3.4), and its terms before weighting.
 
-    logits (B, S, F, C), p_anomaly (B, S, F), probabilities (B, S, F, C+1); labels (B/2,) of the
-    abnormal half among the C+1 classes. ``settings.left_out`` names terms outside the sum.
+    labels (B/2,) of the abnormal half among the C+1 classes; ``settings.left_out`` names terms
+    outside the sum. L_N^DIR is over all logits (paper) or the highest of each frame (official).
     """
+    logits, p_anomaly, probabilities = output
     half, column = len(logits) // 2, abnormal_column(labels, settings.normal_id)[:, None]
     video = torch.arange(half, device=logits.device)[:, None]
     top, bottom, normal_top = selection
     p_abnormal, p_normal = p_anomaly[:half], p_anomaly[half:]
+    normal = logits[half:] if settings.variant == "paper" else logits[half:].amax(dim=-1)
     terms = {
         "direction_abnormal": -logits[video, top, :, column].mean(),  # eq. 7
-        "direction_normal": direction_normal_loss(logits[half:], settings.variant),
+        "direction_normal": normal.mean(),  # eq. 10
         "abnormal_top": -probabilities[video, top, :, labels[:, None]].log().mean(),  # eq. 8
         "abnormal_bottom": -(1 - p_abnormal[video, bottom]).log().mean(),  # eq. 9
         "normal_top": -(1 - p_normal[video, normal_top]).log().mean(),  # eq. 11
@@ -120,16 +114,13 @@ def fit(
     pools = halves([label != settings.normal_id for label in labels], settings.batch_size)
     # An epoch is one pass over the longer half; the shorter one is repeated (Lightning).
     count = max(map(len, pools)) // settings.batch_size
-
-    def losses(batch: list[int]) -> dict[str, Tensor]:
-        chosen, classes = [videos[i] for i in batch], [labels[i] for i in batch]
-        return _losses(model, chosen, classes, rng, generator)
-
     return train(
         model,
         partial(LambdaLR, lr_lambda=partial(learning_rate_factor, settings=settings)),
         partial(paired_batches, pools, settings.batch_size, count, rng),
-        losses,
+        lambda batch: _losses(
+            model, [videos[i] for i in batch], [labels[i] for i in batch], rng, generator
+        ),
         settings.betas,
     )
 
@@ -150,7 +141,7 @@ def _losses(
     output = model(torch.stack(sampled).to(device, torch.float32), model.directions())
     ranked = output.logits, abnormal, mask.to(device)
     selection = select_segments(*ranked, s.normal_id, s.top_k, s.bottom_k)
-    return total_loss(*output, abnormal, selection, s)
+    return total_loss(output, abnormal, selection, s)
 
 
 def start_indices(

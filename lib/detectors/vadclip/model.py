@@ -73,12 +73,6 @@ def similarity_adjacency(x: Tensor, valid: Tensor, cutoff: float) -> Tensor:
     return row_softmax(threshold(cosine, cutoff, 0.0), valid)
 
 
-def distances(length: int) -> Tensor:
-    """|i - j| between positions: (length, length)."""
-    place = torch.arange(length, dtype=torch.float32)
-    return (place[:, None] - place[None, :]).abs()
-
-
 def row_softmax(h: Tensor, valid: Tensor) -> Tensor:
     """Softmax of each valid row over the valid columns, zero elsewhere.
 
@@ -142,7 +136,8 @@ class VadCLIP(nn.Module):
             self.register_buffer(f"prompt_{name}", part, persistent=False)
 
     def _make_graph(self, width: int) -> None:
-        half, apart = width // 2, distances(self.settings.length)
+        half, place = width // 2, torch.arange(self.settings.length, dtype=torch.float32)
+        apart = (place[:, None] - place[None, :]).abs()
         self.activation = QuickGELU()
         self.disAdj = nn.Module()  # sigma of eq. 3: official checkpoints hold it and do not use it
         self.disAdj.register_buffer("sigma", torch.ones(1))
@@ -161,7 +156,8 @@ class VadCLIP(nn.Module):
         f = self.encode_video(x, valid)
         logits1 = self.classifier(f + self.mlp2(f))  # (B, T, 1), eq. 4
         if self.settings.focus != "none":
-            text = self.prompt_text(text, self.visual_prompt(f, logits1, valid))  # (B, C, D)
+            both = text + self.visual_prompt(f, logits1, valid)  # (B, C, D)
+            text = (text if self.settings.variant == "paper" else both) + self.mlp1(both)  # eq. 7
         cosine = normalize(f, dim=-1) @ normalize(text, dim=-1).mT
         return VadCLIPOutput(logits1.squeeze(-1), cosine / self.settings.temperature, f)
 
@@ -206,11 +202,6 @@ class VadCLIP(nn.Module):
         elif self.settings.variant == "paper":
             attention = logits1.sigmoid() * valid[..., None]
         return normalize(attention.mT @ f, dim=-1)
-
-    def prompt_text(self, text: Tensor, visual: Tensor) -> Tensor:
-        """T of eq. 7 from t_out (C, D) and V (B, 1, D): (B, C, D)."""
-        both = text + visual
-        return (text if self.settings.variant == "paper" else both) + self.mlp1(both)
 
 
 @torch.no_grad()

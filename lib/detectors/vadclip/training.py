@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import MultiStepLR
 from alertclip.errors import InputError
 from detectors.detector_parts import Features, as_features, halves, paired_batches, train
 from detectors.training_protocol import Variant
-from detectors.vadclip.model import VadCLIP
+from detectors.vadclip.model import VadCLIP, VadCLIPOutput
 from detectors.vadclip.settings import VadCLIPSettings
 
 
@@ -40,8 +40,7 @@ def separation_loss(text: Tensor, variant: Variant) -> Tensor:
 
 
 def total_loss(
-    logits1: Tensor,
-    logits2: Tensor,
+    output: VadCLIPOutput,
     text: Tensor,
     targets: Tensor,
     lengths: Tensor,
@@ -49,14 +48,14 @@ def total_loss(
 ) -> dict[str, Tensor]:
     """ "total", L_bce + L_nce + lambda L_cts (eq. 10), and its terms before weighting.
 
-    logits1 (B, T), logits2 (B, T, C), text (C, D), targets (B, C) of 0 and 1, lengths (B,). The
-    classes of a video have equal weight in L_nce (MIL-Align, eq. 8). Table 6 drops L_bce or L_nce.
+    text (C, D), targets (B, C) of 0 and 1, lengths (B,). The classes of a video have equal weight
+    in L_nce (MIL-Align, eq. 8). Table 6 drops L_bce or L_nce.
     """
-    confidence = top_k_mean(logits1.sigmoid()[..., None], lengths)[:, 0]
+    confidence = top_k_mean(output.logits1.sigmoid()[..., None], lengths)[:, 0]
     shares = targets / targets.sum(dim=1, keepdim=True)
     terms = {
         "binary": binary_cross_entropy(confidence, 1 - targets[:, 0]),
-        "alignment": cross_entropy(top_k_mean(logits2, lengths), shares),
+        "alignment": cross_entropy(top_k_mean(output.logits2, lengths), shares),
         "separation": separation_loss(text, settings.variant),
     }
     weights = settings.binary_weight, settings.alignment_weight, settings.separation_weight
@@ -104,7 +103,7 @@ def _losses(model: VadCLIP, videos: Sequence[Tensor], targets: Tensor) -> dict[s
     output = model(torch.stack(windows).to(device), n, text)
     if not all(logits.isfinite().all() for logits in output):
         raise InputError("VadCLIP: logits are not finite; lower learning_rate or scale features")
-    return total_loss(output.logits1, output.logits2, text, targets.to(device), n, settings)
+    return total_loss(output, text, targets.to(device), n, settings)
 
 
 def training_window(features: Tensor, length: int) -> tuple[Tensor, int]:
