@@ -5,13 +5,7 @@ import pytest
 
 from alertclip.errors import InputError
 from detectors.benchmarks import load_benchmark, read_truth
-from detectors.detection import (
-    curve_segments,
-    detection_average_precision,
-    detection_map,
-    matches,
-    temporal_iou,
-)
+from detectors.detection import curve_segments, detection_map, matches, temporal_iou
 from detectors.event_annotations import VideoTruth, frame_class_truth, frame_truth
 
 CLASSES = ["normal", "fight", "fire"]
@@ -122,22 +116,13 @@ def test_matching_is_greedy_and_hits_an_event_once():
     assert matches(*found, single, 0.1).tolist() == [True, False, False, False]
 
 
-def test_average_precision_by_hand():
-    hits = np.array([True, False, True, False])
-    assert detection_average_precision(hits, 5) == pytest.approx((1 / 1 + 2 / 3) / 5)
-    assert detection_average_precision(np.zeros(3, bool), 0) == 0.0
-
-
 @pytest.mark.parametrize("with_normal", [True, False])
 @pytest.mark.parametrize("normal_class", ["normal", None])
 def test_map_equals_frame_sets(with_normal, normal_class):
     for seed in range(4):
-        scores, truths = random_case(seed)
-        table = detection_map(scores, truths, CLASSES, normal_class, with_normal)
-        expected = [
-            reference_map(scores, truths, CLASSES, normal_class, with_normal, iou)
-            for iou in (0.1, 0.2, 0.3, 0.4, 0.5)
-        ]
+        case = *random_case(seed), CLASSES, normal_class, with_normal
+        table = detection_map(*case)
+        expected = [reference_map(*case, iou) for iou in (0.1, 0.2, 0.3, 0.4, 0.5)]
         assert values(table) == pytest.approx([*expected, np.mean(expected)])
         assert table["metric"].iloc[[0, -1]].tolist() == ["mAP@0.1", "mAP@AVG"]
         assert 0 < expected[0] < 100 and expected[0] > expected[-1]
@@ -159,15 +144,11 @@ def test_normal_class_in_both_variants():
     assert values(left_out) == pytest.approx([200 / 3] * 6)
 
 
-def test_a_class_without_segments_empties_the_map():
+def test_a_class_without_segments_empties_the_map_and_an_unknown_one_is_named():
     scores, truths = random_case(0)
     for curves in scores:
         curves[:, 2] = 0.2
     assert values(detection_map(scores, truths, CLASSES, "normal")) == [0.0] * 6
-
-
-def test_an_event_of_an_unknown_class_names_the_video():
-    scores, truths = random_case(0)
     truths[0] = VideoTruth("x", ("a",), ((0, 4),), True, ("a",))
     with pytest.raises(InputError, match="x: class a is none of"):
         detection_map(scores, truths, CLASSES, None)
