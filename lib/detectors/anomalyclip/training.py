@@ -144,25 +144,19 @@ def _losses(
     return total_loss(output, abnormal, selection, s)
 
 
-def start_indices(
-    frames: int, segments: int, segment_frames: int, rng: np.random.Generator
-) -> np.ndarray:
-    """First frame (S,) of each training segment: i * d plus a random offset of 0 to d - F + 1.
-
-    d = (max(N, S * F) - F + 1) // S is the distance of the blocks. For N <= S * F the offsets are
-    0, and at the official sizes successive segments share one frame.
-    """
-    distance = (max(frames, segments * segment_frames) - segment_frames + 1) // segments
-    # At other sizes d can be below F - 1, where the official code fails.
-    offsets = rng.integers(max(distance - segment_frames + 2, 1), size=segments)
-    return np.arange(segments) * distance + offsets
-
-
 def training_sample(
     features: Tensor, segments: int, segment_frames: int, rng: np.random.Generator
 ) -> Tensor:
-    """S segments of F consecutive frames of a video (N, D), looped if short -> (S, F, D)."""
-    starts = start_indices(len(features), segments, segment_frames, rng)
+    """S segments of F consecutive frames of a video (N, D), looped if short -> (S, F, D).
+
+    Segment i starts at i * d plus a random offset of 0 to d - F + 1, for blocks at the distance
+    d = (max(N, S * F) - F + 1) // S. For N <= S * F the offsets are 0, and at the official sizes
+    successive segments share one frame.
+    """
+    distance = (max(len(features), segments * segment_frames) - segment_frames + 1) // segments
+    # At other sizes d can be below F - 1, where the official code fails.
+    offsets = rng.integers(max(distance - segment_frames + 2, 1), size=segments)
+    starts = np.arange(segments) * distance + offsets
     indices = starts[:, None] + np.arange(segment_frames)  # (S, F)
     return features[torch.from_numpy(indices % len(features)).to(features.device)]
 
