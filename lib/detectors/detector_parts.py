@@ -68,17 +68,16 @@ def as_features(features: Features, width: int, where: str = "") -> Tensor:
     return tensor
 
 
-def halves(abnormal: Iterable[bool], size: int) -> tuple[list[int], list[int]]:
+def halves(abnormal: Sequence[bool], size: int) -> tuple[list[int], list[int]]:
     """Indices of abnormal and of normal videos; InputError if either are fewer than ``size``."""
-    split: tuple[list[int], list[int]] = [], []
-    for i, is_abnormal in enumerate(abnormal):
-        split[not is_abnormal].append(i)
-    if min(map(len, split)) < size:
+    flags = np.array(abnormal, bool)
+    pools = np.flatnonzero(flags).tolist(), np.flatnonzero(~flags).tolist()
+    if min(map(len, pools)) < size:
         raise InputError(
-            f"{len(split[0])} abnormal and {len(split[1])} normal training videos do not fill a"
+            f"{len(pools[0])} abnormal and {len(pools[1])} normal training videos do not fill a"
             f" batch with {size} of each: lower batch_size"
         )
-    return split
+    return pools
 
 
 def paired_batches(

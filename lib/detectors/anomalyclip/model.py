@@ -120,7 +120,7 @@ class AnomalyCLIP(nn.Module):
                 f"classes {', '.join(class_names)}: give each once, and the normal one at place"
                 f" {settings.normal_id}"
             )
-        self.settings, self.class_names = settings, tuple(class_names)
+        self.settings = settings
         tokens = class_tokens(tokenizer, class_names, settings.context_tokens)
         self.prompt_learner = PromptLearner(clip.token_embedding, tokens, settings.context_tokens)
         self.text_encoder = TextTower(clip)

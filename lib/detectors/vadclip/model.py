@@ -110,14 +110,18 @@ class VadCLIP(nn.Module):
         settings: VadCLIPSettings,
     ) -> None:
         super().__init__()
-        self.settings, self.class_names, self.text = settings, tuple(class_names), TextTower(clip)
+        self.settings, self.text = settings, TextTower(clip)
         (slots, text_width), width = clip.positional_embedding.shape, clip.text_projection.shape[1]
         if len(class_names) < 2 or width % 2 or width % settings.heads:
             raise InputError(
                 f"VadCLIP: {len(class_names)} classes, feature width {width}: give the normal class"
                 f" and others, and an even width divisible by {settings.heads} heads"
             )
-        self._make_prompts(clip.token_embedding, tokenizer)
+        tokens = tokenizer(list(class_names)).to(clip.token_embedding.weight.device)
+        context = settings.prefix, settings.postfix
+        prompts = prompt_layout(tokens, clip.token_embedding, class_names, *context)
+        for name, part in zip(("fixed", "learned", "eot"), prompts, strict=True):
+            self.register_buffer(f"prompt_{name}", part, persistent=False)
         self.temporal = Transformer(width, settings.layers, settings.heads, act_layer=QuickGELU)
         mask = window_mask(settings.length, settings.window)
         self.register_buffer("window_mask", mask, persistent=False)
@@ -127,13 +131,6 @@ class VadCLIP(nn.Module):
         self.classifier = nn.Linear(width, 1)
         self.frame_position_embeddings = _embedding(settings.length, width)
         self.text_prompt_embeddings = _embedding(slots, text_width)
-
-    def _make_prompts(self, embedding: nn.Embedding, tokenizer: Tokenizer) -> None:
-        tokens = tokenizer(list(self.class_names)).to(embedding.weight.device)
-        context = self.settings.prefix, self.settings.postfix
-        parts = prompt_layout(tokens, embedding, self.class_names, *context)
-        for name, part in zip(("fixed", "learned", "eot"), parts, strict=True):
-            self.register_buffer(f"prompt_{name}", part, persistent=False)
 
     def _make_graph(self, width: int) -> None:
         half, place = width // 2, torch.arange(self.settings.length, dtype=torch.float32)
