@@ -79,18 +79,6 @@ def test_batch_norm_is_over_all_frames_and_without_affine():
     assert [name for name, _ in layer.named_parameters()] == ["logit_scale"]
 
 
-def test_probabilities_sum_to_one_and_abnormal_ones_to_p():
-    logits = random(6, 5, 3, 4, dtype=torch.float64)
-    p = random(6, 5, 3, seed=1, dtype=torch.float64).sigmoid()
-    for normal_id in (0, 2, 4):
-        joint = aggregate(logits, p, normal_id)
-        torch.testing.assert_close(joint.sum(-1), torch.ones_like(p))
-        torch.testing.assert_close(joint[..., normal_id], 1 - p)
-        abnormal = torch.cat([joint[..., :normal_id], joint[..., normal_id + 1 :]], dim=-1)
-        torch.testing.assert_close(abnormal.sum(-1), p)
-        torch.testing.assert_close(abnormal / p[..., None], logits.softmax(-1))
-
-
 def temporal_by_definition(w: dict[str, Tensor], x: Tensor, heads: int) -> Tensor:
     """One layer from the official names alone, in float64: x (B, S, F, D) -> p_A (B, S, F)."""
     a = "axial_attn.layers.blocks"

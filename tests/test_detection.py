@@ -5,7 +5,7 @@ import pytest
 
 from alertclip.errors import InputError
 from detectors.benchmarks import load_benchmark, read_truth
-from detectors.detection import curve_segments, detection_map, matches, temporal_iou
+from detectors.detection import curve_segments, detection_map, matches
 from detectors.event_annotations import VideoTruth, frame_class_truth, frame_truth
 
 CLASSES = ["normal", "fight", "fire"]
@@ -80,11 +80,6 @@ def random_case(seed, n_videos=12):
         labels = tuple(rng.choice(CLASSES[1:], 2))
         truths.append(VideoTruth(f"v{i}", labels[:1], spans, True, labels))
     return scores, truths
-
-
-def test_temporal_iou_by_hand():
-    spans = np.array([[0, 10], [5, 15], [10, 20], [3, 5], [7, 7]])
-    assert temporal_iou((0, 10), spans).tolist() == [1.0, 5 / 15, 0.0, 0.2, 0.0]
 
 
 def test_segments_by_hand():
