@@ -1,5 +1,6 @@
-"""The AnomalyCLIP network (Zanella et al. 2024): hand computation and float64 derivations."""
+"""AnomalyCLIP's parts, selection, losses, sampling and scores against their definitions."""
 
+import numpy as np
 import pytest
 import tiny_clip
 import torch
@@ -7,21 +8,21 @@ from tiny_detectors import END, NAMES, START, STOP, anomalyclip, clip, random, t
 from torch import Tensor
 
 from alertclip.errors import InputError
-from detectors.anomalyclip import selector, temporal
-from detectors.anomalyclip.model import AnomalyCLIP, aggregate
-from detectors.anomalyclip.selector import normality_prototype
+from detectors.anomalyclip import model as network
+from detectors.anomalyclip.model import AnomalyCLIPOutput, Selector, aggregate, score_video
 from detectors.anomalyclip.settings import AnomalyCLIPSettings
+from detectors.anomalyclip.temporal import TemporalModel
+from detectors.anomalyclip.training import Selection, select_segments, total_loss, training_sample
+from detectors.detector_parts import VideoScores
 
 
 def test_prompt_slots_are_exact():
     model, table = anomalyclip(), clip().token_embedding.weight
     prompts = model.prompt_learner()
     assert prompts.shape == (4, 12, 24) and model.prompt_learner.ctx.std() < 0.03
-    for row, ctx, words in zip(
-        prompts, model.prompt_learner.ctx, (name.split("_") for name in NAMES), strict=True
-    ):
+    for row, ctx, name in zip(prompts, model.prompt_learner.ctx, NAMES, strict=True):
         assert torch.equal(row[0], table[START]) and torch.equal(row[1:4], ctx)
-        tail = [*map(word, words), STOP, END]
+        tail = [*map(word, name.split("_")), STOP, END]
         tail += [0] * (8 - len(tail))
         assert torch.equal(row[4:], table[tail])
     assert model.end.tolist() == [6, 7, 6, 6]  # [EOT] of each
@@ -50,32 +51,24 @@ def test_text_features_are_those_of_clip(split):
 def test_misfits_are_named(names, prototype, message):
     settings = AnomalyCLIPSettings(normal_id=1, context_tokens=3)
     with pytest.raises(InputError, match=message):
-        AnomalyCLIP(clip(), tokenize, names, torch.zeros(prototype), settings)
+        network.AnomalyCLIP(clip(), tokenize, names, torch.zeros(prototype), settings)
 
 
 def test_prototype_weighs_frames_not_videos():
     videos = [torch.tensor([[0.0, 3.0]]), torch.tensor([[3.0, 0.0], [6.0, 3.0]])]
-    assert normality_prototype(videos).tolist() == [3.0, 2.0]
+    assert network.normality_prototype(videos).tolist() == [3.0, 2.0]
     with pytest.raises(InputError, match="no frames"):
-        normality_prototype([])
+        network.normality_prototype([])
 
 
-def test_selector_projects_on_unit_directions():
+def test_directions_are_of_unit_length_and_leave_the_normal_class_out():
     text, m = torch.tensor([[4.0, 5.0], [9.0, 9.0], [1.0, 3.0]]), torch.tensor([1.0, 1.0])
-    directions = selector.class_directions(text, m, normal_id=1)
+    directions = network.class_directions(text, m, normal_id=1)
     torch.testing.assert_close(directions, torch.tensor([[0.6, 0.8], [0.0, 1.0]]))
-    layer = selector.Selector(2, torch.tensor(1.0)).eval()
-    x = torch.tensor([[6.0, 1.0], [1.0, 11.0]]) - m  # [5, 0], [0, 10]
-    raw = torch.tensor([[3.0, 0.0], [8.0, 10.0]])
-    torch.testing.assert_close(layer(x, directions), raw / (1 + 1e-5) ** 0.5)
-    layer.bn_layer.running_mean[:] = torch.tensor([1.0, 2.0])
-    layer.bn_layer.running_var[:] = torch.tensor([4.0, 9.0])
-    expected = (raw - torch.tensor([1.0, 2.0])) / torch.tensor([2.0, 3.0])
-    torch.testing.assert_close(layer(x, directions), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_batch_norm_is_over_all_frames_and_without_affine():
-    layer = selector.Selector(3, torch.tensor(1.0)).train()
+    layer = Selector(3, torch.tensor(1.0)).train()
     x = random(4, 5, 2, 6)
     directions = torch.nn.functional.normalize(random(3, 6, seed=1), dim=-1)
     raw = (x @ directions.T).flatten(0, 2)
@@ -84,18 +77,6 @@ def test_batch_norm_is_over_all_frames_and_without_affine():
     torch.testing.assert_close(layer.bn_layer.running_mean, 0.1 * raw.mean(0))
     torch.testing.assert_close(layer.bn_layer.running_var, 0.9 + 0.1 * raw.var(0))
     assert [name for name, _ in layer.named_parameters()] == ["logit_scale"]
-
-
-def test_probabilities_sum_to_one_and_abnormal_ones_to_p():
-    logits = random(6, 5, 3, 4, dtype=torch.float64)
-    p = random(6, 5, 3, seed=1, dtype=torch.float64).sigmoid()
-    for normal_id in (0, 2, 4):
-        joint = aggregate(logits, p, normal_id)
-        torch.testing.assert_close(joint.sum(-1), torch.ones_like(p))
-        torch.testing.assert_close(joint[..., normal_id], 1 - p)
-        abnormal = torch.cat([joint[..., :normal_id], joint[..., normal_id + 1 :]], dim=-1)
-        torch.testing.assert_close(abnormal.sum(-1), p)
-        torch.testing.assert_close(abnormal / p[..., None], logits.softmax(-1))
 
 
 def temporal_by_definition(w: dict[str, Tensor], x: Tensor, heads: int) -> Tensor:
@@ -141,18 +122,11 @@ def temporal_by_definition(w: dict[str, Tensor], x: Tensor, heads: int) -> Tenso
 
 def test_temporal_model_is_its_definition():
     torch.manual_seed(0)
-    model = temporal.TemporalModel(
-        6, AnomalyCLIPSettings(emb_size=8, heads=2, segments=4, segment_frames=3)
-    ).double()
+    settings = AnomalyCLIPSettings(emb_size=8, heads=2, segments=4, segment_frames=3)
+    model = TemporalModel(6, settings).double()
     tiny_clip.stir(model)
     x = random(2, 4, 3, 6, dtype=torch.float64)
     torch.testing.assert_close(model(x), temporal_by_definition(model.state_dict(), x, 2))
-
-
-def test_channel_norm_adds_epsilon_to_the_deviation():
-    x = torch.tensor([1e-5, -1e-5]).view(1, 2, 1, 1)  # deviation 1e-5, the size of epsilon
-    out = temporal.ChannelNorm(2)(x).flatten()
-    torch.testing.assert_close(out, torch.tensor([0.5, -0.5]))
 
 
 def test_features_are_recentred_and_logits_come_first_when_concatenated():
@@ -166,3 +140,147 @@ def test_features_are_recentred_and_logits_come_first_when_concatenated():
     torch.testing.assert_close(out.logits, x @ directions.T / (1 + 1e-5) ** 0.5)
     torch.testing.assert_close(seen[0], torch.cat([out.logits, x], dim=-1))
     assert torch.equal(out.probabilities, aggregate(out.logits, out.p_anomaly, 2))
+
+
+def selection_logits() -> Tensor:
+    """(4, 5, 2, 2): two abnormal and two normal videos, 5 segments of 2 frames, 2 classes."""
+    logits = torch.zeros(4, 5, 2, 2)
+    # Sums 10, 9, 8, 7, 1 in column 0; segment 4 has the highest single frame.
+    logits[0, :, :, 0] = torch.tensor([[5, 5], [4, 5], [4, 4], [3, 4], [9, -8]])
+    logits[0, :, :, 1] = -logits[0, :, :, 0]
+    logits[1] = logits[0].flip(2)  # the other column
+    # Sums over classes 6, 5, 4, 3, 2; the maximum over classes would put segment 4 first.
+    logits[2, :, 0] = torch.tensor([[3, 3], [2, 3], [2, 2], [1, 2], [9, -7]])
+    logits[3] = logits[2].flip(0)
+    return logits
+
+
+def chosen(mask: Tensor, k: int = 3) -> list[list[list[int]]]:
+    labels = torch.tensor([0, 2])  # normal_id 1: columns 0 and 1
+    found = select_segments(selection_logits(), labels, mask, 1, k, k)
+    return [part.tolist() for part in found]
+
+
+@pytest.mark.parametrize(
+    ("mask", "top", "bottom", "normal"),
+    [
+        ([[1] * 5] * 4, [[0, 1, 2]] * 2, [[4, 3, 2]] * 2, [[0, 1, 2], [4, 3, 2]]),
+        (
+            [[0, 1, 0, 1, 1], [1, 0, 1, 1, 1], [0, 1, 1, 0, 1], [1, 1, 1, 1, 0]],
+            *([[1, 3, 4], [0, 2, 3]], [[4, 3, 1], [4, 3, 2]], [[1, 2, 4], [3, 2, 1]]),
+        ),
+    ],
+)
+def test_selection_by_hand_is_among_open_segments(mask, top, bottom, normal):
+    assert chosen(torch.tensor(mask).bool()) == [top, bottom, normal]
+
+
+def test_fewer_open_than_selected_are_filled_with_masked():
+    mask = torch.zeros(4, 5, dtype=torch.bool)
+    mask[:, 2], mask[1, 3] = True, True
+    top, bottom, normal = chosen(mask)
+    assert top[0][0] == bottom[0][0] == normal[0][0] == normal[1][0] == 2
+    assert top[1][:2] == [2, 3] and bottom[1][:2] == [3, 2]
+    assert all(len(set(row)) == 3 for part in (top, bottom, normal) for row in part)
+
+
+def loss_case():
+    """Float64 batch of 3 abnormal and 3 normal videos; labels below and above normal_id 2."""
+    logits = random(6, 5, 3, 4, dtype=torch.float64)
+    p = random(6, 5, 3, seed=1, dtype=torch.float64).sigmoid()
+    labels = torch.tensor([0, 3, 4])
+    picks = Selection(
+        torch.tensor([[0, 3], [4, 1], [2, 0]]),
+        torch.tensor([[1, 2], [0, 3], [3, 4]]),
+        torch.tensor([[4, 0], [1, 2], [3, 1]]),
+    )
+    return logits, p, labels, picks
+
+
+def terms_by_definition(logits, p, labels, picks, variant) -> list[float]:
+    """The seven terms from the equations, frame by frame."""
+    s, p = logits.numpy(), p.numpy()
+    top, bottom, normal = (part.tolist() for part in picks)
+    F, column = range(s.shape[2]), [label if label < 2 else label - 1 for label in labels]
+    given = np.exp(s) / np.exp(s).sum(-1, keepdims=True)
+    where = [(v, i, j) for v in range(3) for i in top[v] for j in F]
+    smooth = 0.0
+    if variant == "official":
+        frames = [p[v, i, j] for v in range(3) for i in range(5) for j in F]
+        smooth = sum((b - a) ** 2 for a, b in zip(frames[:-1], frames[1:], strict=True))
+    else:
+        for v in range(3):
+            frames = [p[v, i, j] for i in range(5) for j in F]
+            smooth += sum(frames[n] - frames[n - 1] for n in range(1, 15)) / 3
+    normals = [s[v, i, j] for v in range(3, 6) for i in range(5) for j in F]
+    return [
+        -np.mean([s[v, i, j, column[v]] for v, i, j in where]),
+        np.mean([max(x) if variant == "official" else sum(x) / 4 for x in normals]),
+        -np.mean([np.log(p[v, i, j] * given[v, i, j, column[v]]) for v, i, j in where]),
+        -np.mean([np.log(1 - p[v, i, j]) for v in range(3) for i in bottom[v] for j in F]),
+        -np.mean([np.log(1 - p[v + 3, i, j]) for v in range(3) for i in normal[v] for j in F]),
+        np.mean([p[v, i, j] for v in range(3) for i in range(5) for j in F]),
+        smooth,
+    ]
+
+
+@pytest.mark.parametrize("variant", ["official", "paper"])
+def test_losses_are_their_definitions(variant):
+    logits, p, labels, picks = loss_case()
+    settings = AnomalyCLIPSettings(normal_id=2, variant=variant)
+    output = AnomalyCLIPOutput(logits, p, aggregate(logits, p, 2))
+    found = total_loss(output, labels, picks, settings)
+    expected = terms_by_definition(logits, p, labels.tolist(), picks, variant)
+    assert [t.item() for t in found.values()][1:] == pytest.approx(expected, rel=1e-12)
+    weights = [1, 1, 1, 1, 1, 8e-3, 8e-4]
+    assert found["total"].item() == pytest.approx(np.dot(weights, expected), rel=1e-12)
+    settings = settings.model_copy(update={"left_out": ("abnormal_top", "smoothness")})
+    less = total_loss(output, labels, picks, settings)
+    expected = found["total"] - found["abnormal_top"] - 8e-4 * found["smoothness"]
+    assert less["total"].item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("frames", [100, 511, 512])
+def test_training_sample_is_consecutive_and_loops(frames):
+    sample = training_sample(torch.arange(frames)[:, None], 32, 16, np.random.default_rng(0))
+    expected = (15 * torch.arange(32)[:, None] + torch.arange(16)) % frames
+    assert torch.equal(sample[..., 0], expected)
+
+
+def test_segments_of_a_long_video_start_anywhere_in_their_block():
+    ramp, rng = torch.arange(5000)[:, None], np.random.default_rng(0)
+    starts = torch.stack([training_sample(ramp, 32, 16, rng)[:, 0, 0] for _ in range(200)])
+    assert (starts - 155 * torch.arange(32)).unique().tolist() == list(range(141))
+
+
+@pytest.mark.parametrize(("frames", "windows"), [(1, 1), (24, 1), (25, 2), (47, 2), (72, 3)])
+def test_windows_and_back_to_time_order(frames, windows):
+    ramp = torch.arange(frames)[:, None] + 0.5
+    parts = network.video_windows(ramp, 6, 4)
+    assert parts.shape == (windows, 6, 4, 1)
+    for j in range(windows):
+        for s in range(6):
+            first = (s * windows + j) * 4  # window j holds the j-th 4 frames of block s
+            expected = (torch.arange(first, first + 4) % frames) + 0.5
+            assert torch.equal(parts[j, s, :, 0], expected)
+    assert torch.equal(network.time_order(parts, frames), ramp)
+    assert torch.equal(network.time_order(parts[..., 0], frames), ramp[:, 0])
+
+
+def test_scores_are_in_time_order_and_windows_independent(monkeypatch):
+    model, features = anomalyclip(), random(21, 16)  # 3 windows of 8
+    model.selector_model.bn_layer.running_mean[:] = 0.7
+    model.train()
+    found = VideoScores(*map(torch.from_numpy, score_video(model, features)[:2]))
+    assert found.anomaly.shape == (21,) and found.probabilities.shape == (21, 4)
+    torch.testing.assert_close(found.probabilities.sum(1), torch.ones(21))
+    torch.testing.assert_close(found.probabilities[:, 2], 1 - found.anomaly)
+    # The Selector sees each frame by itself: its conditional probabilities give the order away.
+    x = ((features - model.prototype) @ model.directions().T).detach()
+    given = ((x - 0.7) / (1 + 1e-5) ** 0.5).softmax(-1)
+    torch.testing.assert_close(found.probabilities[:, [0, 1, 3]], given * found.anomaly[:, None])
+    second = torch.stack([features[(6 * s + 2 + torch.arange(2)) % 21] for s in range(4)])
+    alone = model(second[None], model.directions()).p_anomaly[0]  # the second of 3 windows
+    torch.testing.assert_close(found.anomaly[6 * 1 + 2 : 6 * 1 + 4], alone[1].detach())
+    monkeypatch.setattr(network, "WINDOWS", 1)
+    np.testing.assert_allclose(score_video(model, features).anomaly, found.anomaly, rtol=1e-5)

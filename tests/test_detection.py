@@ -5,15 +5,7 @@ import pytest
 
 from alertclip.errors import InputError
 from detectors.benchmarks import load_benchmark, read_truth
-from detectors.detection import (
-    class_confidence,
-    curve_segments,
-    detection_average_precision,
-    detection_map,
-    matches,
-    non_maximum_suppression,
-    temporal_iou,
-)
+from detectors.detection import curve_segments, detection_map, matches
 from detectors.event_annotations import VideoTruth, frame_class_truth, frame_truth
 
 CLASSES = ["normal", "fight", "fire"]
@@ -90,16 +82,11 @@ def random_case(seed, n_videos=12):
     return scores, truths
 
 
-def test_temporal_iou_by_hand():
-    spans = np.array([[0, 10], [5, 15], [10, 20], [3, 5], [7, 7]])
-    assert temporal_iou((0, 10), spans).tolist() == [1.0, 5 / 15, 0.0, 0.2, 0.0]
-
-
 def test_segments_by_hand():
     curve = np.full(32, 0.1)
     curve[[2, 3, 4]], curve[20], curve[[30, 31]] = (0.9, 0.6, 0.43), 0.8, 0.7
-    assert class_confidence(curve) == pytest.approx((0.9 + 0.8) / 2)  # 32 / 16 = 2 frames
     spans, scores = curve_segments(curve)  # threshold 0.9 - 0.6 * 0.8 = 0.42; frame 20 is too short
+    # The class confidence is the mean of 32 / 16 = 2 frames, .9 and .8.
     assert spans.tolist() == [[2, 5], [30, 32]]
     assert scores == pytest.approx([0.9 + 0.7 * 0.85, 0.7 + 0.7 * 0.85])
     # Exactly at the threshold is outside: max 1, min 0, threshold 1 - 0.6.
@@ -113,15 +100,6 @@ def test_curves_without_segments(curve):
     assert len(curve_segments(curve)[0]) == 0
 
 
-def test_suppression_keeps_the_higher_of_two():
-    spans = np.array([[0, 10], [0, 9], [0, 6], [20, 30]])
-    kept, scores = non_maximum_suppression(spans, np.array([0.5, 0.9, 0.7, 0.1]))
-    # [0, 9) wins; [0, 10) overlaps it by 0.9 and goes, [0, 6) by 6 / 9 > 0.6 too.
-    assert kept.tolist() == [[0, 9], [20, 30]] and scores.tolist() == [0.9, 0.1]
-    kept, _ = non_maximum_suppression(np.array([[0, 10], [0, 6]]), np.array([0.9, 0.5]))
-    assert len(kept) == 2  # exactly 0.6 stays
-
-
 def test_matching_is_greedy_and_hits_an_event_once():
     found = np.array([0, 0, 1, 0]), np.array([[0, 10], [1, 11], [0, 10], [20, 26]])
     truth = {0: np.array([[2, 12], [0, 10], [20, 30]])}
@@ -133,22 +111,13 @@ def test_matching_is_greedy_and_hits_an_event_once():
     assert matches(*found, single, 0.1).tolist() == [True, False, False, False]
 
 
-def test_average_precision_by_hand():
-    hits = np.array([True, False, True, False])
-    assert detection_average_precision(hits, 5) == pytest.approx((1 / 1 + 2 / 3) / 5)
-    assert detection_average_precision(np.zeros(3, bool), 0) == 0.0
-
-
 @pytest.mark.parametrize("with_normal", [True, False])
 @pytest.mark.parametrize("normal_class", ["normal", None])
 def test_map_equals_frame_sets(with_normal, normal_class):
     for seed in range(4):
-        scores, truths = random_case(seed)
-        table = detection_map(scores, truths, CLASSES, normal_class, with_normal)
-        expected = [
-            reference_map(scores, truths, CLASSES, normal_class, with_normal, iou)
-            for iou in (0.1, 0.2, 0.3, 0.4, 0.5)
-        ]
+        case = *random_case(seed), CLASSES, normal_class, with_normal
+        table = detection_map(*case)
+        expected = [reference_map(*case, iou) for iou in (0.1, 0.2, 0.3, 0.4, 0.5)]
         assert values(table) == pytest.approx([*expected, np.mean(expected)])
         assert table["metric"].iloc[[0, -1]].tolist() == ["mAP@0.1", "mAP@AVG"]
         assert 0 < expected[0] < 100 and expected[0] > expected[-1]
@@ -170,15 +139,11 @@ def test_normal_class_in_both_variants():
     assert values(left_out) == pytest.approx([200 / 3] * 6)
 
 
-def test_a_class_without_segments_empties_the_map():
+def test_a_class_without_segments_empties_the_map_and_an_unknown_one_is_named():
     scores, truths = random_case(0)
     for curves in scores:
         curves[:, 2] = 0.2
     assert values(detection_map(scores, truths, CLASSES, "normal")) == [0.0] * 6
-
-
-def test_an_event_of_an_unknown_class_names_the_video():
-    scores, truths = random_case(0)
     truths[0] = VideoTruth("x", ("a",), ((0, 4),), True, ("a",))
     with pytest.raises(InputError, match="x: class a is none of"):
         detection_map(scores, truths, CLASSES, None)

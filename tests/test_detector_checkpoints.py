@@ -7,29 +7,20 @@ import pandas as pd
 import pytest
 import tiny_clip
 import torch
-from tiny_detectors import (
-    SMALL_VAD,
-    VAD_NAMES,
-    WIDTH,
-    anomalyclip,
-    clip,
-    random,
-    tokenize,
-    vadclip,
-)
+from tiny_detectors import SMALL_VAD, VAD_NAMES, WIDTH, anomalyclip, clip, random, tokenize, vadclip
 from torch import Tensor
 
 from alertclip.attention import pack_state_dict, split_attention
 from alertclip.errors import InputError
 from detectors import __main__ as command
 from detectors.anomalyclip.model import AnomalyCLIP
-from detectors.anomalyclip.scoring import score_video as score_anomalyclip
+from detectors.anomalyclip.model import score_video as score_anomalyclip
 from detectors.anomalyclip.settings import PRESETS as ANOMALYCLIP
 from detectors.benchmarks import load_benchmark
 from detectors.checkpoints import load_anomalyclip, load_clip, load_vadclip
 from detectors.features import read_features
 from detectors.vadclip.model import VadCLIP
-from detectors.vadclip.scoring import score_video as score_vadclip
+from detectors.vadclip.model import score_video as score_vadclip
 from detectors.vadclip.settings import PRESETS as VADCLIP
 from detectors.vadclip.settings import VadCLIPSettings
 

@@ -32,11 +32,14 @@ def class_case(seed=0, absent=()):
     return videos
 
 
+def by_class(videos, n_boot):
+    table = class_metrics([videos], CLASSES, "normal", n_boot)
+    return table.set_index(["class_name", "metric"])
+
+
 def test_class_metrics_against_scikit_learn():
     videos = class_case()
-    table = class_metrics([videos], CLASSES, "normal", n_boot=50).set_index(
-        ["class_name", "metric"]
-    )
+    table = by_class(videos, n_boot=50)
     scores, truth = (np.concatenate([getattr(v, f) for v in videos]) for f in ("scores", "truth"))
     for metric, function in {"AUC": roc_auc_score, "AP": average_precision_score}.items():
         each = [function(truth[:, c], scores[:, c]) for c in (1, 2)]
@@ -51,33 +54,21 @@ def test_mean_interval_resamples_all_classes_together():
     videos = [
         ClassScores(v.video, v.scores[:, [0, 1, 1]], v.truth[:, [0, 1, 1]]) for v in class_case()
     ]
-    table = class_metrics([videos], CLASSES, "normal", n_boot=60).set_index(
-        ["class_name", "metric"]
-    )
+    table = by_class(videos, n_boot=60)
     for metric in ("AUC", "AP"):
-        one, mean = (
-            table.loc[(name, metric), ["value", "low", "high"]] for name in ("fire", "mean")
-        )
-        assert mean.tolist() == pytest.approx(one.tolist())
-    single = [
-        FrameScores(v.video, v.scores[:, 1], v.truth[:, 1], bool(v.truth[:, 1].any()))
-        for v in videos
-    ]
+        assert table.loc[("mean", metric)].tolist() == table.loc[("fire", metric)].tolist()
+    single = [FrameScores(v.video, v.scores[:, 1], v.truth[:, 1], True) for v in videos]
     reference = frame_metrics(single, n_boot=60).set_index("metric").loc["frame AUC"]
     assert table.loc[("fire", "AUC"), "low"] == pytest.approx(reference["low"])
 
 
 def test_absent_classes_do_not_count():
-    table = class_metrics([class_case(absent=["fire"])], CLASSES, "normal", n_boot=20)
-    assert set(table["class_name"]) == {"mean", "fight"}
-    means = table.set_index(["metric", "class_name"])["value"].unstack()
+    means = by_class(class_case(absent=["fire"]), n_boot=20)["value"].unstack("class_name")
+    assert set(means) == {"mean", "fight"}
     assert means["mean"].tolist() == means["fight"].tolist()
+    videos = class_case(absent=["fire", "fight"])
     with pytest.raises(InputError, match="no frame of any abnormal class"):
-        class_metrics([class_case(absent=["fire", "fight"])], CLASSES, "normal")
-
-
-def test_class_metrics_name_a_video_of_wrong_length():
-    videos = class_case()
+        class_metrics([videos], CLASSES, "normal")
     videos[1] = ClassScores("short", videos[1].scores[:-1], videos[1].truth)
     with pytest.raises(InputError, match=r"short: scores \(39, 3\) and truth \(40, 3\)"):
         class_metrics([videos], CLASSES, "normal")
@@ -107,14 +98,12 @@ def test_macro_auc_and_false_alarms_by_hand():
             metric(short)
 
 
-def open_case():
-    truths = [event("a", (1, 3)), event("b", (1, 3), label="fire"), normal("n"), normal("m")]
-    return anomaly_case(), truths
+TRUTHS = [event("a", (1, 3)), event("b", (1, 3), label="fire"), normal("n"), normal("m")]
 
 
 def test_open_vocabulary_in_both_readings():
-    videos, truths = open_case()
-    table = open_vocabulary([videos], truths, base=["fight"], novel=["fire"], n_boot=20)
+    videos = anomaly_case()
+    table = open_vocabulary([videos], TRUTHS, base=["fight"], novel=["fire"], n_boot=20)
     table = table.set_index(["subset", "normals", "metric"]).sort_index()
     chosen = {"overall": [0, 1], "base": [0], "novel": [1]}
     for subset, abnormal in chosen.items():
@@ -128,9 +117,8 @@ def test_open_vocabulary_in_both_readings():
 
 
 def test_open_vocabulary_assigns_by_first_class():
-    videos, truths = open_case()
     both = VideoTruth("b", ("fire", "fight"), ((1, 3),), True, ("fight",))
-    truths[1] = both
+    videos, truths = anomaly_case(), [TRUTHS[0], both, *TRUTHS[2:]]
     table = open_vocabulary([videos], truths, ["fight"], ["fire"], n_boot=10)
     kept = table.set_index(["subset", "normals", "metric"])["n"]
     assert kept["novel", False, "AUC"] == kept["base", False, "AUC"] == 4

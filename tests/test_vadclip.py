@@ -1,22 +1,16 @@
-"""VadCLIP piece by piece against hand computation, and whole against a float64 derivation."""
+"""VadCLIP's prompts, forward pass, losses, windows and scores against their definitions."""
 
-import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from tiny_detectors import LENGTH, WIDTH, clip, random, tokenize, vadclip
-from torch import Tensor
 
 from alertclip.errors import InputError
-from detectors.vadclip.graph import (
-    distance_adjacency,
-    distance_decay,
-    similarity_adjacency,
-    window_mask,
-)
-from detectors.vadclip.model import VadCLIP, prompt_layout
+from detectors.vadclip.model import VadCLIP, VadCLIPOutput, chunks, prompt_layout, score_video
 from detectors.vadclip.settings import VadCLIPSettings
+from detectors.vadclip.training import total_loss, training_window
 
 
 def test_prompt_slots_of_the_official_layout():
@@ -55,41 +49,6 @@ def test_context_after_end_is_not_seen_and_before_it_is():
     assert (model.encode_text()[0] - text[0]).abs().max() > 1e-3
 
 
-def test_window_mask_is_block_diagonal():
-    mask = window_mask(256, 8)
-    expected = np.kron(np.eye(32), np.ones((8, 8))) == 1
-    assert ((mask == 0).numpy() == expected).all()
-    assert (mask[torch.from_numpy(~expected)] == float("-inf")).all()
-    assert not window_mask(6, 0).any() and VadCLIPSettings(window=0).window == 0
-    with pytest.raises(ValueError, match="window must divide length"):
-        VadCLIPSettings(window=7)
-
-
-def valid_positions(lengths: list[int], total: int) -> Tensor:
-    return torch.arange(total) < torch.tensor(lengths)[:, None]
-
-
-def test_weak_similarities_become_zero_not_minus_infinity():
-    # Cosines of row 0 to itself, 1, 2: 1, .8 (kept), -.6 (filtered); 3 is padding.
-    x = torch.tensor([[[2.0, 0], [4, 3], [-3, 4], [1, 0]]])
-    adjacency = similarity_adjacency(x, valid_positions([3], 4), 0.7)
-    row = np.array([math.exp(1), math.exp(0.8), 1.0, 0.0])
-    last = np.array([1.0, 1.0, math.exp(1), 0.0])  # 2 is orthogonal to 1
-    np.testing.assert_allclose(adjacency[0, 0], row / row.sum(), rtol=1e-6)
-    np.testing.assert_allclose(adjacency[0, 2], last / last.sum(), rtol=1e-6)
-    assert adjacency[0, 3].abs().max() == 0
-
-
-def test_distances():
-    decay = distance_decay(256)
-    assert decay[5, 5] == 1 and decay[0, 255] == pytest.approx(math.exp(-255 / math.e))
-    assert decay[7, 4] == decay[4, 7] == pytest.approx(math.exp(-3 / math.e))
-    paper = distance_adjacency(valid_positions([2], 3), torch.tensor([0.5]))
-    near = 1 / (1 + math.exp(-2))  # softmax(0, -1 / 0.5)
-    expected = torch.tensor([[[near, 1 - near, 0], [1 - near, near, 0], [0, 0, 0]]])
-    torch.testing.assert_close(paper, expected)
-
-
 def softmax(x):
     weights = np.exp(x - x.max(-1, keepdims=True))
     return weights / weights.sum(-1, keepdims=True)
@@ -121,8 +80,9 @@ class ByDefinition:
         h = self.norm(f"{name}.ln_1", x)
         packed = h @ self.w[f"{name}.attn.in_proj_weight"].T + self.w[f"{name}.attn.in_proj_bias"]
         attended = np.zeros_like(x)
-        for start in range(0, len(x), self.settings.window):
-            part = slice(start, start + self.settings.window)
+        window = self.settings.window or len(x)
+        for start in range(0, len(x), window):
+            part = slice(start, start + window)
             q, k, v = np.split(packed[part], 3, axis=1)
             attended[part] = softmax(q @ k.T / np.sqrt(q.shape[1])) @ v
         x = x + self.linear(f"{name}.attn.out_proj", attended)
@@ -169,9 +129,9 @@ class ByDefinition:
         return logits1, f / np.linalg.norm(f, axis=1, keepdims=True) @ t.T / 0.07
 
 
-@pytest.mark.parametrize("variant", ["official", "paper"])
-def test_forward_is_its_definition(variant):
-    model = vadclip(variant=variant).double()
+@pytest.mark.parametrize(("variant", "window"), [("official", 4), ("paper", 4), ("official", 0)])
+def test_forward_is_its_definition(variant, window):
+    model = vadclip(variant=variant, window=window).double()
     x, lengths = random(3, LENGTH, WIDTH).double(), torch.tensor([LENGTH, 5, 1])
     x[1] = x[1] + 2 * x[1, :1]  # alike enough to pass the similarity threshold
     with torch.no_grad():
@@ -184,3 +144,85 @@ def test_forward_is_its_definition(variant):
         assert variant == "official" or np.abs(expected1).max() < 10
         np.testing.assert_allclose(logits1[i], expected1, rtol=1e-6, atol=1e-6)
         np.testing.assert_allclose(logits2[i], expected2, rtol=1e-6, atol=1e-6)
+
+
+def losses_by_definition(logits1, logits2, text, targets, lengths, official):
+    """L_bce, L_nce and L_cts in float64 numpy, video by video."""
+    logits1, logits2, text, y = (t.double().numpy() for t in (logits1, logits2, text, targets))
+    binary, alignment = [], []
+    for b, n in enumerate(lengths.tolist()):
+        k = int(n / 16 + 1)
+        p = np.mean(sorted(1 / (1 + np.exp(-logits1[b, :n])))[-k:])
+        binary.append(-np.log(1 - p if y[b, 0] else p))
+        s = np.array([np.mean(sorted(curve)[-k:]) for curve in logits2[b, :n].T])
+        log_p = s - np.log(np.exp(s).sum())
+        alignment.append(-sum(log_p[c] for c in np.flatnonzero(y[b])) / y[b].sum())
+    unit = text / np.linalg.norm(text, axis=1, keepdims=True)
+    cosine = [unit[0] @ other for other in unit[1:]]
+    if official:
+        return np.mean(binary), np.mean(alignment), sum(map(abs, cosine)) / len(cosine)
+    return np.mean(binary), np.mean(alignment), sum(max(0, c) for c in cosine)
+
+
+@pytest.mark.parametrize("variant", ["official", "paper"])
+def test_losses_are_their_definitions(variant):
+    logits1, logits2, text = random(4, 256), 3 * random(4, 256, 5, seed=1), random(5, 8, seed=2)
+    text[1] = -text[0]  # one cosine is negative for sure
+    targets = torch.tensor([[1.0, 0, 0, 0, 0], [0, 1, 0, 1, 1], [0, 0, 1, 0, 0], [1, 0, 0, 0, 0]])
+    lengths = torch.tensor([15, 16, 256, 40])
+    settings = VadCLIPSettings(variant=variant, separation_weight=0.3)
+    output = VadCLIPOutput(logits1, logits2, adapted=None)
+    total, *terms = total_loss(output, text, targets, lengths, settings).values()
+    expected = losses_by_definition(logits1, logits2, text, targets, lengths, variant == "official")
+    assert terms == pytest.approx(expected, rel=1e-5)
+    assert total.item() == pytest.approx(np.dot([1, 1, 0.3], expected), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("n", "lengths"), [(3, [3]), (256, [256, 0]), (257, [256, 1]), (512, [256, 256, 0])]
+)
+def test_chunks(n, lengths):
+    features = torch.arange(1.0, n + 1)[:, None].expand(n, 2)
+    parts, valid = chunks(features, 256)
+    assert parts.shape == (n // 256 + 1, 256, 2) and valid.tolist() == lengths
+    assert torch.equal(parts.flatten(0, 1)[:n], features)
+    assert parts.flatten(0, 1)[n:].abs().sum() == 0
+
+
+def test_training_window_pools_the_long_and_pads_the_short():
+    for n in (257, 511, 5000):
+        features, edges = random(n, 2).double(), np.linspace(0, n, 257).astype(int)  # official
+        expected = np.add.reduceat(features.numpy(), edges[:-1]) / np.diff(edges)[:, None]
+        np.testing.assert_allclose(training_window(features, 256)[0], expected)
+    ramp = torch.arange(1.0, 4)[:, None]
+    padded, length = training_window(ramp[:2], 3)
+    assert padded.tolist() == [[1], [2], [0]] and length == 2
+    assert training_window(ramp, 3)[0].tolist() == ramp.tolist()
+
+
+def test_scores_of_both_branches_per_snippet():
+    model, features = vadclip(), random(2 * LENGTH + 5, WIDTH)
+    one, two = (score_video(model, features.numpy(), aligned) for aligned in (False, True))
+    assert one.probabilities.shape == (37, 3) and one.anomaly.shape == two.anomaly.shape == (37,)
+    # The second chunk on its own: nothing passes between chunks.
+    middle, inside = features[LENGTH : 2 * LENGTH], slice(LENGTH, 2 * LENGTH)
+    with torch.no_grad():
+        logits1, logits2, _ = model(middle[None], torch.tensor([LENGTH]), model.encode_text())
+    close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    close(one.anomaly[inside], logits1[0].sigmoid())
+    close(one.probabilities[inside], logits2[0].softmax(-1))
+    close(two.anomaly, one.probabilities[:, 1:].sum(-1))
+    # A whole number of chunks: the chunk that is all padding is computed, and cut off.
+    close(score_video(model, middle).anomaly, one.anomaly[inside])
+
+
+def test_bad_features_are_named():
+    model, bad = vadclip(), random(4, WIDTH)
+    bad[2, 3] = float("nan")
+    for features, message in [
+        (bad, "not finite"),
+        (random(4, WIDTH + 1), "give n x 16"),
+        (random(0, WIDTH), "n > 0"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            score_video(model, features)

@@ -2,7 +2,6 @@
 
 import zlib
 
-import numpy as np
 import open_clip
 import tiny_clip
 import torch
@@ -52,16 +51,17 @@ def clip(seed: int = 0, embed: int = WIDTH, **text) -> open_clip.CLIP:
     return model
 
 
-def vadclip(seed: int = 0, stirred: bool = True, **changes) -> VadCLIP:
+def vadclip(seed: int = 0, stirred: bool = True, backbone=None, **changes) -> VadCLIP:
+    backbone, settings = backbone or clip(), VadCLIPSettings(**SMALL_VAD | changes)
     torch.manual_seed(seed)
-    model = VadCLIP(clip(), tokenize, VAD_NAMES, VadCLIPSettings(**{**SMALL_VAD, **changes}))
+    model = VadCLIP(backbone, tokenize, VAD_NAMES, settings)
     if stirred:
         tiny_clip.stir(model, scale=0.1)
     return model.eval()
 
 
-def anomalyclip(seed: int = 0, split: bool = False, **changes) -> AnomalyCLIP:
-    backbone, settings = clip(), AnomalyCLIPSettings(**SMALL | changes)
+def anomalyclip(seed: int = 0, split: bool = False, backbone=None, **changes) -> AnomalyCLIP:
+    backbone, settings = backbone or clip(), AnomalyCLIPSettings(**SMALL | changes)
     if split:
         split_attention(backbone)
     torch.manual_seed(seed)
@@ -72,30 +72,19 @@ def random(*shape: int, seed: int = 0, dtype=torch.float32) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def vadclip_videos(count: int = 12) -> tuple[list[np.ndarray], list[list[str]]]:
-    """Normal noise; abnormal videos of either class have 4 snippets moved along its direction."""
-    rng, videos, labels = np.random.default_rng(0), [], []
-    for i in range(count):
-        video = rng.normal(size=(int(rng.integers(8, 30)), WIDTH)).astype(np.float32)
-        if i % 2:
-            video[2:6, i % 4] += 8
-        videos.append(video)
-        labels.append([VAD_NAMES[(i % 4 + 1) // 2] if i % 2 else "normal"])
-    return videos, labels
+def training_videos(count: int = 16, seed: int = 0) -> tuple[list[Tensor], list[int], Tensor]:
+    """Features around a prototype; in the first half, 4 frames move along their class's direction.
 
-
-def anomalyclip_videos(videos: int = 8, seed: int = 0) -> tuple[list[Tensor], list[int], Tensor]:
-    """Features around the prototype; abnormal videos leave it for a quarter of their frames."""
+    Returns features (n, WIDTH), kinds (0 normal, 1, 2) and the moved frames of all videos.
+    """
     generator = torch.Generator().manual_seed(seed)
-    features, labels, truth = [], [], []
-    for i in range(2 * videos):
-        x = torch.linspace(-1, 1, WIDTH) + 0.3 * torch.randn(16, WIDTH, generator=generator)
-        abnormal, label = torch.zeros(16, dtype=torch.bool), (0, 1, 3)[i % 3]
-        if i < videos:
-            start = int(torch.randint(0, 12, (), generator=generator))
-            abnormal[start : start + 4] = True
-            x[abnormal, label] += 3
+    features, kinds, truth = [], [], []
+    for i in range(count):
+        n, kind = 8 + 5 * i % 22, i % 2 + 1 if i < count // 2 else 0
+        x = torch.linspace(-1, 1, WIDTH) + 0.3 * torch.randn(n, WIDTH, generator=generator)
+        abnormal = (torch.arange(n) // 4 == 1) & (kind > 0)
+        x[abnormal, kind] += 8
         features.append(x)
-        labels.append(label if i < videos else 2)
+        kinds.append(kind)
         truth.append(abnormal)
-    return features, labels, torch.cat(truth)
+    return features, kinds, torch.cat(truth)

@@ -40,12 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tables = []
         for file in progress(args.features, len(args.features), "video"):
             found = score(read_features(file))
-            table = pd.DataFrame(found.probabilities, columns=classes)
-            table.insert(0, "anomaly", found.anomaly)
-            tables.append(table.rename_axis("feature").reset_index())
-            tables[-1].insert(0, "video", file.stem)
+            tables.append(pd.DataFrame(found.probabilities, columns=classes))
+            tables[-1].insert(0, "anomaly", found.anomaly)
+        videos = [file.stem for file in args.features]
         with atomic_write(args.out) as temporary:
-            pd.concat(tables).to_csv(temporary, index=False, float_format="%.6g")
+            table = pd.concat(tables, keys=videos, names=["video", "feature"])
+            table.to_csv(temporary, float_format="%.6g")
     except InputError as error:
         print(error, file=sys.stderr)
         return 1

@@ -14,7 +14,6 @@ from detectors.event_annotations import SNIPPET, VideoTruth, frame_class_truth, 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 DEPTH = 0.6  # a segment is where a curve lies in the upper 60% of its range
 SHARE = 0.7  # weight of the video's class confidence in a segment's score
-SUPPRESSION = 0.6  # IoU above which the weaker of two segments goes
 SHORTEST = 2  # frames
 
 
@@ -27,40 +26,23 @@ def temporal_iou(span: Sequence[int], spans: np.ndarray) -> np.ndarray:
     return inner / np.maximum(union, 1)
 
 
-def class_confidence(curve: np.ndarray) -> float:
-    """Mean of the highest sixteenth of a class curve (T,); nan if T < 16."""
-    count = len(curve) // SNIPPET
-    return np.sort(curve)[::-1][:count].mean() if count else np.nan
-
-
 def curve_segments(curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Segments of one class curve (T,): spans (K, 2) and scores (K,), highest first.
+    """Segments of one class curve (T,) in order of time: spans (K, 2) and scores (K,).
 
     A segment is a run above max - 0.6 (max - min) of at least two frames; its score is its
-    maximum plus 0.7 of the class confidence. A constant curve, one shorter than 16 frames, and
-    one without confidence have none.
+    maximum plus 0.7 of the class confidence, the mean of the highest sixteenth of the curve. A
+    constant curve, one shorter than 16 frames, and one without confidence have none. The official
+    suppression of overlapping segments has nothing to do, for runs are disjoint.
     """
-    confidence = class_confidence(curve)
+    count = len(curve) // SNIPPET
+    confidence = np.sort(curve)[::-1][:count].mean() if count else 0
     if not confidence > 0:
         return np.empty((0, 2), int), np.empty(0)
     top, bottom = curve.max(), curve.min()
     runs = mask_runs(curve > top - (top - bottom) * DEPTH)
     runs = runs[runs[:, 1] - runs[:, 0] >= SHORTEST]
     peaks = [curve[start:end].max() for start, end in runs]
-    return non_maximum_suppression(runs, np.array(peaks) + SHARE * confidence)
-
-
-def non_maximum_suppression(
-    spans: np.ndarray, scores: np.ndarray, iou: float = SUPPRESSION
-) -> tuple[np.ndarray, np.ndarray]:
-    """Spans (K, 2) and scores (K,) that no higher one overlaps by more than iou, highest first."""
-    order = np.argsort(-scores, kind="stable")
-    kept = []
-    while len(order):
-        best, order = order[0], order[1:]
-        kept.append(best)
-        order = order[temporal_iou(spans[best], spans[order]) <= iou]
-    return spans[kept], scores[kept]
+    return runs, np.array(peaks) + SHARE * confidence
 
 
 def matches(
@@ -102,23 +84,19 @@ def detection_map(
     """
     values = np.zeros((len(classes), len(THRESHOLDS)))
     for c, label in enumerate(classes):
-        video, spans, confidence, events = [], [np.empty((0, 2), int)], [], {}
+        events, found = {}, {}
         for i, (curves, truth) in enumerate(zip(scores, truths, strict=True)):
             events[i] = _events(truth, len(curves), classes, label, label == normal_class)
             if with_normal or truth.is_abnormal:
-                found, each = curve_segments(curves[:, c])
-                video += [i] * len(found)
-                spans.append(found)
-                confidence += each.tolist()
-        if not video:
+                found[i] = curve_segments(curves[:, c])
+        video = np.repeat(list(found), [len(spans) for spans, _ in found.values()])
+        if not len(video):
             values[:] = 0
             break
-        order = np.argsort(-np.array(confidence), kind="stable")
-        ranked = np.array(video)[order], np.concatenate(spans)[order]
-        count = sum(map(len, events.values()))
-        values[c] = [
-            detection_average_precision(matches(*ranked, events, iou), count) for iou in THRESHOLDS
-        ]
+        spans, confidence = map(np.concatenate, zip(*found.values(), strict=True))
+        order, count = np.argsort(-confidence, kind="stable"), sum(map(len, events.values()))
+        hits = [matches(video[order], spans[order], events, iou) for iou in THRESHOLDS]
+        values[c] = [detection_average_precision(hit, count) for hit in hits]
     means = 100 * values.mean(axis=0)
     names = [f"mAP@{iou:g}" for iou in THRESHOLDS]
     return pd.DataFrame({"metric": [*names, "mAP@AVG"], "value": [*means, means.mean()]})

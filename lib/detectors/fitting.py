@@ -11,20 +11,19 @@ import numpy as np
 import torch
 
 from alertclip.model import AlertCLIP
-from detectors.anomalyclip.model import AnomalyCLIP
-from detectors.anomalyclip.scoring import score_video as score_anomalyclip
-from detectors.anomalyclip.selector import normality_prototype
+from detectors.anomalyclip.model import AnomalyCLIP, normality_prototype
+from detectors.anomalyclip.model import score_video as score_anomalyclip
 from detectors.anomalyclip.settings import anomalyclip_settings
 from detectors.anomalyclip.training import fit as train_anomalyclip
 from detectors.benchmarks import Benchmark
+from detectors.detector_parts import VideoScores
 from detectors.event_annotations import VideoTruth
 from detectors.training_protocol import Detector, DetectorParams
 from detectors.vadclip.model import VadCLIP
-from detectors.vadclip.scoring import score_video as score_vadclip
+from detectors.vadclip.model import score_video as score_vadclip
 from detectors.vadclip.settings import vadclip_settings
 from detectors.vadclip.training import fit as train_vadclip
 from detectors.vadclip.training import multi_hot
-from detectors.video_scores import VideoScores
 
 Score = Callable[[np.ndarray], VideoScores]
 """A trained detector: features (n, D) of a video -> its scores."""

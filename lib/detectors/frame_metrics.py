@@ -30,18 +30,19 @@ def roc_auc(scores: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> n
     scores (M,); positive, negative (..., M) are the weights of an item in either class -> (...).
     nan where a class has no weight.
     """
-    true, false = _counts(scores, positive, negative)
-    area = np.trapezoid(_from_zero(true), _from_zero(false), axis=-1)
+    true, false = _by_threshold(scores, positive, negative)
+    above = true.cumsum(axis=-1) - true / 2  # positives that a negative is ranked below
     with np.errstate(invalid="ignore", divide="ignore"):
-        return area / (true[..., -1] * false[..., -1])
+        return (false * above).sum(axis=-1) / (true.sum(axis=-1) * false.sum(axis=-1))
 
 
 def average_precision(scores: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
     """Average precision, sum of (R_i - R_{i-1}) P_i over thresholds; arguments as in roc_auc."""
-    true, false = _counts(scores, positive, negative)
+    gained, false = _by_threshold(scores, positive, negative)
+    true, false = gained.cumsum(axis=-1), false.cumsum(axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         precision = np.where(true > 0, true / (true + false), 0.0)
-        area = (np.diff(_from_zero(true), axis=-1) * precision).sum(axis=-1)
+        area = (gained * precision).sum(axis=-1)
         return np.where(false[..., -1] > 0, area / true[..., -1], np.nan)
 
 
@@ -104,16 +105,8 @@ def _table(rows: Iterable[tuple[str, Interval]]) -> pd.DataFrame:
     return pd.DataFrame([{"metric": name, **interval._asdict()} for name, interval in rows])
 
 
-def _counts(
-    scores: np.ndarray, positive: np.ndarray, negative: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cumulative class weights at each distinct threshold, highest first: both (..., U)."""
+def _by_threshold(scores: np.ndarray, *weights: np.ndarray) -> list[np.ndarray]:
+    """Weights (..., M) summed over equal scores (M,), highest first: each (..., U)."""
     order = np.argsort(-scores, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) != 0])
-    true = np.add.reduceat(positive[..., order], starts, axis=-1).cumsum(axis=-1)
-    false = np.add.reduceat(negative[..., order], starts, axis=-1).cumsum(axis=-1)
-    return true, false
-
-
-def _from_zero(counts: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.zeros_like(counts[..., :1]), counts], axis=-1)
+    return [np.add.reduceat(weight[..., order], starts, axis=-1) for weight in weights]

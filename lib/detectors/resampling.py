@@ -135,9 +135,9 @@ def check_frames(videos: Sequence[FrameScores], name: str) -> None:
         raise InputError(f"{name}: no videos to evaluate")
     for video in videos:
         check_video(video)
-    labels = {bool(label) for video in videos for label in (video.truth.min(), video.truth.max())}
-    if len(labels) < 2:
-        only = "abnormal" if labels.pop() else "normal"
+    truth = np.concatenate([video.truth for video in videos])
+    if truth.all() or not truth.any():
+        only = "abnormal" if truth.any() else "normal"
         raise InputError(f"{name}: needs both classes, but all frames for {name} are {only}")
 
 

@@ -5,17 +5,19 @@ context vectors of its own (CoOp). Parameter names are those of the official che
 Axis letters: B windows, S segments, F frames, C abnormal classes, D feature and W text dimension.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from alertclip.errors import InputError
-from detectors.anomalyclip.selector import Selector, class_directions
 from detectors.anomalyclip.settings import AnomalyCLIPSettings
 from detectors.anomalyclip.temporal import TemporalModel
-from detectors.text_tower import TextTower, Tokenizer
+from detectors.detector_parts import Features, TextTower, Tokenizer, VideoScores, as_features
+
+WINDOWS = 16  # scored at once: bounds memory and changes no score
 
 
 class PromptLearner(nn.Module):
@@ -55,6 +57,39 @@ def class_tokens(tokenizer: Tokenizer, class_names: Sequence[str], context: int)
     return tokens
 
 
+def normality_prototype(videos: Iterable[Tensor]) -> Tensor:
+    """m (D,), eq. 1: the mean of all frame features (N, D) of all normal training videos."""
+    total, count = 0.0, 0
+    for features in videos:
+        total, count = total + features.double().sum(dim=0), count + len(features)
+    if not count:
+        raise InputError("normality prototype of no frames: give the normal training videos")
+    return (total / count).float()
+
+
+def class_directions(text: Tensor, prototype: Tensor, normal_id: int) -> Tensor:
+    """Unit directions d_c / |d_c| (C, D) of the abnormal classes, eq. 2: text (C+1, D) minus m."""
+    abnormal = torch.cat([text[:normal_id], text[normal_id + 1 :]])
+    return normalize(abnormal - prototype, dim=-1)
+
+
+class Selector(nn.Module):
+    """S(x) of eq. 3-4: projections on the class directions, batch-normalised without affine.
+
+    ``logit_scale`` is unused; it is here because the official checkpoints contain it.
+    """
+
+    def __init__(self, classes: int, logit_scale: Tensor) -> None:
+        super().__init__()
+        self.logit_scale = nn.Parameter(logit_scale.detach().float().clone())
+        self.bn_layer = nn.BatchNorm1d(classes, affine=False)
+
+    def forward(self, x: Tensor, directions: Tensor) -> Tensor:
+        """x (..., D) minus the prototype, directions (C, D) of unit length -> logits (..., C)."""
+        projected = x @ directions.T
+        return self.bn_layer(projected.flatten(0, -2)).view_as(projected)
+
+
 class AnomalyCLIPOutput(NamedTuple):
     """Selector logits (B, S, F, C), p_A (B, S, F), class probabilities (B, S, F, C+1)."""
 
@@ -85,7 +120,7 @@ class AnomalyCLIP(nn.Module):
                 f"classes {', '.join(class_names)}: give each once, and the normal one at place"
                 f" {settings.normal_id}"
             )
-        self.settings, self.class_names = settings, tuple(class_names)
+        self.settings = settings
         tokens = class_tokens(tokenizer, class_names, settings.context_tokens)
         self.prompt_learner = PromptLearner(clip.token_embedding, tokens, settings.context_tokens)
         self.text_encoder = TextTower(clip)
@@ -129,3 +164,40 @@ def aggregate(logits: Tensor, p_anomaly: Tensor, normal_id: int) -> Tensor:
     joint = logits.softmax(dim=-1) * p_anomaly[..., None]
     normal = 1 - p_anomaly[..., None]
     return torch.cat([joint[..., :normal_id], normal, joint[..., normal_id:]], dim=-1)
+
+
+@torch.no_grad()
+def score_video(
+    model: AnomalyCLIP, features: Features, directions: Tensor | None = None
+) -> VideoScores:
+    """p_A and class probabilities of the frame features (N, D) of one video.
+
+    Puts the model into evaluation mode. ``directions`` are ``model.directions()``, if at hand.
+    """
+    model.eval()
+    features = as_features(features, len(model.prototype))
+    directions = model.directions() if directions is None else directions
+    windows = video_windows(features, model.settings.segments, model.settings.segment_frames)
+    parts = [part.to(model.prototype.device) for part in windows.split(WINDOWS)]
+    _, p_anomaly, probabilities = (
+        time_order(torch.cat(found), len(features)).cpu().numpy()
+        for found in zip(*(model(part, directions) for part in parts), strict=True)
+    )
+    return VideoScores(p_anomaly, probabilities)
+
+
+def video_windows(features: Tensor, segments: int, segment_frames: int) -> Tensor:
+    """A whole video (N, D) as J windows (J, S, F, D); the end is padded by looping.
+
+    The video is S blocks of J * F frames; window j holds the j-th F frames of every block.
+    """
+    windows = -(-len(features) // (segments * segment_frames))  # J
+    total = windows * segments * segment_frames
+    indices = torch.arange(total, device=features.device) % len(features)
+    blocks = features[indices].unflatten(0, (segments, windows, segment_frames))  # (S, J, F, D)
+    return blocks.transpose(0, 1)
+
+
+def time_order(windows: Tensor, frames: int) -> Tensor:
+    """Undo ``video_windows``: (J, S, F, ...) -> (N, ...), without the padding."""
+    return windows.transpose(0, 1).flatten(0, 2)[:frames]

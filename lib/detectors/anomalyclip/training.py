@@ -1,22 +1,104 @@
-"""Weakly supervised training of AnomalyCLIP on frame features in memory (section 3.4, Appendix A).
+"""Selection, losses and weakly supervised training of AnomalyCLIP (section 3.4, Appendix A).
 
-No test data is read. Like the authors, we keep the last epoch.
+No test data is read. Like the authors, we keep the last epoch. Axis letters: B videos, the first
+half abnormal, S segments, F frames, C abnormal classes, K selected segments.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
-from alertclip.errors import InputError
-from alertclip.files import progress
-from detectors.anomalyclip.losses import total_loss
-from detectors.anomalyclip.model import AnomalyCLIP
-from detectors.anomalyclip.selector import select_segments
+from detectors.anomalyclip.model import AnomalyCLIP, AnomalyCLIPOutput
 from detectors.anomalyclip.settings import AnomalyCLIPSettings
+from detectors.detector_parts import halves, paired_batches, train
+from detectors.training_protocol import Variant
+
+MASKED = 1e6  # larger than any score, so that masked segments come last (official code)
+
+
+class Selection(NamedTuple):
+    """Segment indices: most and least abnormal of the abnormal videos, most of the normal ones."""
+
+    abnormal_top: Tensor  # (A, K)
+    abnormal_bottom: Tensor  # (A, K)
+    normal_top: Tensor  # (B - A, K)
+
+
+def abnormal_column(labels: Tensor, normal_id: int) -> Tensor:
+    """Columns among the C abnormal classes for abnormal labels among all C+1 classes."""
+    return labels - (labels > normal_id).long()
+
+
+def select_segments(
+    logits: Tensor, labels: Tensor, mask: Tensor, normal_id: int, top_k: int, bottom_k: int
+) -> Selection:
+    """Segments by likelihood, eq. 5: the sum of the logits (B, S, F, C) over a segment's frames.
+
+    The first half of the batch is abnormal and is ranked by the logits of its label (B/2,), the
+    normal half by the sum over classes. Only segments with a True mask (B, S) are selected, unless
+    fewer than k of them are left (official code).
+    """
+    half = len(logits) // 2
+    likelihood = logits.detach().sum(dim=2)  # (B, S, C)
+    column = abnormal_column(labels, normal_id)
+    own = likelihood[torch.arange(half, device=column.device), :, column]  # (B/2, S)
+    closed, closed_normal = ~mask[:half], ~mask[half:]
+    normal = likelihood[half:].sum(dim=2)
+    return Selection(
+        own.masked_fill(closed, -MASKED).topk(top_k).indices,
+        own.masked_fill(closed, MASKED).topk(bottom_k, largest=False).indices,
+        normal.masked_fill(closed_normal, -MASKED).topk(top_k).indices,
+    )
+
+
+def smoothness_loss(p_anomaly: Tensor, variant: Variant) -> Tensor:
+    """L_smo, eq. 13, of p_A (B/2, S, F) of the abnormal videos.
+
+    paper: the sum of differences of successive frames, so the last frame minus the first; we
+    average it over videos. official: the sum of squared differences, with all videos joined to one
+    sequence.
+    """
+    if variant == "paper":
+        return p_anomaly.flatten(1).diff(dim=1).sum(dim=1).mean()
+    return p_anomaly.flatten().diff().square().sum()
+
+
+def total_loss(
+    output: AnomalyCLIPOutput,
+    labels: Tensor,
+    selection: Selection,
+    settings: AnomalyCLIPSettings,
+) -> dict[str, Tensor]:
+    """ "total", the weighted sum (section 3.4), and its terms before weighting.
+
+    labels (B/2,) of the abnormal half among the C+1 classes; ``settings.left_out`` names terms
+    outside the sum. L_N^DIR is over all logits (paper) or the highest of each frame (official).
+    """
+    logits, p_anomaly, probabilities = output
+    half, column = len(logits) // 2, abnormal_column(labels, settings.normal_id)[:, None]
+    video = torch.arange(half, device=logits.device)[:, None]
+    top, bottom, normal_top = selection
+    p_abnormal, p_normal = p_anomaly[:half], p_anomaly[half:]
+    normal = logits[half:] if settings.variant == "paper" else logits[half:].amax(dim=-1)
+    terms = {
+        "direction_abnormal": -logits[video, top, :, column].mean(),  # eq. 7
+        "direction_normal": normal.mean(),  # eq. 10
+        "abnormal_top": -probabilities[video, top, :, labels[:, None]].log().mean(),  # eq. 8
+        "abnormal_bottom": -(1 - p_abnormal[video, bottom]).log().mean(),  # eq. 9
+        "normal_top": -(1 - p_normal[video, normal_top]).log().mean(),  # eq. 11
+        "sparsity": p_abnormal.mean(),  # eq. 12
+        "smoothness": smoothness_loss(p_abnormal, settings.variant),
+    }
+    weights = {"sparsity": settings.sparsity_weight, "smoothness": settings.smoothness_weight}
+    kept = [name for name in terms if name not in settings.left_out]
+    return {"total": sum(weights.get(name, 1) * terms[name] for name in kept), **terms}
 
 
 def fit(
@@ -27,33 +109,20 @@ def fit(
     videos[i] (N_i, D) are frame features with the video-level class labels[i]. Raises InputError if
     half a batch cannot be filled or a loss is not finite.
     """
-    settings, rng, rows = model.settings, np.random.default_rng(seed), []
-    generator, halves = torch.Generator().manual_seed(seed), _halves(labels, settings)
-    optimizer = torch.optim.AdamW(
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
-        lr=settings.learning_rate,
-        betas=settings.betas,
-        weight_decay=settings.weight_decay,
+    settings, rng = model.settings, np.random.default_rng(seed)
+    generator = torch.Generator().manual_seed(seed)
+    pools = halves([label != settings.normal_id for label in labels], settings.batch_size)
+    # An epoch is one pass over the longer half; the shorter one is repeated (Lightning).
+    count = max(map(len, pools)) // settings.batch_size
+    return train(
+        model,
+        partial(LambdaLR, lr_lambda=partial(learning_rate_factor, settings=settings)),
+        partial(paired_batches, pools, settings.batch_size, count, rng),
+        lambda batch: _losses(
+            model, [videos[i] for i in batch], [labels[i] for i in batch], rng, generator
+        ),
+        settings.betas,
     )
-    model.train()
-    for epoch in progress(range(settings.epochs), settings.epochs, "AnomalyCLIP epoch"):
-        rate = settings.learning_rate * learning_rate_factor(epoch, settings)
-        optimizer.param_groups[0]["lr"] = rate
-        for batch in epoch_batches(*halves, settings.batch_size, rng):
-            chosen, classes = [videos[i] for i in batch], [labels[i] for i in batch]
-            losses = _losses(model, chosen, classes, rng, generator)
-            if not losses["total"].isfinite():
-                raise InputError(
-                    f"AnomalyCLIP: the loss is not finite in epoch {epoch} on videos {batch};"
-                    " look at their features, or lower learning_rate"
-                )
-            losses["total"].backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            terms = {name: term.item() for name, term in losses.items()}
-            rows.append({"epoch": epoch, **terms, "lr": rate})
-    model.eval()
-    return pd.DataFrame(rows).groupby("epoch").mean()
 
 
 def _losses(
@@ -72,28 +141,22 @@ def _losses(
     output = model(torch.stack(sampled).to(device, torch.float32), model.directions())
     ranked = output.logits, abnormal, mask.to(device)
     selection = select_segments(*ranked, s.normal_id, s.top_k, s.bottom_k)
-    return total_loss(*output, abnormal, selection, s)
-
-
-def start_indices(
-    frames: int, segments: int, segment_frames: int, rng: np.random.Generator
-) -> np.ndarray:
-    """First frame (S,) of each training segment: i * d plus a random offset of 0 to d - F + 1.
-
-    d = (max(N, S * F) - F + 1) // S is the distance of the blocks. For N <= S * F the offsets are
-    0, and at the official sizes successive segments share one frame.
-    """
-    distance = (max(frames, segments * segment_frames) - segment_frames + 1) // segments
-    # At other sizes d can be below F - 1, where the official code fails.
-    offsets = rng.integers(max(distance - segment_frames + 2, 1), size=segments)
-    return np.arange(segments) * distance + offsets
+    return total_loss(output, abnormal, selection, s)
 
 
 def training_sample(
     features: Tensor, segments: int, segment_frames: int, rng: np.random.Generator
 ) -> Tensor:
-    """S segments of F consecutive frames of a video (N, D), looped if short -> (S, F, D)."""
-    starts = start_indices(len(features), segments, segment_frames, rng)
+    """S segments of F consecutive frames of a video (N, D), looped if short -> (S, F, D).
+
+    Segment i starts at i * d plus a random offset of 0 to d - F + 1, for blocks at the distance
+    d = (max(N, S * F) - F + 1) // S. For N <= S * F the offsets are 0, and at the official sizes
+    successive segments share one frame.
+    """
+    distance = (max(len(features), segments * segment_frames) - segment_frames + 1) // segments
+    # At other sizes d can be below F - 1, where the official code fails.
+    offsets = rng.integers(max(distance - segment_frames + 2, 1), size=segments)
+    starts = np.arange(segments) * distance + offsets
     indices = starts[:, None] + np.arange(segment_frames)  # (S, F)
     return features[torch.from_numpy(indices % len(features)).to(features.device)]
 
@@ -109,35 +172,3 @@ def learning_rate_factor(epoch: int, settings: AnomalyCLIPSettings) -> float:
         return (epoch + (settings.variant == "paper")) / warmup
     done = (epoch - warmup) / (settings.epochs - warmup)
     return 0.5 * (1 + math.cos(math.pi * done))
-
-
-def epoch_batches(
-    abnormal: list[int], normal: list[int], size: int, rng: np.random.Generator
-) -> Iterator[list[int]]:
-    """Video indices of each batch of an epoch: ``size`` abnormal ones, then ``size`` normal ones.
-
-    The epoch is one pass over the longer half; the shorter one is repeated (Lightning).
-    """
-    streams = [_batches(half, size, rng) for half in (abnormal, normal)]
-    for _ in range(max(len(abnormal), len(normal)) // size):
-        yield [i for stream in streams for i in next(stream)]
-
-
-def _batches(items: list[int], size: int, rng: np.random.Generator) -> Iterator[list[int]]:
-    """Endless batches of shuffled items, all of the full size."""
-    while True:
-        order = rng.permutation(items).tolist()
-        for start in range(0, len(order) - size + 1, size):
-            yield order[start : start + size]
-
-
-def _halves(labels: Sequence[int], settings: AnomalyCLIPSettings) -> tuple[list[int], list[int]]:
-    """Indices of abnormal and of normal videos; InputError if either cannot fill half a batch."""
-    abnormal = [i for i, label in enumerate(labels) if label != settings.normal_id]
-    normal = [i for i, label in enumerate(labels) if label == settings.normal_id]
-    if min(len(abnormal), len(normal)) < settings.batch_size:
-        raise InputError(
-            f"{len(abnormal)} abnormal and {len(normal)} normal training videos do not fill a batch"
-            f" with {settings.batch_size} of each: lower batch_size"
-        )
-    return abnormal, normal

@@ -4,6 +4,7 @@ Axis letters: B videos, T positions, C classes, D feature, L text slots and W te
 Parameter names are those of the official checkpoints.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,12 +12,13 @@ from typing import NamedTuple
 import torch
 from open_clip.transformer import QuickGELU, Transformer
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad, threshold
 
 from alertclip.errors import InputError
-from detectors.text_tower import TextTower, Tokenizer
-from detectors.vadclip import graph
+from detectors.detector_parts import Features, TextTower, Tokenizer, VideoScores, as_features
 from detectors.vadclip.settings import VadCLIPSettings
+
+CHUNKS = 32  # scored at once: bounds memory and changes no score
 
 
 class VadCLIPOutput(NamedTuple):
@@ -51,6 +53,48 @@ def prompt_layout(
     return embedding(slots).float(), learned, end
 
 
+def window_mask(length: int, window: int) -> Tensor:
+    """Additive attention mask (length, length): 0 within a window, -inf between windows.
+
+    Window 0 means one window over the whole length.
+    """
+    block = torch.arange(length) // (window or length)
+    apart = block[:, None] != block[None, :]
+    return torch.zeros(length, length).masked_fill(apart, float("-inf"))
+
+
+def similarity_adjacency(x: Tensor, valid: Tensor, cutoff: float) -> Tensor:
+    """Softmax(H_sim) of eq. 2 among valid positions, zero elsewhere: (B, T, D) -> (B, T, T).
+
+    Cosines up to ``cutoff`` become 0, not -inf (official code), so they keep the weight exp(0).
+    """
+    norm = x.norm(dim=-1, keepdim=True)
+    cosine = x @ x.mT / (norm @ norm.mT + 1e-20)
+    return row_softmax(threshold(cosine, cutoff, 0.0), valid)
+
+
+def row_softmax(h: Tensor, valid: Tensor) -> Tensor:
+    """Softmax of each valid row over the valid columns, zero elsewhere.
+
+    h (..., T, T) with values up to about 1, so exp needs no shift; valid (B, T) -> (B, T, T).
+    """
+    weights = h.exp() * (valid[:, :, None] & valid[:, None, :])
+    return weights / weights.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(h.dtype).tiny)
+
+
+class GraphConvolution(nn.Module):
+    """A x W + residual(x); where the width changes, the residual is a convolution over time."""
+
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(width, out)))
+        self.residual = nn.Identity() if width == out else nn.Conv1d(width, out, 5, padding=2)
+
+    def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
+        """x (B, T, width), adjacency (B, T, T) or (T, T) -> (B, T, out)."""
+        return adjacency @ (x @ self.weight) + self.residual(x.mT).mT
+
+
 class VadCLIP(nn.Module):
     """Detector on snippet features of CLIP, with a frozen copy of the text tower of ``clip``.
 
@@ -66,16 +110,20 @@ class VadCLIP(nn.Module):
         settings: VadCLIPSettings,
     ) -> None:
         super().__init__()
-        self.settings, self.class_names, self.text = settings, tuple(class_names), TextTower(clip)
+        self.settings, self.text = settings, TextTower(clip)
         (slots, text_width), width = clip.positional_embedding.shape, clip.text_projection.shape[1]
         if len(class_names) < 2 or width % 2 or width % settings.heads:
             raise InputError(
                 f"VadCLIP: {len(class_names)} classes, feature width {width}: give the normal class"
                 f" and others, and an even width divisible by {settings.heads} heads"
             )
-        self._make_prompts(clip.token_embedding, tokenizer)
+        tokens = tokenizer(list(class_names)).to(clip.token_embedding.weight.device)
+        context = settings.prefix, settings.postfix
+        prompts = prompt_layout(tokens, clip.token_embedding, class_names, *context)
+        for name, part in zip(("fixed", "learned", "eot"), prompts, strict=True):
+            self.register_buffer(f"prompt_{name}", part, persistent=False)
         self.temporal = Transformer(width, settings.layers, settings.heads, act_layer=QuickGELU)
-        mask = graph.window_mask(settings.length, settings.window)
+        mask = window_mask(settings.length, settings.window)
         self.register_buffer("window_mask", mask, persistent=False)
         self._make_graph(width)
         self.linear = nn.Linear(width, width)
@@ -84,25 +132,20 @@ class VadCLIP(nn.Module):
         self.frame_position_embeddings = _embedding(settings.length, width)
         self.text_prompt_embeddings = _embedding(slots, text_width)
 
-    def _make_prompts(self, embedding: nn.Embedding, tokenizer: Tokenizer) -> None:
-        tokens = tokenizer(list(self.class_names)).to(embedding.weight.device)
-        context = self.settings.prefix, self.settings.postfix
-        parts = prompt_layout(tokens, embedding, self.class_names, *context)
-        for name, part in zip(("fixed", "learned", "eot"), parts, strict=True):
-            self.register_buffer(f"prompt_{name}", part, persistent=False)
-
     def _make_graph(self, width: int) -> None:
-        half = width // 2
+        half, place = width // 2, torch.arange(self.settings.length, dtype=torch.float32)
+        apart = (place[:, None] - place[None, :]).abs()
         self.activation = QuickGELU()
         self.disAdj = nn.Module()  # sigma of eq. 3: official checkpoints hold it and do not use it
         self.disAdj.register_buffer("sigma", torch.ones(1))
         if self.settings.variant == "paper":
             self.gc = nn.Linear(width, half, bias=False)  # the one W of eq. 1
+            self.register_buffer("distances", apart, persistent=False)
             return
-        decay = graph.distance_decay(self.settings.length)
-        self.register_buffer("distance_decay", decay, persistent=False)
+        # A_dis of the official code, not normalised
+        self.register_buffer("distance_decay", torch.exp(-apart / math.e), persistent=False)
         for name, inputs in (("gc1", width), ("gc3", width), ("gc2", half), ("gc4", half)):
-            setattr(self, name, graph.GraphConvolution(inputs, half))
+            setattr(self, name, GraphConvolution(inputs, half))
 
     def forward(self, x: Tensor, lengths: Tensor, text: Tensor) -> VadCLIPOutput:
         """Features x (B, T, D), valid lengths (B,), t_out (C, D) of ``encode_text`` -> logits."""
@@ -110,7 +153,8 @@ class VadCLIP(nn.Module):
         f = self.encode_video(x, valid)
         logits1 = self.classifier(f + self.mlp2(f))  # (B, T, 1), eq. 4
         if self.settings.focus != "none":
-            text = self.prompt_text(text, self.visual_prompt(f, logits1, valid))  # (B, C, D)
+            both = text + self.visual_prompt(f, logits1, valid)  # (B, C, D)
+            text = (text if self.settings.variant == "paper" else both) + self.mlp1(both)  # eq. 7
         cosine = normalize(f, dim=-1) @ normalize(text, dim=-1).mT
         return VadCLIPOutput(logits1.squeeze(-1), cosine / self.settings.temperature, f)
 
@@ -133,9 +177,9 @@ class VadCLIP(nn.Module):
 
     def _graph(self, x: Tensor, valid: Tensor) -> Tensor:
         """Global module (eq. 1); the paper does not place its residual, ours goes around it all."""
-        similar = graph.similarity_adjacency(x, valid, self.settings.similarity_threshold)
+        similar = similarity_adjacency(x, valid, self.settings.similarity_threshold)
         if self.settings.variant == "paper":
-            h, near = self.gc(x), graph.distance_adjacency(valid, self.disAdj.sigma)
+            h, near = self.gc(x), row_softmax(-self.distances / self.disAdj.sigma, valid)  # eq. 3
             return x + self.activation(torch.cat([similar @ h, near @ h], dim=-1))
         h1 = self.activation(self.gc1(x, similar))
         h1 = self.activation(self.gc2(h1, similar))
@@ -156,10 +200,41 @@ class VadCLIP(nn.Module):
             attention = logits1.sigmoid() * valid[..., None]
         return normalize(attention.mT @ f, dim=-1)
 
-    def prompt_text(self, text: Tensor, visual: Tensor) -> Tensor:
-        """T of eq. 7 from t_out (C, D) and V (B, 1, D): (B, C, D)."""
-        both = text + visual
-        return (text if self.settings.variant == "paper" else both) + self.mlp1(both)
+
+@torch.no_grad()
+def score_video(
+    model: VadCLIP, features: Features, aligned: bool = False, text: Tensor | None = None
+) -> VideoScores:
+    """Score the snippet features (n, D) of one video; puts the model into evaluation mode.
+
+    probabilities = softmax(logits2). The anomaly score is sigmoid(logits1) of the C-branch, or, if
+    ``aligned``, 1 - probability of the normal class in the A-branch. Every chunk of 256 snippets
+    has its own visual prompt (official code). ``text`` is ``model.encode_text()``, if at hand.
+    """
+    model.eval()
+    features = as_features(features, model.linear.in_features)
+    text = model.encode_text() if text is None else text
+    x, lengths = chunks(features, model.settings.length)
+    parts = zip(x.split(CHUNKS), lengths.split(CHUNKS), strict=True)
+    outputs = [model(part.to(text.device), n.to(text.device), text) for part, n in parts]
+    logits1, logits2, adapted = (
+        torch.cat(found).flatten(0, 1)[: len(features)].cpu()
+        for found in zip(*outputs, strict=True)
+    )
+    probabilities = logits2.softmax(dim=-1)
+    anomaly = 1 - probabilities[:, 0] if aligned else logits1.sigmoid()
+    return VideoScores(anomaly.numpy(), probabilities.numpy(), adapted.numpy())
+
+
+def chunks(features: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """(n, D) -> zero-padded chunks (K, length, D), valid lengths (K,); K = floor(n / length) + 1.
+
+    If ``length`` divides n, the last chunk is all padding, and all of its scores are dropped.
+    """
+    n = len(features)
+    count = n // length + 1
+    lengths = (n - torch.arange(count) * length).clamp(0, length)
+    return pad(features, (0, 0, 0, count * length - n)).unflatten(0, (count, length)), lengths
 
 
 def _mlp(width: int) -> nn.Sequential:

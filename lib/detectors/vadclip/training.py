@@ -1,25 +1,66 @@
-"""Weakly supervised training of VadCLIP on snippet features in memory (Wu et al. 2024).
+"""Losses and weakly supervised training of VadCLIP on snippet features (Wu et al. 2024).
 
 The authors choose weights on the test set; here training sees no test data, and the last epoch
-is kept.
+is kept. Axis letters: B videos, T positions, C classes, of which class 0 is the normal one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
-from torch.optim import AdamW
+from torch.nn.functional import binary_cross_entropy, cosine_similarity, cross_entropy, pad
 from torch.optim.lr_scheduler import MultiStepLR
 
 from alertclip.errors import InputError
-from alertclip.files import progress
-from detectors.vadclip.losses import VadCLIPLosses, total_loss
-from detectors.vadclip.model import VadCLIP
+from detectors.detector_parts import Features, as_features, halves, paired_batches, train
+from detectors.training_protocol import Variant
+from detectors.vadclip.model import VadCLIP, VadCLIPOutput
 from detectors.vadclip.settings import VadCLIPSettings
-from detectors.video_scores import Features, as_features
+
+
+def top_k_mean(values: Tensor, lengths: Tensor) -> Tensor:
+    """Mean over time of the K = floor(L / 16) + 1 largest values of each class: -> (B, C).
+
+    values (B, T, C); lengths (B,) is the number L of valid positions of each video.
+    """
+    rows = zip(values, lengths.tolist(), strict=True)
+    return torch.stack([row[:n].topk(n // 16 + 1, dim=0).values.mean(dim=0) for row, n in rows])
+
+
+def separation_loss(text: Tensor, variant: Variant) -> Tensor:
+    """L_cts (eq. 9) of text vectors (C, D): abnormal classes should differ from the normal one.
+
+    official: mean over abnormal classes of |cos|; paper: sum of max(0, cos).
+    """
+    cosine = cosine_similarity(text[:1], text[1:])
+    return cosine.relu().sum() if variant == "paper" else cosine.abs().mean()
+
+
+def total_loss(
+    output: VadCLIPOutput,
+    text: Tensor,
+    targets: Tensor,
+    lengths: Tensor,
+    settings: VadCLIPSettings,
+) -> dict[str, Tensor]:
+    """ "total", L_bce + L_nce + lambda L_cts (eq. 10), and its terms before weighting.
+
+    text (C, D), targets (B, C) of 0 and 1, lengths (B,). The classes of a video have equal weight
+    in L_nce (MIL-Align, eq. 8). Table 6 drops L_bce or L_nce.
+    """
+    confidence = top_k_mean(output.logits1.sigmoid()[..., None], lengths)[:, 0]
+    shares = targets / targets.sum(dim=1, keepdim=True)
+    terms = {
+        "binary": binary_cross_entropy(confidence, 1 - targets[:, 0]),
+        "alignment": cross_entropy(top_k_mean(output.logits2, lengths), shares),
+        "separation": separation_loss(text, settings.variant),
+    }
+    weights = settings.binary_weight, settings.alignment_weight, settings.separation_weight
+    parts = [weight * term for weight, term in zip(weights, terms.values(), strict=True)]
+    return {"total": sum(parts), **terms}
 
 
 def multi_hot(labels: Sequence[Sequence[str]], class_names: Sequence[str]) -> Tensor:
@@ -42,34 +83,27 @@ def fit(
     crop is a video of its own, and the default seed is the authors' (official code). Raises
     InputError if videos, targets and batch size do not fit, or if logits are not finite.
     """
-    settings, rng, rows = model.settings, np.random.default_rng(seed), []
-    videos = _checked(model, videos, targets)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    schedule = MultiStepLR(optimizer, list(settings.milestones), gamma=0.1)
-    model.train()
-    for epoch in progress(range(settings.epochs), settings.epochs, "VadCLIP epoch"):
-        for batch in epoch_batches(targets, settings, rng):
-            losses = _losses(model, [videos[i] for i in batch], targets[batch])
-            optimizer.zero_grad()
-            losses.total.backward()
-            optimizer.step()
-            terms = {name: term.item() for name, term in losses._asdict().items()}
-            rows.append({"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], **terms})
-        schedule.step()
-    model.eval()
-    return pd.DataFrame(rows).groupby("epoch").mean()
+    width, settings, rng = model.linear.in_features, model.settings, np.random.default_rng(seed)
+    is_normal = targets[:, 0].bool()
+    if both := torch.nonzero(targets[:, 1:].any(dim=1) == is_normal).flatten().tolist():
+        raise InputError(f"video {both[0]}: give the normal class or abnormal ones, not both")
+    videos = [as_features(video, width, f"video {i}: ") for i, video in enumerate(videos)]
+    return train(
+        model,
+        partial(MultiStepLR, milestones=settings.milestones, gamma=0.1),
+        partial(epoch_batches, is_normal.tolist(), settings, rng),
+        lambda batch: _losses(model, [videos[i] for i in batch], targets[batch]),
+    )
 
 
-def _losses(model: VadCLIP, videos: Sequence[Tensor], targets: Tensor) -> VadCLIPLosses:
+def _losses(model: VadCLIP, videos: Sequence[Tensor], targets: Tensor) -> dict[str, Tensor]:
     settings, device = model.settings, model.linear.weight.device
-    pairs = [training_window(video, settings.length) for video in videos]
-    n = torch.tensor([length for _, length in pairs], device=device)
-    text = model.encode_text()
-    output = model(torch.stack([window for window, _ in pairs]).to(device), n, text)
+    windows, lengths = zip(*(training_window(v, settings.length) for v in videos), strict=True)
+    n, text = torch.tensor(lengths, device=device), model.encode_text()
+    output = model(torch.stack(windows).to(device), n, text)
     if not all(logits.isfinite().all() for logits in output):
         raise InputError("VadCLIP: logits are not finite; lower learning_rate or scale features")
-    return total_loss(output.logits1, output.logits2, text, targets.to(device), n, settings)
+    return total_loss(output, text, targets.to(device), n, settings)
 
 
 def training_window(features: Tensor, length: int) -> tuple[Tensor, int]:
@@ -85,8 +119,8 @@ def training_window(features: Tensor, length: int) -> tuple[Tensor, int]:
 
 
 def epoch_batches(
-    targets: Tensor, settings: VadCLIPSettings, rng: np.random.Generator
-) -> list[list[int]]:
+    is_normal: Sequence[bool], settings: VadCLIPSettings, rng: np.random.Generator
+) -> Iterable[list[int]]:
     """Video indices of each batch of one epoch, shuffled.
 
     balanced: half normal, then half abnormal, until either runs out; the rest is dropped.
@@ -94,24 +128,8 @@ def epoch_batches(
     """
     size, half = settings.batch_size, settings.batch_size // 2
     if not settings.balanced:
-        order = rng.permutation(len(targets)).tolist()
+        order = rng.permutation(len(is_normal)).tolist()
         return [order[start : start + size] for start in range(0, len(order), size)]
-    is_normal = targets[:, 0].bool().cpu().numpy()
-    normal = rng.permutation(np.flatnonzero(is_normal)).tolist()
-    abnormal = rng.permutation(np.flatnonzero(~is_normal)).tolist()
-    starts = range(0, min(len(normal), len(abnormal)) // half * half, half)
-    return [normal[i : i + half] + abnormal[i : i + half] for i in starts]
-
-
-def _checked(model: VadCLIP, videos: Sequence[Features], targets: Tensor) -> list[Tensor]:
-    abnormal, normal = targets[:, 1:].any(dim=1), targets[:, 0].bool()
-    if both := torch.nonzero(abnormal == normal).flatten().tolist():
-        raise InputError(f"video {both[0]}: give the normal class or abnormal ones, not both")
-    settings, scarcer = model.settings, min(int(normal.sum()), int(abnormal.sum()))
-    if settings.balanced and scarcer < settings.batch_size // 2:
-        raise InputError(
-            f"{int(normal.sum())} normal and {int(abnormal.sum())} abnormal training videos do not"
-            f" fill a batch of {settings.batch_size}, half of each: lower batch_size"
-        )
-    width = model.linear.in_features
-    return [as_features(video, width, f"video {i}: ") for i, video in enumerate(videos)]
+    abnormal, normal = halves(np.logical_not(is_normal), half)
+    count = min(len(normal), len(abnormal)) // half
+    return paired_batches((normal, abnormal), half, count, rng)

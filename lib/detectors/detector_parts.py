@@ -1,0 +1,132 @@
+"""What both detectors share: CLIP's text tower, features in, scores out, and the training loop."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import deepcopy
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from alertclip.errors import InputError
+from alertclip.files import progress
+
+Tokenizer = Callable[[list[str]], Tensor]
+Features = np.ndarray | Tensor
+"""Features (n, D) of one video: a row per snippet of 16 frames (VadCLIP) or per frame."""
+
+
+class VideoScores(NamedTuple):
+    """Scores of a video's n features, each in [0, 1]: anomaly (n,) and probabilities (n, C).
+
+    adapted (n, D): the features that both branches of VadCLIP read.
+    """
+
+    anomaly: np.ndarray
+    probabilities: np.ndarray
+    adapted: np.ndarray | None = None
+
+
+class TextTower(nn.Module):
+    """A frozen copy of the text tower of an open_clip CLIP, with stock or split attention.
+
+    Raises InputError unless it is causal, pooled at its last token and projected by a matrix.
+    """
+
+    def __init__(self, clip: nn.Module) -> None:
+        super().__init__()
+        matrix = isinstance(getattr(clip, "text_projection", None), nn.Parameter)
+        pooled = getattr(clip, "text_pool_type", "argmax") == "argmax"
+        if not matrix or not pooled or clip.attn_mask is None:
+            raise InputError("the detectors need the text tower of a CLIP; choose such a backbone")
+        for name in ("transformer", "ln_final", "positional_embedding", "text_projection"):
+            setattr(self, name, deepcopy(getattr(clip, name)))
+        self.register_buffer("attn_mask", clip.attn_mask.clone(), persistent=False)
+        self.float().requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "TextTower":
+        """Stay in evaluation mode: a frozen tower drops nothing out."""
+        return super().train(False)
+
+    def forward(self, prompts: Tensor, end: Tensor) -> Tensor:
+        """Embedded prompts (C, L, W) and the place of each [EOT] (C,) -> (C, D), not normalised."""
+        x = self.transformer(prompts + self.positional_embedding, attn_mask=self.attn_mask)
+        x = self.ln_final(x)[torch.arange(len(x), device=x.device), end]
+        return x @ self.text_projection
+
+
+def as_features(features: Features, width: int, where: str = "") -> Tensor:
+    """float32 features (n, D); raises InputError if they are empty, not D wide or not finite."""
+    tensor = torch.as_tensor(features, dtype=torch.float32)
+    if tensor.ndim != 2 or not len(tensor) or tensor.shape[1] != width:
+        raise InputError(f"{where}features of shape {tuple(tensor.shape)}: give n x {width}, n > 0")
+    if not tensor.isfinite().all():
+        raise InputError(f"{where}features are not finite: extract them again")
+    return tensor
+
+
+def halves(abnormal: Sequence[bool], size: int) -> tuple[list[int], list[int]]:
+    """Indices of abnormal and of normal videos; InputError if either are fewer than ``size``."""
+    flags = np.array(abnormal, bool)
+    pools = np.flatnonzero(flags).tolist(), np.flatnonzero(~flags).tolist()
+    if min(map(len, pools)) < size:
+        raise InputError(
+            f"{len(pools[0])} abnormal and {len(pools[1])} normal training videos do not fill a"
+            f" batch with {size} of each: lower batch_size"
+        )
+    return pools
+
+
+def paired_batches(
+    pools: Sequence[list[int]], size: int, count: int, rng: np.random.Generator
+) -> Iterator[list[int]]:
+    """``count`` batches of ``size`` shuffled items of each pool, which starts again at its end."""
+    streams = [_endless(pool, size, rng) for pool in pools]
+    for _ in range(count):
+        yield [i for stream in streams for i in next(stream)]
+
+
+def _endless(pool: list[int], size: int, rng: np.random.Generator) -> Iterator[list[int]]:
+    while True:
+        order = rng.permutation(pool).tolist()
+        for start in range(0, len(order) - size + 1, size):
+            yield order[start : start + size]
+
+
+def train(
+    model: nn.Module,
+    schedule: Callable[[Optimizer], LRScheduler],
+    batches: Callable[[], Iterable[list[int]]],
+    losses: Callable[[list[int]], dict[str, Tensor]],
+    betas: tuple[float, float] = (0.9, 0.999),
+) -> pd.DataFrame:
+    """Minimise ``losses``' "total" with AdamW; return the mean rate and terms of every epoch.
+
+    Rate, decay and epochs are those of ``model.settings``; ``batches`` are the video indices of one
+    epoch, ``schedule`` sets its rate. Raises InputError if a loss is not finite.
+    """
+    settings, rows, name = model.settings, [], type(model).__name__
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    rate, decay = settings.learning_rate, settings.weight_decay
+    optimizer = AdamW(trained, lr=rate, betas=betas, weight_decay=decay)
+    rates = schedule(optimizer)
+    model.train()
+    for epoch in progress(range(settings.epochs), settings.epochs, f"{name} epoch"):
+        for batch in batches():
+            terms = losses(batch)
+            if not terms["total"].isfinite():
+                raise InputError(
+                    f"{name}: the loss is not finite in epoch {epoch} on videos {batch};"
+                    " look at their features, or lower learning_rate"
+                )
+            optimizer.zero_grad()
+            terms["total"].backward()
+            optimizer.step()
+            values = {term: value.item() for term, value in terms.items()}
+            rows.append({"epoch": epoch, "lr": rates.get_last_lr()[0], **values})
+        rates.step()
+    model.eval()
+    return pd.DataFrame(rows).groupby("epoch").mean()

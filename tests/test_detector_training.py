@@ -1,0 +1,199 @@
+"""Training of both detectors: it learns, repeats itself, leaves CLIP alone and names faults."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tiny_detectors import VAD_NAMES, anomalyclip, clip, training_videos, vadclip
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from alertclip.errors import InputError
+from alertclip.hyperparameters import Group
+from detectors.anomalyclip import model as anomalyclip_model
+from detectors.anomalyclip import settings as anomalyclip_settings
+from detectors.anomalyclip import training as anomalyclip_training
+from detectors.detector_parts import paired_batches
+from detectors.training_protocol import DetectorParams
+from detectors.vadclip import model as vadclip_model
+from detectors.vadclip import settings as vadclip_settings
+from detectors.vadclip import training as vadclip_training
+
+KINDS = ["vadclip", "anomalyclip"]
+SCORE = {"vadclip": vadclip_model.score_video, "anomalyclip": anomalyclip_model.score_video}
+STILL = {
+    "vadclip": ("text.", "disAdj.sigma"),
+    "anomalyclip": ("text_encoder.", "prompt_learner.token", "selector_model.logit_scale"),
+}
+
+
+def fit(model: nn.Module, videos: list[Tensor], kinds: list[int], seed: int = 0) -> pd.DataFrame:
+    """Train on videos that are normal (0) or of one of two classes."""
+    if isinstance(model, vadclip_model.VadCLIP):
+        return vadclip_training.fit(model, videos, one_hot(torch.tensor(kinds), 3).float(), seed)
+    return anomalyclip_training.fit(model, videos, [(2, 0, 1)[kind] for kind in kinds], seed)
+
+
+def made(kind: str, backbone: nn.Module | None = None, **changes) -> nn.Module:
+    if kind == "vadclip":
+        changes = {"learning_rate": 3e-3, "milestones": (15,), "epochs": 20} | changes
+        return vadclip(stirred=False, backbone=backbone, **changes)
+    return anomalyclip(backbone=backbone, **{"epochs": 40} | changes)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_ranks_abnormal_above_normal(kind):
+    videos, kinds, _ = training_videos()
+    test, test_kinds, abnormal = training_videos(seed=1)
+    model, backbone = made(kind, before := clip()), clip()
+    history = fit(model, videos, kinds)
+    scores = [SCORE[kind](model, x) for x in test]
+    p = np.concatenate([score.anomaly for score in scores])
+    assert (p[abnormal][:, None] > p[~abnormal]).mean() > 0.9
+    assert history["total"].iloc[-1] < history["total"].iloc[0]
+    assert history.index.tolist() == list(range(model.settings.epochs)) and not model.training
+    for ours, theirs in zip(before.parameters(), backbone.parameters(), strict=True):
+        assert torch.equal(ours, theirs) and ours.requires_grad and ours.grad is None
+    if kind == "vadclip":
+        assert history["lr"].tolist() == pytest.approx([3e-3] * 15 + [3e-4] * 5)
+        losses = history[["binary", "alignment"]]
+        assert (losses.iloc[-1] < 0.5 * losses.iloc[0]).all()
+        found = [score.probabilities[4:8].mean(axis=0).argmax() for score in scores]
+        assert found == test_kinds
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_is_determined_by_seed_and_variant(kind):
+    changes = {"epochs": 2} | ({"warmup_epochs": 1} if kind == "anomalyclip" else {})
+    videos, kinds, _ = training_videos()
+
+    def weights(seed: int, variant: str) -> dict[str, Tensor]:
+        model = made(kind, variant=variant, **changes)
+        fit(model, videos, kinds, seed)
+        return model.state_dict()
+
+    def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> set[str]:
+        return {name for name in one if name in other and torch.equal(one[name], other[name])}
+
+    first, before = weights(0, "official"), made(kind).state_dict()
+    assert same(first, weights(0, "official")) == first.keys()
+    still = {name for name in before if name.startswith(STILL[kind])}
+    still -= {"text_encoder.text_projection"}
+    assert same(first, before) == still
+    still.add("selector_model.bn_layer.num_batches_tracked")
+    for seed, variant in ((1, "official"), (0, "paper")):
+        assert same(first, weights(seed, variant)) <= still
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault", "message"),
+    [
+        ("vadclip", lambda x, k: (x[8:], k[8:]), "0 abnormal and 8 normal training videos"),
+        ("vadclip", lambda x, k: ([x[0][:, 1:], *x[1:]], k), "video 0: features of shape"),
+        ("vadclip", lambda x, k: ([v * 1e30 for v in x], k), "logits are not finite"),
+        ("anomalyclip", lambda x, k: (x[:10], k[:10]), "8 abnormal and 2 normal training videos"),
+        ("anomalyclip", lambda x, k: ([x[0] * np.nan, *x[1:]], k), "loss is not finite in epoch 0"),
+    ],
+)
+def test_training_faults_are_named(kind, fault, message):
+    with pytest.raises(InputError, match=message):
+        fit(made(kind), *fault(*training_videos()[:2]))
+
+
+@pytest.mark.parametrize(("row", "change"), [(1, 1.0), (8, 0.0)])
+def test_a_video_is_either_normal_or_of_other_classes(row, change):
+    videos, kinds, _ = training_videos()
+    targets = one_hot(torch.tensor(kinds), 3).float()
+    targets[row, 0] = change
+    with pytest.raises(InputError, match=f"video {row}: give the normal"):
+        vadclip_training.fit(made("vadclip"), videos, targets)
+
+
+def test_multi_label_targets():
+    labels = [["normal"], ["car accident", "fighting"]]
+    assert vadclip_training.multi_hot(labels, VAD_NAMES).tolist() == [[1, 0, 0], [0, 1, 1]]
+    with pytest.raises(InputError, match="video 1: class riot"):
+        vadclip_training.multi_hot([["normal"], ["riot"]], VAD_NAMES)
+
+
+@pytest.mark.parametrize("count", [6, 2])
+def test_batches_are_paired_and_cycle_the_shorter_pool(count):
+    pools, rng = ([0, 1, 2, 3, 4], list(range(10, 23))), np.random.default_rng(0)
+    first, second = (list(paired_batches(pools, 2, count, rng)) for _ in range(2))
+    assert first != second and len(first) == len(second) == count
+    assert all(max(batch[:2]) < 10 <= min(batch[2:]) for batch in first + second)
+    assert len({i for batch in first for i in batch[2:]}) == 2 * count  # none twice in an epoch
+    assert all(len({*a[:2], *b[:2]}) == 4 for a, b in zip(first[::2], first[1::2], strict=True))
+
+
+@pytest.mark.parametrize(("size", "balanced", "sizes"), [(4, True, [4, 4]), (5, False, [5, 5, 2])])
+def test_batches_of_vadclip_are_balanced_or_complete(size, balanced, sizes):
+    settings = vadclip_settings.VadCLIPSettings(batch_size=size, balanced=balanced)
+    is_normal, rng = [True] * 7 + [False] * 5, np.random.default_rng(0)
+    batches = list(vadclip_training.epoch_batches(is_normal, settings, rng))
+    assert [len(batch) for batch in batches] == sizes  # 4: 5 // 2 of the scarcer kind
+    assert len({i for batch in batches for i in batch}) == sum(sizes)
+    assert not balanced or all(max(batch[:2]) < 7 <= min(batch[2:]) for batch in batches)
+
+
+def test_learning_rate_of_anomalyclip_per_epoch():
+    settings = anomalyclip_settings.AnomalyCLIPSettings
+    official, paper = (
+        [anomalyclip_training.learning_rate_factor(e, settings(variant=v)) for e in range(51)]
+        for v in ("official", "paper")
+    )
+    assert official[:6] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+    assert official[27] == pytest.approx(0.5 * (1 + np.cos(np.pi * 22 / 45)))
+    assert 0 < official[49] < 2e-3 and official[50] == 0
+    assert paper[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1]) and paper[5:] == official[5:]
+
+
+def changed(kind: str, changes: dict) -> Group:
+    read = {
+        "vadclip": vadclip_settings.vadclip_settings,
+        "anomalyclip": anomalyclip_settings.anomalyclip_settings,
+    }
+    return read[kind](DetectorParams(**{f"{kind}_changes": changes}))
+
+
+def test_presets_are_the_published_ones():
+    names = ["learning_rate", "epochs", "batch_size", "balanced", "milestones", "window", "layers"]
+    names += ["separation_weight", "variant"]
+    found = {
+        key: tuple(getattr(preset, name) for name in names)
+        for key, preset in vadclip_settings.PRESETS.items()
+    }
+    assert found == {
+        ("ucf", "official"): (2e-5, 10, 128, True, (4, 8), 8, 2, 1e-1, "official"),
+        ("ucf", "paper"): (1e-5, 10, 64, True, (), 8, 1, 1e-1, "paper"),
+        ("xd", "official"): (1e-5, 10, 96, False, (3, 6, 10), 64, 1, 1e-4, "official"),
+        ("xd", "paper"): (2e-5, 20, 64, False, (), 64, 1, 1e-4, "paper"),
+    }
+    assert {
+        name: (s.normal_id, s.learning_rate, s.epochs, s.warmup_epochs, s.emb_size, s.depth)
+        + (s.concat_logits, s.betas)
+        for name, s in anomalyclip_settings.PRESETS.items()
+    } == {
+        "ucf": (7, 1e-5, 50, 5, 256, 1, False, (0.9, 0.999)),
+        "xd": (4, 5e-6, 50, 5, 128, 1, False, (0.9, 0.999)),
+        "sht": (8, 5e-4, 100, 10, 256, 2, True, (0.9, 0.999)),
+    }
+    assert changed("anomalyclip", {"variant": "paper"}).betas == (0.9, 0.98)
+    assert changed("vadclip", {"window": 32}).window == 32
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("vadclip", {"windows": 8}, "no setting windows; did you mean window"),
+        ("vadclip", {"epochs": 0}, "epochs"),
+        ("vadclip", {"window": 7}, "window must divide length"),
+        ("anomalyclip", {"emb_size": 12}, "heads must divide"),
+        ("anomalyclip", {"top_k": 33}, "must be at most segments"),
+        ("anomalyclip", {"epochs": 5}, "warmup_epochs must be less"),
+        ("anomalyclip", {"left_out": ["x"]}, "left_out"),
+    ],
+)
+def test_misfit_settings_are_named(kind, changes, message):
+    with pytest.raises(InputError, match=f"{kind}_changes: .*{message}"):
+        changed(kind, changes)
