@@ -24,7 +24,6 @@ class Person(NamedTuple):
     held: str = ""  # "" | "bag" | "dark object" | "stick"
     in_event: bool = True
     depth: float = 0.0  # 0 on the line of the action, towards 1 farther away
-    lift: float = 0.0
 
 
 class Joints(NamedTuple):
@@ -45,50 +44,38 @@ class Joints(NamedTuple):
     toe2: Point
 
 
-def _along(start: Point, angle: float, length: float) -> Point:
-    radians = math.radians(angle)
-    return start[0] + math.sin(radians) * length, start[1] + math.cos(radians) * length
+def _chain(start: Point, *bones: tuple[float, float]) -> list[Point]:
+    """Joints at the ends of ``bones``, (angle, length) each, one after the other."""
+    joints = [start]
+    for angle, length in bones:
+        (x, y), radians = joints[-1], math.radians(angle)
+        joints.append((x + math.sin(radians) * length, y + math.cos(radians) * length))
+    return joints[1:]
 
 
 def skeleton(p: Pose) -> Joints:
     """Joints in body heights around the pelvis; y points down, the figure faces right."""
     # Turning the body forward by tilt lowers every world angle by tilt (angles run from down).
-    turn = -p.tilt
-    chest = _along((0.0, 0.0), 180 - p.lean + turn, TORSO)
-    head = _along(chest, 180 - p.lean - p.head + turn, NECK)
-    elbow1 = _along(chest, p.shoulder1 + turn, UPPER_ARM)
-    elbow2 = _along(chest, p.shoulder2 + turn, UPPER_ARM)
-    knee1 = _along((0.0, 0.0), p.hip1 + turn, THIGH)
-    knee2 = _along((0.0, 0.0), p.hip2 + turn, THIGH)
-    ankle1 = _along(knee1, p.hip1 - p.knee1 + turn, SHIN)
-    ankle2 = _along(knee2, p.hip2 - p.knee2 + turn, SHIN)
-    return Joints(
-        (0.0, 0.0),
-        chest,
-        head,
-        elbow1,
-        _along(elbow1, p.shoulder1 + p.elbow1 + turn, FOREARM),
-        elbow2,
-        _along(elbow2, p.shoulder2 + p.elbow2 + turn, FOREARM),
-        knee1,
-        ankle1,
-        _along(ankle1, p.hip1 - p.knee1 + 80 + turn, FOOT),
-        knee2,
-        ankle2,
-        _along(ankle2, p.hip2 - p.knee2 + 80 + turn, FOOT),
-    )
+    turn, pelvis, arms, legs = -p.tilt, (0.0, 0.0), [], []
+    [chest] = _chain(pelvis, (180 - p.lean + turn, TORSO))
+    head = _chain(chest, (180 - p.lean - p.head + turn, NECK))
+    for shoulder, elbow in ((p.shoulder1, p.elbow1), (p.shoulder2, p.elbow2)):
+        arms += _chain(chest, (shoulder + turn, UPPER_ARM), (shoulder + elbow + turn, FOREARM))
+    for hip, knee in ((p.hip1, p.knee1), (p.hip2, p.knee2)):
+        shin = (hip - knee + turn, SHIN), (hip - knee + 80 + turn, FOOT)
+        legs += _chain(pelvis, (hip + turn, THIGH), *shin)
+    return Joints(pelvis, chest, *head, *arms, *legs)
 
 
 def place(person: Person, height: float, ground: float, centre: float) -> Joints:
     """Joints in pixels; the lowest joint rests on the ground."""
     local = skeleton(person.pose)
     scale = height * person.look.size * (1 - 0.3 * person.depth)
-    floor = ground - person.depth * 0.13 * height - (person.pose.lift + person.lift) * height
+    floor = ground - person.depth * 0.13 * height - person.pose.lift * height
     lowest = max(point[1] for point in local) + 0.03
     x0 = centre + person.x * height
-    return Joints(
-        *((x0 + person.facing * x * scale, floor + (y - lowest) * scale) for x, y in local)
-    )
+    points = ((x0 + person.facing * x * scale, floor + (y - lowest) * scale) for x, y in local)
+    return Joints(*points)
 
 
 def draw_person(canvas: Canvas, person: Person, joints: Joints, height: float) -> Box:
@@ -98,10 +85,8 @@ def draw_person(canvas: Canvas, person: Person, joints: Joints, height: float) -
     far = shade(look.upper_rgb, 0.8)
     canvas.stroke([j.chest, j.elbow2, j.hand2], 0.062 * h, far)
     canvas.ellipse(*j.hand2, 0.032 * h, 0.032 * h, shade(look.skin, 0.85))
-    for knee, ankle, toe, tone in (
-        (j.knee2, j.ankle2, j.toe2, 0.8),
-        (j.knee1, j.ankle1, j.toe1, 1.0),
-    ):
+    legs = (j.knee2, j.ankle2, j.toe2, 0.8), (j.knee1, j.ankle1, j.toe1, 1.0)
+    for knee, ankle, toe, tone in legs:
         canvas.stroke([ankle, toe], 0.05 * h, (36, 30, 28))
         canvas.stroke([j.pelvis, knee, ankle], 0.082 * h, shade(look.lower_rgb, tone))
     _torso(canvas, look, j, h)
@@ -161,6 +146,5 @@ def _held(canvas: Canvas, person: Person, j: Joints, h: float) -> None:
     dx, dy = j.hand1[0] - j.elbow1[0], j.hand1[1] - j.elbow1[1]
     norm = math.hypot(dx, dy)
     ux, uy = dx / norm, dy / norm
-    reach = 0.42 * h if person.held == "stick" else 0.11 * h
-    width = 0.035 * h if person.held == "stick" else 0.05 * h
+    reach, width = (0.42 * h, 0.035 * h) if person.held == "stick" else (0.11 * h, 0.05 * h)
     canvas.stroke([(x, y), (x + ux * reach, y + uy * reach)], width, colour)

@@ -7,10 +7,8 @@ from pathlib import Path
 from alertclip.files import atomic_write, write_json
 from miniworld.captions import describe
 from miniworld.events import event_frames, event_of
-from miniworld.plan import FPS, SECONDS
+from miniworld.plan import DIALS, FPS, SECONDS
 from miniworld.world_video import Job, keyframes
-
-DIALS = ("distance", "crowd", "occlusion", "night", "compression")
 
 
 def entries(job: Job) -> tuple[dict, dict, dict]:
