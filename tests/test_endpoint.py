@@ -11,22 +11,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from test_negatives import FENCED, GOOD, PROMPTS, UNIT
 
 from alertclip.errors import InputError
 from curation import negatives
 from curation.chat_models import Endpoint, LocalModel
-from curation.negatives import Unit, Writer, load_negative_prompts
+from curation.negatives import Unit, Writer
 from miniworld.world import clip_jobs
 from miniworld.world_video import make
 
 KEY = "sk-very-secret-0123456789"
-GOOD = ["Two men hug each other.", "Two men dance in the park.", "Two men shake hands."]
-FENCED = "```json\n" + json.dumps(GOOD) + "\n```"
-PROMPTS = load_negative_prompts()
-UNIT = Unit("MSAD/a.mp4", 0, "Two men fight.", False)
-
-
-# --- a real server that misbehaves
 
 
 class Server(ThreadingHTTPServer):
@@ -119,9 +113,6 @@ def test_retry_after_is_heeded(serve):
     assert server.times[1] - server.times[0] >= 0.4
 
 
-# --- the key
-
-
 def test_the_key_is_nowhere(serve, tmp_path, caplog, monkeypatch):
     caplog.set_level(logging.DEBUG)
     leak = [KEY, *GOOD[:2]]
@@ -151,9 +142,6 @@ def test_a_key_is_not_sent_where_it_would_show(monkeypatch):
     Endpoint("http://example.org/v1", "m")
 
 
-# --- frames
-
-
 def test_frames_of_the_span_go_with_abnormal_units_only(serve, tmp_path):
     job = next(j for j in clip_jobs("dev", 2, "flat", 0) if j.abnormal)
     make(tmp_path, job)
@@ -171,9 +159,6 @@ def test_frames_of_the_span_go_with_abnormal_units_only(serve, tmp_path):
     writer.write(UNIT, 0)
     (only,) = server.seen[1][0]["messages"][1]["content"]
     assert "ABNORMAL captions" in only["text"]
-
-
-# --- a local model
 
 
 def test_a_local_model_answers_through_the_same_interface(monkeypatch):

@@ -12,7 +12,6 @@ from alertclip.errors import InputError
 from alertclip.files import read_json, write_json
 from alertclip.records import Item, Keyframe, Region
 from alertclip.vagta import load_surrogate
-from curation.chat_models import NoReply
 from detectors.benchmarks import load_benchmark
 from vagpt import instructions as ins
 from vagpt import timed_captions as uca
@@ -29,7 +28,7 @@ GOOD = [
 
 
 class Scripted:
-    """A chat model that gives the replies of a list, then its last one for ever."""
+    """A chat model that gives, or raises, the replies of a list, then its last one for ever."""
 
     name = "scripted"
 
@@ -40,8 +39,8 @@ class Scripted:
         self.asked.append(prompt)
         self.frames.append(frames)
         reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
-        if reply == "broken":
-            raise NoReply("HTTP 500")
+        if isinstance(reply, BaseException):
+            raise reply
         return reply
 
 

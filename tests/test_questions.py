@@ -14,6 +14,7 @@ from alertclip.errors import InputError
 from alertclip.records import Item, Region
 from companion import qa_tables
 from companion.profiles import load_params
+from curation.chat_models import NoReply
 from detectors.benchmarks import load_benchmark
 from detectors.event_annotations import VideoTruth
 from detectors.fitting import TrainingSet
@@ -161,7 +162,7 @@ def test_accuracy_counts_what_cannot_be_parsed_as_wrong():
 
 
 def test_a_chat_model_sees_the_frames_of_the_footage_in_order(tmp_path):
-    model = Scripted("B", "I think it is B.", "broken", "B")
+    model = Scripted("B", "I think it is B.", NoReply("HTTP 500"), "B")
     questions = [ASKED._replace(video=name) for name in "wxyz"]
     paths = [write_ids(tmp_path / f"{count}.mp4", count) for count in (4, 40)]  # dark, bright
     footages = [qs.Footage(name, 2.0) for name in "wxyz"]

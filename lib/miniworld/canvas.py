@@ -57,16 +57,9 @@ class Canvas:
         self.polygon([(x1, y1), (x2, y1), (x2, y2), (x1, y2)], colour, outline)
 
     def ellipse(
-        self,
-        x: float,
-        y: float,
-        rx: float,
-        ry: float,
-        colour: Colour,
-        angle: float = 0.0,
-        arc: tuple[float, float] = (0.0, 360.0),
-        outline: bool = True,
-    ) -> None:
+        self, x: float, y: float, rx: float, ry: float, colour: Colour, angle: float = 0.0,
+        arc: tuple[float, float] = (0.0, 360.0), outline: bool = True,
+    ) -> None:  # fmt: skip
         """Fill an ellipse or a sector of it (degrees)."""
         centre = (round(x * ONE), round(y * ONE))
         axes = (max(1, round(rx * ONE)), max(1, round(ry * ONE)))

@@ -13,6 +13,7 @@ from scipy.stats import binomtest
 
 from alertclip import intervals
 from alertclip.errors import InputError
+from alertclip.mss import inside
 from alertclip.video import DecodeError, probe, read_frames, uniform_indices
 from curation.chat_models import ChatModel, NoReply
 from vagpt.questions import LETTERS, Option, Question, QuestionSet, parse_reply, prompt, span_iou
@@ -50,9 +51,8 @@ def option_log_likelihood(
     """
     if option.class_name is None:
         return float(logs[:, 0].sum())
-    inside = (times >= option.span[0]) & (times < option.span[1])
     column = list(classes).index(option.class_name)
-    return float(np.where(inside, logs[:, column], logs[:, 0]).sum())
+    return float(np.where(inside(times, [option.span]), logs[:, column], logs[:, 0]).sum())
 
 
 def similarity_answerer(
@@ -87,14 +87,13 @@ def blind_answerer(questions: Sequence[Question]) -> Answerer:
         if not len(spans):
             raise InputError("a blind answerer needs anomalies in other footage")
 
-        def frequency(option: Option) -> tuple[int, float]:
+        def frequency(number: int) -> tuple[int, float]:
+            option = question.options[number]
+            overlap = span_iou(np.divide(option.span, question.duration), spans).mean()
             count = int((names[other] == (option.class_name or "")).sum())
-            if option.class_name is None:
-                return count, 0.0
-            return count, float(span_iou(np.divide(option.span, question.duration), spans).mean())
+            return count, float(overlap) if option.class_name else 0.0
 
-        scores = [frequency(option) for option in question.options]
-        return LETTERS[max(range(len(scores)), key=scores.__getitem__)]
+        return LETTERS[max(range(len(question.options)), key=frequency)]
 
     return answer
 
