@@ -21,6 +21,7 @@ from miniworld.world import clip_jobs
 from miniworld.world_video import make
 
 KEY = "sk-very-secret-0123456789"
+ERROR = (500, "{}", {})
 
 
 class Server(ThreadingHTTPServer):
@@ -44,11 +45,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         content = content.replace("ECHO", self.headers["Authorization"])
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        for name, value in headers.items():
+        plain = {"Content-Type": "application/json", "Content-Length": str(len(content.encode()))}
+        for name, value in (plain | headers).items():
             self.send_header(name, value)
-        if "Content-Length" not in headers:
-            self.send_header("Content-Length", str(len(content.encode())))
         self.end_headers()
         self.wfile.write(content.encode())
 
@@ -57,9 +56,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def said(text):
-    reply = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-    base = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
-    return json.dumps(base | {"choices": [reply]})
+    return json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]})
 
 
 @pytest.fixture
@@ -80,11 +77,8 @@ def serve(monkeypatch):
         server.server_close()
 
 
-def outcome(endpoint, unit=UNIT, repairs=1, tmp="."):
-    return Writer(endpoint, PROMPTS, tmp).write(unit, repairs)
-
-
-ERROR = (500, "{}", {})
+def outcome(endpoint):
+    return Writer(endpoint, PROMPTS, ".").write(UNIT, 1)
 
 
 @pytest.mark.parametrize(

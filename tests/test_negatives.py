@@ -55,11 +55,7 @@ def test_each_broken_rule_is_named_with_its_string(answer, expected):
 
 def test_english_is_told_from_other_languages():
     assert is_english("A woman enters a café and sits at a table—alone.")
-    others = (
-        "Zwei Männer kämpfen auf der Straße.",
-        "Dos hombres pelean en la calle.",
-        "两个人走路",
-    )
+    others = ("Zwei Männer kämpfen auf der Straße.", "Dos hombres pelean.", "两个人走路")
     assert not any(map(is_english, (*others, "Мужчины дерутся.", "123", "")))
     assert normal_form("Two  MEN, fight!") == normal_form("two men ｆight")
 
@@ -149,10 +145,9 @@ def test_the_command_writes_the_published_format(tmp_path, monkeypatch, capsys):
 def test_the_estimate_counts_text_and_images():
     chosen = [UNIT, Unit("a", 1, "Two men fight.", True)]
     letters = sum(len(PROMPTS.system + PROMPTS.task(unit)) for unit in chosen)
-    expected = {"requests": 2, "images": 4, "completion_tokens": 160}
-    found = estimate(chosen, PROMPTS, 4)
-    assert found.pop("prompt_tokens") == pytest.approx(letters / 4 + 4 * 192, abs=1)
-    assert found == expected
+    tokens = round(letters / 4 + 4 * 192)
+    expected = {"requests": 2, "images": 4, "prompt_tokens": tokens, "completion_tokens": 160}
+    assert estimate(chosen, PROMPTS, 4) == expected
 
 
 def test_a_prompt_file_is_checked(tmp_path):

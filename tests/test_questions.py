@@ -39,10 +39,7 @@ def footages(count=24, duration=32.0):
     events = [(8.0 * (i % 4) + 2 + 0.1 * (i % 3), 8.0 * (i % 4) + 7.5) for i in range(count)]
     spans = [(event,) if i < count // 2 else () for i, event in enumerate(events)]
     classes = [(names[i % len(names)],) if span else () for i, span in enumerate(spans)]
-    return [
-        qs.Footage(f"v{i}", duration, s, c)
-        for i, (s, c) in enumerate(zip(spans, classes, strict=True))
-    ]
+    return [qs.Footage(f"v{i}", duration, spans[i], classes[i]) for i in range(count)]
 
 
 def test_joined_videos_are_normal_but_one():
@@ -63,9 +60,7 @@ def test_questions_keep_their_rules(seed, max_iou):
     truth = {f.name: f for f in footages()}
     for q in asked:
         video, right = truth[q.video], q.options[q.right]
-        assert right == (
-            qs.Option(video.classes[0], video.spans[0]) if video.spans else qs.Option()
-        )
+        assert right == qs.Option(*video.classes, *video.spans)
         told = [option for option in q.options if option.class_name]
         assert len(q.options) == 4 and len(told) == (4 if q.kind == "temporal" else 3)
         assert len({o.class_name for o in told}) == (1 if q.kind == "temporal" else 3)
@@ -133,14 +128,12 @@ def test_likelihood_of_an_option_by_hand():
 def test_oracle_frames_answer_everything():
     videos = footages()
     classes = ["Normal", *UCF.abnormal_classes]
-    logs = {}
+    logs, times = {}, (np.arange(64) + 0.5) / 2
     for video in videos:
-        sure = np.full((64, len(classes)), -9.0)
-        times, column = (np.arange(64) + 0.5) / 2, np.zeros(64, int)
+        column = np.zeros(64, int)
         for (start, end), name in zip(video.spans, video.classes, strict=True):
             column[(times >= start) & (times < end)] = classes.index(name)
-        sure[np.arange(64), column] = -0.1
-        logs[video.name] = sure
+        logs[video.name] = np.where(column[:, None] == np.arange(len(classes)), -0.1, -9.0)
     asked = qs.make_questions(videos, UCF.abnormal_classes)
     answer = answerers.similarity_answerer(logs, 0.5, classes)
     table = answerers.accuracy_table(answerers.answer_all(asked, answer), "oracle")
@@ -179,10 +172,8 @@ def test_a_chat_model_sees_the_frames_of_the_footage_in_order(tmp_path):
 def test_blind_goes_by_other_footage_only():
     right = [("Fire", (0, 4)), ("Fire", (0, 4)), ("Abuse", (5, 9)), ("Abuse", (5, 9))]
     wrong = (qs.Option("Abuse", (5, 9)), qs.Option("Fire", (0, 4)), qs.Option("Arson", (1, 2)))
-    asked = [
-        qs.Question(str(i), "total", 10.0, (qs.Option(*pair), *wrong), 0)
-        for i, pair in enumerate(right)
-    ]
+    options = [(qs.Option(*pair), *wrong) for pair in right]
+    asked = [qs.Question(str(i), "total", 10.0, offered, 0) for i, offered in enumerate(options)]
     blind = answerers.blind_answerer(asked)
     assert blind(asked[3]) == "C"  # Fire: its own Abuse does not count
     times = tuple(qs.Option("Abuse", span) for span in [(6, 9), (0, 4), (9, 10), (4, 6)])
