@@ -77,8 +77,7 @@ class TestMeasures:
         assert (np.diff(numbers.reshape(8, 8), axis=1) == 1).all()
 
     def test_worst_measure_decides(self) -> None:
-        good = {"decodable": 1.0, "missing": 0.0, "frozen": 0.0, "blur": 0.3, "luma": 90.0}
-        good |= {"glare": 0.0, "contrast": 40.0, "blockiness": 1.0}
+        good = {name: thresholds[-1] for name, thresholds in quality.LEVELS.items()}
         assert quality.score_quality(good)[0] == 5
         assert quality.score_quality(good | {"luma": 5.0, "blur": 0.5}) == (1, "luma")
 

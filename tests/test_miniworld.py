@@ -144,12 +144,7 @@ def test_the_held_out_wording_never_reaches_training(world):
         assert not [o for o in openings if o.lower() in text.lower()]
 
 
-def test_every_event_has_wordings_and_poses():
-    for pair in PAIRS:
-        for event in (pair.event, *pair.normal):
-            assert len(set(WORDINGS[event])) == 4
-            if pair.event != "crash":
-                assert pose(event, "a", 1.0) != pose(event, "a", 0.0)
+def test_postures_are_named_by_joint_angles():
     shown = STAND, LYING, ON_BACK, pose("sit", "a", 3), pose("tie shoe", "a", 2)
     names = ["standing", *["lying on the ground"] * 2, "sitting", "bent over"]
     assert [posture(p) for p in shown] == names

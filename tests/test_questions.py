@@ -73,9 +73,11 @@ def test_questions_keep_their_rules(seed, max_iou):
 def test_overlap_and_wrong_times_where_the_pool_has_none():
     found = qs.span_iou((0.2, 0.6), np.array([[0.4, 0.8], [0.6, 0.9], [0.0, 1.0]]))
     assert found.tolist() == pytest.approx([0.2 / 0.6, 0, 0.4])
-    spans = qs.wrong_spans(np.array([[2, 8.0]]), [(2, 8.0)], 8.0, 3, 0.5, np.random.default_rng(0))
-    assert len(set(spans)) == 3 and (2.0, 8.0) not in spans  # the least overlapping
-    assert len(qs.wrong_spans(np.empty((0, 2)), [], 8.0, 3, 0.5, np.random.default_rng(0))) == 3
+    rng, event = np.random.default_rng(0), (2.0, 8.0)
+    video = qs.Footage("v", 8.0, (event,), ("Fire",))
+    spans = qs.wrong_spans(np.array([event]), video, 3, 0.5, rng)
+    assert len(set(spans)) == 3 and event not in spans  # the least overlapping
+    assert len(qs.wrong_spans(np.empty((0, 2)), qs.Footage("n", 8.0), 3, 0.5, rng)) == 3
     asked = qs.make_questions(footages(), UCF.abnormal_classes)
     assert len({q.right for q in asked}) == 4
     with pytest.raises(InputError, match="3 other classes"):

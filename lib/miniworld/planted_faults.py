@@ -71,7 +71,10 @@ def plant(
         with ThreadPoolExecutor(max(1, workers)) as threads:
             work = threads.map(lambda job: _write(root, out / job.video, job), jobs)
             list(progress(work, len(jobs), "planting faults"))
-        _table(jobs).to_csv(out / "planted.csv", index=False)
+        rows = [(job.video, job.kind, job.source.video, job.source.class_name) for job in jobs]
+        table = pd.DataFrame(rows, columns=["video", "kind", "source", "true_class"])
+        table["class_name"] = table["video"].map(_class)
+        table.to_csv(out / "planted.csv", index=False)
         write_json(mark, identity)
     return pd.read_csv(out / "planted.csv")
 
@@ -119,15 +122,6 @@ def _folder(
         return folders["Normal"]
     others = sorted(set(folders) - {"Normal", source.class_name})
     return folders[others[rng.integers(len(others))]]
-
-
-def _table(jobs: Sequence[Job]) -> pd.DataFrame:
-    names = ["video", "kind", "source", "true_class", "class_name"]
-    rows = [
-        (job.video, job.kind, job.source.video, job.source.class_name, _class(job.video))
-        for job in jobs
-    ]
-    return pd.DataFrame(rows, columns=names)
 
 
 def _write(root: Path, target: Path, job: Job) -> None:
@@ -239,9 +233,9 @@ def _spoilt(
     """The negatives of a region with a fault in each."""
     texts, caption = region["hard_negative"] or [], region["region_caption"]
     if kind == "wrong polarity":
-        name = _class(region["video"])
-        same = {r["region_caption"] for r in regions if _class(r["video"]) == name}
-        others = sorted(same - {caption}) or [caption]
+        own = _class(region["video"])
+        captions = {r["region_caption"] for r in regions if _class(r["video"]) == own}
+        others = sorted(captions - {caption}) or [caption]
         return [others[i] for i in rng.integers(len(others), size=len(texts))]
     return {
         "missing": [],

@@ -120,11 +120,7 @@ def encode_captions(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> 
 
 
 def save_prior(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerFast,
-    out: Path,
-    card: dict,
-    family: str = "clip",
+    model: nn.Module, tokenizer: PreTrainedTokenizerFast, out: Path, card: dict, family: str
 ) -> None:
     """Write an open_clip ``local-dir`` folder: config, fp16 weights, tokenizer, card.json."""
     recipe = RECIPES[family]
@@ -167,7 +163,7 @@ def _card(args: argparse.Namespace, seconds: float) -> dict:
         f" {TOPIC_SHARE:.0%} of the captions carry a phrase of either twin and"
         f" {GENERIC_SHARE:.0%} a generic one, both drawn without looking at the twin, so"
         " that the model knows the words and sees the scene but has no notion of abnormal",
-        **{"stills": args.stills, "steps": args.steps, "batch_size": BATCH_SIZE, "seed": args.seed},
+        "stills": args.stills, "steps": args.steps, "batch_size": BATCH_SIZE, "seed": args.seed,
         "minutes": round(seconds / 60, 1),
         "machine": platform.machine(),
         "versions": {"torch": torch.__version__, "open_clip": open_clip.__version__},

@@ -6,7 +6,6 @@ visible postures and shapes. Topic and generic words are drawn without looking a
 """
 
 from functools import partial
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -51,14 +50,6 @@ PEOPLE = {"a": "someone", "b": "a person", "c": "a car", "d": "another car"}
 HELD = {"bag": "bag", "stick": "long stick", "dark object": "small dark object"}
 OBJECTS = {"robbery": "bag", "shooting": "small dark object", "smash": "glass window",
            "crash": "car", "fire": "metal grill", "explosion": "metal cabinet"}  # fmt: skip
-
-
-class Still(NamedTuple):
-    """Both views of one seed, full frame and zoom, which share their attributes."""
-
-    images: np.ndarray  # (2, H, W, 3) uint8 RGB
-    captions: tuple[str, str]
-    attributes: dict[str, str]
 
 
 def _shapes(plan: Plan, now: Moment) -> list[str]:
@@ -143,8 +134,10 @@ def _attributes(plan: Plan, now: Moment, abnormal: bool) -> dict[str, str]:
     }
 
 
-def still(size: tuple[int, int], world_seed: int, seed: int) -> Still:
-    """Full frame and zoom of one seed, each with its own caption."""
+def still(
+    size: tuple[int, int], world_seed: int, seed: int
+) -> tuple[np.ndarray, tuple[str, str], dict[str, str]]:
+    """Full frame and zoom of one seed (2, H, W, 3), a caption for each, and their attributes."""
     cv2.setNumThreads(1)
     plan = draw_plan(seed, "stills", world_seed)
     rng = np.random.default_rng([world_seed, seed, 4])
@@ -159,7 +152,7 @@ def still(size: tuple[int, int], world_seed: int, seed: int) -> Still:
     images = np.stack([cv2.resize(v, size[::-1], interpolation=cv2.INTER_AREA) for v in views])
     now = moment(plan, abnormal, t)
     captions = _caption(plan, now, rng), _caption(plan, now, rng)
-    return Still(images, captions, _attributes(plan, now, abnormal))
+    return images, captions, _attributes(plan, now, abnormal)
 
 
 def stills(
@@ -169,15 +162,14 @@ def stills(
 
     ``seed`` chooses the world; the seeds of stills are disjoint from every clip's.
     """
-    pairs = (count + 1) // 2
+    pairs, first = (count + 1) // 2, SEED_START["stills"]
     if pairs > SEED_ROOM["stills"]:
         raise InputError(f"count={count}: at most {2 * SEED_ROOM['stills']} stills")
-    first = SEED_START["stills"]
     images = np.empty((pairs * 2, *size, 3), np.uint8)
     captions, attributes = [], []
     work = parallel(partial(still, size, seed), range(first, first + pairs), workers)
-    for k, made in enumerate(progress(work, pairs, "rendering stills")):
-        images[2 * k : 2 * k + 2] = made.images
-        captions += made.captions
-        attributes += [made.attributes] * 2
+    for k, (views, texts, shown) in enumerate(progress(work, pairs, "rendering stills")):
+        images[2 * k : 2 * k + 2] = views
+        captions += texts
+        attributes += [shown] * 2
     return images[:count], captions[:count], attributes[:count]
