@@ -12,13 +12,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from test_negatives import FENCED, GOOD, PROMPTS, UNIT
+from test_video import write_ids
 
 from alertclip.errors import InputError
 from curation import negatives
 from curation.chat_models import Endpoint, LocalModel
 from curation.negatives import Unit, Writer
-from miniworld.world import clip_jobs
-from miniworld.world_video import make
 
 KEY = "sk-very-secret-0123456789"
 ERROR = (500, "{}", {})
@@ -137,10 +136,9 @@ def test_a_key_is_not_sent_where_it_would_show(monkeypatch):
 
 
 def test_frames_of_the_span_go_with_abnormal_units_only(serve, tmp_path):
-    job = next(j for j in clip_jobs("dev", 2, "flat", 0) if j.abnormal)
-    make(tmp_path, job)
+    write_ids(tmp_path / "a.mp4")
     server, endpoint = serve(FENCED)
-    unit = Unit(job.path, 0, "Two men fight.", True, None, None, (2.0, 6.0))
+    unit = Unit("a.mp4", 0, "Two men fight.", True, None, None, (0.2, 1.0))
     writer = Writer(endpoint, PROMPTS, tmp_path, frames=3)
     assert writer.write(unit, 0)["status"] == "ok"
     parts = server.seen[0][0]["messages"][1]["content"]

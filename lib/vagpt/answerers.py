@@ -135,8 +135,8 @@ def answer_all(questions: Sequence[Question], answerer: Answerer) -> pd.DataFram
         except (NoReply, DecodeError) as error:
             reply, chosen = f"no reply: {error}", None
         row = {name: getattr(question, name) for name in ("video", "kind", "abnormal", "right")}
-        correct, chosen = chosen == question.right, np.nan if chosen is None else chosen
-        rows.append(row | {"reply": reply, "chosen": chosen, "correct": correct})
+        row |= {"reply": reply, "chosen": np.nan if chosen is None else chosen}
+        rows.append(row | {"correct": chosen == question.right})
     return pd.DataFrame(rows)
 
 
@@ -184,8 +184,7 @@ def accuracy_differences(
             raise InputError(f"{before} and {after} answered different questions")
         for setting, mask in settings(old):
             a, b = (t.loc[mask, "correct"].to_numpy(float) for t in (old, new))
-            found = intervals.paired_difference(a, b, n_boot=n_boot, seed=seed)._asdict()
-            points = {name: 100 * found[name] for name in ("value", "low", "high")}
-            row = {"difference": f"{after} minus {before}", "setting": setting}
-            rows.append(row | points | {"n": found["n"]})
-    return pd.DataFrame(rows)
+            found = intervals.paired_difference(a, b, n_boot=n_boot, seed=seed)
+            points = (100 * value for value in found[:3])
+            rows.append((f"{after} minus {before}", setting, *points, found.n))
+    return pd.DataFrame(rows, columns=["difference", "setting", "value", "low", "high", "n"])
