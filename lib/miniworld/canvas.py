@@ -37,7 +37,6 @@ class Canvas:
     def __init__(self, image: np.ndarray, style: str = "flat") -> None:
         self.image = image
         self.line = style == "line"
-        self.height, self.width = image.shape[:2]
 
     def tone(self, colour: Colour) -> Colour:
         """The colour as this style prints it."""
