@@ -77,8 +77,7 @@ class TestMeasures:
         assert (np.diff(numbers.reshape(8, 8), axis=1) == 1).all()
 
     def test_worst_measure_decides(self) -> None:
-        good = {"decodable": 1.0, "missing": 0.0, "frozen": 0.0, "blur": 0.3, "luma": 90.0}
-        good |= {"glare": 0.0, "contrast": 40.0, "blockiness": 1.0}
+        good = {name: thresholds[-1] for name, thresholds in quality.LEVELS.items()}
         assert quality.score_quality(good)[0] == 5
         assert quality.score_quality(good | {"luma": 5.0, "blur": 0.5}) == (1, "luma")
 
@@ -95,14 +94,10 @@ def prints(clips: list[np.ndarray], content: list[str] | None = None) -> redunda
 
 
 class TestRedundancy:
-    def test_neighbours_are_others(self) -> None:
-        line = np.array([[0.0], [1.0], [3.0], [7.0]])
-        assert redundancy.nearest(line, 2).tolist() == [[1, 2], [0, 2], [1, 0], [2, 1]]
-        assert redundancy.nearest(line[:1], 2).shape == (1, 0)
-
     def test_copies_scenes_and_strangers(self) -> None:
         one, other = moving(1), moving(2)
         brighter = np.clip(one * 0.9 + 20, 0, 255).astype(np.uint8)
+        assert redundancy.compare(prints([one])).empty
         pairs = redundancy.compare(prints([one, other, brighter]))
         kinds = {(p.a, p.b): p.kind for p in pairs.itertuples()}
         assert kinds == {(0, 2): redundancy.COPY}
@@ -142,16 +137,10 @@ class TestRedundancy:
 
 def test_log_odds_by_hand() -> None:
     frames = np.stack([np.eye(3)[[0, 0, 1, 0]], np.eye(3)[[0, 1, 2, 2]]])
-    clips = ClipEmbeddings(
-        embedding=np.array([[0.6, 0.8, 0.0], [0.0, 0.6, 0.8]]),
-        z=frames,
-        v=frames,
-        mask=np.array([[True, True, True, False], [True] * 4]),
-        times=np.zeros((2, 4)),
-        labels=np.array([1, 0]),
-        classes=["A", "Normal"],
-        keys=["a", "n"],
-    )
+    mask, times = np.array([[True, True, True, False], [True] * 4]), np.zeros((2, 4))
+    means, labels = np.array([[0.6, 0.8, 0.0], [0.0, 0.6, 0.8]]), np.array([1, 0])
+    names = {"classes": ["A", "Normal"], "keys": ["a", "n"]}
+    clips = ClipEmbeddings(means, frames, frames, mask, times, labels, **names)
     table = consistency.score_consistency(clips, np.eye(3), ["A", "B", "C"], 10.0)
     assert table[["class", "clarity"]].values.tolist() == [[3, 5], [5, 5]]
     assert table["class_log_odds"][0] == pytest.approx(-2.0) and np.isnan(table["clarity_share"][1])
@@ -171,9 +160,8 @@ class TestDecision:
     @settings(max_examples=30, deadline=None)
     @given(*[st.integers(1, 5)] * 4)
     def test_the_published_score(self, a: int, b: int, c: int, d: int) -> None:
-        row = screening.decide(
-            scored(**{"class": a, "clarity": b, "quality": c, "redundancy": d}), veto=False
-        ).iloc[0]
+        scores = dict(zip(screening.WEIGHTS, (a, b, c, d), strict=True))
+        row = screening.decide(scored(**scores), veto=False).iloc[0]
         assert row["score"] == a + 2 * b + 2 * c + 5 * d
         assert (row["decision"] == "drop") == (row["score"] < 25)
         assert row["decision"] == row["decision_by_score"]
@@ -185,9 +173,8 @@ class TestDecision:
             assert row["reason"] == f"{name}: {name} told"
 
     def test_bins_and_edges(self) -> None:
-        assert screening.score_bins([10, 24, 25, 39, 40, 50]) == [
-            *("0-25", "0-25", "25-40", "25-40", "40-50", "40-50")
-        ]
+        bins = [name for name in ("0-25", "25-40", "40-50") for _ in range(2)]
+        assert screening.score_bins([10, 24, 25, 39, 40, 50]) == bins
 
 
 def world(folder: Path) -> list[Item]:
@@ -206,26 +193,23 @@ class TestScreening:
     def test_command_line_from_files_to_table(self, tmp_path: Path) -> None:
         world(tmp_path / "videos")
         human = tmp_path / "human.csv"
-        human.write_text(
-            "clip,override,reason\nFire/b.mp4,keep,night scene\nNormal/d.mp4,drop,grainy\n"
-        )
-        arguments = [str(tmp_path / "videos"), "--out", str(tmp_path / "out.csv")]
-        assert main(arguments) == 0
-        before = pd.read_csv(tmp_path / "out.csv", keep_default_na=False).set_index("clip")
-        assert main([*arguments, "--overrides", str(human)]) == 0
-        after = pd.read_csv(tmp_path / "out.csv", keep_default_na=False).set_index("clip")
+        rows = "Fire/b.mp4,keep,night scene\nNormal/d.mp4,drop,grainy\n"
+        human.write_text(f"clip,override,reason\n{rows}")
+        tables = []
+        for more in ([], ["--overrides", str(human)]):
+            assert main([str(tmp_path / "videos"), "--out", str(tmp_path / "out.csv"), *more]) == 0
+            table = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
+            tables.append(table.set_index("clip"))
+        before, after = tables
         dropped = set(before.index[before["decision"] == "drop"])
         assert {"Fire/b.mp4", "Robbery/copy.mp4", "Robbery/cut.mp4"} <= dropped
         assert before.loc["Robbery/copy.mp4", "reason"].endswith("same content as Fire/a.mp4")
         assert before.loc["Robbery/cut.mp4", "score"] == 10
         assert "cannot be decoded" in before.loc["Robbery/cut.mp4", "reason"]
         assert "luma" in before.loc["Fire/b.mp4", "quality_note"]
-        assert after.loc["Fire/b.mp4", "decision"] == "keep"
-        assert after.loc["Fire/b.mp4", "override"] == "keep: night scene"
-        assert after.loc["Normal/d.mp4", ["decision", "reason"]].tolist() == [
-            "drop",
-            "human: grainy",
-        ]
+        found = after.loc[["Fire/b.mp4", "Normal/d.mp4"], ["decision", "override", "reason"]]
+        kept, left = found.values.tolist()
+        assert kept == ["keep", "keep: night scene", ""] and left[::2] == ["drop", "human: grainy"]
         assert before.loc["Normal/d.mp4", "decision"] == "keep"
 
     @pytest.mark.parametrize("row", ["x.mp4,drop,seen", "a,remove,seen", "a,drop,"])
@@ -257,9 +241,8 @@ def test_recovery_by_hand() -> None:
     assert recall["high"] == pytest.approx(95.44, abs=0.01)
     precision = found.loc[("score or veto", "precision", screening_tables.OVERALL)]
     assert (precision["found"], precision["n"]) == (3, 4)
-    assert (
-        found.loc[("score or veto", "false alarms", screening_tables.CLEAN_REMOVED)]["value"] == 25
-    )
+    alarms = found.loc[("score or veto", "false alarms", screening_tables.CLEAN_REMOVED)]
+    assert alarms["value"] == 25
     assert found.loc[("published score", "precision", screening_tables.OVERALL)]["n"] == 0
 
 

@@ -11,22 +11,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from test_negatives import FENCED, GOOD, PROMPTS, UNIT
+from test_video import write_ids
 
 from alertclip.errors import InputError
 from curation import negatives
 from curation.chat_models import Endpoint, LocalModel
-from curation.negatives import Unit, Writer, load_negative_prompts
-from miniworld.world import clip_jobs
-from miniworld.world_video import make
+from curation.negatives import Unit, Writer
 
 KEY = "sk-very-secret-0123456789"
-GOOD = ["Two men hug each other.", "Two men dance in the park.", "Two men shake hands."]
-FENCED = "```json\n" + json.dumps(GOOD) + "\n```"
-PROMPTS = load_negative_prompts()
-UNIT = Unit("MSAD/a.mp4", 0, "Two men fight.", False)
-
-
-# --- a real server that misbehaves
+ERROR = (500, "{}", {})
 
 
 class Server(ThreadingHTTPServer):
@@ -50,11 +44,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         content = content.replace("ECHO", self.headers["Authorization"])
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        for name, value in headers.items():
+        plain = {"Content-Type": "application/json", "Content-Length": str(len(content.encode()))}
+        for name, value in (plain | headers).items():
             self.send_header(name, value)
-        if "Content-Length" not in headers:
-            self.send_header("Content-Length", str(len(content.encode())))
         self.end_headers()
         self.wfile.write(content.encode())
 
@@ -63,9 +55,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def said(text):
-    reply = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-    base = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
-    return json.dumps(base | {"choices": [reply]})
+    return json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]})
 
 
 @pytest.fixture
@@ -86,11 +76,8 @@ def serve(monkeypatch):
         server.server_close()
 
 
-def outcome(endpoint, unit=UNIT, repairs=1, tmp="."):
-    return Writer(endpoint, PROMPTS, tmp).write(unit, repairs)
-
-
-ERROR = (500, "{}", {})
+def outcome(endpoint):
+    return Writer(endpoint, PROMPTS, ".").write(UNIT, 1)
 
 
 @pytest.mark.parametrize(
@@ -117,9 +104,6 @@ def test_retry_after_is_heeded(serve):
     server, endpoint = serve((429, "{}", {"Retry-After": "0.4"}), FENCED)
     assert outcome(endpoint)["status"] == "ok"
     assert server.times[1] - server.times[0] >= 0.4
-
-
-# --- the key
 
 
 def test_the_key_is_nowhere(serve, tmp_path, caplog, monkeypatch):
@@ -151,14 +135,10 @@ def test_a_key_is_not_sent_where_it_would_show(monkeypatch):
     Endpoint("http://example.org/v1", "m")
 
 
-# --- frames
-
-
 def test_frames_of_the_span_go_with_abnormal_units_only(serve, tmp_path):
-    job = next(j for j in clip_jobs("dev", 2, "flat", 0) if j.abnormal)
-    make(tmp_path, job)
+    write_ids(tmp_path / "a.mp4")
     server, endpoint = serve(FENCED)
-    unit = Unit(job.path, 0, "Two men fight.", True, None, None, (2.0, 6.0))
+    unit = Unit("a.mp4", 0, "Two men fight.", True, None, None, (0.2, 1.0))
     writer = Writer(endpoint, PROMPTS, tmp_path, frames=3)
     assert writer.write(unit, 0)["status"] == "ok"
     parts = server.seen[0][0]["messages"][1]["content"]
@@ -171,9 +151,6 @@ def test_frames_of_the_span_go_with_abnormal_units_only(serve, tmp_path):
     writer.write(UNIT, 0)
     (only,) = server.seen[1][0]["messages"][1]["content"]
     assert "ABNORMAL captions" in only["text"]
-
-
-# --- a local model
 
 
 def test_a_local_model_answers_through_the_same_interface(monkeypatch):

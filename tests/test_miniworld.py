@@ -1,11 +1,11 @@
 """The mini world: nothing leaks before the event, files follow the schemas, seeds decide all."""
 
-import csv
 import hashlib
 import json
 
 import av
 import numpy as np
+import pandas as pd
 import pytest
 
 import miniworld
@@ -29,8 +29,7 @@ def topic_texts(event):
 
 
 def clips(world):
-    with (world / "clips.csv").open() as stream:
-        return list(csv.DictReader(stream))
+    return pd.read_csv(world / "clips.csv").to_dict("records")
 
 
 def frames(path):
@@ -52,7 +51,7 @@ def test_twins_are_equal_until_the_event_and_differ_after(style):
 def test_twins_are_equal_until_the_event_after_h264(world):
     rows = [row for row in clips(world) if row["split"] == "test"]
     for normal, abnormal in zip(rows[::2], rows[1::2], strict=True):
-        start = int(float(normal["event_start_s"]) * FPS)
+        start = int(normal["event_start_s"] * FPS)
         assert normal["seed"] == abnormal["seed"] and 0.22 <= start / FRAMES <= 0.42
         a, b = (frames(world / row["video"]) for row in (normal, abnormal))
         assert a.shape == b.shape == (FRAMES, 240, 320, 3)
@@ -93,16 +92,14 @@ def test_foreign_folders_and_odd_counts_are_refused(tmp_path):
 def test_splits_are_balanced_and_disjoint(world):
     rows = clips(world)
     train, test = ([r for r in rows if r["split"] == s] for s in ("train", "test"))
-    assert len(train) == 20 and sum(int(r["label"]) for r in train) == 8
-    assert sorted(r["class_name"] for r in test if r["label"] == "1") == sorted(miniworld.CLASSES)
+    assert len(train) == 20 and sum(r["label"] for r in train) == 8
+    assert sorted(r["class_name"] for r in test if r["label"]) == sorted(miniworld.CLASSES)
     assert len({r["video"] for r in rows}) == len(rows)
     ends = [(SEED_START[s], SEED_START[s] + SEED_ROOM[s]) for s in SEED_START]
     assert all(a[1] <= b[0] for a, b in zip(ends[:-1], ends[1:], strict=True))
     elsewhere = {draw_plan(s, split).scene for split in ("train", "stills") for s in range(400)}
     assert miniworld.HELD_OUT_SCENE not in elsewhere and len(elsewhere) >= 8
-    assert any(
-        draw_plan(s, "test").scene == miniworld.HELD_OUT_SCENE for s in range(70_001, 70_041)
-    )
+    assert miniworld.HELD_OUT_SCENE in {draw_plan(s, "test").scene for s in range(70_001, 70_041)}
 
 
 def test_annotations_follow_the_published_schema(world):
@@ -117,17 +114,13 @@ def test_annotations_follow_the_published_schema(world):
             assert len(set(negatives["hard_negative"]) - set(item["region_captions"])) == 3
             for caption in (*item["region_captions"], *negatives["hard_negative"]):
                 assert len(caption.split()) <= 20, caption
-            if track:
-                _check_track(track)
-                assert negatives["frames_25"] == [track[0]["frame"], track[-1]["frame"]]
-
-
-def _check_track(track):
-    clock = [key["frame"] for key in track]
-    assert clock == sorted(set(clock)) and clock[0] >= 1 and clock[-1] <= 200
-    assert [key["enabled"] for key in track] == [True] * (len(track) - 1) + [False]
-    for x1, y1, x2, y2 in (key["bbox"] for key in track):
-        assert 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1
+            clock = [key["frame"] for key in track]
+            assert negatives["frames_25"] == ([clock[0], clock[-1]] if track else None)
+            assert clock == sorted({*clock} & {*range(1, 201)})
+            enabled = [key["enabled"] for key in track]
+            assert enabled == [True] * (len(track) - 1) + [False] * abnormal
+            for x1, y1, x2, y2 in (key["bbox"] for key in track):
+                assert 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1
 
 
 def test_boxes_hold_what_the_event_changes():
@@ -138,11 +131,8 @@ def test_boxes_hold_what_the_event_changes():
         (normal, a), (abnormal, b) = (render(plan, twin, t) for twin in (False, True))
         change = np.abs(normal.astype(int) - abnormal).sum(2)
         x1, y1, x2, y2 = (f(p, q) for f, p, q in zip((min, min, max, max), a, b, strict=True))
-        rows, columns = (
-            slice(int(y1 * 240), int(y2 * 240) + 1),
-            slice(int(x1 * 320), int(x2 * 320) + 1),
-        )
-        inside, total = inside + change[rows, columns].sum(), total + change.sum()
+        part = np.s_[int(y1 * 240) : int(y2 * 240) + 1, int(x1 * 320) : int(x2 * 320) + 1]
+        inside, total = inside + change[part].sum(), total + change.sum()
     assert inside / total > 0.93  # the rest: shadows, spilt noise
 
 
@@ -154,16 +144,10 @@ def test_the_held_out_wording_never_reaches_training(world):
         assert not [o for o in openings if o.lower() in text.lower()]
 
 
-def test_every_event_has_wordings_and_poses():
-    for pair in PAIRS:
-        for event in (pair.event, *pair.normal):
-            assert len(set(WORDINGS[event])) == 4
-            if pair.event != "crash":
-                assert pose(event, "a", 1.0) != pose(event, "a", 0.0)
-    names = [
-        posture(p) for p in (STAND, LYING, ON_BACK, pose("sit", "a", 3), pose("tie shoe", "a", 2))
-    ]
-    assert names == ["standing", *["lying on the ground"] * 2, "sitting", "bent over"]
+def test_postures_are_named_by_joint_angles():
+    shown = STAND, LYING, ON_BACK, pose("sit", "a", 3), pose("tie shoe", "a", 2)
+    names = ["standing", *["lying on the ground"] * 2, "sitting", "bent over"]
+    assert [posture(p) for p in shown] == names
     assert posture(pose("shooting", "a", 0.8)) == posture(pose("photo", "a", 0.8))
 
 

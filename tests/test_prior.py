@@ -1,4 +1,4 @@
-"""MiniCLIP's pre-training: its loss, its resume, and the folder that open_clip reads."""
+"""MiniCLIP's pre-training: its loss, its seed, and the folder that open_clip reads."""
 
 import numpy as np
 import pytest
@@ -22,41 +22,18 @@ def test_identical_captions_share_the_target():
     assert float(loss) == pytest.approx(expected, abs=1e-6)
 
 
-def test_learning_rate_warms_up_and_ends_at_zero():
-    rates = [prior.learning_rate(step, 100, 1.0) for step in range(101)]
-    assert rates[0] == pytest.approx(0.2) and rates[4] == rates[5] == pytest.approx(1.0)
-    assert rates[100] == pytest.approx(0.0)
-
-
 def make_stills(size: int):
     images = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), np.uint8)
     return images, CAPTIONS, prior.train_tokenizer(CAPTIONS)
 
 
-@pytest.fixture(scope="module")
-def stills():
-    return make_stills(128)
-
-
-def test_resume_is_equal_to_the_bit(stills, tmp_path, monkeypatch):
-    monkeypatch.setattr(prior, "SAVE_STEPS", 1)
-    whole = prior.pretrain(*stills, steps=2, batch_size=4)
-    loss, calls = prior._loss, []
-
-    def cut_at_the_second(*inputs):
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return loss(*inputs)
-
-    checkpoint = tmp_path / "checkpoint.pt"
-    monkeypatch.setattr(prior, "_loss", cut_at_the_second)
-    with pytest.raises(KeyboardInterrupt):
-        prior.pretrain(*stills, steps=2, batch_size=4, checkpoint=checkpoint)
-    monkeypatch.setattr(prior, "_loss", loss)
-    resumed = prior.pretrain(*stills, steps=2, batch_size=4, checkpoint=checkpoint)
-    for name, tensor in whole.state_dict().items():
-        assert torch.equal(tensor, resumed.state_dict()[name]), name
+def test_training_is_seeded():
+    one, same, other = (
+        prior.pretrain(*make_stills(128), steps=2, batch_size=4, seed=seed).state_dict()
+        for seed in (0, 0, 1)
+    )
+    assert all(torch.equal(tensor, same[name]) for name, tensor in one.items())
+    assert not torch.equal(one["text_projection"], other["text_projection"])
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip"])
@@ -70,10 +47,6 @@ def test_saved_folder_is_the_model_that_was_trained(family, tmp_path):
     assert torch.equal(backbone.tokenizer(CAPTIONS), tokens)
     pixels = torch.randn(2, 3, *backbone.image_size)
     with torch.no_grad():
-        # half precision on disk
-        assert torch.allclose(
-            backbone.model.encode_text(tokens), model.encode_text(tokens), atol=2e-2
-        )
-        assert torch.allclose(
-            backbone.model.encode_image(pixels), model.encode_image(pixels), atol=5e-2
-        )
+        texts, images = backbone.model.encode_text(tokens), backbone.model.encode_image(pixels)
+        assert torch.allclose(texts, model.encode_text(tokens), atol=2e-2)  # fp16 on disk
+        assert torch.allclose(images, model.encode_image(pixels), atol=5e-2)

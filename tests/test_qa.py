@@ -12,7 +12,6 @@ from alertclip.errors import InputError
 from alertclip.files import read_json, write_json
 from alertclip.records import Item, Keyframe, Region
 from alertclip.vagta import load_surrogate
-from curation.chat_models import NoReply
 from detectors.benchmarks import load_benchmark
 from vagpt import instructions as ins
 from vagpt import timed_captions as uca
@@ -29,7 +28,7 @@ GOOD = [
 
 
 class Scripted:
-    """A chat model that gives the replies of a list, then its last one for ever."""
+    """A chat model that gives, or raises, the replies of a list, then its last one for ever."""
 
     name = "scripted"
 
@@ -40,8 +39,8 @@ class Scripted:
         self.asked.append(prompt)
         self.frames.append(frames)
         reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
-        if reply == "broken":
-            raise NoReply("HTTP 500")
+        if isinstance(reply, BaseException):
+            raise reply
         return reply
 
 
@@ -56,12 +55,9 @@ def test_uca_file_is_read_judged_cut_and_reported(tmp_path):
     videos = {"Abuse037_x264": entry, "Normal_Videos_003_x264": normal, "Picnic1_x264": normal}
     write_json(path, videos)
     asked = []
-
-    def judge(sentence, name):
-        asked.append((sentence, name))
-        return "hit" in sentence
-
-    captions, report = uca.read_uca(path, UCF.classes, judge)
+    captions, report = uca.read_uca(
+        path, UCF.classes, lambda *given: asked.append(given) or "hit" in given[0]
+    )
     assert captions == [
         TimedCaption("Abuse037_x264", "Abuse", 0.0, 4.2, "A man walks.", False),
         TimedCaption("Abuse037_x264", "Abuse", 4.2, 10.0, "He is hit.", True),
@@ -75,28 +71,23 @@ def test_uca_file_is_read_judged_cut_and_reported(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("broken", [[], {"Abuse1_x264": {"duration": 3}}, {"Abuse1_x264": {
-    "duration": 3, "timestamps": [[0, 1]], "sentences": []}}])  # fmt: skip
+@pytest.mark.parametrize("broken", ["[]", '{"Abuse1_x264": {"duration": 3}}', "", '{"Abuse1_x264": '
+    '{"duration": 3, "timestamps": [[0, 1]], "sentences": []}}'])  # fmt: skip
 def test_files_of_another_form_are_refused(tmp_path, broken):
-    write_json(tmp_path / "uca.json", broken)
+    (tmp_path / "uca.json").write_text(broken)  # one published file is empty
     with pytest.raises(InputError, match=r"uca\.json"):
         uca.read_uca(tmp_path / "uca.json", UCF.classes, lambda *_: True)
-    (tmp_path / "empty.json").write_text("")  # as one published file is
-    with pytest.raises(InputError, match="not valid"):
-        uca.read_uca(tmp_path / "empty.json", UCF.classes, lambda *_: True)
 
 
 def test_text_judge_takes_the_nearer_side():
     model = tiny_clip.alertclip()
     texts = {"Normal": ["people walk", "a calm day"], "Fighting": ["people fight"]}
     judge = uca.text_judge(model.encode_text, texts)
-    sentences = ["people fight", "people walk", "a calm day", "men hit", "a dog runs far"]
     with torch.inference_mode():
-        for sentence in sentences:
-            e = model.encode_text([sentence])[0].double().numpy()
-            sides = {k: model.encode_text(v).double().numpy() @ e for k, v in texts.items()}
-            expected = sides["Fighting"].mean() > sides["Normal"].mean()
-            assert judge(sentence, "Fighting") == expected
+        for sentence in ("people fight", "people walk", "a calm day", "men hit", "a dog runs far"):
+            e = model.encode_text([sentence])[0].double()
+            fight, calm = (model.encode_text(texts[k]).double() @ e for k in ("Fighting", "Normal"))
+            assert judge(sentence, "Fighting") == (fight.mean() > calm.mean())
         assert judge("people fight", "Fighting")
 
 
@@ -135,11 +126,8 @@ def test_leakage_against_the_published_split(shared_data):
 
 def test_template_pairs_and_record():
     pairs = ins.template_pairs(CLIP)
-    assert [pair.answer for pair in pairs] == [
-        "Two men fight.",
-        "From 2.0 s to 5.5 s.",
-        "Yes, fighting. Two men fight.",
-    ]
+    answers = ["Two men fight.", "From 2.0 s to 5.5 s.", "Yes, fighting. Two men fight."]
+    assert [pair.answer for pair in pairs] == answers
     assert pairs[-1].question == "Are there any anomalies?" and pairs == ins.template_pairs(CLIP)
     assert ins.template_pairs(CALM)[2].answer.startswith("No, ")
     record = ins.conversation(CLIP, pairs)

@@ -14,6 +14,7 @@ from alertclip.errors import InputError
 from alertclip.records import Item, Region
 from companion import qa_tables
 from companion.profiles import load_params
+from curation.chat_models import NoReply
 from detectors.benchmarks import load_benchmark
 from detectors.event_annotations import VideoTruth
 from detectors.fitting import TrainingSet
@@ -38,10 +39,7 @@ def footages(count=24, duration=32.0):
     events = [(8.0 * (i % 4) + 2 + 0.1 * (i % 3), 8.0 * (i % 4) + 7.5) for i in range(count)]
     spans = [(event,) if i < count // 2 else () for i, event in enumerate(events)]
     classes = [(names[i % len(names)],) if span else () for i, span in enumerate(spans)]
-    return [
-        qs.Footage(f"v{i}", duration, s, c)
-        for i, (s, c) in enumerate(zip(spans, classes, strict=True))
-    ]
+    return [qs.Footage(f"v{i}", duration, spans[i], classes[i]) for i in range(count)]
 
 
 def test_joined_videos_are_normal_but_one():
@@ -62,9 +60,7 @@ def test_questions_keep_their_rules(seed, max_iou):
     truth = {f.name: f for f in footages()}
     for q in asked:
         video, right = truth[q.video], q.options[q.right]
-        assert right == (
-            qs.Option(video.classes[0], video.spans[0]) if video.spans else qs.Option()
-        )
+        assert right == qs.Option(*video.classes, *video.spans)
         told = [option for option in q.options if option.class_name]
         assert len(q.options) == 4 and len(told) == (4 if q.kind == "temporal" else 3)
         assert len({o.class_name for o in told}) == (1 if q.kind == "temporal" else 3)
@@ -77,9 +73,11 @@ def test_questions_keep_their_rules(seed, max_iou):
 def test_overlap_and_wrong_times_where_the_pool_has_none():
     found = qs.span_iou((0.2, 0.6), np.array([[0.4, 0.8], [0.6, 0.9], [0.0, 1.0]]))
     assert found.tolist() == pytest.approx([0.2 / 0.6, 0, 0.4])
-    spans = qs.wrong_spans(np.array([[2, 8.0]]), [(2, 8.0)], 8.0, 3, 0.5, np.random.default_rng(0))
-    assert len(set(spans)) == 3 and (2.0, 8.0) not in spans  # the least overlapping
-    assert len(qs.wrong_spans(np.empty((0, 2)), [], 8.0, 3, 0.5, np.random.default_rng(0))) == 3
+    rng, event = np.random.default_rng(0), (2.0, 8.0)
+    video = qs.Footage("v", 8.0, (event,), ("Fire",))
+    spans = qs.wrong_spans(np.array([event]), video, 3, 0.5, rng)
+    assert len(set(spans)) == 3 and event not in spans  # the least overlapping
+    assert len(qs.wrong_spans(np.empty((0, 2)), qs.Footage("n", 8.0), 3, 0.5, rng)) == 3
     asked = qs.make_questions(footages(), UCF.abnormal_classes)
     assert len({q.right for q in asked}) == 4
     with pytest.raises(InputError, match="3 other classes"):
@@ -132,14 +130,12 @@ def test_likelihood_of_an_option_by_hand():
 def test_oracle_frames_answer_everything():
     videos = footages()
     classes = ["Normal", *UCF.abnormal_classes]
-    logs = {}
+    logs, times = {}, (np.arange(64) + 0.5) / 2
     for video in videos:
-        sure = np.full((64, len(classes)), -9.0)
-        times, column = (np.arange(64) + 0.5) / 2, np.zeros(64, int)
+        column = np.zeros(64, int)
         for (start, end), name in zip(video.spans, video.classes, strict=True):
             column[(times >= start) & (times < end)] = classes.index(name)
-        sure[np.arange(64), column] = -0.1
-        logs[video.name] = sure
+        logs[video.name] = np.where(column[:, None] == np.arange(len(classes)), -0.1, -9.0)
     asked = qs.make_questions(videos, UCF.abnormal_classes)
     answer = answerers.similarity_answerer(logs, 0.5, classes)
     table = answerers.accuracy_table(answerers.answer_all(asked, answer), "oracle")
@@ -161,7 +157,7 @@ def test_accuracy_counts_what_cannot_be_parsed_as_wrong():
 
 
 def test_a_chat_model_sees_the_frames_of_the_footage_in_order(tmp_path):
-    model = Scripted("B", "I think it is B.", "broken", "B")
+    model = Scripted("B", "I think it is B.", NoReply("HTTP 500"), "B")
     questions = [ASKED._replace(video=name) for name in "wxyz"]
     paths = [write_ids(tmp_path / f"{count}.mp4", count) for count in (4, 40)]  # dark, bright
     footages = [qs.Footage(name, 2.0) for name in "wxyz"]
@@ -178,10 +174,8 @@ def test_a_chat_model_sees_the_frames_of_the_footage_in_order(tmp_path):
 def test_blind_goes_by_other_footage_only():
     right = [("Fire", (0, 4)), ("Fire", (0, 4)), ("Abuse", (5, 9)), ("Abuse", (5, 9))]
     wrong = (qs.Option("Abuse", (5, 9)), qs.Option("Fire", (0, 4)), qs.Option("Arson", (1, 2)))
-    asked = [
-        qs.Question(str(i), "total", 10.0, (qs.Option(*pair), *wrong), 0)
-        for i, pair in enumerate(right)
-    ]
+    options = [(qs.Option(*pair), *wrong) for pair in right]
+    asked = [qs.Question(str(i), "total", 10.0, offered, 0) for i, offered in enumerate(options)]
     blind = answerers.blind_answerer(asked)
     assert blind(asked[3]) == "C"  # Fire: its own Abuse does not count
     times = tuple(qs.Option("Abuse", span) for span in [(6, 9), (0, 4), (9, 10), (4, 6)])

@@ -21,21 +21,12 @@ from curation.screening import DROP, screen
 VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v")
 
 
-def find_videos(folder: Path, classes: Sequence[str] = ()) -> list[Item]:
-    """Videos below ``folder`` in order of name, of the given classes if any are given.
-
-    Raises InputError if there is no video, or a class without one.
-    """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder")
+def find_videos(folder: Path) -> list[Item]:
+    """Videos below ``folder`` in order of name; InputError if there is none."""
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEOS and p.is_file())
-    items = [Item(p.relative_to(folder).as_posix(), "", ()) for p in paths]
-    if missing := set(classes) - {item.class_name for item in items}:
-        raise InputError(f"{folder}: no videos in a folder named {', '.join(sorted(missing))}")
-    kept = [item for item in items if not classes or item.class_name in classes]
-    if not kept:
-        raise InputError(f"{folder}: no videos ({', '.join(VIDEOS)})")
-    return kept
+    if not paths:
+        raise InputError(f"{folder}: no such folder, or no videos in it ({', '.join(VIDEOS)})")
+    return [Item(p.relative_to(folder).as_posix(), "", ()) for p in paths]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +35,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("folder", type=Path, metavar="VIDEOS_FOLDER")
     add("--out", type=Path, required=True, help="the CSV to write")
-    add("--classes", nargs="+", default=[], help="default: all folders' names")
     add("--model", default="miniclip", help="as for alertclip.score")
     add("--pretrained", help="open_clip tag or safetensors file for --model")
     add("--prompts", type=Path, default=PARAMS / "prompts.yaml")
@@ -53,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--workers", type=int, default=2)
     o = parser.parse_args(arguments)
     try:
-        items, prompts = find_videos(o.folder, o.classes), load_prompts(o.prompts)
+        items, prompts = find_videos(o.folder), load_prompts(o.prompts)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model, _ = load_model(o.model, o.pretrained, device)
         store, veto = o.out.parent / f".{o.out.stem}", not o.no_veto

@@ -61,11 +61,10 @@ class Endpoint:
         if self.system:
             messages.insert(0, {"role": "system", "content": self.system})
         for _ in range(1 + self._retries):
-            reply = self._complete(messages)
-            if isinstance(reply, str):
-                return self._hide(reply)
-            if isinstance(reply, Exception):
+            if (reply := self._complete(messages)) is not None:
                 break
+        if isinstance(reply, str):
+            return self._hide(reply)
         # Raised outside of any handler: the client's errors hold the request with the key.
         raise reply or NoReply("the reply is no chat completion")
 

@@ -50,11 +50,9 @@ def score_consistency(
         odds, other = (found[i] for found in _log_odds(scale * clips.embedding @ texts.T, own))
         frames = clips.v[i][clips.mask[i]]
         share = (_log_odds(scale * frames @ texts.T, own)[0] > 0).mean()
-        notes = (
-            f"log-odds {odds:+.1f} against {classes[other]}",
-            f"likeliest on {share:.0%} of frames",
-        )
-        rows.append((level(odds, CLASS_LEVELS), level(share, CLARITY_LEVELS), *notes, odds, share))
+        scores = level(odds, CLASS_LEVELS), level(share, CLARITY_LEVELS)
+        against = f"log-odds {odds:+.1f} against {classes[other]}"
+        rows.append((*scores, against, f"likeliest on {share:.0%} of frames", odds, share))
     columns = ["class", "clarity", "class_note", "clarity_note", "class_log_odds", "clarity_share"]
     return pd.DataFrame(rows, columns=columns)
 

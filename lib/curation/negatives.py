@@ -164,20 +164,19 @@ def write_all(
             results.add(row)
             silent = silent + 1 if row["status"] == "silent" else 0
             if silent >= SILENT:
-                raise InputError(
-                    f"{silent} units in a row got no reply; the last: {row['reason']}."
-                    " Check the endpoint and start again: finished units are kept"
-                )
+                again = "Check the endpoint and start again: finished units are kept"
+                told = f"{silent} units in a row got no reply; the last: {row['reason']}"
+                raise InputError(f"{told}. {again}")
     return results.rows
 
 
 def published(writer: Writer, chosen: Sequence[Unit], rows: dict[str, Row], meta_file: str) -> Row:
     """The results as VAGTA publishes hard negatives; a unit without has an empty list."""
     found = [rows.get(writer.digest(unit), {}) for unit in chosen]
-    names = ("video", "region_index", "frames_25", "region_caption", "hard_negative", "timestamps")
     items = [
-        dict(zip(names, (u.video, u.region_index, u.frames_25, u.caption,
-                         row.get("negatives", []), u.timestamps), strict=True))
+        {"video": u.video, "region_index": u.region_index, "frames_25": u.frames_25,
+         "region_caption": u.caption, "hard_negative": row.get("negatives", []),
+         "timestamps": u.timestamps}
         for u, row in zip(chosen, found, strict=True)
     ]  # fmt: skip
     made = min((row["time"] for row in found if row), default=0)
@@ -204,11 +203,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if args.dry_run:
             print(estimate(chosen, prompts, args.frames))
             return
-        model: ChatModel = (
-            LocalModel(args.model, prompts.system)
-            if args.writer == "local"
-            else Endpoint(args.base_url, args.model, prompts.system, args.key_variable)
-        )
+        if args.writer == "local":
+            model: ChatModel = LocalModel(args.model, prompts.system)
+        else:
+            model = Endpoint(args.base_url, args.model, prompts.system, args.key_variable)
         writer = Writer(model, prompts, args.videos, args.frames)
         rows = write_all(writer, chosen, args.out.with_suffix(".jsonl"), args.repairs)
         write_json(args.out, published(writer, chosen, rows, args.file.name))

@@ -65,16 +65,10 @@ def compare(prints: Fingerprint) -> pd.DataFrame:
     a, b = np.array(sorted(pairs), int).reshape(-1, 2).T
     distance = (prints.hashes[a] != prints.hashes[b]).sum(axis=2)
     motion = np.stack([_course(course) for course in prints.motion])
-    table = pd.DataFrame(
-        {
-            "a": a,
-            "b": b,
-            "hash": distance.mean(axis=1),
-            "worst_hash": distance.max(axis=1),
-            "motion": (motion[a] * motion[b]).sum(axis=1),
-            "cosine": (prints.embedding[a] * prints.embedding[b]).sum(axis=1),
-        }
-    )
+    table = pd.DataFrame({"a": a, "b": b, "hash": distance.mean(axis=1)})
+    table["worst_hash"] = distance.max(axis=1)
+    table["motion"] = (motion[a] * motion[b]).sum(axis=1)
+    table["cosine"] = (prints.embedding[a] * prints.embedding[b]).sum(axis=1)
     content = np.array(prints.content)
     table["kind"] = kinds(table, content[a] == content[b])
     return table[table["kind"] != ""].reset_index(drop=True)

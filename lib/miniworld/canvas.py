@@ -37,7 +37,6 @@ class Canvas:
     def __init__(self, image: np.ndarray, style: str = "flat") -> None:
         self.image = image
         self.line = style == "line"
-        self.height, self.width = image.shape[:2]
 
     def tone(self, colour: Colour) -> Colour:
         """The colour as this style prints it."""
@@ -57,16 +56,9 @@ class Canvas:
         self.polygon([(x1, y1), (x2, y1), (x2, y2), (x1, y2)], colour, outline)
 
     def ellipse(
-        self,
-        x: float,
-        y: float,
-        rx: float,
-        ry: float,
-        colour: Colour,
-        angle: float = 0.0,
-        arc: tuple[float, float] = (0.0, 360.0),
-        outline: bool = True,
-    ) -> None:
+        self, x: float, y: float, rx: float, ry: float, colour: Colour, angle: float = 0.0,
+        arc: tuple[float, float] = (0.0, 360.0), outline: bool = True,
+    ) -> None:  # fmt: skip
         """Fill an ellipse or a sector of it (degrees)."""
         centre = (round(x * ONE), round(y * ONE))
         axes = (max(1, round(rx * ONE)), max(1, round(ry * ONE)))

@@ -58,17 +58,11 @@ WORDINGS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 PLACES = {
-    "street": "on the street",
-    "park": "in the park",
-    "square": "on the square",
-    "car park": "in the car park",
-    "bridge": "on the bridge",
-    "playground": "on the playground",
-    "station platform": "on the station platform",
-    "corridor": "in the corridor",
-    "library": "in the library",
-    "shop": "in the shop",
-}
+    "street": "on the street", "park": "in the park", "square": "on the square",
+    "car park": "in the car park", "bridge": "on the bridge", "playground": "on the playground",
+    "station platform": "on the station platform", "corridor": "in the corridor",
+    "library": "in the library", "shop": "in the shop",
+}  # fmt: skip
 CLASS_WORDS = {"RoadAccidents": ("RoadAccidents", "Traffic accident"),
                "People_falling": ("People_falling", "People falling")}  # fmt: skip
 NEGATIVES = 3
@@ -104,16 +98,14 @@ def fill(template: str, plan: Plan, detail: str, place: bool = True) -> str:
 
 def _wording(event: str, rng: np.random.Generator, held_out: bool) -> str:
     choices = WORDINGS[event]
-    if held_out and rng.random() < 0.3:
-        return choices[-1]
-    return choices[rng.integers(len(choices) - 1)]
+    held_out = held_out and rng.random() < 0.3
+    return choices[-1 if held_out else rng.integers(len(choices) - 1)]
 
 
 def _prefix(plan: Plan, abnormal: bool, rng: np.random.Generator) -> str:
     if not abnormal:
         return "Normal video: "
-    name = plan.pair.class_name
-    words = CLASS_WORDS.get(name, (name,))
+    words = CLASS_WORDS.get(plan.pair.class_name, (plan.pair.class_name,))
     kind = rng.choice(["abnormal", "abnormal", "anomaly", "unusual"])
     return f"{rng.choice(words)} {kind} video: "
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from miniworld.people import Person
 from miniworld.plan import FPS, FRAMES, Plan
-from miniworld.poses import STAND, ease, mix, pose, pulse
+from miniworld.poses import STAND, Pose, ease, mix, pose, pulse
 
 
 class Thing(NamedTuple):
@@ -32,19 +32,16 @@ class Moment(NamedTuple):
 APPROACH = 0.42  # walking speed, body heights per second
 
 
-def _approach(plan: Plan, who: int, s: float, x: float, walks: bool, held: str = "") -> Person:
-    """Before the event: walk up to x, or wait there."""
-    facing = 1 if x <= 0 else -1
-    if not walks:
-        return Person(plan.looks[who], x, facing, STAND, held)
-    start = x + facing * APPROACH * s
-    return Person(plan.looks[who], start, facing, pose("walk", "a", s * 1.2), held)
-
-
-def _into(person: Person, s: float) -> Person:
-    """Let the first quarter second grow out of the last walking pose."""
-    before = pose("walk", "a", 0.0)
-    return person._replace(pose=mix(before, person.pose, ease(s / 0.25)))
+def _actor(
+    plan: Plan, who: int, s: float, x: float, facing: int, walks: bool, acts: Pose, held: str = ""
+) -> Person:
+    """Someone who walks up to x or waits there and, from s = 0 on, ``acts``."""
+    gait = pose("walk", "a", min(s, 0.0) * 1.2)
+    if s < 0:
+        x, acts = (x + facing * APPROACH * s, gait) if walks else (x, STAND)
+    elif walks:  # the first quarter second grows out of the last walking pose
+        acts = mix(gait, acts, ease(s / 0.25))
+    return Person(plan.looks[who], x, facing, acts, held)
 
 
 def _has_loser(plan: Plan) -> bool:
@@ -52,67 +49,52 @@ def _has_loser(plan: Plan) -> bool:
 
 
 def _couple(plan: Plan, event: str, s: float, end: float) -> Moment:
-    gap = 0.33 + 0.12 * plan.chance[0]
-    walks = plan.chance[1] < 0.6
-    if s < 0:
-        a = _approach(plan, 0, s, -gap, True)
-        return Moment((_approach(plan, 1, s, gap, walks), a), ())
-    p = s * plan.tempo
+    gap, p = 0.33 + 0.12 * plan.chance[0], s * plan.tempo
     loser = event == "fight" and _has_loser(plan)
     close = {"hug": 0.11, "fight": 0.19, "dance": 0.26}.get(event, 0.24)
     near = gap + (close - gap) * ease(p / 0.6)
     leaves = ease((s - end) / 0.3)
     back = APPROACH * max(0.0, s - end) * leaves
     push = 0.12 * ease((p - 3.1) / 0.4) if loser else 0.0
-    a = Person(plan.looks[0], -near - back, 1, pose(event, "a", p))
-    b = Person(plan.looks[1], near + back + push, -1, pose(event, "loser" if loser else "b", p))
+    facing, acts = 1, [pose(event, role, p) for role in ("a", "loser" if loser else "b")]
     if leaves:
-        gait = pose("walk", "a", s * 1.2)
-        a = a._replace(facing=-1, pose=mix(a.pose, gait, leaves))
-        b = b._replace(facing=1, pose=mix(b.pose, gait, leaves))
-    return Moment((_into(b, s) if walks else b, _into(a, s)), ())
+        facing, gait = -1, pose("walk", "a", s * 1.2)
+        acts = [mix(own, gait, leaves) for own in acts]
+    a = _actor(plan, 0, s, -near - back, facing, True, acts[0])
+    walks = plan.chance[1] < 0.6
+    return Moment((_actor(plan, 1, s, near + back + push, -facing, walks, acts[1]), a), ())
 
 
 def _bag(plan: Plan, event: str, s: float, end: float) -> Moment:
-    gap = 0.34 + 0.1 * plan.chance[0]
-    if s < 0:
-        b = _approach(plan, 1, s, gap, plan.chance[1] < 0.4, "bag")
-        return Moment((b, _approach(plan, 0, s, -gap, True)), ())
-    p = s * plan.tempo
+    gap, p = 0.34 + 0.1 * plan.chance[0], s * plan.tempo
     near = gap + (0.25 - gap) * ease(p / 0.5)
-    taken = p > 1.35 if event == "hand-over" else p > 1.8
-    a = Person(plan.looks[0], -near, 1, pose(event, "a", p), "bag" if taken else "")
-    b = Person(plan.looks[1], near, -1, pose(event, "b", p), "" if taken else "bag")
-    gone = max(0.0, p - 1.9)
+    taken = p > (1.35 if event == "hand-over" else 1.8)
+    x, facing, acts = -near, 1, pose(event, "a", p)
     if event == "robbery":
-        away = 0.75 * gone * ease(gone / 0.4)
-        turned = gone > 0.2
-        a = a._replace(x=-near - away, facing=-1 if turned else 1)
+        gone = max(0.0, p - 1.9)
+        x, facing = -near - 0.75 * gone * ease(gone / 0.4), -1 if gone > 0.2 else 1
     elif plan.chance[2] < 0.5 and p > 3.2:
-        gait = pose("walk", "a", s)
-        a = a._replace(x=-near - 0.35 * (p - 3.2), facing=-1, pose=gait)
-    walks = plan.chance[1] < 0.4
-    return Moment((_into(b, s) if walks else b, _into(a, s)), ())
+        x, facing, acts = -near - 0.35 * (p - 3.2), -1, pose("walk", "a", s)
+    a = _actor(plan, 0, s, x, facing, True, acts, "bag" if taken else "")
+    walks, acts = plan.chance[1] < 0.4, pose(event, "b", p)
+    return Moment((_actor(plan, 1, s, near, -1, walks, acts, "" if taken else "bag"), a), ())
 
 
 def _aim(plan: Plan, event: str, s: float, end: float) -> Moment:
-    gap = 0.5 + 0.1 * plan.chance[0]
-    if s < 0:
-        a = _approach(plan, 0, s, -gap, plan.chance[1] < 0.5, "dark object")
-        return Moment((_approach(plan, 1, s, gap, True), a), ())
-    p = s * plan.tempo
-    a = Person(plan.looks[0], -gap, 1, pose(event, "a", p), "dark object")
-    b = Person(plan.looks[1], gap, -1, pose(event, "b", p))
+    gap, p = 0.5 + 0.1 * plan.chance[0], s * plan.tempo
+    walks = plan.chance[1] < 0.5
+    a = _actor(plan, 0, s, -gap, 1, walks, pose(event, "a", p), "dark object")
+    b = _actor(plan, 1, s, gap, -1, True, pose(event, "b", p))
     things: tuple[Thing, ...] = ()
     shots = pulse((p - 1.0) / 0.9, 0.05, 0.3) if 1.0 < p < 3.7 else 0.0
     if shots > 0.05:
-        warm = (255, 206, 90) if event == "shooting" else (250, 250, 255)
-        at = {"shooting": (-gap + 0.5, 0.74), "photo": (-gap + 0.33, 0.8)}[event]
-        options = {"y": at[1], "strength": shots, "colour": warm}
-        things = (Thing("flash", at[0], options, glow=True),)
-    if plan.chance[1] < 0.5:
-        a = _into(a, s)
-    return Moment((_into(b, s), a), things)
+        reach, y, colour = {
+            "shooting": (0.5, 0.74, (255, 206, 90)),
+            "photo": (0.33, 0.8, (250, 250, 255)),
+        }[event]
+        options = {"y": y, "strength": shots, "colour": colour}
+        things = (Thing("flash", -gap + reach, options, glow=True),)
+    return Moment((b, a), things)
 
 
 def _window(plan: Plan, event: str, s: float, end: float) -> Moment:
@@ -120,126 +102,91 @@ def _window(plan: Plan, event: str, s: float, end: float) -> Moment:
     wiped = min(1.0, p / 3.5) if event == "clean" else 0.0
     broken = min(1.0, max(0.0, (p - 0.25) // 0.55 * 0.25)) if event == "smash" else 0.0
     pane = Thing("window", 0.38, {"wiped": wiped, "broken": broken})
-    if s < 0:
-        person = _approach(plan, 0, s, -0.3, plan.chance[1] < 0.6, "stick")
-        return Moment((person,), (pane,))
-    person = Person(plan.looks[0], -0.3, 1, pose(event, "a", p), "stick")
-    return Moment((_into(person, s) if plan.chance[1] < 0.6 else person,), (pane,))
+    walks = plan.chance[1] < 0.6
+    return Moment((_actor(plan, 0, s, -0.3, 1, walks, pose(event, "a", p), "stick"),), (pane,))
 
 
 def _traffic(plan: Plan, event: str, s: float, end: float) -> Moment:
-    speed = 0.95 + 0.35 * plan.chance[0]
-    contact = 0.45
-    p = max(0.0, s)
-    other, mine = 0.58, 0.58 - 0.92 - speed * contact
-    colours = [rgb for _, rgb in plan.cars]
-    if event == "crash" or s < 0:
-        hit = max(0.0, p - contact)
-        shove = 0.24 * ease(hit / 0.5) if s >= 0 else 0.0
-        x = mine + speed * min(s, contact) + 0.5 * shove
-        damage = ease(hit / 0.15)
-        angle, braking = 9 * damage - 4 * ease((hit - 0.2) / 0.4), False
-    else:
-        stop = 0.62
-        x = mine + speed * (p - p * p / (2 * stop) if p < stop else stop / 2)
+    speed, contact, stop = 0.95 + 0.35 * plan.chance[0], 0.45, 0.62
+    p, other, x = max(0.0, s), 0.58, 0.58 - 0.92 - speed * contact
+    shove = damage = angle = hit = 0.0
+    braking = s >= 0 and event != "crash"
+    if braking:
+        x += speed * (p - p * p / (2 * stop) if p < stop else stop / 2)
         if event == "park":
             x -= 0.22 * ease((p - 1.6) / 1.4)
-        shove = damage = angle = 0.0
-        braking, hit = True, 0.0
-    a_options = {"colour": colours[0], "angle": angle, "crumple": damage, "braking": braking}
-    a = Thing("car", x, a_options)
-    b_options = {"colour": colours[1], "angle": 6 * damage, "crumple": damage, "facing": -1}
+    else:
+        hit = max(0.0, p - contact)
+        shove, damage = 0.24 * ease(hit / 0.5), ease(hit / 0.15)
+        x = x + speed * min(s, contact) + 0.5 * shove
+        angle = 9 * damage - 4 * ease((hit - 0.2) / 0.4)
+    (_, mine), (_, theirs) = plan.cars
+    b_options = {"colour": theirs, "angle": 6 * damage, "crumple": damage, "facing": -1}
     if plan.chance[2] < 0.5:
         b_options |= {"facing": 1, "angle": -5 * damage, "crumple": 0.0}
-    things = (Thing("car", other + shove, b_options), a)
-    if s >= 0:
-        things += _traffic_effects(plan, event, p, hit, x)
-    return Moment((), things)
+    a_options = {"colour": mine, "angle": angle, "crumple": damage, "braking": braking}
+    cars = (Thing("car", other + shove, b_options), Thing("car", x, a_options))
+    return Moment((), cars + (_traffic_effects(event, p, hit, x) if s >= 0 else ()))
 
 
-def _traffic_effects(plan: Plan, event: str, p: float, hit: float, x: float) -> tuple[Thing, ...]:
+def _traffic_effects(event: str, p: float, hit: float, x: float) -> tuple[Thing, ...]:
     if event != "crash":
         puff = {"y": 0.1, "radius": 0.07, "rise": 0.1, "age": p, "puffs": 7}
         return (Thing("cloud", x - 0.5, puff, front=True),)
     if hit <= 0:
         return ()
     smoke = {"y": 0.24, "radius": 0.18, "rise": 0.28, "age": hit, "puffs": 9}
-    pieces = Thing("debris", x + 0.45, {"y": 0.15, "age": hit, "reach": 0.7}, front=True)
-    flash = {"y": 0.2, "strength": pulse(hit / 0.8, 0.1, 0.5) if hit < 0.8 else 0.0}
-    flash["colour"] = (255, 236, 170)
+    strength = pulse(hit / 0.8, 0.1, 0.5) if hit < 0.8 else 0.0
+    flash = {"y": 0.2, "strength": strength, "colour": (255, 236, 170)}
     return (
         Thing("cloud", x + 0.44, smoke, front=True),
-        pieces,
+        Thing("debris", x + 0.45, {"y": 0.15, "age": hit, "reach": 0.7}, front=True),
         Thing("flash", x + 0.45, flash, glow=True, in_event=False),
     )
 
 
 def _barbecue(plan: Plan, event: str, s: float, end: float) -> Moment:
-    box = Thing("grill", -0.28, {})
-    if s < 0:
-        person = _approach(plan, 0, s, 0.22, plan.chance[1] < 0.5)
-        return Moment((person,), (box,))
-    p = s * plan.tempo
-    grown = ease(p / 3.0)
-    tongue = {"y": 0.46, "width": 0.4, "height": 0.24, "t": s}
+    p, away = s * plan.tempo, 0.0
+    tongue = {"y": 0.46, "width": 0.4, "height": 0.15 + 0.13 * plan.chance[3], "t": s}
     smoke = {"y": 0.6, "radius": 0.1, "rise": 0.26, "age": p, "puffs": 8, "alpha": 0.55}
-    role, away = "a", 0.0
     if event == "fire":
-        size = 0.24 + 0.66 * grown
-        tongue = {"y": 0.46 - 0.42 * grown, "width": 0.4 + 0.5 * grown, "height": size, "t": s}
+        grown = ease(p / 3.0)
+        tongue |= {"y": 0.46 - 0.42 * grown, "width": 0.4 + 0.5 * grown}
+        tongue["height"] = 0.24 + 0.66 * grown
         smoke |= {"y": 0.55 + 0.5 * grown, "radius": 0.1 + 0.1 * grown, "alpha": 0.7}
         away = 0.34 * ease((p - 0.4) / 1.6)
-    else:
-        tongue["height"] = 0.15 + 0.13 * plan.chance[3]
-    things = (
-        box,
-        Thing("flames", -0.28, tongue, glow=True),
-        Thing("cloud", -0.28, smoke, front=True),
-    )
-    person = Person(plan.looks[0], 0.22 + away, -1, pose(event, role, p))
-    return Moment((_into(person, s) if plan.chance[1] < 0.5 else person,), things)
+    fire = Thing("flames", -0.28, tongue, glow=True), Thing("cloud", -0.28, smoke, front=True)
+    walks = plan.chance[1] < 0.5
+    person = _actor(plan, 0, s, 0.22 + away, -1, walks, pose(event, "a", p))
+    return Moment((person,), (Thing("grill", -0.28, {}), *(fire if s >= 0 else ())))
 
 
 def _boiler(plan: Plan, event: str, s: float, end: float) -> Moment:
-    torn = ease(max(0.0, s) / 0.2) if event == "explosion" else 0.0
-    box = Thing("cabinet", 0.26, {"open_door": torn})
-    if s < 0:
-        return Moment((_approach(plan, 0, s, -0.36, plan.chance[1] < 0.6),), (box,))
-    p = s * plan.tempo
-    role = "loser" if plan.chance[2] < 0.5 else "a"
-    thrown = -0.2 * ease(p / 0.6) if event == "explosion" else 0.0
-    person = Person(plan.looks[0], -0.36 + thrown, 1, pose(event, role, p))
-    if event == "explosion":
+    p, explodes = s * plan.tempo, event == "explosion"
+    box = Thing("cabinet", 0.26, {"open_door": ease(s / 0.2) if explodes else 0.0})
+    role, walks = "loser" if plan.chance[2] < 0.5 else "a", plan.chance[1] < 0.6
+    x = -0.36 + (-0.2 * ease(p / 0.6) if explodes else 0.0)
+    person = _actor(plan, 0, s, x, 1, walks, pose(event, role, p))
+    plume = {"y": 0.58, "radius": 0.16, "rise": 0.3, "age": p, "puffs": 14, "alpha": 0.7}
+    effects = (Thing("cloud", 0.26, plume, front=True),)
+    if explodes:
         effects = (
-            Thing("debris", 0.26, {"y": 0.35, "age": s, "reach": 1.0}, front=True),
+            Thing("debris", 0.26, {"y": 0.35, "age": s}, front=True),
             Thing("blast", 0.26, {"y": 0.4, "age": s}, glow=True),
         )
-    else:
-        plume = {"y": 0.58, "radius": 0.16, "rise": 0.3, "age": p, "puffs": 14, "alpha": 0.7}
-        effects = (Thing("cloud", 0.26, plume, front=True),)
-    return Moment((_into(person, s) if plan.chance[1] < 0.6 else person,), (box, *effects))
+    return Moment((person,), (box, *(effects if s >= 0 else ())))
 
 
 def _alone(plan: Plan, event: str, s: float, end: float) -> Moment:
-    if s < 0:
-        return Moment((_approach(plan, 0, s, -0.05, True),), ())
-    p = s * plan.tempo
+    p, role = s * plan.tempo, "loser" if plan.chance[2] < 0.4 else "a"
     slide = 0.12 * ease(p / 0.6) if event == "fall" else 0.0
-    role = "loser" if plan.chance[2] < 0.4 else "a"
-    person = Person(plan.looks[0], -0.05 + slide, 1, pose(event, role, p))
-    return Moment((_into(person, s),), ())
+    return Moment((_actor(plan, 0, s, -0.05 + slide, 1, True, pose(event, role, p)),), ())
 
 
 STAGES: dict[str, Callable[[Plan, str, float, float], Moment]] = {
-    "fight": _couple,
-    "robbery": _bag,
-    "shooting": _aim,
-    "smash": _window,
-    "crash": _traffic,
-    "fire": _barbecue,
-    "explosion": _boiler,
-    "fall": _alone,
-}
+    "fight": _couple, "robbery": _bag, "shooting": _aim, "smash": _window,
+    "crash": _traffic, "fire": _barbecue, "explosion": _boiler, "fall": _alone,
+}  # fmt: skip
 
 
 def event_of(plan: Plan, abnormal: bool) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from open_clip.model import CLIP, CustomTextCLIP
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax
+from torch.nn.functional import cross_entropy
 
 CONTEXT_LENGTH, BATCH_SIZE = 40, 256
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -61,9 +61,7 @@ def soft_contrastive_loss(
     targets = (caption_ids[:, None] == caption_ids[None, :]).float()
     targets = targets / targets.sum(1, keepdim=True)
     logits = scale * image.float() @ text.float().T
-    by_image = -(targets * log_softmax(logits, 1)).sum(1).mean()
-    by_text = -(targets * log_softmax(logits.T, 1)).sum(1).mean()
-    return (by_image + by_text) / 2
+    return (cross_entropy(logits, targets) + cross_entropy(logits.T, targets)) / 2
 
 
 def _siglip(**config: Any) -> nn.Module:

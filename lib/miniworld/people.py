@@ -1,13 +1,16 @@
 """People: from joint angles to joints in pixels, and from joints to a drawn figure."""
 
 import math
+from collections import namedtuple
 from typing import NamedTuple
+
+import numpy as np
 
 from miniworld.canvas import Box, Canvas, shade
 from miniworld.plan import Look
 from miniworld.poses import Pose
 
-Point = tuple[float, float]
+Point = tuple[float, float] | np.ndarray
 
 TORSO, NECK, HEAD = 0.30, 0.10, 0.075
 UPPER_ARM, FOREARM, THIGH, SHIN, FOOT = 0.165, 0.16, 0.245, 0.235, 0.075
@@ -24,71 +27,43 @@ class Person(NamedTuple):
     held: str = ""  # "" | "bag" | "dark object" | "stick"
     in_event: bool = True
     depth: float = 0.0  # 0 on the line of the action, towards 1 farther away
-    lift: float = 0.0
 
 
-class Joints(NamedTuple):
-    """Joint positions in pixels."""
-
-    pelvis: Point
-    chest: Point
-    head: Point
-    elbow1: Point
-    hand1: Point
-    elbow2: Point
-    hand2: Point
-    knee1: Point
-    ankle1: Point
-    toe1: Point
-    knee2: Point
-    ankle2: Point
-    toe2: Point
+# Joint positions, (2,) each; 1 is the near side, 2 the far side.
+Joints = namedtuple("Joints", "pelvis chest head elbow1 hand1 elbow2 hand2"
+                              " knee1 ankle1 toe1 knee2 ankle2 toe2")  # fmt: skip
 
 
-def _along(start: Point, angle: float, length: float) -> Point:
-    radians = math.radians(angle)
-    return start[0] + math.sin(radians) * length, start[1] + math.cos(radians) * length
+def _chain(start: Point, *bones: tuple[float, float]) -> list[Point]:
+    """Joints at the ends of ``bones``, (angle, length) each, one after the other."""
+    joints = [start]
+    for angle, length in bones:
+        (x, y), radians = joints[-1], math.radians(angle)
+        joints.append((x + math.sin(radians) * length, y + math.cos(radians) * length))
+    return joints[1:]
 
 
 def skeleton(p: Pose) -> Joints:
     """Joints in body heights around the pelvis; y points down, the figure faces right."""
     # Turning the body forward by tilt lowers every world angle by tilt (angles run from down).
-    turn = -p.tilt
-    chest = _along((0.0, 0.0), 180 - p.lean + turn, TORSO)
-    head = _along(chest, 180 - p.lean - p.head + turn, NECK)
-    elbow1 = _along(chest, p.shoulder1 + turn, UPPER_ARM)
-    elbow2 = _along(chest, p.shoulder2 + turn, UPPER_ARM)
-    knee1 = _along((0.0, 0.0), p.hip1 + turn, THIGH)
-    knee2 = _along((0.0, 0.0), p.hip2 + turn, THIGH)
-    ankle1 = _along(knee1, p.hip1 - p.knee1 + turn, SHIN)
-    ankle2 = _along(knee2, p.hip2 - p.knee2 + turn, SHIN)
-    return Joints(
-        (0.0, 0.0),
-        chest,
-        head,
-        elbow1,
-        _along(elbow1, p.shoulder1 + p.elbow1 + turn, FOREARM),
-        elbow2,
-        _along(elbow2, p.shoulder2 + p.elbow2 + turn, FOREARM),
-        knee1,
-        ankle1,
-        _along(ankle1, p.hip1 - p.knee1 + 80 + turn, FOOT),
-        knee2,
-        ankle2,
-        _along(ankle2, p.hip2 - p.knee2 + 80 + turn, FOOT),
-    )
+    turn, pelvis, arms, legs = -p.tilt, (0.0, 0.0), [], []
+    [chest] = _chain(pelvis, (180 - p.lean + turn, TORSO))
+    head = _chain(chest, (180 - p.lean - p.head + turn, NECK))
+    for shoulder, elbow in ((p.shoulder1, p.elbow1), (p.shoulder2, p.elbow2)):
+        arms += _chain(chest, (shoulder + turn, UPPER_ARM), (shoulder + elbow + turn, FOREARM))
+    for hip, knee in ((p.hip1, p.knee1), (p.hip2, p.knee2)):
+        shin = (hip - knee + turn, SHIN), (hip - knee + 80 + turn, FOOT)
+        legs += _chain(pelvis, (hip + turn, THIGH), *shin)
+    return Joints(pelvis, chest, *head, *arms, *legs)
 
 
 def place(person: Person, height: float, ground: float, centre: float) -> Joints:
     """Joints in pixels; the lowest joint rests on the ground."""
-    local = skeleton(person.pose)
+    x, y = np.array(skeleton(person.pose)).T
     scale = height * person.look.size * (1 - 0.3 * person.depth)
-    floor = ground - person.depth * 0.13 * height - (person.pose.lift + person.lift) * height
-    lowest = max(point[1] for point in local) + 0.03
-    x0 = centre + person.x * height
-    return Joints(
-        *((x0 + person.facing * x * scale, floor + (y - lowest) * scale) for x, y in local)
-    )
+    floor = ground - person.depth * 0.13 * height - person.pose.lift * height
+    x = centre + person.x * height + person.facing * x * scale
+    return Joints(*np.stack([x, floor + (y - (y.max() + 0.03)) * scale], axis=1))
 
 
 def draw_person(canvas: Canvas, person: Person, joints: Joints, height: float) -> Box:
@@ -98,10 +73,8 @@ def draw_person(canvas: Canvas, person: Person, joints: Joints, height: float) -
     far = shade(look.upper_rgb, 0.8)
     canvas.stroke([j.chest, j.elbow2, j.hand2], 0.062 * h, far)
     canvas.ellipse(*j.hand2, 0.032 * h, 0.032 * h, shade(look.skin, 0.85))
-    for knee, ankle, toe, tone in (
-        (j.knee2, j.ankle2, j.toe2, 0.8),
-        (j.knee1, j.ankle1, j.toe1, 1.0),
-    ):
+    legs = (j.knee2, j.ankle2, j.toe2, 0.8), (j.knee1, j.ankle1, j.toe1, 1.0)
+    for knee, ankle, toe, tone in legs:
         canvas.stroke([ankle, toe], 0.05 * h, (36, 30, 28))
         canvas.stroke([j.pelvis, knee, ankle], 0.082 * h, shade(look.lower_rgb, tone))
     _torso(canvas, look, j, h)
@@ -110,42 +83,29 @@ def draw_person(canvas: Canvas, person: Person, joints: Joints, height: float) -
         _held(canvas, person, j, h)
     canvas.stroke([j.chest, j.elbow1, j.hand1], 0.066 * h, shade(look.upper_rgb, 0.92))
     canvas.ellipse(*j.hand1, 0.034 * h, 0.034 * h, look.skin)
-    xs, ys = [p[0] for p in joints], [p[1] for p in joints]
-    pad = 0.045 * h
-    return min(xs) - pad, min(min(ys), j.head[1] - 0.08 * h) - pad / 2, max(xs) + pad, max(ys) + pad
+    (left, top), (right, low), pad = np.min(joints, 0), np.max(joints, 0), 0.045 * h
+    top = min(top, j.head[1] - 0.08 * h)
+    return float(left - pad), float(top - pad / 2), float(right + pad), float(low + pad)
 
 
 def _torso(canvas: Canvas, look: Look, j: Joints, h: float) -> None:
-    dx, dy = j.chest[0] - j.pelvis[0], j.chest[1] - j.pelvis[1]
-    norm = math.hypot(dx, dy)
-    nx, ny = -dy / norm, dx / norm
-    wide, narrow = 0.085 * h, 0.066 * h
-    points = [
-        (j.chest[0] + nx * wide, j.chest[1] + ny * wide),
-        (j.chest[0] + dx * 0.16, j.chest[1] + dy * 0.16),
-        (j.chest[0] - nx * wide, j.chest[1] - ny * wide),
-        (j.pelvis[0] - nx * narrow, j.pelvis[1] - ny * narrow),
-        (j.pelvis[0] + nx * narrow, j.pelvis[1] + ny * narrow),
-    ]
-    canvas.polygon(points, look.upper_rgb)
-    if look.striped:
-        for t in (0.35, 0.65):
-            x, y = j.pelvis[0] + dx * t, j.pelvis[1] + dy * t
-            ends = [(x + nx * narrow, y + ny * narrow), (x - nx * narrow, y - ny * narrow)]
-            canvas.stroke(ends, 0.03 * h, shade(look.upper_rgb, 0.6))
+    spine = j.chest - j.pelvis
+    across = np.array([-spine[1], spine[0]]) / math.hypot(*spine)
+    wide, narrow = across * (0.085 * h), across * (0.066 * h)
+    shoulders = [j.chest + wide, j.chest + spine * 0.16, j.chest - wide]
+    canvas.polygon([*shoulders, j.pelvis - narrow, j.pelvis + narrow], look.upper_rgb)
+    for height in (0.35, 0.65) if look.striped else ():
+        middle = j.pelvis + spine * height
+        canvas.stroke([middle + narrow, middle - narrow], 0.03 * h, shade(look.upper_rgb, 0.6))
 
 
 def _head(canvas: Canvas, person: Person, j: Joints, h: float) -> None:
     look, r = person.look, HEAD * h
-    up = (j.head[0] - j.chest[0]) / (NECK * h), (j.head[1] - j.chest[1]) / (NECK * h)
+    up = (j.head - j.chest) / (NECK * h)
     canvas.stroke([j.chest, j.head], 0.055 * h, look.skin)
-    back = (up[1] * person.facing, -up[0] * person.facing)
     if look.kind == "woman":
-        tail = [
-            (j.head[0] + back[0] * r * 0.6, j.head[1] + back[1] * r * 0.6),
-            (j.chest[0] + back[0] * r * 0.9, j.chest[1] + back[1] * r * 0.9),
-        ]
-        canvas.stroke(tail, 0.07 * h, look.hair)
+        back = np.array([up[1], -up[0]]) * person.facing
+        canvas.stroke([j.head + back * r * 0.6, j.chest + back * r * 0.9], 0.07 * h, look.hair)
     canvas.ellipse(*j.head, r, r * 1.1, look.skin)
     angle = math.degrees(math.atan2(up[1], up[0])) - person.facing * 25
     canvas.ellipse(*j.head, r * 1.08, r * 1.12, look.hair, angle, (-85, 85), outline=False)
@@ -158,9 +118,7 @@ def _held(canvas: Canvas, person: Person, j: Joints, h: float) -> None:
         canvas.stroke([(x, y), (x, y + 0.05 * h)], 0.02 * h, colour)
         canvas.rectangle(x - 0.09 * h, y + 0.04 * h, x + 0.09 * h, y + 0.19 * h, colour)
         return
-    dx, dy = j.hand1[0] - j.elbow1[0], j.hand1[1] - j.elbow1[1]
-    norm = math.hypot(dx, dy)
-    ux, uy = dx / norm, dy / norm
-    reach = 0.42 * h if person.held == "stick" else 0.11 * h
-    width = 0.035 * h if person.held == "stick" else 0.05 * h
-    canvas.stroke([(x, y), (x + ux * reach, y + uy * reach)], width, colour)
+    forearm = j.hand1 - j.elbow1
+    reach, width = (0.42 * h, 0.035 * h) if person.held == "stick" else (0.11 * h, 0.05 * h)
+    end = j.hand1 + forearm / math.hypot(*forearm) * reach
+    canvas.stroke([j.hand1, end], width, colour)

@@ -10,6 +10,7 @@ import numpy as np
 
 FPS, FRAMES, WIDTH, HEIGHT = 8, 64, 320, 240
 SECONDS = FRAMES / FPS
+DIALS = ("distance", "crowd", "occlusion", "night", "compression")  # uniform in [0, 1]
 
 
 class Pair(NamedTuple):
@@ -43,17 +44,10 @@ SEED_START = {"train": 1, "dev": 50_001, "test": 70_001, "stills": 100_001}
 SEED_ROOM = {"train": 50_000, "dev": 20_000, "test": 30_000, "stills": 10_000_000}
 
 CLOTHES = {
-    "red": (196, 40, 42),
-    "blue": (36, 76, 190),
-    "green": (40, 140, 62),
-    "yellow": (228, 196, 48),
-    "white": (236, 236, 232),
-    "black": (30, 30, 34),
-    "grey": (128, 130, 134),
-    "orange": (230, 122, 30),
-    "purple": (120, 52, 150),
-    "pink": (232, 136, 168),
-}
+    "red": (196, 40, 42), "blue": (36, 76, 190), "green": (40, 140, 62), "yellow": (228, 196, 48),
+    "white": (236, 236, 232), "black": (30, 30, 34), "grey": (128, 130, 134),
+    "orange": (230, 122, 30), "purple": (120, 52, 150), "pink": (232, 136, 168),
+}  # fmt: skip
 TROUSERS = ("blue", "black", "grey", "green", "purple", "white")
 SKINS = ((245, 208, 176), (224, 172, 132), (164, 112, 76), (104, 68, 48))
 HAIRS = ((40, 28, 22), (92, 58, 34), (176, 132, 70), (120, 118, 116))
@@ -115,8 +109,7 @@ class Plan(NamedTuple):
     @property
     def difficulty(self) -> str:
         """easy | medium | hard, by the mean of the five dials."""
-        dials = (self.distance, self.crowd, self.occlusion, self.night, self.compression)
-        mean = sum(dials) / len(dials)
+        mean = sum(getattr(self, dial) for dial in DIALS) / len(DIALS)
         return "easy" if mean < 0.44 else "medium" if mean < 0.56 else "hard"
 
 
@@ -161,6 +154,11 @@ def _cars(rng: np.random.Generator) -> tuple[tuple[str, tuple[int, int, int]], .
     return tuple((str(name), _jitter(rng, CLOTHES[str(name)])) for name in names)
 
 
+def _stamp(rng: np.random.Generator) -> str:
+    month, day, hour, minute = (rng.integers(*ends) for ends in ((1, 13), (1, 29), (24,), (60,)))
+    return f"2024-{month:02d}-{day:02d} {hour:02d}:{minute:02d}:"
+
+
 def draw_plan(seed: int, split: str, world_seed: int = 0, style: str = "flat") -> Plan:
     """The plan of one pair of twins.
 
@@ -168,22 +166,19 @@ def draw_plan(seed: int, split: str, world_seed: int = 0, style: str = "flat") -
     """
     rng = np.random.default_rng([world_seed, seed])
     pair = PAIRS[seed % len(PAIRS)]
-    distance, crowd, occlusion, night, compression = (float(x) for x in rng.random(5))
+    dials = dict(zip(DIALS, rng.random(5).tolist(), strict=True))
+    distance = dials["distance"]
     height = HEIGHT * float(rng.uniform(0.55, 0.66)) * (1 - 0.32 * distance)
     start = int(rng.integers(15, 27))  # .23 to .41 of the clip
     length = int(rng.integers(30, 49))
     first = _look(rng)
     return Plan(
-        seed=seed,
-        style=style,
-        pair=pair,
+        seed,
+        style,
+        pair,
         normal_event=str(rng.choice(pair.normal)),
         scene=_scene(rng, pair, split),
-        distance=distance,
-        crowd=crowd,
-        occlusion=occlusion,
-        night=night,
-        compression=compression,
+        **dials,
         height=height,
         ground=HEIGHT * (0.95 - 0.1 * distance) + float(rng.uniform(-3, 3)),
         centre=WIDTH * float(rng.uniform(0.44, 0.56)),
@@ -192,15 +187,12 @@ def draw_plan(seed: int, split: str, world_seed: int = 0, style: str = "flat") -
         end=min(FRAMES, start + length),
         tempo=float(rng.uniform(0.85, 1.2)),
         looks=(first, _look(rng, avoid=first.upper)),
-        bystanders=tuple(_bystander(rng) for _ in range(2))[: round(crowd * 2.4)],
+        bystanders=tuple(_bystander(rng) for _ in range(2))[: round(dials["crowd"] * 2.4)],
         cars=_cars(rng),
         cloud=int(rng.choice([70, 110, 165, 225])),
-        light=tuple(float(x) for x in rng.uniform(0.88, 1.08, 3)),
-        stamp=f"2024-{rng.integers(1, 13):02d}-{rng.integers(1, 29):02d} {rng.integers(24):02d}:"
-        f"{rng.integers(60):02d}:"
-        if rng.random() < 0.5
-        else "",
-        chance=tuple(float(x) for x in rng.random(8)),
+        light=tuple(rng.uniform(0.88, 1.08, 3).tolist()),
+        stamp=_stamp(rng) if rng.random() < 0.5 else "",
+        chance=tuple(rng.random(8).tolist()),
         particles=rng.random((64, 4)),
         entropy=int(rng.integers(2**62)),
     )

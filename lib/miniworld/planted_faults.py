@@ -7,7 +7,6 @@ wrong class, weak event, corruption. The world itself is only read.
 import shutil
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -17,9 +16,10 @@ import numpy as np
 import pandas as pd
 
 from alertclip.errors import InputError
-from alertclip.files import atomic_write, progress, read_json, sha256_file, sha256_json, write_json
+from alertclip.files import progress, read_json, sha256_file, sha256_json, write_json
 from alertclip.records import Item, box_at, item_key, region_span
 from alertclip.video import probe, read_frames
+from miniworld import world_video
 
 CLEAN = "clean"
 COPIES = ("exact copy", "re-encoded copy", "cropped copy", "brighter copy")  # original stays too
@@ -59,7 +59,8 @@ def plant(
     """
     jobs = _jobs(items, clean, each, seed)
     content = [(job.video, job.source.key, job.kind, job.seed) for job in jobs]
-    made_by = {"code": sha256_file(__file__), "av": av.__version__, "cv2": cv2.__version__}
+    code = [sha256_file(file) for file in (__file__, world_video.__file__)]
+    made_by = {"code": code, "av": av.__version__, "cv2": cv2.__version__}
     identity = sha256_json([content, made_by, str(root)])
     mark = out / "planted.json"
     if not mark.exists() or read_json(mark) != identity:
@@ -70,7 +71,10 @@ def plant(
         with ThreadPoolExecutor(max(1, workers)) as threads:
             work = threads.map(lambda job: _write(root, out / job.video, job), jobs)
             list(progress(work, len(jobs), "planting faults"))
-        _table(jobs).to_csv(out / "planted.csv", index=False)
+        rows = [(job.video, job.kind, job.source.video, job.source.class_name) for job in jobs]
+        table = pd.DataFrame(rows, columns=["video", "kind", "source", "true_class"])
+        table["class_name"] = table["video"].map(_class)
+        table.to_csv(out / "planted.csv", index=False)
         write_json(mark, identity)
     return pd.read_csv(out / "planted.csv")
 
@@ -120,20 +124,6 @@ def _folder(
     return folders[others[rng.integers(len(others))]]
 
 
-def _table(jobs: Sequence[Job]) -> pd.DataFrame:
-    rows = [
-        {
-            "video": job.video,
-            "kind": job.kind,
-            "source": job.source.video,
-            "true_class": job.source.class_name,
-            "class_name": Item(job.video, "", ()).class_name,
-        }
-        for job in jobs
-    ]
-    return pd.DataFrame(rows)
-
-
 def _write(root: Path, target: Path, job: Job) -> None:
     source = root / job.source.video
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -158,22 +148,10 @@ def encode(
     options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
 ) -> None:
-    """Write frames (T, H, W, 3) uint8 as H.264; ``options`` go to the encoder (libx264)."""
-    height, width = frames[0].shape[:2]
-    # With more threads, or the encoder's look-ahead, the bits differ from run to run.
-    chosen = {"preset": "veryfast", "crf": "23", "threads": "1", "tune": "zerolatency"}
-    chosen |= options or {}
-    with (
-        atomic_write(path) as temporary,
-        av.open(str(temporary), "w", options=container_options or {}) as container,
-    ):
-        rate = Fraction(fps).limit_denominator(1001)
-        stream = container.add_stream("libx264", rate=rate, options=chosen)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.thread_count = 1
-        for image in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image))))
-        container.mux(stream.encode())
+    """Write frames (T, H, W, 3) uint8 as H.264; options as of ``write_video``."""
+    pictures = [av.VideoFrame.from_ndarray(np.ascontiguousarray(frame)) for frame in frames]
+    options = {"crf": "23", **(options or {})}
+    world_video.write_video(pictures, path, fps, options, container_options)
 
 
 def _changed(
@@ -255,11 +233,10 @@ def _spoilt(
     """The negatives of a region with a fault in each."""
     texts, caption = region["hard_negative"] or [], region["region_caption"]
     if kind == "wrong polarity":
-        name = _class(region)
-        same = {r["region_caption"] for r in regions if _class(r) == name} - {caption}
-        others = sorted(same) or [caption]
+        own = _class(region["video"])
+        captions = {r["region_caption"] for r in regions if _class(r["video"]) == own}
+        others = sorted(captions - {caption}) or [caption]
         return [others[i] for i in rng.integers(len(others), size=len(texts))]
-    acts = zip(ACTS, texts, strict=False)
     return {
         "missing": [],
         "over-long": [text.rstrip(".") + LONG_TAIL for text in texts],
@@ -267,9 +244,9 @@ def _spoilt(
         "cut off": [" ".join(text.split()[:-2]) for text in texts],
         "repeated": texts[:1] * len(texts),
         "equal to the positive": [caption] * len(texts),
-        "fantastical": [f"{caption.rstrip('.')} while {act}" for act, _ in acts],
+        "fantastical": [f"{caption.rstrip('.')} while {act}" for act in ACTS[: len(texts)]],
     }[kind]
 
 
-def _class(region: dict) -> str:
-    return Item(region["video"], "", ()).class_name
+def _class(video: str) -> str:
+    return Item(video, "", ()).class_name

@@ -7,7 +7,7 @@ body heights. ``phase`` is seconds since the event began, times the clip's tempo
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 
@@ -50,35 +50,83 @@ def pulse(x: float, rise: float = 0.25, fall: float = 0.5) -> float:
     return ease(x / rise) * (1 - ease((x - rise) / (fall - rise)))
 
 
+class Act(NamedTuple):
+    """A pose taken within ``rise`` after ``start``, and left within ``fall`` after ``end``.
+
+    The angles in ``swing`` move by so many degrees about the pose's, ``rate`` radians a second.
+    ``down``: when the figure ends on its back, and within which time.
+    """
+
+    pose: Pose
+    rise: float
+    swing: Mapping[str, float] = {}
+    rate: float = 0.0
+    start: float = 0.0
+    end: float = math.inf
+    fall: float = 1.0
+    down: tuple[float, float] = (math.inf, 1.0)
+
+
+# By event and, for whoever does not do as "a" does, role.
+ACTS: dict[str, Act] = {
+    "hug": Act(Pose(lean=7, head=8, shoulder1=72, elbow1=28, shoulder2=58, elbow2=45), 0.8,
+               {"lean": 3}, 2.2),
+    "handshake": Act(Pose(lean=6, shoulder1=42, elbow1=32), 0.6,
+                     {"shoulder1": 7, "elbow1": -7}, 9, end=3.4, fall=0.6),
+    "hand-over": Act(Pose(lean=5, shoulder1=56, elbow1=10), 0.8, start=0.4, end=2.0, fall=0.7),
+    "hand-over b": Act(Pose(lean=5, shoulder1=58, elbow1=8), 0.8, end=1.7, fall=0.6),
+    "robbery": Act(Pose(lean=24, shoulder1=84, elbow1=6, shoulder2=72, elbow2=14, hip1=36, knee1=34,
+                        hip2=-30, knee2=8), 0.35, {"lean": 10}, 9),
+    "robbery b": Act(Pose(lean=-16, shoulder1=72, elbow1=12, shoulder2=66, elbow2=16, hip1=30,
+                          knee1=10, hip2=-18, knee2=24), 0.35, {"lean": 10}, 9, down=(1.8, 0.5)),
+    "photo": Act(Pose(lean=-3, head=4, shoulder1=70, elbow1=38, shoulder2=62, elbow2=48), 0.6),
+    "photo b": Act(Pose(lean=-3, shoulder1=140, elbow1=25, shoulder2=-30, elbow2=95, hip1=10), 0.6,
+                   {"shoulder1": 12}, 4, start=0.3, end=3.6, fall=0.8),
+    "shooting b": Act(Pose(lean=-12, shoulder1=150, elbow1=30, shoulder2=140, elbow2=40, hip1=14,
+                           knee1=20), 0.4, start=0.2, down=(1.1, 0.6)),
+    "clean": Act(Pose(lean=5, shoulder1=108, elbow1=8, shoulder2=95, elbow2=22), 0.7,
+                 {"lean": 3, "shoulder1": 32, "shoulder2": 30}, 2.6),
+    "grill": Act(Pose(lean=8, head=10, shoulder1=52, elbow1=22, shoulder2=-10), 0.8,
+                 {"elbow1": 12}, 3),
+    "fire": Act(Pose(lean=-10, head=-8, shoulder1=135, elbow1=25, shoulder2=135, elbow2=25, hip1=16,
+                     knee1=12, hip2=-16, knee2=12), 0.5,
+                {"shoulder1": 25, "shoulder2": -25, "hip1": 8, "hip2": 8}, 9, start=0.3),
+    "steam": Act(Pose(lean=3, head=6, shoulder1=34, elbow1=112, shoulder2=-26, elbow2=80), 0.9,
+                 start=0.2),
+    "explosion": Act(Pose(lean=46, head=20, shoulder1=150, elbow1=100, shoulder2=140, elbow2=105,
+                          hip1=70, knee1=105, hip2=30, knee2=95), 0.45, start=0.1),
+    "explosion loser": Act(ON_BACK, 0.45, start=0.1),
+    "stretch": Act(Pose(shoulder1=172, elbow1=6, shoulder2=164, elbow2=8), 0.8,
+                   {"lean": 14, "shoulder1": -10, "shoulder2": -10}, 1.9),
+    "tie shoe": Act(Pose(lean=52, head=20, shoulder1=24, elbow1=14, shoulder2=14, elbow2=20,
+                         hip1=84, knee1=92, hip2=-4, knee2=98), 0.8,
+                    {"shoulder1": 6, "shoulder2": -6}, 6, end=4.2, fall=0.7),
+    "wave": Act(Pose(lean=-2, shoulder1=150, elbow1=18, shoulder2=-8), 0.6, {"elbow1": 28}, 7),
+    "sit": Act(Pose(lean=-12, head=4, shoulder1=-32, elbow1=8, shoulder2=36, elbow2=40, hip1=86,
+                    knee1=22, hip2=104, knee2=78), 1.0, {"knee1": 4}, 2),
+}  # fmt: skip
+
+
+def _acted(event: str, role: str, s: float) -> Pose:
+    act = ACTS.get(f"{event} {role}") or ACTS[event]
+    wave = math.sin(act.rate * s)
+    moved = {name: getattr(act.pose, name) + by * wave for name, by in act.swing.items()}
+    weight = ease((s - act.start) / act.rise) * (1 - ease((s - act.end) / act.fall))
+    acting = mix(STAND, act.pose._replace(**moved), weight)
+    return mix(acting, ON_BACK, ease((s - act.down[0]) / act.down[1]))
+
+
 def _gait(phase: float, swing: float, knee: float, lean: float, elbow: float) -> Pose:
     s, c = math.sin(phase), math.cos(phase)
     return Pose(
-        lean=lean,
-        shoulder1=-swing * s,
-        elbow1=elbow,
-        shoulder2=swing * s,
-        elbow2=elbow,
-        hip1=swing * s,
-        knee1=knee * max(0.0, c) + 5,
-        hip2=-swing * s,
-        knee2=knee * max(0.0, -c) + 5,
-    )
+        lean=lean, shoulder1=-swing * s, elbow1=elbow, shoulder2=swing * s, elbow2=elbow,
+        hip1=swing * s, knee1=knee * max(0.0, c) + 5,
+        hip2=-swing * s, knee2=knee * max(0.0, -c) + 5,
+    )  # fmt: skip
 
 
-def walk(phase: float) -> Pose:
-    """Walking; one stride takes 1.1 units of phase."""
-    return _gait(phase * 2 * math.pi / 1.1, 26, 42, 3, 18)
-
-
-def run(phase: float) -> Pose:
-    """Running; one stride takes 0.7 units of phase."""
-    return _gait(phase * 2 * math.pi / 0.7, 46, 85, 16, 85)
-
-
-def _hug(role: str, s: float) -> Pose:
-    sway = 3 * math.sin(2.2 * s)
-    hold = Pose(lean=7 + sway, head=8, shoulder1=72, elbow1=28, shoulder2=58, elbow2=45)
-    return mix(STAND, hold, ease(s / 0.8))
+def _walk(role: str, s: float) -> Pose:
+    return _gait(s * 2 * math.pi / 1.1, 26, 42, 3, 18)  # a stride takes 1.1 s
 
 
 def _talk(role: str, s: float) -> Pose:
@@ -91,12 +139,6 @@ def _talk(role: str, s: float) -> Pose:
         shoulder2=-4 + 14 * speaking,
         elbow2=15 + 45 * speaking - 12 * wag * speaking,
     )
-
-
-def _handshake(role: str, s: float) -> Pose:
-    reach = ease(s / 0.6) * (1 - ease((s - 3.4) / 0.6))
-    shake = 7 * math.sin(9 * s)
-    return mix(STAND, Pose(lean=6, shoulder1=42 + shake, elbow1=32 - shake), reach)
 
 
 def _dance(role: str, s: float) -> Pose:
@@ -114,70 +156,29 @@ def _fight(role: str, s: float) -> Pose:
     kick = hit if int(own) % 3 == 2 else 0.0
     punch = hit - kick
     blow = Pose(
-        lean=12 + 14 * punch - 22 * hurt - 14 * kick,
-        head=-18 * hurt,
-        shoulder1=48 + 44 * punch,
-        elbow1=105 * (1 - punch),
-        shoulder2=40 + 20 * hurt,
-        elbow2=110,
-        hip1=20 + 62 * kick,
-        knee1=14 - 6 * kick,
-        hip2=-24,
-        knee2=10,
-    )
+        lean=12 + 14 * punch - 22 * hurt - 14 * kick, head=-18 * hurt,
+        shoulder1=48 + 44 * punch, elbow1=105 * (1 - punch), shoulder2=40 + 20 * hurt, elbow2=110,
+        hip1=20 + 62 * kick, knee1=14 - 6 * kick, hip2=-24, knee2=10,
+    )  # fmt: skip
     pose = mix(STAND, blow, ease(s / 0.35))
     return mix(pose, ON_BACK, ease((s - 3.2) / 0.5)) if role == "loser" else pose
 
 
-def _handover(role: str, s: float) -> Pose:
-    if role == "b":
-        give = ease(s / 0.8) * (1 - ease((s - 1.7) / 0.6))
-        return mix(STAND, Pose(lean=5, shoulder1=58, elbow1=8), give)
-    take = ease((s - 0.4) / 0.8) * (1 - ease((s - 2.0) / 0.7))
-    return mix(STAND, Pose(lean=5, shoulder1=56, elbow1=10), take)
-
-
 def _robbery(role: str, s: float) -> Pose:
-    tug = 10 * math.sin(9 * s)
-    if role == "b":
-        pull = Pose(
-            lean=-16 + tug, shoulder1=72, elbow1=12, shoulder2=66, elbow2=16,
-            hip1=30, knee1=10, hip2=-18, knee2=24,
-        )  # fmt: skip
-        pose = mix(STAND, pull, ease(s / 0.35))
-        return mix(pose, ON_BACK, ease((s - 1.8) / 0.5))
-    grab = Pose(
-        lean=24 + tug, shoulder1=84, elbow1=6, shoulder2=72, elbow2=14,
-        hip1=36, knee1=34, hip2=-30, knee2=8,
-    )  # fmt: skip
-    return mix(mix(STAND, grab, ease(s / 0.35)), run(s), ease((s - 1.9) / 0.3))
-
-
-def _photo(role: str, s: float) -> Pose:
-    if role == "a":
-        hold = Pose(lean=-3, head=4, shoulder1=70, elbow1=38, shoulder2=62, elbow2=48)
-        return mix(STAND, hold, ease(s / 0.6))
-    wave = 12 * math.sin(4 * s)
-    smile = Pose(lean=-3, shoulder1=140 + wave, elbow1=25, shoulder2=-30, elbow2=95, hip1=10)
-    return mix(STAND, smile, ease((s - 0.3) / 0.6) * (1 - ease((s - 3.6) / 0.8)))
+    now = _acted("robbery", role, s)
+    running = _gait(s * 2 * math.pi / 0.7, 46, 85, 16, 85)  # a stride takes 0.7 s
+    return now if role == "b" else mix(now, running, ease((s - 1.9) / 0.3))
 
 
 def _shooting(role: str, s: float) -> Pose:
-    if role == "a":
-        recoil = 14 * pulse((s - 1.0) / 0.9, 0.08, 0.4) if s > 1.0 else 0.0
-        aim = Pose(
-            lean=6 - recoil / 3, shoulder1=90 + recoil, elbow1=0, shoulder2=85 + recoil,
-            elbow2=5, hip1=20, knee1=14, hip2=-22, knee2=6,
-        )  # fmt: skip
-        return mix(STAND, aim, ease(s / 0.45))
-    fear = Pose(lean=-12, shoulder1=150, elbow1=30, shoulder2=140, elbow2=40, hip1=14, knee1=20)
-    return mix(mix(STAND, fear, ease((s - 0.2) / 0.4)), ON_BACK, ease((s - 1.1) / 0.6))
-
-
-def _clean(role: str, s: float) -> Pose:
-    w = math.sin(2.6 * s)
-    wipe = Pose(lean=5 + 3 * w, shoulder1=108 + 32 * w, elbow1=8, shoulder2=95 + 30 * w, elbow2=22)
-    return mix(STAND, wipe, ease(s / 0.7))
+    if role == "b":
+        return _acted("shooting", role, s)
+    recoil = 14 * pulse((s - 1.0) / 0.9, 0.08, 0.4) if s > 1.0 else 0.0
+    aim = Pose(
+        lean=6 - recoil / 3, shoulder1=90 + recoil, elbow1=0, shoulder2=85 + recoil,
+        elbow2=5, hip1=20, knee1=14, hip2=-22, knee2=6,
+    )  # fmt: skip
+    return mix(STAND, aim, ease(s / 0.45))
 
 
 def _smash(role: str, s: float) -> Pose:
@@ -190,66 +191,9 @@ def _smash(role: str, s: float) -> Pose:
     return mix(STAND, strike, ease(s / 0.35))
 
 
-def _grill(role: str, s: float) -> Pose:
-    tend = Pose(lean=8, head=10, shoulder1=52, elbow1=22 + 12 * math.sin(3 * s), shoulder2=-10)
-    return mix(STAND, tend, ease(s / 0.8))
-
-
-def _fire(role: str, s: float) -> Pose:
-    w = math.sin(9 * s)
-    alarm = Pose(
-        lean=-10, head=-8, shoulder1=135 + 25 * w, elbow1=25, shoulder2=135 - 25 * w,
-        elbow2=25, hip1=16 + 8 * w, knee1=12, hip2=-16 + 8 * w, knee2=12,
-    )  # fmt: skip
-    return mix(STAND, alarm, ease((s - 0.3) / 0.5))
-
-
-def _steam(role: str, s: float) -> Pose:
-    look = Pose(lean=3, head=6, shoulder1=34, elbow1=112, shoulder2=-26, elbow2=80)
-    return mix(STAND, look, ease((s - 0.2) / 0.9))
-
-
-def _explosion(role: str, s: float) -> Pose:
-    crouch = Pose(
-        lean=46, head=20, shoulder1=150, elbow1=100, shoulder2=140, elbow2=105,
-        hip1=70, knee1=105, hip2=30, knee2=95,
-    )  # fmt: skip
-    end = ON_BACK if role == "loser" else crouch
-    return mix(STAND, end, ease((s - 0.1) / 0.45))
-
-
-def _stretch(role: str, s: float) -> Pose:
-    w = math.sin(1.9 * s)
-    reach = Pose(lean=14 * w, shoulder1=172 - 10 * w, elbow1=6, shoulder2=164 - 10 * w, elbow2=8)
-    return mix(STAND, reach, ease(s / 0.8))
-
-
-def _tie_shoe(role: str, s: float) -> Pose:
-    kneel = Pose(
-        lean=52, head=20, shoulder1=24 + 6 * math.sin(6 * s), elbow1=14,
-        shoulder2=14 - 6 * math.sin(6 * s), elbow2=20, hip1=84, knee1=92, hip2=-4, knee2=98,
-    )  # fmt: skip
-    return mix(STAND, kneel, ease(s / 0.8) * (1 - ease((s - 4.2) / 0.7)))
-
-
-def _wave(role: str, s: float) -> Pose:
-    hello = Pose(lean=-2, shoulder1=150, elbow1=18 + 28 * math.sin(7 * s), shoulder2=-8)
-    return mix(STAND, hello, ease(s / 0.6))
-
-
-def _sit(role: str, s: float) -> Pose:
-    seated = Pose(
-        lean=-12, head=4, shoulder1=-32, elbow1=8, shoulder2=36, elbow2=40,
-        hip1=86, knee1=22 + 4 * math.sin(2 * s), hip2=104, knee2=78,
-    )  # fmt: skip
-    return mix(STAND, seated, ease(s / 1.0))
-
-
 def _fall(role: str, s: float) -> Pose:
-    flail = Pose(
-        lean=22, shoulder1=110, elbow1=10, shoulder2=60, elbow2=20, hip1=40, knee1=30, hip2=-40,
-        knee2=40,
-    )  # fmt: skip
+    flail = Pose(lean=22, shoulder1=110, shoulder2=60, elbow2=20, hip1=40, knee1=30,
+                 hip2=-40, knee2=40)  # fmt: skip
     writhe = 6 + 6 * math.sin(3 * s)
     end = ON_BACK if role == "loser" else LYING
     end = end._replace(knee1=end.knee1 + 2 * writhe, shoulder1=end.shoulder1 + writhe)
@@ -257,18 +201,15 @@ def _fall(role: str, s: float) -> Pose:
 
 
 ACTIONS: dict[str, Callable[[str, float], Pose]] = {
-    "hug": _hug, "talk": _talk, "handshake": _handshake, "dance": _dance, "fight": _fight,
-    "hand-over": _handover, "robbery": _robbery, "photo": _photo, "shooting": _shooting,
-    "clean": _clean, "smash": _smash, "grill": _grill, "fire": _fire, "steam": _steam,
-    "explosion": _explosion, "stretch": _stretch, "tie shoe": _tie_shoe, "wave": _wave,
-    "sit": _sit, "fall": _fall, "walk": lambda role, s: walk(s), "run": lambda role, s: run(s),
-    "stand": lambda role, s: STAND,
+    "walk": _walk, "talk": _talk, "dance": _dance, "fight": _fight, "robbery": _robbery,
+    "shooting": _shooting, "smash": _smash, "fall": _fall,
 }  # fmt: skip
 
 
 def pose(event: str, role: str, phase: float) -> Pose:
     """Joint angles of ``role`` ("a", "b", or "loser", who ends on the ground) in ``event``."""
-    return ACTIONS[event](role, phase)
+    action = ACTIONS.get(event)
+    return action(role, phase) if action else _acted(event, role, phase)
 
 
 def posture(p: Pose) -> str:

@@ -25,10 +25,11 @@ from transformers import PreTrainedTokenizerFast
 import miniworld
 from alertclip.attention import attention_kernel
 from alertclip.files import atomic_write, progress, write_json
+from alertclip.training import learning_rate_factor
 from miniworld.mini_models import BATCH_SIZE, CONTEXT_LENGTH, RECIPES, Recipe, soft_contrastive_loss
 from miniworld.stills import ABNORMAL_SHARE, GENERIC_SHARE, TOPIC_SHARE
 
-SAVE_STEPS = 100
+LOG_STEPS, WARMUP = 100, 0.05
 PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<start>", "<end>"
 
 
@@ -69,14 +70,6 @@ def augment(images: torch.Tensor, generator: torch.Generator, recipe: Recipe) ->
     return (x.clamp(0, 1) - mean) / std
 
 
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up over 5 % of the steps, then cosine to zero."""
-    warmup = max(1, steps // 20)
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
-
-
 def pretrain(
     images: np.ndarray,
     captions: list[str],
@@ -85,28 +78,20 @@ def pretrain(
     batch_size: int = BATCH_SIZE,
     peak_lr: float = 1.2e-3,
     seed: int = 0,
-    checkpoint: Path | None = None,
     family: str = "clip",
 ) -> nn.Module:
-    """Train MiniCLIP or MiniSigLIP on stills (N,H,W,3) uint8 with one caption each.
-
-    An interrupted call with the same arguments goes on from ``checkpoint``.
-    """
+    """Train MiniCLIP or MiniSigLIP on stills (N,H,W,3) uint8 with one caption each."""
     torch.manual_seed(seed)
     recipe = RECIPES[family]
     model = recipe.build(len(tokenizer))
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=peak_lr, betas=(0.9, 0.98), weight_decay=0.05
-    )
+    options = {"betas": (0.9, 0.98), "weight_decay": 0.05}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak_lr, **options)
     tokens = encode_captions(tokenizer, captions)
     caption_ids = torch.tensor(np.unique(captions, return_inverse=True)[1])
     generator = torch.Generator().manual_seed(seed)
-    parts = {"model": model, "optimizer": optimizer}
-    start = _resume(checkpoint, parts, generator)
-    title = f"pre-training {recipe.name}"
-    for step in progress(range(start, steps), steps - start, title):
+    for step in progress(range(steps), steps, f"pre-training {recipe.name}"):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, peak_lr)
+            group["lr"] = peak_lr * learning_rate_factor(step, steps, WARMUP)
         picked = torch.randint(len(images), (batch_size,), generator=generator)
         x = augment(torch.from_numpy(images[picked.numpy()]), generator, recipe)
         loss = _loss(model, x, tokens[picked], caption_ids[picked])
@@ -116,27 +101,9 @@ def pretrain(
         optimizer.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(100))
-        if (step + 1) % SAVE_STEPS == 0:
+        if (step + 1) % LOG_STEPS == 0:
             print(f"step {step + 1}: loss {loss.item():.3f}", flush=True)
-            if checkpoint:
-                _save(checkpoint, step + 1, parts, generator)
     return model.eval()
-
-
-def _save(path: Path, step: int, parts: dict[str, nn.Module], generator: torch.Generator) -> None:
-    states = {name: part.state_dict() for name, part in parts.items()}
-    with atomic_write(path) as temporary:
-        torch.save({"step": step, "generator": generator.get_state(), **states}, temporary)
-
-
-def _resume(path: Path | None, parts: dict[str, nn.Module], generator: torch.Generator) -> int:
-    if path is None or not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True)
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
-    generator.set_state(state["generator"])
-    return state["step"]
 
 
 def _loss(model: nn.Module, x: Tensor, tokens: Tensor, ids: Tensor) -> Tensor:
@@ -153,11 +120,7 @@ def encode_captions(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> 
 
 
 def save_prior(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerFast,
-    out: Path,
-    card: dict,
-    family: str = "clip",
+    model: nn.Module, tokenizer: PreTrainedTokenizerFast, out: Path, card: dict, family: str
 ) -> None:
     """Write an open_clip ``local-dir`` folder: config, fp16 weights, tokenizer, card.json."""
     recipe = RECIPES[family]
@@ -185,16 +148,13 @@ def main() -> None:
     size = (RECIPES[args.family].image_size,) * 2
     images, captions, _ = miniworld.stills(args.stills, args.seed, size, args.workers)
     tokenizer = train_tokenizer(captions)
-    checkpoint = args.out / f"checkpoint-{args.stills}-{args.steps}-{args.seed}.pt"
-    where = {"seed": args.seed, "checkpoint": checkpoint, "family": args.family}
-    model = pretrain(images, captions, tokenizer, args.steps, **where)
+    model = pretrain(images, captions, tokenizer, args.steps, seed=args.seed, family=args.family)
     save_prior(model, tokenizer, args.out, _card(args, time.monotonic() - start), args.family)
-    checkpoint.unlink(missing_ok=True)
 
 
 def _card(args: argparse.Namespace, seconds: float) -> dict:
     recipe = RECIPES[args.family]
-    options = {k: getattr(args, k) for k in ("family", "stills", "steps", "seed")}
+    options = [f"--{k} {getattr(args, k)}" for k in ("family", "stills", "steps", "seed")]
     return {
         "what": f"{recipe.name}, a synthetic stand-in for {recipe.name.removeprefix('Mini')};"
         " it knows nothing of the real world",
@@ -203,12 +163,11 @@ def _card(args: argparse.Namespace, seconds: float) -> dict:
         f" {TOPIC_SHARE:.0%} of the captions carry a phrase of either twin and"
         f" {GENERIC_SHARE:.0%} a generic one, both drawn without looking at the twin, so"
         " that the model knows the words and sees the scene but has no notion of abnormal",
-        **{"stills": args.stills, "steps": args.steps, "batch_size": BATCH_SIZE, "seed": args.seed},
+        "stills": args.stills, "steps": args.steps, "batch_size": BATCH_SIZE, "seed": args.seed,
         "minutes": round(seconds / 60, 1),
         "machine": platform.machine(),
         "versions": {"torch": torch.__version__, "open_clip": open_clip.__version__},
-        "command": " ".join(["python -m miniworld.prior --out DIR"]
-                            + [f"--{name} {value}" for name, value in options.items()]),
+        "command": " ".join(["python -m miniworld.prior --out DIR", *options]),
     }  # fmt: skip
 
 

@@ -31,25 +31,9 @@ def _curve(plan: Plan) -> np.ndarray:
 
 
 def _thing(canvas: Canvas, plan: Plan, thing: Thing) -> Box:
-    h, x = plan.height, plan.centre + thing.x * plan.height
-    options, dots = dict(thing.options), plan.particles
-    y = plan.ground - options.pop("y", 0.0) * h
-    for key in ("width", "height", "radius", "rise"):
-        if key in options:
-            options[key] *= h
-    if thing.kind in ("car", "grill", "cabinet"):
-        return getattr(things, thing.kind)(canvas, x, plan.ground, h, **options)
-    if thing.kind == "window":
-        return things.window(canvas, x, plan.ground, h, particles=dots, **options)
-    if thing.kind == "flames":
-        return things.flames(canvas, x, y, particles=dots, **options)
-    if thing.kind == "cloud":
-        return things.cloud(canvas, x, y, grey=plan.cloud, particles=dots, **options)
-    if thing.kind == "blast":
-        return things.blast(canvas, x, y, h, grey=plan.cloud, particles=dots, **options)
-    if thing.kind == "debris":
-        return things.debris(canvas, x, y, plan.ground, h, particles=dots, **options)
-    return things.flash(canvas, x, y, h, **options)
+    options = dict(thing.options)
+    x, y = plan.centre + thing.x * plan.height, plan.ground - options.pop("y", 0.0) * plan.height
+    return getattr(things, thing.kind)(canvas, plan, x, y, **options)
 
 
 def _shadows(canvas: Canvas, plan: Plan, people: list[tuple[Person, Joints]]) -> None:
@@ -83,25 +67,18 @@ def _occluder(canvas: Canvas, plan: Plan) -> None:
 def _paint(image: np.ndarray, plan: Plan, now: Moment) -> Box | None:
     """Draw a moment onto the background in place; extent of the event before mirroring."""
     canvas = Canvas(image, plan.style)
-    extents: list[Box] = []
     placed = [(p, place(p, plan.height, plan.ground, plan.centre)) for p in now.people]
     _shadows(canvas, plan, placed)
     for person, joints in placed:
         if not person.in_event:
             draw_person(canvas, person, joints, plan.height)
     lit = [thing for thing in now.things if not thing.glow]
-    for thing in (t for t in lit if not t.front):
-        extents.append(_thing(canvas, plan, thing))
-    for person, joints in placed:
-        if person.in_event:
-            extents.append(draw_person(canvas, person, joints, plan.height))
-    for thing in (t for t in lit if t.front):
-        extents.append(_thing(canvas, plan, thing))
+    extents = [_thing(canvas, plan, thing) for thing in lit if not thing.front]
+    extents += [draw_person(canvas, *who, plan.height) for who in placed if who[0].in_event]
+    extents += [_thing(canvas, plan, thing) for thing in lit if thing.front]
     cv2.LUT(image, _curve(plan), dst=image)
-    for thing in (t for t in now.things if t.glow):
-        box = _thing(canvas, plan, thing)
-        if thing.in_event:
-            extents.append(box)
+    glowing = [(t, _thing(canvas, plan, t)) for t in now.things if t.glow]
+    extents += [extent for thing, extent in glowing if thing.in_event]
     _occluder(canvas, plan)
     return union(extents) if extents else None
 

@@ -193,17 +193,10 @@ def _shop(c: Canvas, rng: np.random.Generator) -> None:
 
 
 DRAW: dict[str, Draw] = {
-    "street": _street,
-    "park": _park,
-    "square": _square,
-    "car park": _car_park,
-    "bridge": _bridge,
-    "playground": _playground,
-    "station platform": _station,
-    "corridor": _corridor,
-    "library": _library,
-    "shop": _shop,
-}
+    "street": _street, "park": _park, "square": _square, "car park": _car_park,
+    "bridge": _bridge, "playground": _playground, "station platform": _station,
+    "corridor": _corridor, "library": _library, "shop": _shop,
+}  # fmt: skip
 
 
 def background(plan: Plan) -> np.ndarray:

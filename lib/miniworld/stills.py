@@ -6,7 +6,6 @@ visible postures and shapes. Topic and generic words are drawn without looking a
 """
 
 from functools import partial
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -28,10 +27,8 @@ GENERIC = (
 )  # fmt: skip
 # Nouns and verbs of what either twin may show, as a web-trained CLIP knows them.
 TOPICS: dict[str, tuple[str, ...]] = {
-    "hug": ("a friendly hug",),
-    "talk": ("people talking calmly",),
-    "handshake": ("people greeting each other",),
-    "dance": ("people dancing",),
+    "hug": ("a friendly hug",), "talk": ("people talking calmly",),
+    "handshake": ("people greeting each other",), "dance": ("people dancing",),
     "fight": ("people fighting", "a fight", "someone punching a person"),
     "hand-over": ("a person giving a bag", "a friendly gift"),
     "robbery": ("a robbery", "a person being robbed", "a robber grabbing a bag"),
@@ -39,44 +36,33 @@ TOPICS: dict[str, tuple[str, ...]] = {
     "shooting": ("a shooting", "a person firing a gun", "someone shooting"),
     "clean": ("window cleaning", "careful work on property"),
     "smash": ("vandalism", "a person smashing a window", "breaking property"),
-    "wait": ("cars driving safely", "a car waiting"),
-    "park": ("parking cars", "safe traffic"),
+    "wait": ("cars driving safely", "a car waiting"), "park": ("parking cars", "safe traffic"),
     "crash": ("a car crash", "a road accident", "a traffic accident"),
     "grill": ("a barbecue", "someone cooking"),
     "fire": ("a dangerous fire", "a place on fire", "burning out of control"),
     "steam": ("steam of a boiler", "a machine working"),
     "explosion": ("an explosion", "a sudden blast", "something blowing up"),
-    "stretch": ("a person doing sports",),
-    "tie shoe": ("a person tying a shoe",),
-    "wave": ("a person waving",),
-    "sit": ("a person resting",),
+    "stretch": ("a person doing sports",), "tie shoe": ("a person tying a shoe",),
+    "wave": ("a person waving",), "sit": ("a person resting",),
     "fall": ("a person falling", "someone getting hurt", "people falling"),
-}
+}  # fmt: skip
 PEOPLE = {"a": "someone", "b": "a person", "c": "a car", "d": "another car"}
+HELD = {"bag": "bag", "stick": "long stick", "dark object": "small dark object"}
 OBJECTS = {"robbery": "bag", "shooting": "small dark object", "smash": "glass window",
            "crash": "car", "fire": "metal grill", "explosion": "metal cabinet"}  # fmt: skip
-
-
-class Still(NamedTuple):
-    """Both views of one seed, full frame and zoom, which share their attributes."""
-
-    images: np.ndarray  # (2, H, W, 3) uint8 RGB
-    captions: tuple[str, str]
-    attributes: dict[str, str]
 
 
 def _shapes(plan: Plan, now: Moment) -> list[str]:
     """Phrases for effects in view."""
     kinds = {thing.kind: thing.options for thing in now.things}
-    phrases = []
-    if kinds.keys() & {"cloud", "blast"}:
-        phrases.append("white vapour" if plan.cloud > 140 else "dark cloud")
-    young_blast = "blast" in kinds and kinds["blast"]["age"] < 0.5
-    if kinds.keys() & {"flames", "flash"} or young_blast:
-        phrases.append("bright orange light" if "flash" not in kinds else "bright light")
-    if "debris" in kinds or ("window" in kinds and kinds["window"]["broken"] > 0):
-        phrases.append("small pieces on the ground")
-    return phrases
+    phrases = {
+        "white vapour" if plan.cloud > 140 else "dark cloud": kinds.keys() & {"cloud", "blast"},
+        "bright light": "flash" in kinds,
+        "bright orange light": "flash" not in kinds
+        and ("flames" in kinds or kinds.get("blast", {"age": 1})["age"] < 0.5),
+        "small pieces on the ground": "debris" in kinds or kinds.get("window", {}).get("broken"),
+    }
+    return [phrase for phrase, seen in phrases.items() if seen]
 
 
 def _phrases(plan: Plan, now: Moment, rng: np.random.Generator) -> list[str]:
@@ -92,8 +78,7 @@ def _phrases(plan: Plan, now: Moment, rng: np.random.Generator) -> list[str]:
         if rng.random() < 0.5:
             phrases.append(f"a person {posture(person.pose)}")
         if person.held:
-            phrases.append({"bag": "holding a bag", "stick": "holding a long stick"}.get(
-                person.held, "holding a small dark object"))  # fmt: skip
+            phrases.append(f"holding a {HELD[person.held]}")
     if len(actors) == 2:
         apart = abs(actors[0].x - actors[1].x)
         phrases.append("two people close together" if apart < 0.55 else "two people far apart")
@@ -131,9 +116,9 @@ def _zoom(image: np.ndarray, box: tuple | None, rng: np.random.Generator) -> np.
     """Crop around the event's extent with a random margin, 4:3 as the frame."""
     x1, y1, x2, y2 = box or (0.25, 0.25, 0.75, 0.95)
     side = min(1.0, max(x2 - x1, y2 - y1, 0.3) * rng.uniform(1.05, 1.5))
-    cx = min(1 - side / 2, max(side / 2, (x1 + x2) / 2 + rng.uniform(-0.05, 0.05)))
-    cy = min(1 - side / 2, max(side / 2, (y1 + y2) / 2 + rng.uniform(-0.05, 0.05)))
-    top, left = round((cy - side / 2) * HEIGHT), round((cx - side / 2) * WIDTH)
+    middle = np.array([x1 + x2, y1 + y2]) / 2 + rng.uniform(-0.05, 0.05, 2)
+    x, y = np.clip(middle, side / 2, 1 - side / 2) - side / 2
+    top, left = round(y * HEIGHT), round(x * WIDTH)
     return image[top : top + round(side * HEIGHT), left : left + round(side * WIDTH)]
 
 
@@ -149,8 +134,10 @@ def _attributes(plan: Plan, now: Moment, abnormal: bool) -> dict[str, str]:
     }
 
 
-def still(size: tuple[int, int], world_seed: int, seed: int) -> Still:
-    """Full frame and zoom of one seed, each with its own caption."""
+def still(
+    size: tuple[int, int], world_seed: int, seed: int
+) -> tuple[np.ndarray, tuple[str, str], dict[str, str]]:
+    """Full frame and zoom of one seed (2, H, W, 3), a caption for each, and their attributes."""
     cv2.setNumThreads(1)
     plan = draw_plan(seed, "stills", world_seed)
     rng = np.random.default_rng([world_seed, seed, 4])
@@ -165,7 +152,7 @@ def still(size: tuple[int, int], world_seed: int, seed: int) -> Still:
     images = np.stack([cv2.resize(v, size[::-1], interpolation=cv2.INTER_AREA) for v in views])
     now = moment(plan, abnormal, t)
     captions = _caption(plan, now, rng), _caption(plan, now, rng)
-    return Still(images, captions, _attributes(plan, now, abnormal))
+    return images, captions, _attributes(plan, now, abnormal)
 
 
 def stills(
@@ -175,15 +162,14 @@ def stills(
 
     ``seed`` chooses the world; the seeds of stills are disjoint from every clip's.
     """
-    pairs = (count + 1) // 2
+    pairs, first = (count + 1) // 2, SEED_START["stills"]
     if pairs > SEED_ROOM["stills"]:
         raise InputError(f"count={count}: at most {2 * SEED_ROOM['stills']} stills")
-    first = SEED_START["stills"]
     images = np.empty((pairs * 2, *size, 3), np.uint8)
     captions, attributes = [], []
     work = parallel(partial(still, size, seed), range(first, first + pairs), workers)
-    for k, made in enumerate(progress(work, pairs, "rendering stills")):
-        images[2 * k : 2 * k + 2] = made.images
-        captions += made.captions
-        attributes += [made.attributes] * 2
+    for k, (views, texts, shown) in enumerate(progress(work, pairs, "rendering stills")):
+        images[2 * k : 2 * k + 2] = views
+        captions += texts
+        attributes += [shown] * 2
     return images[:count], captions[:count], attributes[:count]

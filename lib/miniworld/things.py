@@ -1,6 +1,7 @@
 """Objects and effects: cars, window, grill, cabinet, flames, clouds, debris.
 
-Each function draws at (x, ground) in pixels with body height h as the unit and returns its extent.
+Each function draws its thing at (x, y) in pixels and returns its extent; lengths are in body
+heights, and what stands on the ground takes no notice of y.
 """
 
 import math
@@ -8,50 +9,51 @@ import math
 import numpy as np
 
 from miniworld.canvas import Box, Canvas, Colour, shade, union
+from miniworld.plan import Plan
 
 GLASS: Colour = (150, 186, 206)
 FRAME: Colour = (92, 78, 66)
 SHARD: Colour = (214, 232, 240)
 FLAME = (((226, 62, 24), 1.0), ((250, 150, 30), 0.68), ((255, 232, 110), 0.36))
 FIREBALL = (((240, 96, 26), 0.42), ((254, 176, 50), 0.3), ((255, 246, 190), 0.17))
+# Outlines from the middle of the ground, the car's nose to the right.
+CAR = ((-0.475, 0.08), (-0.475, 0.21), (-0.33, 0.235), (-0.2, 0.37), (0.12, 0.37), (0.26, 0.24))
+CAR_WINDOWS = (((-0.28, 0.24), (-0.18, 0.34), (-0.04, 0.34), (-0.04, 0.24)),
+               ((-0.01, 0.24), (-0.01, 0.34), (0.1, 0.34), (0.21, 0.24)))  # fmt: skip
+TAIL = ((-0.475, 0.15), (-0.475, 0.2), (-0.44, 0.2), (-0.44, 0.15))
+CRACK = ((0.2, 0.2), (0.26, 0.13), (0.29, 0.22), (0.33, 0.12), (0.36, 0.2))
 
 
 def car(
-    canvas: Canvas, x: float, ground: float, h: float, colour: Colour,
+    canvas: Canvas, plan: Plan, x: float, y: float, colour: Colour,
     facing: int = 1, angle: float = 0.0, crumple: float = 0.0, braking: bool = False,
 ) -> Box:  # fmt: skip
-    """A car 0.95 h long; ``angle`` (degrees) lifts its front, ``crumple`` in [0,1] shortens it."""
-    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    """A car 0.95 long; ``angle`` (degrees) lifts its front, ``crumple`` in [0,1] shortens it."""
+    h, cos, sin = plan.height, math.cos(math.radians(angle)), math.sin(math.radians(angle))
 
     def at(u: float, v: float) -> tuple[float, float]:
         u, v = u * h, v * h
-        return x + facing * (u * cos - v * sin), ground - (v * cos + u * sin)
+        return x + facing * (u * cos - v * sin), plan.ground - (v * cos + u * sin)
 
     nose = 0.475 - 0.12 * crumple
-    body = [
-        at(-0.475, 0.08), at(-0.475, 0.21), at(-0.33, 0.235), at(-0.2, 0.37), at(0.12, 0.37),
-        at(0.26, 0.24), at(nose - 0.05, 0.21 + 0.07 * crumple), at(nose, 0.17), at(nose, 0.08),
-    ]  # fmt: skip
+    front = ((nose - 0.05, 0.21 + 0.07 * crumple), (nose, 0.17), (nose, 0.08))
+    body = [at(*point) for point in CAR + front]
     canvas.polygon(body, colour)
-    canvas.polygon([at(-0.28, 0.24), at(-0.18, 0.34), at(-0.04, 0.34), at(-0.04, 0.24)], GLASS)
-    canvas.polygon([at(-0.01, 0.24), at(-0.01, 0.34), at(0.1, 0.34), at(0.21, 0.24)], GLASS)
+    for pane in CAR_WINDOWS:
+        canvas.polygon([at(*point) for point in pane], GLASS)
     if crumple > 0.3:
-        zigzag = [at(0.2, 0.2), at(0.26, 0.13), at(0.29, 0.22), at(0.33, 0.12), at(0.36, 0.2)]
-        canvas.stroke(zigzag, 0.018 * h, shade(colour, 0.35))
-    tail = (255, 60, 40) if braking else (130, 20, 20)
-    canvas.polygon([at(-0.475, 0.15), at(-0.475, 0.2), at(-0.44, 0.2), at(-0.44, 0.15)], tail)
+        canvas.stroke([at(*point) for point in CRACK], 0.018 * h, shade(colour, 0.35))
+    canvas.polygon([at(*point) for point in TAIL], (255, 60, 40) if braking else (130, 20, 20))
     for u in (-0.29, 0.29):
         canvas.ellipse(*at(u, 0.075), 0.078 * h, 0.078 * h, (24, 24, 26))
         canvas.ellipse(*at(u, 0.075), 0.034 * h, 0.034 * h, (150, 150, 152), outline=False)
     xs, ys = zip(*body, strict=True)
-    return min(xs), min(ys), max(xs), ground
+    return min(xs), min(ys), max(xs), plan.ground
 
 
-def window(
-    canvas: Canvas, x: float, ground: float, h: float, wiped: float, broken: float,
-    particles: np.ndarray,
-) -> Box:  # fmt: skip
+def window(canvas: Canvas, plan: Plan, x: float, y: float, wiped: float, broken: float) -> Box:
     """A glass panel on legs; ``wiped`` and ``broken`` in [0,1]."""
+    h, ground = plan.height, plan.ground
     left, right, top, bottom = x - 0.3 * h, x + 0.3 * h, ground - 1.06 * h, ground - 0.3 * h
     for leg in (left + 0.05 * h, right - 0.05 * h):
         canvas.stroke([(leg, bottom), (leg, ground)], 0.03 * h, (70, 62, 58))
@@ -64,34 +66,28 @@ def window(
         sweep = [(left + 0.04 * h, y), (x, y - 0.05 * h), (right - 0.06 * h, y)]
         canvas.stroke(sweep, 0.05 * h, shade(GLASS, 2.2))
     if broken > 0:
-        _hole(canvas, x - 0.06 * h, ground - 0.72 * h, h, broken, particles)
-        _shards(canvas, x - 0.1 * h, ground, h, broken, particles)
+        _hole(canvas, plan, x - 0.06 * h, ground - 0.72 * h, broken)
+        for a, b, c, d in plan.particles[: round(4 + 16 * broken)]:
+            u, v = x - 0.1 * h + (a - 0.6) * 0.7 * h, ground - b * 0.07 * h
+            r = (0.015 + 0.02 * c) * h
+            canvas.polygon([(u - r, v), (u + r * d, v - r * 1.6), (u + r, v + r * 0.3)], SHARD)
     return left - 0.03 * h, top - 0.03 * h, right + 0.03 * h, ground
 
 
-def _hole(
-    canvas: Canvas, x: float, y: float, h: float, broken: float, particles: np.ndarray
-) -> None:
-    angles = np.linspace(0, 2 * np.pi, 13)[:-1]
-    for angle, (u, *_) in zip(angles, particles, strict=False):
+def _hole(canvas: Canvas, plan: Plan, x: float, y: float, broken: float) -> None:
+    h, dots, angles = plan.height, plan.particles, np.linspace(0, 2 * np.pi, 13)[:-1]
+    for angle, u in zip(angles, dots[:12, 0], strict=True):
         length = (0.1 + 0.2 * u) * h * min(1.0, 0.5 + broken)
         tip = (x + np.cos(angle) * length, y + np.sin(angle) * length)
         canvas.stroke([(x, y), tip], 0.012 * h, (244, 248, 250))
-    radius = (0.05 + 0.14 * broken) * (0.6 + 0.5 * particles[12:24, 1]) * h
+    radius = (0.05 + 0.14 * broken) * (0.6 + 0.5 * dots[12:24, 1]) * h
     rim = np.stack([x + np.cos(angles) * radius, y + np.sin(angles) * radius], 1)
     canvas.polygon(rim, (26, 26, 32))
 
 
-def _shards(
-    canvas: Canvas, x: float, ground: float, h: float, broken: float, particles: np.ndarray
-) -> None:
-    for a, b, c, d in particles[: round(4 + 16 * broken)]:
-        u, v, r = x + (a - 0.6) * 0.7 * h, ground - b * 0.07 * h, (0.015 + 0.02 * c) * h
-        canvas.polygon([(u - r, v), (u + r * d, v - r * 1.6), (u + r, v + r * 0.3)], SHARD)
-
-
-def grill(canvas: Canvas, x: float, ground: float, h: float) -> Box:
+def grill(canvas: Canvas, plan: Plan, x: float, y: float) -> Box:
     """A metal box on legs."""
+    h, ground = plan.height, plan.ground
     left, right, top, bottom = x - 0.24 * h, x + 0.24 * h, ground - 0.46 * h, ground - 0.24 * h
     for leg in (left + 0.05 * h, right - 0.05 * h):
         canvas.stroke([(leg, bottom), (leg, ground)], 0.035 * h, (44, 42, 44))
@@ -100,8 +96,9 @@ def grill(canvas: Canvas, x: float, ground: float, h: float) -> Box:
     return left - 0.02 * h, top - 0.03 * h, right + 0.02 * h, ground
 
 
-def cabinet(canvas: Canvas, x: float, ground: float, h: float, open_door: float) -> Box:
+def cabinet(canvas: Canvas, plan: Plan, x: float, y: float, open_door: float) -> Box:
     """A boiler cabinet with a lamp; ``open_door`` in [0,1] tears it open."""
+    h, ground = plan.height, plan.ground
     left, right, top = x - 0.2 * h, x + 0.2 * h, ground - 0.58 * h
     canvas.rectangle(left, top, right, ground, (118, 108, 112))
     inset = 0.05 * h
@@ -119,60 +116,63 @@ def cabinet(canvas: Canvas, x: float, ground: float, h: float, open_door: float)
 
 
 def flames(
-    canvas: Canvas, x: float, base: float, width: float, height: float, t: float,
-    particles: np.ndarray,
-) -> Box:  # fmt: skip
-    """Flickering tongues on a base line; all lengths in pixels."""
+    canvas: Canvas, plan: Plan, x: float, y: float, width: float, height: float, t: float
+) -> Box:
+    """Flickering tongues on a base line."""
+    width, height, dots = width * plan.height, height * plan.height, plan.particles
     for colour, share in FLAME:
-        points = [(x - width * share / 2, base)]
+        points = [(x - width * share / 2, y)]
         for k in range(9):
             u = (k + 0.5) / 9
-            wobble = math.sin(11 * t * (0.7 + particles[k, 0]) + 6.28 * particles[k, 1])
+            wobble = math.sin(11 * t * (0.7 + dots[k, 0]) + 6.28 * dots[k, 1])
             arch = math.sin(math.pi * (0.12 + 0.76 * u)) * (1 - k % 2 * 0.5)
             peak = height * share * (0.62 + 0.38 * wobble) * arch
-            points.append((x + width * share * (u - 0.5), base - peak))
-        points.append((x + width * share / 2, base))
+            points.append((x + width * share * (u - 0.5), y - peak))
+        points.append((x + width * share / 2, y))
         canvas.polygon(points, colour, outline=False)
-    return x - width / 2, base - height, x + width / 2, base
+    return x - width / 2, y - height, x + width / 2, y
 
 
 def cloud(
-    canvas: Canvas, x: float, y: float, radius: float, rise: float, age: float, grey: int,
-    particles: np.ndarray, puffs: int = 12, alpha: float = 0.75,
+    canvas: Canvas, plan: Plan, x: float, y: float, radius: float, rise: float, age: float,
+    puffs: int = 12, alpha: float = 0.75,
 ) -> Box:  # fmt: skip
-    """Puffs that rise from (x, y); ``age`` seconds since the first, ``rise`` pixels a second."""
+    """Puffs that rise from (x, y); ``age`` seconds since the first, ``rise`` per second."""
+    radius, rise = radius * plan.height, rise * plan.height
     boxes: list[Box] = [(x - 1, y - 1, x + 1, y + 1)]
     with canvas.translucent(alpha):
         for k in range(puffs):
             life = age - 0.14 * k
             if life <= 0:
                 break
-            a, b, c, d = particles[k]
+            a, b, c, d = plan.particles[k]
             life = math.fmod(life, 0.14 * puffs)
             px = x + (a - 0.5) * radius * (0.8 + 1.2 * life)
             py = y - rise * life * (0.7 + 0.6 * b)
             r = radius * (0.45 + 0.4 * c) * min(1.6, 0.4 + 0.8 * life)
-            tone = int(min(250, max(20, grey + (d - 0.5) * 36)))
-            canvas.ellipse(px, py, r, r * 0.92, (tone, tone, tone), outline=k % 2 == 0)
-            boxes.append((px - r, py - r, px + r, py + r))
+            boxes.append(_puff(canvas, px, py, r, 0.92, plan.cloud + (d - 0.5) * 36, k % 2 == 0))
     return union(boxes)
 
 
-def blast(
-    canvas: Canvas, x: float, y: float, h: float, age: float, grey: int, particles: np.ndarray
+def _puff(
+    canvas: Canvas, x: float, y: float, r: float, flat: float, grey: float, outline: bool
 ) -> Box:
+    tone = int(min(250, max(20, grey)))
+    canvas.ellipse(x, y, r, r * flat, (tone, tone, tone), outline=outline)
+    return x - r, y - r, x + r, y + r
+
+
+def blast(canvas: Canvas, plan: Plan, x: float, y: float, age: float) -> Box:
     """A burst: fireball for half a second, then a spreading cloud, pieces flying outwards."""
-    spread = 1 - math.exp(-4 * age)
+    h, spread = plan.height, 1 - math.exp(-4 * age)
     boxes: list[Box] = [(x - 0.2 * h, y - 0.2 * h, x + 0.2 * h, y + 0.2 * h)]
     fade = max(0.0, 1 - age / 3.2)
     with canvas.translucent(0.35 + 0.5 * fade):
-        for a, b, c, d in particles[:16]:
+        for a, b, c, d in plan.particles[:16]:
             angle, reach = 6.283 * a, (0.15 + 0.35 * b) * spread * h
             px, py = x + math.cos(angle) * reach, y - abs(math.sin(angle)) * reach - 0.08 * age * h
             r = (0.1 + 0.1 * c) * h * spread
-            tone = int(min(250, max(20, grey + (d - 0.5) * 40)))
-            canvas.ellipse(px, py, r, r, (tone, tone, tone), outline=False)
-            boxes.append((px - r, py - r, px + r, py + r))
+            boxes.append(_puff(canvas, px, py, r, 1.0, plan.cloud + (d - 0.5) * 40, False))
     if age < 0.7:
         glow = (1 - age / 0.7) ** 0.5
         for colour, share in FIREBALL:
@@ -181,13 +181,11 @@ def blast(
     return union(boxes)
 
 
-def debris(
-    canvas: Canvas, x: float, y: float, ground: float, h: float, age: float,
-    particles: np.ndarray, reach: float = 1.0,
-) -> Box:  # fmt: skip
+def debris(canvas: Canvas, plan: Plan, x: float, y: float, age: float, reach: float = 1.0) -> Box:
     """Dark pieces thrown from (x, y) that come to rest on the ground."""
+    h, ground = plan.height, plan.ground
     boxes: list[Box] = [(x - 1, ground - 2, x + 1, ground)]
-    for a, b, c, d in particles[24:44]:
+    for a, b, c, d in plan.particles[24:44]:
         vx, vy = (a - 0.5) * 1.6 * reach * h, (0.4 + 1.1 * b) * reach * h
         flight = min(age, (vy + math.sqrt(vy * vy + 5.2 * h * max(0.0, ground - y))) / (2.6 * h))
         px, py = x + vx * flight, min(ground - d * 0.05 * h, y - vy * flight + 1.3 * h * flight**2)
@@ -197,14 +195,12 @@ def debris(
     return union(boxes)
 
 
-def flash(canvas: Canvas, x: float, y: float, h: float, strength: float, colour: Colour) -> Box:
+def flash(canvas: Canvas, plan: Plan, x: float, y: float, strength: float, colour: Colour) -> Box:
     """A short star of light; ``strength`` in [0,1]."""
-    r = 0.15 * h * strength
-    points = [
-        (x + (r if k % 2 == 0 else 0.42 * r) * math.cos(k * math.pi / 7),
-         y + (r if k % 2 == 0 else 0.42 * r) * math.sin(k * math.pi / 7))
-        for k in range(14)
-    ]  # fmt: skip
-    canvas.polygon(points, colour, outline=False)
+    r = 0.15 * plan.height * strength
+    angles = np.arange(14) * math.pi / 7
+    reach = np.where(np.arange(14) % 2 == 0, r, 0.42 * r)
+    star = np.stack([x + reach * np.cos(angles), y + reach * np.sin(angles)], axis=1)
+    canvas.polygon(star, colour, outline=False)
     canvas.ellipse(x, y, 0.35 * r, 0.35 * r, (255, 255, 236), outline=False)
     return x - r, y - r, x + r, y + r

@@ -23,13 +23,11 @@ ABNORMAL_SHARE = 0.4  # of the training clips; other splits hold both twins of e
 VIDEO_ROOTS = ("UCF_Crimes_Videos", "MSAD")
 
 
-def _kept(pairs: int, abnormal: int) -> list[bool]:
+def _kept(pairs: int, abnormal: int) -> set[int]:
     """Which abnormal twins stay: ``abnormal`` of ``pairs``, spread evenly over the classes."""
     order = sorted(range(pairs), key=lambda k: (k % len(PAIRS), k))
-    keep = [False] * pairs
-    for rank, k in enumerate(order):
-        keep[k] = (rank + 1) * abnormal // pairs > rank * abnormal // pairs
-    return keep
+    shares = np.arange(pairs + 1) * abnormal // max(1, pairs)
+    return {order[rank] for rank in np.flatnonzero(np.diff(shares))}
 
 
 def clip_jobs(split: str, count: int, style: str, seed: int) -> list[Job]:
@@ -38,11 +36,11 @@ def clip_jobs(split: str, count: int, style: str, seed: int) -> list[Job]:
     pairs = count - abnormal
     if pairs > SEED_ROOM[split]:
         raise InputError(f"{split}={count}: at most {SEED_ROOM[split]} pairs; ask for fewer clips")
-    jobs = []
-    for k, keep in enumerate(_kept(pairs, abnormal)):
+    jobs, kept = [], _kept(pairs, abnormal)
+    for k in range(pairs):
         number = SEED_START[split] + k
         plan = draw_plan(number, split, seed, style)
-        for twin in (False, True) if keep else (False,):
+        for twin in (False, True) if k in kept else (False,):
             path = relative_path(split, number, twin, plan)
             jobs.append(Job(path, split, number, twin, seed, style))
     return jobs

@@ -1,16 +1,15 @@
 """Annotation files of a world, in the schemas of VAGTA and UCF-Crime."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
+
+import pandas as pd
 
 from alertclip.files import atomic_write, write_json
 from miniworld.captions import describe
 from miniworld.events import event_frames, event_of
-from miniworld.plan import FPS, SECONDS
+from miniworld.plan import DIALS, FPS, SECONDS
 from miniworld.world_video import Job, keyframes
-
-DIALS = ("distance", "crowd", "occlusion", "night", "compression")
 
 
 def entries(job: Job) -> tuple[dict, dict, dict]:
@@ -69,18 +68,14 @@ def write_annotations(root: Path, made: Sequence[tuple[Job, tuple[dict, dict, di
         with atomic_write(root / f"{split}.txt") as temporary:
             temporary.write_text("".join(f"{row['video']}\n" for _, _, row in part), "utf-8")
     rows = [row for _, (_, _, row) in made]
-    with atomic_write(root / "clips.csv") as temporary, temporary.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    with atomic_write(root / "clips.csv") as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\r\n")
     with atomic_write(root / "Temporal_Anomaly_Annotation.txt") as temporary:
         temporary.write_text("".join(map(_temporal_line, rows)), encoding="utf-8")
 
 
 def _temporal_line(row: dict) -> str:
     """UCF-Crime style: native frames, end exclusive, -1 where there is none."""
-    name, class_name = Path(row["video"]).name, row["class_name"]
-    start, end = -1, -1
-    if row["label"]:
-        start, end = int(row["event_start_s"] * FPS), int(row["event_end_s"] * FPS)
-    return f"{name}  {class_name}  {start}  {end}  -1  -1  \n"
+    seconds = row["event_start_s"], row["event_end_s"]
+    start, end = (int(second * FPS) if row["label"] else -1 for second in seconds)
+    return f"{Path(row['video']).name}  {row['class_name']}  {start}  {end}  -1  -1  \n"

@@ -1,5 +1,7 @@
 """One clip to one H.264 file, and what its annotations need to know of it."""
 
+from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +11,7 @@ import cv2
 from alertclip.files import atomic_write
 from miniworld.canvas import Box
 from miniworld.events import event_frames
-from miniworld.plan import FPS, FRAMES, HEIGHT, WIDTH, Plan, draw_plan
+from miniworld.plan import FPS, FRAMES, Plan, draw_plan
 from miniworld.render import render, render_clip
 from miniworld.scenes import background
 
@@ -49,23 +51,38 @@ def relative_path(split: str, seed: int, abnormal: bool, plan: Plan) -> str:
     return f"{ucf}/Training_Normal_Videos_Anomaly/Normal_Videos{seed:05d}_x264.mp4"
 
 
-def encode(plan: Plan, abnormal: bool, path: Path) -> None:
-    """Write the clip as H.264.
+def write_video(
+    frames: Sequence[av.VideoFrame],
+    path: Path,
+    fps: float,
+    options: dict[str, str],
+    container_options: dict[str, str] | None = None,
+) -> None:
+    """Write frames as H.264; ``options`` go to the encoder (libx264).
 
-    One thread, no look-ahead and no B frames: the bits of a frame depend on the past only, so
-    that twins stay equal before the event after decoding too.
+    With more threads, or the encoder's look-ahead, the bits differ from run to run.
     """
-    options = {"preset": "veryfast", "tune": "zerolatency", "threads": "1", "bf": "0", "g": "32"}
-    options["crf"] = str(23 + round(14 * plan.compression))
-    with atomic_write(path) as temporary, av.open(str(temporary), "w") as container:
-        stream = container.add_stream("libx264", rate=FPS, options=options)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+    fixed = {"preset": "veryfast", "tune": "zerolatency", "threads": "1"}
+    opened = {"options": container_options or {}}
+    with atomic_write(path) as temporary, av.open(str(temporary), "w", **opened) as container:
+        rate = Fraction(fps).limit_denominator(1001)
+        stream = container.add_stream("libx264", rate=rate, options=fixed | options)
+        stream.width, stream.height, stream.pix_fmt = frames[0].width, frames[0].height, "yuv420p"
         stream.thread_count = 1
-        for image, _ in render_clip(plan, abnormal):
-            planes = cv2.cvtColor(image, cv2.COLOR_RGB2YUV_I420)
-            frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+        for frame in frames:
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+
+
+def encode(plan: Plan, abnormal: bool, path: Path) -> None:
+    """Write the clip without B frames: the bits of a frame depend on the past only.
+
+    So twins stay equal before the event after decoding too.
+    """
+    options = {"bf": "0", "g": "32", "crf": str(23 + round(14 * plan.compression))}
+    planes = (cv2.cvtColor(rgb, cv2.COLOR_RGB2YUV_I420) for rgb, _ in render_clip(plan, abnormal))
+    frames = [av.VideoFrame.from_ndarray(yuv, format="yuv420p") for yuv in planes]
+    write_video(frames, path, FPS, options)
 
 
 def keyframes(plan: Plan) -> list[dict]:

@@ -13,6 +13,7 @@ from scipy.stats import binomtest
 
 from alertclip import intervals
 from alertclip.errors import InputError
+from alertclip.mss import inside
 from alertclip.video import DecodeError, probe, read_frames, uniform_indices
 from curation.chat_models import ChatModel, NoReply
 from vagpt.questions import LETTERS, Option, Question, QuestionSet, parse_reply, prompt, span_iou
@@ -50,9 +51,8 @@ def option_log_likelihood(
     """
     if option.class_name is None:
         return float(logs[:, 0].sum())
-    inside = (times >= option.span[0]) & (times < option.span[1])
     column = list(classes).index(option.class_name)
-    return float(np.where(inside, logs[:, column], logs[:, 0]).sum())
+    return float(np.where(inside(times, [option.span]), logs[:, column], logs[:, 0]).sum())
 
 
 def similarity_answerer(
@@ -87,14 +87,13 @@ def blind_answerer(questions: Sequence[Question]) -> Answerer:
         if not len(spans):
             raise InputError("a blind answerer needs anomalies in other footage")
 
-        def frequency(option: Option) -> tuple[int, float]:
+        def frequency(number: int) -> tuple[int, float]:
+            option = question.options[number]
+            overlap = span_iou(np.divide(option.span, question.duration), spans).mean()
             count = int((names[other] == (option.class_name or "")).sum())
-            if option.class_name is None:
-                return count, 0.0
-            return count, float(span_iou(np.divide(option.span, question.duration), spans).mean())
+            return count, float(overlap) if option.class_name else 0.0
 
-        scores = [frequency(option) for option in question.options]
-        return LETTERS[max(range(len(scores)), key=scores.__getitem__)]
+        return LETTERS[max(range(len(question.options)), key=frequency)]
 
     return answer
 
@@ -136,8 +135,8 @@ def answer_all(questions: Sequence[Question], answerer: Answerer) -> pd.DataFram
         except (NoReply, DecodeError) as error:
             reply, chosen = f"no reply: {error}", None
         row = {name: getattr(question, name) for name in ("video", "kind", "abnormal", "right")}
-        correct, chosen = chosen == question.right, np.nan if chosen is None else chosen
-        rows.append(row | {"reply": reply, "chosen": chosen, "correct": correct})
+        row |= {"reply": reply, "chosen": np.nan if chosen is None else chosen}
+        rows.append(row | {"correct": chosen == question.right})
     return pd.DataFrame(rows)
 
 
@@ -185,8 +184,7 @@ def accuracy_differences(
             raise InputError(f"{before} and {after} answered different questions")
         for setting, mask in settings(old):
             a, b = (t.loc[mask, "correct"].to_numpy(float) for t in (old, new))
-            found = intervals.paired_difference(a, b, n_boot=n_boot, seed=seed)._asdict()
-            points = {name: 100 * found[name] for name in ("value", "low", "high")}
-            row = {"difference": f"{after} minus {before}", "setting": setting}
-            rows.append(row | points | {"n": found["n"]})
-    return pd.DataFrame(rows)
+            found = intervals.paired_difference(a, b, n_boot=n_boot, seed=seed)
+            points = (100 * value for value in found[:3])
+            rows.append((f"{after} minus {before}", setting, *points, found.n))
+    return pd.DataFrame(rows, columns=["difference", "setting", "value", "low", "high", "n"])

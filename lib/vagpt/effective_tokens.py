@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
 from alertclip.errors import InputError
@@ -61,17 +62,20 @@ def on_grid(distance: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
 @torch.inference_mode()
 def backbone_patches(model: AlertCLIP, frames: np.ndarray) -> np.ndarray:
     """The backbone's projected patch tokens (T, h, w, D) of frames (T, H, W, 3) of its size."""
-    pixels = torch.tensor(frames, device=model.mean.device).permute(0, 3, 1, 2)
-    grids = [model.encode_frames(part[None], patches=True).patches for part in pixels.split(CHUNK)]
+    parts = _pixels(frames, model.mean.device).split(CHUNK)
+    grids = [model.encode_frames(part[None], patches=True).patches for part in parts]
     return torch.cat(grids).float().permute(0, 2, 3, 1).cpu().numpy()
 
 
 @torch.inference_mode()
 def embed_frames(model: AlertCLIP, frames: np.ndarray) -> np.ndarray:
     """Unit image embeddings (T, D) of frames (T, H, W, 3) uint8 of the backbone's size."""
-    pixels = torch.tensor(frames, device=model.mean.device).permute(0, 3, 1, 2)
-    parts = [model.image_features(part).cpu() for part in pixels.split(CHUNK)]
-    return normalize(torch.cat(parts), dim=-1).numpy()
+    parts = _pixels(frames, model.mean.device).split(CHUNK)
+    return unit(torch.cat([model.image_features(part).cpu() for part in parts]).numpy())
+
+
+def _pixels(frames: np.ndarray, device: torch.device | str) -> Tensor:
+    return torch.tensor(frames, device=device).permute(0, 3, 1, 2)
 
 
 def timm_patches(name: str, pretrained: bool = True, device: str = "cpu") -> Patches:
@@ -92,8 +96,8 @@ def timm_patches(name: str, pretrained: bool = True, device: str = "cpu") -> Pat
 
     @torch.inference_mode()
     def encode(frames: np.ndarray) -> np.ndarray:
-        pixels = torch.tensor(frames, device=device).permute(0, 3, 1, 2) / 255
-        pixels = interpolate(pixels, made["input_size"][1:], mode="bicubic", antialias=True)
+        size = made["input_size"][1:]
+        pixels = interpolate(_pixels(frames, device) / 255, size, mode="bicubic", antialias=True)
         parts = ((pixels - mean) / std).split(CHUNK)
         tokens = torch.cat([encoder.forward_features(part) for part in parts])
         tokens = tokens[:, encoder.num_prefix_tokens :]
@@ -108,8 +112,7 @@ def pool_kept(patches: np.ndarray, kept: np.ndarray) -> np.ndarray:
     With every patch kept this is the image embedding of a backbone that pools by averaging.
     """
     weights = kept[..., None].astype(patches.dtype)
-    means = (patches * weights).sum(axis=(1, 2)) / weights.sum(axis=(1, 2))
-    return normalize(torch.from_numpy(means), dim=-1).numpy()
+    return unit((patches * weights).sum(axis=(1, 2)) / weights.sum(axis=(1, 2)))
 
 
 def mask_frames(frames: np.ndarray, kept: np.ndarray, fill: int = 127) -> np.ndarray:

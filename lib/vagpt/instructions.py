@@ -59,15 +59,14 @@ Write = Callable[[TimedCaption], list[Pair]]
 def template_pairs(caption: TimedCaption, seed: int = 0) -> list[Pair]:
     """Pairs by template, the wording of the questions drawn by seed and clip."""
     rng = np.random.default_rng([seed, zlib.crc32(_key(caption).encode())])
-    bounded = np.isfinite(caption.end)
-    when = f"From {caption.start:.1f} s to {caption.end:.1f} s."
-    anomaly = f"{words(caption.class_name)}. {caption.sentence}"
-    told = anomaly if caption.abnormal else "everything in it is normal."
-    return [
-        Pair(str(rng.choice(WHAT)), caption.sentence),
-        Pair(str(rng.choice(WHEN)), when if bounded else "Over the whole video."),
-        Pair(LAST, f"{verdict(caption)}, {told}"),
-    ]
+    when, told = "Over the whole video.", "everything in it is normal."
+    if np.isfinite(caption.end):
+        when = f"From {caption.start:.1f} s to {caption.end:.1f} s."
+    if caption.abnormal:
+        told = f"{words(caption.class_name)}. {caption.sentence}"
+    questions = str(rng.choice(WHAT)), str(rng.choice(WHEN)), LAST
+    answers = caption.sentence, when, f"{verdict(caption)}, {told}"
+    return [Pair(*pair) for pair in zip(questions, answers, strict=True)]
 
 
 def model_pairs(caption: TimedCaption, model: ChatModel, attempts: int = 3) -> list[Pair]:
@@ -76,9 +75,8 @@ def model_pairs(caption: TimedCaption, model: ChatModel, attempts: int = 3) -> l
     Raises NoReply after ``attempts`` such replies.
     """
     kind = f"an anomaly ({words(caption.class_name)})" if caption.abnormal else "nothing abnormal"
-    text = json.dumps(caption.sentence)
-    prompt = TASK.format(caption=text, kind=kind, last=LAST, verdict=verdict(caption))
-    again = ""
+    about = {"caption": json.dumps(caption.sentence), "kind": kind, "verdict": verdict(caption)}
+    prompt, again = TASK.format(last=LAST, **about), ""
     for _ in range(attempts):
         pairs, broken = read_pairs(model.ask(prompt + again), caption)
         if not broken:
@@ -93,16 +91,15 @@ def read_pairs(reply: str, caption: TimedCaption) -> tuple[list[Pair], str]:
         pairs = [Pair(v["question"].strip(), v["answer"].strip()) for v in json.loads(reply)]
     except (ValueError, RecursionError, TypeError, LookupError, AttributeError):
         return [], "it is not one JSON list of questions and answers and nothing else"
-    broken = ""
     if len(pairs) != PAIRS or not all(map(all, pairs)):
-        broken = f"it is not a list of {PAIRS} questions with answers"
-    elif len({pair.question.casefold() for pair in pairs}) < PAIRS:
-        broken = "a question comes twice"
-    elif pairs[-1].question != LAST:
-        broken = f"the last question is not {LAST}"
-    elif not re.match(rf"{verdict(caption)}\b", pairs[-1].answer):
-        broken = f"the last answer does not begin with {verdict(caption)}"
-    return ([] if broken else pairs), broken
+        return [], f"it is not a list of {PAIRS} questions with answers"
+    if len({pair.question.casefold() for pair in pairs}) < PAIRS:
+        return [], "a question comes twice"
+    if pairs[-1].question != LAST:
+        return [], f"the last question is not {LAST}"
+    if not re.match(rf"{verdict(caption)}\b", pairs[-1].answer):
+        return [], f"the last answer does not begin with {verdict(caption)}"
+    return pairs, ""
 
 
 def verdict(caption: TimedCaption) -> str:
@@ -146,8 +143,8 @@ def write_instructions(
 
 
 def _key(caption: TimedCaption) -> str:
-    times = (caption.start, caption.end) if np.isfinite(caption.end) else None
-    return item_key(caption.video, times)
+    bounded = np.isfinite(caption.end)
+    return item_key(caption.video, (caption.start, caption.end) if bounded else None)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

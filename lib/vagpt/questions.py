@@ -133,17 +133,15 @@ def _questions(
     if len(others) < n - 1 or len(item.classes) != len(item.spans):
         raise InputError(f"{item.name}: needs a class for each event and {n - 1} other classes")
     wrong_names = [str(name) for name in rng.permutation(others)]
+    times = wrong_spans(pool, item, n - 1, max_iou, rng)
+    wrong = [Option(*pair) for pair in zip(wrong_names, times, strict=False)]
     if not item.spans:
-        times = wrong_spans(pool, [], item.duration, n - 1, max_iou, rng)
-        wrong = [Option(*pair) for pair in zip(wrong_names, times, strict=False)]
         return [_shuffled(item, "total", Option(), wrong, rng)]
-    right, name = max(zip(item.spans, item.classes, strict=True), key=lambda e: e[0][1] - e[0][0])
-    times = wrong_spans(pool, item.spans, item.duration, n - 1, max_iou, rng)
-    mixed = [Option(*pair) for pair in zip(wrong_names[: n - 2], times, strict=False)]
-    same = [Option(name, time) for time in times]
+    span, name = max(zip(item.spans, item.classes, strict=True), key=lambda e: e[0][1] - e[0][0])
+    right, same = Option(name, span), [Option(name, time) for time in times]
     return [
-        _shuffled(item, "total", Option(name, right), [Option(), *mixed], rng),
-        _shuffled(item, "temporal", Option(name, right), same, rng),
+        _shuffled(item, "total", right, [Option(), *wrong[: n - 2]], rng),
+        _shuffled(item, "temporal", right, same, rng),
     ]
 
 
@@ -157,28 +155,23 @@ def _shuffled(
 
 
 def wrong_spans(
-    pool: np.ndarray,
-    events: Sequence[Span],
-    duration: float,
-    count: int,
-    max_iou: float,
-    rng: np.random.Generator,
+    pool: np.ndarray, item: Footage, count: int, max_iou: float, rng: np.random.Generator
 ) -> list[Span]:
     """``count`` times from pool (K, 2), in an order drawn by ``rng``, that keep ``max_iou``.
 
     Where the pool has too few, one of its lengths is laid evenly over the footage; where even
     those overlap too much, the least overlapping are taken.
     """
-    drawn = rng.permutation(pool) if len(pool) else np.array([[0.0, duration / (count + 2)]])
+    drawn = rng.permutation(pool) if len(pool) else np.array([[0.0, item.duration / (count + 2)]])
     length = drawn[0, 1] - drawn[0, 0]
-    starts = rng.permutation(np.linspace(0, duration - length, SHIFTS))
+    starts = rng.permutation(np.linspace(0, item.duration - length, SHIFTS))
     drawn = np.concatenate([drawn, np.stack([starts, starts + length], axis=1)])
-    taken = list(events)
+    taken = list(item.spans)
     for _ in range(count):
         overlap = np.max([np.zeros(len(drawn)), *(span_iou(t, drawn) for t in taken)], axis=0)
         fits = np.flatnonzero(overlap <= max_iou)
         taken.append(tuple(map(float, drawn[fits[0] if len(fits) else overlap.argmin()])))
-    return taken[len(events) :]
+    return taken[len(item.spans) :]
 
 
 def span_iou(span: Span, spans: np.ndarray) -> np.ndarray:

@@ -25,13 +25,8 @@ class FrameClassifier(nn.Module):
         super().__init__()
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
-        self.layers = nn.Sequential(
-            nn.Linear(len(mean), hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, 1),
-        )
+        first, second = nn.Linear(len(mean), hidden), nn.Linear(hidden, hidden)
+        self.layers = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Linear(hidden, 1))
 
     def forward(self, frames: Tensor) -> Tensor:
         """Logits (n,) of an anomaly in frames (n, D)."""

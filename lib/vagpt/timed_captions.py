@@ -68,7 +68,8 @@ def read_uca(
             report.add(video, "its name begins with no class", "left out")
             continue
         for i, (span, sentence) in enumerate(zip(times, sentences, strict=True)):
-            where, (start, end) = f"{video}, caption {i}", _seconds(span, 2) or (0.0, 0.0)
+            where, timed = f"{video}, caption {i}", isinstance(span, list) and len(span) == 2
+            start, end = map(float, span) if timed and all(map(_is_number, span)) else (0.0, 0.0)
             if not is_text(sentence) or not 0 <= start < min(end, duration):
                 report.add(where, f"no text, or {span} is no stretch of {duration:g} s", "left out")
                 continue
@@ -83,19 +84,15 @@ def read_uca(
 
 def _entry(entry: Any, where: str) -> tuple[float, list[Any], list[Any]]:
     fields = entry if isinstance(entry, dict) else {}
-    duration = _seconds([fields.get("duration")], 1)
-    times, sentences = fields.get("timestamps"), fields.get("sentences")
+    duration, times, sentences = map(fields.get, ("duration", "timestamps", "sentences"))
     lists = isinstance(times, list) and isinstance(sentences, list)
-    if not duration or not lists or len(times) != len(sentences):
+    if not _is_number(duration) or not lists or len(times) != len(sentences):
         raise InputError(f"{where}: needs duration (s), and as many timestamps as sentences")
-    return duration[0], times, sentences
+    return float(duration), times, sentences
 
 
-def _seconds(value: Any, count: int) -> tuple[float, ...] | None:
-    """``count`` finite JSON numbers, else None; true is no number."""
-    numbers = [v for v in value if type(v) in (int, float)] if isinstance(value, list) else []
-    whole = len(numbers) == count == len(value) and all(map(math.isfinite, numbers))
-    return tuple(map(float, numbers)) if whole else None
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # true is no number
 
 
 def video_class(video: str, classes: Sequence[str]) -> str | None:
