@@ -49,7 +49,7 @@ def pairs_of(items: list[Item], world: Path) -> list[tuple[Item, Item]]:
 
 
 def frames_and_boxes(clips: Sequence[dict[str, Any]]) -> tuple[np.ndarray, pd.DataFrame]:
-    """Frames (N, T, H, W, 3) of samples and the table that `figures.method.twin_frames` draws."""
+    """Frames (N, T, H, W, 3) of samples and the table that `figures.images.twin_frames` draws."""
     parts = []
     for n, clip in enumerate(clips):
         head = {"clip": n, "caption": clip["global_caption"], "label": clip["label"]}

@@ -13,7 +13,7 @@ import pandas as pd
 
 from alertclip.errors import InputError
 from alertclip.files import read_json, write_json
-from companion.figures import comparisons, curves, method, spaces, style
+from companion.figures import comparisons, curves, spaces, style
 
 SYNTHETIC = "synthetic"  # in the name of the data
 COUNTED = ("flops",)  # the paper's own model, whatever the data
@@ -79,7 +79,7 @@ CATALOGUE: dict[str, Callable[[pd.DataFrame], style.Figure]] = {
     "wordings_clip": partial(auc, title="Video AUC of untuned CLIP by wording"),
     "umap_clip": partial(umap, title="Clips and prompts before tuning"),
     "stage1_losses": partial(losses, title="Stage I losses"),
-    "stage1_batch": method.batch_similarity,
+    "stage1_batch": spaces.batch_similarity,
     "stage1_mss": sign_score,
     "stage1_zero_shot": partial(compare, title="Zero-shot detection"),
     "stage1_umap": partial(umap, title="Clips and prompts"),

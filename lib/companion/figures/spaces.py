@@ -31,6 +31,29 @@ def prompt_similarity_matrix(
 
 
 @style.styled
+def batch_similarity(table: pd.DataFrame, title: str = "Clips and captions of a batch") -> Figure:
+    """Heat map of clips against captions, one panel per model.
+
+    Columns: model, clip (number), caption (number), text (the clip's own caption), cosine.
+    """
+    models, size = style.in_order(table["model"]), table["clip"].nunique()
+    figure = style.new_figure(3.6 + 0.52 * size * len(models), 1.6 + 0.52 * size)
+    texts = table.drop_duplicates("clip").set_index("clip")["text"]
+    names = [wrap(f"{number}  {text}", 44) for number, text in texts.items()]
+    panels = figure.subplots(1, len(models), squeeze=False)[0]
+    look = {"annot": True, "fmt": ".2f", "annot_kws": {"size": 9}, "cbar": False}
+    look |= {"vmin": table["cosine"].min(), "vmax": table["cosine"].max()}
+    for model, axes in zip(models, panels, strict=True):
+        part = table[table["model"] == model]
+        cosine = part.pivot(index="clip", columns="caption", values="cosine")
+        sns.heatmap(cosine, cmap="cividis", square=True, ax=axes, **look)
+        axes.set(xlabel="caption", ylabel="", title=model)
+        axes.set_yticklabels(names if axes is panels[0] else texts.index, rotation=0)
+    note = "Cosine of clip (row) and caption (column); its own on the diagonal."
+    return style.headline(figure, title, note)
+
+
+@style.styled
 def similarity_gap(
     table: pd.DataFrame, title: str = "Similarity to normal and abnormal prompts"
 ) -> Figure:
