@@ -10,8 +10,8 @@ import pytest
 
 from alertclip.errors import InputError
 from companion import inconsistencies, ledger, paper_numbers, report, result_tables
+from companion.ledger import settings_table
 from companion.paper_numbers import EMPTY, cells, load, printed, same_digits
-from companion.paper_settings import settings_table
 from companion.profiles import ROOT, load_params
 
 SIZES = {  # cells, of which empty: counted in the documents, not in the file
