@@ -5,6 +5,7 @@ the frames of highest score.
 """
 
 from collections.abc import Callable, Sequence
+from textwrap import fill
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ from companion import failure_measures as measures
 from companion.degradation import DEGRADATIONS, Clip
 from companion.figures import Figure, frame_grid
 from companion.figures.images import Cell
-from companion.figures.style import short_name, wrap
+from companion.figures.style import short_name
 from companion.profiles import ROOT, Params
 from companion.splits import clip_dataset
 from companion.tuned_models import STAGES, StageResult, stage_model
@@ -72,7 +73,7 @@ def degraded_frames(P: Params, clip: Clip) -> tuple[list[list[Cell]], pd.DataFra
     rows, columns, cells = [], list(P.failure.levels), []
     for kind, step, level in measures.all_steps(P.failure.levels):
         how = DEGRADATIONS[kind]
-        title = f"{level:g}" if step else f"{how.title}\n{wrap(how.unit, 20)}"
+        title = f"{level:g}" if step else f"{how.title}\n{fill(how.unit, 20)}"
         if step == len(cells):
             cells.append([{} for _ in columns])
         found = measures.degraded(clip, kind, level, P.seed)

@@ -1,7 +1,7 @@
 """Figures made of frames: boxes, attention maps, patches, twin clips, removed clips."""
 
-import textwrap
 from collections.abc import Sequence
+from textwrap import fill, shorten
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 
 from alertclip.errors import InputError
 from companion.figures import style
-from companion.figures.style import ABNORMAL, NORMAL, Figure, wrap
+from companion.figures.style import ABNORMAL, NORMAL, Figure
 
 BOX = "#00E5FF"  # seen on dark and on bright maps
 CORNERS = ["x1", "y1", "x2", "y2"]
@@ -101,9 +101,9 @@ def removed_gallery(
     for frame, row in zip(frames, table.itertuples(), strict=True):
         # The first criterion and what was measured, without the name of another clip.
         reason = row.reason.split(";")[0].split(" as ")[0]
-        reason = textwrap.shorten(reason, 70, placeholder=" ...")
+        reason = shorten(reason, 70, placeholder=" ...")
         text = f"{row.kind}: filed as {row.class_name.replace('_', ' ')}, score {row.score}. "
-        cells.append({"frame": frame, "title": wrap(text + reason, 34)})
+        cells.append({"frame": frame, "title": fill(text + reason, 34)})
     return _wrapped(cells, 4, title, "The middle frame of each clip.")
 
 
@@ -120,8 +120,8 @@ def boxes_on_frames(
         rows = table[table["frame"] == i]
         edges = [(ABNORMAL, "--") if label else (NORMAL, "-") for label in rows["label"]]
         cell = {"frame": frame, "boxes": rows[CORNERS].to_numpy(), "edges": edges}
-        cell["title"] = wrap(rows["title"].iloc[0], 34) if len(rows) else ""
-        cell["below"] = "\n".join(wrap(caption, 34) for caption in rows["caption"])
+        cell["title"] = fill(rows["title"].iloc[0], 34) if len(rows) else ""
+        cell["below"] = "\n".join(fill(caption, 34) for caption in rows["caption"])
         cells.append(cell)
     return _wrapped(cells, 3, title, "Blue: normal region. Orange, dashed: abnormal region.")
 

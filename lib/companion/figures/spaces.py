@@ -1,10 +1,12 @@
 """Figures of the embedding space: prompt similarities, gaps, projections (paper, Figures 1-2)."""
 
+from textwrap import fill
+
 import pandas as pd
 import seaborn as sns
 
 from companion.figures import style
-from companion.figures.style import ABNORMAL, NORMAL, Figure, short_name, wrap
+from companion.figures.style import ABNORMAL, NORMAL, Figure, short_name
 
 ANNOTATED = 20  # cells per side up to which a number fits
 
@@ -24,9 +26,9 @@ def prompt_similarity_matrix(
     bar = {"label": "cosine similarity", "shrink": 0.6}
     sns.heatmap(cosine, square=True, cbar_kws=bar, ax=axes, **look, **numbers)
     axes.set(xlabel="", ylabel="")
-    axes.set_yticklabels([wrap(name, 34) for name in cosine.index], rotation=0)
+    axes.set_yticklabels([fill(name, 34) for name in cosine.index], rotation=0)
     angle = {"rotation": 55, "ha": "right", "rotation_mode": "anchor"}
-    axes.set_xticklabels([wrap(name, 28) for name in cosine.columns], **angle)
+    axes.set_xticklabels([fill(name, 28) for name in cosine.columns], **angle)
     return style.headline(figure, title)
 
 
@@ -39,7 +41,7 @@ def batch_similarity(table: pd.DataFrame, title: str = "Clips and captions of a 
     models, size = style.in_order(table["model"]), table["clip"].nunique()
     figure = style.new_figure(3.6 + 0.52 * size * len(models), 1.6 + 0.52 * size)
     texts = table.drop_duplicates("clip").set_index("clip")["text"]
-    names = [wrap(f"{number}  {text}", 44) for number, text in texts.items()]
+    names = [fill(f"{number}  {text}", 44) for number, text in texts.items()]
     panels = figure.subplots(1, len(models), squeeze=False)[0]
     look = {"annot": True, "fmt": ".2f", "annot_kws": {"size": 9}, "cbar": False}
     look |= {"vmin": table["cosine"].min(), "vmax": table["cosine"].max()}
