@@ -11,6 +11,7 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from alertclip.errors import InputError
 from companion import execution, workflow
 from companion.profiles import ROOT, TYPICAL_TIMES, Params
 
@@ -116,7 +117,7 @@ def test_execute_injects_parameters_and_keeps_the_last_state_of_a_bar(
 def test_a_failed_notebook_is_kept_apart(tmp_path: Path) -> None:
     book = write_notebook(tmp_path / "book.ipynb", "print('before')\n1 / 0")
     out = tmp_path / "run/book.ipynb"
-    with pytest.raises(execution.NotebookError, match=r"In \[2\] failed with ZeroDivisionError"):
+    with pytest.raises(InputError, match=r"In \[2\] failed with ZeroDivisionError"):
         execution.execute(book, out, {}, line=0)
     assert not out.exists() and not out.with_suffix(".html").exists()
     assert "before" in out.with_suffix(".failed.ipynb").read_text()

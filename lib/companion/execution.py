@@ -27,15 +27,12 @@ REFERENCE = re.compile(r"!\[[^\]]*\]\(\.\./figures/\w+\.png\)\n*")
 QUIET = ["--IPKernelApp.log_level=50"]  # no remarks on ports and shutdown
 
 
-class NotebookError(InputError):
-    """A cell raised; the message names the notebook, the cell and the saved copy."""
-
-
 def execute(notebook: Path, out: Path, parameters: dict[str, Any], line: int | None = None) -> Path:
     """Run ``notebook`` with ``parameters`` into ``out``, an HTML page beside it; returns ``out``.
 
     ``line``: of the terminal, for the bar of a notebook that runs beside others; what its cells
-    say is then not shown. Streams keep their last state only. Raises NotebookError if a cell does.
+    say is then not shown. Streams keep their last state only. InputError if a cell raises: it
+    names the notebook, the cell and the copy that is kept.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.stem}.{os.getpid()}.ipynb")
@@ -49,7 +46,7 @@ def execute(notebook: Path, out: Path, parameters: dict[str, Any], line: int | N
     except PapermillExecutionError as error:
         failed = out.with_suffix(".failed.ipynb")
         os.replace(partial, failed)
-        raise NotebookError(
+        raise InputError(
             f"{out.stem}: In [{error.exec_count}] failed with {error.ename}: {error.evalue}\n"
             f"  its output is in {os.path.relpath(failed)}"
         ) from None

@@ -31,7 +31,7 @@ def point_intervals(
     Columns: those named, and optionally low and high, and paper (its number, drawn as a bar).
     ``level`` draws a vertical line; ``text`` is a column written beside each mark.
     """
-    rows, names = table[row].nunique(), style.in_order(table[by])
+    rows, names = table[row].nunique(), table[by].unique().tolist()
     plot = so.Plot(table, y=row, x=value, color=by, marker=by)
     plot = plot.add(so.Dot(pointsize=6), so.Dodge())
     if "low" in table:

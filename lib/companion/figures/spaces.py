@@ -17,7 +17,7 @@ def prompt_similarity_matrix(
 ) -> Figure:
     """Heat map of text similarities (Figure 2). Columns: row, column, cosine."""
     cosine = table.pivot(index="row", columns="column", values="cosine")
-    cosine = cosine.loc[style.in_order(table["row"]), style.in_order(table["column"])]
+    cosine = cosine.loc[table["row"].unique().tolist(), table["column"].unique().tolist()]
     rows, columns = cosine.shape
     figure = style.new_figure(4.6 + 0.48 * columns, 3.2 + 0.48 * rows)
     axes = figure.subplots()
@@ -38,7 +38,7 @@ def batch_similarity(table: pd.DataFrame, title: str = "Clips and captions of a 
 
     Columns: model, clip (number), caption (number), text (the clip's own caption), cosine.
     """
-    models, size = style.in_order(table["model"]), table["clip"].nunique()
+    models, size = table["model"].unique().tolist(), table["clip"].nunique()
     figure = style.new_figure(3.6 + 0.52 * size * len(models), 1.6 + 0.52 * size)
     texts = table.drop_duplicates("clip").set_index("clip")["text"]
     names = [fill(f"{number}  {text}", 44) for number, text in texts.items()]
@@ -89,7 +89,7 @@ def projection_panels(
 
     Columns: panel, x, y, group. Axes have no unit, and panels share none.
     """
-    panels, groups = style.in_order(table["panel"]), style.in_order(table["group"])
+    panels, groups = table["panel"].unique().tolist(), table["group"].unique().tolist()
     figure = style.new_figure(1.8 + 3.6 * len(panels), 4.6)
     look = {"palette": style.colours(groups), "markers": style.markers(groups)}
     look |= {"sizes": {name: 70 if name.endswith("prompt") else 16 for name in groups}}

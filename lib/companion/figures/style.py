@@ -3,7 +3,7 @@
 import functools
 import io
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ParamSpec
 
@@ -102,11 +102,6 @@ def legend_outside(figure: Figure, axes: Axes) -> None:
     axes.legend_ = None
     found |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
     figure.legend(list(found.values()), list(found), loc="outside right upper")
-
-
-def in_order(values: Iterable[str]) -> list[str]:
-    """Distinct values in the order of the table."""
-    return list(dict.fromkeys(values))
 
 
 def short_name(key: str) -> str:
