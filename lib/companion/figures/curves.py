@@ -96,10 +96,7 @@ def score_curves(table: pd.DataFrame, title: str = "", axis: str = "score (0 to 
     Columns: video, time_s, model, score (0 to 1), truth (0 or 1); optional picked (0 or 1), the
     interval chosen from the curve, drawn as a bar above it.
     """
-    videos, palette = (
-        table["video"].unique().tolist(),
-        style.colours(table["model"].unique().tolist()),
-    )
+    videos, palette = table["video"].unique(), style.colours(table["model"].unique())
     figure = style.new_figure(9, 0.9 + 1.7 * len(videos))
     panels = figure.subplots(len(videos), 1, sharex=True, squeeze=False)[:, 0]
     top = 1.1 + 0.1 * len(palette) if "picked" in table else 1.02
