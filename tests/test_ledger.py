@@ -285,6 +285,10 @@ class TestReport:
         assert page.count("<details>") == len(load()["tables"])
         assert "&lt;b&gt;x" in page and "<b>x" not in page and ">nan<" not in page.lower()
 
+    def test_numbers_are_short_and_counts_are_whole(self):
+        page = report.whole(pd.DataFrame({"n": [25600.0], "low": [0.123456], "high": [np.nan]}))
+        assert re.findall(r"<td>(.*)</td>", page.data) == ["25,600", "0.1235", ""]
+
     def test_a_run_without_figures_says_so(self, tmp_path):
         with pytest.raises(InputError, match="run the other notebooks first"):
             report.pictures(tmp_path)

@@ -35,8 +35,12 @@ def status_items(book: pd.DataFrame) -> pd.DataFrame:
 
 
 def whole(table: pd.DataFrame) -> HTML:
-    """A table with all of its rows; numbers in at most four digits, nothing for nan."""
-    return HTML(table.to_html(index=False, na_rep="", float_format="{:.4g}".format))
+    """A table with all of its rows: whole numbers in full, others in four digits, no nan."""
+
+    def digits(x: float) -> str:
+        return f"{x:,.0f}" if x.is_integer() else f"{x:.4g}"
+
+    return HTML(table.to_html(index=False, na_rep="", float_format=digits))
 
 
 def folded(book: pd.DataFrame) -> HTML:
