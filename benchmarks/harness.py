@@ -80,9 +80,10 @@ def compare(table: pd.DataFrame, pairs: Mapping[str, str]) -> pd.DataFrame:
     rates = table.pivot(index="round", columns="contender", values="per_s")
     rows = []
     for peer, ours in pairs.items():
-        ratio = spread((rates[ours] / rates[peer]).to_numpy())._asdict()
+        ratio = spread((rates[ours] / rates[peer]).to_numpy())
         medians = {"ours_per_s": rates[ours].median(), "peer_per_s": rates[peer].median()}
-        rows.append({"ours": ours, "peer": peer, **medians, "ratio": ratio.pop("median"), **ratio})
+        rows.append({"ours": ours, "peer": peer, **medians})
+        rows[-1] |= dict(zip(("ratio", "low", "high", "n"), ratio, strict=True))
     return pd.DataFrame(rows)
 
 

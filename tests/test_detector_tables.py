@@ -80,7 +80,7 @@ def test_test_labels_reach_neither_training_nor_scores(P, detector):
     results = []
     for events in ([0, 1] * 4, [1, 1, 0, 0] * 2):
         annotate(P.data_dir, events)
-        results.append(detector_tables.score_stage(P, detector, "clip"))
+        results += detector_tables.score_stages(P, detector, ["clip"])
     first, second = results
     assert [t.is_abnormal for t in first.truths] != [t.is_abnormal for t in second.truths]
     for one, other in zip(first.seeds[0], second.seeds[0], strict=True):
@@ -187,9 +187,8 @@ def test_tsne_shows_events_of_abnormal_and_all_of_normal_videos():
 
 def test_data_and_framework_are_told_apart(P, monkeypatch):
     annotate(P.data_dir, [0, 1] * 4)
-    chosen = [
-        video.path.stem for video in extraction.chosen_videos(P, *extraction.detector_benchmark(P))
-    ]
+    videos = extraction.chosen_videos(P, *extraction.detector_benchmark(P))
+    chosen = [video.path.stem for video in videos]
     monkeypatch.setattr(extraction, "load_split", lambda P, split: (
         [Item(f"UCF/{name}.mp4", "", ()) for name in chosen[:6]], None
     ))  # fmt: skip

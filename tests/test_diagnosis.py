@@ -8,7 +8,7 @@ from alertclip.errors import InputError
 from alertclip.intervals import bootstrap_interval, paired_difference
 from alertclip.prompts import load_prompts
 from alertclip.score import PROMPTS
-from companion import embedding_tables
+from companion import result_tables
 
 
 def unit(rng, *shape):
@@ -69,11 +69,11 @@ def test_paired_difference_is_sharper_than_either():
 
 def test_text_tables():
     text = unit(np.random.default_rng(4), 3, 8)
-    table = embedding_tables.text_similarity_matrix(text, ["a", "b", "c"])
+    table = result_tables.text_similarity_matrix(text, ["a", "b", "c"])
     square = table.pivot(index="row", columns="column", values="cosine").to_numpy()
     np.testing.assert_allclose(np.diag(square), 1)
     np.testing.assert_allclose(square, square.T)
-    gaps = embedding_tables.gap_table(np.array([[0.2, 0.5]]), [1], ["Fire"], ["v"])
+    gaps = result_tables.gap_table(np.array([[0.2, 0.5]]), [1], ["Fire"], ["v"])
     assert gaps.loc[0, "gap"] == pytest.approx(0.3)
 
 

@@ -1,5 +1,7 @@
 """Embeddings are reused only under the same identity, and feed zero-shot scores."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,9 @@ import torch
 from alertclip.embeddings import ClipEmbeddings, reuse_or_embed
 from alertclip.errors import InputError
 from alertclip.prompts import Prompts, PromptSets
-from companion.embedding_tables import frame_scores, wording_table
+from companion import result_tables
+from companion.profiles import from_flat
+from companion.tuned_models import StageResult
 from detectors.frame_metrics import frame_metrics
 
 
@@ -47,17 +51,23 @@ def test_embeddings_are_reused_until_something_changes(tmp_path):
         reuse_or_embed(path, {"weights": "b"}, embed)
 
 
-def test_frame_scores_find_the_event():
-    text = encode_text(["calm", "fire"]).numpy()
+P = from_flat({"profile": "test", "bootstrap_samples": 20})
+RESULT = StageResult("clip", embeddings(), *encode_text(["calm", "fire"])[:, None].numpy())
+
+
+def test_frame_scores_find_the_event(monkeypatch):
     spans = {f"clip{i}": [(2.0, 4.0)] for i in range(1, 8, 2)}
-    table = frame_metrics(frame_scores(embeddings(), text[:1], text[1:], spans), n_boot=20)
+    monkeypatch.setattr(result_tables, "event_spans", lambda P, split: spans)
+    table = frame_metrics(result_tables.frame_scores(P, RESULT, "test"), n_boot=20)
     assert table["value"].tolist() == [1, 1, 1]
 
 
-def test_wording_moves_the_result():
+def test_wording_moves_the_result(monkeypatch):
     poor = {"poor": PromptSets(("fire",), ("other",))}
     prompts = Prompts(PromptSets(("calm",), ("fire",)), {}, poor, "digest")
-    table = wording_table(embeddings(), encode_text, prompts, n_boot=20)
-    values = table.set_index(["wording", "metric"])["value"]
-    assert values["fixed", "video AUC"] == 1 and values["poor", "video AUC"] == 0
-    assert values["fixed", "MSS"] == 1 and values["poor", "MSS"] < 0
+    model = SimpleNamespace(encode_text=encode_text)
+    monkeypatch.setattr(result_tables, "prompts_of", lambda P: prompts)
+    monkeypatch.setattr(result_tables, "stage_model", lambda P, stage: model)
+    table = result_tables.prompt_wordings(P, RESULT)
+    assert dict(zip(table["wording"], table["value"], strict=True)) == {"fixed": 100, "poor": 0}
+    assert set(table["metric"]) == {"video AUC"}

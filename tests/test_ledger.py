@@ -10,8 +10,8 @@ import pytest
 
 from alertclip.errors import InputError
 from companion import inconsistencies, ledger, paper_numbers, report, result_tables
+from companion.ledger import settings_table
 from companion.paper_numbers import EMPTY, cells, load, printed, same_digits
-from companion.paper_settings import settings_table
 from companion.profiles import ROOT, load_params
 
 SIZES = {  # cells, of which empty: counted in the documents, not in the file
@@ -277,21 +277,18 @@ class TestChecks:
 
 
 class TestReport:
-    def test_page_is_whole_and_escapes(self, tmp_path, monkeypatch):
-        P = load_params("mini", {"profile": "<b>x"})
-        monkeypatch.setattr(type(P), "run_dir", property(lambda self: tmp_path))
-        (tmp_path / "figures").mkdir()
-        (tmp_path / "figures/one.png").write_bytes(bytes.fromhex("89504e470d0a1a0a"))
-        checks, book = inconsistencies.check_table(P), book_of(tmp_path)
-        page = report.write_report(P, book, ledger.claims(book, tmp_path), checks).read_text()
-        assert "data:image/png;base64,iVBORw0KGgo=" in page
-        assert "&lt;b&gt;x" in page and "<b>x" not in page and "nan<" not in page.lower()
-        assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", page)
-        assert not re.search(r"https?://|<script|<link|@import|url\(", page)
-        anchors = set(re.findall(r'href="#([^"]+)"', page))
-        assert anchors <= set(re.findall(r'id="([^"]+)"', page)) and len(anchors) == 7
-        assert all(f"<b>{t['table']}</b>" in page for t in load()["tables"])
-
-    def test_status_counts_hold_every_number(self, tmp_path):
+    def test_the_ledger_is_whole_and_escaped(self, tmp_path):
         book = book_of(tmp_path)
         assert report.status_items(book)["items"].sum() == len(cells())
+        book.loc[book.index[0], "row"] = "<b>x"
+        page = report.folded(book).data
+        assert page.count("<details>") == len(load()["tables"])
+        assert "&lt;b&gt;x" in page and "<b>x" not in page and ">nan<" not in page.lower()
+
+    def test_numbers_are_short_and_counts_are_whole(self):
+        page = report.whole(pd.DataFrame({"n": [25600.0], "low": [0.123456], "high": [np.nan]}))
+        assert re.findall(r"<td>(.*)</td>", page.data) == ["25,600", "0.1235", ""]
+
+    def test_a_run_without_figures_says_so(self, tmp_path):
+        with pytest.raises(InputError, match="run the other notebooks first"):
+            report.pictures(tmp_path)

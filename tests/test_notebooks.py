@@ -11,6 +11,7 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from alertclip.errors import InputError
 from companion import execution, workflow
 from companion.profiles import ROOT, TYPICAL_TIMES, Params
 
@@ -78,12 +79,10 @@ class TestStructure:
         assert book.metadata.kernelspec.name == "python3"
 
 
-def test_page_shows_the_runs_own_figure_instead_of_the_reference(tmp_path: Path) -> None:
-    (tmp_path / "stage1_mss.png").touch()
-    names = ("stage1_mss", "stage2_mss")
-    text = "\n\n".join(f"![reference](../figures/{name}.png)" for name in names)
-    page = execution.html_page(new_notebook(cells=[new_markdown_cell(text)]), "book", tmp_path)
-    assert page.count('alt="reference"') == 1 and 'src="data:image/png;base64' in page
+def test_page_leaves_the_reference_figures_to_the_committed_notebook() -> None:
+    text = "Seen.\n\n![reference](../figures/stage1_mss.png)"
+    page = execution.html_page(new_notebook(cells=[new_markdown_cell(text)]), "book")
+    assert "Seen." in page and "<title>book</title>" in page and 'alt="reference"' not in page
 
 
 def write_notebook(path: Path, body: str) -> Path:
@@ -118,7 +117,7 @@ def test_execute_injects_parameters_and_keeps_the_last_state_of_a_bar(
 def test_a_failed_notebook_is_kept_apart(tmp_path: Path) -> None:
     book = write_notebook(tmp_path / "book.ipynb", "print('before')\n1 / 0")
     out = tmp_path / "run/book.ipynb"
-    with pytest.raises(execution.NotebookError, match=r"In \[2\] failed with ZeroDivisionError"):
+    with pytest.raises(InputError, match=r"In \[2\] failed with ZeroDivisionError"):
         execution.execute(book, out, {}, line=0)
     assert not out.exists() and not out.with_suffix(".html").exists()
     assert "before" in out.with_suffix(".failed.ipynb").read_text()

@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
+from test_video import encode
 
 from alertclip.checkpoint import read_history
 from alertclip.errors import InputError
@@ -26,17 +26,11 @@ CLIPS = [
 ]
 
 
-def write_video(path: Path, seed: int, frames: int = 48, fps: int = 30) -> None:
+def write_video(path: Path, seed: int) -> None:
     """Noise that moves, 64x48, H.264: enough for a decoder, nothing for a learner."""
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = np.random.default_rng(seed).integers(0, 255, (48, 64, 3), dtype=np.uint8)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=fps)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for t in range(frames):
-            frame = av.VideoFrame.from_ndarray(np.roll(picture, t, axis=1), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    encode(path, (np.roll(picture, t, axis=1) for t in range(48)), size=(48, 64))
 
 
 def annotation(index: int) -> dict:

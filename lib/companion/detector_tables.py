@@ -5,13 +5,13 @@ over seeds stands beside it.
 """
 
 from collections.abc import Sequence
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from alertclip.errors import InputError
-from alertclip.intervals import Interval
 from companion.extraction import (
     chosen_videos,
     detector_benchmark,
@@ -21,9 +21,9 @@ from companion.extraction import (
     training_set,
 )
 from companion.profiles import Params
-from companion.result_tables import per_cent, with_paper
+from companion.result_tables import per_cent, with_interval, with_paper
 from companion.tuned_models import STAGES, Stage, stage_model
-from detectors.benchmarks import Benchmark, load_benchmark
+from detectors.benchmarks import load_benchmark
 from detectors.detection import detection_map
 from detectors.event_annotations import VideoTruth, frame_class_truth, frame_truth
 from detectors.fitting import VideoScores, score_seeds
@@ -100,36 +100,39 @@ class Resampled(NamedTuple):
         return mean_of_defined(self.values[name])
 
 
-def score_stages(P: Params, detector: Detector, wanted: Sequence[Stage]) -> list[Scored]:
-    """Train and score a detector on each backbone, under every detector seed of the profile."""
+def score_stages(
+    P: Params, detector: Detector, wanted: Sequence[Stage], base: Sequence[str] = ()
+) -> list[Scored]:
+    """Train and score a detector on each backbone, under every detector seed of the profile.
+
+    ``base``: the abnormal classes that training sees (none named: all).
+    """
     extract_for_all(P, wanted, detector)
-    return [score_stage(P, detector, stage) for stage in wanted]
-
-
-def score_stage(P: Params, detector: Detector, stage: Stage) -> Scored:
-    """Train and score a detector on one backbone, under every detector seed of the profile."""
-    model, benchmark = stage_model(P, stage), load_benchmark(P.detector.benchmark)
-    train, test = training_set(P, model, detector), evaluation_set(P, model, detector)
-    seeds = score_seeds(detector, model, train, test, benchmark, benchmark.classes, P.detector)
+    benchmark, scored = load_benchmark(P.detector.benchmark), []
+    classes = [benchmark.normal_class, *base] if base else benchmark.classes
     length = snippet_rule(P.detector, detector).length
-    return Scored(stage, detector, length, test.truths, test.named, seeds, test.features)
+    for stage in wanted:
+        model = stage_model(P, stage)
+        train, test = training_set(P, model, detector), evaluation_set(P, model, detector)
+        train = train.only(base) if base else train
+        seeds = score_seeds(detector, model, train, test, benchmark, classes, P.detector)
+        part = Scored(stage, detector, length, test.truths, test.named, seeds, test.features)
+        scored.append(part)
+    return scored
 
 
 def resample_models(P: Params, scored: Sequence[Scored | Curves]) -> list[Resampled]:
     """Frame AUC, AP and AnoAUC of every model and seed, on the same resamples of the videos."""
-    return [_resampled(P, s.model, s.columns) for s in scored]
-
-
-def _resampled(P: Params, model: str, columns: Columns) -> Resampled:
-    values, frames = {}, {}
-    plans = [frame_plan(videos) for videos in columns]
-    for parts in zip(*plans, strict=True):
-        name, metric, videos = parts[0]
-        name = NAMES.get(name, name)
-        chosen = [part[2] for part in parts]
-        values[name] = resample(chosen, metric, name, P.evaluation.bootstrap_samples, P.seed)
-        frames[name] = frame_count(videos)
-    return Resampled(model, [video.video for video in columns[0]], values, frames)
+    found = []
+    for s in scored:
+        values, frames, columns = {}, {}, s.columns
+        for parts in zip(*map(frame_plan, columns), strict=True):
+            name, metric, videos = parts[0]
+            name, chosen = NAMES.get(name, name), [part[2] for part in parts]
+            values[name] = resample(chosen, metric, name, P.evaluation.bootstrap_samples, P.seed)
+            frames[name] = frame_count(videos)
+        found.append(Resampled(s.model, [video.video for video in columns[0]], values, frames))
+    return found
 
 
 def backbone_table(resampled: Sequence[Resampled], paper: str) -> pd.DataFrame:
@@ -141,21 +144,15 @@ def backbone_table(resampled: Sequence[Resampled], paper: str) -> pd.DataFrame:
     rows = []
     for r in resampled:
         for name, values in r.values.items():
-            each = values[:, 0]
-            spread = float(np.std(each, ddof=1)) if len(each) > 1 else np.nan
             row = {"setting": name, "model": r.model, "n": r.frames[name]}
-            row |= _points(interval(r.mean(name), r.frames[name]))
-            rows.append(row | {"seed_sd": 100 * spread})
-    return with_paper(pd.DataFrame(rows), paper, "setting")
+            row |= interval(r.mean(name), r.frames[name])._asdict()
+            rows.append(row | {"seed_sd": 100 * pd.Series(values[:, 0]).std()})
+    return with_paper(per_cent(pd.DataFrame(rows)), paper, "setting")
 
 
 def listing(table: pd.DataFrame, label: str, digits: int = 1) -> str:
     """The rows of a table as one sentence: ``label`` of its columns, value and interval."""
-    rows = [
-        f"{label.format(**row)} {row['value']:.{digits}f}"
-        f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
-        for row in table.to_dict("records")
-    ]
+    rows = [f"{label.format(**row)} {with_interval(row, digits)}" for _, row in table.iterrows()]
     return "; ".join(rows) + "."
 
 
@@ -173,8 +170,8 @@ def backbone_differences(resampled: Sequence[Resampled]) -> pd.DataFrame:
         for name, frames in before.frames.items():
             change = interval(after.mean(name) - before.mean(name), frames)
             difference = f"{after.model} minus {before.model}"
-            rows.append({"difference": difference, "measure": name} | _points(change))
-    return pd.DataFrame(rows)
+            rows.append({"difference": difference, "measure": name} | change._asdict())
+    return per_cent(pd.DataFrame(rows)).drop(columns="n")
 
 
 def alarm_table(scored: Sequence[Scored]) -> pd.DataFrame:
@@ -182,14 +179,14 @@ def alarm_table(scored: Sequence[Scored]) -> pd.DataFrame:
 
     Columns model, metric, value, seed_sd.
     """
-    rows = []
-    for s in scored:
-        for name, metric in {"false-alarm rate": false_alarm_rate, "macro AUC": macro_auc}.items():
-            values = 100 * np.array([metric(videos) for videos in s.columns])
-            spread = values.std(ddof=1) if len(values) > 1 else np.nan
-            row = {"model": s.model, "metric": name, "value": values.mean(), "seed_sd": spread}
-            rows.append(row)
-    return pd.DataFrame(rows)
+    metrics = {"false-alarm rate": false_alarm_rate, "macro AUC": macro_auc}
+    rows = [
+        (s.model, name, 100 * metric(videos))
+        for s in scored
+        for name, metric in metrics.items()
+        for videos in s.columns
+    ]
+    return _over_seeds(pd.DataFrame(rows, columns=["model", "metric", "value"]))
 
 
 def class_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
@@ -211,28 +208,20 @@ def detection_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
 
     Columns model, normals, metric, value, seed_sd.
     """
-    benchmark, rows = load_benchmark(P.detector.benchmark), []
+    benchmark, tables = load_benchmark(P.detector.benchmark), []
+    classes, normal_class = benchmark.classes, benchmark.detection_normal_class
     for s in scored:
-        for normals in (True, False):
-            tables = [_detection(benchmark, s, videos, normals) for videos in s.seeds]
-            stacked = pd.concat(tables).groupby("metric", sort=False)["value"]
-            summary = stacked.agg(value="mean", seed_sd="std").reset_index()
-            rows.append(summary.assign(model=s.model, normals=normals))
-    return pd.concat(rows, ignore_index=True)[["model", "normals", "metric", "value", "seed_sd"]]
+        for normals, videos in product((True, False), s.seeds):
+            curves = [np.repeat(v.probabilities, s.length, axis=0).astype(float) for v in videos]
+            table = detection_map(curves, s.named, classes, normal_class, normals)
+            tables.append(table.assign(model=s.model, normals=normals))
+    return _over_seeds(pd.concat(tables)[["model", "normals", "metric", "value"]])
 
 
-def _detection(
-    benchmark: Benchmark, scored: Scored, videos: list[VideoScores], normals: bool
-) -> pd.DataFrame:
-    curves = [np.repeat(v.probabilities, scored.length, axis=0).astype(float) for v in videos]
-    return detection_map(
-        curves, scored.named, benchmark.classes, benchmark.detection_normal_class, normals
-    )
-
-
-def _points(interval: Interval) -> dict[str, float]:
-    """Value, low and high in per cent, or points of it."""
-    return {key: 100 * getattr(interval, key) for key in ("value", "low", "high")}
+def _over_seeds(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean and standard deviation over the rows that differ in value alone."""
+    groups = table.groupby([*table.columns.drop("value")], sort=False)["value"]
+    return groups.agg(value="mean", seed_sd="std").reset_index()
 
 
 def held_scores(truth: VideoTruth, scores: np.ndarray, length: int) -> FrameScores:
@@ -249,9 +238,11 @@ def data_framework_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
     n, paper. Where every training video is annotated, both rows are the same detector.
     """
     curated = P.changed({"detector_subset": "annotated"})
-    every, some = (_names(params) for params in (P, curated))
-    first = [s for s in scored if s.model in FRAMEWORKS]
-    second = first
+    every, some = (
+        [v.path.stem for v in chosen_videos(params, *detector_benchmark(params))]
+        for params in (P, curated)
+    )
+    first = second = [s for s in scored if s.model in FRAMEWORKS]
     if some != every:
         second = score_stages(curated, first[0].detector, [s.stage for s in first])
     tables = []
@@ -262,8 +253,3 @@ def data_framework_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
         setting = f"{title}: " + table["setting"]
         tables.append(table.assign(setting=setting, videos=len(names)))
     return pd.concat(tables, ignore_index=True).drop(columns="seed_sd")
-
-
-def _names(P: Params) -> list[str]:
-    benchmark, root = detector_benchmark(P)
-    return [video.path.stem for video in chosen_videos(P, benchmark, root)]

@@ -1,4 +1,4 @@
-"""A few training clips, and tables of them, for the notebooks that show the method by hand."""
+"""What notebooks 01, 03 and 04 show of a dataset: counts, boxes, captions, a few clips."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,12 +9,66 @@ import pandas as pd
 
 from alertclip.cache import FrameCache
 from alertclip.clips import ClipDataset
-from alertclip.records import Item
+from alertclip.records import WHOLE_FRAME, Item, Report, box_at, region_span
+from alertclip.video import probe, read_frames
 from companion.figures.images import CORNERS
 from companion.profiles import Params
 from companion.splits import load_split, prepare_data
 
+Loaded = Mapping[str, tuple[list[Item], Report]]
+SHOWN = (240, 320)  # H, W of example frames
 MOST_FRAMES = 8  # per clip: a batch with gradients then fits into any memory
+
+
+def items_per_class(loaded: Loaded) -> pd.DataFrame:
+    """Items per class and split: columns class_name, split, items."""
+    rows = [(i.class_name, split) for split, (items, _) in loaded.items() for i in items]
+    return _counted(rows, ["class_name", "split"])
+
+
+def report_counts(loaded: Loaded) -> pd.DataFrame:
+    """Validation findings counted: columns split, reason, action, items."""
+    rows = [(s, r.reason, r.action) for s, (_, report) in loaded.items() for r in report.rows]
+    return _counted(rows, ["split", "reason", "action"])
+
+
+def _counted(rows: Sequence[tuple], columns: list[str]) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=columns)
+    return table.value_counts(sort=False).rename("items").reset_index()
+
+
+def box_examples(
+    P: Params, items: Sequence[Item], count: int, seed: int
+) -> tuple[list[np.ndarray], pd.DataFrame]:
+    """Frames in the middle of annotated events of different classes, with their boxes."""
+    frames, rows = [], []
+    for item in _one_per_class([i for i in items if i.is_abnormal], count, seed):
+        region, path = item.regions[0], P.data_dir / item.video
+        time, info = sum(region_span(region)) / 2, probe(path)
+        index = min(round(time * info.fps), info.frames - 1)
+        box = box_at(region.track, time) or WHOLE_FRAME
+        rows.append((len(frames), f"{item.class_name}, {time:.1f} s", *box, region.caption, 1))
+        frames.append(read_frames(path, [index], SHOWN)[0])
+    columns = ["frame", "title", "x1", "y1", "x2", "y2", "caption", "label"]
+    return frames, pd.DataFrame(rows, columns=columns)
+
+
+def caption_examples(items: Sequence[Item], count: int, seed: int) -> pd.DataFrame:
+    """Global caption, region caption and hard negatives of a few items of different classes."""
+    rows = [
+        (i.class_name, i.global_caption, r.caption, " | ".join(r.hard_negatives))
+        for i in _one_per_class(items, count, seed)
+        for r in i.regions[:1]
+    ]
+    return pd.DataFrame(
+        rows, columns=["class", "global caption", "region caption", "hard negatives"]
+    )
+
+
+def _one_per_class(items: Sequence[Item], count: int, seed: int) -> list[Item]:
+    order = np.random.default_rng(seed).permutation(len(items))
+    first = {items[i].class_name: items[i] for i in reversed(order)}
+    return list(first.values())[:count]
 
 
 def twin_clips(P: Params, image_size: tuple[int, int], pairs: int = 4) -> list[dict[str, Any]]:
@@ -49,7 +103,7 @@ def pairs_of(items: list[Item], world: Path) -> list[tuple[Item, Item]]:
 
 
 def frames_and_boxes(clips: Sequence[dict[str, Any]]) -> tuple[np.ndarray, pd.DataFrame]:
-    """Frames (N, T, H, W, 3) of samples and the table that `figures.method.twin_frames` draws."""
+    """Frames (N, T, H, W, 3) of samples and the table that `figures.images.twin_frames` draws."""
     parts = []
     for n, clip in enumerate(clips):
         head = {"clip": n, "caption": clip["global_caption"], "label": clip["label"]}

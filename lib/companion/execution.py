@@ -4,7 +4,6 @@ The executed copy appears under ``runs/<profile>/`` only when it is complete; a 
 beside it as ``NN_name.failed.ipynb``.
 """
 
-import copy
 import os
 import re
 import sys
@@ -20,23 +19,20 @@ from papermill.exceptions import PapermillExecutionError
 
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, read_json, write_json
-from companion.profiles import ROOT, TYPICAL_TIMES, load_params, parse_overrides
+from companion.profiles import TYPICAL_TIMES, load_params, parse_overrides
 from companion.workflow import NOTEBOOKS
 
 BAR = "{l_bar}{bar:20}| {n_fmt}/{total_fmt} cells, {elapsed}{postfix}"
-REFERENCE = re.compile(r"!\[[^\]]*\]\(\.\./(figures/(\w+)\.png)\)\n*")
+REFERENCE = re.compile(r"!\[[^\]]*\]\(\.\./figures/\w+\.png\)\n*")
 QUIET = ["--IPKernelApp.log_level=50"]  # no remarks on ports and shutdown
-
-
-class NotebookError(InputError):
-    """A cell raised; the message names the notebook, the cell and the saved copy."""
 
 
 def execute(notebook: Path, out: Path, parameters: dict[str, Any], line: int | None = None) -> Path:
     """Run ``notebook`` with ``parameters`` into ``out``, an HTML page beside it; returns ``out``.
 
     ``line``: of the terminal, for the bar of a notebook that runs beside others; what its cells
-    say is then not shown. Streams keep their last state only. Raises NotebookError if a cell does.
+    say is then not shown. Streams keep their last state only. InputError if a cell raises: it
+    names the notebook, the cell and the copy that is kept.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.stem}.{os.getpid()}.ipynb")
@@ -50,7 +46,7 @@ def execute(notebook: Path, out: Path, parameters: dict[str, Any], line: int | N
     except PapermillExecutionError as error:
         failed = out.with_suffix(".failed.ipynb")
         os.replace(partial, failed)
-        raise NotebookError(
+        raise InputError(
             f"{out.stem}: In [{error.exec_count}] failed with {error.ename}: {error.evalue}\n"
             f"  its output is in {os.path.relpath(failed)}"
         ) from None
@@ -58,28 +54,19 @@ def execute(notebook: Path, out: Path, parameters: dict[str, Any], line: int | N
     seconds = [cell.metadata.get("papermill", {}).get("duration") or 0 for cell in book.cells]
     write_json(_timings(out), seconds)
     with atomic_write(out.with_suffix(".html")) as temporary:
-        page = html_page(book, notebook.stem, out.parent / "figures")
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(html_page(book, notebook.stem), encoding="utf-8")
     os.replace(partial, out)
     out.with_suffix(".failed.ipynb").unlink(missing_ok=True)
     return out
 
 
-def html_page(book: nbformat.NotebookNode, name: str, drawn: Path) -> str:
-    """The page of ``book``; a reference figure stays only where ``drawn`` lacks the run's own."""
-    book = copy.deepcopy(book)
+def html_page(book: nbformat.NotebookNode, name: str) -> str:
+    """The page of an executed ``book``: its own figures, without the reference ones in its text."""
     for cell in book.cells:
         if cell.cell_type == "markdown":
-            cell.source = REFERENCE.sub(lambda found: _kept(found, drawn), cell.source)
-    exporter = HTMLExporter(embed_images=True, exclude_input_prompt=True)
-    # nbconvert embeds images below this folder only.
-    resources = {"metadata": {"name": name, "path": str(ROOT)}}
-    return exporter.from_notebook_node(book, resources)[0]
-
-
-def _kept(found: re.Match[str], drawn: Path) -> str:
-    own = (drawn / f"{found[2]}.png").is_file()
-    return "" if own else found[0].replace("../figures", "figures")
+            cell.source = REFERENCE.sub("", cell.source)
+    exporter = HTMLExporter(exclude_input_prompt=True)
+    return exporter.from_notebook_node(book, {"metadata": {"name": name}})[0]
 
 
 def _bar(out: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ the frames of highest score.
 """
 
 from collections.abc import Callable, Sequence
+from textwrap import fill
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from companion import failure_measures as measures
 from companion.degradation import DEGRADATIONS, Clip
 from companion.figures import Figure, frame_grid
 from companion.figures.images import Cell
-from companion.figures.style import short_name, wrap
+from companion.figures.style import short_name
 from companion.profiles import ROOT, Params
 from companion.relevance import FrameMaps
 from companion.splits import clip_dataset
@@ -28,7 +29,7 @@ from companion.tuned_models import STAGES, StageResult, stage_model
 
 COLUMNS = 8  # frames of one clip
 REAL_FRAMES = 2  # of each real clip
-Pick = tuple[Clip, list[int], list[str]]  # a clip, frames of it, a title above each
+Pick = tuple[Clip, dict[int, str]]  # a clip, and of its shown frames the title above each
 
 
 class Gallery(NamedTuple):
@@ -72,7 +73,7 @@ def degraded_frames(P: Params, clip: Clip) -> tuple[list[list[Cell]], pd.DataFra
     rows, columns, cells = [], list(P.failure.levels), []
     for kind, step, level in measures.all_steps(P.failure.levels):
         how = DEGRADATIONS[kind]
-        title = f"{level:g}" if step else f"{how.title}\n{wrap(how.unit, 20)}"
+        title = f"{level:g}" if step else f"{how.title}\n{fill(how.unit, 20)}"
         if step == len(cells):
             cells.append([{} for _ in columns])
         found = measures.degraded(clip, kind, level, P.seed)
@@ -99,8 +100,7 @@ def caption_gallery(P: Params, result: StageResult) -> tuple[Gallery, str]:
     caption = next(region.caption for region in dataset.items[number].regions if region.track)
     real = clip.mask.nonzero().flatten()
     places = np.linspace(0, len(real) - 1, min(COLUMNS, len(real))).round().astype(int)
-    frames = real[places].tolist()
-    pick = (clip, frames, [f"frame {frame + 1}" for frame in frames])
+    pick = (clip, {frame: f"frame {frame + 1}" for frame in real[places].tolist()})
 
     def towards(P: Params, model: AlertCLIP) -> Tensor:
         with torch.no_grad():
@@ -121,9 +121,9 @@ def error_gallery(P: Params, errors: pd.DataFrame) -> Gallery:
     picks: list[Pick] = []
     for error in errors.itertuples():
         clip = measures.load_clip(dataset, place[error.key])
-        event = clip.seen.tolist()
-        frames = event[len(event) // 2 :][:1] or _highest(P, model, clip, 1)
-        picks.append((clip, frames, [f"{short_name(clip.key)}\nmargin {error.margin:+.3f}"]))
+        event = clip.seen.tolist() or _highest(P, model, clip, 1)
+        title = f"{short_name(clip.key)}\nmargin {error.margin:+.3f}"
+        picks.append((clip, {event[len(event) // 2]: title}))
     return _gallery(P, picks)
 
 
@@ -150,7 +150,7 @@ def real_gallery(P: Params) -> Gallery | None:
     for number in range(len(dataset.items)):
         clip, times = measures.load_clip(dataset, number), dataset[number]["times"]
         best = _highest(P, model, clip, REAL_FRAMES)
-        picks.append((clip, best, [f"{short_name(clip.key)}\n{times[i]:.0f} s" for i in best]))
+        picks.append((clip, {i: f"{short_name(clip.key)}\n{times[i]:.0f} s" for i in best}))
     return _gallery(P, picks)
 
 
@@ -168,17 +168,17 @@ def _gallery(
     note: str = "score",
 ) -> Gallery:
     """Maps of the picked frames along ``towards`` for every stage, ``note`` written above each."""
-    cells = [[_cell(clip, f, t) for clip, *own in picks for f, t in zip(*own, strict=True)]]
+    cells = [[_cell(clip, *shot) for clip, titles in picks for shot in titles.items()]]
     rows, names = [], ["frame"]
     for stage, name in STAGES.items():
         model = stage_model(P, stage)
         direction = towards(P, model)
         shown: dict[str, list[Cell]] = {kind: [] for kind in kinds}
-        for clip, frames, titles in picks:
-            scored = measures.score(model, [clip], direction)
+        for clip, titles in picks:
+            frames, scored = list(titles), measures.score(model, [clip], direction)
             along = scored.gradients[0][frames]
             maps = measures.explain(model, clip.frames[frames], along, P.evaluation.batch_size)
-            for i, (frame, title) in enumerate(zip(frames, titles, strict=True)):
+            for i, (frame, title) in enumerate(titles.items()):
                 one = FrameMaps(*(part[i : i + 1] for part in maps))
                 base = {"column": len(shown[kinds[0]]), "title": title, "key": clip.key}
                 base |= {"model": name, "frame": frame, "score": float(scored.scores[0, frame])}

@@ -16,9 +16,9 @@ from alertclip.files import read_json
 from alertclip.records import MAX_TOKENS, token_count
 from alertclip.vagta import strip_prefix
 from companion import flops
+from companion.ledger import benchmark_counts
 from companion.paper_numbers import cells, load, printed, same_digits, value
 from companion.profiles import Params
-from detectors.benchmarks import load_benchmark
 
 HOLDS, CONTRADICTED, DOUBTFUL = "holds", "contradicted", "doubtful"
 Results = Iterator[tuple[str, float | str, str, str]]  # check, computed, verdict, finding
@@ -124,7 +124,8 @@ def sums() -> Results:
     clips = value("VA-GPT | Table 1 | Ours | Num. of Clips")
     finding = f"{pairs:,.0f} pairs, {clips:,.0f} clips"
     yield "questions per clip", pairs / clips, holds(pairs / clips == 3), finding
-    stated, there = value("VA-GPT | Numbers in the text | videos of UCF-Crimes | value"), _videos()
+    stated = value("VA-GPT | Numbers in the text | videos of UCF-Crimes | value")
+    there = benchmark_counts("ucf_crime")["videos"]
     finding = "Table 1 calls the same number clips"
     yield "videos of UCF-Crimes", there, holds(stated <= there), finding
 
@@ -133,7 +134,7 @@ def screening() -> Results:
     """Supplementary A.2: candidates, shares by score, and the range of the score."""
     stated = value(SCREENING.format("candidate videos"))
     removed = value(SCREENING.format("removed, score 0-25"))
-    there = _videos() + _videos("msad")
+    there = sum(benchmark_counts(name)["videos"] for name in ("ucf_crime", "msad"))
     left = f"{stated - removed:,.0f}"
     finding = f"less those removed it is {left}, the number of clips after segmentation"
     yield "candidate videos", there, holds(stated <= there), finding
@@ -147,10 +148,6 @@ def screening() -> Results:
                  for end in ("lowest", "highest"))  # fmt: skip
     finding = f"totals lie between {low:g} and {high:g}"
     yield "lowest score", low, holds(low == 0, DOUBTFUL), finding
-
-
-def _videos(benchmark: str = "ucf_crime") -> int:
-    return sum(sum(counts.values()) for counts in load_benchmark(benchmark).counts.values())
 
 
 def models() -> Results:
@@ -275,7 +272,7 @@ def _training_file(train: list[dict[str, Any]]) -> Results:
     finding = f"{long:,} of {len(lengths):,} are longer than {MAX_TOKENS} tokens"
     yield "longest hard negative", max(lengths), holds(not long), finding
     ucf = len({row["video"] for row in train if row["video"].startswith("UCF_Crimes_Videos/")})
-    official = sum(load_benchmark("ucf_crime").counts["train"].values())
+    official = benchmark_counts("ucf_crime")["train"]
     finding = f"of UCF-Crime's {official:,} training videos, {ucf:,} are in VAGTA with captions"
     yield "in-domain zero-shot", ucf, holds(ucf == 0), finding
 

@@ -87,7 +87,7 @@ def random_batch(image_size: tuple[int, int], clips: int, frames: int) -> Batch:
 
 
 def step_time(P: Params, stage: int, clips: int, repeats: int) -> tuple[tuple, float]:
-    """Seconds of an optimiser step on ``clips`` clips (``Spread``) and its peak memory (GB).
+    """Seconds of an optimiser step on ``clips`` clips (``spread``) and its peak memory (GB).
 
     One micro-batch in the library's own training loop; frames are on the host, as a loader gives
     them, and decoding is not included.
@@ -112,16 +112,16 @@ def training_table(
     """
     rows, model, frames = [], untuned(P), P.data.num_frames
     for stage, (row, epochs) in STAGES.items():
-        step, memory = step_time(P, stage, clips, repeats)
+        (*step, n), memory = step_time(P, stage, clips, repeats)
         precision = stage_params(P, stage).precision
         passes = value("Alert-CLIP | VAGTA | training clips | count") * epochs / 3600
         work = 2 * count_flops(model, frames, TEXTS[stage], regions=stage == 2)
-        ours = [passes * quantile / clips for quantile in step[:3]]
+        ours = [passes * quantile / clips for quantile in step]
         floor = passes * work / _flops_per_second(speed, precision)
         paper, paper_gb = (paper_value(P, TABLE6.format(row, c)) for c in ("Time", "Memory, most"))
         name = f"Stage {'I' * stage}, {epochs} epochs, {precision}"
-        line = (name, "h", *ours, step.n, floor, ours[0] / floor, paper)
-        rows.append((*line, step.median, clips, frames, memory, paper_gb))
+        line = (name, "h", *ours, n, floor, ours[0] / floor, paper)
+        rows.append((*line, step[0], clips, frames, memory, paper_gb))
     columns = [*LINE, "step_s", "clips", "frames", "memory_gb", "paper_gb"]
     table = pd.DataFrame(rows, columns=columns)
     total = table[["ours", "low", "high", "floor", "paper"]].sum(skipna=False)

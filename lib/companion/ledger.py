@@ -1,4 +1,4 @@
-"""The ledger: every number of the papers beside ours with its status, and the claims we test."""
+"""The ledger: every number and setting of the papers beside ours, and the claims we test."""
 
 from collections.abc import Callable, Collection, Iterator
 from functools import cache, partial
@@ -11,7 +11,10 @@ import pandas as pd
 from alertclip.errors import InputError
 from companion.paper_numbers import Cell, Measure, cells, load, number, same_digits
 from companion.profiles import Params
+from detectors.anomalyclip.settings import anomalyclip_settings
 from detectors.benchmarks import load_benchmark
+from detectors.training_protocol import DetectorParams
+from detectors.vadclip.settings import vadclip_settings
 
 INTERVAL, ROUNDING = "reproduced within the interval", "reproduced within rounding"
 DIFFERS, DIRECTION = "differs", "direction only"
@@ -27,6 +30,8 @@ COLUMNS = ["document", "table", "row", "column", "unit", "paper", "ours", "low",
 B16 = "ViT-B-16-quickgelu"
 BACKBONES = {"AnomalyCLIP": (B16,), "VadCLIP": (B16,)}  # by document
 OTHERWISE = ("ViT-B-32-quickgelu", B16)  # Alert-CLIP names the one and counts the other
+
+COUNTED = ("ucf_crime", "xd_violence", "shanghaitech", "ubnormal", "msad")
 
 HOLDS, FAILS, OPEN, UNTESTED = "holds", "fails", "not decided", "not tested here"
 Read = Callable[[str], "pd.DataFrame | None"]
@@ -208,3 +213,41 @@ def _kept_knowledge(folder: Path) -> Iterator[tuple]:
             full, clip = map(_measured, pair)
             text, change = f"general knowledge is kept: {setting}", full.value - clip.value
             yield "Alert-CLIP", "", text, np.nan, change, verdict(full, clip), "retention.csv"
+
+
+def settings_table(P: Params) -> pd.DataFrame:
+    """Columns name, value: parameters of the run, presets of the detectors, counts of benchmarks.
+
+    Presets are the published ones in the run's variant (official code or paper), before the
+    profile's changes to them.
+    """
+    values = {name: v for name, v in P.flat().items() if not isinstance(v, dict)}
+    for stage in ("stage1", "stage2"):
+        if steps := values[f"{stage}_steps"]:
+            values[f"{stage}_epochs"] = f"{steps} steps"  # they override the epochs
+    groups = {}
+    for name in ("ucf", "xd"):
+        published = DetectorParams(vadclip_preset=name, variant=P.detector.variant)
+        preset = groups[f"vadclip.{name}"] = vadclip_settings(published).model_dump()
+        preset["context_tokens"] = preset["prefix"] + preset["postfix"]
+    for name in ("ucf", "xd", "sht"):
+        published = DetectorParams(anomalyclip_preset=name, variant=P.detector.variant)
+        preset = groups[f"anomalyclip.{name}"] = anomalyclip_settings(published).model_dump()
+        preset["videos_per_batch"] = 2 * preset["batch_size"]
+        preset["masked_per_cent"] = round(100 * (1 - preset["keep_probability"]), 6)
+        preset["warmup_per_cent"] = 100 * preset["warmup_epochs"] / preset["epochs"]
+    names = ("learning_rate", "batch_size", "hidden", "epochs")
+    groups["temporal_classifier"] = {name: getattr(P.qa, name) for name in names} | {"seed": P.seed}
+    groups |= {name: benchmark_counts(name) for name in COUNTED}
+    values |= {f"{group}.{k}": v for group, found in groups.items() for k, v in found.items()}
+    return pd.DataFrame(values.items(), columns=["name", "value"])
+
+
+def benchmark_counts(name: str) -> dict[str, int]:
+    """Videos of a benchmark by split and label, by split, and in all; abnormal classes."""
+    benchmark, counts = load_benchmark(name), {}
+    for split, labels in benchmark.counts.items():
+        counts |= {f"{split}.{label}": n for label, n in labels.items()}
+        counts[split] = sum(labels.values())
+    videos = sum(counts[split] for split in benchmark.counts)
+    return counts | {"videos": videos, "classes": len(benchmark.abnormal_classes)}

@@ -10,7 +10,6 @@ import timeit
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,18 +23,9 @@ SIDE = {"cuda": 8192, "cpu": 1024}  # of the square matrices, large enough for f
 PROC = Path("/proc/self")
 
 
-class Spread(NamedTuple):
-    """Median and quartiles of ``n`` single calls."""
-
-    median: float
-    low: float
-    high: float
-    n: int
-
-
-def spread(values: np.ndarray) -> Spread:
-    """Median and quartiles of values (n,)."""
-    return Spread(*np.quantile(values, [0.5, 0.25, 0.75]).tolist(), len(values))
+def spread(values: np.ndarray) -> tuple[float, float, float, int]:
+    """Median, quartiles and number of values (n,)."""
+    return (*np.quantile(values, [0.5, 0.25, 0.75]).tolist(), len(values))
 
 
 def seconds(call: Callable[[], object], repeats: int, warm_up: int = 2) -> np.ndarray:

@@ -17,6 +17,7 @@ from companion.profiles import ROOT
 
 TEMPLATES = ROOT / "docs" / "templates"
 PAGES = ("results.md", "speed.md")
+ABLATIONS = "ablations"  # the changes of all variants and metrics, from the committed results
 BEGIN, END = "<!-- results: python -m companion.readme -->", "<!-- end of results -->"
 
 
@@ -34,7 +35,7 @@ def pages() -> dict[Path, str]:
     """What README.md and the generated pages of docs/ should hold."""
     loader = FileSystemLoader(TEMPLATES, encoding="utf-8")
     templates = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)
-    shown = {f.__name__: f for f in (num, ci, total, level, change, without)}
+    shown = {f.__name__: f for f in (num, ci, total)}
     templates.globals.update(shown)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     if BEGIN not in readme or END not in readme:
@@ -48,59 +49,40 @@ def pages() -> dict[Path, str]:
 def num(
     name: str, digits: int = 1, column: str = "value", scale: float = 1, **where: object
 ) -> str:
-    """A number of a CSV: the only row whose columns have the values of ``where``."""
-    return f"{scale * _row(_table(name), where, name)[column]:.{digits}f}"
+    """A number of a CSV, or of ABLATIONS: of the only row with the values of ``where``."""
+    return f"{scale * _row(name, where)[column]:.{digits}f}"
 
 
 def ci(name: str, digits: int = 1, column: str = "value", scale: float = 1, **where: object) -> str:
-    """The same with its interval, as "39.0 [34.3, 43.7]"."""
-    row = scale * _row(_table(name), where, name)[[column, "low", "high"]].astype(float)
-    return _interval(*row, digits)
+    """The same with its interval, as "39.0 [34.3, 43.7]"; a loss where ``scale`` is -1."""
+    value, *ends = scale * _row(name, where)[[column, "low", "high"]].astype(float)
+    low, high = sorted(ends)
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def total(name: str, **where: object) -> int:
     """Sum of the column items over the rows of a CSV that have the values of ``where``."""
-    return int(_rows(_table(name), where)["items"].sum())
-
-
-def level(title: str, metric: str, digits: int = 1) -> str:
-    """Mean over seeds of a metric in a variant of the committed ablations."""
-    return f"{_variant(title, metric)['value']:.{digits}f}"
-
-
-def change(title: str, metric: str, digits: int = 1) -> str:
-    """Change of a variant in the committed ablations, over seeds, with its interval."""
-    return _interval(*_variant(title, metric)[["change", "low", "high"]], digits)
-
-
-def without(title: str, metric: str, digits: int = 1) -> str:
-    """The same as a loss: how much the metric falls in the variant."""
-    return _interval(*-_variant(title, metric)[["change", "high", "low"]], digits)
+    return int(_rows(name, where)["items"].sum())
 
 
 @cache
 def _table(name: str) -> pd.DataFrame:
+    if name == ABLATIONS:
+        table = reference_table()
+        return pd.concat(ablation_table(table, metric) for metric in table["metric"].unique())
     return pd.read_csv(ROOT / name if "/" in name else ROOT / "figures" / name)
 
 
-def _variant(title: str, metric: str) -> pd.Series:
-    table = ablation_table(reference_table(), metric)
-    return _row(table, {"title": title}, f"ablations, {metric}")
-
-
-def _rows(table: pd.DataFrame, where: dict[str, object]) -> pd.DataFrame:
+def _rows(name: str, where: dict[str, object]) -> pd.DataFrame:
+    table = _table(name)
     return table[(table[list(where)] == pd.Series(where)).all(axis=1)] if where else table
 
 
-def _row(table: pd.DataFrame, where: dict[str, object], name: str) -> pd.Series:
-    found = _rows(table, where)
+def _row(name: str, where: dict[str, object]) -> pd.Series:
+    found = _rows(name, where)
     if len(found) != 1:
         raise InputError(f"{name}: {len(found)} rows with {where}; a template needs exactly one")
     return found.iloc[0]
-
-
-def _interval(value: float, low: float, high: float, digits: int) -> str:
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 if __name__ == "__main__":

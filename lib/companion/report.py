@@ -1,103 +1,82 @@
-"""A single-file HTML report of a run: ledger, claims, checks, figures, times, parameters."""
+"""What notebook 11 shows of the whole run: the ledger, figures, times, versions, parameters."""
 
-import base64
 import platform
+from html import escape
 from importlib.metadata import version
 from pathlib import Path
 
-import jinja2
-import numpy as np
 import pandas as pd
+from IPython.display import HTML, Image
 
 from alertclip.errors import InputError
-from alertclip.files import atomic_write, read_json
+from alertclip.files import read_json
 from companion import workflow
 from companion.figures.catalogue import CATALOGUE
 from companion.ledger import NOT_RUN, STATUSES
 from companion.machine import surroundings
-from companion.paper_numbers import load
 from companion.profiles import Params, from_flat
 from companion.stage_runs import resolve_device
-from companion.tuned_models import provenance
 
-TEMPLATE = Path(__file__).with_name("report.html.jinja")
+SHOWN = ["row", "column", "unit", "paper", "ours", "low", "high", "n", "status"]
 PACKAGES = ("alertclip", "torchvision", "peft", "transformers", "numpy", "scipy", "pandas",
             "scikit-learn", "torchmetrics", "matplotlib", "av", "snakemake")  # fmt: skip
 
 
-def write_report(P: Params, book: pd.DataFrame, claims: pd.DataFrame, checks: pd.DataFrame) -> Path:
-    """Write runs/<profile>/report.html; needs no other file and no network."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters["table"] = html_table
-    shown = book[["row", "column", "unit", "paper", "ours", "low", "high", "n", "status"]]
-    places = book.groupby(["document", "table"], sort=False).groups
-    defaults = from_flat({"profile": P.profile}).flat()
-    machine = surroundings(resolve_device(P)) | {"system": platform.platform()}
-    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        profile=P.profile,
-        synthetic=P.data.world == "miniworld",
-        source=provenance(P),
-        documents=load()["documents"],
-        statuses=status_counts(book).T.reset_index(),
-        claims=claims,
-        checks=checks.drop(columns="refutes"),
-        tables=[(*place, shown.loc[rows]) for place, rows in places.items()],
-        figures=embedded_figures(P.run_dir / "figures"),
-        times=notebook_times(P.run_dir),
-        machine=as_table(machine | {name: version(name) for name in PACKAGES}),
-        settings=as_table(P.flat()).assign(default=[defaults[name] for name in P.flat()]),
-    )
-    path = P.run_dir / "report.html"
-    with atomic_write(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return path
-
-
-def status_counts(book: pd.DataFrame) -> pd.DataFrame:
-    """Numbers by document (rows) and status (columns), "not run" in one."""
-    status = book["status"].where(~book["status"].str.startswith(NOT_RUN), "not run")
-    counts = pd.crosstab(book["document"], status)
-    return counts.reindex(index=book["document"].unique(), columns=STATUSES, fill_value=0)
-
-
 def status_items(book: pd.DataFrame) -> pd.DataFrame:
-    """The same as a tidy table for its figure: columns class_name (status), split, items."""
-    counts = status_counts(book).T.rename_axis("class_name")
-    counts = counts[counts.sum(axis=1) > 0]
+    """Numbers by status and document, "not run" in one: columns class_name (status), split, items.
+
+    In the order of ``STATUSES``, with every document in each status that occurs.
+    """
+    status = book["status"].where(~book["status"].str.startswith(NOT_RUN), "not run")
+    counts = pd.crosstab(status, book["document"])[book["document"].unique()]
+    counts = counts.reindex([name for name in STATUSES if name in counts.index])
+    counts = counts.rename_axis("class_name")
     return counts.melt(ignore_index=False, var_name="split", value_name="items").reset_index()
 
 
-def embedded_figures(folder: Path) -> list[tuple[str, str]]:
-    """Name and data URI of every PNG of the run, in reading order; InputError if there is none."""
+def whole(table: pd.DataFrame) -> HTML:
+    """A table with all of its rows: whole numbers in full, others in four digits, no nan."""
+
+    def digits(x: float) -> str:
+        return f"{x:,.0f}" if x.is_integer() else f"{x:.4g}"
+
+    return HTML(table.to_html(index=False, na_rep="", float_format=digits))
+
+
+def folded(book: pd.DataFrame) -> HTML:
+    """The whole ledger, each table of the papers in a fold of its own."""
+    folds = []
+    for place, rows in book.groupby(["document", "table"], sort=False):
+        summary = f"<summary>{escape(', '.join(place))}: {len(rows)} cells</summary>"
+        folds.append(f"<details>{summary}{whole(rows[SHOWN]).data}</details>")
+    return HTML("".join(folds))
+
+
+def pictures(folder: Path) -> list[Image]:
+    """Every PNG of the run, in reading order; InputError if there is none."""
     order = {name: i for i, name in enumerate(CATALOGUE)}
     paths = sorted(folder.glob("*.png"), key=lambda p: (order.get(p.stem, len(order)), p.stem))
     if not paths:
         raise InputError(f"{folder}: no figures yet; run the other notebooks first")
-    encoded = (base64.b64encode(path.read_bytes()).decode() for path in paths)
-    return [(p.stem, f"data:image/png;base64,{c}") for p, c in zip(paths, encoded, strict=True)]
+    return [Image(filename=str(path)) for path in paths]
 
 
 def notebook_times(run_dir: Path) -> pd.DataFrame:
     """Notebook and seconds of its last complete execution, in running order."""
     files = {book.name: run_dir / "timings" / f"{book.name}.json" for book in workflow.NOTEBOOKS}
     found = {name: sum(read_json(path)) for name, path in files.items() if path.is_file()}
-    return as_table(found | {"all": sum(found.values())}, "seconds")
+    return pd.DataFrame((found | {"all": sum(found.values())}).items(), columns=["name", "seconds"])
 
 
-def as_table(values: dict, column: str = "value") -> pd.DataFrame:
-    """Columns name and value."""
-    return pd.DataFrame(values.items(), columns=["name", column])
+def environment(P: Params) -> pd.DataFrame:
+    """The machine and the versions of packages: columns name, value."""
+    found = surroundings(resolve_device(P)) | {"system": platform.platform()}
+    found |= {name: version(name) for name in PACKAGES}
+    return pd.DataFrame(found.items(), columns=["name", "value"])
 
 
-def html_table(table: pd.DataFrame) -> str:
-    """A table as escaped HTML: numbers in at most four digits, nothing for nan."""
-    return table.map(shown).to_html(index=False, border=0)
-
-
-def shown(value: object) -> object:
-    """A number in at most four digits, whole numbers in full; text as it is; nothing for nan."""
-    if not isinstance(value, float | int | np.number) or isinstance(value, bool):
-        return value
-    if np.isnan(value):
-        return ""
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"
+def parameters(P: Params) -> pd.DataFrame:
+    """Columns name, value, default: the paper's value, or ours where the paper gives none."""
+    defaults = from_flat({"profile": P.profile}).flat()
+    rows = [(name, value, defaults[name]) for name, value in P.flat().items()]
+    return pd.DataFrame(rows, columns=["name", "value", "default"])

@@ -1,13 +1,15 @@
 """The tables behind the notebooks' figures, with intervals, and the sentences that read them."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
 from alertclip import intervals, mss
 from alertclip.checkpoint import read_history
+from alertclip.errors import InputError
 from companion import figures, paper_numbers
-from companion.embedding_tables import frame_scores, project_2d, wording_table
 from companion.figures import catalogue
 from companion.profiles import Params
 from companion.splits import Split
@@ -63,7 +65,7 @@ def zero_shot(P: Params, results: list[StageResult], split: Split = "test") -> p
     rows = []
     for r in results:
         video = video_metrics(r.margins, r.clips.labels, *draws, videos(r.clips))
-        frame = frame_metrics(_frames(P, r, split), *draws)
+        frame = frame_metrics(frame_scores(P, r, split), *draws)
         rows.append(pd.concat([video, frame]).assign(model=STAGES[r.stage]))
     table = per_cent(pd.concat(rows, ignore_index=True)).rename(columns={"metric": "setting"})
     return with_paper(table, "zero_shot", "setting")
@@ -77,7 +79,7 @@ def paired(
     draws = P.evaluation.bootstrap_samples, P.seed
     signed = [mss.signed_score(r.similarities, labels) for r in (before, after)]
     margins, auc = (before.margins, after.margins), auc_statistic(labels)
-    frames = [_frames(P, r, split) for r in (before, after)]
+    frames = [frame_scores(P, r, split) for r in (before, after)]
     inside = [[video for video in part if video.abnormal] for part in frames]
     changes = {
         "MSS": intervals.paired_difference(*signed, intervals.mean, *draws, groups),
@@ -93,17 +95,53 @@ def paired(
     return table
 
 
-def _frames(P: Params, result: StageResult, split: Split) -> list[FrameScores]:
-    return frame_scores(result.clips, result.normal, result.abnormal, event_spans(P, split))
+def frame_scores(P: Params, result: StageResult, split: Split) -> list[FrameScores]:
+    """Margin of every sampled frame after the temporal transformer, with its truth."""
+    clips, spans, found = result.clips, event_spans(P, split), []
+    margins = mss.zero_shot_margin(clips.z, result.normal, result.abnormal)  # (N, T)
+    for i, (video, key) in enumerate(zip(videos(clips), clips.keys, strict=True)):
+        real = clips.mask[i]
+        truth = mss.inside(clips.times[i][real], spans.get(key, ()))
+        found.append(FrameScores(video, margins[i][real], truth, bool(clips.labels[i])))
+    return found
+
+
+def gap_table(
+    similarities: np.ndarray, labels: np.ndarray, classes: Sequence[str], keys: Sequence[str]
+) -> pd.DataFrame:
+    """Figure 1 as a table: key, class_name, label, normal S_N, abnormal S_A, gap S_A - S_N."""
+    columns = {"key": list(keys), "class_name": list(classes), "label": np.asarray(labels, int)}
+    normal, abnormal = np.asarray(similarities, float).T
+    table = pd.DataFrame(columns | {"normal": normal, "abnormal": abnormal})
+    return table.assign(gap=abnormal - normal)
+
+
+def text_similarity_matrix(text: np.ndarray, names: Sequence[str]) -> pd.DataFrame:
+    """Figure 2 as a tidy table: cosine between every two prompts.
+
+    text (C, D) unit length -> columns row, column, cosine; C * C rows in prompt order.
+    """
+    row, column = np.repeat(names, len(names)), list(names) * len(names)
+    return pd.DataFrame({"row": row, "column": column, "cosine": (text @ text.T).ravel()})
 
 
 def umap_table(results: list[StageResult], seed: int) -> pd.DataFrame:
-    """UMAP of clips and prompts per model. Columns: panel, x, y, group."""
+    """UMAP of clips and prompts by cosine, one per model. Columns: panel, x, y, group.
+
+    Fixed seed, one thread: repeatable. InputError for fewer than five points.
+    """
+    from umap import UMAP  # imports numba, which takes seconds
+
     tables = []
     for r in results:
         groups = ["abnormal clip" if label else "normal clip" for label in r.clips.labels]
         groups += ["normal prompt"] * len(r.normal) + ["abnormal prompt"] * len(r.abnormal)
-        xy = project_2d(np.concatenate([r.clips.embedding, r.normal, r.abnormal]), seed)
+        if len(groups) < 5:
+            raise InputError(f"UMAP of {len(groups)} points: give at least 5")
+        points = np.concatenate([r.clips.embedding, r.normal, r.abnormal]).astype(np.float32)
+        look = {"metric": "cosine", "random_state": seed, "n_jobs": 1}
+        # The spectral start needs many more points than dimensions; PCA serves any number.
+        xy = UMAP(min(15, len(points) - 2), init="pca", **look).fit_transform(points)
         frame = pd.DataFrame({"x": xy[:, 0], "y": xy[:, 1], "group": groups})
         tables.append(frame.assign(panel=STAGES[r.stage]))
     return pd.concat(tables, ignore_index=True)
@@ -118,12 +156,18 @@ def training_log(P: Params, stage: Stage) -> pd.DataFrame:
 
 
 def prompt_wordings(P: Params, result: StageResult) -> pd.DataFrame:
-    """Video AUC (per cent) under every wording of the prompt file."""
-    encode = stage_model(P, result.stage).encode_text
-    draws = P.evaluation.bootstrap_samples, P.seed
-    table = wording_table(result.clips, encode, prompts_of(P), *draws, videos(result.clips))
-    table = per_cent(table[table["metric"] == "video AUC"])
-    return table.assign(setting=table["wording"], model=STAGES[result.stage])
+    """Video AUC (per cent) under every wording of the prompt file; "fixed" is the main set.
+
+    Columns wording, metric, value, low, high, n, setting (the wording), model.
+    """
+    encode, prompts, rows = stage_model(P, result.stage).encode_text, prompts_of(P), []
+    clips, draws = result.clips, (P.evaluation.bootstrap_samples, P.seed)
+    for wording, sets in {"fixed": prompts.sets, **prompts.alternatives}.items():
+        margins = StageResult(result.stage, clips, *mss.encode_sets(encode, sets)).margins
+        table = video_metrics(margins, clips.labels, *draws, videos(clips)).head(1)  # AUC, not AP
+        table.insert(0, "wording", wording)
+        rows.append(table.assign(setting=wording, model=STAGES[result.stage]))
+    return per_cent(pd.concat(rows, ignore_index=True))
 
 
 def by_difficulty(P: Params, results: list[StageResult]) -> pd.DataFrame:

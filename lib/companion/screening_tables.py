@@ -4,7 +4,6 @@ Faults are planted into rendered clips only: which real ones are faulty, nobody 
 """
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,13 +26,6 @@ SHOWN = (240, 320)  # H, W of example frames
 RULES = {"decision": "score or veto", "decision_by_score": "published score"}
 
 
-class Planted(NamedTuple):
-    """The screening's table with column kind (a fault or "clean"); videos lie below ``folder``."""
-
-    table: pd.DataFrame
-    folder: Path
-
-
 def mini_world(P: Params) -> Params:
     """P itself if it has a mini world, else the mini profile with P's model and folder."""
     if P.data.world == "miniworld":
@@ -43,10 +35,12 @@ def mini_world(P: Params) -> Params:
     return mini.model_copy(update={"profile": P.profile})
 
 
-def screen_planted(P: Params, split: Split = "test") -> Planted:
+def screen_planted(P: Params, split: Split = "test") -> tuple[pd.DataFrame, Path]:
     """Plant faults into copies of a mini world's clips and screen them with untuned CLIP.
 
-    Writes screening_<split>.csv of the run and, below it, the planted videos; both are reused.
+    Returns the screening's table with column kind (a fault or "clean") and the folder of the
+    planted videos. Writes screening_<split>.csv of the run and, below it, the videos; both are
+    reused.
     """
     if P.data.world != "miniworld":
         raise InputError("faults are planted into the mini world only: set world=miniworld")
@@ -61,18 +55,20 @@ def screen_planted(P: Params, split: Split = "test") -> Planted:
     table = screen(folder, filed, model, prompts, P.cache_dir / "screening", P.workers)
     table.insert(1, "kind", planted["kind"].to_numpy())
     write_table(table, P.run_dir / "01_data_filtering" / f"screening_{split}.csv")
-    return Planted(table, folder)
+    return table, folder
 
 
-def removed_examples(found: Planted, count: int) -> tuple[list[np.ndarray], pd.DataFrame]:
+def removed_examples(
+    table: pd.DataFrame, folder: Path, count: int
+) -> tuple[list[np.ndarray], pd.DataFrame]:
     """Middle frames (H, W, 3) of up to ``count`` removed clips, one of each kind first.
 
     A file that cannot be read is shown black.
     """
-    removed = found.table[found.table["decision"] == DROP]
+    removed = table[table["decision"] == DROP]
     turn = removed.groupby("kind", sort=False).cumcount()
     shown = removed.loc[turn.sort_values(kind="stable").index[:count]].reset_index(drop=True)
-    return [_middle(found.folder / clip) for clip in shown["clip"]], shown
+    return [_middle(folder / clip) for clip in shown["clip"]], shown
 
 
 def _middle(path: Path) -> np.ndarray:

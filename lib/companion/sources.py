@@ -1,7 +1,5 @@
 """The files a profile needs from elsewhere: what each is, who publishes it, where to put it."""
 
-from collections.abc import Iterator
-
 from alertclip.errors import InputError
 from companion.profiles import Params
 from detectors.benchmarks import load_benchmark
@@ -13,20 +11,33 @@ SOURCES = {
     "UCF_Crimes_Videos/UCF_Crimes/Videos": "UCF-Crime (Sultani et al. 2018), the dataset's page",
     "MSAD/MSAD_Videos": "MSAD (Zhu et al. 2024), on request from its authors",
 }
+TRAINING = ("annotations_train", "hard_negatives_train")
+TEXTS = ("annotations_dev", "annotations_test", "hard_negatives_test")
 LISTS = "official lists and temporal annotation of {}, from the dataset's or VadCLIP's page"
 
 
 def missing_data(P: Params) -> list[str]:
-    """One line for each missing file of a profile; none for the mini world, rendered on demand."""
+    """One line for each missing file of a profile; none for the mini world, rendered on demand.
+
+    Of the two training files one is enough: captions without hard negatives leave that term out,
+    and hard negatives without captions serve as flagged surrogates.
+    """
     if P.data.world == "miniworld":
         return []
     try:
         root = P.data_dir
     except InputError as error:
         return [f"- {error}; it should hold:", *(f"    {k}: {v}" for k, v in SOURCES.items())]
+    names = {field: getattr(P.data, field) for field in (*TRAINING, *TEXTS)}
+    missing = {f: name for f, name in names.items() if name and not (root / name).is_file()}
+    served = any(names[field] and field not in missing for field in TRAINING)
     folders = [name for name in SOURCES if "/" in name and not (root / name).is_dir()]
     return [
-        *(f"- {field}: {root / name} is missing: {source}" for field, name, source in _texts(P)),
+        *(
+            f"- {field}: {root / name} is missing: {SOURCES[field.rsplit('_', 1)[0]]}"
+            for field, name in missing.items()
+            if not (served and field in TRAINING)
+        ),
         *(f"- {root / name}: no such folder: {SOURCES[name]}; unpack it there" for name in folders),
     ]
 
@@ -43,21 +54,3 @@ def missing_lists(P: Params) -> list[str]:
         advice = "" if name == P.detector.benchmark else "; or leave it out: -p transfer={}"
         lines += [f"- {path}: missing: {LISTS.format(benchmark.title)}{advice}" for path in lists]
     return lines
-
-
-def _texts(P: Params) -> Iterator[tuple[str, str, str]]:
-    """Missing annotation files: parameter, file name, source.
-
-    Of the two training files one is enough: captions without hard negatives leave that term out,
-    and hard negatives without captions serve as flagged surrogates.
-    """
-    train = {
-        "annotations_train": P.data.annotations_train,
-        "hard_negatives_train": P.data.hard_negatives_train,
-    }
-    here = {field for field, name in train.items() if name and (P.data_dir / name).is_file()}
-    others = ("annotations_dev", "annotations_test", "hard_negatives_test")
-    for field, name in ({} if here else train).items() | {f: P.flat()[f] for f in others}.items():
-        if name and not (P.data_dir / name).is_file():
-            kind = "annotations" if field.startswith("annotations") else "hard_negatives"
-            yield field, name, SOURCES[kind]

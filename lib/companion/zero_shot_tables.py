@@ -15,19 +15,23 @@ from torch.nn.functional import normalize
 from alertclip.errors import InputError
 from alertclip.model import AlertCLIP
 from alertclip.mss import encode_sets, zero_shot_margin
-from companion.detector_tables import Curves, backbone_table, held_scores, resample_models
+from companion.detector_tables import (
+    Curves,
+    backbone_table,
+    held_scores,
+    resample_models,
+    score_stages,
+)
 from companion.extraction import (
     domains,
     evaluation_set,
     extract_for_all,
     snippet_rule,
-    training_set,
 )
 from companion.profiles import Params
 from companion.result_tables import per_cent
 from companion.tuned_models import STAGES, Stage, prompts_of, stage_model
 from detectors.benchmarks import load_benchmark
-from detectors.fitting import score_seeds
 from detectors.recognition import open_vocabulary
 from detectors.training_protocol import Detector
 
@@ -97,19 +101,8 @@ def open_vocabulary_table(
             f"{benchmark.title} has no base and novel classes: set open_vocabulary_changes, such"
             " as {benchmark: ucf_crime}"
         )
-    classes = [benchmark.normal_class, *benchmark.base]
-    extract_for_all(P, wanted, detector)
-    for stage in wanted:
-        model = stage_model(P, stage)
-        train = training_set(P, model, detector).only(benchmark.base)
-        test = evaluation_set(P, model, detector)
-        length = snippet_rule(P.detector, detector).length
-        seeds = score_seeds(detector, model, train, test, benchmark, classes, P.detector)
-        columns = [
-            [held_scores(t, s.anomaly, length) for t, s in zip(test.truths, scores, strict=True)]
-            for scores in seeds
-        ]
-        draws = {"n_boot": P.evaluation.bootstrap_samples, "seed": P.seed}
-        table = open_vocabulary(columns, test.truths, benchmark.base, benchmark.novel, **draws)
-        tables.append(table.assign(model=STAGES[stage]))
+    base, novel, draws = benchmark.base, benchmark.novel, (P.evaluation.bootstrap_samples, P.seed)
+    for scored in score_stages(P, detector, wanted, base):
+        table = open_vocabulary(scored.columns, scored.truths, base, novel, *draws)
+        tables.append(table.assign(model=scored.model))
     return per_cent(pd.concat(tables, ignore_index=True))

@@ -1,4 +1,4 @@
-"""``python -m companion.figures NAME...``: draw figures again from their CSVs."""
+"""``python -m companion.figures NAME...``: draw figures again, without model or data."""
 
 import argparse
 import sys
@@ -12,17 +12,14 @@ from companion.profiles import ROOT
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns 2 for a name or folder that does not exist."""
-    about = "Draw figures again from their CSVs, without model or data."
-    names = f"names: {', '.join(CATALOGUE)}"
-    parser = argparse.ArgumentParser("python -m companion.figures", None, about, names)
-    parser.add_argument("names", nargs="+", metavar="NAME")
-    parser.add_argument("--folder", type=Path, default=ROOT / "figures", help="where the CSVs are")
-    parser.add_argument("--out", type=Path, help="where the PNGs go (default: beside the CSVs)")
+    parser = argparse.ArgumentParser("python -m companion.figures", description=__doc__)
+    parser.add_argument("names", nargs="+", metavar="NAME", help=", ".join(CATALOGUE))
+    parser.add_argument("--folder", type=Path, default=ROOT / "figures", help="of CSVs and PNGs")
     args = parser.parse_args(arguments)
     try:
         for name in args.names:
-            redraw(name, args.folder, args.out)
-            print((args.out or args.folder) / f"{name}.png")
+            redraw(name, args.folder)
+            print(args.folder / f"{name}.png")
     except InputError as error:
         print(error, file=sys.stderr)
         return 2

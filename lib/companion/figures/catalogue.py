@@ -13,7 +13,7 @@ import pandas as pd
 
 from alertclip.errors import InputError
 from alertclip.files import read_json, write_json
-from companion.figures import comparisons, curves, method, spaces, style
+from companion.figures import comparisons, curves, spaces, style
 
 SYNTHETIC = "synthetic"  # in the name of the data
 COUNTED = ("flops",)  # the paper's own model, whatever the data
@@ -79,7 +79,7 @@ CATALOGUE: dict[str, Callable[[pd.DataFrame], style.Figure]] = {
     "wordings_clip": partial(auc, title="Video AUC of untuned CLIP by wording"),
     "umap_clip": partial(umap, title="Clips and prompts before tuning"),
     "stage1_losses": partial(losses, title="Stage I losses"),
-    "stage1_batch": method.batch_similarity,
+    "stage1_batch": spaces.batch_similarity,
     "stage1_mss": sign_score,
     "stage1_zero_shot": partial(compare, title="Zero-shot detection"),
     "stage1_umap": partial(umap, title="Clips and prompts"),
@@ -140,39 +140,40 @@ def publish(
     """
     style.write_table(table, folder / f"{name}.csv")
     write_json(folder / "provenance.json", source)
-    return redraw(name, folder) if figure is None else _finish(figure, name, source, folder)
+    return redraw(name, folder, figure)
 
 
-def redraw(name: str, folder: Path, out: Path | None = None) -> style.Figure:
-    """Draw ``folder/name.csv`` with the stamp of its run; PNG into ``out``, else beside the CSV.
+def redraw(name: str, folder: Path, figure: style.Figure | None = None) -> style.Figure:
+    """Draw ``folder/name.csv``, or finish ``figure``; PNG beside the CSV, with its run's stamp.
 
     The paper's numbers are of real data: figures of synthetic data leave them to the table.
     InputError for an unknown name (with the nearest) and without a CSV that has rows and the
     figure's columns.
     """
-    path, known = folder / f"{name}.csv", folder / "provenance.json"
+    known = folder / "provenance.json"
+    source = read_json(known) if known.is_file() else {}
+    if figure is None:
+        figure = _drawn(name, folder / f"{name}.csv", str(source.get("data", SYNTHETIC)))
+    if name in DATA:
+        source = (source if "screening" in name else {}) | {"data": DATA[name]}
+    style.stamp(figure, ", ".join(f"{key}: {value}" for key, value in source.items()))
+    style.write_png(figure, folder / f"{name}.png")
+    return figure
+
+
+def _drawn(name: str, path: Path, data: str) -> style.Figure:
     if name not in CATALOGUE:
         near = difflib.get_close_matches(name, CATALOGUE, n=1, cutoff=0)[0]
         what = "no figure that a CSV holds (its notebook draws one of frames)"
         raise InputError(f"{name}: {what}; did you mean {near}?")
     if not path.is_file():
         raise InputError(f"{path}: no such table; run the notebook that writes it")
-    table, source = pd.read_csv(path), read_json(known) if known.is_file() else {}
-    if name not in COUNTED and SYNTHETIC in str(source.get("data", SYNTHETIC)):
+    table = pd.read_csv(path)
+    if name not in COUNTED and SYNTHETIC in data:
         table = table.drop(columns="paper", errors="ignore")
     if table.empty:
         raise InputError(f"{path}: the table has no rows")
     try:
-        figure = CATALOGUE[name](table)
+        return CATALOGUE[name](table)
     except (KeyError, ValueError) as error:
         raise InputError(f"{path}: not the table of this figure ({error})") from error
-    return _finish(figure, name, source, out or folder)
-
-
-def _finish(figure: style.Figure, name: str, source: dict, folder: Path) -> style.Figure:
-    """Write ``folder/name.png`` with the line of provenance."""
-    if name in DATA:
-        source = (source if "screening" in name else {}) | {"data": DATA[name]}
-    style.stamp(figure, ", ".join(f"{key}: {value}" for key, value in source.items()))
-    style.write_png(figure, folder / f"{name}.png")
-    return figure

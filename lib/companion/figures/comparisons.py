@@ -11,7 +11,6 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from companion.figures import style
 from companion.figures.style import Figure
 
-PAPER_FRAMES = 256  # frames per clip in the paper's cost tables
 BOOTSTRAP = "Point: value on n items. Line: 95% bootstrap interval over videos."
 
 
@@ -32,7 +31,7 @@ def point_intervals(
     Columns: those named, and optionally low and high, and paper (its number, drawn as a bar).
     ``level`` draws a vertical line; ``text`` is a column written beside each mark.
     """
-    rows, names = table[row].nunique(), style.in_order(table[by])
+    rows, names = table[row].nunique(), table[by].unique().tolist()
     plot = so.Plot(table, y=row, x=value, color=by, marker=by)
     plot = plot.add(so.Dot(pointsize=6), so.Dodge())
     if "low" in table:
@@ -129,17 +128,14 @@ def violations_by_kind(table: pd.DataFrame) -> Figure:
 def against_floor(table: pd.DataFrame, title: str) -> Figure:
     """Measured value and its floor per line on a log scale.
 
-    Columns: line, unit (one for all), ours, low, high, n, floor, ratio; optional paper and frames.
-    The paper's number is shown only for a model that sees as many frames as the paper's.
+    Columns: line, unit (one for all), ours, low, high, n, floor, ratio; optional paper, drawn
+    where it is of the same model and clip length.
     """
     counts = zip(table["line"], table["n"], table["ratio"], strict=True)
     table = table.assign(row=[f"{line}\n(n = {n:.0f}, {r:.2g} x floor)" for line, n, r in counts])
-    marks = {"measured here": "ours", "floor": "floor"}
-    if "paper" in table and table["frames"].dropna().eq(PAPER_FRAMES).all():
-        marks["paper"] = "paper"
-    parts = [table.assign(mark=mark, value=table[column]) for mark, column in marks.items()]
-    shown = pd.concat(parts, ignore_index=True).drop(columns="paper", errors="ignore")
-    shown.loc[shown["mark"] != "measured here", ["low", "high"]] = np.nan
+    floor = table.assign(mark="floor", value=table["floor"], low=np.nan, high=np.nan, paper=np.nan)
+    measured = table.assign(mark="measured here", value=table["ours"])
+    shown = pd.concat([measured, floor], ignore_index=True)
     note = "Point: median of n calls. Line: quartiles. Floor: FLOPs / measured matmul ceiling."
     axis = {"xlabel": f"{table['unit'].iloc[0]} (log scale)", "xscale": "log"}
     figure = point_intervals(shown, "row", "value", "mark", title, note, **axis)

@@ -26,7 +26,7 @@ def dataset_overview(
     totals = counts.groupby("split")["items"].sum()
     counts["split"] = [f"{split} ({totals[split]:,})" for split in counts["split"]]
     order = counts.groupby("class_name", sort=False)["items"].sum().sort_values(ascending=False)
-    splits = style.in_order(counts["split"])
+    splits = counts["split"].unique().tolist()
     figure = style.new_figure(9, 1.2 + (0.1 + 0.2 * len(splits)) * len(order))
     axes = figure.subplots()
     groups = {"hue": "split", "hue_order": splits, "palette": style.colours(splits)}
@@ -75,7 +75,7 @@ def loss_curves(table: pd.DataFrame, title: str = "Training losses") -> Figure:
     Columns: step, term, value (nats).
     """
     table = table.sort_values("step", kind="stable")
-    terms, groups = style.in_order(table["term"]), table.groupby("term")["value"]
+    terms, groups = table["term"].unique().tolist(), table.groupby("term")["value"]
     mean = groups.transform(lambda part: part.rolling(SMOOTH, min_periods=1).mean())
     few = groups.transform("size") <= 3 * SMOOTH  # such as validation: shown as it is
     figure = style.new_figure(9, 4)
@@ -96,7 +96,7 @@ def score_curves(table: pd.DataFrame, title: str = "", axis: str = "score (0 to 
     Columns: video, time_s, model, score (0 to 1), truth (0 or 1); optional picked (0 or 1), the
     interval chosen from the curve, drawn as a bar above it.
     """
-    videos, palette = style.in_order(table["video"]), style.colours(style.in_order(table["model"]))
+    videos, palette = table["video"].unique(), style.colours(table["model"].unique())
     figure = style.new_figure(9, 0.9 + 1.7 * len(videos))
     panels = figure.subplots(len(videos), 1, sharex=True, squeeze=False)[:, 0]
     top = 1.1 + 0.1 * len(palette) if "picked" in table else 1.02
@@ -133,7 +133,7 @@ def panel_curves(
     names the measure with its unit; ``level`` draws a horizontal line.
     """
     table = table.assign(of=table.get("of", ""), chance=table.get("chance", level))
-    kinds = style.in_order(table["title"])
+    kinds = table["title"].unique().tolist()
     lines = math.ceil((len(kinds) + 1) / PANELS)  # one place is the legend's
     figure = style.new_figure(11, 0.9 + 2.6 * lines)
     panels = figure.subplots(lines, PANELS, squeeze=False).ravel()
@@ -156,7 +156,7 @@ def panel_curves(
 
 def _lines(axes: Axes, table: pd.DataFrame) -> None:
     """A line per model over ``step``; points and intervals for the first value of ``of`` alone."""
-    models = style.in_order(table["model"])
+    models = table["model"].unique().tolist()
     for (model, of), part in table.groupby(["model", "of"], sort=False):
         place, colour = models.index(model), style.colours(models)[model]
         x = part["step"] + 0.12 * (place - (len(models) - 1) / 2)

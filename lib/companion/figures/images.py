@@ -1,17 +1,18 @@
-"""Figures made of frames: boxes, attention maps, kept patches, degraded and removed clips."""
+"""Figures made of frames: boxes, attention maps, patches, twin clips, removed clips."""
 
-import textwrap
 from collections.abc import Sequence
+from textwrap import fill, shorten
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from alertclip.errors import InputError
 from companion.figures import style
-from companion.figures.style import ABNORMAL, NORMAL, Figure, wrap
+from companion.figures.style import ABNORMAL, NORMAL, Figure
 
 BOX = "#00E5FF"  # seen on dark and on bright maps
 CORNERS = ["x1", "y1", "x2", "y2"]
@@ -100,9 +101,9 @@ def removed_gallery(
     for frame, row in zip(frames, table.itertuples(), strict=True):
         # The first criterion and what was measured, without the name of another clip.
         reason = row.reason.split(";")[0].split(" as ")[0]
-        reason = textwrap.shorten(reason, 70, placeholder=" ...")
+        reason = shorten(reason, 70, placeholder=" ...")
         text = f"{row.kind}: filed as {row.class_name.replace('_', ' ')}, score {row.score}. "
-        cells.append({"frame": frame, "title": wrap(text + reason, 34)})
+        cells.append({"frame": frame, "title": fill(text + reason, 34)})
     return _wrapped(cells, 4, title, "The middle frame of each clip.")
 
 
@@ -119,8 +120,8 @@ def boxes_on_frames(
         rows = table[table["frame"] == i]
         edges = [(ABNORMAL, "--") if label else (NORMAL, "-") for label in rows["label"]]
         cell = {"frame": frame, "boxes": rows[CORNERS].to_numpy(), "edges": edges}
-        cell["title"] = wrap(rows["title"].iloc[0], 34) if len(rows) else ""
-        cell["below"] = "\n".join(wrap(caption, 34) for caption in rows["caption"])
+        cell["title"] = fill(rows["title"].iloc[0], 34) if len(rows) else ""
+        cell["below"] = "\n".join(fill(caption, 34) for caption in rows["caption"])
         cells.append(cell)
     return _wrapped(cells, 3, title, "Blue: normal region. Orange, dashed: abnormal region.")
 
@@ -143,3 +144,46 @@ def kept_patches(
     note = "Dark: patches left out. The first frame has none before it and is kept whole."
     caption = f"{note} n = {len(frames)} frames of one video."
     return frame_grid([above, below], title, caption, side=1.8)
+
+
+@style.styled
+def twin_frames(frames: np.ndarray, table: pd.DataFrame, title: str = "Twin clips") -> Figure:
+    """Clips as rows of frames with their boxes, the global caption above each row.
+
+    frames (N, T, H, W, 3) uint8. Columns: clip, frame, caption, label (1 abnormal), x1, y1, x2, y2
+    (normalised; nan where a frame has no box); one row per clip, frame and region.
+    """
+    rows, columns, height, width = frames.shape[:4]
+    figure = style.new_figure(1.5 * columns, rows * (1.5 * height / width + 0.35) + 0.7)
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for (clip, number), part in table.groupby(["clip", "frame"]):
+        colour = ABNORMAL if part["label"].iloc[0] else NORMAL
+        boxes, axes = part[CORNERS].dropna().to_numpy(float), panels[clip][number]
+        show_frame(axes, frames[clip, number], "", None, boxes, [(colour, "-")] * len(boxes))
+        if number == 0:
+            line = axes.text(0, 1.04, part["caption"].iloc[0], transform=axes.transAxes, size=10)
+            line.set_in_layout(False)  # a long caption may run over the next frames
+    note = "Blue: normal region (the whole frame). Orange: abnormal region."
+    return style.headline(figure, title, note)
+
+
+@style.styled
+def region_on_grid(frame: np.ndarray, table: pd.DataFrame, title: str = "") -> Figure:
+    """A frame under the patch grid with a box, and beside it how much each cell counts in the ROI.
+
+    frame (H, W, 3) uint8. Columns: row, column (of the grid), weight, x1, y1, x2, y2 (normalised).
+    """
+    weight = 100 * table.pivot(index="row", columns="column", values="weight")
+    (height, width), (rows, columns) = frame.shape[:2], weight.shape
+    figure = style.new_figure(8.4, 4.6)
+    left, right = figure.subplots(1, 2)
+    name = f"the frame, its {rows} x {columns} patches, the box"
+    show_frame(left, frame, name, None, table[CORNERS].iloc[0], [(ABNORMAL, "-")])
+    left.hlines(np.arange(1, rows) * height / rows, 0, width, color="white", linewidth=0.8)
+    left.vlines(np.arange(1, columns) * width / columns, 0, height, color="white", linewidth=0.8)
+    look = {"annot": True, "fmt": ".0f", "annot_kws": {"size": 8}} if rows < 13 else {}
+    look |= {"cbar": rows >= 13, "xticklabels": False, "yticklabels": False}
+    sns.heatmap(weight, cmap="cividis", square=True, ax=right, **look)
+    right.set(xlabel="", ylabel="")
+    right.set_title("weight of each patch in the region feature (%)", fontsize=9, weight="normal")
+    return style.headline(figure, title)

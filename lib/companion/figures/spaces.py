@@ -1,10 +1,12 @@
 """Figures of the embedding space: prompt similarities, gaps, projections (paper, Figures 1-2)."""
 
+from textwrap import fill
+
 import pandas as pd
 import seaborn as sns
 
 from companion.figures import style
-from companion.figures.style import ABNORMAL, NORMAL, Figure, short_name, wrap
+from companion.figures.style import ABNORMAL, NORMAL, Figure, short_name
 
 ANNOTATED = 20  # cells per side up to which a number fits
 
@@ -15,7 +17,7 @@ def prompt_similarity_matrix(
 ) -> Figure:
     """Heat map of text similarities (Figure 2). Columns: row, column, cosine."""
     cosine = table.pivot(index="row", columns="column", values="cosine")
-    cosine = cosine.loc[style.in_order(table["row"]), style.in_order(table["column"])]
+    cosine = cosine.loc[table["row"].unique().tolist(), table["column"].unique().tolist()]
     rows, columns = cosine.shape
     figure = style.new_figure(4.6 + 0.48 * columns, 3.2 + 0.48 * rows)
     axes = figure.subplots()
@@ -24,10 +26,33 @@ def prompt_similarity_matrix(
     bar = {"label": "cosine similarity", "shrink": 0.6}
     sns.heatmap(cosine, square=True, cbar_kws=bar, ax=axes, **look, **numbers)
     axes.set(xlabel="", ylabel="")
-    axes.set_yticklabels([wrap(name, 34) for name in cosine.index], rotation=0)
+    axes.set_yticklabels([fill(name, 34) for name in cosine.index], rotation=0)
     angle = {"rotation": 55, "ha": "right", "rotation_mode": "anchor"}
-    axes.set_xticklabels([wrap(name, 28) for name in cosine.columns], **angle)
+    axes.set_xticklabels([fill(name, 28) for name in cosine.columns], **angle)
     return style.headline(figure, title)
+
+
+@style.styled
+def batch_similarity(table: pd.DataFrame, title: str = "Clips and captions of a batch") -> Figure:
+    """Heat map of clips against captions, one panel per model.
+
+    Columns: model, clip (number), caption (number), text (the clip's own caption), cosine.
+    """
+    models, size = table["model"].unique().tolist(), table["clip"].nunique()
+    figure = style.new_figure(3.6 + 0.52 * size * len(models), 1.6 + 0.52 * size)
+    texts = table.drop_duplicates("clip").set_index("clip")["text"]
+    names = [fill(f"{number}  {text}", 44) for number, text in texts.items()]
+    panels = figure.subplots(1, len(models), squeeze=False)[0]
+    look = {"annot": True, "fmt": ".2f", "annot_kws": {"size": 9}, "cbar": False}
+    look |= {"vmin": table["cosine"].min(), "vmax": table["cosine"].max()}
+    for model, axes in zip(models, panels, strict=True):
+        part = table[table["model"] == model]
+        cosine = part.pivot(index="clip", columns="caption", values="cosine")
+        sns.heatmap(cosine, cmap="cividis", square=True, ax=axes, **look)
+        axes.set(xlabel="caption", ylabel="", title=model)
+        axes.set_yticklabels(names if axes is panels[0] else texts.index, rotation=0)
+    note = "Cosine of clip (row) and caption (column); its own on the diagonal."
+    return style.headline(figure, title, note)
 
 
 @style.styled
@@ -64,7 +89,7 @@ def projection_panels(
 
     Columns: panel, x, y, group. Axes have no unit, and panels share none.
     """
-    panels, groups = style.in_order(table["panel"]), style.in_order(table["group"])
+    panels, groups = table["panel"].unique().tolist(), table["group"].unique().tolist()
     figure = style.new_figure(1.8 + 3.6 * len(panels), 4.6)
     look = {"palette": style.colours(groups), "markers": style.markers(groups)}
     look |= {"sizes": {name: 70 if name.endswith("prompt") else 16 for name in groups}}

@@ -3,7 +3,7 @@
 import functools
 import io
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ParamSpec
 
@@ -79,7 +79,7 @@ def committed(name: str) -> pd.DataFrame:
 def headline(figure: Figure, title: str, caption: str = "") -> Figure:
     """The figure with a title at the top left and, below, what the marks, n and intervals are."""
     if title:
-        text = wrap(title, int(figure.get_figwidth() * 8))
+        text = textwrap.fill(title, int(figure.get_figwidth() * 8))
         figure.suptitle(text, x=0.01, ha="left", weight="bold")
     if caption:
         stamp(figure, caption)
@@ -102,16 +102,6 @@ def legend_outside(figure: Figure, axes: Axes) -> None:
     axes.legend_ = None
     found |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
     figure.legend(list(found.values()), list(found), loc="outside right upper")
-
-
-def in_order(values: Iterable[str]) -> list[str]:
-    """Distinct values in the order of the table."""
-    return list(dict.fromkeys(values))
-
-
-def wrap(text: str, width: int) -> str:
-    """Break a label into lines of at most ``width`` characters."""
-    return "\n".join(textwrap.wrap(str(text), width)) or str(text)
 
 
 def short_name(key: str) -> str:
