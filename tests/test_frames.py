@@ -157,8 +157,8 @@ def test_numbers_drawn_into_frames_are_read_back(tmp_path, container):
         for door, frames, asked in doors(path, info, folder):
             found, wanted = numbers(frames), [seen[n] for n in info.shown(asked)]
             assert found == wanted, (case, door)
-        if codec == "mpeg4" and cut in ("one bad packet", "torn"):
-            continue  # it paints over what is bad, and the bars cannot be read
+        if codec != "libx264" and cut in ("one bad packet", "torn"):
+            continue  # these paint over what is bad, and the bars cannot be read
         times = np.array([float(shown_at(n, RATES[rate])) for n in expected])
         found = info.clock[held] - info.clock[held[0]]
         whole = slice(-1 if cut == "torn" else None)  # the last picture may be half there
