@@ -64,7 +64,7 @@ class VideoInfo:
     def position(self, seconds: Any) -> Any:
         """Frame numbers of ``seconds``, with fractions between two frames."""
         if not self.times:
-            return np.asarray(seconds) * self.fps
+            return np.minimum(seconds, 1e12) * self.fps  # 1e308 s would overflow
         return np.interp(seconds, self.times, np.arange(len(self.times)))
 
     def frame_at(self, seconds: float) -> int:
