@@ -1,12 +1,9 @@
 """Fixtures shared by all tests."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from alertclip.video import DecodeWorker
 
 
 @pytest.fixture(scope="session")
@@ -22,11 +19,3 @@ def shared_data(root: Path) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at hand ({folder}); set ALERTCLIP_SHARED to its folder")
     return folder
-
-
-@pytest.fixture(scope="module")
-def worker() -> Iterator[DecodeWorker]:
-    """A process that decodes, for the tests of one file."""
-    worker = DecodeWorker(time_limit=30)
-    yield worker
-    worker.close()

@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_video import SIZE, ids, write_ids
 
-from alertclip.cache import FrameCache, ahead
+from alertclip.cache import FrameCache, in_threads, parts_ahead
 from alertclip.clips import ClipDataset, collate, cover_spans
 from alertclip.errors import InputError
 from alertclip.records import WHOLE_FRAME, Item, Keyframe, Region, box_at, region_span
+from alertclip.survey import VideoInfo
 from alertclip.vagta import load_vagta
-from alertclip.video import DecodeError, VideoInfo, uniform_indices
+from alertclip.video import DecodeError, uniform_indices
 from companion import splits
 
 FIGHT = "UCF_Crimes_Videos/UCF_Crimes/Videos/Fighting/Fighting002_x264.mp4"
@@ -90,7 +91,7 @@ def test_training_sees_every_region_and_evaluation_knows_of_none(data_root, cach
     st.lists(st.tuples(st.floats(0, 9), st.floats(0.05, 3)), max_size=5),
 )
 def test_covering_spans_keeps_order_and_number(count, starts):
-    info = VideoInfo(300, 30.0, 4, 4, "")
+    info = video_info(300, 30.0)
     indices = ((np.arange(count) + 0.5) * 300 / count).astype(int)
     spans = [(start, min(start + length, 9.9)) for start, length in starts]
     moved = cover_spans(indices, spans, info)
@@ -188,26 +189,54 @@ def test_a_video_of_two_splits_stops_the_run(monkeypatch):
         splits.require_disjoint(None)
 
 
-def test_work_ahead_keeps_order_and_is_bounded():
+def test_parts_come_in_order_and_wait_for_the_caller():
     begun = []
 
-    def work(item, worker):
-        begun.append(item)
+    def read(item):
+        for part in range(3):
+            begun.append((item, part))
+            yield item, part
+
+    found = []
+    for i, part in enumerate(parts_ahead(read, range(7), workers=2)):
+        found.append(part)
+        assert len(begun) <= i + 4  # what was given, and one per worker and one ahead
+    assert sorted(found) == [(item, part) for item in range(7) for part in range(3)]
+    assert all([p for i, p in found if i == item] == [0, 1, 2] for item in range(7))
+
+
+def test_work_in_threads_names_bad_videos_and_stops_at_other_errors():
+    def work(item):
         if item == 3:
             raise DecodeError("item 3 is torn")
         return item * 10
 
-    for i, result in enumerate(ahead(work, range(20), workers=2)):
-        assert result == ("item 3 is torn" if i == 3 else i * 10)
-        assert len(begun) <= i + 4  # what was given, and one item per worker and one ahead
+    found = in_threads(work, range(5), 2, "")
+    assert found == {0: 0, 1: 10, 2: 20, 3: "item 3 is torn", 4: 40}
     with pytest.raises(OSError):
-        list(ahead(lambda item, worker: Path("/nowhere").read_text(), [1], workers=1))
+        in_threads(lambda item: Path("/nowhere").read_text(), [1], 1, "")
+
+
+def video_info(frames, fps, times=()):
+    return VideoInfo(frames, fps, 4, 4, times=times)
 
 
 def test_uniform_indices_are_centres_of_equal_bins():
-    assert uniform_indices(0, 8, 1, 8, 4).tolist() == [1, 3, 5, 7]
-    assert uniform_indices(1, 2, 30, 300, 3).tolist() == [35, 45, 55]
-    assert uniform_indices(1, 2, 4, 300, 16).tolist() == [4, 5, 6, 7]  # end-exclusive
-    assert uniform_indices(9, 99, 1, 10, 4).tolist() == [9]  # clipped to the video
-    assert uniform_indices(0.99, 1.0, 25, 300, 4).tolist() == [25]  # never empty
-    assert uniform_indices(0, 3600, 30, 108_000, 7)[[0, -1]].tolist() == [7714, 100285]
+    assert uniform_indices(video_info(8, 1), 0, 8, 4).tolist() == [1, 3, 5, 7]
+    assert uniform_indices(video_info(300, 30), 1, 2, 3).tolist() == [35, 45, 55]
+    assert uniform_indices(video_info(300, 4), 1, 2, 16).tolist() == [4, 5, 6, 7]  # end-exclusive
+    assert uniform_indices(video_info(10, 1), 9, 99, 4).tolist() == [9]  # clipped to the video
+    assert uniform_indices(video_info(300, 25), 0.99, 1.0, 4).tolist() == [25]  # never empty
+    hour = video_info(108_000, 30)
+    assert uniform_indices(hour, 0, 3600, 7)[[0, -1]].tolist() == [7714, 100285]
+
+
+def test_a_variable_rate_is_sampled_by_index_or_by_time():
+    slow = video_info(12, 1.5, (*np.arange(8) / 8, 1.0, 3.0, 5.0, 7.0, 9.0))  # 8 fps, then 0.5
+    assert uniform_indices(slow, 0, 9, 4).tolist() == [1, 4, 7, 10]
+    assert uniform_indices(slow, 0, 9, 4, "time").tolist() == [8, 9, 10, 11]
+    assert uniform_indices(slow, 0, 0.5, 2, "time").tolist() == [1, 3]
+    assert slow.duration == 9 and slow.clock[[3, 9]].tolist() == [0.375, 3.0]
+    assert uniform_indices(slow, 3, 6.9, 9).tolist() == [9, 10]  # spans are times
+    spans = cover_spans(np.array([0, 4]), [(4.5, 5.5)], slow)
+    assert spans.tolist() == [0, 10]

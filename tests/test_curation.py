@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from alertclip.embeddings import ClipEmbeddings
 from alertclip.errors import InputError
 from alertclip.records import Item, Keyframe, Region
-from alertclip.video import DecodeWorker, probe
+from alertclip.video import probe
 from companion import screening_tables
 from curation import consistency, quality, redundancy, screening
 from curation.__main__ import find_videos, main
@@ -221,10 +221,9 @@ class TestScreening:
 
     def test_measurements_are_reused(self, tmp_path: Path) -> None:
         planted_faults.encode(moving(0), tmp_path / "a.mp4", 8)
-        info, worker = probe(tmp_path / "a.mp4"), DecodeWorker()
-        found = tmp_path / "a.mp4", info, None, tmp_path / "store", worker
+        info = probe(tmp_path / "a.mp4")
+        found = tmp_path / "a.mp4", info, None, tmp_path / "store"
         first = quality.measure(*found)
-        worker.close()
         (tmp_path / "a.mp4").unlink()
         again = quality.measure(*found)
         assert first.values == again.values and (first.hashes == again.hashes).all()

@@ -4,13 +4,10 @@ A sampled frame scores sigmoid(logit_scale * (S_A - S_N)), the paper's margin af
 transformer, and holds it until the next one. Scores rank frames; they are no probabilities.
 """
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property, partial
-from itertools import chain
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,11 +17,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from alertclip import decoding
+from alertclip.cache import parts_ahead
 from alertclip.model import AlertCLIP
 from alertclip.mss import hold
 from alertclip.prompts import Prompts
-from alertclip.video import DecodeWorker, existing
+from alertclip.survey import VideoInfo
+from alertclip.video import Walk
 
 FRAMES = 8  # a window where the model does not say
 RATE = 2.0  # sampled frames per second: near the field's 16-frame snippets at 30 fps
@@ -35,26 +33,24 @@ BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
 
 @dataclass(frozen=True)
 class ScoreCurve:
-    """Anomaly score of one video: T sampled frames out of ``n_frames`` decodable ones.
+    """Anomaly score of one video: T sampled frames of those that ``info`` counts.
 
-    sampled (T,) native frame numbers from 0; scores (T,) in 0..1; captions (T,) the prompt
-    nearest to each sampled frame. aspect is width / height.
+    sampled (T,) frame numbers from 0; scores (T,) in 0..1; captions (T,) the prompt nearest to each
+    sampled frame.
     """
 
     video: Path
-    n_frames: int
-    fps: float
-    aspect: float
+    info: VideoInfo
     sampled: np.ndarray
     scores: np.ndarray
     captions: list[str]
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """One row per decodable frame: frame (from 0), time_s, score (held)."""
-        frames = np.arange(self.n_frames)
-        held = hold(self.scores, self.sampled, self.n_frames)
-        return pd.DataFrame({"frame": frames, "time_s": frames / self.fps, "score": held})
+        """One row per frame: frame (from 0), time_s when it is shown, score (held)."""
+        frames = np.arange(self.info.frames)
+        held = hold(self.scores, self.sampled, self.info.frames)
+        return pd.DataFrame({"frame": frames, "time_s": self.info.clock, "score": held})
 
     def peaks(self, count: int = KEY_FRAMES) -> np.ndarray:
         """Positions (in ``sampled``) of the highest scores, an eighth of the video apart."""
@@ -121,10 +117,11 @@ def score_videos(
     videos = list(dict.fromkeys(Path(path) for path in paths))
     count = max(1, BATCH // num_frames) * num_frames
     scored: dict[Path, list[tuple[np.ndarray, list[int]]]] = {video: [] for video in videos}
-    sampling = Sampling(model.image_size, rate, stride, count)
+    threads = "NONE" if min(decoders, len(videos)) > 1 else "AUTO"
+    sampling = Sampling(model.image_size, rate, stride, count, threads)
     device = model.mean.device.type
     bar = tqdm(total=len(videos), desc="score", bar_format=BAR, mininterval=0.5, delay=2)
-    with bar, closing(pieces_ahead(videos, sampling, decoders)) as pieces:
+    with bar, closing(parts_ahead(sampling.pieces, videos, decoders)) as pieces:
 
         def next_done() -> Piece | None:
             # Leave autocast before yielding, so that caller code keeps its precision. One block
@@ -135,7 +132,7 @@ def score_videos(
                         found = _score_frames(model, piece.frames, prompts, num_frames)
                         scored[piece.video].append(found)
                     bar.update(piece.share)
-                    if piece.facts or piece.error:
+                    if piece.info or piece.error:
                         return piece
             return None
 
@@ -144,68 +141,63 @@ def score_videos(
             yield last.video, last.error or _curve(last, parts, prompts.sentences)
 
 
-class Sampling(NamedTuple):
-    """Size (H, W) of frames, how many per second or else every how many, and how many a piece."""
+class Piece(NamedTuple):
+    """Sampled frames (F, H, W, 3), their share of the video.
+
+    The last one has what the video holds and the numbers of all frames sampled, or an error.
+    """
+
+    video: Path
+    share: float
+    frames: np.ndarray = np.empty(0)
+    info: VideoInfo | None = None
+    sampled: np.ndarray = np.empty(0, int)
+    error: Exception | None = None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Size (H, W) of frames, how many per second or else every how many, and how many a piece.
+
+    ``threads`` of FFmpeg, for each video.
+    """
 
     size: tuple[int, int]
     rate: float
     stride: int | None
     count: int
+    threads: str
 
+    def numbers(self, info: VideoInfo) -> np.ndarray:
+        """Frames to sample: every ``stride``-th, else the first of each 1 / ``rate`` s."""
+        if self.stride or not info.times:
+            return np.arange(0, info.frames, self.stride or max(1, round(info.fps / self.rate)))
+        periods = np.floor(info.clock * self.rate + 1e-6)
+        return np.unique(periods, return_index=True)[1]
 
-class Piece(NamedTuple):
-    """Sampled frames (F, H, W, 3), their share of the video; the last has facts or an error."""
-
-    video: Path
-    share: float
-    frames: np.ndarray = np.empty(0)
-    stride: int = 1
-    facts: decoding.Facts | None = None
-    error: Exception | None = None
-
-
-def pieces_ahead(videos: Sequence[Path], sampling: Sampling, decoders: int) -> Iterator[Piece]:
-    """All pieces of all videos; ``decoders`` videos at a time, each a piece ahead of the caller.
-
-    Pieces of a video come in order, those of others in between.
-    """
-    count, todo = max(1, min(decoders, len(videos))), iter(videos)
-    with ThreadPoolExecutor(count) as pool, ExitStack() as stack:
-        waiting = deque()
-        for _ in range(count):
-            worker = DecodeWorker("NONE" if count > 1 else "AUTO")
-            stack.callback(worker.close)
-            pieces = chain.from_iterable(map(partial(_pieces, sampling, worker), todo))
-            waiting.append((pieces, pool.submit(next, pieces, None)))
-        while waiting:
-            pieces, future = waiting.popleft()
-            if (piece := future.result()) is not None:
-                waiting.append((pieces, pool.submit(next, pieces, None)))
-                yield piece
-
-
-def _pieces(sampling: Sampling, worker: DecodeWorker, video: Path) -> Iterator[Piece]:
-    left = 1.0
-    try:
-        promised = worker.run(existing(video), decoding.declared)
-        stride = sampling.stride or max(1, round(promised["fps"] / sampling.rate))
-        share = min(1.0, stride * sampling.count / max(1, promised["frames"]))
-        how = sampling.size, stride, sampling.count, worker.threads
-        for frames, facts in worker.stream(video, decoding.pieces, *how):
-            yield Piece(video, left if facts else min(share, left), frames, stride, facts)
-            left = max(0.0, left - share)
-    except Exception as error:  # whatever is wrong with one file must not stop the others
-        yield Piece(video, left, error=error)
+    def pieces(self, path: Path) -> Iterator[Piece]:
+        """A video decoded once, from its start."""
+        left = 1.0
+        try:
+            walk = Walk(path, self.numbers, self.size, self.threads)
+            share, frames, sampled = self.count / max(1, len(walk.wanted)), [], []
+            for number, frame in walk:
+                if len(frames) == self.count:
+                    yield Piece(path, min(share, left), np.stack(frames))
+                    left, frames = max(0.0, left - share), []
+                sampled.append(number)
+                frames.append(frame)
+            yield Piece(path, left, np.stack(frames), walk.info, np.array(sampled))
+        except Exception as error:  # whatever is wrong with one file must not stop the others
+            yield Piece(path, left, error=error)
 
 
 def _curve(
     last: Piece, parts: Sequence[tuple[np.ndarray, list[int]]], sentences: Sequence[str]
 ) -> ScoreCurve:
-    frames, aspect = last.facts["frames"], last.facts["width"] / last.facts["height"]
     scores = np.concatenate([scores for scores, _ in parts])
     captions = [sentences[i] for _, nearest in parts for i in nearest]
-    sampled = np.arange(0, frames, last.stride)
-    return ScoreCurve(last.video, frames, last.facts["fps"], aspect, sampled, scores, captions)
+    return ScoreCurve(last.video, last.info, last.sampled, scores, captions)
 
 
 def has_bf16(device: str) -> bool:

@@ -4,19 +4,21 @@ import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from alertclip import video
 from alertclip.files import atomic_write, progress
-from alertclip.video import Choice, DecodeError, DecodeWorker, Facts, VideoInfo
+from alertclip.survey import VideoInfo
+from alertclip.video import Choice, DecodeError
 
 Request = tuple[Path, Sequence[int]]
+Part = TypeVar("Part")
 
 
 class FrameCache:
@@ -25,38 +27,34 @@ class FrameCache:
     def __init__(self, root: Path, size: tuple[int, int]) -> None:
         self.root, self.size = root, size
 
-    def info(
-        self, path: Path, worker: DecodeWorker | None = None, choose: Choice | None = None
-    ) -> VideoInfo:
-        """Frame count and rate, counted once per content; ``choose``'s frames are kept on the way.
+    def info(self, path: Path, choose: Choice | None = None, threads: str = "AUTO") -> VideoInfo:
+        """What a video holds, counted once per content; ``choose``'s frames are kept on the way.
 
-        Of a whole file they are the bits that decord gives. Where the container states its frames
-        wrongly or not at all, none is kept: ``get`` decodes them.
+        Where its packets promise more than decodes, none is kept: ``get`` decodes them.
         """
         found: list[tuple[Sequence[int], np.ndarray]] = []
 
-        def counted(path: Path, worker: DecodeWorker) -> Facts:
-            facts, frames = video.count_and_read(path, worker, choose, self.size)
+        def count(path: Path) -> VideoInfo:
+            chosen = choose or (lambda info: [])
+            info, frames = video.count_and_read(path, chosen, self.size, threads)
             found.extend(frames)
-            return facts
+            return info
 
-        info = video.probe(path, self.root / "videos", worker, counted if choose else None)
+        info = video.probe(path, self.root / "surveys", count)
         for indices, frames in found:
             _keep(self.file(path, indices), frames)
         return info
 
     def file(self, path: Path, indices: Sequence[int]) -> Path:
         """Where the frames of a request are kept."""
-        text = f"{self.info(path).sha256} {self.size} {list(map(int, indices))}"
+        text = f"shown {self.info(path).sha256} {self.size} {list(map(int, indices))}"
         return self.root / "frames" / f"{hashlib.sha256(text.encode()).hexdigest()}.npy"
 
-    def get(
-        self, path: Path, indices: Sequence[int], worker: DecodeWorker | None = None
-    ) -> np.ndarray:
+    def get(self, path: Path, indices: Sequence[int]) -> np.ndarray:
         """Frames (T, H, W, 3) uint8, memory-mapped; decoded now if they are not there yet."""
         file = self.file(path, indices)
         if (frames := _kept(file)) is None:
-            _keep(file, video.read_frames(path, indices, self.size, worker=worker))
+            _keep(file, video.read_frames(path, indices, self.size, self.info(path)))
             frames = _kept(file)
         return frames
 
@@ -80,65 +78,68 @@ def parallel_probe(
     workers: int,
     choose: Callable[[Path, VideoInfo], Sequence[Sequence[int]]] | None = None,
 ) -> dict[Path, VideoInfo | str]:
-    """Probe many videos in worker processes: path -> info, or the reason why it has none.
+    """Probe many videos in threads: path -> info, or the reason why it has none.
 
     A video seen for the first time is decoded once, and what ``choose`` names is kept on the way.
     """
+    threads = decoder_threads(workers)
 
-    def one(path: Path, worker: DecodeWorker) -> VideoInfo:
-        return cache.info(path, worker, partial(choose, path) if choose else None)
+    def one(path: Path) -> VideoInfo:
+        return cache.info(path, partial(choose, path) if choose else None, threads)
 
-    return _all(one, list(dict.fromkeys(paths)), workers, "reading videos")
+    return in_threads(one, list(dict.fromkeys(paths)), workers, "reading videos")
 
 
 def parallel_fill(cache: FrameCache, requests: Sequence[Request], workers: int) -> dict[int, str]:
-    """Decode what is missing, in worker processes: request number -> reason, for the failed."""
+    """Decode what is missing, in threads: request number -> reason, for the failed."""
 
-    def one(number: int, worker: DecodeWorker) -> None:
-        cache.get(*requests[number], worker)
+    def one(number: int) -> None:
+        cache.get(*requests[number])
 
-    done = _all(one, range(len(requests)), workers, "decoding frames")
-    return {number: reason for number, reason in done.items() if isinstance(reason, str)}
-
-
-def _all(work: Callable, items: Sequence[Any], workers: int, label: str) -> dict[Any, Any]:
-    done = ahead(work, items, min(workers, len(items)), held=len(items))
-    return dict(zip(items, progress(done, len(items), label), strict=True))
+    done = in_threads(one, range(len(requests)), workers, "decoding frames")
+    return {number: reason for number, reason in done.items() if reason}
 
 
-def ahead(
-    work: Callable[[Any, DecodeWorker], Any], items: Iterable[Any], workers: int, held: int = 0
-) -> Iterator[Any]:
-    """``work(item, worker)`` of every item, in order, ``workers`` processes ahead of the caller.
+def decoder_threads(workers: int) -> str:
+    """FFmpeg's own threads for each of ``workers`` decoders: AUTO unless they fill all cores."""
+    return "NONE" if workers >= (os.cpu_count() or 1) else "AUTO"
+
+
+def in_threads(
+    work: Callable[[Any], Any], items: Sequence[Any], workers: int, label: str
+) -> dict[Any, Any]:
+    """``work(item)`` of every item, ``workers`` at a time; FFmpeg decodes outside Python's lock.
 
     A DecodeError becomes its text. Other errors, such as a full disk, stop everything: they are no
-    fault of the video. At most ``held`` results wait for the caller (default: one per process).
+    fault of the video.
     """
-    count = max(1, workers)
-    threads = "NONE" if count >= (os.cpu_count() or 1) else "AUTO"
-    free: SimpleQueue[DecodeWorker] = SimpleQueue()
-    pool = [DecodeWorker(threads) for _ in range(count)]
-    for worker in pool:
-        free.put(worker)
 
     def one(item: Any) -> Any:
-        worker = free.get()
         try:
-            return work(item, worker)
+            return work(item)
         except DecodeError as error:
             return str(error)
-        finally:
-            free.put(worker)
 
-    executor, waiting = ThreadPoolExecutor(count), deque[Future]()
-    try:
-        for item in items:
-            waiting.append(executor.submit(one, item))
-            if len(waiting) > max(count, held):
-                yield waiting.popleft().result()
+    with ThreadPoolExecutor(max(1, min(workers, len(items)))) as pool:
+        done = pool.map(one, items)  # cancels what has not begun when an error ends the loop
+        return dict(zip(items, progress(done, len(items), label), strict=True))
+
+
+def parts_ahead(
+    read: Callable[[Any], Iterator[Part]], items: Sequence[Any], workers: int
+) -> Iterator[Part]:
+    """All parts of all items; ``workers`` items at a time, each a part ahead of the caller.
+
+    Parts of an item come in order, those of others in between.
+    """
+    count, todo = max(1, min(workers, len(items))), iter(items)
+    with ThreadPoolExecutor(count) as pool:
+        waiting = deque()
+        for _ in range(count):
+            parts = chain.from_iterable(map(read, todo))
+            waiting.append((parts, pool.submit(next, parts, None)))
         while waiting:
-            yield waiting.popleft().result()
-    finally:  # after an error the rest would only fail in the same way, one by one
-        executor.shutdown(cancel_futures=True)
-        for worker in pool:
-            worker.close()
+            parts, future = waiting.popleft()
+            if (part := future.result()) is not None:
+                waiting.append((parts, pool.submit(next, parts, None)))
+                yield part

@@ -16,7 +16,8 @@ from alertclip.cache import FrameCache, parallel_fill, parallel_probe
 from alertclip.errors import InputError
 from alertclip.files import sha256_json
 from alertclip.records import Finding, Item, boxes_at, region_span
-from alertclip.video import VideoInfo, uniform_indices
+from alertclip.survey import VideoInfo
+from alertclip.video import Sampling, uniform_indices
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,11 @@ class Batch:
 class ClipDataset(Dataset):
     """Items as samples; clips that cannot be decoded are left out and named in ``failures``.
 
-    A sample takes ``num_frames`` frames from the centres of equal bins of the clip (its segment, or
-    the whole video), in order of time. With ``cover``, the nearest frame moves into each region's
-    span that holds none. Clips with fewer frames give each once and are padded with the last,
-    masked False. Times are seconds from the start of the video. ``notes`` lists what was mended.
+    A sample takes ``num_frames`` frames from the centres of bins of the clip (its segment, or the
+    whole video) that are equal in frames or in time (``sampling``), in order of time. With
+    ``cover``, the nearest frame moves into each region's span that holds none. Clips with fewer
+    frames give each once and are padded with the last, masked False. Times are seconds from the
+    start of the video. ``notes`` lists what was mended.
     """
 
     def __init__(
@@ -66,8 +68,10 @@ class ClipDataset(Dataset):
         cache: FrameCache,
         workers: int = 2,
         cover: bool = False,
+        sampling: Sampling = "index",
     ) -> None:
         self.root, self.num_frames, self.cache, self.cover = root, num_frames, cache, cover
+        self.sampling = sampling
         self.failures: list[Finding] = []
         if repeated := [key for key, n in Counter(i.key for i in items).items() if n > 1]:
             raise InputError(f"{repeated[0]}: {len(repeated)} clips occur twice; give each once")
@@ -110,7 +114,7 @@ class ClipDataset(Dataset):
         indices, info = self._indices[item.key], self._infos[item.key]
         frames = self.cache.get(self.root / item.video, indices)
         order = np.minimum(np.arange(self.num_frames), len(frames) - 1)  # repeats the last frame
-        times = indices / info.fps
+        times = info.clock[indices]
         mask = np.arange(self.num_frames) < len(frames)
         return {
             "frames": np.ascontiguousarray(frames[order]),
@@ -134,7 +138,7 @@ class ClipDataset(Dataset):
 
     def _sample(self, item: Item, info: VideoInfo) -> np.ndarray:
         start, end = _segment(item, info)
-        indices = uniform_indices(start, end, info.fps, info.frames, self.num_frames)
+        indices = uniform_indices(info, start, end, self.num_frames, self.sampling)
         return cover_spans(indices, _spans(item), info) if self.cover else indices
 
 
@@ -163,7 +167,7 @@ def cover_spans(
     """
     moved = indices.copy()
     for span in spans:
-        middle = round(min(sum(span) / 2 * info.fps, info.frames - 1))
+        middle = info.frame_at(sum(span) / 2)
         if _holds(span, moved, info) or middle in moved:
             continue
         others = [other for other in spans if _holds(other, moved, info)]
@@ -174,7 +178,7 @@ def cover_spans(
 
 
 def _holds(span: tuple[float, float], indices: np.ndarray, info: VideoInfo) -> bool:
-    times = indices / info.fps
+    times = info.clock[indices]
     return bool(((times >= span[0]) & (times <= span[1])).any())
 
 

@@ -76,15 +76,15 @@ def draw(
     """
     peaks = curve.peaks()
     numbers = curve.sampled[peaks]
-    display = DISPLAY_HEIGHT, round(DISPLAY_HEIGHT * curve.aspect)
-    shown = read_frames(curve.video, numbers, display)
-    seen = read_frames(curve.video, numbers, model.image_size)
+    display = DISPLAY_HEIGHT, round(DISPLAY_HEIGHT * curve.info.width / curve.info.height)
+    shown = read_frames(curve.video, numbers, display, curve.info)
+    seen = read_frames(curve.video, numbers, model.image_size, curve.info)
     maps = attention_maps(model, anomaly_curve.to_tensor(model, seen)).numpy()
     figure = figure or Figure(figsize=(9, 7.2), layout="constrained")
     grid = figure.add_gridspec(3, len(peaks), height_ratios=[1.5, 1, 1])
     axes = figure.add_subplot(grid[0, :])
     _draw_scores(axes, curve.table, spans)
-    for i, time in enumerate(numbers / curve.fps):
+    for i, time in enumerate(curve.info.clock[numbers]):
         letter, place = "ABCDEFGH"[i % 8], axes.get_xaxis_transform()
         axes.axvline(time, color="black", linewidth=0.9, linestyle="--")
         axes.text(time, 1.02, letter, transform=place, ha="center", weight="bold")
@@ -209,7 +209,7 @@ def _report(
         return row | {"status": "failed", "reason": reason, "model": line}
     scores = found.table["score"]
     values = {"frames": len(scores), "max": round(scores.max(), 6), "mean": round(scores.mean(), 6)}
-    return row | values | {"status": "scored", "reason": "", "model": line}
+    return row | values | {"status": "scored", "reason": found.info.report, "model": line}
 
 
 def _write_table(table: pd.DataFrame, path: Path) -> None:

@@ -1,152 +1,37 @@
-"""Videos: how many frames they truly hold, frames by index, and which indices to take."""
+"""Videos: what they truly hold, frames by number, and which frames to take.
 
-import atexit
-import os
-import subprocess
-import sys
-import threading
+Frames are numbered from 0 in the order in which they are shown. A frame gets its number from its
+presentation time, so one that does not decode leaves a gap and moves no other.
+"""
+
+import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
-from functools import cache, partial
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import av
 import numpy as np
 
-from alertclip import decoding
-from alertclip.decoding import Facts
+from alertclip.decoding import Scaler, decoded, opened
 from alertclip.errors import InputError
 from alertclip.files import read_json, sha256_file, sha256_json, write_json
+from alertclip.survey import VideoInfo, survey
 
+JUMP = 32  # a key frame within this many frames is reached sooner by decoding on
 THROUGH = 512  # frames kept at most while a video is counted: 80 MB at 224 x 224, each copy
-TIME_LIMIT = 60.0  # seconds for one request, and
-SECONDS_PER_MB = 5.0  # for each MB of the file; an hour of 320x240 video decodes in about 30 s
 
 
 class DecodeError(InputError):
     """A video that cannot be decoded: the message names the file and the reason."""
 
 
-class NoAnswer(DecodeError):
-    """The decoder hung or died: another one may still read the file."""
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """What a video holds: ``frames`` is the number that decodes, not what the container says."""
-
-    frames: int
-    fps: float
-    width: int
-    height: int
-    sha256: str
-
-    @property
-    def duration(self) -> float:
-        """Seconds."""
-        return self.frames / self.fps
-
-
-class DecodeWorker:
-    """A process for decoders, killed and replaced when one hangs.
-
-    decord can hang inside native code that holds the interpreter's lock, out of reach of signal
-    handlers and threads; a ``ProcessPoolExecutor`` cannot kill one of its processes.
-    """
-
-    def __init__(self, threads: str = "AUTO", time_limit: float = TIME_LIMIT) -> None:
-        """``threads`` of FFmpeg: AUTO, or NONE where other workers decode on every core.
-
-        ``time_limit`` in s is for an empty file; it grows with the size.
-        """
-        self.threads, self.time_limit = threads, time_limit
-        self._process: subprocess.Popen | None = None
-        self._connection: Connection | None = None
-        self._lock, self._closed = threading.Lock(), False
-
-    def run(self, path: Path, function: Callable[..., Any], *arguments: Any) -> Any:
-        """``function(path, *arguments)``, run in the process.
-
-        Raises DecodeError naming the file if it fails, NoAnswer if it dies or takes too long.
-        """
-        return self._ask(path, function, (str(path.absolute()), *arguments))
-
-    def stream(self, path: Path, function: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
-        """Items of a generator function, made one by one on demand; one stream at a time."""
-        self.run(path, function, *arguments)
-        while (item := self._ask(path, None, ())) is not None:
-            yield item
-
-    def limit(self, path: Path) -> float:
-        """Seconds that a request about ``path`` may take."""
-        return self.time_limit + SECONDS_PER_MB * existing(path).stat().st_size / 1e6
-
-    def close(self) -> None:
-        """End the process for good; a thread that waits for it gets NoAnswer."""
-        self._closed = True
-        self._kill()
-
-    def _kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-
-    def _ask(self, path: Path, function: Callable[..., Any] | None, arguments: tuple) -> Any:
-        limit = self.limit(path)
-        with self._lock:
-            try:
-                connection = self._connected()
-                if self._closed:
-                    raise EOFError
-                connection.send((limit, function, arguments))
-                if not connection.poll(limit):
-                    raise TimeoutError
-                reason, result = connection.recv()
-            except (OSError, EOFError) as error:
-                self._kill()
-                why = f"no answer in {limit:.0f} s" if type(error) is TimeoutError else "it crashed"
-                raise NoAnswer(
-                    f"{path}: the decoder failed ({why}); convert the file or leave it out"
-                ) from None
-            except BaseException:  # an interrupted exchange would leave its answer for the next
-                self._kill()
-                raise
-        if reason:
-            raise DecodeError(f"{path}: cannot be decoded ({reason}); convert or replace it")
-        return result
-
-    def _connected(self) -> Connection:
-        if self._process is None or self._process.poll() is not None:
-            self._connection, theirs = Pipe()
-            code = f"from alertclip.decoding import serve; serve({theirs.fileno()})"
-            # The process finds what this one does, installed or not.
-            path = os.pathsep.join(filter(None, sys.path))
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", code],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-            )
-            theirs.close()
-        return self._connection
-
-
-@cache
-def _worker_of(process: int) -> DecodeWorker:
-    worker = DecodeWorker()
-    atexit.register(worker.close)
-    return worker
-
-
-def own_worker() -> DecodeWorker:
-    """The worker of this process; a forked data loader gets one of its own."""
-    return _worker_of(os.getpid())
-
+Sampling = Literal["index", "time"]
+Choice = Callable[[VideoInfo], Sequence[Sequence[int]]]
+"""Lists of frames to take from a video, once it is known what it holds."""
 
 _known: dict[tuple[str, int, int], VideoInfo] = {}
 
@@ -154,109 +39,239 @@ _known: dict[tuple[str, int, int], VideoInfo] = {}
 def probe(
     path: Path | str,
     store: Path | None = None,
-    worker: DecodeWorker | None = None,
-    counted: Callable[[Path, DecodeWorker], Facts] | None = None,
+    count: Callable[[Path], VideoInfo] | None = None,
 ) -> VideoInfo:
-    """Count the frames of a video that decode; remembered in ``store`` by its content.
+    """What a video holds, found by decoding it once; remembered in ``store`` by its content.
 
-    ``counted`` counts, by decoding, and may keep frames on the way.
+    ``count`` decodes, and may keep frames on the way. Raises DecodeError naming the file.
     """
     path = existing(path)
     key = _file_key(path)
     if key not in _known:
         # Hashing a hundred gigabytes takes minutes: the file's size and time stand for its content.
         seen = store / f"seen-{sha256_json(key)[:32]}.json" if store else None
-        facts = partial(counted or _count, path, worker or own_worker())
-        _known[key] = _kept(seen, partial(_probe_content, path, store, facts))
+        _known[key] = _kept(seen, partial(_probe_content, path, store, count or _count))
     return _known[key]
 
 
-def _probe_content(path: Path, store: Path | None, facts: Callable[[], Facts]) -> VideoInfo:
+def _count(path: Path) -> VideoInfo:
+    return count_and_read(path, lambda info: [], (1, 1))[0]
+
+
+def _probe_content(path: Path, store: Path | None, count: Callable[[Path], VideoInfo]) -> VideoInfo:
     try:
         digest = sha256_file(path)
     except OSError as error:
         raise DecodeError(f"{path}: cannot be read ({error.strerror})") from None
     file = store / f"{digest}.json" if store else None
-    return _kept(file, lambda: VideoInfo(**facts(), sha256=digest))
+    return _kept(file, lambda: replace(count(path), sha256=digest))
 
 
 def _kept(file: Path | None, make: Callable[[], VideoInfo]) -> VideoInfo:
     """The info in ``file``, else a new one, which is written there."""
     with suppress(InputError, TypeError):  # missing, torn, or written by another version
         if file:
-            return VideoInfo(**read_json(file))
+            found = read_json(file)
+            return VideoInfo(
+                **{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+            )
     info = make()
     if file:
         write_json(file, asdict(info))
     return info
 
 
-def _count(path: Path, worker: DecodeWorker) -> Facts:
-    return worker.run(path, decoding.read_through, [], (1, 1), worker.threads)[1]
-
-
-Choice = Callable[[VideoInfo], Sequence[Sequence[int]]]
-"""Lists of frames to take from a video, once it is known what it holds."""
+@contextmanager
+def decoding_errors(path: Path) -> Iterator[None]:
+    """Turn what FFmpeg raises into a DecodeError that names the file."""
+    try:
+        yield
+    except (av.FFmpegError, ValueError, OSError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise DecodeError(f"{path}: cannot be decoded ({reason}); convert or replace it") from None
 
 
 def count_and_read(
-    path: Path, worker: DecodeWorker, choose: Choice, size: tuple[int, int]
-) -> tuple[Facts, list[tuple[Sequence[int], np.ndarray]]]:
+    path: Path, choose: Choice, size: tuple[int, int], threads: str = "AUTO"
+) -> tuple[VideoInfo, list[tuple[Sequence[int], np.ndarray]]]:
     """What a video holds, and the frames (T, H, W, 3) of each chosen list, in one pass.
 
-    The lists are chosen by what the container promises. Where that proves wrong, or they hold more
+    The lists are chosen by what the packets promise. Where that proves wrong, or they hold more
     than THROUGH frames, none is returned: choose and read them again.
     """
-    promised = worker.run(path, decoding.declared)
-    lists = choose(VideoInfo(**promised, sha256="")) if min(promised.values()) > 0 else []
-    wanted = sorted({int(i) for indices in lists for i in indices})
-    if len(wanted) > THROUGH:
-        return _count(path, worker), []
-    frames, facts = worker.run(path, decoding.read_through, wanted, size, worker.threads)
-    if facts["frames"] != promised["frames"] or facts["fps"] != promised["fps"]:
-        return facts, []
-    return facts, [(indices, frames[np.searchsorted(wanted, indices)]) for indices in lists]
+    lists: list[Sequence[int]] = []
+
+    def wanted(promised: VideoInfo) -> set[int]:
+        lists.extend(choose(promised))
+        numbers = {int(i) for indices in lists for i in indices}
+        return numbers if len(numbers) <= THROUGH else set()
+
+    walk = Walk(path, wanted, size, threads)
+    taken = dict(walk)
+    if walk.info != walk.promised or not taken:
+        return walk.info, []
+    return walk.info, [(indices, np.stack([taken[int(i)] for i in indices])) for indices in lists]
 
 
-_hanging: set[tuple[str, int, int]] = set()  # files on which decord does not return
+class Walk:
+    """A video decoded once from its start: its ``wanted`` frames as (number, (H, W, 3) uint8).
+
+    ``wanted`` chooses by what the packets promise. ``info`` is what the video holds, once it has
+    been decoded to its end. ``threads`` are FFmpeg's: AUTO, or NONE where other threads decode on
+    every core. Raises DecodeError naming the file.
+    """
+
+    def __init__(
+        self, path: Path, wanted: Callable, size: tuple[int, int], threads: str = "AUTO"
+    ) -> None:
+        self.path, self.size, self.threads = existing(path), size, threads
+        with decoding_errors(path):
+            self.info = self.promised = survey(path)
+        self.wanted = set(wanted(self.promised))
+
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+        seen, scale = [], Scaler(self.size)
+        with decoding_errors(self.path), opened(self.path, self.promised.stream, self.threads) as v:
+            for number, frame in _numbered(*v, self.promised):
+                seen.append(number)
+                if number in self.wanted:
+                    yield number, scale(frame)
+        self.info = _verified(self.promised, seen)
+
+
+def _verified(promised: VideoInfo, numbers: Sequence[int]) -> VideoInfo:
+    """The info of a video of which the frames ``numbers`` decode, in increasing order."""
+    frames = numbers[-1] + 1
+    lost = tuple(np.setdiff1d(np.arange(frames), numbers).tolist())
+    return replace(
+        promised,
+        frames=frames,
+        times=promised.times[: frames + 1],
+        keyframes=() if lost else promised.keyframes,  # behind damage decoders differ
+        lost=lost,
+        promised=max(promised.promised, frames),
+    )
 
 
 def read_frames(
-    path: Path | str,
-    indices: Sequence[int],
-    size: tuple[int, int],
-    backend: str = "decord",
-    worker: DecodeWorker | None = None,
+    path: Path | str, indices: Sequence[int], size: tuple[int, int], info: VideoInfo | None = None
 ) -> np.ndarray:
-    """Frames (T, H, W, 3) uint8 by native index, squashed to ``size`` = (H, W) by the decoder.
+    """Frames (T, H, W, 3) uint8 by number, squashed to ``size`` = (H, W) by the decoder.
 
-    Order and repetitions are those of ``indices``. PyAV serves where decord is missing, fails or
-    hangs. Raises DecodeError naming the file.
+    Order and repetitions are those of ``indices``; a frame that does not decode is the last one
+    before it that does. ``info``: what the file holds, if known. Raises DecodeError naming it.
     """
     path, indices = existing(path), [int(i) for i in indices]
-    key, worker = _file_key(path), worker or own_worker()
     if not indices or min(indices) < 0:
         raise DecodeError(f"{path}: frame indices must be at least 0 and not empty")
-    if key in _known and max(indices) >= (held := _known[key].frames):
-        raise DecodeError(f"{path}: frame {max(indices)} asked for, {held} decode")
-    what = indices, tuple(int(side) for side in size)
-    try:
-        return worker.run(path, decoding.decode, *what, "pyav" if key in _hanging else backend)
-    except NoAnswer:
-        if backend != "decord" or key in _hanging:
-            raise
-        _hanging.add(key)
-        return worker.run(path, decoding.decode, *what, "pyav")
+    info = info or probe(path)
+    if max(indices) >= info.frames:
+        raise DecodeError(f"{path}: frame {max(indices)} asked for, {info.frames} decode")
+    order = np.argsort(indices, kind="stable")
+    frames = np.empty((len(indices), *size, 3), np.uint8)
+    found = read_in_order(path, np.take(indices, order), size, info)
+    for place, frame in zip(order, found, strict=True):
+        frames[place] = frame
+    return frames
 
 
-def uniform_indices(start: float, end: float, fps: float, frames: int, count: int) -> np.ndarray:
-    """Native indices at the centres of ``count`` equal bins of [start, end) s: at most (count,).
+def read_in_order(
+    path: Path, indices: Sequence[int], size: tuple[int, int], info: VideoInfo
+) -> Iterator[np.ndarray]:
+    """Frames (H, W, 3) as in ``read_frames`` one by one; ``indices`` never decrease."""
+    shown = info.shown(indices)
+    with decoding_errors(path):
+        found = _picked(path, info, sorted(set(shown)), size)
+        last, frame = -1, None
+        for number in shown:
+            if number > last:
+                last, frame = next(found, (math.inf, None))
+            if last != number:
+                raise ValueError(f"frame {number} is not there: the file was changed meanwhile")
+            yield frame
 
-    A span with fewer frames than bins gives each of its frames once; the caller pads and masks.
+
+def _numbered(container: Any, stream: Any, info: VideoInfo) -> Iterator[tuple[int, av.VideoFrame]]:
+    last = -1
+    for frame in decoded(container, stream):
+        number = last + 1
+        if info.start is not None and frame.pts is not None:
+            number = _number(info, float(frame.pts * stream.time_base) - info.start)
+        if number > last:
+            last = number
+            yield number, frame
+
+
+def _number(info: VideoInfo, seconds: float) -> int:
+    if not info.times:
+        return round(seconds * info.fps)
+    after = bisect_right(info.times, seconds)
+    near = range(max(0, after - 1), min(after + 1, len(info.times)))
+    return min(near, key=lambda number: abs(info.times[number] - seconds))
+
+
+def _picked(
+    path: Path, info: VideoInfo, wanted: Sequence[int], size: tuple[int, int]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """The ``wanted`` frames (increasing numbers), as (number, (H, W, 3)), squashed to ``size``."""
+    scale = Scaler(size)
+    with opened(path, info.stream, "NONE" if info.keyframes else "AUTO") as (container, stream):
+        for run in _runs(wanted, info.keyframes):
+            left = set(run)
+            for number, frame in _from(container, stream, info, run[0]):
+                if number in left:
+                    yield number, scale(frame)
+                if number >= run[-1]:
+                    break
+
+
+def _from(
+    container: Any, stream: Any, info: VideoInfo, first: int
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Numbered frames from the last key frame up to ``first``, else from the start."""
+    place = bisect_right(info.keyframes, first)
+    for key in (info.keyframes[place - 1], 0) if place else ():
+        seconds = info.start + info.clock[key]
+        container.seek(round(seconds / stream.time_base), stream=stream)
+        frames = _numbered(container, stream, info)
+        begin = next(frames, None)
+        if begin and begin[0] <= first:  # else the container's index misleads
+            yield begin
+            break
+    else:
+        frames = _numbered(container, stream, info)
+    yield from frames
+
+
+def _runs(wanted: Sequence[int], keyframes: Sequence[int]) -> Iterator[list[int]]:
+    """Parts of ``wanted`` between which a jump to a key frame saves decoding."""
+    run: list[int] = []
+    for number in wanted:
+        place = bisect_right(keyframes, number)
+        if run and place and keyframes[place - 1] > run[-1] + JUMP:
+            yield run
+            run = []
+        run.append(number)
+    if run:
+        yield run
+
+
+def uniform_indices(
+    info: VideoInfo, start: float, end: float, count: int, by: Sampling = "index"
+) -> np.ndarray:
+    """Frames at the centres of ``count`` equal bins of [start, end) s: at most (count,).
+
+    The bins are equal in number of frames (``by`` index, the papers' rule) or in time, which
+    differs where the frame rate varies. A span with fewer frames than bins gives each of its frames
+    once; the caller pads and masks.
     """
     # Clip before rounding: 1e308 s times a frame rate is infinite.
-    first = round(min(max(0, start * fps), frames - 1))
-    last = max(first + 1, round(min(end * fps, frames)))
+    first = info.frame_at(start)
+    last = max(first + 1, round(min(info.position(end), info.frames)))
+    if by == "time":
+        edges = np.linspace(max(start, 0.0), min(end, info.duration), count + 1)
+        seconds = (edges[:-1] + edges[1:]) / 2
+        return np.unique(np.clip(info.position(seconds).astype(int), first, last - 1))
     if last - first <= count:
         return np.arange(first, last)
     return (first + (np.arange(count) + 0.5) * (last - first) / count).astype(int)

@@ -45,7 +45,7 @@ def box_examples(
     for item in _one_per_class([i for i in items if i.is_abnormal], count, seed):
         region, path = item.regions[0], P.data_dir / item.video
         time, info = sum(region_span(region)) / 2, probe(path)
-        index = min(round(time * info.fps), info.frames - 1)
+        index = info.frame_at(time)
         box = box_at(region.track, time) or WHOLE_FRAME
         rows.append((len(frames), f"{item.class_name}, {time:.1f} s", *box, region.caption, 1))
         frames.append(read_frames(path, [index], SHOWN)[0])

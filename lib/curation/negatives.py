@@ -143,7 +143,7 @@ class Writer:
         start, end = unit.span or (0.0, info.duration)
         scale = min(1.0, LONGER_SIDE / max(info.height, info.width))
         size = round(info.height * scale), round(info.width * scale)
-        indices = uniform_indices(start, end, info.fps, info.frames, self.frames)
+        indices = uniform_indices(info, start, end, self.frames)
         return list(read_frames(path, indices, size))
 
 

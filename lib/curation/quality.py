@@ -4,24 +4,25 @@ The thresholds in ``LEVELS`` are absolute. They were chosen on the mini world's 
 clean and with planted faults; no test clip was used.
 """
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import av
 import cv2
 import imagehash
 import numpy as np
 from PIL import Image
+from scipy.ndimage import median_filter
 
 from alertclip.files import read_json, sha256_file, sha256_json, write_json
-from alertclip.video import DecodeWorker, VideoInfo, read_frames
+from alertclip.survey import VideoInfo
+from alertclip.video import read_frames
 
 WINDOWS, RUN = 8, 8  # windows of consecutive frames: motion needs neighbours
 Span = tuple[float, float] | None
 HASHED = 8  # frames per clip with a perceptual hash
 STILL = 1.0  # grey levels: a smaller change in every cell is a standstill
+AROUND = 9  # steps in time by which the usual one is known
 CELLS = (16, 12)  # columns x rows
 
 # Thresholds between the scores 1|2|3|4|5. Falling thresholds: a smaller value is better.
@@ -43,6 +44,7 @@ class Quality(NamedTuple):
     values: dict[str, float]  # by the names of LEVELS
     hashes: np.ndarray  # (HASHED, 64) bool
     motion: np.ndarray  # (n - 1,) mean change between n sampled frames, grey levels
+    report: str = ""  # how many frames decode, if not all
 
 
 def level(value: float, thresholds: Sequence[float]) -> int:
@@ -69,28 +71,27 @@ def frame_numbers(first: int, last: int) -> np.ndarray:
     return (starts[:, None] + np.arange(RUN)).ravel()
 
 
-def measure(path: Path, info: VideoInfo, span: Span, store: Path, worker: DecodeWorker) -> Quality:
+def measure(path: Path, info: VideoInfo, span: Span, store: Path) -> Quality:
     """Measure a clip (``span`` in s; None = the whole video), reusing ``store`` by content."""
     file = store / f"{sha256_json([info.sha256, span, sha256_file(__file__)])[:40]}.json"
     if not file.exists():
-        write_json(file, _measure(path, info, span, worker))
+        write_json(file, _measure(path, info, span))
     found = read_json(file)
     bits = np.unpackbits(np.frombuffer(bytes.fromhex(found["hashes"]), np.uint8))
     hashes = bits.reshape(HASHED, -1).astype(bool)
-    return Quality(found["values"], hashes, np.array(found["motion"]))
+    return Quality(found["values"], hashes, np.array(found["motion"]), info.report)
 
 
-def _measure(path: Path, info: VideoInfo, span: Span, worker: DecodeWorker) -> dict[str, Any]:
-    declared, missing = time_axis(path)
+def _measure(path: Path, info: VideoInfo, span: Span) -> dict[str, Any]:
     start, end = span or (0.0, info.duration)
-    first = min(max(0, round(start * info.fps)), info.frames - 1)
-    numbers = frame_numbers(first, max(first + 1, min(round(end * info.fps), info.frames)))
-    frames = read_frames(path, numbers, (info.height, info.width), "pyav", worker)
+    first = info.frame_at(start)
+    last = max(first + 1, round(min(info.position(end), info.frames)))
+    frames = read_frames(path, frame_numbers(first, last), (info.height, info.width), info)
     grey = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])
     changes = cell_changes(grey)
     values = picture_values(grey) | {
-        "decodable": min(1.0, info.frames / declared) if declared else 1.0,
-        "missing": missing,
+        "decodable": info.decoded / max(info.promised, 1),
+        "missing": missing_share(info.times),
         "frozen": longest_standstill(changes),
     }
     return {
@@ -100,30 +101,16 @@ def _measure(path: Path, info: VideoInfo, span: Span, worker: DecodeWorker) -> d
     }
 
 
-def time_axis(path: Path) -> tuple[int, float]:
-    """Declared number of frames (0 = not stated) and share of frames missing in gaps.
+def missing_share(times: Sequence[float]) -> float:
+    """Share of frames missing from increasing presentation ``times`` (any unit).
 
-    Only packets are read. Players hide a gap because they show the next frame there is.
+    A gap of k times the usual step around it counts as k - 1 missing frames. Where the rate itself
+    changes, as a camera's does when little moves, nothing is missing.
     """
-    times: list[int] = []
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        with contextlib.suppress(av.FFmpegError):  # a torn end: what came before it counts
-            for packet in container.demux(stream):
-                if packet.pts is not None:
-                    times.append(packet.pts)
-        return stream.frames, missing_share(times)
-
-
-def missing_share(times: Sequence[int]) -> float:
-    """Share of frames missing from presentation ``times`` (any unit and order).
-
-    A gap of k times the usual step counts as k - 1 missing frames.
-    """
-    steps = np.diff(np.unique(times))
+    steps = np.diff(times)
     if not len(steps):
         return 0.0
-    lost = np.maximum(np.round(steps / np.median(steps)) - 1, 0).sum()
+    lost = np.maximum(np.round(steps / median_filter(steps, AROUND, mode="nearest")) - 1, 0).sum()
     return float(lost / (lost + len(steps) + 1))
 
 

@@ -8,14 +8,13 @@ removed. One fault alone never brings a clip below 25: with redundancy 1 and all
 
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from alertclip.cache import FrameCache
+from alertclip.cache import FrameCache, in_threads
 from alertclip.checkpoint import weights_hash
 from alertclip.clips import ClipDataset
 from alertclip.embeddings import ClipEmbeddings, embed_clips, reuse_or_embed
@@ -24,7 +23,6 @@ from alertclip.files import sha256_json
 from alertclip.model import AlertCLIP
 from alertclip.prompts import Prompts
 from alertclip.records import Item
-from alertclip.video import DecodeError, DecodeWorker
 from curation.consistency import class_embeddings, score_consistency
 from curation.quality import Quality, measure, score_quality
 from curation.redundancy import Fingerprint, compare, score_redundancy
@@ -113,22 +111,13 @@ def _measure_all(
 ) -> dict[str, Quality | str]:
     """Quality of each clip, or why it cannot be measured."""
 
-    def measure_part(part: Sequence[Item]) -> dict[str, Quality | str]:
-        worker, found = DecodeWorker(), {}
-        for item in part:
-            path = root / item.video
-            try:
-                info = cache.info(path, worker)
-                found[item.key] = measure(path, info, item.timestamps, store, worker)
-            except DecodeError as error:
-                found[item.key] = str(error)
-        worker.close()
-        return found
+    by_key = {item.key: item for item in items}
 
-    count = max(1, min(workers, len(items)))
-    with ThreadPoolExecutor(count) as threads:
-        parts = threads.map(measure_part, [items[start::count] for start in range(count)])
-        return {key: found for part in parts for key, found in part.items()}
+    def one(key: str) -> Quality:
+        path = root / by_key[key].video
+        return measure(path, cache.info(path), by_key[key].timestamps, store)
+
+    return in_threads(one, list(by_key), workers, "measuring clips")
 
 
 def _quality(found: Measured) -> pd.DataFrame:
@@ -136,6 +125,8 @@ def _quality(found: Measured) -> pd.DataFrame:
     for key, clip in zip(found.clips.keys, found.quality, strict=True):
         score, worst = score_quality(clip.values)
         note = f"{worst} {clip.values[worst]:.3g}"
+        if worst == "decodable" and clip.report:
+            note = clip.report
         rows.append({"clip": key, "quality": score, "quality_note": note} | clip.values)
     return pd.DataFrame(rows)
 

@@ -8,14 +8,14 @@ one published feature is not disclosed; here it is the mean over evenly spaced f
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
+from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 
-from alertclip.cache import FrameCache, ahead, parallel_probe
+from alertclip.cache import FrameCache, parallel_probe, parts_ahead
 from alertclip.checkpoint import weights_hash
 from alertclip.errors import InputError
 from alertclip.files import (
@@ -29,12 +29,21 @@ from alertclip.files import (
     write_json,
 )
 from alertclip.model import AlertCLIP
-from alertclip.video import DecodeWorker, read_frames
+from alertclip.video import DecodeError, read_in_order
 
 CROPS = (1, 5, 10)  # whole frame; centre and corners; the same mirrored
 PIECE = 2048  # frames decoded at once
 Precision = Literal["fp32", "bf16"]
 MARGIN = 8 / 7  # crops are taken from frames resized to 256 for 224
+
+
+class Piece(NamedTuple):
+    """Frames of a video (n * rule.frames, H, W, 3); the last says what does not decode, or why."""
+
+    path: Path
+    frames: np.ndarray = np.empty(0)
+    last: bool = True
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,9 +105,10 @@ def extract_features(
 ) -> list[Path]:
     """Write the missing features of ``videos`` under ``root``; returns each model's folder.
 
-    Every video is decoded once for all models, in ``workers`` processes ahead of the embedding.
+    Every video is decoded once for all models, in ``workers`` threads ahead of the embedding.
     Of a ``shard``, only its share: the files of all shares are those of one process.
-    What cannot be decoded is left out and named, with its reason, in failures.json. Raises
+    failures.json names what cannot be decoded, with its reason: whole videos, which are left out,
+    and frames, for which the last one before stands. Raises
     InputError if two videos share a name, which the layout cannot tell apart, or if the models
     take frames of different sizes.
     """
@@ -111,44 +121,49 @@ def extract_features(
     made, mine = list(zip(models, folders, strict=True)), shard.take(videos)
     lock = root / (".lock" if shard == WHOLE else f".{shard.number}-of-{shard.count}.lock")
     with locked(lock):  # runs at once want the same features: one makes them
-        failures = {}
-        last = rule.crops - 1
+        last, failures = rule.crops - 1, {}
         wanting = {p: [m for m in made if not feature_file(m[1], p, last).exists()] for p in mine}
         todo = [path for path in mine if wanting[path]]
-        decoded = _decoded(todo, models[0].image_size, rule, cache_root, workers)
+        pieces = decoded_pieces(todo, models[0].image_size, rule, cache_root, workers)
         threads = torch.get_num_threads()  # a matmul waits for its slowest thread: leave
-        torch.set_num_threads(max(1, threads - workers))  # cores to the decoding processes
+        torch.set_num_threads(max(1, threads - workers))  # cores to the decoding threads
         try:
-            for path, pieces in progress(decoded, len(todo), "snippet features"):
-                if reason := _embed_video(path, pieces, wanting[path], rule, precision):
+            done = _embedded(pieces, wanting, rule, precision)
+            for path, reason in progress(done, len(todo), "snippet features"):
+                if reason:
                     failures[path.name] = reason
         finally:
             torch.set_num_threads(threads)
         with locked(root / ".failures.lock"):
             for folder in folders:
-                _keep_failures(folder / "failures.json", mine, failures)
+                _keep_failures(folder / "failures.json", todo, failures)
     return folders
 
 
-def _embed_video(
-    path: Path,
-    pieces: Iterable[np.ndarray | str],
-    made: Sequence[tuple[AlertCLIP, Path]],
+def _embedded(
+    pieces: Iterable[Piece],
+    wanting: dict[Path, list[tuple[AlertCLIP, Path]]],
     rule: SnippetRule,
     precision: Precision,
-) -> str:
-    """Write a video's features from its frames in ``pieces``; the reason if one is unreadable."""
-    features: list[list[np.ndarray]] = [[] for _ in made]
-    for frames in pieces:
-        if isinstance(frames, str):
-            return frames
-        for parts, (model, _) in zip(features, made, strict=True):
-            parts.append(embed_crops(model, frames, rule, precision))
-    for parts, (_, folder) in zip(features, made, strict=True):
-        for crop, part in enumerate(np.concatenate(parts, axis=1)):
-            with atomic_write(feature_file(folder, path, crop)) as temporary:
-                np.save(temporary, part, allow_pickle=False)
-    return ""
+) -> Iterator[tuple[Path, str]]:
+    """Write each video's features once its last piece is there: (path, what did not decode)."""
+    features: dict[Path, list[list[np.ndarray]]] = {path: [] for path in wanting}
+    for path, frames, last, reason in pieces:  # of several videos, in turns
+        if len(frames):
+            made = [embed_crops(model, frames, rule, precision) for model, _ in wanting[path]]
+            features[path].append(made)
+        if len(frames) and last:  # without frames it cannot be read to its end
+            by_model = zip(*features.pop(path), strict=True)
+            for (_, folder), parts in zip(wanting[path], by_model, strict=True):
+                _save(folder, path, np.concatenate(parts, axis=1))
+        if last:
+            yield path, reason
+
+
+def _save(folder: Path, path: Path, crops: np.ndarray) -> None:
+    for crop, part in enumerate(crops):
+        with atomic_write(feature_file(folder, path, crop)) as temporary:
+            np.save(temporary, part, allow_pickle=False)
 
 
 def _folder(model: AlertCLIP, rule: SnippetRule, root: Path, precision: Precision) -> Path:
@@ -164,30 +179,31 @@ def _folder(model: AlertCLIP, rule: SnippetRule, root: Path, precision: Precisio
     return folder
 
 
-def _decoded(
+def decoded_pieces(
     videos: Sequence[Path], size: tuple[int, int], rule: SnippetRule, root: Path, workers: int
-) -> Iterator[tuple[Path, Iterator[np.ndarray | str]]]:
-    """Each video with its snippet frames in pieces (an hour of frames fits no memory), or why not.
+) -> Iterator[Piece]:
+    """Snippet frames of the videos, in pieces: an hour of frames fits no memory.
 
     Crops are taken from frames somewhat larger than the model's.
     """
     size = tuple(round(side * MARGIN) if rule.crops > 1 else side for side in size)
-    requests: list[tuple[Path, np.ndarray | str]] = []
-    for path, info in parallel_probe(FrameCache(root, size), videos, workers).items():
-        if isinstance(info, str):
-            requests.append((path, info))
-            continue
+    infos = parallel_probe(FrameCache(root, size), videos, workers)
+
+    def read(path: Path) -> Iterator[Piece]:
+        if isinstance(info := infos[path], str):
+            yield Piece(path, reason=info)
+            return
         indices = snippet_frames(info.frames, rule)
-        pieces = np.array_split(indices, -(-indices.size // PIECE))
-        requests += [(path, piece.ravel()) for piece in pieces if len(piece)]
+        parts = np.array_split(indices, -(-indices.size // PIECE))
+        try:
+            frames = read_in_order(path, info.shown(indices.ravel()), size, info)
+            for left, part in zip(range(len(parts) - 1, -1, -1), parts, strict=True):
+                taken = np.stack(list(islice(frames, part.size)))
+                yield Piece(path, taken, not left, info.report)
+        except DecodeError as error:
+            yield Piece(path, reason=str(error))
 
-    def read(request: tuple[Path, np.ndarray | str], worker: DecodeWorker) -> np.ndarray | str:
-        path, piece = request
-        return piece if isinstance(piece, str) else read_frames(path, piece, size, worker=worker)
-
-    done = zip(requests, ahead(read, requests, workers), strict=True)
-    for path, group in groupby(done, key=lambda pair: pair[0][0]):
-        yield path, (frames for _, frames in group)
+    return parts_ahead(read, videos, workers)
 
 
 def _keep_failures(path: Path, videos: Sequence[Path], failures: dict[str, str]) -> None:

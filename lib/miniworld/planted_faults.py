@@ -131,7 +131,7 @@ def _write(root: Path, target: Path, job: Job) -> None:
         shutil.copyfile(source, target)
         return
     info = probe(source)
-    frames = read_frames(source, range(info.frames), (info.height, info.width), backend="pyav")
+    frames = read_frames(source, range(info.frames), (info.height, info.width))
     rng = np.random.default_rng([job.seed, info.frames])
     whole = {"movflags": "faststart"} if job.seed % 2 else {}
     changed = list(_changed(job, frames, info.fps, rng))

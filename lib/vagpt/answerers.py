@@ -115,7 +115,7 @@ def chat_answerer(
         shown = []
         for path in (asked.paths[i] for i in parts[question.video]):
             info = probe(path)
-            indices = uniform_indices(0, info.duration, info.fps, info.frames, frames)
+            indices = uniform_indices(info, 0, info.duration, frames)
             shown += list(read_frames(path, indices, size))
         return model.ask(prompt(question, priors[question.video] if priors else ""), shown)
 

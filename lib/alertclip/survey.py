@@ -1,0 +1,194 @@
+"""What a video holds, as its packets tell: which frames it shows, when, and where to seek."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+from av.stream import Disposition
+
+from alertclip.decoding import all_packets, decoded, display_matrix, opened
+
+SEEKABLE = {"mov", "matroska"}  # containers with an index of key frames by time
+REORDERED = 64  # frames by which decoding order and presentation order differ at most
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video holds: ``frames`` from its first to the last that decodes.
+
+    fps is the mean rate (1/s); width and height are those of the upright picture. ``times`` are
+    the presentation times (s, from the first frame) and the end of a video of variable rate; empty
+    where frame i is shown at i / fps. Random access is exact at ``keyframes``; empty: decode from
+    the start. ``lost`` are the frames that do not decode, of the ``promised``. ``start`` is the
+    stream's own time of frame 0 (s), None where its packets carry no usable times.
+    """
+
+    frames: int
+    fps: float
+    width: int
+    height: int
+    sha256: str = ""
+    stream: int = 0
+    start: float | None = None
+    times: tuple[float, ...] = ()
+    keyframes: tuple[int, ...] = ()
+    lost: tuple[int, ...] = ()
+    promised: int = 0
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return self.times[-1] if self.times else self.frames / self.fps
+
+    @property
+    def decoded(self) -> int:
+        """How many frames decode."""
+        return self.frames - len(self.lost)
+
+    @property
+    def report(self) -> str:
+        """How many frames decode of those promised; empty if all do."""
+        whole = self.decoded >= self.promised
+        return "" if whole else f"decoded {self.decoded:,} of {self.promised:,} frames"
+
+    @cached_property
+    def clock(self) -> np.ndarray:
+        """Presentation times of all frames (frames,) in s."""
+        return np.array(self.times[:-1]) if self.times else np.arange(self.frames) / self.fps
+
+    def position(self, seconds: Any) -> Any:
+        """Frame numbers of ``seconds``, with fractions between two frames."""
+        if not self.times:
+            return np.minimum(seconds, 1e12) * self.fps  # 1e308 s would overflow
+        return np.interp(seconds, self.times, np.arange(len(self.times)))
+
+    def frame_at(self, seconds: float) -> int:
+        """The frame shown nearest to a time."""
+        return round(min(max(0.0, self.position(seconds)), self.frames - 1))
+
+    def shown(self, numbers: Sequence[int]) -> list[int]:
+        """``numbers`` with each lost frame replaced by the last one before it that decodes."""
+        if not self.lost:
+            return [int(number) for number in numbers]
+        kept = np.setdiff1d(np.arange(self.frames), self.lost)
+        return kept[np.maximum(np.searchsorted(kept, numbers, "right") - 1, 0)].tolist()
+
+
+class _Packet(NamedTuple):
+    pts: int | None
+    is_keyframe: bool
+    is_discard: bool
+
+
+def survey(path: Path) -> VideoInfo:
+    """What the packets of a file's best video stream promise; only its first frame is decoded.
+
+    The best is the stream with the most packets, then with the most pixels; an attached picture
+    is none. Raises av.FFmpegError or ValueError if there is no video.
+    """
+    with av.open(str(path)) as container:
+        videos = [
+            s for s in container.streams.video if not s.disposition & Disposition.attached_pic
+        ]
+        if not videos:
+            audio = ", audio only" if container.streams.audio else ""
+            raise ValueError(f"no video stream{audio}")
+        packets: dict[int, list[_Packet]] = defaultdict(list)
+        for packet in all_packets(container, videos):
+            if packet.size:
+                found = _Packet(packet.pts, packet.is_keyframe, packet.is_discard)
+                packets[packet.stream.index].append(found)
+        best = max(videos, key=lambda s: (len(packets[s.index]), s.width * s.height))
+        return _promise(container, best, packets[best.index], _first_frame(path, best.index))
+
+
+def _first_frame(path: Path, stream: int) -> av.VideoFrame:
+    with opened(path, stream, "NONE") as (container, video):
+        for frame in decoded(container, video):
+            return frame
+    raise ValueError("no decodable video frame")
+
+
+def _promise(
+    container: Any, stream: Any, packets: Sequence[_Packet], first: av.VideoFrame
+) -> VideoInfo:
+    fps = float(stream.average_rate or stream.guessed_rate or 0)
+    if fps <= 0:
+        raise ValueError("no frame rate")
+    width, height = first.width, first.height
+    if not display_matrix(first)[0]:  # turned by a quarter
+        width, height = height, width
+    shown = [packet for packet in packets if not packet.is_discard]
+    pts = _presentation(shown)
+    if pts is None or first.pts is None:
+        promised = max(len(shown), stream.frames)
+        return VideoInfo(len(shown), fps, width, height, stream=stream.index, promised=promised)
+    # A stream that was cut open shows nothing until its first key frame.
+    opening = next((packet.pts for packet in shown if packet.is_keyframe), pts[0])
+    open_frames = int(np.searchsorted(pts, first.pts)) if first.pts <= opening else 0
+    promised = max(len(shown), stream.frames - (len(packets) - len(shown))) - open_frames
+    tick, pts = float(stream.time_base), pts[open_frames:]
+    times = _times(pts, tick, fps)
+    end = float(pts[-1] * tick) + 1 / fps
+    if (lacking := _stated_end(container, stream) - end) > 1:
+        promised = len(pts) + round(lacking * fps)
+    return VideoInfo(
+        frames=len(pts),
+        fps=fps,
+        width=width,
+        height=height,
+        stream=stream.index,
+        start=float(pts[0] * tick),
+        times=times,
+        keyframes=_keyframes(container, packets, pts),
+        promised=promised,
+    )
+
+
+def _times(pts: np.ndarray, tick: float, fps: float) -> tuple[float, ...]:
+    """Times (s) from the first to the end of the last frame; empty if frame i is at i / fps."""
+    times = (pts - pts[0]) * tick
+    if np.abs(times - np.arange(len(pts)) / fps).max() <= min(2 * tick, 0.25 / fps):
+        return ()
+    return tuple(np.append(times, 2 * times[-1] - times[-2]).round(6).tolist())
+
+
+def _presentation(packets: Sequence[_Packet]) -> np.ndarray | None:
+    """Presentation times in their order; None if they are missing, repeated or begin anew."""
+    if not packets or any(packet.pts is None for packet in packets):
+        return None
+    pts = np.array([packet.pts for packet in packets])
+    order = np.argsort(pts, kind="stable")
+    moved = np.abs(order - np.arange(len(pts))).max()
+    return pts[order] if moved <= REORDERED and (np.diff(pts[order]) > 0).all() else None
+
+
+def _keyframes(container: Any, packets: Sequence[_Packet], pts: np.ndarray) -> tuple[int, ...]:
+    """Key frames at which decoding can begin: all before are shown before, all after are not.
+
+    Empty unless this holds for all of them and the container finds them by time.
+    """
+    known = SEEKABLE & set(container.format.name.split(","))
+    if not known or len(pts) < len(packets) or not packets[0].is_keyframe:
+        return ()
+    given = np.array([packet.pts for packet in packets])
+    numbers = np.flatnonzero([packet.is_keyframe for packet in packets])
+    before, after = np.maximum.accumulate(given), np.minimum.accumulate(given[::-1])[::-1]
+    closed = (after[numbers] == given[numbers]) & (before[numbers] == given[numbers])
+    return tuple(numbers.tolist()) if closed.all() else ()
+
+
+def _stated_end(container: Any, stream: Any) -> float:
+    """End (s) of the video as Matroska states it, which has no number of frames; else 0."""
+    if "matroska" not in container.format.name:
+        return 0.0
+    if tag := stream.metadata.get("DURATION"):
+        hours, minutes, seconds = tag.split(":")
+        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    alone = container.duration and not container.streams.audio
+    return container.duration / av.time_base if alone else 0.0

@@ -1,0 +1,256 @@
+"""Frames one can trust: the number drawn into a frame is read back, whatever the file and door."""
+
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from fractions import Fraction
+from itertools import product
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from test_video import encode, spoilt
+
+from alertclip.anomaly_curve import Sampling
+from alertclip.cache import FrameCache
+from alertclip.decoding import Scaler
+from alertclip.video import probe, read_frames, uniform_indices
+from curation.quality import missing_share
+from detectors.features import SnippetRule, decoded_pieces
+
+FRAMES, SIZE, BITS = 40, (32, 64), 8  # H, W; a number is shown as black and white bars
+CODECS = {
+    "mp4": ["libx264", "mpeg4"],
+    "mov": ["libx264"],
+    "mkv": ["libx264", "libvpx", "mjpeg"],
+    "ts": ["libx264", "mpeg2video"],
+    "avi": ["mpeg4"],
+    "mpg": ["mpeg2video"],
+    "flv": ["libx264"],
+}
+RATES = {"constant": Fraction(30000, 1001), "varies": None}
+CUTS = ("whole", "copied from the middle", "one bad packet", "torn")
+
+
+def drawn(number: int) -> np.ndarray:
+    bits = [(number >> bit) & 1 for bit in range(BITS)]
+    row = np.repeat(np.array(bits, np.uint8) * 200 + 25, SIZE[1] // BITS)
+    noise = np.random.default_rng(number).integers(0, 20, (*SIZE, 3), np.uint8)  # no two alike
+    return row[None, :, None] + noise
+
+
+def numbers(frames: np.ndarray) -> list[int]:
+    bars = np.asarray(frames).mean(axis=(1, 3)).reshape(len(frames), BITS, -1).mean(axis=2)
+    return ((bars > 128) @ (1 << np.arange(BITS))).tolist()
+
+
+def shown_at(number: int, rate: Fraction | None) -> Fraction:
+    """Presentation time (s); without a rate 25 a second, then 5."""
+    half = FRAMES // 2
+    late = Fraction(half, 25) + Fraction(number - half, 5)
+    return number / rate if rate else Fraction(number, 25) if number < half else late
+
+
+def render(path: Path, codec: str, bframes: int, rate: Fraction | None) -> Path:
+    first = {"movflags": "faststart"} if path.suffix in (".mp4", ".mov") else {}
+    with av.open(str(path), "w", options=first) as container:
+        options = {"g": "16", "bf": str(bframes), "b": "2000000"}
+        if codec == "libx264":
+            options |= {"x264-params": "open-gop=0", "crf": "10"}
+        stream = container.add_stream(codec, rate=rate or 25, options=options)
+        stream.height, stream.width = SIZE
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        stream.codec_context.time_base = 1 / (rate or Fraction(25))
+        for number in range(FRAMES):
+            frame = av.VideoFrame.from_ndarray(drawn(number), format="rgb24")
+            frame.time_base = stream.codec_context.time_base
+            frame.pts = round(shown_at(number, rate) / frame.time_base)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def copied(source: Path, path: Path) -> Path:
+    """As ``ffmpeg -ss`` with ``-c copy`` cuts: an edit list, or a start before the key frame."""
+    with av.open(str(source)) as old, av.open(str(path), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        packets = [p for p in old.demux(video=0) if p.size]
+        begin = sorted(p.pts for p in packets)[FRAMES // 2]
+        key = max(i for i, p in enumerate(packets) if p.is_keyframe and p.pts <= begin)
+        for packet in packets[key:]:
+            packet.pts, packet.dts, packet.stream = packet.pts - begin, packet.dts - begin, stream
+            new.mux(packet)
+    return path
+
+
+def truth(path: Path) -> list[int]:
+    """What sequential decoding shows, packet by packet."""
+    found = []
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        for packet in container.demux(stream):
+            try:
+                found += [f.to_ndarray(format="rgb24") for f in packet.decode()]
+            except av.FFmpegError:
+                continue
+    return numbers(np.stack(found))
+
+
+def doors(path: Path, info, folder: Path) -> Iterator[tuple[str, np.ndarray, list[int]]]:
+    """Every way in which frames are read: its name, the frames, and the numbers asked for."""
+    everything = np.arange(info.frames)
+    shuffled = np.random.default_rng(0).permutation(info.frames)[:9]
+    yield "figures", read_frames(path, shuffled, SIZE, info), shuffled
+    cache, chosen = FrameCache(folder / "cache", SIZE), uniform_indices(info, 0, info.duration, 8)
+    cache.info(path, lambda info: [chosen])
+    yield "training", cache.get(path, chosen), chosen
+    yield "screening", read_frames(path, everything, SIZE, info), everything
+    pieces = list(Sampling(SIZE, 1, 1, 7, "AUTO").pieces(path))
+    assert pieces[-1].info.report == info.report
+    yield "score", np.concatenate([piece.frames for piece in pieces]), pieces[-1].sampled
+    parts = list(decoded_pieces([path], SIZE, SnippetRule(4, 4, 1), folder / "features", 1))
+    assert parts[-1].reason == info.report
+    frames = np.concatenate([part.frames for part in parts])
+    yield "features", frames, np.arange(len(frames))
+
+
+def cases() -> Iterator[tuple]:
+    for container, codecs in CODECS.items():
+        for codec, bframes, rate, cut in product(codecs, (0, 2), RATES, CUTS):
+            reorders = codec in ("libx264", "mpeg4", "mpeg2video")
+            split = container in ("ts", "mpg") and cut == "one bad packet"  # in small packets
+            timeless = container in ("avi", "mpg") and rate == "varies"
+            if (
+                split
+                or timeless
+                or (bframes and not reorders)
+                or (codec == "mpeg4" and rate == "varies")
+            ):
+                continue
+            yield container, codec, bframes, rate, cut
+
+
+def spoil(source: Path, path: Path, cut: str) -> Path:
+    if cut == "copied from the middle":
+        return copied(source, path)
+    if cut == "one bad packet":
+        return spoilt(source, path, 31)  # the last before a key frame
+    if cut == "torn":
+        content = source.read_bytes()
+        path.write_bytes(content[: len(content) * 3 // 4])
+        return path
+    return source
+
+
+@pytest.mark.parametrize("container", CODECS)
+def test_numbers_drawn_into_frames_are_read_back(tmp_path, container):
+    for number, case in enumerate(c for c in cases() if c[0] == container):
+        _, codec, bframes, rate, cut = case
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        source = render(folder / f"source.{container}", codec, bframes, RATES[rate])
+        path = spoil(source, folder / f"case.{container}", cut)
+        expected, info = truth(path), probe(path)
+        held = [n for n in range(info.frames) if n not in info.lost]
+        seen = dict(zip(held, expected, strict=True))
+        for door, frames, asked in doors(path, info, folder):
+            found, wanted = numbers(frames), [seen[n] for n in info.shown(asked)]
+            assert found == wanted, (case, door)
+        if codec != "libx264" and cut in ("one bad packet", "torn"):
+            continue  # these paint over what is bad, and the bars cannot be read
+        times = np.array([float(shown_at(n, RATES[rate])) for n in expected])
+        found = info.clock[held] - info.clock[held[0]]
+        whole = slice(-1 if cut == "torn" else None)  # the last picture may be half there
+        np.testing.assert_allclose(
+            found[whole], (times - times[0])[whole], atol=2e-3, err_msg=str(case)
+        )
+
+
+def turn(path: Path, matrix: tuple[int, int, int, int]) -> Path:
+    """Write a display rotation, as telephones do, into the header of an MP4 file."""
+    content = bytearray(path.read_bytes())
+    start = content.index(b"tkhd") + 44  # version 0: the matrix a b u c d v x y w
+    for place, value in zip((0, 1, 3, 4), matrix, strict=True):
+        content[start + 4 * place : start + 4 * place + 4] = struct.pack(">i", value << 16)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("matrix", "quarter", "corner"),
+    [
+        ((1, 0, 0, 1), False, (0, 0)),
+        ((-1, 0, 0, 1), False, (0, -1)),  # mirrored
+        ((1, 0, 0, -1), False, (-1, 0)),
+        ((-1, 0, 0, -1), False, (-1, -1)),
+        ((0, 1, -1, 0), True, (0, -1)),  # by a quarter, clockwise
+        ((0, -1, 1, 0), True, (-1, 0)),
+        ((0, 1, 1, 0), True, (0, 0)),  # and mirrored
+        ((0, -1, -1, 0), True, (-1, -1)),
+    ],
+)
+def test_frames_stand_as_a_player_shows_them(tmp_path, matrix, quarter, corner):
+    """The white corner, top left when recorded, is where the matrix takes it."""
+    picture = np.zeros((64, 96, 3), np.uint8)
+    picture[:32, :48] = 255
+    path = turn(encode(tmp_path / "a.mp4", [picture], size=(64, 96)), matrix)
+    info = probe(path)
+    assert (info.width, info.height) == ((64, 96) if quarter else (96, 64))
+    frame = read_frames(path, [0], (40, 40))[0]
+    assert frame[corner].min() > 235 and (frame.mean(axis=2) > 128).mean() == 0.25
+
+
+TRUTHS = {
+    "whole.mp4": (300, ""),
+    "plain.mp4": (200, ""),
+    "cut.mp4": (142, ""),
+    "xvid_b.avi": (200, ""),
+    "prog.mpg": (150, ""),
+    "hang.ts": (360, ""),
+    "one_bad_packet.mp4": (200, "decoded 199 of 200 frames"),
+    "vfr.mp4": (120, ""),
+    "two_streams.mkv": (200, ""),
+    "mirrored.mp4": (200, ""),
+}
+
+
+@pytest.mark.parametrize("name", TRUTHS)
+def test_real_cases_are_read_as_sequential_decoding_shows_them(shared_data, name):
+    path, size = shared_data / "cases" / name, (24, 32)
+    info, scale, expected = probe(path), Scaler(size), []
+    assert (info.frames, info.report) == TRUTHS[name]
+    with av.open(str(path)) as container:
+        stream = container.streams.video[-1]
+        for packet in container.demux(stream):
+            with suppress(av.FFmpegError):
+                expected += [(frame.time, scale(frame)) for frame in packet.decode()]
+    held = [number for number in range(info.frames) if number not in info.lost]
+    times, frames = zip(*expected, strict=True)
+    np.testing.assert_allclose(info.clock[held], np.subtract(times, times[0]), atol=1e-3)
+    order = np.random.default_rng(0).permutation(len(held))
+    found = read_frames(path, np.take(held, order), size, info)
+    assert all(np.array_equal(a, frames[i]) for a, i in zip(found, order, strict=True))
+
+
+def test_the_gap_of_a_bad_packet_shows_the_frame_before(shared_data):
+    path = shared_data / "cases/one_bad_packet.mp4"
+    info = probe(path)
+    assert info.lost == (49,) and info.clock[50] == pytest.approx(2.0)
+    before, gap = read_frames(path, [48, 49], SIZE, info)
+    assert np.array_equal(before, gap)
+
+
+def test_half_a_matroska_file_says_how_much_is_missing(tmp_path):
+    source = render(tmp_path / "a.mkv", "libx264", 2, Fraction(10))
+    content = source.read_bytes()
+    (tmp_path / "half.mkv").write_bytes(content[: len(content) // 2])
+    info = probe(tmp_path / "half.mkv")
+    assert info.frames < FRAMES and info.report == f"decoded {info.decoded} of {FRAMES} frames"
+
+
+def test_a_changed_rate_misses_nothing_and_a_gap_does():
+    steady, slow = np.arange(60) / 30, 2 + np.arange(60.0)
+    assert missing_share([*steady, *slow]) == 0
+    assert missing_share(np.delete(steady, range(20, 30))) == pytest.approx(10 / 60)
+    assert missing_share(()) == 0
