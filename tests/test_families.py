@@ -23,10 +23,11 @@ from alertclip.attention_maps import attention_maps
 from alertclip.backbone import load_backbone
 from alertclip.clips import Batch
 from alertclip.errors import InputError
-from alertclip.export import export_open_clip, load_alertclip, stock_encoders
+from alertclip.export import export_open_clip, load_alertclip
 from alertclip.lora import add_lora
 from alertclip.model import AlertCLIP
 from alertclip.tower import image_and_patches
+from companion.quickstart import stock_encoders
 from miniworld import prior
 from miniworld.mini_models import RECIPES
 

@@ -11,14 +11,12 @@ from pathlib import Path
 import torch
 
 from alertclip.errors import InputError
-from alertclip.files import atomic_write
+from alertclip.files import VIDEO_SUFFIXES, atomic_write, files_below, is_video
 from alertclip.prompts import load_prompts
 from alertclip.records import Item
 from alertclip.score import load_model
 from curation import PARAMS
 from curation.screening import DROP, screen
-
-VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v")
 
 
 def find_videos(folder: Path, classes: Sequence[str] = ()) -> list[Item]:
@@ -28,13 +26,16 @@ def find_videos(folder: Path, classes: Sequence[str] = ()) -> list[Item]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEOS and p.is_file())
+    files = list(files_below(folder))
+    paths = [path for path in files if is_video(path)]
+    if len(files) > len(paths):
+        print(f"{folder}: {len(files) - len(paths)} files are no videos by their suffix: skipped")
     items = [Item(p.relative_to(folder).as_posix(), "", ()) for p in paths]
     if missing := set(classes) - {item.class_name for item in items}:
         raise InputError(f"{folder}: no videos in a folder named {', '.join(sorted(missing))}")
     kept = [item for item in items if not classes or item.class_name in classes]
     if not kept:
-        raise InputError(f"{folder}: no videos ({', '.join(VIDEOS)})")
+        raise InputError(f"{folder}: no videos ({', '.join(VIDEO_SUFFIXES)})")
     return kept
 
 
