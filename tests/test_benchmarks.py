@@ -144,10 +144,7 @@ def test_xd_rows(tmp_path):
     both = "v=c__#00-01_label_G-B2-0"
     plain = written(tmp_path, f"{FIGHT}.mp4 0 15 20 30", f"{both} 5 9 8 12")
     assert xd(plain)[FIGHT].spans == ((0, 15), (20, 30))
-    assert xd(plain)[both].span_classes == (
-        "explosion",
-        "explosion",
-    )  # the first code stands for all
+    assert xd(plain)[both].span_classes == ("explosion",) * 2  # the first code stands for all
     path = written(tmp_path, f"{both} B2 5 9 G 8 12", name="classes.txt")
     truth = xd(path, by_class=True)[both]
     assert truth.classes == ("explosion", "shooting")

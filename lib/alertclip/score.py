@@ -11,7 +11,7 @@ import os
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -22,7 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from alertclip import anomaly_curve
+from alertclip import anomaly_curve, files
 from alertclip.anomaly_curve import (
     FRAMES,
     RATE,
@@ -35,18 +35,6 @@ from alertclip.attention_maps import attention_maps
 from alertclip.backbone import brings_weights, load_backbone
 from alertclip.errors import InputError
 from alertclip.export import META, load_alertclip, require_finite
-from alertclip.files import (
-    VIDEO_SUFFIXES,
-    WHOLE,
-    atomic_write,
-    files_below,
-    is_video,
-    locked,
-    parse_shard,
-    printable,
-    read_json,
-    sha256_json,
-)
 from alertclip.model import AlertCLIP
 from alertclip.prompts import load_prompts
 from alertclip.video import read_frames
@@ -109,7 +97,7 @@ def draw(
         caption_of_frame = textwrap.fill(curve.captions[peaks[i]], 26)
         last.set_xlabel(caption_of_frame, fontsize=9, parse_math=False)
     plain = {"x": 0.01, "ha": "left", "parse_math": False}  # a name may hold $
-    figure.suptitle(textwrap.fill(printable(curve.video.name), 90), weight="bold", **plain)
+    figure.suptitle(textwrap.fill(files.printable(curve.video.name), 90), weight="bold", **plain)
     figure.supxlabel(textwrap.fill(caption, 117), fontsize=9, **plain)
     return figure
 
@@ -148,9 +136,9 @@ def find_files(given: Sequence[Path], out: Path) -> tuple[list[Path], list[Path]
     own = Path(os.path.abspath(out))
     for path in (Path(os.path.abspath(path)) for path in given):  # links keep their names
         if path.is_dir():
-            found = [file for file in files_below(path) if own not in file.parents]
-            videos |= dict.fromkeys(file for file in found if is_video(file))
-            others |= dict.fromkeys(file for file in found if not is_video(file))
+            found = [file for file in files.files_below(path) if own not in file.parents]
+            videos |= dict.fromkeys(file for file in found if files.is_video(file))
+            others |= dict.fromkeys(file for file in found if not files.is_video(file))
         else:
             videos[path] = None
     return list(videos), list(others)
@@ -171,9 +159,9 @@ def output_names(videos: Sequence[Path], known: Mapping[str, str] | None = None)
         first = 1 if stems[video.stem.casefold()] == 1 else 2
         candidates = ["__".join(parts[-depth:]) for depth in range(first, len(parts) + 1)]
         candidates.append(candidates[-1] + video.suffix.replace(".", "_"))  # clip.mp4 and clip.avi
-        candidates = [_fitting(printable(name)) for name in candidates]
+        candidates = [_fitting(files.printable(name)) for name in candidates]
         free = next((n for n in candidates if n.casefold() not in taken), candidates[-1])
-        names[video] = known.get(printable(video), free)
+        names[video] = known.get(files.printable(video), free)
         taken.add(names[video].casefold())
     return names
 
@@ -182,7 +170,8 @@ def _fitting(name: str) -> str:
     """The name cut to NAME_BYTES; a hash then tells it from others with the same beginning."""
     if len(name.encode()) <= NAME_BYTES:
         return name
-    return f"{name.encode()[: NAME_BYTES - 9].decode(errors='ignore')}-{sha256_json(name)[:8]}"
+    beginning = name.encode()[: NAME_BYTES - 9].decode(errors="ignore")
+    return f"{beginning}-{files.sha256_json(name)[:8]}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -193,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model, line = load_model(options.model, options.pretrained, device)
         prompts = embed_prompts(model, load_prompts(options.prompts))
         meta = Path(options.model.removeprefix("local-dir:")) / META
-        trained = read_json(meta) if meta.exists() else {}
+        trained = files.read_json(meta) if meta.exists() else {}
         options.num_frames = options.num_frames or trained.get("num_frames", FRAMES)
         print(f"Model: {line}. Score: sigmoid(logit scale x margin), 0 to 1; {HELD}.")
         return _score_all(model, prompts, line, options)
@@ -207,7 +196,7 @@ def _score_all(
 ) -> int:
     summary = options.out / "summary.csv"
     videos, others = find_files(options.videos, options.out)
-    order = {printable(path): number for number, path in enumerate([*videos, *others])}
+    order = {files.printable(path): number for number, path in enumerate([*videos, *others])}
     names = output_names(videos, {r["video"]: r["output"] for r in _read_summary(summary)})
     skipped = [_row(file, status="skipped", reason="no video suffix") for file in others]
     _add_rows(summary, order, skipped)
@@ -219,7 +208,7 @@ def _score_all(
         tqdm.write("{video}: {status} {reason}".format(**row).rstrip(), sys.stdout)
         _add_rows(summary, order, [row])
         failed += row["status"] == "failed"
-    aside = f", {len(skipped)} skipped (not {', '.join(VIDEO_SUFFIXES)})" if skipped else ""
+    aside = f", {len(skipped)} skipped (not {', '.join(files.VIDEO_SUFFIXES)})" if skipped else ""
     print(f"{len(mine) - failed} scored, {failed} failed{aside}; see {summary}")
     return 1 if failed else 0
 
@@ -238,7 +227,7 @@ def _read_summary(path: Path) -> list[Row]:
 def _add_rows(summary: Path, order: Mapping[str, int], rows: Sequence[Row]) -> None:
     """Add rows in the order of this call, after earlier calls'; shares may write at once."""
     folder = Path(os.path.abspath(summary.parent))
-    with locked(folder.with_name(f".{folder.name}.lock")):
+    with files.locked(folder.with_name(f".{folder.name}.lock")):
         table = {row["video"]: row for row in [*_read_summary(summary), *rows]}
         if table:
             ranked = sorted(table.values(), key=lambda row: order.get(str(row["video"]), -1))
@@ -246,7 +235,7 @@ def _add_rows(summary: Path, order: Mapping[str, int], rows: Sequence[Row]) -> N
 
 
 def _row(video: Path, **values: object) -> Row:
-    row = {"video": printable(video), "output": "", "frames": 0, "max": "", "mean": ""}
+    row = {"video": files.printable(video), "output": "", "frames": 0, "max": "", "mean": ""}
     return row | {"status": "", "reason": "", "model": ""} | values
 
 
@@ -259,10 +248,10 @@ def _report(
         if isinstance(found, Exception):
             raise found
         _write_table(found.table, out / f"{name}.csv")
-        with matplotlib.rc_context(STYLE), atomic_write(out / f"{name}.png") as temporary:
+        with matplotlib.rc_context(STYLE), files.atomic_write(out / f"{name}.png") as temporary:
             draw(model, found, f"{line}; {HELD}.").savefig(temporary)
     except Exception as error:  # whatever is wrong with one file must not stop the others
-        reason = " ".join(printable(str(error)).split()) or type(error).__name__
+        reason = " ".join(files.printable(str(error)).split()) or type(error).__name__
         return row | {"status": "failed", "reason": reason}
     scores = found.table["score"]
     values = {name: f"{round(getattr(scores, name)(), 6):.6g}" for name in ("max", "mean")}
@@ -270,7 +259,7 @@ def _report(
 
 
 def _write_table(table: pd.DataFrame, path: Path) -> None:
-    with atomic_write(path) as temporary:
+    with files.atomic_write(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
 
 
@@ -284,27 +273,24 @@ def _parser() -> argparse.ArgumentParser:
     add("--pretrained", help="open_clip tag or safetensors file for --model")
     add("--prompts", type=Path, default=PROMPTS)
     frames = f"frames per window (default: as the model was trained; untuned {FRAMES})"
-    add("--num-frames", type=_count, help=frames)
-    add("--fps", type=_rate, default=RATE, help="samples per second of video")
-    add("--stride", type=_count, help="native frames per sample; overrides fps")
+    add("--num-frames", type=_above_zero(int), help=frames)
+    add("--fps", type=_above_zero(float), default=RATE, help="samples per second of video")
+    add("--stride", type=_above_zero(int), help="native frames per sample; overrides fps")
     decoders = "videos decoded at a time (default: 1; with a GPU, half of the cores)"
-    add("--decoders", type=_count, help=decoders)
+    add("--decoders", type=_above_zero(int), help=decoders)
     shard = "score only every n-th video, from the i-th; give each process the same list"
-    add("--shard", type=parse_shard, default=WHOLE, metavar="i/n", help=shard)
+    add("--shard", type=files.parse_shard, default=files.WHOLE, metavar="i/n", help=shard)
     return parser
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text} must be a whole number above 0")
-    return int(text)
+def _above_zero(kind: type[int] | type[float]) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        if not 0 < (value := kind(text)) < float("inf"):
+            raise ValueError
+        return value
 
-
-def _rate(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} must be above 0")
-    return value
+    parse.__name__ = f"{kind.__name__} above 0"  # argparse says it of a wrong value
+    return parse
 
 
 if __name__ == "__main__":
