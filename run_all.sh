@@ -80,13 +80,20 @@ set_up() {  # .venv/installing marks a set-up that was interrupted: such a .venv
   rm .venv/installing
 }
 
-own_caches() {  # where the home folder cannot be written, caches go to runs/home
-  local cache=${XDG_CACHE_HOME:-${HOME:-/}/.cache} own=$PWD/runs/home
-  mkdir -p "$cache" 2>/dev/null && [[ -w $cache && -w ${HOME:-/} ]] && return
-  echo "run_all.sh: $cache cannot be written; caches go to runs/home" >&2
+own_caches() {  # where a tool could not write below the home folder, caches go to runs/home
+  local home=${HOME:-/} own=$PWD/runs/home folder refused=
+  local cache=${XDG_CACHE_HOME:-$home/.cache}
+  mkdir -p "$cache" 2>/dev/null || refused=$cache
+  for folder in "$home" "$home"/.{ipython,jupyter,local/share/jupyter} "$cache" \
+      "$cache"/{snakemake,matplotlib,numba,huggingface,huggingface/hub,torch,uv,pip}; do
+    [[ ! -e $folder || -d $folder && -w $folder ]] || refused=$folder
+  done
+  [[ -n $refused ]] || return 0
+  echo "run_all.sh: $refused cannot be written; caches go to runs/home" >&2
   mkdir -p "$own"
   export XDG_CACHE_HOME=$own/cache MPLCONFIGDIR=$own/matplotlib NUMBA_CACHE_DIR=$own/numba
-  export IPYTHONDIR=$own/ipython JUPYTER_DATA_DIR=$own/jupyter JUPYTER_CONFIG_DIR=$own/jupyter
+  export HF_HOME=${HF_HOME:-$own/cache/huggingface} IPYTHONDIR=$own/ipython
+  export JUPYTER_DATA_DIR=$own/jupyter JUPYTER_CONFIG_DIR=$own/jupyter
 }
 
 for argument in "$@"; do

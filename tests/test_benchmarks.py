@@ -102,6 +102,9 @@ def test_ucf_rows(tmp_path):
     path = written(tmp_path, ROW, "", two, normal, end="\r\n", bom="\ufeff")
     table = ucf(path)
     assert list(table) == ["Abuse028_x264", "Arson011_x264", "Normal_Videos_003_x264"]
+    assert [*ucf(written(tmp_path, ROW.replace("_", " ")))] == ["Abuse028 x264"]
+    with pytest.raises(InputError, match="the list's path leaves the data root"):
+        UCF.video_path(tmp_path, "../../Abuse028_x264.mp4")
     arson = table["Arson011_x264"]
     assert (arson.spans, arson.span_classes) == (((150, 420), (680, 1267)), ("Arson", "Arson"))
     assert table["Normal_Videos_003_x264"] == VideoTruth("Normal_Videos_003_x264", (), (), False)
@@ -207,6 +210,13 @@ def test_crops_of_a_video_count_once(tmp_path):
     assert [entry.name for entry in read_list(XD, tmp_path)] == [FIGHT]
     entry = read_list(XD, tmp_path)[0].entry  # the csv names features, the path is the video's
     assert XD.video_path(tmp_path, entry).name == f"{FIGHT}.mp4"
+    indexed = [f'{i},"{row.split(",")[0]}",B1-0-0' for i, row in enumerate(rows)]
+    path = written(folder, ",path,label", *indexed, name="xd_CLIP_rgbtest.csv")
+    path.write_text(path.read_text(), encoding="utf-16")  # as a spreadsheet saves it
+    assert [entry.name for entry in read_list(XD, tmp_path)] == [FIGHT]
+    written(folder, *indexed, name="xd_CLIP_rgbtest.csv")  # without its header
+    with pytest.raises(InputError, match="line 1: expected a path ending in .npy"):
+        read_list(XD, tmp_path)
     written(folder, "path,label", rows[0], rows[0], name="xd_CLIP_rgbtest.csv")
     with pytest.raises(InputError, match="line 3: .*__0 stands in .*line 2"):
         read_list(XD, tmp_path)

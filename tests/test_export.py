@@ -13,7 +13,7 @@ from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 from alertclip.backbone import load_backbone
 from alertclip.errors import InputError
 from alertclip.export import HEAD, META, export_huggingface, export_open_clip, load_alertclip, main
-from alertclip.files import read_json
+from alertclip.files import UMASK, read_json
 from alertclip.lora import add_lora
 from alertclip.model import AlertCLIP
 
@@ -90,6 +90,8 @@ def test_adapter_fits_the_weights_the_stage_started_from(tuned, tmp_path):
     export_open_clip(tuned, tmp_path, {})
     files = sorted(p.name for p in (tmp_path / "adapter").iterdir())
     assert files == ["adapter_config.json", "adapter_model.safetensors"]
+    for file in (path for path in tmp_path.rglob("*") if path.is_file()):
+        assert file.stat().st_mode & 0o777 == 0o666 & ~UMASK, f"others cannot read {file.name}"
     tuned.adapted.load_state_dict(start, strict=True)
     assert (embeddings(tuned)[0] - before[0]).abs().max() > 1e-3
     tuned.adapted = PeftModel.from_pretrained(tuned.adapted, str(tmp_path / "adapter")).eval()

@@ -21,11 +21,12 @@ from alertclip.attention import Projections, pack_state_dict, split_attention
 from alertclip.attention_maps import attention_maps, keep_probabilities
 from alertclip.backbone import load_backbone
 from alertclip.errors import InputError
-from alertclip.export import export_open_clip, load_alertclip, stock_encoders
+from alertclip.export import export_open_clip, load_alertclip
 from alertclip.lora import add_lora
 from alertclip.losses import total_loss
 from alertclip.model import AlertCLIP
 from alertclip.tower import image_and_patches, take_apart
+from companion.quickstart import stock_encoders
 from companion.relevance import frame_maps
 from miniworld import prior
 from miniworld.mini_models import RECIPES

@@ -23,7 +23,6 @@ from test_video import SIZE, ids, write_ids
 
 from alertclip import checkpoint, score
 from alertclip.cache import FrameCache
-from alertclip.files import write_json
 from companion.figures import write_table
 
 CASES: list[Case] = [*annotations.CASES, *videos.CASES, *training.CASES, *disks.CASES]
@@ -103,7 +102,7 @@ def test_shards_of_a_scoring_merge_into_the_same_summary(tmp_path: Path, monkeyp
     def row(*arguments: object) -> dict[str, object]:
         video, name = arguments[1], arguments[3]
         status = "failed" if name == "v3" else "scored"
-        values = {"video": str(video), "output": name, "max": 1 / (2 + int(name[1:])), "mean": None}
+        values = {"video": str(video), "output": name, "max": f"{1 / (2 + int(name[1:])):.6g}"}
         return values | {"status": status, "reason": ""}
 
     # Videos are done in any order; the summary is in that of the call.
@@ -115,11 +114,8 @@ def test_shards_of_a_scoring_merge_into_the_same_summary(tmp_path: Path, monkeyp
     monkeypatch.setattr(score, "embed_prompts", lambda *_: None)
     videos = [str(tmp_path / f"v{i}.mp4") for i in range(7)]
     assert score.main([*videos, "--out", str(tmp_path / "one")]) == 1
-    out = tmp_path / "many"
-    write_json(out / "shards/2-of-3.json", {"videos": ["of another list"], "rows": []})
-    codes = []
+    out, codes = tmp_path / "many", []
     for number in (3, 1, 2):
-        assert not (out / "summary.csv").exists()
         codes.append(score.main([*videos, "--out", str(out), "--shard", f"{number}/3"]))
     assert codes == [0, 1, 0]
     assert (out / "summary.csv").read_bytes() == (tmp_path / "one/summary.csv").read_bytes()

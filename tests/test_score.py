@@ -1,6 +1,9 @@
 """Scoring videos: every frame gets a row, bad files are named, nothing is overwritten."""
 
+import os
+import shutil
 import threading
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -136,6 +139,34 @@ def test_one_bad_file_does_not_stop_the_rest(model, tmp_path, capsys):
     assert names == {"summary.csv", "a__clip.csv", "a__clip.png", "b__clip.csv", "b__clip.png"}
     assert "not tuned" in capsys.readouterr().out
     assert score.main([str(good[0]), "--out", str(out)]) == 0
+
+
+def test_every_file_of_a_folder_is_in_the_summary(model, tmp_path):
+    """200 files: names of any bytes, links, other suffixes; a second call keeps their rows."""
+    folder, out = tmp_path / "videos", tmp_path / "videos/out"
+    good = write_video(folder / "b/clip.mp4", 4)
+    names = [b"a/clip.mp4", b"\xff\xfe.mp4", b"$1 {x} $y_.MKV", b"x" * 250 + b".mp4"]
+    for name in names:
+        path = Path(os.fsdecode(os.fsencode(folder) + b"/" + name))
+        path.parent.mkdir(exist_ok=True)
+        shutil.copy(good, path)
+    (folder / "hub.mp4").symlink_to(good)
+    os.mkfifo(folder / "pipe.mp4")
+    for i in range(193):
+        (folder / f"{i}.{['txt', 'avi'][i % 10 == 0]}").write_text("no video")
+    assert score.main([str(folder), "--out", str(out)]) == 1
+    summary = pd.read_csv(out / "summary.csv", keep_default_na=False, dtype=str)
+    assert len(summary) == 200 == summary["video"].nunique()
+    assert Counter(summary["status"]) == {"scored": 6, "failed": 21, "skipped": 173}
+    scored = summary["output"][summary["status"] == "scored"]
+    assert {r"\xff\xfe", "$1 {x} $y_", "hub", "a__clip", "b__clip"} < {*scored}
+    assert all((out / f"{name}{end}").is_file() for name in scored for end in (".csv", ".png"))
+    other = write_video(tmp_path / "other/hub.mp4", 4)
+    assert score.main([str(other), "--out", str(out)]) == 0
+    again = pd.read_csv(out / "summary.csv", keep_default_na=False, dtype=str)
+    assert again[:200].equals(summary) and again["output"][200] == "other__hub"
+    (out / "summary.csv").write_text("a,b\n1,2\n")
+    assert score.main([str(other), "--out", str(out)]) == 2
 
 
 def test_output_names_never_collide():

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from alertclip.files import atomic_write, read_json, sha256_json, write_json, writing
+from alertclip.files import atomic_write, read_json, sha256_json, share, write_json, writing
 
 TRAINABLE, STATE, RUN, LOG = "trainable.safetensors", "state.pt", "run.json", "log.jsonl"
 
@@ -90,6 +90,7 @@ def save_checkpoint(
         save_file(tensors, whole / TRAINABLE)
         torch.save(state, buffer := BytesIO())  # a full disk is then an OSError of our own write
         (whole / STATE).write_bytes(buffer.getbuffer())
+        share(whole)
         shutil.rmtree(folder, ignore_errors=True)
         whole.rename(folder)
     for old in checkpoints(out)[:-limit]:

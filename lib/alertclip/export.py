@@ -13,7 +13,7 @@ adapter/                                             the stage's LoRA as PEFT sa
 import argparse
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +22,12 @@ from open_clip.tokenizer import HFTokenizer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from alertclip.attention import pack_state_dict
 from alertclip.backbone import CONFIG, Backbone, load_backbone
-from alertclip.blip import BlipRetrieval, is_blip, max_tokens, rename, save_blip
+from alertclip.blip import BlipRetrieval, rename, save_blip
 from alertclip.errors import InputError
-from alertclip.files import atomic_write, read_json, write_json
+from alertclip.files import atomic_write, read_json, share, write_json, writing
 from alertclip.lora import has_lora, merge_lora
 from alertclip.model import AlertCLIP
 
@@ -56,7 +55,6 @@ NAMES = (  # open_clip (attention split) -> transformers, applied in order
     (r"\.mlp\.c_proj\.", ".mlp.fc2."),
     (r"\.attn\.", ".self_attn."),
 )
-Encoders = tuple[Callable[[Tensor], Tensor], Callable[[Sequence[str]], Tensor]]
 
 
 def export_open_clip(model: AlertCLIP, out: Path, meta: dict[str, Any]) -> Path:
@@ -70,7 +68,8 @@ def export_open_clip(model: AlertCLIP, out: Path, meta: dict[str, Any]) -> Path:
     (out / META).unlink(missing_ok=True)
     if has_lora(model.adapted):
         # PEFT would look the base model up on the hub to save resized embeddings; there are none.
-        model.adapted.save_pretrained(str(out / ADAPTER), save_embedding_layers=False)
+        with writing(out / ADAPTER):
+            model.adapted.save_pretrained(str(out / ADAPTER), save_embedding_layers=False)
         (out / ADAPTER / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     model.adapted = model.backbone.model = merge_lora(model.adapted)
     _save_backbone(model.backbone, out)
@@ -81,6 +80,7 @@ def export_open_clip(model: AlertCLIP, out: Path, meta: dict[str, Any]) -> Path:
         "region_pooling": model.region_pooling,
         "patch_tokens": model.patch_tokens,
     }
+    share(out)
     write_json(out / META, options | meta)
     return out
 
@@ -107,44 +107,18 @@ def load_alertclip(folder: Path | str) -> AlertCLIP:
         raise InputError(
             f"{folder / HEAD}: not the head that {META} describes ({error}); export it again"
         ) from None
+    require_finite(model, folder)
     return model.eval()
 
 
-def stock_encoders(folder: Path) -> Encoders:
-    """Image and text encoder of an export by open_clip or transformers alone, without our code.
-
-    Normalised pixels (F, 3, H, W) -> (F, D), and texts -> (C, D), both of unit length.
-    """
-    return _transformers_encoders(folder) if is_blip(folder) else _open_clip_encoders(folder)
-
-
-def _open_clip_encoders(folder: Path) -> Encoders:
-    source = f"local-dir:{folder}"
-    model = open_clip.create_model(source, require_pretrained=True).eval().requires_grad_(False)
-    tokenizer = open_clip.get_tokenizer(source)
-    return (
-        lambda pixels: model.encode_image(pixels, normalize=True),
-        lambda texts: model.encode_text(tokenizer(list(texts)), normalize=True),
-    )
-
-
-def _transformers_encoders(folder: Path) -> Encoders:
-    from transformers import AutoTokenizer, BlipForImageTextRetrieval
-
-    model = BlipForImageTextRetrieval.from_pretrained(folder).eval().requires_grad_(False)
-    cut = {"truncation": True, "max_length": max_tokens(model.config)}
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-
-    def image(pixels: Tensor) -> Tensor:
-        states = model.vision_model(pixels).last_hidden_state
-        return normalize(model.vision_proj(states[:, 0]), dim=-1)
-
-    def text(texts: Sequence[str]) -> Tensor:
-        tokens = tokenizer(list(texts), padding=True, return_tensors="pt", **cut)
-        states = model.text_encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
-        return normalize(model.text_proj(states[:, 0]), dim=-1)
-
-    return image, text
+def require_finite(model: AlertCLIP, where: Path | str) -> None:
+    """Raise InputError naming a weight that holds NaN or infinity; attention masks may."""
+    broken = [name for name, p in model.named_parameters() if not p.isfinite().all()]
+    if broken:
+        raise InputError(
+            f"{where}: {broken[0]} and {len(broken) - 1} other weights are not finite; the training"
+            " that made them diverged, or the file is damaged: export an earlier checkpoint"
+        )
 
 
 def _save_backbone(backbone: Backbone, out: Path) -> None:
@@ -198,6 +172,7 @@ def export_huggingface(model: AlertCLIP, out: Path) -> Path:
         image_std=list(model.backbone.std),
     ).save_pretrained(out)
     _clip_tokenizer(model.clip.context_length).save_pretrained(out)
+    share(out)
     return out
 
 
@@ -272,7 +247,8 @@ def convert(folder: Path, kind: str, out: Path) -> Path:
         return export_open_clip(load_alertclip(folder), out, read_json(folder / META))
     if not (folder / ADAPTER).is_dir():
         raise InputError(f"{folder}: no {ADAPTER}/; give the folder of a training stage")
-    return Path(shutil.copytree(folder / ADAPTER, out, dirs_exist_ok=True))
+    shutil.copytree(folder / ADAPTER, out, copy_function=shutil.copyfile, dirs_exist_ok=True)
+    return out
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Files that are never half-written, hashes, shares of a list of work, and progress bars."""
+"""Files: found, never half-written, hashed; shares of a list of work, and progress bars."""
 
 import errno
 import hashlib
@@ -23,6 +23,45 @@ UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES
 UNWRITABLE |= {errno.ENOTDIR, errno.EEXIST}  # a file in place of a folder
 UMASK = os.umask(0)
 os.umask(UMASK)  # the only way to read it is to set it
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".wmv", ".flv", ".ts", ".mpg", ".mpeg",
+                  ".m4v", ".gif", ".3gp")  # fmt: skip
+
+
+def is_video(path: Path) -> bool:
+    """Whether a file's suffix, in any case, is one of VIDEO_SUFFIXES."""
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Files below ``folder`` in order of name; links to files and folders are followed.
+
+    Raises InputError on a folder that cannot be read. ``above`` cuts a link to a parent.
+    """
+    place = os.path.realpath(folder)
+    try:
+        paths = sorted(folder.iterdir()) if place not in above else []
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror})") from None
+    for path in paths:
+        if os.path.isdir(path):
+            yield from files_below(path, (*above, place))
+        else:
+            yield path
+
+
+def printable(text: Path | str) -> str:
+    """A path, or a message with one, as text that can be written: other bytes become \\xff."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
+
+
+def share(folder: Path) -> None:
+    """Give the files below ``folder`` the umask's rights: safetensors keeps them for their owner.
+
+    For what other libraries write; ``atomic_write`` does so for ours.
+    """
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(0o666 & ~UMASK)
 
 
 @contextmanager
@@ -57,7 +96,8 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     where the disk is full or nothing may be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}-{uuid.uuid4().hex[:8]}{path.suffix}")
+    # The name is not part of it: one of 255 bytes would become too long.
+    temporary = path.with_name(f".{os.getpid()}-{uuid.uuid4().hex[:8]}{path.suffix}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

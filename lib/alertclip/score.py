@@ -1,15 +1,17 @@
-"""Score your own videos: ``python -m alertclip.score VIDEO... --out DIR``.
+"""Score your own videos: ``python -m alertclip.score VIDEO_OR_FOLDER... --out DIR``.
 
 Each video gets a CSV with a score for every frame and a figure; one bad file stops nothing, and
-summary.csv gives the reason. With ``--shard i/n`` one of n processes or machines scores its share
-of the same list; the last to finish merges the summaries into the one that a single process writes.
+summary.csv gives the reason. It keeps the rows of earlier calls into DIR, and names the files of a
+folder that are no videos. With ``--shard i/n`` one of n processes or machines scores its share of
+the same list; together they write the summary that a single process writes.
 """
 
 import argparse
+import os
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -20,7 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from alertclip import anomaly_curve
+from alertclip import anomaly_curve, files
 from alertclip.anomaly_curve import (
     FRAMES,
     RATE,
@@ -32,8 +34,7 @@ from alertclip.anomaly_curve import (
 from alertclip.attention_maps import attention_maps
 from alertclip.backbone import brings_weights, load_backbone
 from alertclip.errors import InputError
-from alertclip.export import META, load_alertclip
-from alertclip.files import WHOLE, Shard, atomic_write, locked, parse_shard, read_json, write_json
+from alertclip.export import META, load_alertclip, require_finite
 from alertclip.model import AlertCLIP
 from alertclip.prompts import load_prompts
 from alertclip.video import read_frames
@@ -41,6 +42,7 @@ from alertclip.video import read_frames
 PROMPTS = Path(__file__).resolve().parents[2] / "params" / "prompts.yaml"
 HELD = "score held from each sampled frame to the next"
 DISPLAY_HEIGHT = 240  # pixels of a key frame in the figure
+NAME_BYTES = 200  # of an output name: file systems take 255, suffix included
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 150}
 
 Row = dict[str, object]
@@ -55,6 +57,7 @@ def load_model(name: str, pretrained: str | None, device: str) -> tuple[AlertCLI
     elif pretrained or brings_weights(name):
         backbone = load_backbone(name, pretrained)
         model, line = AlertCLIP(backbone), f"{backbone.name}, not tuned for anomalies"
+        require_finite(model, f"--model {name}")
     else:
         raise InputError(
             f"--model {name}: no folder with {META} (notebook 04 writes runs/<profile>/export);"
@@ -91,9 +94,11 @@ def draw(
         _draw_frame(figure.add_subplot(grid[1, i]), shown[i], f"{letter}  {time:.1f} s")
         last = figure.add_subplot(grid[2, i])
         _draw_frame(last, shown[i], "attention", maps[i])
-        last.set_xlabel(textwrap.fill(curve.captions[peaks[i]], 26), fontsize=9)
-    figure.suptitle(curve.video.name, x=0.01, ha="left", weight="bold")
-    figure.supxlabel(textwrap.fill(caption, 117), x=0.01, ha="left", fontsize=9)
+        caption_of_frame = textwrap.fill(curve.captions[peaks[i]], 26)
+        last.set_xlabel(caption_of_frame, fontsize=9, parse_math=False)
+    plain = {"x": 0.01, "ha": "left", "parse_math": False}  # a name may hold $
+    figure.suptitle(textwrap.fill(files.printable(curve.video.name), 90), weight="bold", **plain)
+    figure.supxlabel(textwrap.fill(caption, 117), fontsize=9, **plain)
     return figure
 
 
@@ -121,22 +126,52 @@ def _draw_frame(
     axes.set_title(title, fontsize=9, weight="normal")
 
 
-def output_names(videos: Sequence[Path]) -> dict[Path, str]:
+def find_files(given: Sequence[Path], out: Path) -> tuple[list[Path], list[Path]]:
+    """The videos among ``given`` and below its folders, each once, and these folders' other files.
+
+    What a suffix does not tell is a video where it is given itself. ``out`` is not looked into.
+    """
+    videos: dict[Path, None] = {}
+    others: dict[Path, None] = {}
+    own = Path(os.path.abspath(out))
+    for path in (Path(os.path.abspath(path)) for path in given):  # links keep their names
+        if path.is_dir():
+            found = [file for file in files.files_below(path) if own not in file.parents]
+            videos |= dict.fromkeys(file for file in found if files.is_video(file))
+            others |= dict.fromkeys(file for file in found if not files.is_video(file))
+        else:
+            videos[path] = None
+    return list(videos), list(others)
+
+
+def output_names(videos: Sequence[Path], known: Mapping[str, str] | None = None) -> dict[Path, str]:
     """A distinct output name per video: its base name, with parent folders where two share it.
 
-    Compared without case, as some file systems do; "summary" is taken by the summary.
+    ``known``: names of the videos of earlier calls, which stay. Compared without case, as some file
+    systems do; "summary" is taken by the summary.
     """
-    names, taken = {}, {"summary"}
-    videos = list(dict.fromkeys(video.resolve() for video in videos))
+    known = known or {}
+    names, taken = {}, {"summary", *(name.casefold() for name in known.values())}
+    videos = list(dict.fromkeys(videos))
     stems = Counter(video.stem.casefold() for video in videos)
     for video in videos:
         parts = [*video.parts[1:-1], video.stem]
         first = 1 if stems[video.stem.casefold()] == 1 else 2
         candidates = ["__".join(parts[-depth:]) for depth in range(first, len(parts) + 1)]
         candidates.append(candidates[-1] + video.suffix.replace(".", "_"))  # clip.mp4 and clip.avi
-        names[video] = next((n for n in candidates if n.casefold() not in taken), candidates[-1])
+        candidates = [_fitting(files.printable(name)) for name in candidates]
+        free = next((n for n in candidates if n.casefold() not in taken), candidates[-1])
+        names[video] = known.get(files.printable(video), free)
         taken.add(names[video].casefold())
     return names
+
+
+def _fitting(name: str) -> str:
+    """The name cut to NAME_BYTES; a hash then tells it from others with the same beginning."""
+    if len(name.encode()) <= NAME_BYTES:
+        return name
+    beginning = name.encode()[: NAME_BYTES - 9].decode(errors="ignore")
+    return f"{beginning}-{files.sha256_json(name)[:8]}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -147,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model, line = load_model(options.model, options.pretrained, device)
         prompts = embed_prompts(model, load_prompts(options.prompts))
         meta = Path(options.model.removeprefix("local-dir:")) / META
-        trained = read_json(meta) if meta.exists() else {}
+        trained = files.read_json(meta) if meta.exists() else {}
         options.num_frames = options.num_frames or trained.get("num_frames", FRAMES)
         print(f"Model: {line}. Score: sigmoid(logit scale x margin), 0 to 1; {HELD}.")
         return _score_all(model, prompts, line, options)
@@ -159,95 +194,104 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _score_all(
     model: AlertCLIP, prompts: PromptEmbeddings, line: str, options: argparse.Namespace
 ) -> int:
-    names, summary = output_names(options.videos), options.out / "summary.csv"
-    mine, rows = options.shard.take(list(names)), {}
+    summary = options.out / "summary.csv"
+    videos, others = find_files(options.videos, options.out)
+    order = {files.printable(path): number for number, path in enumerate([*videos, *others])}
+    names = output_names(videos, {r["video"]: r["output"] for r in _read_summary(summary)})
+    skipped = [_row(file, status="skipped", reason="no video suffix") for file in others]
+    _add_rows(summary, order, skipped)
+    mine, failed = options.shard.take(videos), 0
     spare = torch.get_num_threads() // 2 if torch.cuda.is_available() else 0
     how = options.num_frames, options.fps, options.stride, options.decoders or spare
     for video, found in score_videos(model, mine, prompts, *how):
-        rows[video] = _report(model, video, found, names[video], line, options.out)
-        tqdm.write("{video}: {status} {reason}".format(**rows[video]).rstrip(), sys.stdout)
-        done = [rows[video] for video in mine if video in rows]
-        if options.shard == WHOLE:
-            _write_table(pd.DataFrame(done), summary)
-    if options.shard != WHOLE:
-        _merge_summaries(summary, options.shard, [str(v) for v in names], [rows[v] for v in mine])
-    failed = sum(row["status"] == "failed" for row in rows.values())
-    print(f"{len(rows) - failed} scored, {failed} failed; see {summary}")
+        row = _report(model, video, found, names[video], line, options.out)
+        tqdm.write("{video}: {status} {reason}".format(**row).rstrip(), sys.stdout)
+        _add_rows(summary, order, [row])
+        failed += row["status"] == "failed"
+    aside = f", {len(skipped)} skipped (not {', '.join(files.VIDEO_SUFFIXES)})" if skipped else ""
+    print(f"{len(mine) - failed} scored, {failed} failed{aside}; see {summary}")
     return 1 if failed else 0
 
 
-def _merge_summaries(
-    summary: Path, shard: Shard, videos: Sequence[str], rows: Sequence[Row]
-) -> None:
-    """Keep the rows of ``shard``; once all shares of ``videos`` are there, write the summary."""
-    folder = summary.parent / "shards"
-    files = [folder / f"{number}-of-{shard.count}.json" for number in range(1, shard.count + 1)]
-    with locked(folder / ".lock"):  # two may end at once
-        write_json(files[shard.number - 1], {"videos": videos, "rows": rows})
-        shares = [read_json(file) for file in files if file.exists()]
-        fresh = [share["rows"] for share in shares if share["videos"] == videos]
-        if len(fresh) == shard.count:
-            rows = [fresh[i % shard.count][i // shard.count] for i in range(len(videos))]
-            _write_table(pd.DataFrame(rows), summary)
-        else:
-            print(f"share {shard}: {len(fresh)} of {shard.count} shares are done")
+def _read_summary(path: Path) -> list[Row]:
+    """The rows so far, as text; InputError if the file is something else."""
+    try:
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
+        return [row for row in rows if row["video"] and row["output"] is not None]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: not a summary ({error}); give another --out") from None
+
+
+def _add_rows(summary: Path, order: Mapping[str, int], rows: Sequence[Row]) -> None:
+    """Add rows in the order of this call, after earlier calls'; shares may write at once."""
+    folder = Path(os.path.abspath(summary.parent))
+    with files.locked(folder.with_name(f".{folder.name}.lock")):
+        table = {row["video"]: row for row in [*_read_summary(summary), *rows]}
+        if table:
+            ranked = sorted(table.values(), key=lambda row: order.get(str(row["video"]), -1))
+            _write_table(pd.DataFrame(ranked), summary)
+
+
+def _row(video: Path, **values: object) -> Row:
+    row = {"video": files.printable(video), "output": "", "frames": 0, "max": "", "mean": ""}
+    return row | {"status": "", "reason": "", "model": ""} | values
 
 
 def _report(
     model: AlertCLIP, video: Path, found: ScoreCurve | Exception, name: str, line: str, out: Path
 ) -> Row:
     """Write table and figure of a curve; the video's row of the summary."""
-    row = {"video": str(video), "output": name, "frames": 0, "max": None, "mean": None}
+    row = _row(video, output=name, model=line)
     try:
         if isinstance(found, Exception):
             raise found
         _write_table(found.table, out / f"{name}.csv")
-        with matplotlib.rc_context(STYLE), atomic_write(out / f"{name}.png") as temporary:
+        with matplotlib.rc_context(STYLE), files.atomic_write(out / f"{name}.png") as temporary:
             draw(model, found, f"{line}; {HELD}.").savefig(temporary)
     except Exception as error:  # whatever is wrong with one file must not stop the others
-        reason = " ".join(str(error).split()) or type(error).__name__
-        return row | {"status": "failed", "reason": reason, "model": line}
+        reason = " ".join(files.printable(str(error)).split()) or type(error).__name__
+        return row | {"status": "failed", "reason": reason}
     scores = found.table["score"]
-    values = {"frames": len(scores), "max": round(scores.max(), 6), "mean": round(scores.mean(), 6)}
-    return row | values | {"status": "scored", "reason": found.info.report, "model": line}
+    values = {name: f"{round(getattr(scores, name)(), 6):.6g}" for name in ("max", "mean")}
+    what = {"frames": len(scores), "status": "scored", "reason": found.info.report}
+    return row | values | what
 
 
 def _write_table(table: pd.DataFrame, path: Path) -> None:
-    with atomic_write(path) as temporary:
+    with files.atomic_write(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m alertclip.score", description=anomaly_curve.__doc__)
     add = parser.add_argument
-    add("videos", nargs="+", type=Path, metavar="VIDEO")
+    add("videos", nargs="+", type=Path, metavar="VIDEO_OR_FOLDER")
     add("--out", type=Path, required=True, help="folder for CSV and PNG files")
     name = "exported Alert-CLIP folder, local-dir:PATH, an open_clip name, or miniclip"
     add("--model", default="miniclip", help=f"{name} (default: trained on rendered scenes only)")
     add("--pretrained", help="open_clip tag or safetensors file for --model")
     add("--prompts", type=Path, default=PROMPTS)
     frames = f"frames per window (default: as the model was trained; untuned {FRAMES})"
-    add("--num-frames", type=_count, help=frames)
-    add("--fps", type=_rate, default=RATE, help="samples per second of video")
-    add("--stride", type=_count, help="native frames per sample; overrides fps")
+    add("--num-frames", type=_above_zero(int), help=frames)
+    add("--fps", type=_above_zero(float), default=RATE, help="samples per second of video")
+    add("--stride", type=_above_zero(int), help="native frames per sample; overrides fps")
     decoders = "videos decoded at a time (default: 1; with a GPU, half of the cores)"
-    add("--decoders", type=_count, help=decoders)
+    add("--decoders", type=_above_zero(int), help=decoders)
     shard = "score only every n-th video, from the i-th; give each process the same list"
-    add("--shard", type=parse_shard, default=WHOLE, metavar="i/n", help=shard)
+    add("--shard", type=files.parse_shard, default=files.WHOLE, metavar="i/n", help=shard)
     return parser
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text} must be a whole number above 0")
-    return int(text)
+def _above_zero(kind: type[int] | type[float]) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        if not 0 < (value := kind(text)) < float("inf"):
+            raise ValueError
+        return value
 
-
-def _rate(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} must be above 0")
-    return value
+    parse.__name__ = f"{kind.__name__} above 0"  # argparse says it of a wrong value
+    return parse
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from alertclip.cache import FrameCache
 from alertclip.clips import ClipDataset
+from alertclip.files import files_below, is_video
 from alertclip.model import AlertCLIP
 from alertclip.records import Item
 from companion import failure_measures as measures
@@ -138,9 +139,9 @@ def real_gallery(P: Params) -> Gallery | None:
         return None
     folder = ROOT / P.failure.videos if P.failure.videos else P.data_dir
     names = tuple(P.failure.names)
-    found = {p.stem: p for p in sorted(folder.rglob("*.mp4")) if p.stem.startswith(names)}
+    found = {p.stem: p for p in files_below(folder) if is_video(p) and p.stem.startswith(names)}
     if not found:
-        print(f"real clips: skipped, {folder} has none of {', '.join(names)} (.mp4)")
+        print(f"real clips: skipped, {folder} has none of {', '.join(names)}")
         return None
     model = stage_model(P, "full")
     items = [Item(str(path.relative_to(folder)), "", ()) for path in found.values()]

@@ -1,10 +1,17 @@
 """A scored example video, and the exported backbone with its proof."""
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import open_clip
 import pandas as pd
 import torch
+from torch import Tensor
+from torch.nn.functional import normalize
 
 from alertclip.anomaly_curve import ScoreCurve, embed_prompts, score_video
-from alertclip.export import export_open_clip, stock_encoders
+from alertclip.blip import is_blip, max_tokens
+from alertclip.export import export_open_clip
 from alertclip.model import AlertCLIP
 from alertclip.score import HELD, draw, load_model
 from companion import figures
@@ -13,6 +20,8 @@ from companion.profiles import ROOT, Params
 from companion.splits import clip_dataset, load_split, prepare_data
 from companion.stage_runs import resolve_device
 from companion.tuned_models import event_spans, prompts_of, provenance, stage_model
+
+Encoders = tuple[Callable[[Tensor], Tensor], Callable[[Sequence[str]], Tensor]]
 
 
 def export(P: Params) -> pd.DataFrame:
@@ -34,6 +43,43 @@ def export(P: Params) -> pd.DataFrame:
     largest = [float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True)]
     sizes = [len(frames), len(sentences)]
     return pd.DataFrame({"embeddings": ["image", "text"], "n": sizes, "largest": largest})
+
+
+def stock_encoders(folder: Path) -> Encoders:
+    """Image and text encoder of an export by open_clip or transformers alone, without our code.
+
+    Normalised pixels (F, 3, H, W) -> (F, D), and texts -> (C, D), both of unit length.
+    """
+    return _transformers_encoders(folder) if is_blip(folder) else _open_clip_encoders(folder)
+
+
+def _open_clip_encoders(folder: Path) -> Encoders:
+    source = f"local-dir:{folder}"
+    model = open_clip.create_model(source, require_pretrained=True).eval().requires_grad_(False)
+    tokenizer = open_clip.get_tokenizer(source)
+    return (
+        lambda pixels: model.encode_image(pixels, normalize=True),
+        lambda texts: model.encode_text(tokenizer(list(texts)), normalize=True),
+    )
+
+
+def _transformers_encoders(folder: Path) -> Encoders:
+    from transformers import AutoTokenizer, BlipForImageTextRetrieval
+
+    model = BlipForImageTextRetrieval.from_pretrained(folder).eval().requires_grad_(False)
+    cut = {"truncation": True, "max_length": max_tokens(model.config)}
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def image(pixels: Tensor) -> Tensor:
+        states = model.vision_model(pixels).last_hidden_state
+        return normalize(model.vision_proj(states[:, 0]), dim=-1)
+
+    def text(texts: Sequence[str]) -> Tensor:
+        tokens = tokenizer(list(texts), padding=True, return_tensors="pt", **cut)
+        states = model.text_encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
+        return normalize(model.text_proj(states[:, 0]), dim=-1)
+
+    return image, text
 
 
 def best_model(P: Params) -> tuple[AlertCLIP, str]:

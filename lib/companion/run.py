@@ -32,6 +32,10 @@ def check_inputs(P: Params, fetch: bool = True) -> None:
 
         if missing := missing_data(P) or missing_lists(P):
             raise InputError("\n".join([f"profile {P.profile} cannot run yet:", *missing]))
+        if "{" in os.path.relpath(P.data_dir, ROOT):
+            raise InputError(
+                f"data_root={P.data_dir}: Snakemake reads braces as wildcards; link it"
+            )
     if fetch and P.model.backbone not in ("miniclip", "minisiglip"):
         from alertclip.backbone import load_backbone
 
@@ -121,6 +125,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     print(summary(P))
+    if code not in (0, 130):  # Snakemake itself is told to be quiet
+        logs = max((ROOT / ".snakemake/log").glob("*.log"), default="", key=os.path.getmtime)
+        print(f"not finished: Snakemake ended with status {code}; its log: {logs}", file=sys.stderr)
     return code
 
 

@@ -1,8 +1,10 @@
 """A training stage of a profile: data, model, adapters, loop, export."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.utils.data import Dataset, Subset
 
 from alertclip import distributed
 from alertclip.backbone import load_backbone
@@ -10,7 +12,7 @@ from alertclip.checkpoint import RUN
 from alertclip.clips import ClipDataset
 from alertclip.errors import InputError
 from alertclip.export import META, export_open_clip, load_alertclip
-from alertclip.files import read_json, sha256_json
+from alertclip.files import read_json, sha256_json, write_json
 from alertclip.hyperparameters import StageParams
 from alertclip.lora import add_lora
 from alertclip.model import AlertCLIP
@@ -37,9 +39,10 @@ def run_stage(P: Params, stage: int) -> Path:
         model = initial_model(P, stage).to(device)
         train, dev = (clip_dataset(P, split, model.image_size) for split in ("train", "dev"))
     out = P.run_dir / FOLDERS[stage]
+    clips, data = started_clips(P, train, out)
     fit(
         model,
-        train,
+        clips,
         dev,
         stage_params(P, stage),
         P.training,
@@ -47,7 +50,7 @@ def run_stage(P: Params, stage: int) -> Path:
         regions=stage == 2,
         seed=P.seed,
         device=device,
-        provenance=_provenance(P, train),
+        provenance=_provenance(P, data),
         workers=P.workers if device.type == "cuda" else 0,  # a CPU has no cores to spare
     )
     if distributed.rank() == 0 and not (out / META).exists():
@@ -95,14 +98,74 @@ def initial_model(P: Params, stage: int) -> AlertCLIP:
     return model
 
 
-def _provenance(P: Params, train: ClipDataset) -> dict[str, object]:
-    """What beside settings and weights decides the result: data by content, model options."""
-    content = [
-        (repr(item), train.cache.info(train.root / item.video).sha256) for item in train.items
-    ]
+def clip_contents(train: ClipDataset) -> dict[str, list[str]]:
+    """Key of each clip -> its annotation as text, SHA-256 of its video's bytes."""
+    return {
+        item.key: [repr(item), train.cache.info(train.root / item.video).sha256]
+        for item in train.items
+    }
+
+
+def started_clips(P: Params, train: ClipDataset, out: Path) -> tuple[Dataset, str]:
+    """The clips with which the run in ``out`` began, and the hash of their content.
+
+    A run's clips are fixed when it starts: those that can be read only later do not join it. One
+    that is lost stops an unfinished run with its name or, with ``skip_lost_clips``, the next clip
+    takes its place. If annotations or videos have changed, it is another run, with today's clips.
+    """
+    content, started = clip_contents(train), _stored(P, out)
+    unreadable = {finding.item for finding in train.failures}
+    before = started.get("clips", content)
+    if (
+        started
+        and before.keys() | {*started["unreadable"]} == content.keys() | unreadable
+        and all(content.get(key, value) == value for key, value in before.items())
+    ):
+        skip = P.data.skip_lost_clips or (out / META).exists()
+        return _as_begun(train, before, skip), data_hash(before)
+    if distributed.rank() == 0:
+        kept = {"clips": content, "unreadable": sorted(unreadable)}
+        write_json(_clip_file(P, data_hash(content)), kept)
+    return train, data_hash(content)
+
+
+def data_hash(content: dict[str, list[str]]) -> str:
+    """SHA-256 of what ``clip_contents`` found, in the order of the clips."""
+    return sha256_json(list(content.values()))
+
+
+def _as_begun(train: ClipDataset, before: dict[str, list[str]], skip: bool) -> Dataset:
+    """``train`` with the clips of ``before`` in their order; see ``started_clips``."""
+    places = {item.key: i for i, item in enumerate(train.items)}
+    lost = [key for key in before if key not in places]
+    if lost and not skip:
+        reason = next(f.reason for f in train.failures if f.item == lost[0])
+        raise InputError(
+            f"{lost[0]}: {len(lost)} clips with which this training began cannot be read now"
+            f" ({reason}); bring them back, or go on without them: -p skip_lost_clips=true"
+        )
+    order: list[int] = []
+    for key in reversed(before):
+        order.append(places[key] if key in places else (order or [len(places) - 1])[-1])
+    return Subset(train, order[::-1])
+
+
+def _stored(P: Params, out: Path) -> dict[str, Any]:
+    """What was stored when the run in ``out`` began; nothing if there is none."""
+    run = read_json(out / RUN) if (out / RUN).is_file() else {}
+    file = _clip_file(P, run.get("data", ""))
+    return read_json(file) if file.is_file() else {}
+
+
+def _clip_file(P: Params, data: str) -> Path:
+    return P.run_dir / "clips" / f"{data[:16]}.json"
+
+
+def _provenance(P: Params, data: str) -> dict[str, object]:
+    """What beside settings and weights decides the result: the data's hash, model options."""
     names = {"backbone", "region_pooling", "patch_tokens", "temporal_dropout", "temporal_heads"}
     options = P.model.model_dump(include=names)
-    return {"data": sha256_json(content), "num_frames": P.data.num_frames, **options}
+    return {"data": data, "num_frames": P.data.num_frames, **options}
 
 
 def resolve_device(P: Params) -> torch.device:

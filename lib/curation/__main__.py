@@ -11,21 +11,23 @@ from pathlib import Path
 import torch
 
 from alertclip.errors import InputError
-from alertclip.files import atomic_write
+from alertclip.files import VIDEO_SUFFIXES, atomic_write, files_below, is_video
 from alertclip.prompts import load_prompts
 from alertclip.records import Item
 from alertclip.score import load_model
 from curation import PARAMS
 from curation.screening import DROP, screen
 
-VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v")
-
 
 def find_videos(folder: Path) -> list[Item]:
     """Videos below ``folder`` in order of name; InputError if there is none."""
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEOS and p.is_file())
+    files = list(files_below(folder))
+    paths = [path for path in files if is_video(path)]
     if not paths:
-        raise InputError(f"{folder}: no such folder, or no videos in it ({', '.join(VIDEOS)})")
+        which = ", ".join(VIDEO_SUFFIXES)
+        raise InputError(f"{folder}: no such folder, or no videos in it ({which})")
+    if len(files) > len(paths):
+        print(f"{folder}: {len(files) - len(paths)} files are no videos by their suffix: skipped")
     return [Item(p.relative_to(folder).as_posix(), "", ()) for p in paths]
 
 

@@ -1,15 +1,17 @@
 """The public benchmarks: what each consists of (params/benchmarks.yaml), lists and truth."""
 
+import csv
 import difflib
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from alertclip.errors import InputError
+from alertclip.files import files_below, is_video
 from detectors.event_annotations import (
     VideoTruth,
     read_mask,
@@ -80,7 +82,7 @@ class Benchmark(BaseModel):
         path = folder / fill(self.video_pattern, entry)
         if self.annotation_format == "msad" and not path.exists():
             stem = video_name(entry).removeprefix("MSAD_normal_")
-            found = list(folder.rglob(f"{stem}.mp4"))
+            found = [p for p in files_below(folder) if p.stem == stem and is_video(p)]
             return found[0] if len(found) == 1 else path
         return path
 
@@ -119,8 +121,13 @@ def load_benchmark(name: str, path: Path | str = BENCHMARKS) -> Benchmark:
 
 
 def fill(pattern: str, entry: str) -> str:
-    """A path pattern with its {entry}, {name} and {scene} filled in."""
-    name = video_name(entry)
+    """A path pattern with its {entry}, {name} and {scene} filled in.
+
+    InputError on an {entry} that leaves its folder, by .. or an absolute path.
+    """
+    name, path = video_name(entry), PurePosixPath(entry)
+    if "{entry}" in pattern and (path.is_absolute() or ".." in path.parts):
+        raise InputError(f"{entry}: the list's path leaves the data root; correct the list")
     scene = name.split("_")[2:3]  # UBnormal: abnormal_scene_<k>_scenario_<m>
     if "{scene}" in pattern and not scene:
         raise InputError(f"{name}: no scene in the name, expected <kind>_scene_<k>_...")
@@ -138,19 +145,30 @@ def read_list(benchmark: Benchmark, data_root: Path, split: Split = "test") -> l
     entries: dict[str, ListEntry] = {}
     seen: dict[str, str] = {}
     for file in benchmark.lists[split]:
+        column = 0
         path = data_root / benchmark.annotation_root / file
         for number, line in text_lines(path):
             where = f"{path}, line {number}"
-            if path.suffix == ".csv":  # <folder>/<name>__<crop>.npy,<label>
-                line = line.rpartition(",")[0]
-                if line == "path":
+            if path.suffix == ".csv":
+                fields = next(csv.reader([line]))
+                if "path" in fields:
+                    column = fields.index("path")
                     continue
+                line = _csv_path(fields, column, where)
             key, entry = video_name(line), re.sub(r"__\d+(?=\.npy$)", "", line)
             if key in seen:
                 raise InputError(f"{where}: {key} stands in {seen[key]} already; keep one")
             seen[key], name = where, video_name(entry)
             entries.setdefault(name, ListEntry(name, entry, where))
     return list(entries.values())
+
+
+def _csv_path(fields: list[str], column: int, where: str) -> str:
+    """The path in a row of VadCLIP's csv: <folder>/<name>__<crop>.npy, <label>."""
+    path = fields[column].strip() if column < len(fields) else ""
+    if len(fields) != column + 2 or not path.endswith(".npy"):
+        raise InputError(f"{where}: expected a path ending in .npy and a label")
+    return path
 
 
 def read_truth(

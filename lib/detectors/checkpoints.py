@@ -5,6 +5,7 @@ VadCLIP's file is a state dict that also holds its frozen CLIP, as ``clipmodel.*
 """
 
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from detectors.vadclip.model import VadCLIP
 
 CLIP = "clipmodel."
 LIGHTNING = "net."
+WRAPPERS = re.compile(r"(?<![^.])(?:module|_orig_mod)\.")  # of DataParallel and torch.compile
 FROZEN = ("image_encoder.", "token_embedding.")  # CLIP's in AnomalyCLIP's files; unused here
 
 
@@ -69,7 +71,9 @@ def load_anomalyclip(model: AnomalyCLIP, path: Path | str, prototype: Tensor) ->
 def _state_dict(state: Any, path: Path | str) -> Mapping[str, Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"{path}: holds no state dict, names to tensors; save its state_dict")
-    return state
+    if broken := [n for n, t in state.items() if t.isnan().any()]:
+        raise InputError(f"{path}: {broken[0]} holds NaN; take another checkpoint")
+    return {WRAPPERS.sub("", name): tensor for name, tensor in state.items()}
 
 
 def _load(model: nn.Module, state: Mapping[str, Tensor], path: Path | str) -> None:

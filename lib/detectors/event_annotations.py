@@ -4,14 +4,16 @@ Events are native frame numbers, end-exclusive. Names have neither folder nor su
 exactly. Published copies have CRLF, byte-order marks and blank lines: the readers take them.
 """
 
+import codecs
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from alertclip.errors import InputError
+from alertclip.files import is_video
 
 Span = tuple[int, int]
 SNIPPET = 16  # frames per feature in VadCLIP, RTFM and MSAD
@@ -58,9 +60,14 @@ def mask_runs(mask: np.ndarray) -> np.ndarray:
 
 
 def text_lines(path: Path | str) -> list[tuple[int, str]]:
-    """Numbered lines of a text file, blank ones left out; InputError names an unreadable file."""
+    """Numbered lines of a text file, blank ones left out; InputError names an unreadable file.
+
+    UTF-8, or UTF-16 with a byte-order mark, as spreadsheets save it.
+    """
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        content = Path(path).read_bytes()
+        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        lines = content.decode("utf-16" if wide else "utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot read it as text ({error}); fetch it again") from None
     return [(n, line.strip()) for n, line in enumerate(lines, start=1) if line.strip()]
@@ -73,9 +80,10 @@ def read_ucf(path: Path | str, classes: Sequence[str], normal: str) -> dict[str,
     """
 
     def parse(fields: list[str], where: str) -> VideoTruth:
-        if len(fields) != 6:
+        if len(fields) < 6:
             raise InputError(f"{where}: expected name, class and four frame numbers")
-        name, label, *numbers = fields
+        *words, label, s1, e1, s2, e2 = fields
+        name, numbers = " ".join(words), [s1, e1, s2, e2]  # a name may hold spaces
         if label not in classes:
             raise InputError(f"{where}: class {label} is none of {', '.join(classes)}")
         pairs = [pair for pair in (numbers[:2], numbers[2:]) if pair != ["-1", "-1"]]
@@ -179,7 +187,8 @@ def read_vector(
 
 def video_name(entry: str) -> str:
     """A list entry without folder and suffix; names contain dots, so only known suffixes go."""
-    return re.sub(r"\.(mp4|avi|npy)$", "", entry.rsplit("/", 1)[-1])
+    name = PurePosixPath(entry).name
+    return Path(name).stem if name.endswith(".npy") or is_video(Path(name)) else name
 
 
 def _table(
@@ -217,7 +226,18 @@ def _runs(mask: np.ndarray) -> tuple[Span, ...]:
 
 
 def _vector(path: Path) -> np.ndarray:
+    return load_array(path).ravel()
+
+
+def load_array(path: Path) -> np.ndarray:
+    """The array in a .npy file; InputError names a file that is none, or holds objects."""
     try:
-        return np.load(path, allow_pickle=False).ravel()
+        array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path}: not a readable array ({error}); fetch it again") from None
+    if not isinstance(array, np.ndarray):  # a zip file: that of torch.save is one too
+        array.close()
+        raise InputError(
+            f"{path}: an archive (.npz, or of torch.save); save one array with np.save"
+        )
+    return array

@@ -30,6 +30,7 @@ from alertclip.files import (
 )
 from alertclip.model import AlertCLIP
 from alertclip.video import DecodeError, read_in_order
+from detectors.event_annotations import load_array
 
 CROPS = (1, 5, 10)  # whole frame; centre and corners; the same mirrored
 PIECE = 2048  # frames decoded at once
@@ -221,10 +222,14 @@ def feature_file(folder: Path, video: Path, crop: int) -> Path:
 
 def read_features(path: Path) -> np.ndarray:
     """Features (n, D) float32 of a file of this layout, ours or published; InputError names it."""
-    try:
-        features = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: not a feature file ({error}); extract it again") from None
-    if features.ndim != 2 or not len(features) or not np.isfinite(features).all():
-        raise InputError(f"{path}: shape {features.shape} or values are not features (n, D)")
-    return features.astype(np.float32)
+    features = load_array(path)
+    if features.ndim != 2 or not len(features) or features.dtype.kind != "f":
+        what = f"shape {features.shape} of {features.dtype}"
+        raise InputError(f"{path}: {what}, not features (n, D) of real numbers")
+    with np.errstate(over="ignore"):  # of float64; it is refused as infinite
+        features = features.astype(np.float32)
+    if not (finite := np.isfinite(features)).all():
+        row = int(np.argmin(finite.all(axis=1)))
+        shape = f"shape {features.shape}"
+        raise InputError(f"{path}: {shape}, row {row} is not finite; extract it again")
+    return features

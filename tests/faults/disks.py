@@ -1,4 +1,4 @@
-"""Disks that are full, and folders that cannot be written."""
+"""Disks that are full, folders that cannot be written, and files that are not what they seem."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +14,8 @@ from alertclip import checkpoint
 from alertclip.cache import FrameCache, parallel_fill
 from alertclip.files import atomic_write, locked, write_json
 from companion.figures import write_table
+from curation.__main__ import find_videos
+from detectors.features import read_features
 
 from .harness import Case, disk, refused
 
@@ -84,7 +86,51 @@ def second_run(folder: Path) -> str:
         return refused(locked(folder / ".lock", wait=False).__enter__)
 
 
+def save_archive(path: Path, write: Callable[[Path], object]) -> None:
+    """An archive that was given the name of an array."""
+    write(path.with_suffix(".npz"))
+    path.with_suffix(".npz").rename(path)
+
+
+ONE = np.ones((3, 4), np.float32)
+FEATURES: list[tuple[str, Callable[[Path], object], str]] = [
+    (".npz", lambda p: save_archive(p, lambda q: np.savez(q, ONE)), "an archive"),
+    ("of torch.save", lambda p: torch.save(torch.ones(3, 4), p), "an archive"),
+    ("objects", lambda p: np.save(p, np.array([ONE, None], object)), "not a readable array"),
+    ("of shape (T, 1, D)", lambda p: np.save(p, ONE[:, None]), r"shape \(3, 1, 4\) of float32"),
+    ("whole numbers", lambda p: np.save(p, np.ones((3, 4), int)), r"shape \(3, 4\) of int64"),
+    ("NaN", lambda p: np.save(p, ONE * [[1], [np.nan], [1]]), r"\(3, 4\), row 1 is not finite"),
+    ("1e300", lambda p: np.save(p, np.full((3, 4), 1e300)), r"\(3, 4\), row 0 is not finite"),
+]
+
+
+def feature_case(given: str, write: Callable[[Path], object], says: str) -> Case:
+    """A feature file of a detector, beside good ones of other precisions."""
+
+    def run(folder: Path) -> str:
+        for kind in (np.float16, np.float64):
+            np.save(folder / "good.npy", ONE.astype(kind))
+            assert read_features(folder / "good.npy").dtype == np.float32
+        write(folder / "a.npy")
+        return refused(read_features, folder / "a.npy")
+
+    return Case(f"feature file: {given}", "refused by name", rf"a\.npy: .*{says}", run)
+
+
+def linked_clips(folder: Path) -> str:
+    """Class folders on another disk, with a link to a parent in one of them."""
+    (folder / "disk/Fight").mkdir(parents=True)
+    (folder / "disk/Fight/a.WMV").touch()
+    (folder / "disk/Fight/again").symlink_to(folder / "disk/Fight")
+    (folder / "root").mkdir()
+    (folder / "root/Fight").symlink_to(folder / "disk/Fight")
+    (folder / "root/Normal.mp4").symlink_to(folder / "disk/Fight/a.WMV")
+    return " ".join(item.video for item in find_videos(folder / "root"))
+
+
 CASES = [
+    *(feature_case(*row) for row in FEATURES),
+    Case("folder: links to another disk", "followed", "^Fight/a.WMV Normal.mp4$", linked_clips),
     *(full_disk(*writer) for writer in WRITERS.items()),
     *(read_only(*writer) for writer in WRITERS.items()),
     Case("two runs at once in one folder", "the second stops", "another run is at", second_run),

@@ -8,21 +8,29 @@ import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import tiny_clip
 import torch
 from safetensors.torch import load_file, save_file
 from test_training import STAGE, TRAINING, Clips, tiny_model
+from test_video import SIZE, write_ids
+from tiny_detectors import vadclip
 from torch.utils.data import get_worker_info
 
 from alertclip.backbone import CONFIG, load_backbone
+from alertclip.cache import FrameCache
 from alertclip.checkpoint import checkpoints, latest_checkpoint, read_history
-from alertclip.files import parse_shard
+from alertclip.clips import ClipDataset
+from alertclip.export import export_open_clip, load_alertclip
+from alertclip.files import parse_shard, write_json
+from alertclip.records import Item, Region
 from alertclip.score import load_model
 from alertclip.training import fit
 from companion.profiles import load_params
-from companion.stage_runs import resolve_device
+from companion.stage_runs import resolve_device, started_clips
+from detectors.checkpoints import load_vadclip
 
 from .harness import Case, no_trace, pickle_with_code, refused
 
@@ -134,6 +142,53 @@ def parameter(given: str, says: str, changes: dict[str, Any]) -> Case:
     return Case(f"parameter: {given}", EARLY, says, run)
 
 
+def wrapped(folder: Path) -> str:
+    """A detector's weights as DataParallel and torch.compile name them."""
+    model, other = vadclip(seed=1), vadclip(seed=5, stirred=False)
+    state = {n: t for n, t in model.state_dict().items() if not n.startswith("text.")}
+    torch.save({f"module._orig_mod.{n}": t for n, t in state.items()}, folder / "a.pth")
+    load_vadclip(other, folder / "a.pth")
+    assert all(torch.equal(other.state_dict()[n], t) for n, t in state.items())
+    torch.save(state | {"linear.bias": state["linear.bias"] * torch.nan}, folder / "a.pth")
+    return refused(load_vadclip, other, folder / "a.pth")
+
+
+def not_finite(folder: Path) -> str:
+    """An export whose training diverged."""
+    model = tiny_clip.alertclip()
+    torch.nn.init.constant_(model.clip.ln_final.weight, torch.nan)
+    return refused(load_alertclip, export_open_clip(model, folder / "export", {}))
+
+
+def lost_clip(folder: Path) -> str:
+    """A clip that cannot be read when a training goes on: it stops, or goes on without it."""
+    data, cache = SimpleNamespace(skip_lost_clips=False), FrameCache(folder / "cache", SIZE)
+    P: Any = SimpleNamespace(run_dir=folder, data=data)
+    names = "a.mp4", "b.mp4", "late.mp4"
+    items = [Item(name, "Normal video: a", (Region("a"),)) for name in names]
+
+    def begun() -> tuple[Any, str]:
+        clips = ClipDataset(folder, items, 4, cache, 1)
+        return started_clips(P, clips, folder / "stage1")
+
+    for length, name in enumerate(names[:2], start=8):
+        write_ids(folder / name, length)
+    clips, digest = begun()
+    assert len(clips) == 2
+    write_json(folder / "stage1/run.json", {"data": digest})
+    write_ids(folder / "late.mp4", 20)  # what can be read only now does not join
+    clips, same = begun()
+    assert same == digest and [clips[i]["key"] for i in range(2)] == [*names[:2]]
+    (folder / "a.mp4").unlink()
+    message = refused(begun)
+    data.skip_lost_clips = True
+    clips, same = begun()
+    assert same == digest and [clips[i]["key"] for i in range(2)] == ["b.mp4"] * 2
+    write_ids(folder / "b.mp4", 12)  # another video is another run
+    assert begun()[1] != digest
+    return message
+
+
 def append(out: Path, content: bytes) -> None:
     """Add bytes to a stage's log."""
     with open(out / "log.jsonl", "ab") as stream:
@@ -178,6 +233,11 @@ CASES = [
     *(damaged(*row) for row in STAGES),
     *(weights_case(*row) for row in LOADED),
     *(parameter(*row) for row in PARAMETERS),
+    Case("stage: a clip lost on the way", "stops, or skips it if told so",
+         r"a.mp4: 1 clips .*a.mp4: no such file.*skip_lost_clips=true", lost_clip),
+    Case("weights: an export with NaN", NOT_LOADED, "ln_final.weight .*not finite", not_finite),
+    Case("weights: a wrapped detector's, then with NaN", "loaded; NaN refused",
+         "a.pth: linear.bias holds NaN", wrapped),
     Case("stage: begun from other weights", "set aside", "is kept as", other_backbone),
     Case("training: out of memory", "says what to lower", "checkpointing=all", out_of_memory),
     Case("training: a loader that is killed", "names shared memory",
