@@ -20,6 +20,7 @@ from alertclip.errors import InputError
 from alertclip.model import AlertCLIP
 from alertclip.mss import encode_sets, signed_score
 from companion import ablations, result_tables
+from companion.ablation_tables import student_interval
 from companion.figures.style import write_table
 from companion.profiles import Params, load_params, parse_overrides
 from companion.splits import Split, clip_dataset
@@ -31,6 +32,7 @@ from companion.world_gates import still_accuracy
 EVERY = 25  # optimiser steps between two points of a curve
 KEPT = {f"stage{stage}_{name}": value for stage in (1, 2)
         for name, value in (("save_steps", EVERY), ("save_limit", 1000))}  # fmt: skip
+RULE = ("video AUC", "frame AUC")  # what the choice of the schedule looks at
 STILLS = 600  # per point: how well scene, colour, object and posture are still told
 
 
@@ -81,6 +83,30 @@ def detection(P: Params, model: AlertCLIP, split: Split = "dev") -> dict[str, fl
     few = P.changed({"bootstrap_samples": 10})  # the interval is over seeds
     table = result_tables.zero_shot(few, [result], split).set_index("setting")["value"]
     return {"MSS": signed_score(result.similarities, clips.labels).mean(), **table}
+
+
+def gains(table: pd.DataFrame, name: str = "full", against: str = "global") -> pd.DataFrame:
+    """Paired differences of two variants at each step of Stage II, over seeds.
+
+    Columns step, metric, change, low, high (95%, Student's t), seeds.
+    """
+    wide = table[table["stage"] == 2].pivot_table(
+        index=["metric", "step", "seed"], columns="variant", values="value", sort=False
+    )
+    groups = (wide[name] - wide[against]).dropna().groupby(["metric", "step"], sort=False)
+    rows = [(*at, *student_interval(part), len(part)) for at, part in groups]
+    return pd.DataFrame(rows, columns=["metric", "step", "change", "low", "high", "seeds"])
+
+
+def first_gain(table: pd.DataFrame, metrics: Sequence[str] = RULE) -> int | None:
+    """The schedule's rule: the first step at which Full beats global alone in every metric.
+
+    Beats: the 95% interval of the paired difference over seeds lies above zero.
+    """
+    found = gains(table)
+    low = found[found["metric"].isin(metrics)].pivot(index="step", columns="metric", values="low")
+    steps = low.index[(low > 0).all(axis=1)]
+    return int(steps[0]) if len(steps) else None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

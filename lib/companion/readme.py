@@ -12,7 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from alertclip.errors import InputError
 from alertclip.files import atomic_write
-from companion.ablation_tables import ablation_table, reference_table
+from companion.ablation_tables import ablation_table
+from companion.figures.style import committed
 from companion.profiles import ROOT
 
 TEMPLATES = ROOT / "docs" / "templates"
@@ -34,7 +35,7 @@ def pages() -> dict[Path, str]:
     """What README.md and the generated pages of docs/ should hold."""
     loader = FileSystemLoader(TEMPLATES, encoding="utf-8")
     templates = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)
-    shown = {f.__name__: f for f in (num, ci, total, level, change, without)}
+    shown = {f.__name__: f for f in (num, ci, total, level, change, without, judged, part)}
     templates.globals.update(shown)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     if BEGIN not in readme or END not in readme:
@@ -78,14 +79,35 @@ def without(title: str, metric: str, digits: int = 1) -> str:
     return _interval(*-_variant(title, metric)[["change", "high", "low"]], digits)
 
 
+def part(title: str, metric: str, digits: int = 1) -> str:
+    """What Full has over a variant with fewer losses, at the run's schedule, with a verdict."""
+    row = -_variant(title, metric, "losses_test")[["change", "high", "low"]].astype(float)
+    return _judged(*row, digits)
+
+
+def judged(name: str, digits: int = 1, column: str = "mean", **where: object) -> str:
+    """A difference of a CSV with its interval and what the interval says."""
+    row = _row(_table(name), where, name)[[column, "low", "high"]].astype(float)
+    return _judged(*row, digits)
+
+
+def _judged(value: float, low: float, high: float, digits: int) -> str:
+    """The interval and a verdict; without one, the difference that would have been seen."""
+    text = _interval(value, low, high, digits)
+    if low > 0:
+        return f"**{text}**"
+    seen = f"none shown; {high - value:.{digits}f} would have been"
+    return f"{text} ({'a loss' if high < 0 else seen})"
+
+
 @cache
 def _table(name: str) -> pd.DataFrame:
     return pd.read_csv(ROOT / name if "/" in name else ROOT / "figures" / name)
 
 
-def _variant(title: str, metric: str) -> pd.Series:
-    table = ablation_table(reference_table(), metric)
-    return _row(table, {"title": title}, f"ablations, {metric}")
+def _variant(title: str, metric: str, name: str = "ablations_reference") -> pd.Series:
+    table = ablation_table(committed(name), metric)
+    return _row(table, {"title": title}, f"{name}, {metric}")
 
 
 def _rows(table: pd.DataFrame, where: dict[str, object]) -> pd.DataFrame:

@@ -49,7 +49,8 @@ NOTEBOOKS = (  # in reading order, but 00 scores a video with the model that 04 
     Notebook("02_mss_diagnosis", FIRST),
     Notebook("03_stage1_global", FIRST, TRAINING, alone=True),
     Notebook("04_stage2_joint", ("03_stage1_global",), (*TRAINING, "stage2"), alone=True,
-             files=(PAPER_RESULTS, ROOT / "figures/ablation_alertclip.csv")),
+             files=(PAPER_RESULTS, *(ROOT / "figures" / f"{n}.csv"
+                                     for n in ("learning_curves", "losses_test")))),
     Notebook("05_zero_shot", TUNED, (*DETECTION, *DOMAINS), files=TABLES),
     Notebook("06_weakly_supervised", TUNED, DETECTION, files=TABLES),
     Notebook("07_ablations", TUNED, (*DETECTION, "training", "stage1", "stage2", "ablation"),
