@@ -37,6 +37,7 @@ def pages() -> dict[Path, str]:
     templates = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)
     shown = {f.__name__: f for f in (num, ci, total, level, change, without, judged, part)}
     templates.globals.update(shown)
+    templates.tests["gains"] = _gains
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     if BEGIN not in readme or END not in readme:
         raise InputError(f"README.md: the markers {BEGIN} and {END} are missing")
@@ -89,6 +90,12 @@ def judged(name: str, digits: int = 1, column: str = "mean", **where: object) ->
     """A difference of a CSV with its interval and what the interval says."""
     row = _row(_table(name), where, name)[[column, "low", "high"]].astype(float)
     return _judged(*row, digits)
+
+
+def _gains(measure: str) -> bool:
+    """Whether Full beats Stage I over seeds: the interval of the difference lies above zero."""
+    where = {"measure": measure, "model": "Full minus Stage I"}
+    return bool(_row(_table("seeds_test_summary.csv"), where, "seeds")["low"] > 0)
 
 
 def _judged(value: float, low: float, high: float, digits: int) -> str:
