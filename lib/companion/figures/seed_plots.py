@@ -11,7 +11,7 @@ from companion.variants import load_variants
 POINTS = {  # metrics of the curves: title of the panel
     "video AUC": "video AUC (%)",
     "frame AUC": "frame AUC (%)",
-    "in-clip frame AUC": "frame AUC inside abnormal clips (%)",
+    "in-clip frame AUC": "in-clip frame AUC (%)",
     "MSS": "MeanSignScore",
     "stills, colour of 10: accuracy": "colour told on stills (%)",
     "stills, object of 6: accuracy": "object told on stills (%)",
@@ -52,16 +52,18 @@ def learning_curves(table: pd.DataFrame, title: str = "Stage I, then Stage II") 
 def mss_against_auc(
     table: pd.DataFrame, title: str = "Does MSS tell which model detects?"
 ) -> Figure:
-    """MSS of every training against its AUCs, coloured by variant, with the rank correlation.
+    """MSS of every training against its AUCs, with the rank correlation.
 
     Columns: variant, seed, metric (MSS, video AUC, frame AUC ...), value.
     """
     wide = table.pivot_table(index=["variant", "seed"], columns="metric", values="value")
     wide = wide.reset_index()
-    wide["title"] = wide["variant"].map(lambda name: load_variants()[name].title)
+    shown = {name: load_variants()[name].title for name in ("full", "global")}
+    wide["title"] = wide["variant"].map(shown).fillna("other variants")
     names = ("video AUC", "frame AUC", "in-clip frame AUC")
+    wide = wide.sort_values("title", ascending=False)  # the named ones on top
     order = style.in_order(wide["title"])
-    figure = style.new_figure(12, 4.4)
+    figure = style.new_figure(11, 4)
     panels = figure.subplots(1, len(names), sharex=True)
     look = {"hue": "title", "hue_order": order, "palette": style.colours(order)}
     look |= {"style": "title", "style_order": order, "markers": style.markers(order)}
