@@ -69,7 +69,7 @@ def committed(name: str):
 
 
 NAMES = ["items_per_class", "screening_scores", "screening_recovery", "negatives_violations",
-         "prompt_similarity", "stage1_losses", "stage1_mss", "stage2_umap", "stage2_zero_shot",
+         "prompt_similarity", "stage1_losses", "stage1_mss", "stage1_umap", "stage2_zero_shot",
          "ablation_live", "vadclip_curves", "failure_margin", "flops", "latency",
          "qa_interval_curves", "qa_accuracy_by_share"]  # fmt: skip
 DRAW = {f.__name__: f for f in (boxes, removed, grid, gaps)} | {n: committed(n) for n in NAMES}

@@ -52,23 +52,22 @@ def test_only_what_changed_runs_again(root: Path, tmp_path: Path) -> None:
     book = tmp_path / "notebooks/02_mss_diagnosis.ipynb"
     os.utime(book)  # as after a fresh checkout of the same files
     assert project("-n", "-p", "workers=7") == ""
-    assert project("-n", "-p", "stage2_steps=9") == "00 04 05 06 07 08 09 10 11"
+    assert project("-n", "-p", "stage2_steps=9") == "04 05 06 07 08 09 10 11"
     book.write_text(book.read_text() + "\n")
     (tmp_path / "lib/vagpt/exam.py").write_text("")
     assert project("-n") == "02 10 11"
 
 
 def test_a_part_of_the_notebooks_is_chosen_by_number_or_name() -> None:
-    assert [b.name[:2] for b in run.select(start="9")] == ["09", "10", "00", "11"]
+    assert [b.name[:2] for b in run.select(start="9")] == ["09", "10", "11"]
     assert run.select(only="03_stage1_global") == run.select(only="3")
-    with pytest.raises(InputError, match="12: no such notebook; there are 01_data"):
+    with pytest.raises(InputError, match="12: no such notebook; there are 00_quick"):
         run.select(only="12")
     args = run._arguments(["smoke", "-p", "seed=1", "--from", "10", "--", "--executor", "slurm"])
     assert args.profile == "smoke" and args.snakemake == ["--executor", "slurm"]
     call = run.command(args, run.select(start=args.start))
     assert call[call.index("--forcerun") + 1 :] == [
         "nb_10_anomaly_qa",
-        "nb_00_quickstart",
         "nb_11_report",
     ]
     assert 'overrides=["seed=1"]' in call
@@ -106,7 +105,7 @@ def test_missing_data_is_one_message(tmp_path: Path) -> None:
 
 def test_what_others_wait_for_starts_first_and_has_every_core() -> None:
     order = sorted(workflow.NOTEBOOKS, key=workflow.priority, reverse=True)
-    assert " ".join(book.name[:2] for book in order) == "01 03 04 06 00 10 09 08 07 05 02 11"
+    assert " ".join(book.name[:2] for book in order) == "00 01 03 04 06 10 09 08 07 05 02 11"
     mini, paper = load_params("mini"), load_params("paper")
     shares = {book.name[:2]: workflow.threads(book, mini, 5) for book in workflow.NOTEBOOKS}
     assert [name for name, cores in shares.items() if cores == 5] == ["01", "03", "04", "09"]

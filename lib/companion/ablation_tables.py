@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import spearmanr
 from scipy.stats import t as student
 
 from companion.figures.style import committed
@@ -70,6 +71,20 @@ def _listed(rows: pd.DataFrame) -> str:
 def reference_table() -> pd.DataFrame:
     """The committed results of all variants over five seeds on the mini world, tidy."""
     return committed("ablations_reference")
+
+
+def rank_correlation(
+    wide: pd.DataFrame, x: str, y: str, n_boot: int = 2000, seed: int = 0
+) -> tuple[float, float, float]:
+    """Spearman's correlation of two metrics over trainings, and its 95% bootstrap interval.
+
+    ``wide``: a row per training, with its variant. Whole variants are drawn: seeds are alike.
+    """
+    parts = [part[[x, y]].to_numpy() for _, part in wide.groupby("variant")]
+    draws = np.random.default_rng(seed).integers(len(parts), size=(n_boot, len(parts)))
+    found = [spearmanr(*np.concatenate([parts[i] for i in draw]).T)[0] for draw in draws]
+    low, high = np.nanpercentile(found, [2.5, 97.5])
+    return spearmanr(wide[x], wide[y])[0], low, high
 
 
 def student_interval(values: pd.Series) -> tuple[float, float, float]:

@@ -11,11 +11,13 @@ import os
 import shutil
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -23,6 +25,7 @@ import torch
 from alertclip.errors import InputError
 from alertclip.export import META
 from alertclip.files import locked, progress, sha256_json
+from alertclip.training import BOOKKEEPING
 from companion import (
     detector_tables,
     result_tables,
@@ -41,25 +44,46 @@ STAGE1 = ("seed", "data", "world", "model", "training.negatives", "stage1")
 NOT_STAGE1 = ("hard_negatives_train", "region_negatives", "region_pooling", "patch_tokens")
 TUNING = ("seed", "data", "world", "model", "training", "stage1", "stage2", "evaluation.prompts")
 DETECTION = ("detector", "evaluation.precision")
+WHOLE = {"ablation_changes": {}}  # the schedule of the profile, not that of notebook 07
 
 
-def result_file(P: Params, name: str, seed: int) -> Path:
+def result_file(P: Params, name: str, seed: int, folder: str = "ablations") -> Path:
     """Where the result of a variant under a seed is kept."""
-    return P.run_dir / "ablations" / name / f"seed{seed}.csv"
+    return P.run_dir / folder / name / f"seed{seed}.csv"
 
 
-def run_variant(P: Params, name: str, seed: int) -> Path:
-    """Train and measure a variant under a seed; one row per metric.
+def run_variant(P: Params, name: str, seed: int) -> pd.DataFrame:
+    """Train a variant under a seed and measure it on the test clips; one row per metric.
 
     Columns variant, seed, metric, value (per cent; MSS as it is), params and weights, hashes.
     """
     variant = load_variants()[name]
+    if variant.kind == "alertclip":
+        table = _tuned(train_variant(P, name, seed), P, variant)
+    else:
+        table = _detected(_changed(P, variant, seed), variant)
+    return table.assign(variant=name, seed=seed, params=inputs_hash(P, name, seed))
+
+
+def train_variant(P: Params, name: str, seed: int) -> Params:
+    """Train both stages of a variant of Alert-CLIP; returns its parameters.
+
+    Variants whose Stage I has the same parameters share it.
+    """
+    variant = load_variants()[name]
     changed = _changed(P, variant, seed)
-    tuned = variant.kind == "alertclip"
-    table = _tuned(changed, P, variant) if tuned else _detected(changed, variant)
-    out = result_file(P, name, seed)
-    write_table(table.assign(variant=name, seed=seed, params=inputs_hash(P, name, seed)), out)
-    return out
+    if variant.negatives:
+        folder = changed.run_dir / "negatives"
+        screening_tables.plant_and_clean(changed, folder)
+        planted = str(folder / f"{variant.negatives}.json")
+        changed = changed.changed({"hard_negatives_train": planted})
+    if not changed.training.from_scratch and not (changed.run_dir / "stage1").exists():
+        copying = changed.run_dir / "copying"
+        checkpoints = shutil.ignore_patterns("checkpoint-*")
+        shutil.copytree(shared_stage1(changed, P), copying, dirs_exist_ok=True, ignore=checkpoints)
+        os.replace(copying, changed.run_dir / "stage1")
+    run_stage(changed, 2)
+    return changed
 
 
 def _changed(P: Params, variant: Variant, seed: int) -> Params:
@@ -78,22 +102,20 @@ def inputs_hash(P: Params, name: str, seed: int) -> str:
     names = (*TUNING, *DETECTION, "ablation.backbone")
     if variant.kind == "alertclip":
         names = TUNING + (DETECTION if P.ablation.detector and variant.detector else ())
-    decisive = selected(_changed(P, variant, seed), names)
+    decisive = _decisive(_changed(P, variant, seed), names)
     return sha256_json([variant.kind, variant.negatives, decisive])[:12]
 
 
+def _decisive(P: Params, names: tuple[str, ...]) -> dict[str, Any]:
+    """The groups and fields of ``names``, without how often checkpoints are written."""
+    found = selected(P, names)
+    for stage in {"stage1", "stage2"} & found.keys():
+        found[stage] = {k: v for k, v in found[stage].items() if k not in BOOKKEEPING}
+    return found
+
+
 def _tuned(P: Params, base: Params, variant: Variant) -> pd.DataFrame:
-    """Both stages and the zero-shot metrics; Stage I is shared where its parameters agree."""
-    if variant.negatives:
-        folder = base.run_dir / "negatives"
-        screening_tables.plant_and_clean(P, folder)
-        P = P.changed({"hard_negatives_train": str(folder / f"{variant.negatives}.json")})
-    if not P.training.from_scratch and not (P.run_dir / "stage1").exists():
-        copying = P.run_dir / "copying"
-        checkpoints = shutil.ignore_patterns("checkpoint-*")
-        shutil.copytree(_shared_stage1(P, base), copying, dirs_exist_ok=True, ignore=checkpoints)
-        os.replace(copying, P.run_dir / "stage1")
-    run_stage(P, 2)
+    """Zero-shot metrics and MSS of a trained variant, and its frame metrics where asked for."""
     result = tuned_models.evaluate_stage(P, "full", "test")
     table = result_tables.zero_shot(P, [result]).rename(columns={"setting": "metric"})
     mss = result_tables.mss_by_class(P, [result]).query("class_name == 'all'")
@@ -110,11 +132,11 @@ def _on_benchmark(P: Params) -> list[pd.DataFrame]:
     return [_frame_metrics(P, scored, "VadCLIP: "), _frame_metrics(P, curves, "snippets: ")]
 
 
-def _shared_stage1(P: Params, base: Params) -> Path:
+def shared_stage1(P: Params, base: Params) -> Path:
     """Stage I for all variants that have the same: the run's own, or one trained here once."""
     unused = {name: base.flat()[name] for name in NOT_STAGE1}
-    decisive, own = selected(P.changed(unused), STAGE1), base.run_dir / "stage1"
-    if decisive == selected(base, STAGE1) and (own / META).exists():
+    decisive, own = _decisive(P.changed(unused), STAGE1), base.run_dir / "stage1"
+    if decisive == _decisive(base, STAGE1) and (own / META).exists():
         return own
     name = f"stage1-{sha256_json(decisive)[:8]}"
     shared = P.changed({**unused, "profile": f"{base.profile}/ablations/{name}"})
@@ -146,40 +168,53 @@ def _rows(P: Params, rows: list[pd.DataFrame], stage: tuned_models.Stage) -> pd.
     return pd.concat(rows, ignore_index=True)[["metric", "value"]].assign(weights=weights)
 
 
-def run(P: Params, names: Sequence[str], seeds: Sequence[int], cores: int | None = None) -> None:
+Measure = Callable[[Params, str, int], pd.DataFrame]  # of a variant under a seed
+
+
+def run(
+    P: Params,
+    names: Sequence[str],
+    seeds: Sequence[int],
+    cores: int | None = None,
+    folder: str = "ablations",
+    measure: Measure | None = None,
+) -> None:
     """Run what is missing or outdated, ``cores`` jobs at once on a thread each; name the failed.
 
-    By default one job per core that this process may use, or one alone on a GPU.
+    By default one job per core that this process may use, or one alone on a GPU. ``measure`` (by
+    default ``run_variant``) makes the table that ``folder`` keeps.
     """
     require_variants(list(names))
-    wanted = [(name, seed) for name in names for seed in seeds if not _current(P, name, seed)]
+    pairs = [(name, seed) for seed in seeds for name in names]  # a whole seed first
+    wanted = [pair for pair in pairs if not _current(P, *pair, folder)]
     if not wanted:
         return
     prepare_data(P)
     slots = cores or (1 if torch.cuda.is_available() else torch.get_num_threads())
     with ProcessPoolExecutor(slots, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        jobs = {pool.submit(_job, P, *pair): pair for pair in wanted}
-        for job in progress(as_completed(jobs), len(jobs), "ablations"):
+        make = partial(_job, measure or run_variant, P, folder)
+        jobs = {pool.submit(make, *pair): pair for pair in wanted}
+        for job in progress(as_completed(jobs), len(jobs), folder):
             if error := job.exception():
-                (name, seed), log = jobs[job], result_file(P, *jobs[job]).with_suffix(".log")
-                print(f"ablation {name}, seed {seed}: failed ({error}); see {log}")
+                (name, seed), log = jobs[job], result_file(P, *jobs[job], folder)
+                print(f"{name}, seed {seed}: failed ({error}); see {log.with_suffix('.log')}")
 
 
-def _job(P: Params, name: str, seed: int) -> None:
+def _job(measure: Measure, P: Params, folder: str, name: str, seed: int) -> None:
     """A variant under a seed in a worker process, with a log beside its result."""
-    result = result_file(P, name, seed)
+    result = result_file(P, name, seed, folder)
     result.unlink(missing_ok=True)
     result.parent.mkdir(parents=True, exist_ok=True)
     with result.with_suffix(".log").open("w") as log, redirect_stdout(log), redirect_stderr(log):
         try:
-            run_variant(P, name, seed)
+            write_table(measure(P, name, seed), result)
         except Exception:
             traceback.print_exc()
             raise
 
 
-def _current(P: Params, name: str, seed: int) -> bool:
-    file = result_file(P, name, seed)
+def _current(P: Params, name: str, seed: int, folder: str) -> bool:
+    file = result_file(P, name, seed, folder)
     return file.exists() and set(_read(file)["params"]) == {inputs_hash(P, name, seed)}
 
 
@@ -188,12 +223,14 @@ def _read(file: Path) -> pd.DataFrame:
     return pd.read_csv(file, dtype={"params": str, "weights": str})
 
 
-def results(P: Params, names: Sequence[str], seeds: Sequence[int]) -> pd.DataFrame:
+def results(
+    P: Params, names: Sequence[str], seeds: Sequence[int], folder: str = "ablations"
+) -> pd.DataFrame:
     """Tidy results of the variants that have been run: variant, seed, metric, value, hashes."""
-    files = [result_file(P, name, seed) for name in names for seed in seeds]
+    files = [result_file(P, name, seed, folder) for name in names for seed in seeds]
     tables = [_read(file) for file in files if file.exists()]
     if not tables:
-        raise InputError(f"no ablation of {P.profile} has a result; run them first")
+        raise InputError(f"{folder}: no variant of {P.profile} has a result; run them first")
     return pd.concat(tables, ignore_index=True)
 
 
@@ -208,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("-p", nargs="*", action="extend", default=[], metavar="NAME=VALUE", dest="overrides")
     args = parser.parse_args(arguments)
     try:
-        P = load_params(args.profile, parse_overrides(args.overrides))
+        P = load_params(args.profile, WHOLE | parse_overrides(args.overrides))
         names = args.variants or list(load_variants())
         run(P, names, args.seeds, args.cores)
         write_table(results(P, names, args.seeds), P.run_dir / "ablations_reference.csv")

@@ -1,27 +1,36 @@
-"""A scored example video, and the exported backbone with its proof."""
+"""A scored example video, and the exported backbone with its proof.
 
+``python -m companion.quickstart`` makes what notebook 00 shows before a run: a model and a video.
+"""
+
+import argparse
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import open_clip
 import pandas as pd
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from alertclip.anomaly_curve import ScoreCurve, embed_prompts, score_video
 from alertclip.blip import is_blip, max_tokens
-from alertclip.export import export_open_clip
+from alertclip.export import ADAPTER, META, export_open_clip
+from alertclip.files import read_json, sha256_file, write_json
 from alertclip.model import AlertCLIP
 from alertclip.score import HELD, draw, load_model
 from companion import figures
 from companion.figures.style import new_figure, styled
-from companion.profiles import ROOT, Params
+from companion.profiles import ROOT, Params, load_params
 from companion.splits import clip_dataset, load_split, prepare_data
 from companion.stage_runs import resolve_device
 from companion.tuned_models import event_spans, prompts_of, provenance, stage_model
 
 Encoders = tuple[Callable[[Tensor], Tensor], Callable[[Sequence[str]], Tensor]]
+SHIPPED = ROOT / "lib" / "miniworld" / "example"
+SHIPPED_OF = "the committed reference run (synthetic)"
 
 
 def export(P: Params) -> pd.DataFrame:
@@ -83,22 +92,49 @@ def _transformers_encoders(folder: Path) -> Encoders:
 
 
 def best_model(P: Params) -> tuple[AlertCLIP, str]:
-    """The run's exported model, else the profile's untuned backbone; and a line that says which."""
-    folder, device = P.run_dir / "export", str(resolve_device(P))
-    if not (folder / "alert_clip.json").is_file():
-        return load_model(P.model.backbone, P.model.pretrained, device)
-    model, line = load_model(str(folder), None, device)
-    return model, f"{line} of profile {P.profile}"
+    """The run's exported model, else the one shipped for its backbone, else the untuned backbone.
+
+    Beside it a line that says which.
+    """
+    device = str(resolve_device(P))
+    for folder, of in ((P.run_dir / "export", P.profile), (SHIPPED / P.model.backbone, SHIPPED_OF)):
+        if (folder / META).is_file():
+            model, line = load_model(str(folder), None, device)
+            return model, f"{line} of {of}"
+    return load_model(P.model.backbone, P.model.pretrained, device)
 
 
 def score_example(P: Params, model: AlertCLIP) -> tuple[ScoreCurve, list[tuple[float, float]]]:
-    """Score the video parameter, else the first abnormal test video; its events in s, if known."""
+    """Score a video; also returns its annotated events in s, if known.
+
+    The video parameter, else the run's first abnormal test video; for the mini world, before a run
+    has rendered it, a copy that is shipped.
+    """
     path, spans = ROOT / P.video, []
-    if not P.video:
+    if not P.video and P.data.world == "miniworld" and not (P.run_dir / "export").exists():
+        known = read_json(SHIPPED / "example.json")
+        path, spans = SHIPPED / known["file"], [tuple(span) for span in known["events_s"]]
+    elif not P.video:
         prepare_data(P)
         item = next(item for item in load_split(P, "test")[0] if item.is_abnormal)
         path, spans = P.data_dir / item.video, event_spans(P, "test")[item.key]
     return score_video(model, path, embed_prompts(model, prompts_of(P)), P.data.num_frames), spans
+
+
+def ship(P: Params, out: Path = SHIPPED) -> None:
+    """Make what notebook 00 shows before any run: Full in half precision, and one test video."""
+    folder = out / P.model.backbone
+    shutil.copytree(P.run_dir / "export", folder, ignore=shutil.ignore_patterns(ADAPTER))
+    for file in folder.glob("*.safetensors"):
+        save_file({name: x.half() for name, x in load_file(file).items()}, file)
+    hashes = {f.name: sha256_file(f) for f in sorted(folder.glob("*.safetensors"))}
+    command = f"python -m companion.quickstart --profile {P.profile}"
+    card = {"what": f"Full of a run of the {P.profile} profile, float16", "sha256": hashes}
+    write_json(folder / "card.json", card | provenance(P) | {"command": command})
+    item = next(item for item in load_split(P, "test")[0] if item.is_abnormal)
+    shutil.copyfile(P.data_dir / item.video, out / "example.mp4")
+    known = {"file": "example.mp4", "events_s": event_spans(P, "test")[item.key]}
+    write_json(out / "example.json", known | {"caption": item.global_caption, "data": "synthetic"})
 
 
 def curve_figure(
@@ -106,3 +142,9 @@ def curve_figure(
 ) -> figures.Figure:
     """The anomaly curve with key frames and attention; annotated events are shaded."""
     return styled(draw)(model, curve, f"{what}; {HELD}.", spans, new_figure(9, 7.2))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=ship.__doc__)
+    parser.add_argument("--profile", default="mini", help="a finished run")
+    ship(load_params(parser.parse_args().profile))

@@ -12,12 +12,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from alertclip.errors import InputError
 from alertclip.files import atomic_write
-from companion.ablation_tables import ablation_table, reference_table
+from companion.ablation_tables import ablation_table
+from companion.figures.style import committed
 from companion.profiles import ROOT
 
 TEMPLATES = ROOT / "docs" / "templates"
 PAGES = ("results.md", "speed.md")
-ABLATIONS = "ablations"  # the changes of all variants and metrics, from the committed results
+ABLATIONS = {"ablations": "ablations_reference", "losses": "losses_test"}
+"""Committed results of variants over seeds, read as changes against the whole method."""
 BEGIN, END = "<!-- results: python -m companion.readme -->", "<!-- end of results -->"
 
 
@@ -35,8 +37,9 @@ def pages() -> dict[Path, str]:
     """What README.md and the generated pages of docs/ should hold."""
     loader = FileSystemLoader(TEMPLATES, encoding="utf-8")
     templates = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)
-    shown = {f.__name__: f for f in (num, ci, total)}
+    shown = {f.__name__: f for f in (num, ci, total, judged)}
     templates.globals.update(shown)
+    templates.tests["gains"] = _gains
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     if BEGIN not in readme or END not in readme:
         raise InputError(f"README.md: the markers {BEGIN} and {END} are missing")
@@ -65,10 +68,37 @@ def total(name: str, **where: object) -> int:
     return int(_rows(name, where)["items"].sum())
 
 
+def judged(
+    name: str, digits: int = 1, column: str = "mean", scale: float = 1, **where: object
+) -> str:
+    """A difference with its interval and a verdict; bold where the interval lies above zero.
+
+    Without a verdict: the smallest difference that would have been seen.
+    """
+    value, *ends = scale * _row(name, where)[[column, "low", "high"]].astype(float)
+    low, high = sorted(ends)
+    return judge(value, low, high, digits)
+
+
+def judge(value: float, low: float, high: float, digits: int = 1) -> str:
+    """The text of ``judged``."""
+    text = f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    if low > 0:
+        return f"**{text}**"
+    seen = f"none shown; {high - value:.{digits}f} would have been"
+    return f"{text} ({'a loss' if high < 0 else seen})"
+
+
+def _gains(measure: str) -> bool:
+    """Whether Full beats Stage I over seeds: the interval of the difference lies above zero."""
+    where = {"measure": measure, "model": "Full minus Stage I"}
+    return bool(_row("seeds_test_summary.csv", where)["low"] > 0)
+
+
 @cache
 def _table(name: str) -> pd.DataFrame:
-    if name == ABLATIONS:
-        table = reference_table()
+    if name in ABLATIONS:
+        table = committed(ABLATIONS[name])
         return pd.concat(ablation_table(table, metric) for metric in table["metric"].unique())
     return pd.read_csv(ROOT / name if "/" in name else ROOT / "figures" / name)
 

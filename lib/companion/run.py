@@ -24,7 +24,8 @@ from companion.workflow import NOTEBOOKS, Notebook
 def check_inputs(P: Params, fetch: bool = True) -> None:
     """Raise one InputError that lists every missing file of the run: what, where from, where to.
 
-    ``fetch``: also load the backbone, so that weights which cannot be had stop the run here.
+    ``fetch``: also look for the device and load the backbone, so that a GPU or weights which
+    cannot be had stop the run here.
     """
     require_variants(P.ablation.variants)
     if P.data.world != "miniworld":
@@ -38,7 +39,9 @@ def check_inputs(P: Params, fetch: bool = True) -> None:
             )
     if fetch and P.model.backbone not in ("miniclip", "minisiglip"):
         from alertclip.backbone import load_backbone
+        from companion.stage_runs import resolve_device
 
+        resolve_device(P)
         load_backbone(P.model.backbone, P.model.pretrained)
 
 

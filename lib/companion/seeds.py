@@ -10,12 +10,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from companion import result_tables, tuned_models
+from companion import ablations, result_tables, tuned_models
 from companion.ablation_tables import student_interval
 from companion.figures import write_table
 from companion.profiles import Params, load_params
-from companion.splits import Split, prepare_data
-from companion.stage_runs import run_stage
+from companion.splits import Split
 
 PAIRS = (("clip", "stage1"), ("stage1", "full"), ("clip", "full"))
 
@@ -48,13 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--split", choices=("dev", "test"), default="test")
     args = parser.parse_args(arguments)
-    P = load_params(args.profile)
-    prepare_data(P)
+    P = load_params(args.profile, ablations.WHOLE)
     tables = []
     for seed in args.seeds:
-        own = load_params(args.profile, {"profile": f"{args.profile}/seed{seed}", "seed": seed})
-        for stage in (1, 2):
-            run_stage(own, stage)
+        own = ablations.train_variant(P, "full", seed)
         tables.append(measure(own, args.split).assign(seed=seed))
         write_table(pd.concat(tables, ignore_index=True), P.run_dir / f"seeds_{args.split}.csv")
     if len(tables) > 1:

@@ -175,8 +175,11 @@ def resolve_device(P: Params) -> torch.device:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:  # the latter from a torch without CUDA
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device={name}: {reason}; use device=auto, or cpu") from None
+        reason = str(error).splitlines()[0].rstrip(".") + "."
+        raise InputError(
+            f"device={name}: {reason} To run on the processor all the same, for days where the"
+            " videos are real, pass device=cpu"
+        ) from None
     device = torch.device(name)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # timers and memory counters read the current GPU

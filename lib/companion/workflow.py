@@ -44,12 +44,15 @@ class Notebook:
 
 FIRST, TUNED = ("01_data_filtering",), ("04_stage2_joint",)
 TABLES = (PAPER_RESULTS, BENCHMARKS)
-NOTEBOOKS = (  # in reading order, but 00 scores a video with the model that 04 exports
+NOTEBOOKS = (
+    Notebook("00_quickstart", (), (*BASE, "video"),
+             files=(PAPER_RESULTS, *sorted((WEIGHTS.parent / "example").rglob("*.*")))),
     Notebook("01_data_filtering", packages=("curation",), alone=True),
     Notebook("02_mss_diagnosis", FIRST),
     Notebook("03_stage1_global", FIRST, TRAINING, alone=True),
     Notebook("04_stage2_joint", ("03_stage1_global",), (*TRAINING, "stage2"), alone=True,
-             files=(PAPER_RESULTS, ROOT / "figures/ablation_alertclip.csv")),
+             files=(PAPER_RESULTS, *(ROOT / "figures" / f"{n}.csv"
+                                     for n in ("learning_curves", "losses_test")))),
     Notebook("05_zero_shot", TUNED, (*DETECTION, *DOMAINS), files=TABLES),
     Notebook("06_weakly_supervised", TUNED, DETECTION, files=TABLES),
     Notebook("07_ablations", TUNED, (*DETECTION, "training", "stage1", "stage2", "ablation"),
@@ -58,7 +61,6 @@ NOTEBOOKS = (  # in reading order, but 00 scores a video with the model that 04 
     Notebook("09_efficiency", (), (*TRAINING, "stage2"), alone=True),
     Notebook("10_anomaly_qa", ("06_weakly_supervised",), (*DETECTION, "qa"),
              ("curation", "vagpt"), TABLES),
-    Notebook("00_quickstart", TUNED, (*BASE, "video")),
 )  # fmt: skip
 NOTEBOOKS += (
     Notebook("11_report", tuple(book.name for book in NOTEBOOKS), BASE,
@@ -75,8 +77,11 @@ def upstream(book: Notebook) -> set[str]:
 def priority(book: Notebook) -> int:
     """Larger = started earlier: what most others wait for, then the last first.
 
-    So 05 finds the features that 06 extracts, and a long one is not left over at the end.
+    So 05 finds the features that 06 extracts, and a long one is not left over at the end. 00 needs
+    nothing and comes first: a page to read while the others run.
     """
+    if book is NOTEBOOKS[0]:
+        return len(NOTEBOOKS) ** 2
     waiting = sum(book.name in upstream(other) for other in NOTEBOOKS)
     return waiting * len(NOTEBOOKS) + NOTEBOOKS.index(book)
 

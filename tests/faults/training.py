@@ -226,7 +226,7 @@ PARAMETERS: list[tuple[str, str, dict[str, Any]]] = [
     ("a rate below 0", "stage1_base_lr", {"stage1_base_lr": -1e-6}),
     ("dropout of 1", "stage1_lora_dropout", {"stage1_lora_dropout": 1.0}),
     ("no layer to adapt", "lora_targets: .* at least 1 item", {"lora_targets": []}),
-    ("a device that is not there", "use device=auto, or cpu", {"device": "cuda:99"}),
+    ("a device that is not there", "pass device=cpu", {"device": "cuda:99"}),
 ]
 EARLY = "stops before any work"
 CASES = [

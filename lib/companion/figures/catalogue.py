@@ -13,7 +13,7 @@ import pandas as pd
 
 from alertclip.errors import InputError
 from alertclip.files import read_json, write_json
-from companion.figures import comparisons, curves, spaces, style
+from companion.figures import comparisons, curves, seed_plots, spaces, style
 
 SYNTHETIC = "synthetic"  # in the name of the data
 COUNTED = ("flops",)  # the paper's own model, whatever the data
@@ -83,11 +83,13 @@ CATALOGUE: dict[str, Callable[[pd.DataFrame], style.Figure]] = {
     "stage1_mss": sign_score,
     "stage1_zero_shot": partial(compare, title="Zero-shot detection"),
     "stage1_umap": partial(umap, title="Clips and prompts"),
+    "learning_curves": seed_plots.learning_curves,
+    "mss_against_auc": seed_plots.mss_against_auc,
+    "losses_reference": partial(changes, title="Losses of Stage II, test clips"),
     "stage2_losses": partial(losses, title="Stage II losses"),
     "stage2_mss": sign_score,
     "stage2_zero_shot": partial(compare, title="Zero-shot detection"),
     "stage2_difficulty": partial(auc, title="Video AUC by difficulty"),
-    "stage2_umap": partial(umap, title="Clips and prompts"),
     "zero_shot_snippet": partial(compare, title="Zero-shot, snippet embeddings"),
     "zero_shot_temporal": partial(compare, title="Zero-shot, temporal output"),
     "open_vocabulary": partial(auc, title="Open vocabulary, with normal test videos"),
@@ -122,6 +124,7 @@ CATALOGUE: dict[str, Callable[[pd.DataFrame], style.Figure]] = {
 
 DATA = {name: PLANTED for name in CATALOGUE | {"screening_removed": 0} if "screening" in name}
 DATA |= {name: REFERENCE for name in CATALOGUE if name.endswith("_reference")}
+DATA |= {name: REFERENCE for name in ("learning_curves", "mss_against_auc")}
 DATA |= {f"ablation_{name}": REFERENCE for name in ("alertclip", "vadclip", "anomalyclip")}
 """The data of figures that do not show the run's own, whatever the profile."""
 

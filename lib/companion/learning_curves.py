@@ -1,0 +1,136 @@
+"""Learning curves on the development split: what each loss adds, step by step, over seeds.
+
+``python -m companion.learning_curves --variants full global region hard --seeds 0 1 2 3 4`` trains
+variants of params/ablations.yaml as ``companion.ablations`` does, keeps a checkpoint every 25 steps
+and measures each on the development clips. Schedules are chosen from this table. The ablations
+score the test clips afterwards, with the models trained here.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+from safetensors.torch import load_file
+
+from alertclip.checkpoint import TRAINABLE, checkpoints, restore
+from alertclip.embeddings import embed_clips
+from alertclip.errors import InputError
+from alertclip.model import AlertCLIP
+from alertclip.mss import encode_sets, signed_score
+from companion import ablations, result_tables
+from companion.ablation_tables import student_interval
+from companion.figures.style import write_table
+from companion.profiles import Params, load_params, parse_overrides
+from companion.splits import Split, clip_dataset
+from companion.stage_runs import initial_model, resolve_device
+from companion.tuned_models import StageResult, prompts_of
+from companion.variants import load_variants
+from companion.world_gates import still_accuracy
+
+EVERY = 25  # optimiser steps between two points of a curve
+KEPT = {f"stage{stage}_{name}": value for stage in (1, 2)
+        for name, value in (("save_steps", EVERY), ("save_limit", 1000))}  # fmt: skip
+RULE = ("video AUC", "frame AUC")  # what the choice of the schedule looks at
+STILLS = 600  # per point: how well scene, colour, object and posture are still told
+
+
+def curve(P: Params, name: str, seed: int) -> pd.DataFrame:
+    """Development metrics of a variant at each checkpoint of Stage II; the reference's Stage I too.
+
+    Columns variant, seed, stage, step, metric, value (per cent; MSS as it is), params (hash).
+    """
+    variant = load_variants()[name]
+    if variant.kind != "alertclip":
+        raise InputError(
+            f"{name} is a detector's ablation: only variants of Alert-CLIP have curves"
+        )
+    trained = ablations.train_variant(P.changed(KEPT), name, seed)
+    stages = {2: trained.run_dir / "full"}
+    if variant.reference:
+        stages[1] = ablations.shared_stage1(trained, P.changed(KEPT))
+    tables = [_points(trained, stage, folder) for stage, folder in sorted(stages.items())]
+    own = {"variant": name, "seed": seed, "params": ablations.inputs_hash(P, name, seed)}
+    return pd.concat(tables, ignore_index=True).assign(**own)
+
+
+def _points(P: Params, stage: int, folder: Path) -> pd.DataFrame:
+    """Metrics at every checkpoint of a stage. Columns stage, step, metric, value."""
+    steps, models = zip(*_models(P, stage, folder), strict=True)
+    seen = still_accuracy(P, models, STILLS)
+    rows = []
+    for step, model, attributes in zip(steps, models, seen, strict=True):
+        found = detection(P, model)
+        found |= {row["measure"]: 100 * row["value"] for row in attributes}
+        rows += [{"stage": stage, "step": step, "metric": k, "value": v} for k, v in found.items()]
+    return pd.DataFrame(rows)
+
+
+def _models(P: Params, stage: int, folder: Path) -> Iterator[tuple[int, AlertCLIP]]:
+    """The model at each checkpoint, in evaluation mode, with its step."""
+    for saved in checkpoints(folder):
+        model = initial_model(P, stage)
+        restore(model, load_file(saved / TRAINABLE))
+        yield int(saved.name.split("-")[1]), model.to(resolve_device(P)).eval()
+
+
+def detection(P: Params, model: AlertCLIP, split: Split = "dev") -> dict[str, float]:
+    """MSS and zero-shot AUC and AP (per cent) on the clips of a split."""
+    dataset = clip_dataset(P, split, model.image_size)
+    clips = embed_clips(model, dataset, P.evaluation.batch_size, resolve_device(P))
+    result = StageResult("full", clips, *encode_sets(model.encode_text, prompts_of(P).sets))
+    few = P.changed({"bootstrap_samples": 10})  # the interval is over seeds
+    table = result_tables.zero_shot(few, [result], split).set_index("setting")["value"]
+    return {"MSS": signed_score(result.similarities, clips.labels).mean(), **table}
+
+
+def gains(table: pd.DataFrame, name: str = "full", against: str = "global") -> pd.DataFrame:
+    """Paired differences of two variants at each step of Stage II, over seeds.
+
+    Columns step, metric, change, low, high (95%, Student's t), seeds.
+    """
+    wide = table[table["stage"] == 2].pivot_table(
+        index=["metric", "step", "seed"], columns="variant", values="value", sort=False
+    )
+    groups = (wide[name] - wide[against]).dropna().groupby(["metric", "step"], sort=False)
+    rows = [(*at, *student_interval(part), len(part)) for at, part in groups]
+    return pd.DataFrame(rows, columns=["metric", "step", "change", "low", "high", "seeds"])
+
+
+def first_gain(table: pd.DataFrame, metrics: Sequence[str] = RULE) -> int | None:
+    """The schedule's rule: the first step at which Full beats global alone in every metric.
+
+    Beats: the 95% interval of the paired difference over seeds lies above zero.
+    """
+    found = gains(table)
+    low = found[found["metric"].isin(metrics)].pivot(index="step", columns="metric", values="low")
+    steps = low.index[(low > 0).all(axis=1)]
+    return int(steps[0]) if len(steps) else None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line: train, measure, and write runs/<profile>/learning_curves.csv."""
+    parser = argparse.ArgumentParser(
+        prog="python -m companion.learning_curves", description=__doc__
+    )
+    add = parser.add_argument
+    add("--profile", default="mini")
+    add("--variants", nargs="+", default=["full", "global", "region", "hard"])
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    add("--cores", type=int, help="jobs at once; default: one per core, one on a GPU")
+    add("-p", nargs="*", action="extend", default=[], metavar="NAME=VALUE", dest="overrides")
+    args = parser.parse_args(arguments)
+    try:
+        P = load_params(args.profile, ablations.WHOLE | parse_overrides(args.overrides))
+        ablations.run(P, args.variants, args.seeds, args.cores, "curves", curve)
+        table = ablations.results(P, args.variants, args.seeds, "curves")
+        write_table(table, P.run_dir / "learning_curves.csv")
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
