@@ -10,6 +10,8 @@ import av
 import numpy as np
 from av.filter import Graph
 
+from alertclip.errors import InputError
+
 TURNS = {
     (1, 0, 0, 1): [],
     (-1, 0, 0, 1): ["hflip"],
@@ -21,6 +23,43 @@ TURNS = {
     (0, -1, -1, 0): ["transpose=3"],
 }
 """Filters that show a frame as a player does, by the signs of a b c d of its display matrix."""
+
+
+class DecodeError(InputError):
+    """A video that cannot be decoded: the message names the file and the reason."""
+
+
+@contextmanager
+def decoding_errors(path: Path) -> Iterator[None]:
+    """Turn what FFmpeg raises into a DecodeError that names the file."""
+    try:
+        yield
+    except (av.FFmpegError, ValueError, OSError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise DecodeError(f"{path}: cannot be decoded ({reason}); convert or replace it") from None
+
+
+def existing(path: Path | str) -> Path:
+    """The path of a file that is there and not empty; DecodeError else."""
+    path = Path(path)
+    try:
+        size = path.stat().st_size if path.is_file() else None
+    except OSError as error:
+        raise DecodeError(f"{path}: cannot be opened ({error.strerror})") from None
+    if size is None:
+        raise DecodeError(f"{path}: no such file")
+    if size == 0:
+        raise DecodeError(f"{path}: the file is empty; fetch it again")
+    return path
+
+
+def decord_reader(path: Path, size: tuple[int, int]) -> Any:
+    """A decord reader that squashes frames to ``size`` = (H, W); None where decord cannot."""
+    with suppress(Exception):  # it may be missing, and DECORDError has no narrower base class
+        import decord
+
+        return decord.VideoReader(str(path), width=size[1], height=size[0], num_threads=1)
+    return None
 
 
 class Scaler:

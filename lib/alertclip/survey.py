@@ -24,8 +24,9 @@ class VideoInfo:
     fps is the mean rate (1/s); width and height are those of the upright picture. ``times`` are
     the presentation times (s, from the first frame) and the end of a video of variable rate; empty
     where frame i is shown at i / fps. Random access is exact at ``keyframes``; empty: decode from
-    the start. ``lost`` are the frames that do not decode, of the ``promised``. ``start`` is the
-    stream's own time of frame 0 (s), None where its packets carry no usable times.
+    the start. ``decord``: its random access was found exact too. ``lost`` are the frames that do
+    not decode, of the ``promised``. ``start`` is the stream's own time of frame 0 (s), None where
+    its packets carry no usable times.
     """
 
     frames: int
@@ -39,6 +40,7 @@ class VideoInfo:
     keyframes: tuple[int, ...] = ()
     lost: tuple[int, ...] = ()
     promised: int = 0
+    decord: bool = False
 
     @property
     def duration(self) -> float:

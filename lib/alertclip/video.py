@@ -7,7 +7,7 @@ presentation time, so one that does not decode leaves a gap and moves no other.
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -16,17 +16,22 @@ from typing import Any, Literal
 import av
 import numpy as np
 
-from alertclip.decoding import Scaler, decoded, opened
+from alertclip.decoding import (
+    DecodeError,
+    Scaler,
+    decoded,
+    decoding_errors,
+    decord_reader,
+    existing,
+    opened,
+)
 from alertclip.errors import InputError
 from alertclip.files import read_json, sha256_file, sha256_json, write_json
 from alertclip.survey import VideoInfo, survey
 
 JUMP = 32  # a key frame within this many frames is reached sooner by decoding on
-THROUGH = 512  # frames kept at most while a video is counted: 80 MB at 224 x 224, each copy
-
-
-class DecodeError(InputError):
-    """A video that cannot be decoded: the message names the file and the reason."""
+PROOF = (32, 32)  # size of the frames by which decord is compared
+THROUGH = 512  # frames kept at most at once: 80 MB at 224 x 224, each copy
 
 
 Sampling = Literal["index", "time"]
@@ -64,7 +69,23 @@ def _probe_content(path: Path, store: Path | None, count: Callable[[Path], Video
     except OSError as error:
         raise DecodeError(f"{path}: cannot be read ({error.strerror})") from None
     file = store / f"{digest}.json" if store else None
-    return _kept(file, lambda: replace(count(path), sha256=digest))
+    return _kept(file, lambda: replace(_with_decord(path, count(path)), sha256=digest))
+
+
+def _with_decord(path: Path, info: VideoInfo) -> VideoInfo:
+    """The info, marked where decord gives the times and the first, middle and last frame of PyAV.
+
+    It is asked only where random access can be exact: on a transport stream it may never return.
+    """
+    reader = decord_reader(path, PROOF) if info.keyframes else None
+    if reader is None or len(reader) != info.frames:
+        return info
+    times = reader.get_frame_timestamp(np.arange(info.frames))[:, 0]
+    numbers = sorted({0, info.frames // 2, info.frames - 1})
+    same = np.abs(times - times[0] - info.clock).max() < 0.25 / info.fps and np.array_equal(
+        reader.get_batch(numbers).asnumpy(), read_frames(path, numbers, PROOF, info)
+    )
+    return replace(info, decord=bool(same))
 
 
 def _kept(file: Path | None, make: Callable[[], VideoInfo]) -> VideoInfo:
@@ -79,16 +100,6 @@ def _kept(file: Path | None, make: Callable[[], VideoInfo]) -> VideoInfo:
     if file:
         write_json(file, asdict(info))
     return info
-
-
-@contextmanager
-def decoding_errors(path: Path) -> Iterator[None]:
-    """Turn what FFmpeg raises into a DecodeError that names the file."""
-    try:
-        yield
-    except (av.FFmpegError, ValueError, OSError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise DecodeError(f"{path}: cannot be decoded ({reason}); convert or replace it") from None
 
 
 def count_and_read(
@@ -214,6 +225,9 @@ def _picked(
     path: Path, info: VideoInfo, wanted: Sequence[int], size: tuple[int, int]
 ) -> Iterator[tuple[int, np.ndarray]]:
     """The ``wanted`` frames (increasing numbers), as (number, (H, W, 3)), squashed to ``size``."""
+    if info.decord and len(wanted) <= THROUGH and (reader := decord_reader(path, size)):
+        yield from zip(wanted, reader.get_batch(wanted).asnumpy(), strict=True)
+        return
     scale = Scaler(size)
     with opened(path, info.stream, "NONE" if info.keyframes else "AUTO") as (container, stream):
         for run in _runs(wanted, info.keyframes):
@@ -275,20 +289,6 @@ def uniform_indices(
     if last - first <= count:
         return np.arange(first, last)
     return (first + (np.arange(count) + 0.5) * (last - first) / count).astype(int)
-
-
-def existing(path: Path | str) -> Path:
-    """The path of a file that is there and not empty; DecodeError else."""
-    path = Path(path)
-    try:
-        size = path.stat().st_size if path.is_file() else None
-    except OSError as error:
-        raise DecodeError(f"{path}: cannot be opened ({error.strerror})") from None
-    if size is None:
-        raise DecodeError(f"{path}: no such file")
-    if size == 0:
-        raise DecodeError(f"{path}: the file is empty; fetch it again")
-    return path
 
 
 def _file_key(path: Path) -> tuple[str, int, int]:
