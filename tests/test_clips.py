@@ -11,11 +11,11 @@ from test_video import SIZE, ids, write_ids
 
 from alertclip.cache import FrameCache, in_threads, parts_ahead
 from alertclip.clips import ClipDataset, collate, cover_spans
+from alertclip.decoding import DecodeError
 from alertclip.errors import InputError
 from alertclip.records import WHOLE_FRAME, Item, Keyframe, Region, box_at, region_span
-from alertclip.survey import VideoInfo
+from alertclip.survey import VideoInfo, uniform_indices
 from alertclip.vagta import load_vagta
-from alertclip.video import DecodeError, uniform_indices
 from companion import splits
 
 FIGHT = "UCF_Crimes_Videos/UCF_Crimes/Videos/Fighting/Fighting002_x264.mp4"

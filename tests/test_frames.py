@@ -15,7 +15,8 @@ from test_video import encode, spoilt
 from alertclip.anomaly_curve import Sampling
 from alertclip.cache import FrameCache
 from alertclip.decoding import Scaler
-from alertclip.video import probe, read_frames, uniform_indices
+from alertclip.survey import uniform_indices
+from alertclip.video import probe, read_frames
 from curation.quality import missing_share
 from detectors.features import SnippetRule, decoded_pieces
 
@@ -155,8 +156,10 @@ def test_numbers_drawn_into_frames_are_read_back(tmp_path, container):
         held = [n for n in range(info.frames) if n not in info.lost]
         seen = dict(zip(held, expected, strict=True))
         for door, frames, asked in doors(path, info, folder):
+            # The last picture of a torn file may be half there: decoders differ in it.
+            whole = [i for i, n in enumerate(asked) if cut != "torn" or n + 1 < info.frames]
             found, wanted = numbers(frames), [seen[n] for n in info.shown(asked)]
-            assert found == wanted, (case, door)
+            assert [found[i] for i in whole] == [wanted[i] for i in whole], (case, door)
         if codec != "libx264" and cut in ("one bad packet", "torn"):
             continue  # these paint over what is bad, and the bars cannot be read
         times = np.array([float(shown_at(n, RATES[rate])) for n in expected])

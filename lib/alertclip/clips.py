@@ -16,8 +16,7 @@ from alertclip.cache import FrameCache, parallel_fill, parallel_probe
 from alertclip.errors import InputError
 from alertclip.files import sha256_json
 from alertclip.records import Finding, Item, boxes_at, region_span
-from alertclip.survey import VideoInfo
-from alertclip.video import Sampling, uniform_indices
+from alertclip.survey import Sampling, VideoInfo, uniform_indices
 
 
 @dataclass(frozen=True)

@@ -54,12 +54,10 @@ def existing(path: Path | str) -> Path:
 
 
 def decord_reader(path: Path, size: tuple[int, int]) -> Any:
-    """A decord reader that squashes frames to ``size`` = (H, W); None where decord cannot."""
-    with suppress(Exception):  # it may be missing, and DECORDError has no narrower base class
-        import decord
+    """A decord reader that squashes frames to ``size`` = (H, W)."""
+    import decord
 
-        return decord.VideoReader(str(path), width=size[1], height=size[0], num_threads=1)
-    return None
+    return decord.VideoReader(str(path), width=size[1], height=size[0], num_threads=1)
 
 
 class Scaler:

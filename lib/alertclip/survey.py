@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import av
 import numpy as np
@@ -14,6 +14,7 @@ from av.stream import Disposition
 from alertclip.decoding import all_packets, decoded, display_matrix, opened
 
 SEEKABLE = {"mov", "matroska"}  # containers with an index of key frames by time
+Sampling = Literal["index", "time"]
 REORDERED = 64  # frames by which decoding order and presentation order differ at most
 
 
@@ -79,6 +80,27 @@ class VideoInfo:
             return [int(number) for number in numbers]
         kept = np.setdiff1d(np.arange(self.frames), self.lost)
         return kept[np.maximum(np.searchsorted(kept, numbers, "right") - 1, 0)].tolist()
+
+
+def uniform_indices(
+    info: VideoInfo, start: float, end: float, count: int, by: Sampling = "index"
+) -> np.ndarray:
+    """Frames at the centres of ``count`` equal bins of [start, end) s: at most (count,).
+
+    The bins are equal in number of frames (``by`` index, the papers' rule) or in time, which
+    differs where the frame rate varies. A span with fewer frames than bins gives each of its frames
+    once; the caller pads and masks.
+    """
+    # Clip before rounding: 1e308 s times a frame rate is infinite.
+    first = info.frame_at(start)
+    last = max(first + 1, round(min(info.position(end), info.frames)))
+    if by == "time":
+        edges = np.linspace(max(start, 0.0), min(end, info.duration), count + 1)
+        seconds = (edges[:-1] + edges[1:]) / 2
+        return np.unique(np.clip(info.position(seconds).astype(int), first, last - 1))
+    if last - first <= count:
+        return np.arange(first, last)
+    return (first + (np.arange(count) + 0.5) * (last - first) / count).astype(int)
 
 
 class _Packet(NamedTuple):

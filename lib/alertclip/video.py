@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import av
 import numpy as np
@@ -34,7 +34,6 @@ PROOF = (32, 32)  # size of the frames by which decord is compared
 THROUGH = 512  # frames kept at most at once: 80 MB at 224 x 224, each copy
 
 
-Sampling = Literal["index", "time"]
 Choice = Callable[[VideoInfo], Sequence[Sequence[int]]]
 """Lists of frames to take from a video, once it is known what it holds."""
 
@@ -51,7 +50,8 @@ def probe(
     ``count`` decodes, and may keep frames on the way. Raises DecodeError naming the file.
     """
     path = existing(path)
-    key = _file_key(path)
+    status = path.stat()
+    key = str(path.absolute()), status.st_size, status.st_mtime_ns
     if key not in _known:
         # Hashing a hundred gigabytes takes minutes: the file's size and time stand for its content.
         seen = store / f"seen-{sha256_json(key)[:32]}.json" if store else None
@@ -77,14 +77,14 @@ def _with_decord(path: Path, info: VideoInfo) -> VideoInfo:
 
     It is asked only where random access can be exact: on a transport stream it may never return.
     """
-    reader = decord_reader(path, PROOF) if info.keyframes else None
-    if reader is None or len(reader) != info.frames:
-        return info
-    times = reader.get_frame_timestamp(np.arange(info.frames))[:, 0]
-    numbers = sorted({0, info.frames // 2, info.frames - 1})
-    same = np.abs(times - times[0] - info.clock).max() < 0.25 / info.fps and np.array_equal(
-        reader.get_batch(numbers).asnumpy(), read_frames(path, numbers, PROOF, info)
-    )
+    numbers, same = sorted({0, info.frames // 2, info.frames - 1}), False
+    with suppress(Exception):  # decord may be missing or fail, with no narrower class of errors
+        reader = decord_reader(path, PROOF) if info.keyframes else ()
+        if len(reader) == info.frames:
+            times = reader.get_frame_timestamp(np.arange(info.frames))[:, 0]
+            found = reader.get_batch(numbers).asnumpy()
+            near = np.abs(times - times[0] - info.clock).max() < 0.25 / info.fps
+            same = near and np.array_equal(found, read_frames(path, numbers, PROOF, info))
     return replace(info, decord=bool(same))
 
 
@@ -142,8 +142,8 @@ class Walk:
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         seen, scale = [], Scaler(self.size)
-        with decoding_errors(self.path), opened(self.path, self.promised.stream, self.threads) as v:
-            for number, frame in _numbered(*v, self.promised):
+        with decoding_errors(self.path):
+            for number, frame in _all(self.path, self.promised, self.threads):
                 seen.append(number)
                 if number in self.wanted:
                     yield number, scale(frame)
@@ -202,6 +202,24 @@ def read_in_order(
             yield frame
 
 
+def _all(path: Path, info: VideoInfo, threads: str) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Every numbered frame that decodes, the same for any ``threads``.
+
+    A bad packet takes along frames that other threads have under way: at a gap, decode alone.
+    """
+    last = -1
+    for mode in (threads, "NONE"):
+        with opened(path, info.stream, mode) as (container, stream):
+            for number, frame in _numbered(container, stream, info):
+                if mode != "NONE" and number > last + 1:
+                    break
+                if number > last:
+                    last = number
+                    yield number, frame
+        if last + 1 == info.frames:
+            return
+
+
 def _numbered(container: Any, stream: Any, info: VideoInfo) -> Iterator[tuple[int, av.VideoFrame]]:
     last = -1
     for frame in decoded(container, stream):
@@ -225,11 +243,21 @@ def _picked(
     path: Path, info: VideoInfo, wanted: Sequence[int], size: tuple[int, int]
 ) -> Iterator[tuple[int, np.ndarray]]:
     """The ``wanted`` frames (increasing numbers), as (number, (H, W, 3)), squashed to ``size``."""
-    if info.decord and len(wanted) <= THROUGH and (reader := decord_reader(path, size)):
-        yield from zip(wanted, reader.get_batch(wanted).asnumpy(), strict=True)
-        return
+    if info.decord and len(wanted) <= THROUGH:
+        with suppress(Exception):  # such as some widths that are no multiple of 32
+            found = decord_reader(path, size).get_batch(wanted).asnumpy()
+            yield from zip(wanted, found, strict=True)
+            return
     scale = Scaler(size)
-    with opened(path, info.stream, "NONE" if info.keyframes else "AUTO") as (container, stream):
+    if not info.keyframes:
+        left = set(wanted)
+        for number, frame in _all(path, info, "AUTO"):
+            if number in left:
+                yield number, scale(frame)
+            if number >= wanted[-1]:
+                return
+        return
+    with opened(path, info.stream, "NONE") as (container, stream):
         for run in _runs(wanted, info.keyframes):
             left = set(run)
             for number, frame in _from(container, stream, info, run[0]):
@@ -268,29 +296,3 @@ def _runs(wanted: Sequence[int], keyframes: Sequence[int]) -> Iterator[list[int]
         run.append(number)
     if run:
         yield run
-
-
-def uniform_indices(
-    info: VideoInfo, start: float, end: float, count: int, by: Sampling = "index"
-) -> np.ndarray:
-    """Frames at the centres of ``count`` equal bins of [start, end) s: at most (count,).
-
-    The bins are equal in number of frames (``by`` index, the papers' rule) or in time, which
-    differs where the frame rate varies. A span with fewer frames than bins gives each of its frames
-    once; the caller pads and masks.
-    """
-    # Clip before rounding: 1e308 s times a frame rate is infinite.
-    first = info.frame_at(start)
-    last = max(first + 1, round(min(info.position(end), info.frames)))
-    if by == "time":
-        edges = np.linspace(max(start, 0.0), min(end, info.duration), count + 1)
-        seconds = (edges[:-1] + edges[1:]) / 2
-        return np.unique(np.clip(info.position(seconds).astype(int), first, last - 1))
-    if last - first <= count:
-        return np.arange(first, last)
-    return (first + (np.arange(count) + 0.5) * (last - first) / count).astype(int)
-
-
-def _file_key(path: Path) -> tuple[str, int, int]:
-    status = path.stat()
-    return str(path.absolute()), status.st_size, status.st_mtime_ns

@@ -21,8 +21,9 @@ import yaml
 from alertclip.errors import InputError
 from alertclip.files import locked, progress, read_json, sha256_json, write_json
 from alertclip.records import CLOCK, Item, item_key, region_span
+from alertclip.survey import uniform_indices
 from alertclip.vagta import load_surrogate, load_vagta
-from alertclip.video import DecodeError, probe, read_frames, uniform_indices
+from alertclip.video import DecodeError, probe, read_frames
 from curation import PARAMS
 from curation.chat_models import ChatModel, Endpoint, LocalModel, NoReply, Results
 from curation.contract import MAX_TOKENS, Violation, read_answer

@@ -14,7 +14,8 @@ from scipy.stats import binomtest
 from alertclip import intervals
 from alertclip.errors import InputError
 from alertclip.mss import inside
-from alertclip.video import DecodeError, probe, read_frames, uniform_indices
+from alertclip.survey import uniform_indices
+from alertclip.video import DecodeError, probe, read_frames
 from curation.chat_models import ChatModel, NoReply
 from vagpt.questions import LETTERS, Option, Question, QuestionSet, parse_reply, prompt, span_iou
 
