@@ -50,7 +50,8 @@ NOTEBOOKS = (
     Notebook("01_data_filtering", packages=("curation",), alone=True),
     Notebook("02_mss_diagnosis", FIRST),
     Notebook("03_stage1_global", FIRST, TRAINING, alone=True),
-    Notebook("04_stage2_joint", ("03_stage1_global",), (*TRAINING, "stage2"), ("curation",), alone=True,
+    Notebook("04_stage2_joint", ("03_stage1_global",), (*TRAINING, "stage2"), ("curation",),
+             alone=True,
              files=(PAPER_RESULTS, *(ROOT / "figures" / f"{n}.csv"
                                      for n in ("learning_curves", "losses_test")))),
     Notebook("05_zero_shot", TUNED, (*DETECTION, *DOMAINS), files=TABLES),
