@@ -1,6 +1,7 @@
 """Videos: frames by number, what they hold, remembered; bad files are named."""
 
 import os
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -193,3 +194,20 @@ def test_real_videos_hold_every_official_interval(shared_data):
     expected = {"Arson016": 1795, "Burglary033": 1259, "Explosion021": 782}
     expected |= {"Normal_Videos_641": 3600, "RoadAccidents022": 716, "RoadAccidents133": 673}
     assert counted == expected
+
+
+def test_decord_serves_a_long_video_of_which_it_gives_the_same_frames(tmp_path, monkeypatch):
+    pytest.importorskip("decord")
+    path, asked = write_ids(tmp_path / "long.mp4", 40), []
+    opened = video.decord_reader
+    monkeypatch.setattr(video, "decord_reader", lambda *a: asked.append(a[1]) or opened(*a))
+    short = video.probe(path)
+    assert not short.decord and not asked
+    monkeypatch.setattr(video, "THROUGH", 8)
+    info = video._with_decord(path, short)
+    assert info.decord and asked == [video.PROOF]
+    found = video.read_frames(path, [30, 3, 17], (32, 32), info)
+    assert len(asked) == 2
+    np.testing.assert_array_equal(found, video.read_frames(path, [30, 3, 17], (32, 32), short))
+    other = video._with_decord(path, replace(short, fps=2 * short.fps))  # other times
+    assert not other.decord

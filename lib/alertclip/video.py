@@ -79,7 +79,8 @@ def _with_decord(path: Path, info: VideoInfo) -> VideoInfo:
     """
     numbers, same = sorted({0, info.frames // 2, info.frames - 1}), False
     with suppress(Exception):  # decord may be missing or fail, with no narrower class of errors
-        reader = decord_reader(path, PROOF) if info.keyframes else ()
+        long = info.keyframes and info.frames > THROUGH  # a short one is decoded in no time
+        reader = decord_reader(path, PROOF) if long else ()
         if len(reader) == info.frames:
             times = reader.get_frame_timestamp(np.arange(info.frames))[:, 0]
             found = reader.get_batch(numbers).asnumpy()
