@@ -85,7 +85,6 @@ CATALOGUE: dict[str, Callable[[pd.DataFrame], style.Figure]] = {
     "stage1_umap": partial(umap, title="Clips and prompts"),
     "learning_curves": seed_plots.learning_curves,
     "mss_against_auc": seed_plots.mss_against_auc,
-    "losses_reference": partial(changes, title="Losses of Stage II, test clips"),
     "stage2_losses": partial(losses, title="Stage II losses"),
     "stage2_mss": sign_score,
     "stage2_zero_shot": partial(compare, title="Zero-shot detection"),

@@ -27,9 +27,9 @@ def learning_curves(table: pd.DataFrame, title: str = "Stage I, then Stage II") 
     table = table[table["metric"].isin(POINTS)].copy()
     first = table.loc[table["stage"] == 1, "step"].max()
     table["at"] = table["step"] + first * (table["stage"] == 2)
-    titles = {name: load_variants()[name].title for name in style.in_order(table["variant"])}
+    titles = {name: load_variants()[name].title for name in table["variant"].unique()}
     table["line"] = table["variant"].map(titles).where(table["stage"] == 2, "Stage I")
-    lines = style.in_order(table.sort_values("stage", kind="stable")["line"])
+    lines = list(table.sort_values("stage", kind="stable")["line"].unique())
     figure = style.new_figure(11, 6)
     panels = figure.subplots(2, 3, sharex=True).ravel()
     look = {"hue": "line", "hue_order": lines, "palette": style.colours(lines), "marker": "o"}
@@ -62,7 +62,7 @@ def mss_against_auc(
     wide["title"] = wide["variant"].map(shown).fillna("other variants")
     names = ("video AUC", "frame AUC", "in-clip frame AUC")
     wide = wide.sort_values("title", ascending=False)  # the named ones on top
-    order = style.in_order(wide["title"])
+    order = list(wide["title"].unique())
     figure = style.new_figure(11, 4)
     panels = figure.subplots(1, len(names), sharex=True)
     look = {"hue": "title", "hue_order": order, "palette": style.colours(order)}
