@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 from alertclip.anomaly_curve import ScoreCurve, embed_prompts, score_video
 from alertclip.blip import is_blip, max_tokens
 from alertclip.export import ADAPTER, META, export_open_clip
-from alertclip.files import read_json, sha256_file, write_json
+from alertclip.files import read_json, sha256_file, share, write_json
 from alertclip.model import AlertCLIP
 from alertclip.score import HELD, draw, load_model
 from companion import figures
@@ -30,6 +30,7 @@ from companion.tuned_models import event_spans, prompts_of, provenance, stage_mo
 
 Encoders = tuple[Callable[[Tensor], Tensor], Callable[[Sequence[str]], Tensor]]
 SHIPPED = ROOT / "lib" / "miniworld" / "example"
+LARGEST = 300_000  # bytes of the video that is shipped
 SHIPPED_OF = "the committed reference run (synthetic)"
 
 
@@ -131,8 +132,10 @@ def ship(P: Params, out: Path = SHIPPED) -> None:
     command = f"python -m companion.quickstart --profile {P.profile}"
     card = {"what": f"Full of a run of the {P.profile} profile, float16", "sha256": hashes}
     write_json(folder / "card.json", card | provenance(P) | {"command": command})
-    item = next(item for item in load_split(P, "test")[0] if item.is_abnormal)
+    abnormal = (item for item in load_split(P, "test")[0] if item.is_abnormal)
+    item = next(i for i in abnormal if (P.data_dir / i.video).stat().st_size < LARGEST)
     shutil.copyfile(P.data_dir / item.video, out / "example.mp4")
+    share(out)
     known = {"file": "example.mp4", "events_s": event_spans(P, "test")[item.key]}
     write_json(out / "example.json", known | {"caption": item.global_caption, "data": "synthetic"})
 
