@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from alertclip.files import read_json, sha256_file
 from alertclip.records import Item, Keyframe, Region
-from companion import examples, result_tables
+from companion import examples, quickstart, result_tables
+from companion.profiles import load_params
 
 BOX = (0.1, 0.2, 0.3, 0.4)
 
@@ -54,3 +56,16 @@ def test_sentences_read_the_interval() -> None:
     words = ["above zero", "below zero", "not distinguishable from zero"]
     assert [result_tables.side(row) for row in rows] == words
     assert result_tables.with_interval(rows[1]) == "-2.0 [-3.0, -1.0]"
+
+
+def test_a_bare_clone_scores_the_shipped_video_with_the_shipped_model():
+    P = load_params("mini", {"profile": "never-run"})
+    card = read_json(quickstart.SHIPPED / "miniclip" / "card.json")
+    for name, digest in card["sha256"].items():
+        assert sha256_file(quickstart.SHIPPED / "miniclip" / name) == digest
+    model, line = quickstart.best_model(P)
+    assert line.endswith(quickstart.SHIPPED_OF)
+    curve, ((start, end),) = quickstart.score_example(P, model)
+    inside = curve.table["time_s"].between(start, end)
+    scores = curve.table["score"].groupby(inside).mean()
+    assert scores[True] > scores[False]
