@@ -234,21 +234,28 @@ def results(
     return pd.concat(tables, ignore_index=True)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: run variants and write their results as one table."""
-    parser = argparse.ArgumentParser(prog="python -m companion.ablations", description=__doc__)
+def main(
+    arguments: Sequence[str] | None = None,
+    about: str | None = __doc__,
+    folder: str = "ablations",
+    measure: Measure | None = None,
+    variants: Sequence[str] = (),
+) -> int:
+    """Command line: run variants and write runs/<profile>/<folder>_reference.csv."""
+    parser = argparse.ArgumentParser(description=about)
     add = parser.add_argument
     add("--profile", default="mini")
-    add("--variants", nargs="+", default=[], help="default: all")
+    add("--variants", nargs="+", default=[], help=f"default: {', '.join(variants) or 'all'}")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     add("--cores", type=int, help="jobs at once; default: one per core, one on a GPU")
     add("-p", nargs="*", action="extend", default=[], metavar="NAME=VALUE", dest="overrides")
     args = parser.parse_args(arguments)
     try:
         P = load_params(args.profile, WHOLE | parse_overrides(args.overrides))
-        names = args.variants or list(load_variants())
-        run(P, names, args.seeds, args.cores)
-        write_table(results(P, names, args.seeds), P.run_dir / "ablations_reference.csv")
+        names = args.variants or list(variants or load_variants())
+        run(P, names, args.seeds, args.cores, folder, measure)
+        table = results(P, names, args.seeds, folder)
+        write_table(table, P.run_dir / f"{folder}_reference.csv")
     except InputError as error:
         print(error, file=sys.stderr)
         return 1

@@ -6,7 +6,6 @@ and measures each on the development clips. Schedules are chosen from this table
 score the test clips afterwards, with the models trained here.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,14 +20,14 @@ from alertclip.model import AlertCLIP
 from alertclip.mss import encode_sets, signed_score
 from companion import ablations, result_tables
 from companion.ablation_tables import student_interval
-from companion.figures.style import write_table
-from companion.profiles import Params, load_params, parse_overrides
+from companion.profiles import Params
 from companion.splits import Split, clip_dataset
 from companion.stage_runs import initial_model, resolve_device
 from companion.tuned_models import StageResult, prompts_of
 from companion.variants import load_variants
 from companion.world_gates import still_accuracy
 
+VARIANTS = ("full", "global", "region", "hard")
 EVERY = 25  # optimiser steps between two points of a curve
 KEPT = {f"stage{stage}_{name}": value for stage in (1, 2)
         for name, value in (("save_steps", EVERY), ("save_limit", 1000))}  # fmt: skip
@@ -109,28 +108,5 @@ def first_gain(table: pd.DataFrame, metrics: Sequence[str] = RULE) -> int | None
     return int(steps[0]) if len(steps) else None
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: train, measure, and write runs/<profile>/learning_curves.csv."""
-    parser = argparse.ArgumentParser(
-        prog="python -m companion.learning_curves", description=__doc__
-    )
-    add = parser.add_argument
-    add("--profile", default="mini")
-    add("--variants", nargs="+", default=["full", "global", "region", "hard"])
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    add("--cores", type=int, help="jobs at once; default: one per core, one on a GPU")
-    add("-p", nargs="*", action="extend", default=[], metavar="NAME=VALUE", dest="overrides")
-    args = parser.parse_args(arguments)
-    try:
-        P = load_params(args.profile, ablations.WHOLE | parse_overrides(args.overrides))
-        ablations.run(P, args.variants, args.seeds, args.cores, "curves", curve)
-        table = ablations.results(P, args.variants, args.seeds, "curves")
-        write_table(table, P.run_dir / "learning_curves.csv")
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ablations.main(about=__doc__, folder="curves", measure=curve, variants=VARIANTS))
