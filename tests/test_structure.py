@@ -27,7 +27,7 @@ ALLOWED = {("vagpt", "curation.chat_models")}
 MOST = {
     "lib/alertclip/": (4920, 4200),
     "lib/": (19_320, 15_000),
-    "tests/": (9800, 8500),
+    "tests/": (9810, 8500),
 }
 PARALLEL = ("vadclip", "anomalyclip")  # two packages with the same parts
 

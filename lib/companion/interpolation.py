@@ -14,6 +14,7 @@ import torch
 
 from alertclip.model import AlertCLIP
 from companion import ablations, tuned_models
+from companion.ablation_tables import student_interval
 from companion.figures.style import write_table
 from companion.learning_curves import STILLS, detection
 from companion.profiles import Params, load_params, parse_overrides
@@ -51,6 +52,20 @@ def measure(P: Params, seed: int, shares: Sequence[float], split: Split) -> pd.D
         found |= {row["measure"]: 100 * row["value"] for row in attributes}
         rows += [{"share": share, "metric": name, "value": v} for name, v in found.items()]
     return pd.DataFrame(rows).assign(seed=seed)
+
+
+def changes(table: pd.DataFrame) -> pd.DataFrame:
+    """Paired differences to the tuned weights (share 1) over seeds.
+
+    Columns share, metric, change, low, high (95%, Student's t), seeds.
+    """
+    wide = table.pivot(index=["metric", "seed"], columns="share", values="value")
+    rows = [
+        (share, metric, *student_interval(part), len(part))
+        for share in wide.columns.drop(1.0)
+        for metric, part in (wide[share] - wide[1.0]).groupby("metric")
+    ]
+    return pd.DataFrame(rows, columns=["share", "metric", "change", "low", "high", "seeds"])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

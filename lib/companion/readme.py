@@ -14,6 +14,7 @@ from alertclip.errors import InputError
 from alertclip.files import atomic_write
 from companion.ablation_tables import ablation_table
 from companion.figures.style import committed
+from companion.interpolation import changes
 from companion.learning_curves import gains
 from companion.profiles import ROOT
 
@@ -103,6 +104,8 @@ def _table(name: str) -> pd.DataFrame:
         return pd.concat(ablation_table(table, metric) for metric in table["metric"].unique())
     if name == "gains":  # Full minus global alone on development clips, at every step
         return gains(committed("learning_curves"))
+    if name == "interpolation":
+        return changes(committed("interpolation_dev"))
     return pd.read_csv(ROOT / name if "/" in name else ROOT / "figures" / name)
 
 
