@@ -169,6 +169,21 @@ def test_every_file_of_a_folder_is_in_the_summary(model, tmp_path):
     assert score.main([str(other), "--out", str(out)]) == 2
 
 
+def test_results_may_stand_beside_the_videos_and_a_skipped_file_be_asked_for(tmp_path):
+    clip = encode(tmp_path / "clip.mp4", [np.zeros((48, 64, 3), np.uint8)] * 4)
+    shutil.copy(clip, tmp_path / "other.dat")
+    assert score.find_files([tmp_path], tmp_path) == ([clip], [tmp_path / "other.dat"])
+    below = tmp_path / "scores"
+    below.mkdir()
+    shutil.copy(clip, below / "made.mp4")
+    assert score.find_files([tmp_path], below)[0] == [clip]
+    row = score._row(tmp_path / "other.dat", status="skipped", reason="no video suffix")
+    score._add_rows(tmp_path / "summary.csv", {}, [row])
+    rows = score._read_summary(tmp_path / "summary.csv")
+    named = {found["video"]: found["output"] for found in rows if found["output"]}
+    assert rows and not named
+
+
 def test_output_names_never_collide():
     paths = ["/x/a/clip.mp4", "/y/a/clip.mp4", "/x/a/clip.avi", "/x/Clip.mp4", "/x/summary.mp4"]
     paths += ["/x/a__clip.mp4", "/x/alone.mp4", "/x/alone.mp4"]

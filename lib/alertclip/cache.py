@@ -40,14 +40,14 @@ class FrameCache:
             found.extend(frames)
             return info
 
-        info = video.probe(path, self.root / "surveys", count)
+        info = video.probe(path, self.root / "surveys-2", count)
         for indices, frames in found:
             _keep(self.file(path, indices), frames)
         return info
 
     def file(self, path: Path, indices: Sequence[int]) -> Path:
         """Where the frames of a request are kept."""
-        text = f"shown {self.info(path).sha256} {self.size} {list(map(int, indices))}"
+        text = f"shown-2 {self.info(path).sha256} {self.size} {list(map(int, indices))}"
         return self.root / "frames" / f"{hashlib.sha256(text.encode()).hexdigest()}.npy"
 
     def get(self, path: Path, indices: Sequence[int]) -> np.ndarray:

@@ -136,7 +136,8 @@ def find_files(given: Sequence[Path], out: Path) -> tuple[list[Path], list[Path]
     own = Path(os.path.abspath(out))
     for path in (Path(os.path.abspath(path)) for path in given):  # links keep their names
         if path.is_dir():
-            found = [file for file in files.files_below(path) if own not in file.parents]
+            results = own if path in own.parents else None  # --out may hold the videos themselves
+            found = [file for file in files.files_below(path) if results not in file.parents]
             videos |= dict.fromkeys(file for file in found if files.is_video(file))
             others |= dict.fromkeys(file for file in found if not files.is_video(file))
         else:
@@ -197,7 +198,8 @@ def _score_all(
     summary = options.out / "summary.csv"
     videos, others = find_files(options.videos, options.out)
     order = {files.printable(path): number for number, path in enumerate([*videos, *others])}
-    names = output_names(videos, {r["video"]: r["output"] for r in _read_summary(summary)})
+    named = {row["video"]: row["output"] for row in _read_summary(summary) if row["output"]}
+    names = output_names(videos, named)
     skipped = [_row(file, status="skipped", reason="no video suffix") for file in others]
     _add_rows(summary, order, skipped)
     mine, failed = options.shard.take(videos), 0
@@ -217,7 +219,7 @@ def _read_summary(path: Path) -> list[Row]:
     """The rows so far, as text; InputError if the file is something else."""
     try:
         rows = pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
-        return [row for row in rows if row["video"] and row["output"] is not None]
+        return [row for row in rows if row["video"]]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError) as error:

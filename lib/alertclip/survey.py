@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -148,13 +149,19 @@ def _promise(
     if not display_matrix(first)[0]:  # turned by a quarter
         width, height = height, width
     shown = [packet for packet in packets if not packet.is_discard]
-    pts = _presentation(shown)
+    # AVI states the order of decoding, which is another one in streams that reorder frames.
+    coded = "avi" in container.format.name and stream.codec_context.name in ("h264", "hevc")
+    pts = None if coded else _presentation(shown)
     if pts is None or first.pts is None:
         promised = max(len(shown), stream.frames)
         return VideoInfo(len(shown), fps, width, height, stream=stream.index, promised=promised)
-    # A stream that was cut open shows nothing until its first key frame.
+    # A stream that was cut open shows nothing until its first key frame. A file with an index does
+    # not begin so: there the first key frame is damaged.
+    indexed = SEEKABLE & set(container.format.name.split(","))
     opening = next((packet.pts for packet in shown if packet.is_keyframe), pts[0])
-    open_frames = int(np.searchsorted(pts, first.pts)) if first.pts <= opening else 0
+    open_frames = (
+        int(np.searchsorted(pts, first.pts)) if first.pts <= opening and not indexed else 0
+    )
     promised = max(len(shown), stream.frames - (len(packets) - len(shown))) - open_frames
     tick, pts = float(stream.time_base), pts[open_frames:]
     times = _times(pts, tick, fps)
@@ -211,8 +218,8 @@ def _stated_end(container: Any, stream: Any) -> float:
     """End (s) of the video as Matroska states it, which has no number of frames; else 0."""
     if "matroska" not in container.format.name:
         return 0.0
-    if tag := stream.metadata.get("DURATION"):
-        hours, minutes, seconds = tag.split(":")
+    with suppress(KeyError, ValueError):  # the tag is free text
+        hours, minutes, seconds = stream.metadata["DURATION"].split(":")
         return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
     alone = container.duration and not container.streams.audio
     return container.duration / av.time_base if alone else 0.0

@@ -91,12 +91,11 @@ def _with_decord(path: Path, info: VideoInfo) -> VideoInfo:
 
 def _kept(file: Path | None, make: Callable[[], VideoInfo]) -> VideoInfo:
     """The info in ``file``, else a new one, which is written there."""
-    with suppress(InputError, TypeError):  # missing, torn, or written by another version
+    # Missing, torn, or written by another version.
+    with suppress(InputError, TypeError, AttributeError):
         if file:
-            found = read_json(file)
-            return VideoInfo(
-                **{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
-            )
+            known = read_json(file).items()
+            return VideoInfo(**{k: tuple(v) if isinstance(v, list) else v for k, v in known})
     info = make()
     if file:
         write_json(file, asdict(info))
