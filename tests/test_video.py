@@ -1,6 +1,7 @@
 """Videos: frames by number, what they hold, remembered; bad files are named."""
 
 import os
+from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,9 +23,11 @@ def write_ids(path: Path, frames: int = FRAMES, **options: str) -> Path:
     return encode(path, pictures, options=options)
 
 
-def encode(path: Path, pictures, codec: str = "libx264", options=None, size=SIZE, **tags) -> Path:
+def encode(
+    path: Path, pictures, codec: str = "libx264", options=None, size=SIZE, coding=None, **tags
+) -> Path:
     with av.open(str(path), "w", options=options or {}) as container:
-        stream = container.add_stream(codec, rate=FPS)
+        stream = container.add_stream(codec, rate=FPS, options=coding or {})
         (stream.height, stream.width), stream.pix_fmt = size, "yuv420p"
         for name, value in tags.items():
             setattr(stream.codec_context, name, value)
@@ -211,3 +214,30 @@ def test_decord_serves_a_long_video_of_which_it_gives_the_same_frames(tmp_path, 
     np.testing.assert_array_equal(found, video.read_frames(path, [30, 3, 17], (32, 32), short))
     other = video._with_decord(path, replace(short, fps=2 * short.fps))  # other times
     assert not other.decord
+
+
+def test_a_container_whose_index_misleads_is_read_from_the_start(tmp_path, monkeypatch):
+    pictures = (np.full((*SIZE, 3), 10 + 5 * i, np.uint8) for i in range(40))
+    path = encode(tmp_path / "keys.mp4", pictures, coding={"g": "20", "bf": "0"})
+    info, opened = video.probe(path), video.opened
+    assert info.keyframes == (0, 20)
+
+    class Misleading:
+        def __init__(self, container):
+            self.container = container
+
+        def seek(self, _, stream):
+            self.container.seek(round(info.clock[20] / stream.time_base), stream=stream)
+
+        def __getattr__(self, name):
+            return getattr(self.container, name)
+
+    @contextmanager
+    def misled(*arguments):
+        with opened(*arguments) as (container, stream):
+            yield Misleading(container), stream
+
+    whole = video.read_frames(path, [5, 8, 25], SIZE, info)
+    monkeypatch.setattr(video, "opened", misled)
+    np.testing.assert_array_equal(video.read_frames(path, [5, 8, 25], SIZE, info), whole)
+    assert ids(whole) == [5, 8, 25]

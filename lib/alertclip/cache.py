@@ -82,12 +82,13 @@ def parallel_probe(
 
     A video seen for the first time is decoded once, and what ``choose`` names is kept on the way.
     """
-    threads = decoder_threads(workers)
+    videos = list(dict.fromkeys(paths))
+    threads = decoder_threads(min(workers, len(videos)))
 
     def one(path: Path) -> VideoInfo:
         return cache.info(path, partial(choose, path) if choose else None, threads)
 
-    return in_threads(one, list(dict.fromkeys(paths)), workers, "reading videos")
+    return in_threads(one, videos, workers, "reading videos")
 
 
 def parallel_fill(cache: FrameCache, requests: Sequence[Request], workers: int) -> dict[int, str]:

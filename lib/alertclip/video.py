@@ -251,7 +251,7 @@ def _picked(
     scale = Scaler(size)
     if not info.keyframes:
         left = set(wanted)
-        for number, frame in _all(path, info, "AUTO"):
+        for number, frame in _all(path, info, "NONE" if info.lost else "AUTO"):
             if number in left:
                 yield number, scale(frame)
             if number >= wanted[-1]:
@@ -260,7 +260,7 @@ def _picked(
     with opened(path, info.stream, "NONE") as (container, stream):
         for run in _runs(wanted, info.keyframes):
             left = set(run)
-            for number, frame in _from(container, stream, info, run[0]):
+            for number, frame in _from(path, container, stream, info, run[0]):
                 if number in left:
                     yield number, scale(frame)
                 if number >= run[-1]:
@@ -268,21 +268,21 @@ def _picked(
 
 
 def _from(
-    container: Any, stream: Any, info: VideoInfo, first: int
+    path: Path, container: Any, stream: Any, info: VideoInfo, first: int
 ) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Numbered frames from the last key frame up to ``first``, else from the start."""
-    place = bisect_right(info.keyframes, first)
-    for key in (info.keyframes[place - 1], 0) if place else ():
-        seconds = info.start + info.clock[key]
-        container.seek(round(seconds / stream.time_base), stream=stream)
-        frames = _numbered(container, stream, info)
-        begin = next(frames, None)
-        if begin and begin[0] <= first:  # else the container's index misleads
-            yield begin
-            break
+    """Numbered frames from the last key frame up to ``first``.
+
+    Where the container's index misleads: from the start, in a container opened anew.
+    """
+    key = info.keyframes[bisect_right(info.keyframes, first) - 1]
+    container.seek(round((info.start + info.clock[key]) / stream.time_base), stream=stream)
+    frames = _numbered(container, stream, info)
+    begin = next(frames, None)
+    if begin and begin[0] <= first:
+        yield begin
+        yield from frames
     else:
-        frames = _numbered(container, stream, info)
-    yield from frames
+        yield from _all(path, info, "NONE")
 
 
 def _runs(wanted: Sequence[int], keyframes: Sequence[int]) -> Iterator[list[int]]:

@@ -87,6 +87,17 @@ def rank_correlation(
     return spearmanr(wide[x], wide[y])[0], low, high
 
 
+def student_table(values: pd.Series, name: str) -> pd.DataFrame:
+    """Mean over seeds with ``student_interval``, of values indexed by seed and what else differs.
+
+    Columns: the other levels of the index, ``name``, low, high, seeds.
+    """
+    by = [level for level in values.index.names if level != "seed"]
+    groups = values.dropna().groupby(level=by, sort=False)
+    rows = [(*at, *student_interval(part), len(part)) for at, part in groups]
+    return pd.DataFrame(rows, columns=[*by, name, "low", "high", "seeds"])
+
+
 def student_interval(values: pd.Series) -> tuple[float, float, float]:
     """Mean over seeds and its 95% interval (Student's t); nan bounds from fewer than two seeds."""
     half = float("nan")

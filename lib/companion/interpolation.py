@@ -14,12 +14,11 @@ import torch
 
 from alertclip.model import AlertCLIP
 from companion import ablations, tuned_models
-from companion.ablation_tables import student_interval
+from companion.ablation_tables import student_table
 from companion.figures.style import write_table
-from companion.learning_curves import STILLS, detection
+from companion.learning_curves import measured
 from companion.profiles import Params, load_params, parse_overrides
 from companion.splits import Split
-from companion.world_gates import still_accuracy
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -45,27 +44,17 @@ def measure(P: Params, seed: int, shares: Sequence[float], split: Split) -> pd.D
     trained = ablations.train_variant(P, "full", seed)
     clip, tuned = (tuned_models.stage_model(trained, stage) for stage in ("clip", "full"))
     models = [interpolated(clip, tuned, share) for share in shares]
-    rows = []
-    seen = still_accuracy(trained, models, STILLS)
-    for share, model, attributes in zip(shares, models, seen, strict=True):
-        found = detection(trained, model, split)
-        found |= {row["measure"]: 100 * row["value"] for row in attributes}
-        rows += [{"share": share, "metric": name, "value": v} for name, v in found.items()]
-    return pd.DataFrame(rows).assign(seed=seed)
+    table = measured(trained, shares, models, split).rename(columns={"name": "share"})
+    return table.assign(seed=seed)
 
 
 def changes(table: pd.DataFrame) -> pd.DataFrame:
     """Paired differences to the tuned weights (share 1) over seeds.
 
-    Columns share, metric, change, low, high (95%, Student's t), seeds.
+    Columns metric, share, change, low, high (95%, Student's t), seeds.
     """
     wide = table.pivot(index=["metric", "seed"], columns="share", values="value")
-    rows = [
-        (share, metric, *student_interval(part), len(part))
-        for share in wide.columns.drop(1.0)
-        for metric, part in (wide[share] - wide[1.0]).groupby("metric")
-    ]
-    return pd.DataFrame(rows, columns=["share", "metric", "change", "low", "high", "seeds"])
+    return student_table(wide.drop(columns=1.0).sub(wide[1.0], axis=0).stack(), "change")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

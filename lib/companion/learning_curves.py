@@ -19,7 +19,7 @@ from alertclip.errors import InputError
 from alertclip.model import AlertCLIP
 from alertclip.mss import encode_sets, signed_score
 from companion import ablations, result_tables
-from companion.ablation_tables import student_interval
+from companion.ablation_tables import student_table
 from companion.profiles import Params
 from companion.splits import Split, clip_dataset
 from companion.stage_runs import initial_model, resolve_device
@@ -57,12 +57,19 @@ def curve(P: Params, name: str, seed: int) -> pd.DataFrame:
 def _points(P: Params, stage: int, folder: Path) -> pd.DataFrame:
     """Metrics at every checkpoint of a stage. Columns stage, step, metric, value."""
     steps, models = zip(*_models(P, stage, folder), strict=True)
-    seen = still_accuracy(P, models, STILLS)
+    return measured(P, steps, models).rename(columns={"name": "step"}).assign(stage=stage)
+
+
+def measured(
+    P: Params, names: Sequence[float], models: Sequence[AlertCLIP], split: Split = "dev"
+) -> pd.DataFrame:
+    """``detection`` of each model, and what it tells on stills. Columns name, metric, value."""
     rows = []
-    for step, model, attributes in zip(steps, models, seen, strict=True):
-        found = detection(P, model)
+    seen = still_accuracy(P, models, STILLS)
+    for name, model, attributes in zip(names, models, seen, strict=True):
+        found = detection(P, model, split)
         found |= {row["measure"]: 100 * row["value"] for row in attributes}
-        rows += [{"stage": stage, "step": step, "metric": k, "value": v} for k, v in found.items()]
+        rows += [{"name": name, "metric": metric, "value": v} for metric, v in found.items()]
     return pd.DataFrame(rows)
 
 
@@ -92,9 +99,7 @@ def gains(table: pd.DataFrame, name: str = "full", against: str = "global") -> p
     wide = table[table["stage"] == 2].pivot_table(
         index=["metric", "step", "seed"], columns="variant", values="value", sort=False
     )
-    groups = (wide[name] - wide[against]).dropna().groupby(["metric", "step"], sort=False)
-    rows = [(*at, *student_interval(part), len(part)) for at, part in groups]
-    return pd.DataFrame(rows, columns=["metric", "step", "change", "low", "high", "seeds"])
+    return student_table(wide[name] - wide[against], "change")
 
 
 def first_gain(table: pd.DataFrame, metrics: Sequence[str] = RULE) -> int | None:

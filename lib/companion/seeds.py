@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from companion import ablations, result_tables, tuned_models
-from companion.ablation_tables import student_interval
+from companion.ablation_tables import student_table
 from companion.figures import write_table
 from companion.profiles import Params, load_params
 from companion.splits import Split
@@ -35,9 +35,7 @@ def measure(P: Params, split: Split) -> pd.DataFrame:
 
 def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
     """Mean over seeds with the 95 % interval of Student's t; needs at least two seeds."""
-    groups = table.groupby(["measure", "model"], sort=False)["value"]
-    rows = [(*names, *student_interval(values), len(values)) for names, values in groups]
-    return pd.DataFrame(rows, columns=["measure", "model", "mean", "low", "high", "seeds"])
+    return student_table(table.set_index(["measure", "model", "seed"])["value"], "mean")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
