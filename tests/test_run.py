@@ -93,13 +93,13 @@ def test_parameters_are_checked_before_work(capsys, pair: str, says: str) -> Non
 def test_missing_data_is_one_message(tmp_path: Path) -> None:
     P = load_params("paper", {"data_root": str(tmp_path)})
     with pytest.raises(InputError) as caught:
-        run.check_inputs(P)
+        run.check_inputs(P, workflow.NOTEBOOKS, fetch=False)
     message = str(caught.value)
     assert str(tmp_path / P.data.annotations_train) in message
     assert "MSAD/MSAD_Videos" in message and "UCF-Crime" in message
     (tmp_path / P.data.hard_negatives_train).write_text("[]")
     with pytest.raises(InputError) as caught:
-        run.check_inputs(P)
+        run.check_inputs(P, workflow.NOTEBOOKS, fetch=False)
     assert P.data.annotations_train not in str(caught.value)  # the surrogate serves
 
 
@@ -132,5 +132,5 @@ def test_help_needs_no_environment(root: Path, tmp_path: Path, option: str) -> N
 
 
 def test_a_plan_imports_no_torch() -> None:
-    code = "import sys, companion.run, companion.sources; sys.exit('torch' in sys.modules)"
+    code = "import sys, companion.run; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -18,6 +18,7 @@ from alertclip.errors import InputError
 from alertclip.files import WHOLE, Shard, parse_shard, sha256_file, sha256_json
 from alertclip.model import AlertCLIP
 from companion.profiles import Params, load_params, parse_overrides
+from companion.sources import Gap, benchmark_gaps
 from companion.splits import load_split, prepare_data
 from companion.tuned_models import STAGES, Stage, stage_model
 from detectors.benchmarks import (
@@ -76,8 +77,7 @@ def evaluation_set(
     Raises InputError if a video cannot be read: scores of the others would be another benchmark's.
     """
     benchmark, root = detector_benchmark(P)
-    entries, rule = read_list(benchmark, root, split), snippet_rule(P.detector, detector)
-    videos = {entry.name: benchmark.video_path(root, entry.entry) for entry in entries}
+    videos, rule = tested_videos(P, benchmark, root, split), snippet_rule(P.detector, detector)
     [folder] = _extract(P, [model], list(videos.values()), rule)
     crop = P.detector.snippet_test_crop if P.detector.snippet_test_crop < rule.crops else 0
     files = {name: feature_file(folder, path, crop) for name, path in videos.items()}
@@ -89,8 +89,8 @@ def evaluation_set(
     features = {name: read_features(file) for name, file in files.items()}
     snippets = {name: len(x) * rule.length // SNIPPET for name, x in features.items()}
     read = partial(read_truth, benchmark, root, split=split, snippets=snippets)
-    truths = read()
-    return EvaluationSet([features[truth.name] for truth in truths], truths, read(by_class=True))
+    truths, named = ([t for t in read(by_class=b) if t.name in videos] for b in (False, True))
+    return EvaluationSet([features[truth.name] for truth in truths], truths, named)
 
 
 def extract_for_all(
@@ -105,12 +105,25 @@ def extract_for_all(
     ``shard``: only a share of the videos.
     """
     benchmark, root = detector_benchmark(P)
-    tested = read_list(benchmark, root, "test")
-    videos = [benchmark.video_path(root, entry.entry) for entry in tested]
+    videos = list(tested_videos(P, benchmark, root).values())
     if training:
         videos += [video.path for video in chosen_videos(P, benchmark, root)]
     models = [stage_model(P, stage) for stage in wanted]
     _extract(P, models, list(dict.fromkeys(videos)), snippet_rule(P.detector, detector), shard)
+
+
+def tested_videos(
+    P: Params, benchmark: Benchmark, root: Path, split: Split = "test"
+) -> dict[str, Path]:
+    """File of each video that is scored, by name: the whole list or a rehearsal's part of it.
+
+    Of MSAD always the whole, because its vector of truth can only be cut by every video's length.
+    """
+    entries = read_list(benchmark, root, split)
+    if P.rehearsal.test_videos and benchmark.annotation_format != "msad":
+        places = np.linspace(0, len(entries) - 1, min(P.rehearsal.test_videos, len(entries)))
+        entries = [entries[i] for i in places.astype(int)]
+    return {entry.name: benchmark.video_path(root, entry.entry) for entry in entries}
 
 
 def chosen_videos(P: Params, benchmark: Benchmark, root: Path) -> list[TrainingVideo]:
@@ -141,9 +154,30 @@ def _extract(
 
 
 def domains(P: Params) -> dict[str, Params]:
-    """The profile on its own benchmark and on the others (``transfer``), by title."""
-    own = {load_benchmark(P.detector.benchmark).title: P}
-    return own | {title: P.changed(changes) for title, changes in P.evaluation.transfer.items()}
+    """The profile on its own benchmark and on the others (``transfer``), by title.
+
+    Another domain of which a list, the truth or a video is missing is left out with a warning.
+    """
+    found = {load_benchmark(P.detector.benchmark).title: P}
+    for title, changes in P.evaluation.transfer.items():
+        other = P.changed(changes)
+        if gaps := domain_gaps(other):
+            warnings.warn(f"{title} is left out: {'; '.join(map(str, gaps))}", stacklevel=2)
+        else:
+            found[title] = other
+    return found
+
+
+def domain_gaps(P: Params, splits: Sequence[Split] = ("test",)) -> list[Gap]:
+    """What is missing of the profile's benchmark to test or train on it; none in a mini world."""
+    if P.data.world == "miniworld":
+        return []
+    benchmark, root = load_benchmark(P.detector.benchmark), P.data_dir
+    read = {
+        "test": lambda: list(tested_videos(P, benchmark, root).values()),
+        "train": lambda: [video.path for video in chosen_videos(P, benchmark, root)],
+    }
+    return benchmark_gaps(benchmark, root, {split: read[split] for split in splits})
 
 
 def extract(P: Params, shard: Shard) -> None:

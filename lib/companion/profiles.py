@@ -36,8 +36,9 @@ PAPER_RESULTS = PROFILES / "paper_results.yaml"
 BENCHMARKS = PROFILES / "benchmarks.yaml"
 ABLATIONS = PROFILES / "ablations.yaml"
 TYPICAL_TIMES = PROFILES / "typical_times.yaml"
+BUDGETS = PROFILES / "budgets.yaml"
 NOT_PROFILES = {"ablations", "benchmarks", "negative_prompts", "paper_results", "prompts"}
-NOT_PROFILES |= {"typical_times"}  # other files of the folder
+NOT_PROFILES |= {"budgets", "typical_times"}  # other files of the folder
 
 Degradation = Literal[
     "blur", "darkness", "noise", "compression", "resolution", "occlusion", "actor size"
@@ -52,6 +53,14 @@ class WorldParams(Group):
     test: int = Field(400, ge=2)
     style: Literal["flat", "line"] = "flat"
     seed: int = Field(0, ge=0)
+
+
+class RehearsalParams(Group):
+    """What a rehearsal leaves out (params/paper-rehearsal.yaml); its numbers mean nothing."""
+
+    clips: int | None = Field(None, ge=16)  # of VAGTA's training and of its test file, by seed
+    test_videos: int | None = Field(None, ge=4)  # of a benchmark, evenly over its list
+    world: int | None = Field(None, ge=4)  # clips per split of the world that 01 renders
 
 
 class EvaluationParams(Group):
@@ -114,6 +123,7 @@ class Params(Group):
     qa: QAParams = QAParams()
     ablation: AblationParams = AblationParams()
     failure: FailureParams = FailureParams()
+    rehearsal: RehearsalParams = RehearsalParams()
 
     def flat(self) -> dict[str, Any]:
         """Every parameter under the name that a profile gives it."""

@@ -1,7 +1,7 @@
 """What ``run_all.sh`` does in the environment: check parameters and files, then call Snakemake.
 
-Every parameter, file and weight is checked before any work. Snakemake alone decides what runs
-again and in which order; its plan is printed first.
+Snakemake alone decides what runs again and in which order; its plan is printed first. Every file
+and weight that the planned notebooks read is checked before any work.
 """
 
 import argparse
@@ -17,32 +17,39 @@ import yaml
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, locked, read_json
 from companion.profiles import ROOT, Params, load_params, parse_overrides
+from companion.sources import gap_table, missing_data, settings_gaps
 from companion.variants import require_variants
 from companion.workflow import NOTEBOOKS, Notebook
 
 
-def check_inputs(P: Params, fetch: bool = True) -> None:
-    """Raise one InputError that lists every missing file of the run: what, where from, where to.
-
-    ``fetch``: also look for the device and load the backbone, so that a GPU or weights which
-    cannot be had stop the run here.
-    """
+def check_parameters(P: Params) -> None:
+    """Raise InputError on parameters with which not even the plan can be made."""
     require_variants(P.ablation.variants)
     if P.data.world != "miniworld":
-        from companion.sources import missing_data, missing_lists
+        try:
+            root = P.data_dir
+        except InputError:
+            raise InputError(gap_table(missing_data(P))) from None
+        if "{" in os.path.relpath(root, ROOT):
+            raise InputError(f"data_root={root}: Snakemake reads braces as wildcards; link it")
 
-        if missing := missing_data(P) or missing_lists(P):
-            raise InputError("\n".join([f"profile {P.profile} cannot run yet:", *missing]))
-        if "{" in os.path.relpath(P.data_dir, ROOT):
-            raise InputError(
-                f"data_root={P.data_dir}: Snakemake reads braces as wildcards; link it"
-            )
-    if fetch and P.model.backbone not in ("miniclip", "minisiglip"):
-        from alertclip.backbone import load_backbone
-        from companion.stage_runs import resolve_device
 
-        resolve_device(P)
-        load_backbone(P.model.backbone, P.model.pretrained)
+def check_inputs(P: Params, books: Sequence[Notebook], fetch: bool = True) -> str:
+    """The pre-flight: what the notebooks ``books`` will miss, as a table; "" if nothing.
+
+    Raises InputError with the table if a gap stops one of them. ``fetch``: download weights that
+    are not there yet.
+    """
+    gaps = list(settings_gaps(P))
+    packaged = P.model.backbone in ("miniclip", "minisiglip")
+    if books and not (packaged and P.data.world == "miniworld"):
+        from companion.preflight import find_gaps
+
+        gaps += find_gaps(P, books, fetch)
+    table = gap_table(gaps) if gaps else ""
+    if any(gap.verdict == "stops" for gap in gaps):
+        raise InputError(f"{P.profile} cannot run yet:\n{table}")
+    return table
 
 
 def select(only: str = "", start: str = "") -> list[Notebook]:
@@ -114,10 +121,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         P = load_params(args.profile, parse_overrides(args.parameter))
         call = command(args, select(args.only, args.start))
-        check_inputs(P, fetch=not args.dry_run)
+        check_parameters(P)
         reasons = plan(call)
         for book in NOTEBOOKS:
             print(f"  {book.name:22} {reasons.get(book.name, '-')}", flush=True)
+        planned = [book for book in NOTEBOOKS if book.name in reasons]
+        if gaps := check_inputs(P, planned, fetch=not args.dry_run):
+            print(gaps, flush=True)
         if args.dry_run:
             return 0
         with locked(P.run_dir / ".lock", wait=False) as lock:

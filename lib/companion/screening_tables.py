@@ -31,7 +31,9 @@ def mini_world(P: Params) -> Params:
     if P.data.world == "miniworld":
         return P
     kept = ("seed", "device", "workers", "backbone", "pretrained", "prompts")
-    mini = load_params("mini", {name: P.flat()[name] for name in kept})
+    fewer = dict.fromkeys(("world_train", "world_dev", "world_test"), P.rehearsal.world)
+    own = {name: P.flat()[name] for name in kept} | (fewer if P.rehearsal.world else {})
+    mini = load_params("mini", own)
     return mini.model_copy(update={"profile": P.profile})
 
 

@@ -31,7 +31,7 @@ def prepare_data(P: Params) -> Path:
         world, sizes = P.world, (P.world.train, P.world.dev, P.world.test)
         miniworld.generate(P.data_dir, *sizes, world.style, world.seed, max(1, P.workers))
     if missing := missing_data(P):
-        raise InputError("\n".join([f"profile {P.profile} lacks data:", *missing]))
+        raise InputError("\n".join([f"profile {P.profile} lacks data:", *map(str, missing)]))
     return P.data_dir
 
 
@@ -42,7 +42,8 @@ def load_split(P: Params, split: Split) -> tuple[list[Item], Report]:
     training split is then the rest, so that the two never share a video.
     """
     if split == "test":
-        return _read(load_vagta, P, P.data.annotations_test, P.data.hard_negatives_test)
+        items, report = _read(load_vagta, P, P.data.annotations_test, P.data.hard_negatives_test)
+        return drawn(items, P), report
     if split == "dev" and P.data.annotations_dev:
         return _read(load_vagta, P, P.data.annotations_dev)
     if is_surrogate(P):
@@ -51,6 +52,7 @@ def load_split(P: Params, split: Split) -> tuple[list[Item], Report]:
         names = [P.data.annotations_train, P.data.hard_negatives_train]
         there = (P.data_dir / names[1]).is_file()
         items, report = _read(load_vagta, P, *names[: 1 + there])
+    items = drawn(items, P)
     if P.data.strip_class_prefix:
         items = [replace(i, global_caption=strip_prefix(i.global_caption)) for i in items]
     if P.data.region_negatives == "standard":
@@ -59,6 +61,15 @@ def load_split(P: Params, split: Split) -> tuple[list[Item], Report]:
         return items, report
     train, validation = split_validation(items, P.data.validation_fraction, P.seed)
     return (train if split == "train" else validation), report
+
+
+def drawn(items: list[Item], P: Params) -> list[Item]:
+    """The items of a rehearsal, drawn by seed, half of them abnormal if there are so many."""
+    if not (count := P.rehearsal.clips):
+        return items
+    order = np.random.default_rng(P.seed).permutation(len(items))
+    sides = ([i for i in order if items[i].is_abnormal == side] for side in (True, False))
+    return [items[i] for i in sorted(i for side in sides for i in side[: count // 2])]
 
 
 def split_validation(

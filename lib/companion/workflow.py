@@ -16,7 +16,7 @@ from detectors.benchmarks import load_benchmark
 
 FOLDER = ROOT / "notebooks"
 WEIGHTS = ROOT / "lib/miniworld/weights"
-BASE = ("seed", "device", "data", "world", "model",
+BASE = ("seed", "device", "data", "world", "model", "rehearsal",
         "evaluation.batch_size", "evaluation.bootstrap_samples", "evaluation.prompts")  # fmt: skip
 TRAINING = (*BASE, "training", "stage1")
 DETECTION = (*BASE, "detector", "evaluation.precision")

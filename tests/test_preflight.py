@@ -1,0 +1,163 @@
+"""The pre-flight: whatever a run will miss is in one table before it starts."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alertclip.errors import InputError
+from companion import budgets, extraction, preflight, run
+from companion.profiles import Params, load_params
+from companion.splits import load_split
+from companion.workflow import NOTEBOOKS
+from detectors.benchmarks import fill, load_benchmark
+
+UCF_VIDEOS = "UCF_Crimes_Videos/UCF_Crimes/Videos"
+LABEL = {"abnormal": "B1-0-0", "normal": "A"}  # XD-Violence's names end in their classes
+
+
+def write(path: Path, text: str = "content") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def names(benchmark: str) -> dict[str, list[str]]:
+    """As many list entries per split as were published, in the benchmark's naming."""
+    made = {}
+    for split, counts in load_benchmark(benchmark).counts.items():
+        if split != "test" and benchmark != "ucf_crime":
+            continue  # sets that only test are asked for nothing else
+        numbered = [(kind, i) for kind, n in counts.items() for i in range(n)]
+        made[split] = [
+            {
+                "ucf_crime": f"{'Abuse' if k == 'abnormal' else 'Normal'}/{k}{split}{i}_x264.mp4",
+                "xd_violence": f"{split}{i}_label_{LABEL[k]}",
+                "ubnormal": f"{k}_scene_1_scenario_{split}{i}",
+                "msad": f"{'Fire/Fire' if k == 'abnormal' else 'n/MSAD_normal'}_{split}{i}.mp4",
+            }[benchmark]
+            for k, i in numbered
+        ]
+    return made
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A data root that lacks nothing: every list in full, every video a file with a few bytes."""
+    for name in ("ucf_crime", "xd_violence", "ubnormal", "msad"):
+        benchmark, entries = load_benchmark(name), names(name)
+        folder = tmp_path / benchmark.annotation_root
+        for split, lines in entries.items():
+            files = benchmark.lists[split]
+            if name == "xd_violence":
+                lines = ["path,label", *(f"features/{e}__0.npy,A" for e in lines)]  # of features
+            write(folder / files[0], "\n".join(lines))
+            for other in files[1:]:
+                write(folder / other, "")
+            for entry in entries[split]:
+                write(tmp_path / benchmark.video_root / fill(benchmark.video_pattern, entry))
+                if name == "ubnormal" and entry.startswith("abnormal"):
+                    write(folder / f"Scene1/{entry}_annotations/{entry}_tracks.txt", "1,2,3")
+    rows = [f"{Path(e).stem}.mp4  Normal  -1  -1  -1  -1" for e in names("ucf_crime")["test"]]
+    write(tmp_path / "ucf_crime/lists/Temporal_Anomaly_Annotation.txt", "\n".join(rows))
+    violent = [e for e in names("xd_violence")["test"] if "_A" not in e]
+    write(tmp_path / "xd_violence/annotations.txt", "\n".join(f"{e} 1 2" for e in violent))
+    write(tmp_path / "xd_violence/annotations_multiclasses.txt", "")
+    np.save(tmp_path / "MSAD/gt-MSAD-WS-new.npy", np.zeros(16 * 240))
+    for split in ("train", "test"):
+        clip = {"box_infos": [[]], "region_captions": ["a man"], "timestamps": None}
+        where = {"train": "Training", "test": "Testing"}[split]
+        videos = [f"{UCF_VIDEOS}/{e}" for e in names("ucf_crime")[split][-40:]]
+        videos += [f"MSAD/MSAD_Videos/Normal_{where}/normal_{i}.mp4" for i in range(9)]
+        items = [clip | {"video": v, "global_caption": f"Normal video: {v}"} for v in videos]
+        write(tmp_path / f"Final_ucf_fgclip_translated_qwen_{split}.json", json.dumps(items))
+        for video in videos:
+            write(tmp_path / video)
+    return tmp_path
+
+
+def paper(root: Path, **changes: object) -> Params:
+    """The paper profile on ``root``, with random weights, on the processor."""
+    fixed = {"data_root": str(root), "pretrained": None, "device": "cpu"}
+    return load_params("paper", fixed | changes)
+
+
+def test_ten_planted_gaps_are_in_one_table(root, monkeypatch) -> None:
+    usage = shutil.disk_usage(root)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10**13))
+    assert run.check_inputs(paper(root), NOTEBOOKS, fetch=False) == ""
+    (root / UCF_VIDEOS / "Abuse/abnormaltest7_x264.mp4").unlink()
+    cut = root / "ucf_crime/lists/Anomaly_Train.txt"
+    cut.write_text("\n".join(cut.read_text().splitlines()[:-3]))
+    (root / "MSAD/MSAD_Videos/Normal_Training/normal_3.mp4").write_text("")
+    (root / "Final_ucf_fgclip_translated_qwen_test.json").unlink()
+    (root / "XD_Violence/Videos").rename(root / "XD_Violence/videos")
+    (root / "UBnormal/Scene1/abnormal_scene_1_scenario_test5_annotations").rename(root / "other")
+    np.save(root / "MSAD/gt-MSAD-WS-new.npy", np.zeros(16 * 240 - 5))
+    (root / "b32.pt").write_bytes(b"weights")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10**9))
+    wrong = {"pretrained": str(root / "b32.pt"), "device": "cuda:99", "failure_videos": "nowhere"}
+    with pytest.raises(InputError) as caught:
+        run.check_inputs(paper(root, **wrong), NOTEBOOKS, fetch=False)
+    print(caught.value)  # pytest -s shows it
+    lines = str(caught.value).splitlines()[2:]
+    told = [
+        ("stops", "05 06 07 10 ", "UCF-Crime, test: 1 of 290 videos missing.*abnormaltest7"),
+        ("stops", "05 06 07 10 ", "UCF-Crime, train list: 1607 videos, published are 1610"),
+        ("stops", "01 02 03 04", "VAGTA's clips: 1 of 9 videos missing.*normal_3.*skip_lost_clips"),
+        ("stops", "01 02 03 04", "annotations_test: .*_test.json is missing.*github"),
+        ("left out", "05 ", "XD-Violence, test: 800 of 800 videos missing"),
+        ("left out", "05 ", "abnormal_scene_1_scenario_test5_tracks.txt.*UBnormal has no rows"),
+        ("left out", "05 ", "gt-MSAD-WS-new.npy: 11 frames more than whole snippets of 16"),
+        ("stops", "all", "pretrained .*b32.pt"),
+        ("stops", "all", "device=cuda:99"),
+        ("stops", "all", "failure_videos: .*nowhere is missing"),
+        ("warns", "all", "disk of .*: 1 GB free, about 380 GB will be written"),
+    ]
+    for verdict, books, text in told:
+        assert [x for x in lines if re.match(rf"{verdict} +{books}.*{text}", x)], text
+    assert len(lines) == len(told)
+    assert lines == sorted(lines, key=lambda line: "slw".index(line[0]))  # what stops comes first
+
+
+def test_training_lists_are_asked_only_of_what_is_trained_on(root) -> None:
+    (root / "ucf_crime/lists/Anomaly_Train.txt").unlink()
+    P = paper(root)
+    domains = extraction.domains(P)
+    assert list(domains) == ["UCF-Crime", *P.evaluation.transfer]
+    first = [book for book in NOTEBOOKS if book.name < "05"]
+    assert [g.verdict for g in preflight.find_gaps(P, first, fetch=False)] in ([], ["warns"])
+    (root / "UBnormal/Scene1/normal_scene_1_scenario_test9.mp4").unlink()
+    with pytest.warns(UserWarning, match="UBnormal is left out.*normal_scene_1_scenario_test9"):
+        assert "UBnormal" not in extraction.domains(P)
+
+
+def test_a_rehearsal_reads_a_part_of_every_list(root) -> None:
+    P = paper(root, rehearsal_test_videos=10, rehearsal_clips=16)
+    benchmark = load_benchmark("ucf_crime")
+    videos = extraction.tested_videos(P, benchmark, root)
+    assert len(videos) == 10 and sum("abnormal" in name for name in videos) == 5
+    assert len(load_split(P, "train")[0]) + len(load_split(P, "dev")[0]) == 8  # all are normal
+    assert load_split(P, "test")[0] == load_split(P, "test")[0]
+
+
+def test_weights_of_the_hub_are_only_named_before_a_dry_run(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    P = load_params("mini", {"backbone": "ViT-B-32-quickgelu", "pretrained": "openai"})
+    [gap] = preflight.weight_gaps(P, fetch=False)
+    assert gap.verdict == "warns" and "openai of ViT-B-32-quickgelu: not on" in gap.what
+
+
+def test_the_budget_is_the_papers_arithmetic() -> None:
+    P = load_params("paper", {"data_root": "."})
+    table = budgets.budget_table(P).set_index("notebook")
+    # 4,220 clips of 256 frames; 1,987 of 13.74 M frames in ten crops for three models
+    assert table.loc["03", "disk, GB"] == pytest.approx(4220 * 256 * 224**2 * 3 / 1e9)
+    rows = 13.74e6 / 16 * 10 + 13.74e6
+    assert table.loc["06", "disk, GB"] == pytest.approx(rows * 512 * 4 * 3 / 1e9)
+    half = budgets.budget_table(P.changed({"rehearsal_test_videos": 145})).set_index("notebook")
+    assert half.loc["06", "disk, GB"] < table.loc["06", "disk, GB"]
+    bf16 = budgets.budget_table(P.changed({"evaluation_precision": "bf16"})).set_index("notebook")
+    assert bf16.loc["06", "A100, h"] == pytest.approx(table.loc["06", "A100, h"] * 16 / 120)
