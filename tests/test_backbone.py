@@ -2,16 +2,20 @@
 
 import json
 import os
+import pickle
+import zipfile
+from pathlib import Path
 
 import open_clip
 import pytest
 import tiny_clip
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from alertclip.attention import SplitAttention
 from alertclip.backbone import CONFIG, from_clip, load_backbone
 from alertclip.errors import InputError
+from alertclip.weights import as_safetensors
 
 BASE = "ViT-B-32"
 
@@ -80,6 +84,7 @@ def test_weights_of_another_activation_are_refused(name, pretrained, right, offl
 
 def test_a_file_with_a_config_of_another_activation_beside_it_is_refused(folder):
     weights = os.fspath(folder / "open_clip_model.safetensors")
+    save_file({"logit_scale": torch.ones(1)}, weights)
     with pytest.raises(InputError, match="QuickGELU.*backbone=ViT-B-32-quickgelu"):
         load_backbone(BASE, weights)
 
@@ -87,10 +92,14 @@ def test_a_file_with_a_config_of_another_activation_beside_it_is_refused(folder)
 def test_files_that_are_absent_or_may_hold_code_are_refused(tmp_path):
     with pytest.raises(InputError, match="no such file.*laion2b_s34b_b79k"):
         load_backbone(BASE, "openia")
-    pickled = tmp_path / "weights.pt"
-    pickled.write_bytes(b"")
-    with pytest.raises(InputError, match="may hold code.*safetensors"):
-        load_backbone(BASE, str(pickled))
+    with zipfile.ZipFile(tmp_path / "archive.pt", "w") as archive:
+        archive.writestr("archive/code/a.py", "")
+        archive.writestr("archive/data.pkl", pickle.dumps(Path(tmp_path)))
+    (tmp_path / "empty.pt").write_bytes(b"")
+    (tmp_path / "pickled.pt").write_bytes(pickle.dumps({"state_dict": Path(tmp_path)}))
+    for name in ("archive.pt", "empty.pt", "pickled.pt"):
+        with pytest.raises(InputError, match=f"{name}: not readable as plain weights.*safetens"):
+            load_backbone(BASE, str(tmp_path / name))
 
 
 def test_folder_without_weights_is_never_random(folder):
@@ -112,3 +121,65 @@ def test_unknown_and_unfit_models_are_refused():
     custom = open_clip.CustomTextCLIP(**tiny_clip.config())
     with pytest.raises(InputError, match="own ViT"):
         from_clip(custom, tiny_clip.tokenize, "custom", tiny_clip.config())
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory) -> dict[str, torch.Tensor]:
+    """Random weights of the true ViT-B/32, in half precision as OpenAI's."""
+    torch.manual_seed(0)
+    model = open_clip.create_model(f"{BASE}-quickgelu")
+    return {key: value.half() for key, value in model.state_dict().items()}
+
+
+def as_archive(state: dict[str, torch.Tensor], path: Path) -> None:
+    """A TorchScript archive with OpenAI's names and its three numbers."""
+    top = torch.nn.Module()
+    for key, value in {**state, "input_resolution": torch.tensor(224)}.items():
+        *parents, name = key.split(".")
+        module = top
+        for parent in parents:
+            if not hasattr(module, parent):
+                module.add_module(parent, torch.nn.Module())
+            module = getattr(module, parent)
+        if name == "logit_scale":
+            module.register_buffer(name, value)
+        else:
+            module.register_parameter(name, torch.nn.Parameter(value, False))
+    torch.jit.script(top).save(path)
+
+
+def test_weights_of_openai_and_open_clip_files_are_those_that_were_saved(state, tmp_path):
+    as_archive(state, tmp_path / "ViT-B-32.pt")
+    checkpoint = {"epoch": 3, "state_dict": {f"module.{k}": v for k, v in state.items()}}
+    torch.save(checkpoint, tmp_path / "epoch_3.pt")
+    for name in ("ViT-B-32.pt", "epoch_3.pt"):
+        before = (tmp_path / name).stat().st_mtime_ns
+        model = load_backbone(f"{BASE}-quickgelu", str(tmp_path / name)).model
+        for key in ("visual.conv1.weight", "text_projection", "logit_scale"):
+            torch.testing.assert_close(model.state_dict()[key], state[key].float())
+        made = tmp_path / f"{name}.safetensors"
+        assert load_file(made).keys() == state.keys()
+        written = made.stat().st_mtime_ns
+        assert as_safetensors(tmp_path / name) == made
+        assert (made.stat().st_mtime_ns, (tmp_path / name).stat().st_mtime_ns) == (written, before)
+    with pytest.raises(InputError, match="QuickGELU.*backbone=ViT-B-32-quickgelu"):
+        load_backbone(BASE, str(tmp_path / "ViT-B-32.pt"))
+    with pytest.raises(
+        InputError, match="another model than ViT-B-16-quickgelu; they fit ViT-B-32"
+    ):
+        load_backbone("ViT-B-16-quickgelu", str(tmp_path / "epoch_3.pt"))
+
+
+def test_weights_come_from_the_hubs_cache_without_a_network(state, offline, tmp_path, monkeypatch):
+    monkeypatch.undo()  # of a hub that cannot be reached: its own look into the cache is tested
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    folder = tmp_path / "models--timm--vit_base_patch32_clip_224.openai"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs/main").write_text("0" * 40)
+    (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    save_file(state, folder / "snapshots" / ("0" * 40) / "open_clip_model.safetensors")
+    model = load_backbone(f"{BASE}-quickgelu", "openai").model
+    torch.testing.assert_close(
+        model.state_dict()["text_projection"], state["text_projection"].float()
+    )

@@ -10,7 +10,7 @@ import pytest
 
 from alertclip.errors import InputError
 from companion import budgets, extraction, preflight, run
-from companion.profiles import Params, load_params
+from companion.profiles import ROOT, Params, load_params
 from companion.splits import load_split
 from companion.workflow import NOTEBOOKS
 from detectors.benchmarks import fill, load_benchmark
@@ -157,6 +157,7 @@ def test_the_budget_is_the_papers_arithmetic() -> None:
     assert table.loc["03", "disk, GB"] == pytest.approx(4220 * 256 * 224**2 * 3 / 1e9)
     rows = 13.74e6 / 16 * 10 + 13.74e6
     assert table.loc["06", "disk, GB"] == pytest.approx(rows * 512 * 4 * 3 / 1e9)
+    assert budgets.markdown(P) in (ROOT / "docs/real-data.md").read_text()
     half = budgets.budget_table(P.changed({"rehearsal_test_videos": 145})).set_index("notebook")
     assert half.loc["06", "disk, GB"] < table.loc["06", "disk, GB"]
     bf16 = budgets.budget_table(P.changed({"evaluation_precision": "bf16"})).set_index("notebook")

@@ -22,6 +22,7 @@ from alertclip.blip import is_blip, read_blip
 from alertclip.errors import InputError
 from alertclip.files import read_json
 from alertclip.tower import take_apart
+from alertclip.weights import ARCHIVE, as_safetensors, check_fit
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "miniworld/weights"
 PACKAGED = {name: WEIGHTS / name for name in ("miniclip", "minisiglip")}  # need no download
@@ -57,8 +58,9 @@ def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
     """Load ``miniclip``, ``minisiglip``, an open_clip model by its name, ``local-dir:PATH`` or
     ``blip:NAME``, where NAME is a folder or a model of the Hugging Face hub.
 
-    ``pretrained``, for open_clip names only: a tag or a .safetensors file; None: random weights.
-    Raises InputError if weights are missing or were trained with another activation.
+    ``pretrained``, for open_clip names only: a tag, a .safetensors file, or a .pt file of OpenAI or
+    open_clip, which is converted beside it; None: random weights. Raises InputError if weights are
+    missing, are of another model or were trained with another activation.
     """
     keep_freed_memory()  # every long computation starts here
     if brings_weights(name):
@@ -75,7 +77,11 @@ def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
     config = open_clip.get_model_config(name)
     if config is None:
         raise InputError(f"backbone {name}: no such open_clip model; see open_clip.list_models()")
-    pixels = {} if pretrained is None else _check_weights(name, pretrained, config)
+    pixels: dict[str, Any] = {}
+    if pretrained is not None and Path(pretrained).is_file():
+        pretrained = str(as_safetensors(Path(pretrained)))
+    if pretrained is not None:
+        pixels = _check_weights(name, pretrained, config)
     try:
         model, _, _ = open_clip.create_model_and_transforms(name, pretrained=pretrained, **pixels)
         tokenizer = open_clip.get_tokenizer(name)  # SigLIP's comes from the hub
@@ -141,7 +147,7 @@ def _load_folder(name: str, folder: Path) -> Backbone:
 
 
 def _check_weights(name: str, pretrained: str, config: dict[str, Any]) -> dict[str, Any]:
-    """Refuse weights that are missing, may hold code, or expect the other activation.
+    """Refuse weights that are missing, another model's, or expect the other activation.
 
     Returns the mean and standard deviation of the pixels for weights in a file, which open_clip
     would take to be CLIP's: those of the config beside it, else of the model's published weights.
@@ -151,11 +157,12 @@ def _check_weights(name: str, pretrained: str, config: dict[str, Any]) -> dict[s
     if not tag and not path.is_file():
         known = ", ".join(tags)
         raise InputError(f"pretrained {path}: no such file, and {name} has the tags {known}")
-    if not tag and path.suffix != ".safetensors":
-        raise InputError(f"pretrained {path}: may hold code; convert it to .safetensors")
+    made = {} if tag else check_fit(path, name, config)
     beside = path.with_name(CONFIG)  # our exports have one
     found = read_json(beside) if not tag and beside.is_file() else {}
     trained = tag or found.get("model_cfg")
+    if made.get("source") == ARCHIVE:
+        trained = {"quick_gelu": True}
     if trained is not None and bool(trained.get("quick_gelu")) != bool(config.get("quick_gelu")):
         right = name.removesuffix("-quickgelu") + "-quickgelu" * bool(trained.get("quick_gelu"))
         # The other activation loads without an error, and its results are wrong.
@@ -178,7 +185,7 @@ def _missing(name: str, pretrained: str | None, error: Exception) -> str:
     return (
         f"{message}. Download {tag.get('hf_hub', '').rstrip('/') or tag.get('url')} from the"
         " Hugging Face hub into a folder and pass backbone=local-dir:FOLDER with pretrained empty"
-        " or, for CLIP, pretrained=FOLDER/open_clip_model.safetensors"
+        " or, for CLIP, pretrained=FILE (.safetensors, or .pt of OpenAI or open_clip)"
     )
 
 

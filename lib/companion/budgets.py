@@ -1,16 +1,17 @@
 """What each notebook needs on the real data: hours by card, GB of disk and of memory.
 
 Estimates from params/budgets.yaml: the pre-flight compares them with the free disk, and
-``python -m companion.budgets`` prints the table of docs/real-data.md. Decoding on the CPU is not
-in the hours; docs/speed.md has it. Small notebooks (everything but 03 to 07) are left out.
+``python -m companion.budgets [PROFILE]`` prints the table of docs/real-data.md. Decoding on the CPU
+is not in the hours; small notebooks (everything but 03 to 07) are left out.
 """
 
+import sys
 from typing import Any, NamedTuple
 
 import pandas as pd
 import yaml
 
-from companion.profiles import BUDGETS, Params
+from companion.profiles import BUDGETS, Params, load_params
 from companion.variants import load_variants
 from detectors.benchmarks import load_benchmark
 
@@ -114,3 +115,18 @@ def budget_table(P: Params) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=columns)
     total = ["all", *table.iloc[:, 1:-1].sum(), table["memory, GB"].max()]
     return pd.concat([table, pd.DataFrame([total], columns=columns)], ignore_index=True)
+
+
+def markdown(P: Params) -> str:
+    """The budget as a table in Markdown."""
+    header, *rows = budget_table(P).map(_cell).to_csv(sep="|", index=False).splitlines()
+    rule = "|".join("---" for _ in header.split("|"))
+    return "\n".join(f"| {line.replace('|', ' | ')} |" for line in (header, rule, *rows))
+
+
+def _cell(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.0f}" if value >= 10 else f"{value:.1f}"
+
+
+if __name__ == "__main__":
+    print(markdown(load_params((sys.argv[1:] or ["paper"])[0], {"data_root": "."})))
