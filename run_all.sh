@@ -3,7 +3,7 @@
 #
 #   ./run_all.sh [smoke|mini|paper] [options]        default profile: mini
 #
-#   -n                 show what would run and why, run nothing
+#   -n                 show what would run and why, and all that it would miss; run nothing
 #   --only 03          run notebook 03, and what it needs where that is outdated
 #   --from 03          run notebook 03 and everything after it
 #   --force            run even what has not changed; trainings resume from their checkpoints
