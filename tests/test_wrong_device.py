@@ -26,6 +26,9 @@ def gpu(monkeypatch):
 
     monkeypatch.setattr(torch, "tensor", tensor)
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
+    state = torch.get_rng_state()
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: state)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: None)
     with PretendedGPU():
         yield
 
@@ -40,20 +43,18 @@ def test_it_finds_what_a_gpu_would_refuse(gpu):
 
 
 def test_a_training_step(gpu):
+    """Devices alone: what the pretended GPU computes here is not compared."""
     batches = [collate([Clips(8)[i] for i in range(4 * k, 4 * k + 4)]) for k in range(2)]
-    gradients = {}
-    for device in (torch.device("cpu"), CUDA):
-        torch.manual_seed(0)
-        model = tiny_model(dropout=0.0).to(device)
-        for negatives in ("micro", "accumulated"):
-            training = TRAINING.model_copy(update={"negatives": negatives})
-            objective = StageObjective(model, training, "fp32", True, device)
-            losses = objective.backward(batches)
-        optimizer = torch.optim.AdamW(parameter_groups(model, 1e-3, 1e-3, 1e-3, 0.01))
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        gradients[device.type] = losses.total.cpu(), model.logit_scale.cpu()
-    torch.testing.assert_close(gradients["cuda"], gradients["cpu"])
+    model = tiny_model(dropout=0.0).to("cuda")
+    for negatives in ("micro", "accumulated"):
+        training = TRAINING.model_copy(update={"negatives": negatives})
+        losses = StageObjective(model, training, "fp32", True, CUDA).backward(batches)
+        assert all(isinstance(loss, OnGPU) for loss in losses)
+    optimizer = torch.optim.AdamW(parameter_groups(model, 1e-3, 1e-3, 1e-3, 0.01))
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert trained and all(isinstance(p.grad, OnGPU) for p in trained if p.grad is not None)
 
 
 @torch.no_grad()

@@ -1,7 +1,6 @@
 """The pre-flight: everything that a run will read, checked before it starts, in one table."""
 
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -81,19 +80,14 @@ def offline() -> Iterator[None]:
 
 
 def device_gaps(P: Params) -> Iterator[Gap]:
-    """A device that is not there, with the driver's reason."""
+    """A device that is not there, with the driver's reason; a card that is, with its memory."""
     try:
-        resolve_device(P)
+        if (device := resolve_device(P)).type == "cuda":
+            card = torch.cuda.get_device_properties(device)
+            what = f"{card.name}, CUDA {torch.version.cuda}"
+            yield Gap(what, gigabytes=card.total_memory / 1e9, verdict="found", books="all")
     except InputError as error:
         yield Gap(str(error), books="all")
-
-
-def device_line(P: Params) -> str:
-    """The card with its memory and CUDA, or the processor with its cores."""
-    if (device := resolve_device(P)).type != "cuda":
-        return f"processor, {os.cpu_count()} cores"
-    card = torch.cuda.get_device_properties(device)
-    return f"{card.name}, {card.total_memory / 1e9:.0f} GB, CUDA {torch.version.cuda}"
 
 
 def clip_gaps(P: Params) -> list[Gap]:

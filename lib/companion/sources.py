@@ -25,7 +25,7 @@ BENCHMARK_OF = {"UCF_Crimes_Videos/UCF_Crimes/Videos": "ucf_crime", "MSAD/MSAD_V
 TRAINING = ("annotations_train", "hard_negatives_train")
 TEXTS = ("annotations_dev", "annotations_test", "hard_negatives_test")
 LISTS = "official lists and temporal annotation of {}, from the dataset's or VadCLIP's page"
-Verdict = Literal["stops", "left out", "warns"]
+Verdict = Literal["stops", "left out", "warns", "found"]
 VERDICTS = get_args(Verdict)
 
 
