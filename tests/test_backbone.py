@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from alertclip.attention import SplitAttention
 from alertclip.backbone import CONFIG, from_clip, load_backbone
+from alertclip.checkpoint import as_safetensors
 from alertclip.errors import InputError
-from alertclip.weights import as_safetensors
 
 BASE = "ViT-B-32"
 

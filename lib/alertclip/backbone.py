@@ -13,16 +13,17 @@ from typing import Any
 import open_clip
 from open_clip.pretrained import list_pretrained_tags_by_model
 from open_clip.transformer import TextTransformer
+from safetensors import SafetensorError, safe_open
 from timm.layers import AttentionPoolLatent
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from alertclip.attention import split_attention
 from alertclip.blip import is_blip, read_blip
+from alertclip.checkpoint import ARCHIVE, as_safetensors
 from alertclip.errors import InputError
 from alertclip.files import read_json
 from alertclip.tower import take_apart
-from alertclip.weights import ARCHIVE, as_safetensors, check_fit
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "miniworld/weights"
 PACKAGED = {name: WEIGHTS / name for name in ("miniclip", "minisiglip")}  # need no download
@@ -175,6 +176,36 @@ def _check_weights(name: str, pretrained: str, config: dict[str, Any]) -> dict[s
     published = open_clip.get_pretrained_cfg(name, tags[0]) if tags else {}
     pixels = found.get("preprocess_cfg") or published
     return {f"image_{key}": tuple(pixels[key]) for key in ("mean", "std") if pixels.get(key)}
+
+
+def check_fit(path: Path, name: str, config: dict[str, Any]) -> dict[str, str]:
+    """Refuse a safetensors file of another CLIP than ``name``, naming a model that fits.
+
+    Returns the file's metadata. Models without these weights, such as SigLIP, are not checked.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            keys = set(file.keys()) & {"visual.conv1.weight", "text_projection"}
+            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in keys}
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"pretrained {path}: not a safetensors file ({error})") from None
+    if shapes.items() - _shapes(config).items():
+        configs = {n: open_clip.get_model_config(n) for n in open_clip.list_models()}
+        right = [n for n, c in configs.items() if len(keys) == 2 and _shapes(c) == shapes]
+        hint = f"; they fit {min(right, key=len)}" if right else ""
+        raise InputError(f"pretrained {path}: weights of another model than {name}{hint}")
+    return metadata
+
+
+def _shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Shapes that tell CLIPs apart, from open_clip's model_cfg; nothing of other families."""
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    if "patch_size" not in vision or "width" not in vision or "width" not in text:
+        return {}
+    patch = vision["width"], 3, vision["patch_size"], vision["patch_size"]
+    projection = text["width"], config["embed_dim"]
+    return {"visual.conv1.weight": patch, "text_projection": projection}
 
 
 def _missing(name: str, pretrained: str | None, error: Exception) -> str:

@@ -7,7 +7,9 @@ checkpoint-000100/    trainable.safetensors; state.pt with step, optimiser and r
 
 import hashlib
 import json
+import pickle
 import shutil
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -19,6 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from alertclip.errors import InputError
 from alertclip.files import atomic_write, read_json, sha256_json, share, write_json, writing
 
 TRAINABLE, STATE, RUN, LOG = "trainable.safetensors", "state.pt", "run.json", "log.jsonl"
@@ -169,3 +172,107 @@ def _rows(out: Path) -> Iterator[dict[str, Any]]:
         if not isinstance(row, dict) or not {"split", "step"} <= row.keys():
             return
         yield row
+
+
+# Weights of other programs, read without running what their files may hold.
+PICKLED = (".pt", ".pth", ".bin", ".ckpt")
+NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # numbers in OpenAI's archives
+ARCHIVE = "TorchScript"  # OpenAI's models, all with QuickGELU
+STORAGES = {
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "IntStorage": torch.int32,
+    "LongStorage": torch.int64,
+}
+REFUSALS = (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, RuntimeError,
+            StopIteration, pickle.UnpicklingError)  # fmt: skip
+
+
+def as_safetensors(path: Path) -> Path:
+    """``path`` itself, or the safetensors made once of a .pt, .pth, .bin or .ckpt file.
+
+    InputError names a file that is neither a TorchScript archive nor a PyTorch file of plain
+    tensors, and a folder in which nothing can be written.
+    """
+    if path.suffix not in PICKLED:
+        return path
+    made = path.with_name(f"{path.name}.safetensors")
+    if made.is_file() and made.stat().st_mtime >= path.stat().st_mtime:
+        return made
+    try:
+        archive = zipfile.is_zipfile(path) and any(map(_is_code, zipfile.ZipFile(path).namelist()))
+        state = _archive_state(path) if archive else _file_state(path)
+    except REFUSALS as error:
+        reason = f"{type(error).__name__} {error}".splitlines()[0]
+        raise InputError(
+            f"pretrained {path}: not readable as plain weights ({reason}); fetch it again, or"
+            " convert it to .safetensors"
+        ) from error
+    state = {k: v.contiguous() for k, v in state.items() if k not in NOT_WEIGHTS}
+    with atomic_write(made) as temporary:
+        save_file(state, temporary, {"source": ARCHIVE if archive else "PyTorch"})
+    return made
+
+
+def _is_code(name: str) -> bool:
+    return "/code/" in name
+
+
+def _file_state(path: Path) -> dict[str, Tensor]:
+    """State of a PyTorch file: open_clip's checkpoints keep it below state_dict."""
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    state = content.get("state_dict", content) if isinstance(content, dict) else {}
+    state = {k.removeprefix("module."): v for k, v in state.items() if isinstance(v, Tensor)}
+    if not state:
+        raise ValueError("it holds no tensors by name")
+    return state
+
+
+class _Record:
+    """A module of an archive: its attributes, without its class or its code."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+
+class _Tensors(pickle.Unpickler):
+    """Reads an archive's tree of modules; anything but tensors in records is refused."""
+
+    def __init__(self, archive: zipfile.ZipFile, tree: str) -> None:
+        super().__init__(archive.open(tree))
+        self.archive, self.folder = archive, tree.removesuffix("data.pkl")
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.startswith("__torch__"):
+            return _Record
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return torch._utils._rebuild_tensor_v2
+        if (module, name) == ("collections", "OrderedDict"):
+            return dict
+        if module == "torch" and name in STORAGES:
+            return STORAGES[name]
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which weights do not need")
+
+    def persistent_load(self, key: tuple) -> torch.TypedStorage:
+        _, dtype, number, *_ = key
+        content = bytearray(self.archive.read(f"{self.folder}data/{number}"))
+        storage = torch.frombuffer(content, dtype=torch.uint8).untyped_storage()
+        return torch.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
+
+
+def _archive_state(path: Path) -> dict[str, Tensor]:
+    """State of a TorchScript archive by name, as its module's state_dict() would be."""
+    with zipfile.ZipFile(path) as archive:
+        tree = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+        state: dict[str, Tensor] = {}
+        waiting = [("", _Tensors(archive, tree).load())]
+        while waiting:
+            prefix, record = waiting.pop()
+            for name, value in vars(record).items():
+                if isinstance(value, Tensor):
+                    state[prefix + name] = value
+                elif isinstance(value, _Record):
+                    waiting.append((f"{prefix}{name}.", value))
+    return state
