@@ -31,7 +31,15 @@ from detectors.benchmarks import (
 )
 from detectors.event_annotations import SNIPPET, video_name
 from detectors.features import SnippetRule, extract_features, feature_file, read_features
-from detectors.fitting import EvaluationSet, TrainingSet
+from detectors.fitting import EvaluationSet, TrainingSet, class_prompts
+from detectors.released_features import (
+    anchors,
+    check_rate,
+    check_space,
+    feature_index,
+    file_stem,
+    summarise,
+)
 from detectors.training_protocol import DETECTORS, Detector, DetectorParams
 
 
@@ -51,19 +59,19 @@ def snippet_rule(params: DetectorParams, detector: Detector) -> SnippetRule:
 def training_set(P: Params, model: AlertCLIP, detector: Detector) -> TrainingSet:
     """Features of the benchmark's training videos; every crop counts as a video (official)."""
     benchmark, root = detector_benchmark(P)
-    videos, rule = chosen_videos(P, benchmark, root), snippet_rule(P.detector, detector)
-    [folder] = _extract(P, [model], [video.path for video in videos], rule)
+    videos = {v.path: v.classes for v in chosen_videos(P, benchmark, root)}
+    crops, reasons = _files(P, model, list(videos), detector)
     files = [
-        (feature_file(folder, v.path, crop), v.classes, video_name(v.path.name))
-        for v in videos
-        for crop in range(rule.crops)
+        (file, classes, video_name(path.name))
+        for path, classes in videos.items()
+        for file in crops[path]
     ]
     here = [entry for entry in files if entry[0].exists()]
     if not here:
-        raise InputError(f"no training video of {benchmark.title} can be read; see {folder}")
+        raise InputError(f"no training video of {benchmark.title} can be read; see {reasons}")
     if len(here) < len(files):
         left_out = f"{len(files) - len(here)} of {len(files)} training features are left out"
-        warnings.warn(f"{left_out}; reasons in {folder / 'failures.json'}", stacklevel=2)
+        warnings.warn(f"{left_out}; reasons in {reasons}", stacklevel=2)
     present, classes, names = zip(*here, strict=True)
     return TrainingSet([read_features(file) for file in present], list(classes), names)
 
@@ -78,13 +86,13 @@ def evaluation_set(
     benchmark, root = detector_benchmark(P)
     entries, rule = read_list(benchmark, root, split), snippet_rule(P.detector, detector)
     videos = {entry.name: benchmark.video_path(root, entry.entry) for entry in entries}
-    [folder] = _extract(P, [model], list(videos.values()), rule)
+    crops, reasons = _files(P, model, list(videos.values()), detector)
     crop = P.detector.snippet_test_crop if P.detector.snippet_test_crop < rule.crops else 0
-    files = {name: feature_file(folder, path, crop) for name, path in videos.items()}
+    files = {name: crops[path][crop] for name, path in videos.items()}
     if lost := [name for name, file in files.items() if not file.exists()]:
         raise InputError(
             f"{len(lost)} of {len(files)} {split} videos of {benchmark.title} cannot be read, first"
-            f" {lost[0]}; the reasons are in {folder / 'failures.json'}"
+            f" {lost[0]}, expected as {files[lost[0]].name}; the reasons are in {reasons}"
         )
     features = {name: read_features(file) for name, file in files.items()}
     snippets = {name: len(x) * rule.length // SNIPPET for name, x in features.items()}
@@ -102,8 +110,11 @@ def extract_for_all(
 ) -> None:
     """Extract the features of test and training videos for several models, decoding videos once.
 
-    ``shard``: only a share of the videos.
+    Released features are checked instead. ``shard``: only a share of the videos.
     """
+    if P.features:
+        check_released(P, stage_model(P, "clip"), detector, training)
+        return
     benchmark, root = detector_benchmark(P)
     tested = read_list(benchmark, root, "test")
     videos = [benchmark.video_path(root, entry.entry) for entry in tested]
@@ -126,6 +137,54 @@ def chosen_videos(P: Params, benchmark: Benchmark, root: Path) -> list[TrainingV
     return videos
 
 
+def check_released(P: Params, model: AlertCLIP, detector: Detector, training: bool = True) -> None:
+    """Raise InputError unless released features are of the model's space and the truth's rate.
+
+    Reads a sample of the files, and the length of every test file.
+    """
+    benchmark, root = detector_benchmark(P)
+    test, rule = evaluation_set(P, model, detector), snippet_rule(P.detector, detector)
+    rows = {t.name: len(x) for t, x in zip(test.truths, test.features, strict=True)}
+    paths = [benchmark.video_path(root, e.entry) for e in read_list(benchmark, root)]
+    if training:
+        paths += [video.path for video in chosen_videos(P, benchmark, root)]
+    crops, _ = _files(P, model, paths, detector)
+    summary = summarise([file for part in crops.values() for file in part if file.exists()])
+    known = anchors(model, class_prompts(benchmark, benchmark.classes))
+    check_space(summary, known, P.model.backbone)
+    check_rate(rows, test.truths, rule.length, P.features_dir)
+
+
+def detectors_at_hand(P: Params) -> list[Detector]:
+    """The detectors whose features a profile has: all of videos, of released ones by layout."""
+    if not P.features:
+        return list(DETECTORS)
+    benchmark, root = detector_benchmark(P)
+    paths = [benchmark.video_path(root, e.entry) for e in read_list(benchmark, root)]
+    found = {d: _released(P, paths, d).values() for d in DETECTORS}
+    return [d for d, files in found.items() if any(f.exists() for part in files for f in part)]
+
+
+def _files(
+    P: Params, model: AlertCLIP, videos: Sequence[Path], detector: Detector
+) -> tuple[dict[Path, list[Path]], Path]:
+    """Feature files of each video, one per crop, and where it stands why one is missing."""
+    if P.features:
+        return _released(P, videos, detector), P.features_dir
+    rule = snippet_rule(P.detector, detector)
+    [folder] = _extract(P, [model], videos, rule)
+    files = {v: [feature_file(folder, v, crop) for crop in range(rule.crops)] for v in videos}
+    return files, folder / "failures.json"
+
+
+def _released(P: Params, videos: Sequence[Path], detector: Detector) -> dict[Path, list[Path]]:
+    """Released feature files of each video, one per crop; a path that is not there is missing."""
+    crops = [None] if detector == "anomalyclip" else range(P.detector.snippet_crops)
+    index, folder = feature_index(P.features_dir), P.features_dir
+    stems = {video: [file_stem(video.stem, crop) for crop in crops] for video in videos}
+    return {v: [index.get(s, folder / f"{s}.npy") for s in part] for v, part in stems.items()}
+
+
 def _extract(
     P: Params,
     models: Sequence[AlertCLIP],
@@ -141,9 +200,22 @@ def _extract(
 
 
 def domains(P: Params) -> dict[str, Params]:
-    """The profile on its own benchmark and on the others (``transfer``), by title."""
+    """The profile on its own benchmark and on the others (``transfer``), by title.
+
+    With released features, only on those whose lists and features are at hand.
+    """
     own = {load_benchmark(P.detector.benchmark).title: P}
-    return own | {title: P.changed(changes) for title, changes in P.evaluation.transfer.items()}
+    others = {title: P.changed(changes) for title, changes in P.evaluation.transfer.items()}
+    return own | {title: other for title, other in others.items() if _at_hand(P, other)}
+
+
+def _at_hand(own: Params, P: Params) -> bool:
+    if own.features and P.detector.benchmark == own.detector.benchmark:
+        return False  # other videos of the same names
+    try:
+        return "vadclip" in detectors_at_hand(P)
+    except InputError:  # no list
+        return False
 
 
 def extract(P: Params, shard: Shard) -> None:

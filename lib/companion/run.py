@@ -18,7 +18,7 @@ from alertclip.errors import InputError
 from alertclip.files import atomic_write, locked, read_json
 from companion.profiles import ROOT, Params, load_params, parse_overrides
 from companion.variants import require_variants
-from companion.workflow import NOTEBOOKS, Notebook
+from companion.workflow import NOTEBOOKS, Notebook, runnable
 
 
 def check_inputs(P: Params, fetch: bool = True) -> None:
@@ -45,15 +45,17 @@ def check_inputs(P: Params, fetch: bool = True) -> None:
         load_backbone(P.model.backbone, P.model.pretrained)
 
 
-def select(only: str = "", start: str = "") -> list[Notebook]:
+def select(
+    only: str = "", start: str = "", books: Sequence[Notebook] = NOTEBOOKS
+) -> list[Notebook]:
     """Notebooks asked for by ``--only``/``--from`` (a number or a name); without them, all."""
     wanted = only or start
     wanted = wanted.zfill(2) if wanted.isdigit() else wanted
-    chosen = [b for b in NOTEBOOKS if not wanted or b.name == wanted or b.name[:2] == wanted]
+    chosen = [b for b in books if not wanted or b.name == wanted or b.name[:2] == wanted]
     if not chosen:
-        names = ", ".join(b.name for b in NOTEBOOKS)
+        names = ", ".join(b.name for b in books)
         raise InputError(f"{wanted}: no such notebook; there are {names}")
-    return list(NOTEBOOKS[NOTEBOOKS.index(chosen[0]) :]) if start else chosen
+    return list(books[books.index(chosen[0]) :]) if start else chosen
 
 
 def command(args: argparse.Namespace, chosen: Sequence[Notebook]) -> list[str]:
@@ -113,11 +115,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(sys.argv[1:] if argv is None else argv)
     try:
         P = load_params(args.profile, parse_overrides(args.parameter))
-        call = command(args, select(args.only, args.start))
+        call = command(args, select(args.only, args.start, runnable(P)))
         check_inputs(P, fetch=not args.dry_run)
         reasons = plan(call)
         for book in NOTEBOOKS:
-            print(f"  {book.name:22} {reasons.get(book.name, '-')}", flush=True)
+            print(
+                f"  {book.name:22} {reasons.get(book.name, '-' if book in runnable(P) else 'needs videos')}",
+                flush=True,
+            )
         if args.dry_run:
             return 0
         with locked(P.run_dir / ".lock", wait=False) as lock:

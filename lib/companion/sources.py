@@ -11,6 +11,7 @@ SOURCES = {
     "UCF_Crimes_Videos/UCF_Crimes/Videos": "UCF-Crime (Sultani et al. 2018), the dataset's page",
     "MSAD/MSAD_Videos": "MSAD (Zhu et al. 2024), on request from its authors",
 }
+FEATURES = "features of a benchmark, from VadCLIP's or AnomalyCLIP's page"
 TRAINING = ("annotations_train", "hard_negatives_train")
 TEXTS = ("annotations_dev", "annotations_test", "hard_negatives_test")
 LISTS = "official lists and temporal annotation of {}, from the dataset's or VadCLIP's page"
@@ -28,6 +29,9 @@ def missing_data(P: Params) -> list[str]:
         root = P.data_dir
     except InputError as error:
         return [f"- {error}; it should hold:", *(f"    {k}: {v}" for k, v in SOURCES.items())]
+    if P.features:
+        lack = f"- {P.features_dir}: no such folder: {FEATURES}; set features to where it lies"
+        return [] if P.features_dir.is_dir() else [lack]
     names = {field: getattr(P.data, field) for field in (*TRAINING, *TEXTS)}
     missing = {f: name for f, name in names.items() if name and not (root / name).is_file()}
     served = any(names[field] and field not in missing for field in TRAINING)
@@ -48,6 +52,8 @@ def missing_lists(P: Params) -> list[str]:
         return []
     transfer = [c["benchmark"] for c in P.evaluation.transfer.values() if "benchmark" in c]
     lines = []
+    if P.features:  # those whose files are missing are left out
+        transfer = []
     for name in dict.fromkeys([P.detector.benchmark, *transfer]):
         benchmark = load_benchmark(name)
         lists = [path for path in benchmark.files(P.data_dir) if not path.is_file()]
