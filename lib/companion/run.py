@@ -119,10 +119,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_inputs(P, fetch=not args.dry_run)
         reasons = plan(call)
         for book in NOTEBOOKS:
-            print(
-                f"  {book.name:22} {reasons.get(book.name, '-' if book in runnable(P) else 'needs videos')}",
-                flush=True,
-            )
+            idle = "-" if book in runnable(P) else "needs videos"
+            print(f"  {book.name:22} {reasons.get(book.name, idle)}", flush=True)
         if args.dry_run:
             return 0
         with locked(P.run_dir / ".lock", wait=False) as lock:

@@ -107,7 +107,7 @@ def likely_model(summary: FeatureSummary) -> str:
     """What made features of this width and direction, as far as these tell."""
     if summary.width == 512 and np.abs(summary.direction).argmax() == PEAK:
         return B16
-    return WIDTHS.get(summary.width, "no CLIP that is known here")
+    return WIDTHS.get(summary.width, "a model that is not known here")
 
 
 def check_space(summary: FeatureSummary, known: Mapping[str, np.ndarray], backbone: str) -> None:
