@@ -113,6 +113,8 @@ def extract_for_all(
     Released features are checked instead. ``shard``: only a share of the videos.
     """
     if P.features:
+        if tuned := [STAGES[stage] for stage in wanted if stage != "clip"]:
+            raise InputError(f"{tuned[0]} needs videos: released features are of untuned CLIP")
         check_released(P, stage_model(P, "clip"), detector, training)
         return
     benchmark, root = detector_benchmark(P)
@@ -153,6 +155,17 @@ def check_released(P: Params, model: AlertCLIP, detector: Detector, training: bo
     known = anchors(model, class_prompts(benchmark, benchmark.classes))
     check_space(summary, known, P.model.backbone)
     check_rate(rows, test.truths, rule.length, P.features_dir)
+
+
+def check_features(P: Params) -> None:
+    """``check_released`` for every detector whose features are at hand; InputError if none is."""
+    if not (at_hand := detectors_at_hand(P)):
+        raise InputError(
+            f"{P.features_dir}: no features of {load_benchmark(P.detector.benchmark).title}'s test"
+            " videos as NAME__CROP.npy or NAME.npy; check features and benchmark"
+        )
+    for detector in at_hand:
+        check_released(P, stage_model(P, "clip"), detector)
 
 
 def detectors_at_hand(P: Params) -> list[Detector]:

@@ -25,7 +25,7 @@ def check_inputs(P: Params, fetch: bool = True) -> None:
     """Raise one InputError that lists every missing file of the run: what, where from, where to.
 
     ``fetch``: also look for the device and load the backbone, so that a GPU or weights which
-    cannot be had stop the run here.
+    cannot be had stop the run here, and check released features against it.
     """
     require_variants(P.ablation.variants)
     if P.data.world != "miniworld":
@@ -43,6 +43,10 @@ def check_inputs(P: Params, fetch: bool = True) -> None:
 
         resolve_device(P)
         load_backbone(P.model.backbone, P.model.pretrained)
+    if fetch and P.features:
+        from companion.extraction import check_features
+
+        check_features(P)
 
 
 def select(
