@@ -38,8 +38,8 @@ def execute(
     """Run ``notebook`` with ``parameters`` into ``out``, an HTML page beside it; returns ``out``.
 
     ``line``: of the terminal, for the bar of a notebook that runs beside others; what its cells
-    say is then not shown. Streams keep their last state only. InputError if a cell raises: it
-    names the notebook, the cell and the copy that is kept.
+    say is then not shown. ``lacking``: as for ``left_out``. Streams keep their last state only.
+    InputError if a cell raises: it names the notebook, the cell and the copy that is kept.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.stem}.{os.getpid()}.ipynb")

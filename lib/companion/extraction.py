@@ -32,14 +32,7 @@ from detectors.benchmarks import (
 from detectors.event_annotations import SNIPPET, video_name
 from detectors.features import SnippetRule, extract_features, feature_file, read_features
 from detectors.fitting import EvaluationSet, TrainingSet, class_prompts
-from detectors.released_features import (
-    anchors,
-    check_rate,
-    check_space,
-    feature_index,
-    file_stem,
-    summarise,
-)
+from detectors.released_features import anchors, check_rate, check_space, feature_index, summarise
 from detectors.training_protocol import DETECTORS, Detector, DetectorParams
 
 
@@ -192,10 +185,11 @@ def _files(
 
 def _released(P: Params, videos: Sequence[Path], detector: Detector) -> dict[Path, list[Path]]:
     """Released feature files of each video, one per crop; a path that is not there is missing."""
-    crops = [None] if detector == "anomalyclip" else range(P.detector.snippet_crops)
+    snippets = [f"__{crop}" for crop in range(P.detector.snippet_crops)]
+    ends = snippets if detector == "vadclip" else [""]
     index, folder = feature_index(P.features_dir), P.features_dir
-    stems = {video: [file_stem(video.stem, crop) for crop in crops] for video in videos}
-    return {v: [index.get(s, folder / f"{s}.npy") for s in part] for v, part in stems.items()}
+    names = {video: [f"{video.stem}{end}" for end in ends] for video in videos}
+    return {v: [index.get(n, folder / f"{n}.npy") for n in part] for v, part in names.items()}
 
 
 def _extract(
@@ -219,7 +213,10 @@ def domains(P: Params) -> dict[str, Params]:
     """
     own = {load_benchmark(P.detector.benchmark).title: P}
     others = {title: P.changed(changes) for title, changes in P.evaluation.transfer.items()}
-    return own | {title: other for title, other in others.items() if _at_hand(P, other)}
+    lost = [title for title, other in others.items() if not _at_hand(P, other)]
+    if lost:
+        warnings.warn(f"left out, as no lists and features are at hand: {lost}", stacklevel=2)
+    return own | {title: other for title, other in others.items() if title not in lost}
 
 
 def _at_hand(own: Params, P: Params) -> bool:

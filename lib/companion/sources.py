@@ -11,7 +11,6 @@ SOURCES = {
     "UCF_Crimes_Videos/UCF_Crimes/Videos": "UCF-Crime (Sultani et al. 2018), the dataset's page",
     "MSAD/MSAD_Videos": "MSAD (Zhu et al. 2024), on request from its authors",
 }
-FEATURES = "features of a benchmark, from VadCLIP's or AnomalyCLIP's page"
 TRAINING = ("annotations_train", "hard_negatives_train")
 TEXTS = ("annotations_dev", "annotations_test", "hard_negatives_test")
 LISTS = "official lists and temporal annotation of {}, from the dataset's or VadCLIP's page"
@@ -30,7 +29,7 @@ def missing_data(P: Params) -> list[str]:
     except InputError as error:
         return [f"- {error}; it should hold:", *(f"    {k}: {v}" for k, v in SOURCES.items())]
     if P.features:
-        lack = f"- {P.features_dir}: no such folder: {FEATURES}; set features to where it lies"
+        lack = f"- {P.features_dir}: no such folder; set features to where VadCLIP's lie"
         return [] if P.features_dir.is_dir() else [lack]
     names = {field: getattr(P.data, field) for field in (*TRAINING, *TEXTS)}
     missing = {f: name for f, name in names.items() if name and not (root / name).is_file()}

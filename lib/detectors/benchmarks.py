@@ -92,9 +92,9 @@ class Benchmark(BaseModel):
     def list_files(self, data_root: Path, split: Split) -> list[str]:
         """Lists of a split; those of released features where the data set's own are missing."""
         own, folder = self.lists[split], data_root / self.annotation_root
-        other = self.feature_lists.get(split, [])
+        other = self.feature_lists.get(split, own)
         there = [all((folder / file).is_file() for file in files) for files in (own, other)]
-        return other if other and there == [False, True] else own
+        return other if there == [False, True] else own
 
     def files(self, data_root: Path) -> list[Path]:
         """Its lists and annotation files; not those that are one per video."""

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 
 from alertclip.errors import InputError
 from alertclip.model import AlertCLIP
@@ -20,26 +21,16 @@ SAMPLE = 24  # files that a check reads, evenly spaced
 # Of twelve real files of OpenAI's ViT-B/16, the mean cosine with class prompts is .20 to .25. In a
 # space of D dimensions that is not theirs it is 0 with a deviation of 1 / sqrt(D), .04 for 512.
 LEAST_COSINE = 0.1
-WIDTHS = {
-    512: "ViT-B/16 or ViT-B/32",
-    640: "RN101 or RN50x4",
-    768: "ViT-L/14",
-    1024: "RN50, ViT-H/14 or I3D",
-    2048: "I3D or ResNet-50",
-}
+WIDTHS = {512: "ViT-B/16 or ViT-B/32", 640: "RN101 or RN50x4", 768: "ViT-L/14",
+          1024: "RN50, ViT-H/14 or I3D", 2048: "I3D or ResNet-50"}  # fmt: skip
 PEAK = 442  # holds .5 to .7 of the mean direction in those files, whatever the video
 B16 = "OpenAI's ViT-B/16, as VadCLIP's and AnomalyCLIP's are: backbone=ViT-B-16-quickgelu"
 
 
 class FeatureSummary(NamedTuple):
-    """What a sample of files is like: files, rows, width D, and the mean unit row (D,).
-
-    ``norms`` are the mean lengths of a row per file.
-    """
+    """A sample of files: the first, width D, mean length of a row per file, mean unit row (D,)."""
 
     first: Path
-    files: int
-    rows: int
     width: int
     norms: np.ndarray
     direction: np.ndarray
@@ -60,28 +51,21 @@ def feature_index(folder: Path) -> dict[str, Path]:
     return found
 
 
-def file_stem(video: str, crop: int | None) -> str:
-    """Name of a video's feature file; crop None is AnomalyCLIP's layout."""
-    return video if crop is None else f"{video}__{crop}"
-
-
 def summarise(files: Sequence[Path]) -> FeatureSummary:
     """Read up to ``SAMPLE`` of the files; InputError names one of another width or without rows."""
     chosen = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, SAMPLE).astype(int))]
-    norms, means, rows, width = [], [], 0, 0
+    norms, means, width = [], [], 0
     for path in chosen:
         features = read_features(path)
         length = np.linalg.norm(features, axis=1)
         if not length.all():
             raise InputError(f"{path}: row {int(length.argmin())} is zero; extract it again")
-        width, rows = width or features.shape[1], rows + len(features)
+        width = width or features.shape[1]
         if features.shape[1] != width:
             raise InputError(f"{path}: width {features.shape[1]}, but {chosen[0]} has {width}")
         norms.append(length.mean())
         means.append((features / length[:, None]).mean(axis=0))
-    return FeatureSummary(
-        chosen[0], len(files), rows, width, np.array(norms), np.mean(means, axis=0)
-    )
+    return FeatureSummary(chosen[0], width, np.array(norms), np.mean(means, axis=0))
 
 
 @torch.inference_mode()
@@ -92,8 +76,7 @@ def anchors(model: AlertCLIP, prompts: Sequence[str]) -> dict[str, np.ndarray]:
     """
     noise = torch.randint(0, 256, (3, *model.image_size), generator=torch.manual_seed(0))
     images = torch.stack([torch.full_like(noise, 128), noise]).to(torch.uint8)
-    v = model.image_features(images.to(model.mean.device)).float()
-    v = torch.nn.functional.normalize(v, dim=-1)
+    v = normalize(model.image_features(images.to(model.mean.device)).float(), dim=-1)
     found = {"class prompts": model.encode_text(list(prompts)).float(), "blank images": v}
     return {name: vectors.cpu().numpy() for name, vectors in found.items()}
 
