@@ -213,8 +213,7 @@ def domains(P: Params) -> dict[str, Params]:
     """
     own = {load_benchmark(P.detector.benchmark).title: P}
     others = {title: P.changed(changes) for title, changes in P.evaluation.transfer.items()}
-    lost = [title for title, other in others.items() if not _at_hand(P, other)]
-    if lost:
+    if lost := [title for title, other in others.items() if not _at_hand(P, other)]:
         warnings.warn(f"left out, as no lists and features are at hand: {lost}", stacklevel=2)
     return own | {title: other for title, other in others.items() if title not in lost}
 
