@@ -22,16 +22,16 @@ PAIRS = shlex.join(PAIRS)  # so the commands below only name them
 
 rule all:
     input:
-        [f"{RUN}/{book.name}.ipynb" for book in books.NOTEBOOKS],
+        [f"{RUN}/{book.name}.ipynb" for book in books.runnable(PARAMS)],
 
 
-for book in books.NOTEBOOKS:
+for book in books.runnable(PARAMS):
 
     rule:
         name:
             f"nb_{book.name}"
         input:
-            [f"{RUN}/{name}.ipynb" for name in book.needs],
+            [f"{RUN}/{name}.ipynb" for name in book.needs if not PARAMS.features],
             [os.path.relpath(file, ROOT) for file in books.input_files(book, PARAMS)],
         output:
             f"{RUN}/{book.name}.ipynb",

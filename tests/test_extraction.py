@@ -1,8 +1,23 @@
-"""Features by shares: every benchmark that notebooks 05 and 06 read, once."""
+"""Features of a profile: by shares, once wherever they are read, or released in place of videos."""
 
+from itertools import product
+
+import numpy as np
+import pytest
+
+from alertclip.backbone import load_backbone
+from alertclip.errors import InputError
 from alertclip.files import Shard
-from companion import extraction
-from companion.profiles import load_params
+from alertclip.model import AlertCLIP
+from companion import detector_tables, extraction
+from companion.execution import lacking_data, left_out
+from companion.extraction import training_set
+from companion.preflight import released_gaps
+from companion.profiles import ROOT, load_params
+from companion.sources import missing_data
+from companion.tuned_models import available_stages, stage_model
+from companion.zero_shot_tables import zero_shot_table
+from detectors.released_features import anchors
 
 
 def test_features_are_asked_for_wherever_the_notebooks_read_them(monkeypatch):
@@ -20,3 +35,75 @@ def test_features_are_asked_for_wherever_the_notebooks_read_them(monkeypatch):
     assert asked[:3] == own + partitioned
     others = [(name, "vadclip", False, 2) for name in ("xd_violence", "ubnormal")]
     assert set(others) <= set(asked[3:]) and not any(training for _, _, training, _ in asked[3:])
+
+
+CLASSES = ("Abuse", "Fighting", "Training_Normal_Videos_Anomaly")
+
+
+@pytest.fixture
+def released(tmp_path):
+    """UCF-Crime's released features in small: VadCLIP's lists and files, in miniclip's space."""
+    rng, model = np.random.default_rng(0), AlertCLIP(load_backbone("miniclip")).eval()
+    cone = anchors(model, ["normal"])["class prompts"].mean(axis=0)
+    lists = tmp_path / "ucf_crime/lists"
+    lists.mkdir(parents=True)
+    truth, rows = [], {"": [], "test": []}
+    for split, crops, count in (("", range(10), 4), ("test", [5], 2)):
+        for label, i in product(CLASSES, range(count)):
+            name, normal = f"{label}{split}{i:03d}_x264", label == CLASSES[-1]
+            folder = tmp_path / "features/UCFClipFeatures" / label
+            folder.mkdir(parents=True, exist_ok=True)
+            for crop in crops:
+                path = folder / f"{name}__{crop}.npy"
+                noise = rng.normal(size=(20, len(cone))) / len(cone) ** 0.5
+                np.save(path, (10 * (cone + noise)).astype(np.float16))
+                rows[split].append(f"/home/x/{path.relative_to(tmp_path)},{label}")
+            events = "Normal  -1  -1" if normal else f"{label}  {30 + i}  200"
+            truth += [f"{name}.mp4  {events}  -1  -1"] * (split == "test")
+    (lists / "Temporal_Anomaly_Annotation.txt").write_text("\n".join(truth))
+    for split, lines in rows.items():
+        (lists / f"ucf_CLIP_rgb{split}.csv").write_text("\n".join(["path,label", *lines]))
+    short = load_params("smoke").detector.vadclip_changes | {"epochs": 1, "batch_size": 32}
+    return load_params("smoke", {
+        "world": "vagta", "data_root": str(tmp_path), "features": str(tmp_path / "features"),
+        "benchmark": "ucf_crime", "snippet_length": 16, "snippet_frames": 16, "snippet_crops": 10,
+        "detector_seeds": [0], "vadclip_changes": short,
+        "transfer": {"XD-Violence": {"benchmark": "xd_violence"}},
+    })  # fmt: skip
+
+
+def test_released_features_make_the_tables_without_a_video(released):
+    P = released
+    assert missing_data(P) == list(released_gaps(P, checked=False)) == []
+    assert extraction.detectors_at_hand(P) == ["vadclip"] and available_stages(P) == ("clip",)
+    lacking = lacking_data(P)
+    assert lacking == {"needs-videos": "videos", "needs-anomalyclip": "features as NAME.npy"}
+    book = left_out(ROOT / "notebooks/06_weakly_supervised.ipynb", lacking)
+    texts = {cell.id: cell.source for cell in book.cells if cell.cell_type == "markdown"}
+    assert texts["c06"] == "*Left out: this needs videos.*" and "c04" not in texts
+    assert texts["c16"] == "*Left out: this needs features as NAME.npy.*"
+    [scored] = detector_tables.score_stages(P, "vadclip", ("clip",))
+    assert len(training_set(P, stage_model(P, "clip"), "vadclip").features) == 120
+    assert scored.columns[0][0].video == "Abusetest000_x264"
+    assert scored.columns[0][0].truth.nonzero()[0][[0, -1]].tolist() == [30, 199]
+    table = zero_shot_table(P, ("clip",), "snippet")
+    assert set(table["domain"]) == {"UCF-Crime"} and table["n"].tolist() == [1920, 1920, 1280]
+    with pytest.raises(InputError, match="Stage I needs videos"):
+        detector_tables.score_stages(P, "vadclip", ("stage1",))
+
+
+def test_released_features_are_checked_before_work(released):
+    first, *_ = files = sorted(released.features_dir.rglob("*__5.npy"))
+    np.save(first, np.load(first)[:5])  # one short video is no other rate
+    extraction.check_features(released)
+    for file in files:
+        np.save(file, np.load(file)[:5])
+    with pytest.raises(InputError, match="at 16 frames per feature, the last event ends at 2.50"):
+        extraction.check_features(released)
+    next(file for file in files if "test" in file.stem).unlink()
+    with pytest.raises(InputError, match="1 of 6 test videos .* expected as .*__5.npy"):
+        extraction.check_features(released)
+    for file in released.features_dir.rglob("*test*.npy"):
+        file.unlink()
+    with pytest.raises(InputError, match="no features of UCF-Crime's test videos"):
+        extraction.check_features(released)

@@ -102,6 +102,8 @@ def inputs_hash(P: Params, name: str, seed: int) -> str:
     names = (*TUNING, *DETECTION, "ablation.backbone")
     if variant.kind == "alertclip":
         names = TUNING + (DETECTION if P.ablation.detector and variant.detector else ())
+    elif P.features:
+        names += ("features",)
     decisive = _decisive(_changed(P, variant, seed), names)
     return sha256_json([variant.kind, variant.negatives, decisive])[:12]
 
@@ -252,7 +254,11 @@ def main(
     args = parser.parse_args(arguments)
     try:
         P = load_params(args.profile, WHOLE | parse_overrides(args.overrides))
-        names = args.variants or list(variants or load_variants())
+        known = load_variants()
+        names = args.variants or list(variants or known)
+        if P.features and (tuned := [n for n in names if known[n].kind == "alertclip"]):
+            print(f"left out, as tuning needs videos: {', '.join(tuned)}")
+            names = [name for name in names if name not in tuned]
         run(P, names, args.seeds, args.cores, folder, measure)
         table = results(P, names, args.seeds, folder)
         write_table(table, P.run_dir / f"{folder}_reference.csv")

@@ -7,7 +7,7 @@ beside it as ``NN_name.failed.ipynb``.
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from papermill.exceptions import PapermillExecutionError
 
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, read_json, write_json
-from companion.profiles import TYPICAL_TIMES, load_params, parse_overrides
+from companion.extraction import detectors_at_hand
+from companion.profiles import TYPICAL_TIMES, Params, load_params, parse_overrides
 from companion.workflow import NOTEBOOKS
 
 BAR = "{l_bar}{bar:20}| {n_fmt}/{total_fmt} cells, {elapsed}{postfix}"
@@ -29,18 +30,24 @@ FORMULA = re.compile(r"`[^`]*`|(\$\$?)(.+?)\1", re.DOTALL)
 QUIET = ["--IPKernelApp.log_level=50"]  # no remarks on ports and shutdown
 
 
-def execute(notebook: Path, out: Path, parameters: dict[str, Any], line: int | None = None) -> Path:
+def execute(
+    notebook: Path,
+    out: Path,
+    parameters: dict[str, Any],
+    line: int | None = None,
+    lacking: Mapping[str, str] | None = None,
+) -> Path:
     """Run ``notebook`` with ``parameters`` into ``out``, an HTML page beside it; returns ``out``.
 
     ``line``: of the terminal, for the bar of a notebook that runs beside others; what its cells
-    say is then not shown. Streams keep their last state only. InputError if a cell raises: it
-    names the notebook, the cell and the copy that is kept.
+    say is then not shown. ``lacking``: as for ``left_out``. Streams keep their last state only.
+    InputError if a cell raises: it names the notebook, the cell and the copy that is kept.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.stem}.{os.getpid()}.ipynb")
     try:
         papermill.execute_notebook(
-            str(notebook), str(partial), parameters, kernel_name="python3",
+            left_out(notebook, lacking or {}), str(partial), parameters, kernel_name="python3",
             cwd=str(notebook.parent), progress_bar=_bar(out) | {"position": line or 0},
             stderr_file=sys.stderr if line is None else None,
             coalesce_streams=True, extra_arguments=QUIET,
@@ -60,6 +67,26 @@ def execute(notebook: Path, out: Path, parameters: dict[str, Any], line: int | N
     os.replace(partial, out)
     out.with_suffix(".failed.ipynb").unlink(missing_ok=True)
     return out
+
+
+def left_out(notebook: Path, lacking: Mapping[str, str]) -> nbformat.NotebookNode:
+    """The notebook; of a cell whose tag is in ``lacking``, only a line that says what it needs."""
+    book = nbformat.read(notebook, as_version=4)
+    for i, cell in enumerate(book.cells):
+        for tag in sorted(lacking.keys() & set(cell.metadata.get("tags", ()))):
+            text = f"*Left out: this needs {lacking[tag]}.*"
+            book.cells[i] = nbformat.v4.new_markdown_cell(text, id=cell.id)
+    return book
+
+
+def lacking_data(P: Params) -> dict[str, str]:
+    """What a run on released features lacks, by the tag of the cells that need it."""
+    if not P.features:
+        return {}
+    at_hand = detectors_at_hand(P)
+    layouts = {"vadclip": "NAME__CROP.npy", "anomalyclip": "NAME.npy"}
+    lost = {f"needs-{d}": f"features as {t}" for d, t in layouts.items() if d not in at_hand}
+    return {"needs-videos": "videos"} | lost
 
 
 def html_page(book: nbformat.NotebookNode, name: str) -> str:
@@ -101,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         alone = book.alone or P.notebooks_at_once == 1
         line = None if alone else NOTEBOOKS.index(book) % P.notebooks_at_once
         values = {"profile": profile, "overrides": overrides}
-        execute(book.path, P.run_dir / f"{name}.ipynb", values, line)
+        execute(book.path, P.run_dir / f"{name}.ipynb", values, line, lacking_data(P))
     except InputError as error:
         print(error, file=sys.stderr)
         return 1

@@ -32,7 +32,8 @@ from detectors.benchmarks import (
 )
 from detectors.event_annotations import SNIPPET, video_name
 from detectors.features import SnippetRule, extract_features, feature_file, read_features
-from detectors.fitting import EvaluationSet, TrainingSet
+from detectors.fitting import EvaluationSet, TrainingSet, class_prompts
+from detectors.released_features import anchors, check_rate, check_space, feature_index, summarise
 from detectors.training_protocol import DETECTORS, Detector, DetectorParams
 
 
@@ -52,19 +53,19 @@ def snippet_rule(params: DetectorParams, detector: Detector) -> SnippetRule:
 def training_set(P: Params, model: AlertCLIP, detector: Detector) -> TrainingSet:
     """Features of the benchmark's training videos; every crop counts as a video (official)."""
     benchmark, root = detector_benchmark(P)
-    videos, rule = chosen_videos(P, benchmark, root), snippet_rule(P.detector, detector)
-    [folder] = _extract(P, [model], [video.path for video in videos], rule)
+    videos = {v.path: v.classes for v in chosen_videos(P, benchmark, root)}
+    crops, reasons = _files(P, model, list(videos), detector)
     files = [
-        (feature_file(folder, v.path, crop), v.classes, video_name(v.path.name))
-        for v in videos
-        for crop in range(rule.crops)
+        (file, classes, video_name(path.name))
+        for path, classes in videos.items()
+        for file in crops[path]
     ]
     here = [entry for entry in files if entry[0].exists()]
     if not here:
-        raise InputError(f"no training video of {benchmark.title} can be read; see {folder}")
+        raise InputError(f"no training video of {benchmark.title} can be read; see {reasons}")
     if len(here) < len(files):
         left_out = f"{len(files) - len(here)} of {len(files)} training features are left out"
-        warnings.warn(f"{left_out}; reasons in {folder / 'failures.json'}", stacklevel=2)
+        warnings.warn(f"{left_out}; reasons in {reasons}", stacklevel=2)
     present, classes, names = zip(*here, strict=True)
     return TrainingSet([read_features(file) for file in present], list(classes), names)
 
@@ -78,13 +79,13 @@ def evaluation_set(
     """
     benchmark, root = detector_benchmark(P)
     videos, rule = tested_videos(P, benchmark, root, split), snippet_rule(P.detector, detector)
-    [folder] = _extract(P, [model], list(videos.values()), rule)
+    crops, reasons = _files(P, model, list(videos.values()), detector)
     crop = P.detector.snippet_test_crop if P.detector.snippet_test_crop < rule.crops else 0
-    files = {name: feature_file(folder, path, crop) for name, path in videos.items()}
+    files = {name: crops[path][crop] for name, path in videos.items()}
     if lost := [name for name, file in files.items() if not file.exists()]:
         raise InputError(
             f"{len(lost)} of {len(files)} {split} videos of {benchmark.title} cannot be read, first"
-            f" {lost[0]}; the reasons are in {folder / 'failures.json'}"
+            f" {lost[0]}, expected as {files[lost[0]].name}; the reasons are in {reasons}"
         )
     features = {name: read_features(file) for name, file in files.items()}
     snippets = {name: len(x) * rule.length // SNIPPET for name, x in features.items()}
@@ -102,8 +103,13 @@ def extract_for_all(
 ) -> None:
     """Extract the features of test and training videos for several models, decoding videos once.
 
-    ``shard``: only a share of the videos.
+    Released features are checked instead. ``shard``: only a share of the videos.
     """
+    if P.features:
+        if tuned := [STAGES[stage] for stage in wanted if stage != "clip"]:
+            raise InputError(f"{tuned[0]} needs videos: released features are of untuned CLIP")
+        check_released(P, stage_model(P, "clip"), detector, training)
+        return
     benchmark, root = detector_benchmark(P)
     videos = list(tested_videos(P, benchmark, root).values())
     if training:
@@ -139,6 +145,66 @@ def chosen_videos(P: Params, benchmark: Benchmark, root: Path) -> list[TrainingV
     return videos
 
 
+def check_released(P: Params, model: AlertCLIP, detector: Detector, training: bool = True) -> None:
+    """Raise InputError unless released features are of the model's space and the truth's rate.
+
+    Reads a sample of the files, and the length of every test file.
+    """
+    benchmark, root = detector_benchmark(P)
+    test, rule = evaluation_set(P, model, detector), snippet_rule(P.detector, detector)
+    rows = {t.name: len(x) for t, x in zip(test.truths, test.features, strict=True)}
+    paths = [benchmark.video_path(root, e.entry) for e in read_list(benchmark, root)]
+    if training:
+        paths += [video.path for video in chosen_videos(P, benchmark, root)]
+    crops, _ = _files(P, model, paths, detector)
+    summary = summarise([file for part in crops.values() for file in part if file.exists()])
+    known = anchors(model, class_prompts(benchmark, benchmark.classes))
+    check_space(summary, known, P.model.backbone)
+    check_rate(rows, test.truths, rule.length, P.features_dir)
+
+
+def check_features(P: Params) -> None:
+    """``check_released`` for every detector whose features are at hand; InputError if none is."""
+    if not (at_hand := detectors_at_hand(P)):
+        raise InputError(
+            f"{P.features_dir}: no features of {load_benchmark(P.detector.benchmark).title}'s test"
+            " videos as NAME__CROP.npy or NAME.npy; check features and benchmark"
+        )
+    for detector in at_hand:
+        check_released(P, stage_model(P, "clip"), detector)
+
+
+def detectors_at_hand(P: Params) -> list[Detector]:
+    """The detectors whose features a profile has: all of videos, of released ones by layout."""
+    if not P.features:
+        return list(DETECTORS)
+    benchmark, root = detector_benchmark(P)
+    paths = [benchmark.video_path(root, e.entry) for e in read_list(benchmark, root)]
+    found = {d: _released(P, paths, d).values() for d in DETECTORS}
+    return [d for d, files in found.items() if any(f.exists() for part in files for f in part)]
+
+
+def _files(
+    P: Params, model: AlertCLIP, videos: Sequence[Path], detector: Detector
+) -> tuple[dict[Path, list[Path]], Path]:
+    """Feature files of each video, one per crop, and where it stands why one is missing."""
+    if P.features:
+        return _released(P, videos, detector), P.features_dir
+    rule = snippet_rule(P.detector, detector)
+    [folder] = _extract(P, [model], videos, rule)
+    files = {v: [feature_file(folder, v, crop) for crop in range(rule.crops)] for v in videos}
+    return files, folder / "failures.json"
+
+
+def _released(P: Params, videos: Sequence[Path], detector: Detector) -> dict[Path, list[Path]]:
+    """Released feature files of each video, one per crop; a path that is not there is missing."""
+    snippets = [f"__{crop}" for crop in range(P.detector.snippet_crops)]
+    ends = snippets if detector == "vadclip" else [""]
+    index, folder = feature_index(P.features_dir), P.features_dir
+    names = {video: [f"{video.stem}{end}" for end in ends] for video in videos}
+    return {v: [index.get(n, folder / f"{n}.npy") for n in part] for v, part in names.items()}
+
+
 def _extract(
     P: Params,
     models: Sequence[AlertCLIP],
@@ -156,21 +222,33 @@ def _extract(
 def domains(P: Params) -> dict[str, Params]:
     """The profile on its own benchmark and on the others (``transfer``), by title.
 
-    Another domain of which a list, the truth or a video is missing is left out with a warning.
+    Another domain of which a list, the truth or a video is missing is left out with a warning; with
+    released features, one whose lists or features are not at hand.
     """
     found = {load_benchmark(P.detector.benchmark).title: P}
     for title, changes in P.evaluation.transfer.items():
         other = P.changed(changes)
-        if gaps := domain_gaps(other):
+        if P.features and not _at_hand(P, other):
+            warnings.warn(f"{title} is left out: no lists and features at hand", stacklevel=2)
+        elif gaps := domain_gaps(other):
             warnings.warn(f"{title} is left out: {'; '.join(map(str, gaps))}", stacklevel=2)
         else:
             found[title] = other
     return found
 
 
+def _at_hand(own: Params, P: Params) -> bool:
+    if P.detector.benchmark == own.detector.benchmark:
+        return False  # other videos of the same names
+    try:
+        return "vadclip" in detectors_at_hand(P)
+    except InputError:  # no list
+        return False
+
+
 def domain_gaps(P: Params, splits: Sequence[Split] = ("test",)) -> list[Gap]:
     """What is missing of the profile's benchmark to test or train on it; none in a mini world."""
-    if P.data.world == "miniworld":
+    if P.data.world == "miniworld" or P.features:
         return []
     benchmark, root = load_benchmark(P.detector.benchmark), P.data_dir
     read = {

@@ -15,13 +15,13 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from alertclip.backbone import load_backbone
 from alertclip.errors import InputError
 from companion.budgets import needs
-from companion.extraction import domain_gaps
+from companion.extraction import check_features, domain_gaps
 from companion.profiles import Params
-from companion.sources import SOURCES, Gap, missing_data, missing_videos, size
+from companion.sources import LISTS, SOURCES, Gap, missing_data, missing_videos, size
 from companion.splits import load_split
 from companion.stage_runs import resolve_device
 from companion.workflow import Notebook
-from detectors.benchmarks import Split
+from detectors.benchmarks import Split, load_benchmark
 
 NO_CLIPS = ("00", "09", "11")  # notebooks that read none of VAGTA's clips
 
@@ -37,6 +37,9 @@ def find_gaps(P: Params, books: Sequence[Notebook], fetch: bool = True) -> list[
     gaps = [*weight_gaps(P, fetch), *device_gaps(P)]
     if P.data.world == "miniworld":
         return gaps
+    if P.features:
+        lacks_weights = any(gap.verdict != "found" for gap in gaps)
+        return [*gaps, *released_gaps(P, not lacks_weights)]
     if clips:
         found = (*missing_data(P), *clip_gaps(P))
         gaps += [replace(gap, books=clips) for gap in found]
@@ -88,6 +91,22 @@ def device_gaps(P: Params) -> Iterator[Gap]:
             yield Gap(what, gigabytes=card.total_memory / 1e9, verdict="found", books="all")
     except InputError as error:
         yield Gap(str(error), books="all")
+
+
+def released_gaps(P: Params, checked: bool) -> Iterator[Gap]:
+    """Lists and released features that are missing or, ``checked``, of another model or rate."""
+    benchmark, folder = load_benchmark(P.detector.benchmark), P.features_dir
+    for path in benchmark.files(P.data_dir):
+        if not path.is_file():
+            yield Gap(f"{path}: missing", LISTS.format(benchmark.title), books="05 06")
+            checked = False
+    if not folder.is_dir():
+        yield Gap(f"{folder}: no such folder", "set features to where VadCLIP's lie", books="05 06")
+    elif checked:
+        try:
+            check_features(P)
+        except InputError as error:
+            yield Gap(str(error), books="05 06")
 
 
 def clip_gaps(P: Params) -> list[Gap]:

@@ -111,6 +111,7 @@ class Params(Group):
     device: str = "auto"  # auto = cuda where present, else cpu
     workers: int = Field(2, ge=0)  # processes that decode or render
     notebooks_at_once: int = Field(1, ge=1)  # 1 with one GPU; more on a CPU, where they share cores
+    features: str = ""  # folder of released features for notebooks 05 and 06, in place of videos
     video: str = ""  # a file to score; empty = one of the run's test videos
     data: DataParams = DataParams()
     world: WorldParams = WorldParams()
@@ -142,6 +143,11 @@ class Params(Group):
     def cache_dir(self) -> Path:
         """Decoded frames and frozen tokens, named by content: every profile shares them."""
         return ROOT / "runs" / "cache"
+
+    @property
+    def features_dir(self) -> Path:
+        """The folder of released features with environment variables resolved."""
+        return ROOT / os.path.expandvars(self.features)
 
     @property
     def data_dir(self) -> Path:

@@ -19,7 +19,7 @@ from alertclip.files import atomic_write, locked, read_json
 from companion.profiles import ROOT, Params, load_params, parse_overrides
 from companion.sources import gap_table, missing_data, settings_gaps
 from companion.variants import require_variants
-from companion.workflow import NOTEBOOKS, Notebook
+from companion.workflow import NOTEBOOKS, Notebook, runnable
 
 
 def check_parameters(P: Params) -> None:
@@ -52,15 +52,17 @@ def check_inputs(P: Params, books: Sequence[Notebook], fetch: bool = True) -> st
     return table
 
 
-def select(only: str = "", start: str = "") -> list[Notebook]:
+def select(
+    only: str = "", start: str = "", books: Sequence[Notebook] = NOTEBOOKS
+) -> list[Notebook]:
     """Notebooks asked for by ``--only``/``--from`` (a number or a name); without them, all."""
     wanted = only or start
     wanted = wanted.zfill(2) if wanted.isdigit() else wanted
-    chosen = [b for b in NOTEBOOKS if not wanted or b.name == wanted or b.name[:2] == wanted]
+    chosen = [b for b in books if not wanted or b.name == wanted or b.name[:2] == wanted]
     if not chosen:
-        names = ", ".join(b.name for b in NOTEBOOKS)
+        names = ", ".join(b.name for b in books)
         raise InputError(f"{wanted}: no such notebook; there are {names}")
-    return list(NOTEBOOKS[NOTEBOOKS.index(chosen[0]) :]) if start else chosen
+    return list(books[books.index(chosen[0]) :]) if start else chosen
 
 
 def command(args: argparse.Namespace, chosen: Sequence[Notebook]) -> list[str]:
@@ -120,11 +122,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(sys.argv[1:] if argv is None else argv)
     try:
         P = load_params(args.profile, parse_overrides(args.parameter))
-        call = command(args, select(args.only, args.start))
+        call = command(args, select(args.only, args.start, runnable(P)))
         check_parameters(P)
         reasons = plan(call)
         for book in NOTEBOOKS:
-            print(f"  {book.name:22} {reasons.get(book.name, '-')}", flush=True)
+            idle = "-" if book in runnable(P) else "needs videos"
+            print(f"  {book.name:22} {reasons.get(book.name, idle)}", flush=True)
         planned = [book for book in NOTEBOOKS if book.name in reasons]
         if gaps := check_inputs(P, planned, fetch=not args.dry_run):
             print(gaps, flush=True)

@@ -65,6 +65,8 @@ def missing_data(P: Params) -> list[Gap]:
         root = P.data_dir
     except InputError as error:
         return [Gap(f"{error}; it should hold"), *(Gap(k, v) for k, v in SOURCES.items())]
+    if P.features:  # no video is read; the pre-flight looks at the features
+        return []
     names = {field: getattr(P.data, field) for field in (*TRAINING, *TEXTS)}
     missing = {f: name for f, name in names.items() if name and not (root / name).is_file()}
     served = any(names[field] and field not in missing for field in TRAINING)
@@ -137,7 +139,7 @@ def benchmark_gaps(
     ``videos``: the splits in use, with what lists the videos that are read of each.
     """
     source, title = LISTS.format(benchmark.title), benchmark.title
-    names = [file for split in videos for file in benchmark.lists[split]]
+    names = [file for split in videos for file in benchmark.list_files(root, split)]
     names += filter(None, (benchmark.annotation_file, benchmark.class_annotation_file))
     files = [root / benchmark.annotation_root / name for name in names if "{" not in name]
     gaps = [Gap(f"{path}: missing", source) for path in files if not path.is_file()]

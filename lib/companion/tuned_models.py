@@ -30,6 +30,11 @@ STAGES: dict[Stage, str] = {"clip": "CLIP", "stage1": "Stage I", "full": "Full"}
 WHOLE = (0.0, math.inf)  # the span of an event without boxes or times: the whole clip
 
 
+def available_stages(P: Params) -> tuple[Stage, ...]:
+    """The models that a profile can compare: of released features, only the one that made them."""
+    return ("clip",) if P.features else tuple(STAGES)
+
+
 class StageResult(NamedTuple):
     """A model's embeddings of one split, and of the prompts."""
 

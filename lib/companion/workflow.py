@@ -19,7 +19,8 @@ WEIGHTS = ROOT / "lib/miniworld/weights"
 BASE = ("seed", "device", "data", "world", "model", "rehearsal",
         "evaluation.batch_size", "evaluation.bootstrap_samples", "evaluation.prompts")  # fmt: skip
 TRAINING = (*BASE, "training", "stage1")
-DETECTION = (*BASE, "detector", "evaluation.precision")
+DETECTION = (*BASE, "features", "detector", "evaluation.precision")
+ON_FEATURES = ("05_zero_shot", "06_weakly_supervised")
 DOMAINS = ("evaluation.transfer", "evaluation.open_vocabulary_changes",
            "evaluation.retention_imagenet", "evaluation.retention_coco")  # fmt: skip
 CORE = ("alertclip", "companion", "detectors", "miniworld")
@@ -67,6 +68,11 @@ NOTEBOOKS += (
     Notebook("11_report", tuple(book.name for book in NOTEBOOKS), BASE,
              ("curation", "vagpt"), tuple(sorted(PROFILES.glob("*.yaml")))),
 )  # fmt: skip
+
+
+def runnable(P: Params) -> tuple[Notebook, ...]:
+    """The notebooks that a profile can run: on released features two, which then need no other."""
+    return tuple(book for book in NOTEBOOKS if not P.features or book.name in ON_FEATURES)
 
 
 def upstream(book: Notebook) -> set[str]:

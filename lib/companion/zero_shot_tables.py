@@ -22,12 +22,7 @@ from companion.detector_tables import (
     resample_models,
     score_stages,
 )
-from companion.extraction import (
-    domains,
-    evaluation_set,
-    extract_for_all,
-    snippet_rule,
-)
+from companion.extraction import domains, evaluation_set, extract_for_all, snippet_rule
 from companion.profiles import Params
 from companion.result_tables import per_cent
 from companion.tuned_models import STAGES, Stage, prompts_of, stage_model

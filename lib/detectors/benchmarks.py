@@ -26,6 +26,8 @@ from detectors.event_annotations import (
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "params" / "benchmarks.yaml"
 Split = Literal["train", "val", "test"]
+# VadCLIP's csv names features where its author kept them; the video is <folder>/<name>.mp4.
+CROP = re.compile(r"^.*?((?:[^/]+/)?[^/]+)__\d+\.npy$")
 
 
 class Benchmark(BaseModel):
@@ -42,6 +44,7 @@ class Benchmark(BaseModel):
     video_pattern: str
     annotation_root: str
     lists: dict[Split, list[str]]
+    feature_lists: dict[Split, list[str]] = {}  # VadCLIP's, read where those of ``lists`` lack
     annotation_file: str
     annotation_format: Literal["ucf", "xd", "shanghaitech", "ubnormal", "msad"]
     class_annotation_file: str | None = None  # the events with a class each
@@ -86,9 +89,16 @@ class Benchmark(BaseModel):
             return found[0] if len(found) == 1 else path
         return path
 
+    def list_files(self, data_root: Path, split: Split) -> list[str]:
+        """Lists of a split; those of released features where the data set's own are missing."""
+        own, folder = self.lists[split], data_root / self.annotation_root
+        other = self.feature_lists.get(split, own)
+        there = [all((folder / file).is_file() for file in files) for files in (own, other)]
+        return other if there == [False, True] else own
+
     def files(self, data_root: Path) -> list[Path]:
         """Its lists and annotation files; not those that are one per video."""
-        names = [file for files in self.lists.values() for file in files]
+        names = [file for split in self.lists for file in self.list_files(data_root, split)]
         names += filter(None, (self.annotation_file, self.class_annotation_file))
         return [data_root / self.annotation_root / name for name in names if "{" not in name]
 
@@ -144,7 +154,7 @@ def read_list(benchmark: Benchmark, data_root: Path, split: Split = "test") -> l
         raise InputError(f"{benchmark.title} has no {split} split, but {have}")
     entries: dict[str, ListEntry] = {}
     seen: dict[str, str] = {}
-    for file in benchmark.lists[split]:
+    for file in benchmark.list_files(data_root, split):
         column = 0
         path = data_root / benchmark.annotation_root / file
         for number, line in text_lines(path):
@@ -155,7 +165,7 @@ def read_list(benchmark: Benchmark, data_root: Path, split: Split = "test") -> l
                     column = fields.index("path")
                     continue
                 line = _csv_path(fields, column, where)
-            key, entry = video_name(line), re.sub(r"__\d+(?=\.npy$)", "", line)
+            key, entry = video_name(line), CROP.sub(r"\1.mp4", line)
             if key in seen:
                 raise InputError(f"{where}: {key} stands in {seen[key]} already; keep one")
             seen[key], name = where, video_name(entry)

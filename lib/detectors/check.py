@@ -1,0 +1,163 @@
+"""Are my features right? Their layout, length, space and, with a video, the rule behind them.
+
+python -m detectors.check UCFClipFeatures
+python -m detectors.check UCFClipFeatures --model ViT-B-16-quickgelu --pretrained openai
+python -m detectors.check UCFClipFeatures --model ... --video Abuse001_x264.mp4
+
+With ``--model``: the mean cosine with class prompts, which tells another model's features. With
+``--video`` too: some of its features are extracted anew under each documented rule (resize, crop,
+frame of a snippet), and the table shows which one gives those of the file.
+"""
+
+import argparse
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.preprocessing import normalize
+
+from alertclip.errors import InputError
+from alertclip.model import AlertCLIP
+from alertclip.score import load_model
+from alertclip.survey import VideoInfo
+from alertclip.video import probe, read_frames
+from detectors.benchmarks import load_benchmark
+from detectors.features import MARGIN, SnippetRule, embed_crops, read_features, take_crop
+from detectors.fitting import class_prompts
+from detectors.released_features import (
+    anchors,
+    check_space,
+    cosines,
+    feature_index,
+    likely_model,
+    summarise,
+)
+
+ROWS = 6  # features of a video that are extracted anew, evenly spaced
+EXACT = 0.999  # mean cosine of a rule that fits: decoders and half precision differ
+ALIKE = 2e-4  # rules whose cosines differ by less cannot be told apart
+
+
+def views(
+    path: Path, indices: Sequence[int], size: tuple[int, int], info: VideoInfo
+) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Frames (F, *size, 3) under each rule of resize and crop, named."""
+    yield "squashed", "whole frame", read_frames(path, indices, size, info)
+    short = min(info.height, info.width)
+    kept = size[0] * info.height / short, size[1] * info.width / short
+    larger = {
+        "squashed": (np.multiply(size, MARGIN), 10),
+        "short side": (np.multiply(kept, MARGIN), 10),
+        "short side, no margin": (np.array(kept), 1),  # CLIP's own
+    }
+    for resize, (shape, crops) in larger.items():
+        height, width = (int(side) for side in shape.round())
+        frames = read_frames(path, indices, (height, width), info)
+        for crop in range(crops):
+            yield resize, f"crop {crop} of {height} x {width}", take_crop(frames, size, crop)
+
+
+Rules = dict[tuple[str, str, str], np.ndarray]  # features (n, D) by resize, crop and frames
+
+
+def extracted_anew(model: AlertCLIP, path: Path, count: int) -> tuple[np.ndarray, Rules]:
+    """Some rows of ``count`` features of a video, and their features under every rule."""
+    info = probe(path)
+    length = max(1, round(info.frames / count))
+    last = min(count, max(1, info.frames // length)) - 1
+    rows = np.unique(np.linspace(0, last, ROWS).round().astype(int))
+    numbers = np.minimum(rows[:, None] * length + np.arange(length), info.frames - 1)
+    found: Rules = {}
+    for resize, crop, frames in views(path, numbers.ravel().tolist(), model.image_size, info):
+        v = embed_crops(model, frames, SnippetRule(1, 1, 1)).reshape(len(rows), length, -1)
+        mean = v.mean(axis=1)
+        rules = {"first": v[:, 0], "middle": v[:, length // 2], f"mean of {length}": mean}
+        for name, u in rules.items() if length > 1 else [("each", mean)]:
+            found[resize, crop, name] = normalize(u)
+    return rows, found
+
+
+def rule_table(features: np.ndarray, rules: Rules) -> pd.DataFrame:
+    """Mean cosine of features (n, D) with those of each rule, best first.
+
+    Columns resize, crop, frames, cosine.
+    """
+    known = normalize(features.astype(np.float32))
+    found = [(*rule, (u * known).sum(axis=1).mean()) for rule, u in rules.items()]
+    table = pd.DataFrame(found, columns=["resize", "crop", "frames", "cosine"])
+    return table.sort_values("cosine", ascending=False, kind="stable", ignore_index=True)
+
+
+def verdict(table: pd.DataFrame) -> str:
+    """The rule that fits, or the nearest one, in a sentence."""
+    best = table.iloc[0]
+    rule = f"frames: {best.frames}; {best.resize}, {best.crop}"
+    if alike := int((table["cosine"] > best.cosine - ALIKE).sum()) - 1:
+        return f"{alike + 1} rules give the same here, first {rule}: take another video"
+    if best.cosine >= EXACT:
+        return f"fits: {rule} (cosine {best.cosine:.4f})"
+    return f"no rule fits; nearest: {rule} (cosine {best.cosine:.4f}, {EXACT} would fit)"
+
+
+def check(args: argparse.Namespace) -> None:
+    """Print what the command line asks for; InputError where features do not fit the model."""
+    index = feature_index(args.features)
+    summary = summarise(list(index.values()))
+    low, high = summary.norms.min(), summary.norms.max()
+    ends = Counter("".join(re.findall(r"__\d+$", name)) for name in index)
+    names = ", ".join(f"{n} as NAME{end}.npy" for end, n in sorted(ends.items()))
+    print(f"layout: {names}; {summary.width} wide")
+    print(f"length of a row: {low:.2f} to {high:.2f}{' (unit)' if high < 1.02 else ''}")
+    print(f"likely model: {likely_model(summary)}")
+    if not args.model:
+        return
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model, line = load_model(args.model, args.pretrained, device)
+    benchmark = load_benchmark(args.benchmark)
+    known = anchors(model, class_prompts(benchmark, benchmark.classes))
+    check_space(summary, known, args.model)
+    found = [f"cosine with {name} {v:.2f}" for name, v in cosines(summary, known).items()]
+    print(f"model: {line}; {', '.join(found)}")
+    if args.video:
+        check_video(index, args.video, model)
+
+
+def check_video(index: dict[str, Path], video: Path, model: AlertCLIP) -> None:
+    """Print the rate of a video's files and the rule that made each."""
+    files = [path for name, path in index.items() if re.sub(r"__\d+$", "", name) == video.stem]
+    if not files:
+        raise InputError(f"{video.stem}: no feature file of this name")
+    features, frames = [read_features(file) for file in files], probe(video).frames
+    rows, rules = extracted_anew(model, video, min(map(len, features)))
+    for file, x in zip(files, features, strict=True):
+        print(f"\n{file.name}: {len(x)} rows, {frames} frames, 1 per {frames / len(x):.2f}")
+        table = rule_table(x[rows], rules)
+        print(table.head(10).to_string(index=False, float_format="%.4f"))
+        print(verdict(table))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns 1 after an error, which it prints."""
+    parser = argparse.ArgumentParser("python -m detectors.check", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
+    add("features", type=Path, help="folder of .npy files, (n, D) each")
+    add("--video", type=Path, help="the video of one of the files, of the same name")
+    add("--model", help="open_clip's name or an exported folder, as for alertclip.score")
+    add("--pretrained", help="weights of an open_clip model, such as openai")
+    add("--benchmark", default="ucf_crime", help="whose class prompts are compared")
+    try:
+        check(parser.parse_args(arguments))
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

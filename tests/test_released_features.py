@@ -1,0 +1,124 @@
+"""Released features: found by layout, refused when of another model or rate; real ones measured."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from alertclip.errors import InputError
+from alertclip.mss import zero_shot_margin
+from companion.detector_tables import held_scores
+from detectors.event_annotations import VideoTruth
+from detectors.features import read_features
+from detectors.frame_metrics import frame_metrics
+from detectors.released_features import (
+    check_rate,
+    check_space,
+    cosines,
+    feature_index,
+    likely_model,
+    summarise,
+)
+
+RNG = np.random.default_rng(0)
+CONE = RNG.normal(size=16)  # features of a model lie around one direction
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def made(folder, name, rows=20, width=16, scale=10.0):
+    x = CONE[:width] if width <= 16 else RNG.normal(size=width)
+    path = folder / f"{name}.npy"
+    np.save(path, (scale * unit(x + 0.3 * RNG.normal(size=(rows, width)))).astype(np.float16))
+    return path
+
+
+def known(direction=CONE):
+    return {"class prompts": unit(direction + RNG.normal(size=(3, 16)))}
+
+
+def test_files_are_found_by_name_in_any_folder(tmp_path):
+    (tmp_path / "XDTestClipFeatures").mkdir()
+    path = made(tmp_path / "XDTestClipFeatures", "v=a.b__#1_label_A__0")
+    assert feature_index(tmp_path) == {"v=a.b__#1_label_A__0": path}
+    made(tmp_path, path.stem)
+    with pytest.raises(InputError, match="share a name"):
+        feature_index(tmp_path)
+    with pytest.raises(InputError, match="no feature files"):
+        feature_index(tmp_path / "absent")
+
+
+def test_features_of_another_model_are_refused(tmp_path):
+    files = [made(tmp_path, f"v{i}") for i in range(4)]
+    summary = summarise(files)
+    check_space(summary, known(), "tiny")
+    away = CONE[::-1] - (CONE[::-1] @ unit(CONE)) * unit(CONE)  # at a right angle
+    with pytest.raises(InputError, match=r"another model than tiny: .* with class prompts"):
+        check_space(summary, {"class prompts": away[None]}, "tiny")
+    with pytest.raises(InputError, match="width 768, but tiny makes 16; .* likely of ViT-L/14"):
+        check_space(summarise([made(tmp_path, "wide", width=768)]), known(), "tiny")
+    with pytest.raises(InputError, match="1 of 5 sampled files hold unit rows"):
+        check_space(summarise([*files, made(tmp_path, "unit", scale=1)]), known(), "tiny")
+    with pytest.raises(InputError, match="other.npy: width 8, but .*v0.npy has 16"):
+        summarise([files[0], made(tmp_path, "other", width=8)])
+
+
+def test_events_tell_the_rate(tmp_path):
+    truths = [VideoTruth(f"v{i}", ("a",), ((100, 800),), True, ("a",)) for i in range(3)]
+    check_rate({t.name: 60 for t in truths}, truths, 16, tmp_path)
+    for rows in (4, 60 * 16):  # 8 frames a second for 128, frames for snippets
+        with pytest.raises(InputError, match="at 16 frames per feature"):
+            check_rate({t.name: rows for t in truths}, truths, 16, tmp_path)
+
+
+def real(shared_data):
+    folder = shared_data / "clip_features"
+    names = ("ucf_crime", "xd_violence", "shanghaitech")
+    text = {n: unit(np.load(folder / f"text/{n}_class_prompts.npy").astype(float)) for n in names}
+    return folder, text
+
+
+def test_real_features_are_told_from_those_of_another_model(shared_data):
+    folder, text = real(shared_data)
+    files = [*sorted(folder.glob("ucf_frames/*.npy")), *sorted(folder.glob("snippets/*.npy"))]
+    for file in files:
+        summary = summarise([file])
+        assert min(cosines(summary, text).values()) > 0.19
+        assert max(cosines(summary, text).values()) < 0.26
+        assert "ViT-B-16" in likely_model(summary)
+    whole, rng, refused = summarise(files), np.random.default_rng(0), 0
+    for _ in range(200):  # another model: the same cones along other axes
+        other = {name: t[:, rng.permutation(512)] for name, t in text.items()}
+        try:
+            check_space(whole, other, "ViT-B-32-quickgelu")
+        except InputError as error:
+            refused += "likely of OpenAI's ViT-B/16" in str(error)
+    assert refused >= 195  # by chance, .7 % of such cones lie less than 84 degrees apart
+    with pytest.raises(InputError, match="5 of 11 sampled files hold unit rows"):
+        check_space(whole, text, "ViT-B-16-quickgelu")
+
+
+def test_zero_shot_on_real_snippets(shared_data):
+    """Six videos of no benchmark: 38,496 frames, prompts of UCF-Crime's classes."""
+    folder, text = real(shared_data)
+    normal, abnormal = np.split(text["ucf_crime"], [1])
+    videos = json.loads((folder / "snippets/ground_truth.json").read_text())["videos"]
+    scored = {"mean": [], "max": []}
+    for video in videos:
+        name = video["video_name"].removesuffix(".mp4")
+        spans = tuple((s["start_frame"], s["end_frame"] + 1) for s in video["anomalous"])
+        truth = VideoTruth(name, (), spans, bool(spans))
+        x = unit(read_features(folder / f"snippets/{name}.npy").astype(float))
+        scored["mean"].append(held_scores(truth, zero_shot_margin(x, normal, abnormal), 16))
+        best = (x @ abnormal.T).max(axis=1) - x @ normal[0]
+        scored["max"].append(held_scores(truth, best, 16))
+    found = {n: frame_metrics(v, n_boot=10).set_index("metric")["value"] for n, v in scored.items()}
+    assert found["mean"].round(4).tolist() == [0.4658, 0.0419, 0.4752]  # AUC, AP, AnoAUC
+    assert found["max"].round(4).tolist() == [0.4607, 0.0550, 0.4665]
+    frames = np.concatenate([v.scores for v in scored["max"]])
+    events = np.concatenate([v.truth for v in scored["max"]])
+    assert found["max"]["frame AUC"] == pytest.approx(roc_auc_score(events, frames), abs=1e-12)
+    assert (len(events), events.sum()) == (38_496, 1481)
