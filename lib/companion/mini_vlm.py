@@ -43,8 +43,8 @@ CHAT = (  # Vicuna's form, as in LLaVA-1.5
     "{{ '<image>\n' if part['type'] == 'image' else part['text'] + ' ' }}{% endfor %}{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
-SIZES = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4,
-         "num_attention_heads": 6}  # fmt: skip
+SIZES = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4,
+         "num_attention_heads": 4}  # fmt: skip
 READING = 0.6  # share of the steps that come first and read only
 CLASSES = sorted(miniworld.CLASSES)  # as a benchmark lists them
 SEEN = "What can be seen in it, and when?"
@@ -56,7 +56,7 @@ class Exercises:
     def __init__(self, tokens: Tensor, captions: Sequence[str], size: int) -> None:
         """Visual tokens (N, h, w, W) of stills with their captions."""
         self.tokens, self.captions, self.size = tokens, captions, size
-        self.easy = (self.quote, self.read)
+        self.easy = (self.quote, self.match)
         self.all = (self.describe, self.look_up, self.choose, self.read)
         self.left = 0  # steps that still take easy ones
 
@@ -65,7 +65,8 @@ class Exercises:
         kinds = self.easy if self.left > 0 else self.all
         self.left -= 1
         kind = kinds[rng.integers(len(kinds))]
-        return [kind(rng) for _ in range(self.size)]
+        size = 2 * self.size if kind in self.easy else self.size  # they are short
+        return [kind(rng) for _ in range(size)]
 
     def describe(self, rng: np.random.Generator) -> Dialogue:
         """One still: what can be seen?"""
@@ -110,12 +111,19 @@ class Exercises:
         told = text_prior(CLASSES, max(0.0, start), min(LENGTH, max(end, start + 0.5)))
         return Dialogue(None, [(prompt(question, told), LETTERS[question.right])])
 
+    def match(self, rng: np.random.Generator) -> Dialogue:
+        """The same without what does not matter."""
+        [(question, letter)] = self.read(rng).turns
+        lines = question.splitlines()
+        told, options = lines[0].rpartition(". ")[2], lines[-1 - len(LETTERS) : -1]
+        return Dialogue(None, [("\n".join([told, *options, lines[-1]]), letter)])
+
     def quote(self, rng: np.random.Generator) -> Dialogue:
         """The same, but the reply is the option's text."""
-        [(question, letter)] = self.read(rng).turns
-        told = {line[0]: line[3:] for line in question.splitlines() if line[1:3] == ". "}
-        question = question.rpartition("\n")[0] + "\nReply with the right option."
-        return Dialogue(None, [(question, told[letter])])
+        [(question, letter)] = self.match(rng).turns
+        lines = question.splitlines()
+        text = lines[1 + LETTERS.index(letter)].partition(". ")[2]
+        return Dialogue(None, [("\n".join([*lines[:-1], "Reply with its text."]), text)])
 
     def _show(self, numbers: Sequence[int]) -> Shown:
         tokens = self.tokens[torch.as_tensor(np.asarray(numbers))].float()
@@ -146,8 +154,8 @@ def build(captions: Sequence[str], out: Path) -> None:
         pad_token_id=tokenizer.pad_token_id, **SIZES,
     )  # fmt: skip
     number = tokenizer.convert_tokens_to_ids(IMAGE)
-    config = LlavaConfig(vision_config=vision, text_config=text, image_token_id=number, vision_feature_layer=-1,
-                         tie_word_embeddings=True)  # fmt: skip
+    parts = {"vision_config": vision, "text_config": text, "image_token_id": number}
+    config = LlavaConfig(**parts, vision_feature_layer=-1, tie_word_embeddings=True)
     model = LlavaForConditionalGeneration(config)
     state = {rename(k, NAMES): v for k, v in backbone.model.state_dict().items()}
     prefix = "vision_model."
@@ -160,9 +168,10 @@ def build(captions: Sequence[str], out: Path) -> None:
         size={"height": size[0], "width": size[1]}, do_center_crop=False, resample=2,
         image_mean=list(backbone.mean), image_std=list(backbone.std),
     )  # fmt: skip
-    processor = LlavaProcessor(images, tokenizer, patch_size=visual.patch_size[0], image_token=IMAGE,
-                               vision_feature_select_strategy="default",
-                               num_additional_image_tokens=1, chat_template=CHAT)  # fmt: skip
+    processor = LlavaProcessor(
+        images, tokenizer, patch_size=visual.patch_size[0], image_token=IMAGE, chat_template=CHAT,
+        vision_feature_select_strategy="default", num_additional_image_tokens=1,
+    )  # fmt: skip
     processor.save_pretrained(out)
 
 
@@ -192,7 +201,7 @@ def train(stills: int, steps: int, batch_size: int, seed: int, out: Path) -> lis
         part.requires_grad_(True)
     draw = Exercises(tokens.half(), captions, batch_size)
     draw.left = round(READING * steps)
-    losses = vlm.fit(draw, steps, 1.5e-3, seed=seed, label="pre-training MiniVLM")
+    losses = vlm.fit(draw, steps, 2e-3, seed=seed, label="pre-training MiniVLM")
     vlm.model.half()
     vlm.save(out)
     return losses

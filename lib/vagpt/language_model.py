@@ -8,6 +8,7 @@ of each frame stands its time, which LLaMA-VID does not tell its model.
 Axis letters: T frames, (h, w) token grid, W width of the tower, H of the language model, L length.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from math import isqrt
 from pathlib import Path
@@ -69,8 +70,8 @@ class VisionLanguageModel:
             reason = str(error).splitlines()[0]
             raise InputError(f"{name}: no vision-language model to load ({reason})") from None
         if not hasattr(model.model, "multi_modal_projector"):
-            raise InputError(f"{name}: {type(model).__name__} has no multi_modal_projector; choose a"
-                             " model of transformers' LLaVA classes")  # fmt: skip
+            kind = type(model).__name__
+            raise InputError(f"{name}: {kind} has no multi_modal_projector; choose a LLaVA")
         self.model = model.to(device).eval().requires_grad_(False)
         self.name, self.pool, self.tokenizer = name, pool, self.processor.tokenizer
 
@@ -161,8 +162,9 @@ class VisionLanguageModel:
             embeds = embeds.masked_scatter(places, projected.to(embeds.dtype))
         return {"inputs_embeds": embeds, "attention_mask": (ids >= 0).long(), "labels": labels}
 
-    def adapt(self, rank: int) -> None:
+    def adapt(self, rank: int, seed: int = 0) -> None:
         """Make trainable: the projector, and LoRA of ``rank`` in the language model."""
+        torch.manual_seed(seed)
         from peft import LoraConfig, get_peft_model  # slow to import
 
         pattern, whole = rf".*language_model.*\.({LINEAR})", ["multi_modal_projector"]
@@ -208,6 +210,19 @@ class VisionLanguageModel:
         ids = self.model.generate(**given, do_sample=False, max_new_tokens=max_new_tokens,
                                   pad_token_id=self.tokenizer.pad_token_id)  # fmt: skip
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    def save_adapter(self, out: Path) -> None:
+        """Write adapters and projector to a folder, whole or not at all."""
+        making = out.with_name(f".{out.name}")
+        self.model.save_pretrained(making)
+        files.share(making)
+        os.replace(making, out)
+
+    def load_adapter(self, folder: Path) -> None:
+        """Put on the adapters and the projector that ``save_adapter`` wrote; they can be tuned."""
+        from peft import PeftModel
+
+        self.model = PeftModel.from_pretrained(self.model, folder, is_trainable=True).eval()
 
     def save(self, out: Path) -> Path:
         """Write a folder that stock transformers loads; adapters are merged for good."""

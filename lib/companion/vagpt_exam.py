@@ -1,0 +1,275 @@
+"""VA-GPT's exam: a language model tuned on instruction data, with none, one or both of its tokens.
+
+``python -m companion.vagpt_exam --profile paper --model llava-hf/llava-1.5-7b-hf --benchmark ucf``
+
+For each seed: projector and LoRA on all visual tokens, then a short stage on those kept (VA-GPT).
+Arms: spatial = kept tokens, temporal = the classifier's interval in the prompt. It trains on the
+profile's own benchmark and is asked about that or another one (``transfer``). Below
+``runs/<profile>/vagpt/``: questions.json per benchmark, visual tokens per video, adapters, replies;
+what is there is not made again.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from alertclip import intervals
+from alertclip.cache import FrameCache
+from alertclip.checkpoint import weights_hash
+from alertclip.errors import InputError
+from alertclip.files import progress, sha256_json, write_json
+from companion import extraction, qa_tables
+from companion.figures.style import write_table
+from companion.profiles import Params, load_params, parse_overrides
+from companion.splits import load_split
+from companion.stage_runs import resolve_device
+from companion.tuned_models import stage_model
+from curation.chat_models import Results
+from detectors.event_annotations import video_name
+from vagpt import instructions, questions, temporal_classifier
+from vagpt.answerers import accuracy_table, answer_all, blind_answerer
+from vagpt.effective_tokens import timm_patches, unit
+from vagpt.language_model import Dialogue, Shown, VisionLanguageModel, draw_from, join_shown
+from vagpt.questions import LETTERS, Footage, Question, QuestionSet, prompt
+from vagpt.timed_captions import TimedCaption, from_items, training_only
+from vagpt.visual_tokens import between, video_tokens
+
+ARMS = {"none": (False, False), "spatial": (True, False), "temporal": (False, True),
+        "both": (True, True)}  # kept tokens, the classifier's interval  # fmt: skip
+BATCH = 16  # questions answered at once
+
+
+class Exam(NamedTuple):
+    """Questions with what a model is shown: tokens and the classifier's sentence, by footage."""
+
+    asked: QuestionSet
+    shown: dict[str, Shown]
+    told: dict[str, str]
+
+
+class Course:
+    """A profile's frozen parts: vision tower, classifier on Full, and files of visual tokens."""
+
+    def __init__(self, P: Params, name: str) -> None:
+        """Load the language model ``name`` and train the classifier."""
+        self.P, self.name, self.device = P, name, str(resolve_device(P))
+        self.benchmark, self.root = extraction.detector_benchmark(P)
+        self.full = stage_model(P, "full")
+        self.classifier = qa_tables.fit_classifier(P, self.full)
+        self.vlm = self.fresh()
+        encoder = P.qa.token_encoder
+        self.encode = timm_patches(encoder, device=self.device) if encoder else None
+        seen = [weights_hash(self.vlm.model), encoder, P.qa.vlm_pool, P.qa.vlm_frames]
+        self.identity = sha256_json(seen)[:8]
+        self.folder = P.run_dir / "vagpt" / f"{Path(name).name}-{self.identity}"
+
+    def fresh(self) -> VisionLanguageModel:
+        """The language model before tuning."""
+        return VisionLanguageModel(self.name, self.P.qa.vlm_pool, self.device)
+
+    def tokens(self, P: Params, paths: Sequence[Path]) -> list[Shown]:
+        """The visual tokens of videos of a domain ``P``."""
+        cache, gap = FrameCache(P.cache_dir, self.vlm.image_size), P.detector.snippet_length
+        folder = self.folder / "tokens" / sha256_json(str(P.data_dir))[:8]
+        files = [folder / f"{path.stem}.safetensors" for path in paths]
+        made = (video_tokens(self.vlm, *pair, cache, P.qa.vlm_frames, gap, self.encode)
+                for pair in zip(paths, files, strict=True))  # fmt: skip
+        return list(progress(made, len(paths), "visual tokens"))
+
+    def exam(self, P: Params, asked: QuestionSet, vectors: Sequence[np.ndarray]) -> Exam:
+        """An exam on ``asked``, whose videos have unit frame embeddings ``vectors`` of Full."""
+        spans = qa_tables.classifier_spans(asked, self.classifier, vectors)
+        types = self.benchmark.abnormal_classes
+        told = {k: temporal_classifier.text_prior(types, *span) for k, span in spans.items()}
+        return Exam(asked, _joined(asked, self.tokens(P, asked.paths)), told)
+
+    def test(self, title: str, count: int | None = None) -> Exam:
+        """The exam on the test videos of a domain, or the first ``count``, half abnormal."""
+        P = extraction.domains(self.P)[title]
+        data = extraction.evaluation_set(P, self.full, "vadclip")
+        asked = qa_tables.ask_questions(P, data, count)
+        features = {t.name: unit(f) for t, f in zip(data.named, data.features, strict=True)}
+        return self.exam(P, asked, [features[video.name] for video in asked.videos])
+
+    def lessons(self) -> list[Dialogue]:
+        """Instruction data of training videos, and four-option questions on them.
+
+        The questions come with and without the classifier's interval; they are ours, VA-GPT does
+        not say whether it trains on the form of its exam. Each clip serves as a video and, by its
+        middle frame, as an image.
+        """
+        P, captions = self.P, {}
+        for caption in training_only(from_items(load_split(P, "train")[0]), self.benchmark,
+                                     self.root)[0]:  # fmt: skip
+            captions.setdefault(caption.video, []).append(caption)
+        data = extraction.training_set(P, self.full, "vadclip")
+        vectors = {n: unit(f) for n, f in zip(data.names, data.features, strict=True)}
+        found = {video_name(v.path.name): v.path
+                 for v in extraction.chosen_videos(P, self.benchmark, self.root)}  # fmt: skip
+        names = [n for n in found if n in captions and n in vectors][: P.qa.vlm_videos]
+        shown = dict(zip(names, self.tokens(P, [found[n] for n in names]), strict=True))
+        step = P.detector.snippet_length / self.benchmark.fps
+        videos = [_footage(n, captions[n], step * len(vectors[n])) for n in names]
+        parts = questions.neighbours(videos, P.qa.joined, P.seed)
+        joined = [questions.join([videos[i] for i in p], v.name)
+                  for p, v in zip(parts, videos, strict=True)]  # fmt: skip
+        types = self.benchmark.abnormal_classes
+        made = questions.make_questions(joined, types, P.seed, P.qa.max_iou)
+        asked = QuestionSet(videos, parts, joined, made, step, [found[n] for n in names])
+        exam = self.exam(P, asked, [vectors[n] for n in names])
+        items = [_item(exam, q, told, LETTERS[q.right]) for q in made for told in (False, True)]
+        clips = [c for n in names for c in captions[n]]
+        return items + [d for c in clips for d in _instructions(c, shown[c.video])]
+
+    def tuned(self, lessons: Sequence[Dialogue], seed: int, kept: bool) -> VisionLanguageModel:
+        """The model after the first stage or, ``kept``, after both; adapters are reused."""
+        qa, vlm = self.P.qa, self.fresh()
+        decisive = {k: v for k, v in qa.model_dump().items() if k.startswith(("vlm", "token_s"))}
+        digest = sha256_json([decisive, self.P.seed, len(lessons)])[:8]
+        done = [self.folder / f"{stage}-seed{seed}-{digest}" for stage in ("all", "kept")]
+        if done[kept].exists():
+            vlm.load_adapter(done[kept])
+            return vlm
+        draw = draw_from(lessons, qa.vlm_batch_size)
+        if done[0].exists():
+            vlm.load_adapter(done[0])
+        else:
+            vlm.adapt(qa.vlm_rank, seed)
+            vlm.fit(draw, qa.vlm_steps, qa.vlm_learning_rate, 1.0, seed, "tuning on all tokens")
+            vlm.save_adapter(done[0])
+        if kept:
+            vlm.fit(draw, qa.vlm_kept_steps, qa.vlm_learning_rate / 2, qa.token_share, seed,
+                    "tuning on kept tokens")  # fmt: skip
+            vlm.save_adapter(done[1])
+        return vlm
+
+
+def _footage(name: str, captions: Sequence[TimedCaption], duration: float) -> Footage:
+    events = [(c.start, min(c.end, duration), c.class_name) for c in captions
+              if c.abnormal and c.start < duration]  # fmt: skip
+    events = sorted(set(events))
+    return Footage(name, duration, tuple(e[:2] for e in events), tuple(e[2] for e in events))
+
+
+def _joined(asked: QuestionSet, shown: Sequence[Shown]) -> dict[str, Shown]:
+    joined = {}
+    for item, numbers in zip(asked.footages, asked.parts, strict=True):
+        lengths = [asked.videos[i].duration for i in numbers]
+        starts = np.cumsum([0.0, *lengths[:-1]]).tolist()
+        joined[item.name] = join_shown([shown[i] for i in numbers], starts)
+    return joined
+
+
+def _item(exam: Exam, question: Question, told: bool, answer: str | None = None) -> Dialogue:
+    text = prompt(question, exam.told[question.video] if told else "")
+    return Dialogue(exam.shown[question.video], [(text, answer)])
+
+
+def _instructions(caption: TimedCaption, shown: Shown) -> list[Dialogue]:
+    pairs = instructions.template_pairs(caption)
+    clip = between(shown, caption.start, caption.end)
+    middle = np.arange(len(clip.times)) == len(clip.times) // 2
+    image = Shown(clip.tokens[middle], clip.moved[middle], clip.times[middle])
+    return [Dialogue(clip, pairs), Dialogue(image, [pairs[0], pairs[-1]])]
+
+
+def replies(
+    vlm: VisionLanguageModel, exam: Exam, arm: str, share: float, file: Path
+) -> dict[Question, str]:
+    """The model's reply to every question, kept in ``file`` (.jsonl) as they come."""
+    kept, told = ARMS[arm]
+    done = Results(file)
+    keys = {q: sha256_json([q.video, q.kind, q.options]) for q in exam.asked.questions}
+    todo = [q for q in keys if keys[q] not in done.rows]
+    parts = [todo[i : i + BATCH] for i in range(0, len(todo), BATCH)]
+    for part in progress(parts, len(parts), f"answers, {arm}"):
+        items = [_item(exam, q, told) for q in part]
+        texts = vlm.answer(items, share if kept else 1.0, max_new_tokens=8)
+        for question, text in zip(part, texts, strict=True):
+            done.add({"digest": keys[question], "video": question.video, "reply": text})
+    return {q: done.rows[key]["reply"] for q, key in keys.items()}
+
+
+def sit(course: Course, title: str, arms: Sequence[str], count: int | None = None) -> pd.DataFrame:
+    """Answers of every arm under every seed: columns of ``answer_all``, arm and seed."""
+    P, exam, tables = course.P, course.test(title, count), []
+    folder = course.folder / title.replace(" ", "_")
+    write_json(folder / "questions.json", [_row(q) for q in exam.asked.questions])
+    lessons = course.lessons()
+    for seed in P.qa.vlm_seeds:
+        for kept in sorted({ARMS[arm][0] for arm in arms}):
+            vlm = course.tuned(lessons, seed, kept)
+            for arm in (arm for arm in arms if ARMS[arm][0] == kept):
+                file = folder / f"{arm}-seed{seed}.jsonl"
+                given = replies(vlm, exam, arm, P.qa.token_share, file)
+                answers = answer_all(exam.asked.questions, given.__getitem__)
+                tables.append(answers.assign(arm=arm, seed=seed))
+    blind = answer_all(exam.asked.questions, blind_answerer(exam.asked.questions))
+    return pd.concat([*tables, blind.assign(arm="blind", seed=0)], ignore_index=True)
+
+
+def _row(q: Question) -> dict[str, object]:
+    return q._asdict() | {"prompt": prompt(q), "answer": LETTERS[q.right]}
+
+
+def arm_table(answers: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of each arm over all seeds, in per cent: columns of ``accuracy_table``."""
+    rows = []
+    for arm, part in answers.groupby("arm", sort=False):
+        seeds = [accuracy_table(given, arm) for _, given in part.groupby("seed")]
+        mean = pd.concat(seeds).groupby("setting", sort=False).mean(numeric_only=True)
+        rows.append(mean.reset_index().assign(model=arm))
+    return pd.concat(rows, ignore_index=True).drop(columns="above_chance")
+
+
+def arm_differences(answers: pd.DataFrame, n_boot: int = 1000) -> pd.DataFrame:
+    """Points by which each arm beats "none" on the same questions; bootstrap over videos.
+
+    Columns difference, setting, value, low, high, n. A question counts by its mean over seeds.
+    """
+    rows, keys = [], ["video", "kind"]
+    arms = {a: t.groupby(keys)["correct"].mean() for a, t in answers.groupby("arm", sort=False)}
+    for arm in [a for a in arms if a in ARMS and a != "none"]:
+        for kind in ("total", "temporal"):
+            old, new = (arms[a].xs(kind, level="kind").to_numpy(float) for a in ("none", arm))
+            found = intervals.paired_difference(old, new, n_boot=n_boot, seed=0)
+            points = [100 * value for value in found[:3]]
+            rows.append((f"{arm} minus none", kind, *points, found.n))
+    return pd.DataFrame(rows, columns=["difference", "setting", "value", "low", "high", "n"])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m companion.vagpt_exam", description=__doc__)
+    add = parser.add_argument
+    add("--profile", default="mini")
+    add("--model", default="minivlm", help="a LLaVA of transformers, by name or folder")
+    add("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    add("--benchmark", default="", help="a test domain by the beginning of its title; empty = own")
+    add("-p", action="append", default=[], metavar="NAME=VALUE", dest="overrides")
+    args = parser.parse_args(arguments)
+    try:
+        P = load_params(args.profile, parse_overrides(args.overrides))
+        titles = list(extraction.domains(P))
+        chosen = [t for t in titles if t.casefold().startswith(args.benchmark.casefold())]
+        if not chosen:
+            raise InputError(f"--benchmark {args.benchmark}: choose from {', '.join(titles)}")
+        course = Course(P, args.model)
+        answers = sit(course, chosen[0], args.arms)
+        out = course.folder / chosen[0].replace(" ", "_")
+        write_table(arm_table(answers), out / "accuracy.csv")
+        if "none" in args.arms:
+            write_table(arm_differences(answers), out / "differences.csv")
+    except InputError as error:
+        sys.exit(str(error))
+    print(arm_table(answers).round(1).to_string(index=False))
+    print(f"questions, replies and tables: {out}")
+
+
+if __name__ == "__main__":
+    main()
