@@ -1,14 +1,19 @@
 """VA-GPT's language model, on a LLaVA of transformers' own class with random weights."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from test_video import write_ids
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
+from alertclip.cache import FrameCache
 from alertclip.errors import InputError
-from companion import mini_vlm
+from companion import mini_vlm, vagpt_exam
 from curation.chat_models import LocalModel
 from vagpt import language_model as lm
+from vagpt import visual_tokens
+from vagpt.answerers import arm_differences, arm_table
 from vagpt.effective_tokens import keep_top
 
 TURNS = [("What happens?", "Two men fight."), ("Are there any anomalies?", "Yes, fighting.")]
@@ -115,3 +120,44 @@ def test_joined_videos_keep_their_times(vlm):
     assert joined.times.tolist() == [0.0, 2.0, 8.0, 10.0]
     assert torch.equal(joined.tokens, torch.cat([part.tokens for part in parts]))
     assert np.isinf(joined.moved[2]).all() and joined.moved.shape == (4, 4, 4)
+
+
+def test_the_loss_is_that_of_all_logits(vlm):
+    items = [lm.Dialogue(shown(vlm), TURNS), lm.Dialogue(None, [("Why?", "Because.")])]
+    with torch.no_grad():
+        torch.testing.assert_close(vlm.loss(items), vlm.model(**vlm.inputs(items)).loss)
+
+
+def test_a_video_becomes_one_file_of_tokens(vlm, tmp_path):
+    path = write_ids(tmp_path / "v.mp4", 40)  # a grey that rises by 5 from frame to frame
+    cache, file = FrameCache(tmp_path / "cache", vlm.image_size), tmp_path / "v.safetensors"
+    made = visual_tokens.video_tokens(vlm, path, file, cache, 4, 8)
+    frames = visual_tokens.frames_shown(path, cache, 4)
+    assert made.tokens.shape == (4, 4, 4, 192) and made.moved.shape == (4, 4, 4)
+    torch.testing.assert_close(made.tokens, vlm.see(frames), atol=1e-2, rtol=1e-2)
+    assert np.isinf(made.moved[0]).all() and np.isfinite(made.moved[1:]).all()
+    assert np.diff(made.times) == pytest.approx(np.diff(made.times)[:1].repeat(3))
+    path.unlink()  # the file alone is enough
+    again = visual_tokens.video_tokens(vlm, path, file, cache, 4, 8)
+    assert torch.equal(again.tokens, made.tokens) and np.array_equal(again.moved, made.moved)
+    inner = visual_tokens.between(made, made.times[1], made.times[3])
+    assert inner.times.tolist() == made.times[1:3].tolist() and len(inner.tokens) == 2
+    nearest = visual_tokens.between(made, made.times[2] + 0.01, made.times[2] + 0.02)
+    assert nearest.times.tolist() == [made.times[2]]
+
+
+def test_arms_are_compared_on_the_same_questions():
+    keys = {"kind": ["total", "total", "temporal"], "video": ["a", "b", "a"]}
+    right = {"none": [(0, 0, 0), (1, 0, 0)], "both": [(1, 1, 1), (1, 0, 1)]}
+    tables = [
+        pd.DataFrame(keys | {"correct": values, "arm": arm, "seed": seed, "chosen": 0.0})
+        for arm, seeds in right.items()
+        for seed, values in enumerate(seeds)
+    ]
+    answers = pd.concat(tables).assign(abnormal=[True, False, True] * 4)
+    found = arm_differences(answers).set_index("setting")["value"]
+    assert found.to_dict() == {"total": 50.0, "temporal": 100.0}
+    values = arm_table(answers).set_index(["model", "setting"])["value"]
+    assert values["none", "total"] == 25 and values["both", "total"] == 75
+    with pytest.raises(SystemExit, match="choose from mini world, line drawings"):
+        vagpt_exam.main(["--benchmark", "nowhere"])

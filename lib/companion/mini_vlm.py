@@ -56,17 +56,16 @@ class Exercises:
     def __init__(self, tokens: Tensor, captions: Sequence[str], size: int) -> None:
         """Visual tokens (N, h, w, W) of stills with their captions."""
         self.tokens, self.captions, self.size = tokens, captions, size
-        self.easy = (self.quote, self.match)
         self.all = (self.describe, self.look_up, self.choose, self.read)
-        self.left = 0  # steps that still take easy ones
+        self.questions: list[Question] = []
+        self.left = 0  # steps that still read only
 
     def __call__(self, rng: np.random.Generator) -> list[Dialogue]:
         """One step."""
-        kinds = self.easy if self.left > 0 else self.all
+        kinds = (self.match, self.match, self.read) if self.left > 0 else self.all
         self.left -= 1
         kind = kinds[rng.integers(len(kinds))]
-        size = 2 * self.size if kind in self.easy else self.size  # they are short
-        return [kind(rng) for _ in range(size)]
+        return [kind(rng) for _ in range(self.size)]
 
     def describe(self, rng: np.random.Generator) -> Dialogue:
         """One still: what can be seen?"""
@@ -104,26 +103,25 @@ class Exercises:
 
     def read(self, rng: np.random.Generator) -> Dialogue:
         """No frames: which option's time is nearest to the time that a sentence names?"""
-        items = [_footage(rng, str(i)) for i in range(8)]
-        asked = make_questions(items, CLASSES, int(rng.integers(1 << 30)))
-        question = asked[int(rng.integers(2))]  # of the first footage: total, temporal
-        start, end = items[0].spans[0] + rng.normal(0, 0.5, 2)
+        if not self.questions:
+            items = [_footage(rng, str(i)) for i in range(200)]
+            self.questions = make_questions(items, CLASSES, int(rng.integers(1 << 30)))
+        question = self.questions.pop()
+        noise = 0.0 if self.left > 0 else 0.5  # s, of a classifier
+        start, end = question.options[question.right].span + rng.normal(0, noise, 2)
         told = text_prior(CLASSES, max(0.0, start), min(LENGTH, max(end, start + 0.5)))
         return Dialogue(None, [(prompt(question, told), LETTERS[question.right])])
 
     def match(self, rng: np.random.Generator) -> Dialogue:
-        """The same without what does not matter."""
-        [(question, letter)] = self.read(rng).turns
-        lines = question.splitlines()
-        told, options = lines[0].rpartition(". ")[2], lines[-1 - len(LETTERS) : -1]
-        return Dialogue(None, [("\n".join([told, *options, lines[-1]]), letter)])
-
-    def quote(self, rng: np.random.Generator) -> Dialogue:
-        """The same, but the reply is the option's text."""
-        [(question, letter)] = self.match(rng).turns
-        lines = question.splitlines()
-        text = lines[1 + LETTERS.index(letter)].partition(". ")[2]
-        return Dialogue(None, [("\n".join([*lines[:-1], "Reply with its text."]), text)])
+        """The same in short, for one option after the other."""
+        [(question, _)] = self.read(rng).turns
+        lines = question.splitlines()[-1 - len(LETTERS) :]
+        turns, told = [], [line.rpartition("from ")[2] for line in lines[:-1] if "from" in line]
+        for time in rng.permutation(told):
+            letter = next(line[0] for line in lines if line.endswith(time))
+            turns.append((f"One of them occurs from {time}.", letter))
+        first = "\n".join([*lines, turns[0][0]])
+        return Dialogue(None, [(first, turns[0][1]), *turns[1:]])
 
     def _show(self, numbers: Sequence[int]) -> Shown:
         tokens = self.tokens[torch.as_tensor(np.asarray(numbers))].float()
@@ -211,7 +209,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m companion.mini_vlm", description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    options = {"stills": 6000, "steps": 3000, "batch-size": 16, "seed": 0}
+    options = {"stills": 2400, "steps": 700, "batch-size": 8, "seed": 0}
     for name, default in options.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()

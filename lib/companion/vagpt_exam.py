@@ -18,7 +18,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from alertclip import intervals
 from alertclip.cache import FrameCache
 from alertclip.checkpoint import weights_hash
 from alertclip.errors import InputError
@@ -32,16 +31,22 @@ from companion.tuned_models import stage_model
 from curation.chat_models import Results
 from detectors.event_annotations import video_name
 from vagpt import instructions, questions, temporal_classifier
-from vagpt.answerers import accuracy_table, answer_all, blind_answerer
+from vagpt.answerers import answer_all, arm_differences, arm_table, blind_answerer
 from vagpt.effective_tokens import timm_patches, unit
 from vagpt.language_model import Dialogue, Shown, VisionLanguageModel, draw_from, join_shown
 from vagpt.questions import LETTERS, Footage, Question, QuestionSet, prompt
 from vagpt.timed_captions import TimedCaption, from_items, training_only
-from vagpt.visual_tokens import between, video_tokens
+from vagpt.visual_tokens import between, frames_shown, video_tokens
 
 ARMS = {"none": (False, False), "spatial": (True, False), "temporal": (False, True),
         "both": (True, True)}  # kept tokens, the classifier's interval  # fmt: skip
 BATCH = 16  # questions answered at once
+GALLERY = (  # VA-GPT, supplementary 2.1 and 2.2, and the question that ends each clip's lesson
+    "What happens in this clip?",
+    "Where is the anomaly: top, bottom, centre, right or left?",
+    "When does the anomaly happen?",
+    "Are there any anomalies?",
+)
 
 
 class Exam(NamedTuple):
@@ -81,6 +86,13 @@ class Course:
                 for pair in zip(paths, files, strict=True))  # fmt: skip
         return list(progress(made, len(paths), "visual tokens"))
 
+    def frames(self, exam: Exam, footage: str) -> np.ndarray:
+        """The frames (T, H, W, 3) uint8 behind the tokens of a footage."""
+        numbers = exam.asked.parts[[f.name for f in exam.asked.footages].index(footage)]
+        cache, paths = FrameCache(self.P.cache_dir, self.vlm.image_size), exam.asked.paths
+        count = self.P.qa.vlm_frames
+        return np.concatenate([frames_shown(paths[i], cache, count) for i in numbers])
+
     def exam(self, P: Params, asked: QuestionSet, vectors: Sequence[np.ndarray]) -> Exam:
         """An exam on ``asked``, whose videos have unit frame embeddings ``vectors`` of Full."""
         spans = qa_tables.classifier_spans(asked, self.classifier, vectors)
@@ -88,9 +100,8 @@ class Course:
         told = {k: temporal_classifier.text_prior(types, *span) for k, span in spans.items()}
         return Exam(asked, _joined(asked, self.tokens(P, asked.paths)), told)
 
-    def test(self, title: str, count: int | None = None) -> Exam:
-        """The exam on the test videos of a domain, or the first ``count``, half abnormal."""
-        P = extraction.domains(self.P)[title]
+    def test(self, P: Params, count: int | None = None) -> Exam:
+        """The exam on the test videos of a domain ``P``, or the first ``count``, half abnormal."""
         data = extraction.evaluation_set(P, self.full, "vadclip")
         asked = qa_tables.ask_questions(P, data, count)
         features = {t.name: unit(f) for t, f in zip(data.named, data.features, strict=True)}
@@ -126,26 +137,28 @@ class Course:
         clips = [c for n in names for c in captions[n]]
         return items + [d for c in clips for d in _instructions(c, shown[c.video])]
 
+    def stage(self, lessons: Sequence[Dialogue], seed: int, kept: bool) -> Path:
+        """Folder of the adapters after a stage, named by what decides them."""
+        qa = self.P.qa.model_dump()
+        decisive = {k: v for k, v in qa.items() if k.startswith(("vlm", "token_share"))}
+        digest = sha256_json([decisive, [item.turns for item in lessons]])[:8]
+        return self.folder / f"{'kept' if kept else 'all'}-seed{seed}-{digest}"
+
     def tuned(self, lessons: Sequence[Dialogue], seed: int, kept: bool) -> VisionLanguageModel:
         """The model after the first stage or, ``kept``, after both; adapters are reused."""
         qa, vlm = self.P.qa, self.fresh()
-        decisive = {k: v for k, v in qa.model_dump().items() if k.startswith(("vlm", "token_s"))}
-        digest = sha256_json([decisive, self.P.seed, len(lessons)])[:8]
-        done = [self.folder / f"{stage}-seed{seed}-{digest}" for stage in ("all", "kept")]
-        if done[kept].exists():
-            vlm.load_adapter(done[kept])
-            return vlm
+        first, last = (self.stage(lessons, seed, k) for k in (False, kept))
         draw = draw_from(lessons, qa.vlm_batch_size)
-        if done[0].exists():
-            vlm.load_adapter(done[0])
+        if last.exists() or first.exists():
+            vlm.load_adapter(last if last.exists() else first)
         else:
             vlm.adapt(qa.vlm_rank, seed)
             vlm.fit(draw, qa.vlm_steps, qa.vlm_learning_rate, 1.0, seed, "tuning on all tokens")
-            vlm.save_adapter(done[0])
-        if kept:
+            vlm.save_adapter(first)
+        if not last.exists():
             vlm.fit(draw, qa.vlm_kept_steps, qa.vlm_learning_rate / 2, qa.token_share, seed,
                     "tuning on kept tokens")  # fmt: skip
-            vlm.save_adapter(done[1])
+            vlm.save_adapter(last)
         return vlm
 
 
@@ -184,63 +197,46 @@ def replies(
     """The model's reply to every question, kept in ``file`` (.jsonl) as they come."""
     kept, told = ARMS[arm]
     done = Results(file)
-    keys = {q: sha256_json([q.video, q.kind, q.options]) for q in exam.asked.questions}
+    items = {q: _item(exam, q, told) for q in exam.asked.questions}
+    keys = {q: sha256_json([arm, q.video, item.turns]) for q, item in items.items()}
     todo = [q for q in keys if keys[q] not in done.rows]
     parts = [todo[i : i + BATCH] for i in range(0, len(todo), BATCH)]
     for part in progress(parts, len(parts), f"answers, {arm}"):
-        items = [_item(exam, q, told) for q in part]
-        texts = vlm.answer(items, share if kept else 1.0, max_new_tokens=8)
+        texts = vlm.answer([items[q] for q in part], share if kept else 1.0, max_new_tokens=8)
         for question, text in zip(part, texts, strict=True):
             done.add({"digest": keys[question], "video": question.video, "reply": text})
     return {q: done.rows[key]["reply"] for q, key in keys.items()}
 
 
-def sit(course: Course, title: str, arms: Sequence[str], count: int | None = None) -> pd.DataFrame:
-    """Answers of every arm under every seed: columns of ``answer_all``, arm and seed."""
-    P, exam, tables = course.P, course.test(title, count), []
-    folder = course.folder / title.replace(" ", "_")
-    write_json(folder / "questions.json", [_row(q) for q in exam.asked.questions])
-    lessons = course.lessons()
+def sit(
+    course: Course, exam: Exam, lessons: Sequence[Dialogue], arms: Sequence[str] = tuple(ARMS)
+) -> pd.DataFrame:
+    """Answers of every arm under every seed, and of a blind answerer.
+
+    Columns of ``answer_all``, arm and seed.
+    """
+    P, asked, tables = course.P, exam.asked.questions, []
     for seed in P.qa.vlm_seeds:
         for kept in sorted({ARMS[arm][0] for arm in arms}):
-            vlm = course.tuned(lessons, seed, kept)
+            vlm, folder = course.tuned(lessons, seed, kept), course.stage(lessons, seed, kept)
             for arm in (arm for arm in arms if ARMS[arm][0] == kept):
-                file = folder / f"{arm}-seed{seed}.jsonl"
+                file = folder / f"{arm}.jsonl"
                 given = replies(vlm, exam, arm, P.qa.token_share, file)
-                answers = answer_all(exam.asked.questions, given.__getitem__)
-                tables.append(answers.assign(arm=arm, seed=seed))
-    blind = answer_all(exam.asked.questions, blind_answerer(exam.asked.questions))
-    return pd.concat([*tables, blind.assign(arm="blind", seed=0)], ignore_index=True)
+                tables.append(answer_all(asked, given.__getitem__).assign(arm=arm, seed=seed))
+    blind = answer_all(asked, blind_answerer(asked)).assign(arm="blind", seed=0)
+    return pd.concat([*tables, blind], ignore_index=True)
+
+
+def talk(
+    vlm: VisionLanguageModel, shown: Shown, asked: Sequence[str], share: float
+) -> pd.DataFrame:
+    """Free answers about a footage on the kept share of its tokens: columns question, answer."""
+    items = [Dialogue(shown, [(question, None)]) for question in asked]
+    return pd.DataFrame({"question": asked, "answer": vlm.answer(items, share)})
 
 
 def _row(q: Question) -> dict[str, object]:
     return q._asdict() | {"prompt": prompt(q), "answer": LETTERS[q.right]}
-
-
-def arm_table(answers: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy of each arm over all seeds, in per cent: columns of ``accuracy_table``."""
-    rows = []
-    for arm, part in answers.groupby("arm", sort=False):
-        seeds = [accuracy_table(given, arm) for _, given in part.groupby("seed")]
-        mean = pd.concat(seeds).groupby("setting", sort=False).mean(numeric_only=True)
-        rows.append(mean.reset_index().assign(model=arm))
-    return pd.concat(rows, ignore_index=True).drop(columns="above_chance")
-
-
-def arm_differences(answers: pd.DataFrame, n_boot: int = 1000) -> pd.DataFrame:
-    """Points by which each arm beats "none" on the same questions; bootstrap over videos.
-
-    Columns difference, setting, value, low, high, n. A question counts by its mean over seeds.
-    """
-    rows, keys = [], ["video", "kind"]
-    arms = {a: t.groupby(keys)["correct"].mean() for a, t in answers.groupby("arm", sort=False)}
-    for arm in [a for a in arms if a in ARMS and a != "none"]:
-        for kind in ("total", "temporal"):
-            old, new = (arms[a].xs(kind, level="kind").to_numpy(float) for a in ("none", arm))
-            found = intervals.paired_difference(old, new, n_boot=n_boot, seed=0)
-            points = [100 * value for value in found[:3]]
-            rows.append((f"{arm} minus none", kind, *points, found.n))
-    return pd.DataFrame(rows, columns=["difference", "setting", "value", "low", "high", "n"])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -248,20 +244,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m companion.vagpt_exam", description=__doc__)
     add = parser.add_argument
     add("--profile", default="mini")
-    add("--model", default="minivlm", help="a LLaVA of transformers, by name or folder")
+    add("--model", default="", help="a LLaVA, by name or folder; empty = qa_vlm of the profile")
     add("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     add("--benchmark", default="", help="a test domain by the beginning of its title; empty = own")
     add("-p", action="append", default=[], metavar="NAME=VALUE", dest="overrides")
     args = parser.parse_args(arguments)
     try:
         P = load_params(args.profile, parse_overrides(args.overrides))
-        titles = list(extraction.domains(P))
-        chosen = [t for t in titles if t.casefold().startswith(args.benchmark.casefold())]
+        domains = extraction.domains(P)
+        chosen = [t for t in domains if t.casefold().startswith(args.benchmark.casefold())]
         if not chosen:
-            raise InputError(f"--benchmark {args.benchmark}: choose from {', '.join(titles)}")
-        course = Course(P, args.model)
-        answers = sit(course, chosen[0], args.arms)
-        out = course.folder / chosen[0].replace(" ", "_")
+            raise InputError(f"--benchmark {args.benchmark}: choose from {', '.join(domains)}")
+        course = Course(P, args.model or P.qa.vlm)
+        exam, out = course.test(domains[chosen[0]]), course.folder / chosen[0].replace(" ", "_")
+        write_json(out / "questions.json", [_row(q) for q in exam.asked.questions])
+        answers = sit(course, exam, course.lessons(), args.arms)
         write_table(arm_table(answers), out / "accuracy.csv")
         if "none" in args.arms:
             write_table(arm_differences(answers), out / "differences.csv")

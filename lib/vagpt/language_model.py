@@ -162,6 +162,14 @@ class VisionLanguageModel:
             embeds = embeds.masked_scatter(places, projected.to(embeds.dtype))
         return {"inputs_embeds": embeds, "attention_mask": (ids >= 0).long(), "labels": labels}
 
+    def loss(self, items: Sequence[Dialogue], share: float = 1.0) -> Tensor:
+        """Mean cross-entropy of the answers' tokens."""
+        given = self.inputs(items, share)
+        labels = given.pop("labels")
+        first = int((labels != IGNORED).any(dim=0).nonzero()[0])
+        count = labels.shape[1] - first + 1  # a token's logits stand one place before it
+        return self.model(**given, labels=labels[:, -count:], logits_to_keep=count).loss
+
     def adapt(self, rank: int, seed: int = 0) -> None:
         """Make trainable: the projector, and LoRA of ``rank`` in the language model."""
         torch.manual_seed(seed)
@@ -191,7 +199,7 @@ class VisionLanguageModel:
             rate = learning_rate * learning_rate_factor(step, steps, WARMUP)
             optimizer.param_groups[0]["lr"] = rate
             with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):
-                loss = self.model(**self.inputs(draw(rng), share)).loss
+                loss = self.loss(draw(rng), share)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(trained, 1.0)

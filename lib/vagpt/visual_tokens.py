@@ -48,8 +48,7 @@ def _made(
     gap: int,
     encode: Patches | None,
 ) -> dict[str, torch.Tensor]:
-    info = cache.info(path)
-    now = uniform_indices(info, 0, info.duration, frames)
+    now, rate = _chosen(path, cache, frames)
     before = np.maximum(now - gap, 0)
     needed = np.union1d(now, before)
     shown = np.asarray(cache.get(path, needed.tolist()))
@@ -60,7 +59,18 @@ def _made(
     moved = on_grid(np.concatenate([moved[:1], moved]), seen.shape[1:3])[1:].astype(np.float32)
     moved[now < gap] = np.inf
     tensors = {"tokens": seen[torch.from_numpy(at)].half(), "moved": torch.from_numpy(moved)}
-    return tensors | {"times": torch.from_numpy(now / info.fps).float()}
+    return tensors | {"times": torch.from_numpy(now / rate).float()}
+
+
+def _chosen(path: Path, cache: FrameCache, frames: int) -> tuple[np.ndarray, float]:
+    """Numbers (T,) of the frames that a model is shown, spread evenly, and the frame rate."""
+    info = cache.info(path)
+    return uniform_indices(info, 0, info.duration, frames), info.fps
+
+
+def frames_shown(path: Path, cache: FrameCache, frames: int) -> np.ndarray:
+    """The frames (T, H, W, 3) uint8 whose tokens a model is shown."""
+    return np.asarray(cache.get(path, _chosen(path, cache, frames)[0].tolist()))
 
 
 def between(shown: Shown, start: float, end: float) -> Shown:
