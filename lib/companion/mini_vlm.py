@@ -45,7 +45,7 @@ CHAT = (  # Vicuna's form, as in LLaVA-1.5
 )
 SIZES = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4,
          "num_attention_heads": 4}  # fmt: skip
-READING = 0.6  # share of the steps that come first and read only
+READING = 0.5  # share of the steps that come first and read only
 CLASSES = sorted(miniworld.CLASSES)  # as a benchmark lists them
 SEEN = "What can be seen in it, and when?"
 
@@ -117,9 +117,9 @@ class Exercises:
         [(question, _)] = self.read(rng).turns
         lines = question.splitlines()[-1 - len(LETTERS) :]
         turns, told = [], [line.rpartition("from ")[2] for line in lines[:-1] if "from" in line]
-        for time in rng.permutation(told):
-            letter = next(line[0] for line in lines if line.endswith(time))
-            turns.append((f"One of them occurs from {time}.", letter))
+        for span in rng.permutation(told):
+            letter = next(line[0] for line in lines if line.endswith(span))
+            turns.append((f"One of them occurs from {span}.", letter))
         first = "\n".join([*lines, turns[0][0]])
         return Dialogue(None, [(first, turns[0][1]), *turns[1:]])
 
@@ -209,7 +209,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m companion.mini_vlm", description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    options = {"stills": 2400, "steps": 700, "batch-size": 8, "seed": 0}
+    options = {"stills": 6000, "steps": 6000, "batch-size": 10, "seed": 0}
     for name, default in options.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()

@@ -69,9 +69,11 @@ class Course:
         self.vlm = self.fresh()
         encoder = P.qa.token_encoder
         self.encode = timm_patches(encoder, device=self.device) if encoder else None
-        seen = [weights_hash(self.vlm.model), encoder, P.qa.vlm_pool, P.qa.vlm_frames]
-        self.identity = sha256_json(seen)[:8]
-        self.folder = P.run_dir / "vagpt" / f"{Path(name).name}-{self.identity}"
+        tower = weights_hash(self.vlm.model.model.vision_tower)
+        seen = sha256_json([tower, encoder, P.qa.vlm_pool, P.qa.vlm_frames])[:8]
+        self.seen = P.run_dir / "vagpt" / f"tokens-{seen}"
+        whole = sha256_json([seen, weights_hash(self.vlm.model)])[:8]
+        self.folder = P.run_dir / "vagpt" / f"{Path(name).name}-{whole}"
 
     def fresh(self) -> VisionLanguageModel:
         """The language model before tuning."""
@@ -80,7 +82,7 @@ class Course:
     def tokens(self, P: Params, paths: Sequence[Path]) -> list[Shown]:
         """The visual tokens of videos of a domain ``P``."""
         cache, gap = FrameCache(P.cache_dir, self.vlm.image_size), P.detector.snippet_length
-        folder = self.folder / "tokens" / sha256_json(str(P.data_dir))[:8]
+        folder = self.seen / sha256_json(str(P.data_dir))[:8]
         files = [folder / f"{path.stem}.safetensors" for path in paths]
         made = (video_tokens(self.vlm, *pair, cache, P.qa.vlm_frames, gap, self.encode)
                 for pair in zip(paths, files, strict=True))  # fmt: skip

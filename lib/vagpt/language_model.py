@@ -1,9 +1,9 @@
 """VA-GPT's language model: a LLaVA of transformers that reads a share of the visual tokens.
 
 Frames -> vision tower -> visual tokens -> those that changed (SETS) -> projector -> language model,
-by ``inputs_embeds``. VA-GPT starts from LLaMA-VID; here any checkpoint of transformers' LLaVA
-classes serves, by name or folder, or ``minivlm``, which ships with the package. Before the tokens
-of each frame stands its time, which LLaMA-VID does not tell its model.
+by ``inputs_embeds``. VA-GPT starts from LLaMA-VID, which transformers has not; here any checkpoint
+of its ``LlavaForConditionalGeneration`` serves, by name or folder, or ``minivlm``, which ships with
+the package. Before the tokens of each frame stands its time, which LLaMA-VID does not tell.
 
 Axis letters: T frames, (h, w) token grid, W width of the tower, H of the language model, L length.
 """
@@ -69,9 +69,9 @@ class VisionLanguageModel:
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"{name}: no vision-language model to load ({reason})") from None
-        if not hasattr(model.model, "multi_modal_projector"):
+        if model.config.model_type != "llava":
             kind = type(model).__name__
-            raise InputError(f"{name}: {kind} has no multi_modal_projector; choose a LLaVA")
+            raise InputError(f"{name}: is a {kind}; choose a LlavaForConditionalGeneration")
         self.model = model.to(device).eval().requires_grad_(False)
         self.name, self.pool, self.tokenizer = name, pool, self.processor.tokenizer
 
@@ -156,10 +156,10 @@ class VisionLanguageModel:
         seen = [item.shown.tokens[torch.from_numpy(mask)] for item, mask in
                 zip(items, masks, strict=True) if item.shown]  # fmt: skip
         if seen:
-            tokens = torch.cat(seen).to(embeds)
+            projector = self._llava.multi_modal_projector
+            tokens = torch.cat(seen).to(embeds.device, next(projector.parameters()).dtype)
             places = (ids == self.model.config.image_token_id)[..., None]
-            projected = self._llava.multi_modal_projector(tokens)
-            embeds = embeds.masked_scatter(places, projected.to(embeds.dtype))
+            embeds = embeds.masked_scatter(places, projector(tokens).to(embeds.dtype))
         return {"inputs_embeds": embeds, "attention_mask": (ids >= 0).long(), "labels": labels}
 
     def loss(self, items: Sequence[Dialogue], share: float = 1.0) -> Tensor:
@@ -178,7 +178,7 @@ class VisionLanguageModel:
         pattern, whole = rf".*language_model.*\.({LINEAR})", ["multi_modal_projector"]
         config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=pattern,
                             modules_to_save=whole)  # fmt: skip
-        self.model = get_peft_model(self.model, config)
+        self.model = _precise(get_peft_model(self.model, config))
 
     def fit(
         self,
@@ -230,7 +230,8 @@ class VisionLanguageModel:
         """Put on the adapters and the projector that ``save_adapter`` wrote; they can be tuned."""
         from peft import PeftModel
 
-        self.model = PeftModel.from_pretrained(self.model, folder, is_trainable=True).eval()
+        adapted = PeftModel.from_pretrained(self.model, folder, is_trainable=True)
+        self.model = _precise(adapted).eval()
 
     def save(self, out: Path) -> Path:
         """Write a folder that stock transformers loads; adapters are merged for good."""
@@ -241,6 +242,14 @@ class VisionLanguageModel:
         self.processor.save_pretrained(out)
         files.share(out)
         return out
+
+
+def _precise(model: nn.Module) -> nn.Module:
+    """The model with what is trained in fp32: steps of AdamW are lost in bf16."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return model
 
 
 def draw_from(items: Sequence[Dialogue], count: int) -> Draw:
