@@ -253,11 +253,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     try:
         P = load_params(args.profile, parse_overrides(args.overrides))
+        if not (model := args.model or P.qa.vlm):
+            raise InputError(
+                "name a LLaVA with --model; python -m companion.mini_vlm makes a small one"
+            )
         domains = extraction.domains(P)
         chosen = [t for t in domains if t.casefold().startswith(args.benchmark.casefold())]
         if not chosen:
             raise InputError(f"--benchmark {args.benchmark}: choose from {', '.join(domains)}")
-        course = Course(P, args.model or P.qa.vlm)
+        course = Course(P, model)
         exam, out = course.test(domains[chosen[0]]), course.folder / chosen[0].replace(" ", "_")
         write_json(out / "questions.json", [_row(q) for q in exam.asked.questions])
         answers = sit(course, exam, course.lessons(), args.arms)

@@ -2,8 +2,8 @@
 
 Frames -> vision tower -> visual tokens -> those that changed (SETS) -> projector -> language model,
 by ``inputs_embeds``. VA-GPT starts from LLaMA-VID, which transformers has not; here any checkpoint
-of its ``LlavaForConditionalGeneration`` serves, by name or folder, or ``minivlm``, which ships with
-the package. Before the tokens of each frame stands its time, which LLaMA-VID does not tell.
+of its ``LlavaForConditionalGeneration`` serves, by name or folder. Before the tokens of each frame
+stands its time, which LLaMA-VID does not tell.
 
 Axis letters: T frames, (h, w) token grid, W width of the tower, H of the language model, L length.
 """
@@ -21,13 +21,11 @@ from torch.nn.functional import avg_pool2d
 from torch.nn.utils.rnn import pad_sequence
 
 from alertclip import files
-from alertclip.backbone import WEIGHTS
 from alertclip.errors import InputError
 from alertclip.files import progress
 from alertclip.training import learning_rate_factor
 from vagpt.effective_tokens import CHUNK, keep_top
 
-MINIVLM = WEIGHTS / "minivlm"
 IGNORED = -100  # label of a token that the loss leaves out
 WARMUP = 0.03  # share of the steps, LLaVA's
 LINEAR = (
@@ -61,11 +59,11 @@ class VisionLanguageModel:
         """Load safetensors weights, in bf16 on a GPU; InputError if there is no such LLaVA."""
         from transformers import AutoModelForImageTextToText, AutoProcessor  # slow to import
 
-        source, safe = MINIVLM if name == "minivlm" else name, {"use_safetensors": True}
+        safe = {"use_safetensors": True}
         kind = torch.float32 if device == "cpu" else torch.bfloat16
         try:
-            self.processor = AutoProcessor.from_pretrained(source)
-            model = AutoModelForImageTextToText.from_pretrained(source, dtype=kind, **safe)
+            self.processor = AutoProcessor.from_pretrained(name)
+            model = AutoModelForImageTextToText.from_pretrained(name, dtype=kind, **safe)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"{name}: no vision-language model to load ({reason})") from None
