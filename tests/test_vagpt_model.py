@@ -160,4 +160,6 @@ def test_arms_are_compared_on_the_same_questions():
     values = arm_table(answers).set_index(["model", "setting"])["value"]
     assert values["none", "total"] == 25 and values["both", "total"] == 75
     with pytest.raises(SystemExit, match="choose from mini world, line drawings"):
-        vagpt_exam.main(["--benchmark", "nowhere"])
+        vagpt_exam.main(["--benchmark", "nowhere", "--model", "none"])
+    with pytest.raises(SystemExit, match="name a LLaVA"):
+        vagpt_exam.main([])
