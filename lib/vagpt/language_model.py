@@ -91,7 +91,7 @@ class VisionLanguageModel:
         hook = llava.multi_modal_projector.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
         try:
             for part in np.split(frames, range(CHUNK, len(frames), CHUNK)):
-                pixels = images(images=list(part), return_tensors="pt").pixel_values
+                pixels = images(images=list(part.copy()), return_tensors="pt").pixel_values
                 llava.get_image_features(pixels.to(self.model.device, self.model.dtype))
         finally:
             hook.remove()
