@@ -124,6 +124,33 @@ def test_leakage_against_the_published_split(shared_data):
     assert report.counts() == {"in no split of UCF-Crime": 119 + 360}  # MSAD's videos
 
 
+@pytest.mark.parametrize(
+    ("part", "sentences", "videos", "leaking", "kept", "hours"),
+    [("Train", 15677, 1165, 214, 14259, 69.7), ("Val", 3534, 379, 22, 3356, None),
+     ("Test", 4331, 310, 50, 3966, None)],
+)  # fmt: skip
+def test_uca_as_published_leaks_test_videos(
+    shared_data, tmp_path, part, sentences, videos, leaking, kept, hours
+):
+    file = shared_data / "uca" / f"UCFCrime_{part}.json"
+    captions, report = uca.read_uca(file, UCF.classes, lambda *_: True)
+    assert len(captions) == sentences and not report.rows
+    assert len({caption.video for caption in captions}) == videos
+    training, left_out = uca.training_only(captions, UCF, shared_data)
+    assert left_out.counts() == {"tested on by UCF-Crime": leaking}
+    assert len(training) == kept
+    if hours:
+        path = tmp_path / "instructions.json"
+        records, _ = ins.write_instructions(training, ins.template_pairs, "template", path)
+        assert sum(len(record["conversations"]) // 2 for record in records) == 3 * kept
+        assert sum(c.end - c.start for c in training) / 3600 == pytest.approx(hours, abs=0.05)
+
+
+def test_no_captions_are_refused(tmp_path):
+    with pytest.raises(InputError, match="vagpt_exam --benchmark"):
+        ins.write_instructions([], ins.template_pairs, "template", tmp_path / "i.json")
+
+
 def test_template_pairs_and_record():
     pairs = ins.template_pairs(CLIP)
     answers = ["Two men fight.", "From 2.0 s to 5.5 s.", "Yes, fighting. Two men fight."]

@@ -36,7 +36,8 @@ def weights_hash(model: nn.Module) -> str:
     """Hexadecimal SHA-256 of all of a model's weights."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+        plain = tensor.cpu().reshape(-1).view(torch.uint8)  # numpy has no bf16
+        digest.update(name.encode() + plain.numpy().tobytes())
     return digest.hexdigest()
 
 

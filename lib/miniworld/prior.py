@@ -33,13 +33,16 @@ LOG_STEPS, WARMUP = 100, 0.05
 PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<start>", "<end>"
 
 
-def train_tokenizer(texts: list[str], vocab_size: int = 2048) -> PreTrainedTokenizerFast:
+def train_tokenizer(
+    texts: list[str], vocab_size: int = 2048, lowercase: bool = True
+) -> PreTrainedTokenizerFast:
     """Byte-level BPE over ``texts``; any English text stays encodable.
 
     END gets the highest id because open_clip pools the text tower at the largest token id.
     """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Lowercase()
+    if lowercase:
+        tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = BpeTrainer(

@@ -189,3 +189,33 @@ def accuracy_differences(
             points = (100 * value for value in found[:3])
             rows.append((f"{after} minus {before}", setting, *points, found.n))
     return pd.DataFrame(rows, columns=["difference", "setting", "value", "low", "high", "n"])
+
+
+def arm_table(answers: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of each arm in per cent: columns of ``accuracy_table``, averaged over seeds.
+
+    The interval is Wilson's over videos of one seed, averaged: seeds answer the same questions.
+    """
+    rows = []
+    for arm, part in answers.groupby("arm", sort=False):
+        seeds = [accuracy_table(given, arm) for _, given in part.groupby("seed")]
+        mean = pd.concat(seeds).groupby("setting", sort=False).mean(numeric_only=True)
+        rows.append(mean.reset_index().assign(model=arm))
+    return pd.concat(rows, ignore_index=True).drop(columns="above_chance")
+
+
+def arm_differences(answers: pd.DataFrame, n_boot: int = 1000) -> pd.DataFrame:
+    """Points by which each arm beats "none" on the same questions; bootstrap over videos.
+
+    ``answers``: as ``answer_all``, arm and seed; a question counts by its mean over seeds. Columns
+    difference, setting, value, low, high, n.
+    """
+    rows, keys = [], ["video", "kind"]
+    arms = {a: t.groupby(keys)["correct"].mean() for a, t in answers.groupby("arm", sort=False)}
+    for arm in [a for a in arms if a not in ("none", "blind")]:
+        for kind in ("total", "temporal"):
+            old, new = (arms[a].xs(kind, level="kind").to_numpy(float) for a in ("none", arm))
+            found = intervals.paired_difference(old, new, n_boot=n_boot, seed=0)
+            points = [100 * value for value in found[:3]]
+            rows.append((f"{arm} minus none", kind, *points, found.n))
+    return pd.DataFrame(rows, columns=["difference", "setting", "value", "low", "high", "n"])

@@ -125,8 +125,13 @@ def write_instructions(
     """Write the records of all clips to ``path`` (JSON); the report names the clips without.
 
     ``name`` identifies the writer. Each result is kept at once in a .jsonl beside it, so that a
-    restarted call only writes what is missing.
+    restarted call only writes what is missing. InputError if there are no captions.
     """
+    if not captions:
+        raise InputError(
+            "no caption is of a training video of this benchmark; to train on one and test on"
+            " another: python -m companion.vagpt_exam --benchmark NAME"
+        )
     done, report, records = Results(path.with_suffix(".jsonl")), Report(), []
     for caption in captions:
         digest = sha256_json([name, *caption])

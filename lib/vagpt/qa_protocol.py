@@ -19,3 +19,13 @@ class QAParams(Group):
     token_encoder: str = ""  # timm model whose patches are compared; empty = the backbone itself
     chat_url: str = ""  # OpenAI-compatible endpoint of a vision-language model that answers too
     chat_model: str = ""  # its name there; without chat_url a transformers model, by folder or name
+    vlm: str = ""  # VA-GPT's language model: a LLaVA of transformers, by name or folder
+    vlm_frames: int = Field(8, ge=1)  # of each video; ours
+    vlm_pool: int = Field(1, ge=1)  # visual tokens averaged each way; ours
+    vlm_videos: int | None = None  # training videos; None = all
+    vlm_rank: int = Field(128, ge=1)  # LLaVA's, with a scale of 2
+    vlm_learning_rate: float = Field(2e-4, gt=0)  # LLaVA's for LoRA; unpublished
+    vlm_batch_size: int = Field(8, ge=1)  # ours: unpublished
+    vlm_steps: int = Field(1000, ge=1)  # on all tokens; ours: unpublished
+    vlm_kept_steps: int = Field(150, ge=1)  # on kept tokens; the paper: fewer than 150
+    vlm_seeds: list[int] = Field([0, 1, 2], min_length=1)

@@ -117,6 +117,7 @@ CATALOGUE: dict[str, Callable[[pd.DataFrame], style.Figure]] = {
     "qa_accuracy_classifier": partial(answers, title="Answers with the temporal classifier"),
     "qa_intervals": partial(met, title="The classifier's interval against the event"),
     "qa_interval_curves": partial(over_time, title=SEEN, axis="P(abnormal)"),
+    "qa_arms": partial(answers, title="The language model by arm"),
     "qa_accuracy_by_share": curves.accuracy_by_share,
     "ledger_status": partial(counts, title="Numbers of the papers by status", unit="numbers"),
 }

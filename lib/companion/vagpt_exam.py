@@ -1,0 +1,278 @@
+"""VA-GPT's exam: a language model tuned on instruction data, with none, one or both of its tokens.
+
+``python -m companion.vagpt_exam --profile paper --model llava-hf/llava-1.5-7b-hf --benchmark ucf``
+
+For each seed: projector and LoRA on all visual tokens, then a short stage on those kept (VA-GPT).
+Arms: spatial = kept tokens, temporal = the classifier's interval in the prompt. It trains on the
+profile's own benchmark and is asked about that or another one (``transfer``). Below
+``runs/<profile>/vagpt/``: questions.json per benchmark, visual tokens per video, adapters, replies;
+what is there is not made again.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from alertclip.cache import FrameCache
+from alertclip.checkpoint import weights_hash
+from alertclip.errors import InputError
+from alertclip.files import progress, sha256_json, write_json
+from companion import extraction, qa_tables
+from companion.figures.style import write_table
+from companion.profiles import Params, load_params, parse_overrides
+from companion.splits import load_split
+from companion.stage_runs import resolve_device
+from companion.tuned_models import stage_model
+from curation.chat_models import Results
+from detectors.event_annotations import video_name
+from vagpt import instructions, questions, temporal_classifier
+from vagpt.answerers import answer_all, arm_differences, arm_table, blind_answerer
+from vagpt.effective_tokens import timm_patches, unit
+from vagpt.language_model import Dialogue, Shown, VisionLanguageModel, draw_from, join_shown
+from vagpt.questions import LETTERS, Footage, Question, QuestionSet, prompt
+from vagpt.timed_captions import TimedCaption, from_items, training_only
+from vagpt.visual_tokens import between, frames_shown, video_tokens
+
+ARMS = {"none": (False, False), "spatial": (True, False), "temporal": (False, True),
+        "both": (True, True)}  # kept tokens, the classifier's interval  # fmt: skip
+BATCH = 16  # questions answered at once
+GALLERY = (  # VA-GPT, supplementary 2.1 and 2.2, and the question that ends each clip's lesson
+    "What happens in this clip?",
+    "Where is the anomaly: top, bottom, centre, right or left?",
+    "When does the anomaly happen?",
+    "Are there any anomalies?",
+)
+
+
+class Exam(NamedTuple):
+    """Questions with what a model is shown: tokens and the classifier's sentence, by footage."""
+
+    asked: QuestionSet
+    shown: dict[str, Shown]
+    told: dict[str, str]
+
+
+class Course:
+    """A profile's frozen parts: vision tower, classifier on Full, and files of visual tokens."""
+
+    def __init__(self, P: Params, name: str) -> None:
+        """Load the language model ``name`` and train the classifier."""
+        self.P, self.name, self.device = P, name, str(resolve_device(P))
+        self.benchmark, self.root = extraction.detector_benchmark(P)
+        self.full = stage_model(P, "full")
+        self.classifier = qa_tables.fit_classifier(P, self.full)
+        self.vlm = self.fresh()
+        encoder = P.qa.token_encoder
+        self.encode = timm_patches(encoder, device=self.device) if encoder else None
+        tower = weights_hash(self.vlm.model.model.vision_tower)
+        seen = sha256_json([tower, encoder, P.qa.vlm_pool, P.qa.vlm_frames])[:8]
+        self.seen = P.run_dir / "vagpt" / f"tokens-{seen}"
+        whole = sha256_json([seen, weights_hash(self.vlm.model)])[:8]
+        self.folder = P.run_dir / "vagpt" / f"{Path(name).name}-{whole}"
+
+    def fresh(self) -> VisionLanguageModel:
+        """The language model before tuning."""
+        return VisionLanguageModel(self.name, self.P.qa.vlm_pool, self.device)
+
+    def tokens(self, P: Params, paths: Sequence[Path]) -> list[Shown]:
+        """The visual tokens of videos of a domain ``P``."""
+        cache, gap = FrameCache(P.cache_dir, self.vlm.image_size), P.detector.snippet_length
+        folder = self.seen / sha256_json(str(P.data_dir))[:8]
+        files = [folder / f"{path.stem}.safetensors" for path in paths]
+        made = (video_tokens(self.vlm, *pair, cache, P.qa.vlm_frames, gap, self.encode)
+                for pair in zip(paths, files, strict=True))  # fmt: skip
+        return list(progress(made, len(paths), "visual tokens"))
+
+    def frames(self, exam: Exam, footage: str) -> np.ndarray:
+        """The frames (T, H, W, 3) uint8 behind the tokens of a footage."""
+        numbers = exam.asked.parts[[f.name for f in exam.asked.footages].index(footage)]
+        cache, paths = FrameCache(self.P.cache_dir, self.vlm.image_size), exam.asked.paths
+        count = self.P.qa.vlm_frames
+        return np.concatenate([frames_shown(paths[i], cache, count) for i in numbers])
+
+    def exam(self, P: Params, asked: QuestionSet, vectors: Sequence[np.ndarray]) -> Exam:
+        """An exam on ``asked``, whose videos have unit frame embeddings ``vectors`` of Full."""
+        spans = qa_tables.classifier_spans(asked, self.classifier, vectors)
+        types = self.benchmark.abnormal_classes
+        told = {k: temporal_classifier.text_prior(types, *span) for k, span in spans.items()}
+        return Exam(asked, _joined(asked, self.tokens(P, asked.paths)), told)
+
+    def test(self, P: Params, count: int | None = None) -> Exam:
+        """The exam on the test videos of a domain ``P``, or the first ``count``, half abnormal."""
+        data = extraction.evaluation_set(P, self.full, "vadclip")
+        asked = qa_tables.ask_questions(P, data, count)
+        features = {t.name: unit(f) for t, f in zip(data.named, data.features, strict=True)}
+        return self.exam(P, asked, [features[video.name] for video in asked.videos])
+
+    def lessons(self) -> list[Dialogue]:
+        """Instruction data of training videos, and four-option questions on them.
+
+        The questions come with and without the classifier's interval; they are ours, VA-GPT does
+        not say whether it trains on the form of its exam. Each clip serves as a video and, by its
+        middle frame, as an image.
+        """
+        P, captions = self.P, {}
+        for caption in training_only(from_items(load_split(P, "train")[0]), self.benchmark,
+                                     self.root)[0]:  # fmt: skip
+            captions.setdefault(caption.video, []).append(caption)
+        data = extraction.training_set(P, self.full, "vadclip")
+        vectors = {n: unit(f) for n, f in zip(data.names, data.features, strict=True)}
+        found = {video_name(v.path.name): v.path
+                 for v in extraction.chosen_videos(P, self.benchmark, self.root)}  # fmt: skip
+        names = [n for n in found if n in captions and n in vectors][: P.qa.vlm_videos]
+        shown = dict(zip(names, self.tokens(P, [found[n] for n in names]), strict=True))
+        step = P.detector.snippet_length / self.benchmark.fps
+        videos = [_footage(n, captions[n], step * len(vectors[n])) for n in names]
+        parts = questions.neighbours(videos, P.qa.joined, P.seed)
+        joined = [questions.join([videos[i] for i in p], v.name)
+                  for p, v in zip(parts, videos, strict=True)]  # fmt: skip
+        types = self.benchmark.abnormal_classes
+        made = questions.make_questions(joined, types, P.seed, P.qa.max_iou)
+        asked = QuestionSet(videos, parts, joined, made, step, [found[n] for n in names])
+        exam = self.exam(P, asked, [vectors[n] for n in names])
+        items = [_item(exam, q, told, LETTERS[q.right]) for q in made for told in (False, True)]
+        clips = [c for n in names for c in captions[n]]
+        return items + [d for c in clips for d in _instructions(c, shown[c.video])]
+
+    def stage(self, lessons: Sequence[Dialogue], seed: int, kept: bool) -> Path:
+        """Folder of the adapters after a stage, named by what decides them."""
+        qa = self.P.qa.model_dump()
+        decisive = {k: v for k, v in qa.items() if k.startswith(("vlm", "token_share"))}
+        digest = sha256_json([decisive, [item.turns for item in lessons]])[:8]
+        return self.folder / f"{'kept' if kept else 'all'}-seed{seed}-{digest}"
+
+    def tuned(self, lessons: Sequence[Dialogue], seed: int, kept: bool) -> VisionLanguageModel:
+        """The model after the first stage or, ``kept``, after both; adapters are reused."""
+        qa, vlm = self.P.qa, self.fresh()
+        first, last = (self.stage(lessons, seed, k) for k in (False, kept))
+        draw = draw_from(lessons, qa.vlm_batch_size)
+        if last.exists() or first.exists():
+            vlm.load_adapter(last if last.exists() else first)
+        else:
+            vlm.adapt(qa.vlm_rank, seed)
+            vlm.fit(draw, qa.vlm_steps, qa.vlm_learning_rate, 1.0, seed, "tuning on all tokens")
+            vlm.save_adapter(first)
+        if not last.exists():
+            vlm.fit(draw, qa.vlm_kept_steps, qa.vlm_learning_rate / 2, qa.token_share, seed,
+                    "tuning on kept tokens")  # fmt: skip
+            vlm.save_adapter(last)
+        return vlm
+
+
+def _footage(name: str, captions: Sequence[TimedCaption], duration: float) -> Footage:
+    events = [(c.start, min(c.end, duration), c.class_name) for c in captions
+              if c.abnormal and c.start < duration]  # fmt: skip
+    events = sorted(set(events))
+    return Footage(name, duration, tuple(e[:2] for e in events), tuple(e[2] for e in events))
+
+
+def _joined(asked: QuestionSet, shown: Sequence[Shown]) -> dict[str, Shown]:
+    joined = {}
+    for item, numbers in zip(asked.footages, asked.parts, strict=True):
+        lengths = [asked.videos[i].duration for i in numbers]
+        starts = np.cumsum([0.0, *lengths[:-1]]).tolist()
+        joined[item.name] = join_shown([shown[i] for i in numbers], starts)
+    return joined
+
+
+def _item(exam: Exam, question: Question, told: bool, answer: str | None = None) -> Dialogue:
+    text = prompt(question, exam.told[question.video] if told else "")
+    return Dialogue(exam.shown[question.video], [(text, answer)])
+
+
+def _instructions(caption: TimedCaption, shown: Shown) -> list[Dialogue]:
+    pairs = instructions.template_pairs(caption)
+    clip = between(shown, caption.start, caption.end)
+    middle = np.arange(len(clip.times)) == len(clip.times) // 2
+    image = Shown(clip.tokens[middle], clip.moved[middle], clip.times[middle])
+    return [Dialogue(clip, pairs), Dialogue(image, [pairs[0], pairs[-1]])]
+
+
+def replies(
+    vlm: VisionLanguageModel, exam: Exam, arm: str, share: float, file: Path
+) -> dict[Question, str]:
+    """The model's reply to every question, kept in ``file`` (.jsonl) as they come."""
+    kept, told = ARMS[arm]
+    done = Results(file)
+    items = {q: _item(exam, q, told) for q in exam.asked.questions}
+    keys = {q: sha256_json([arm, q.video, item.turns]) for q, item in items.items()}
+    todo = [q for q in keys if keys[q] not in done.rows]
+    parts = [todo[i : i + BATCH] for i in range(0, len(todo), BATCH)]
+    for part in progress(parts, len(parts), f"answers, {arm}"):
+        texts = vlm.answer([items[q] for q in part], share if kept else 1.0, max_new_tokens=8)
+        for question, text in zip(part, texts, strict=True):
+            done.add({"digest": keys[question], "video": question.video, "reply": text})
+    return {q: done.rows[key]["reply"] for q, key in keys.items()}
+
+
+def sit(
+    course: Course, exam: Exam, lessons: Sequence[Dialogue], arms: Sequence[str] = tuple(ARMS)
+) -> pd.DataFrame:
+    """Answers of every arm under every seed, and of a blind answerer.
+
+    Columns of ``answer_all``, arm and seed.
+    """
+    P, asked, tables = course.P, exam.asked.questions, []
+    for seed in P.qa.vlm_seeds:
+        for kept in sorted({ARMS[arm][0] for arm in arms}):
+            vlm, folder = course.tuned(lessons, seed, kept), course.stage(lessons, seed, kept)
+            for arm in (arm for arm in arms if ARMS[arm][0] == kept):
+                file = folder / f"{arm}.jsonl"
+                given = replies(vlm, exam, arm, P.qa.token_share, file)
+                tables.append(answer_all(asked, given.__getitem__).assign(arm=arm, seed=seed))
+    blind = answer_all(asked, blind_answerer(asked)).assign(arm="blind", seed=0)
+    return pd.concat([*tables, blind], ignore_index=True)
+
+
+def talk(
+    vlm: VisionLanguageModel, shown: Shown, asked: Sequence[str], share: float
+) -> pd.DataFrame:
+    """Free answers about a footage on the kept share of its tokens: columns question, answer."""
+    items = [Dialogue(shown, [(question, None)]) for question in asked]
+    return pd.DataFrame({"question": asked, "answer": vlm.answer(items, share)})
+
+
+def _row(q: Question) -> dict[str, object]:
+    return q._asdict() | {"prompt": prompt(q), "answer": LETTERS[q.right]}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m companion.vagpt_exam", description=__doc__)
+    add = parser.add_argument
+    add("--profile", default="mini")
+    add("--model", default="", help="a LLaVA, by name or folder; empty = qa_vlm of the profile")
+    add("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    add("--benchmark", default="", help="a test domain by the beginning of its title; empty = own")
+    add("-p", action="append", default=[], metavar="NAME=VALUE", dest="overrides")
+    args = parser.parse_args(arguments)
+    try:
+        P = load_params(args.profile, parse_overrides(args.overrides))
+        if not (model := args.model or P.qa.vlm):
+            raise InputError(
+                "name a LLaVA with --model; python -m companion.mini_vlm makes a small one"
+            )
+        domains = extraction.domains(P)
+        chosen = [t for t in domains if t.casefold().startswith(args.benchmark.casefold())]
+        if not chosen:
+            raise InputError(f"--benchmark {args.benchmark}: choose from {', '.join(domains)}")
+        course = Course(P, model)
+        exam, out = course.test(domains[chosen[0]]), course.folder / chosen[0].replace(" ", "_")
+        write_json(out / "questions.json", [_row(q) for q in exam.asked.questions])
+        answers = sit(course, exam, course.lessons(), args.arms)
+        write_table(arm_table(answers), out / "accuracy.csv")
+        if "none" in args.arms:
+            write_table(arm_differences(answers), out / "differences.csv")
+    except InputError as error:
+        sys.exit(str(error))
+    print(arm_table(answers).round(1).to_string(index=False))
+    print(f"questions, replies and tables: {out}")
+
+
+if __name__ == "__main__":
+    main()

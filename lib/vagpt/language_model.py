@@ -1,0 +1,262 @@
+"""VA-GPT's language model: a LLaVA of transformers that reads a share of the visual tokens.
+
+Frames -> vision tower -> visual tokens -> those that changed (SETS) -> projector -> language model,
+by ``inputs_embeds``. VA-GPT starts from LLaMA-VID, which transformers has not; here any checkpoint
+of its ``LlavaForConditionalGeneration`` serves, by name or folder. Before the tokens of each frame
+stands its time, which LLaMA-VID does not tell.
+
+Axis letters: T frames, (h, w) token grid, W width of the tower, H of the language model, L length.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from math import isqrt
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
+from torch.nn.utils.rnn import pad_sequence
+
+from alertclip import files
+from alertclip.errors import InputError
+from alertclip.files import progress
+from alertclip.training import learning_rate_factor
+from vagpt.effective_tokens import CHUNK, keep_top
+
+IGNORED = -100  # label of a token that the loss leaves out
+WARMUP = 0.03  # share of the steps, LLaVA's
+LINEAR = (
+    "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"  # LLaVA adapts every linear layer
+)
+
+
+class Shown(NamedTuple):
+    """What a model sees of a footage; an image is one frame."""
+
+    tokens: Tensor  # (T, h, w, W), before the projector
+    moved: np.ndarray  # (T, h, w): change of each token since the frame before; inf where unknown
+    times: np.ndarray  # (T,) s
+
+
+class Dialogue(NamedTuple):
+    """Questions about a footage with their answers; None: to be answered."""
+
+    shown: Shown | None
+    turns: Sequence[tuple[str, str | None]]
+
+
+Draw = Callable[[np.random.Generator], list[Dialogue]]
+"""The dialogues of one training step."""
+
+
+class VisionLanguageModel:
+    """A LLaVA with its processor; ``pool`` averages that many neighbouring tokens each way."""
+
+    def __init__(self, name: str, pool: int = 1, device: str = "cpu") -> None:
+        """Load safetensors weights, in bf16 on a GPU; InputError if there is no such LLaVA."""
+        from transformers import AutoModelForImageTextToText, AutoProcessor  # slow to import
+
+        safe = {"use_safetensors": True}
+        kind = torch.float32 if device == "cpu" else torch.bfloat16
+        try:
+            self.processor = AutoProcessor.from_pretrained(name)
+            model = AutoModelForImageTextToText.from_pretrained(name, dtype=kind, **safe)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{name}: no vision-language model to load ({reason})") from None
+        if model.config.model_type != "llava":
+            kind = type(model).__name__
+            raise InputError(f"{name}: is a {kind}; choose a LlavaForConditionalGeneration")
+        self.model = model.to(device).eval().requires_grad_(False)
+        self.name, self.pool, self.tokenizer = name, pool, self.processor.tokenizer
+
+    @property
+    def _llava(self) -> nn.Module:
+        adapted = hasattr(self.model, "peft_config")
+        return (self.model.get_base_model() if adapted else self.model).model
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Frame size (H, W) of the tower."""
+        return (self.model.config.vision_config.image_size,) * 2
+
+    @torch.no_grad()
+    def see(self, frames: np.ndarray) -> Tensor:
+        """Visual tokens (T, h, w, W) of frames (T, H, W, 3) uint8, as they reach the projector."""
+        seen: list[Tensor] = []
+        llava, images = self._llava, self.processor.image_processor
+        hook = llava.multi_modal_projector.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+        try:
+            for part in np.split(frames, range(CHUNK, len(frames), CHUNK)):
+                pixels = images(images=list(part.copy()), return_tensors="pt").pixel_values
+                llava.get_image_features(pixels.to(self.model.device, self.model.dtype))
+        finally:
+            hook.remove()
+        tokens = torch.cat(seen)
+        side = isqrt(tokens.shape[1])
+        grid = tokens.transpose(1, 2).unflatten(2, (side, side))
+        return avg_pool2d(grid, self.pool).permute(0, 2, 3, 1).cpu()
+
+    def pieces(self, turns: Sequence[tuple[str, str | None]]) -> Iterator[tuple[str, bool]]:
+        """A dialogue in the model's chat form, and whether the loss counts each piece: answers."""
+        said, before = [], ""
+        for number, (question, answer) in enumerate(turns):
+            image = [] if number else [{"type": "image"}]
+            content = [*image, {"type": "text", "text": question}]
+            said.append({"role": "user", "content": content})
+            form = self.processor.apply_chat_template
+            whole = form(said, add_generation_prompt=True, tokenize=False)
+            yield whole.removeprefix(before), False
+            if answer is not None:
+                space = "" if whole[-1].isspace() else " "
+                yield f"{space}{answer}{self.tokenizer.eos_token}", True
+                text = [{"type": "text", "text": answer}]
+                said.append({"role": "assistant", "content": text})
+                before = form(said, tokenize=False)
+
+    def sequence(self, item: Dialogue, kept: np.ndarray | None) -> tuple[Tensor, Tensor]:
+        """Token ids and labels (L,): ids hold the image token once for each kept visual token."""
+        ids, labels = list(self.tokenizer("").input_ids), []  # what stands before every text
+        labels += [IGNORED] * len(ids)
+        image = self.processor.image_token
+        for text, counted in self.pieces(item.turns):
+            if image in text:
+                text = text.replace(image, self._frames(item.shown, kept))
+            new = self.tokenizer(text, add_special_tokens=False).input_ids
+            ids += new
+            labels += new if counted else [IGNORED] * len(new)
+        return torch.tensor(ids), torch.tensor(labels)
+
+    def _frames(self, shown: Shown | None, kept: np.ndarray | None) -> str:
+        if shown is None:
+            return ""
+        counts = kept.sum(axis=(1, 2)).tolist()
+        timed = zip(shown.times.tolist(), counts, strict=True)
+        image = self.processor.image_token
+        return " ".join(f"{t:.0f} s {image * n}" if len(counts) > 1 else image * n
+                        for t, n in timed)  # fmt: skip
+
+    def inputs(self, items: Sequence[Dialogue], share: float = 1.0) -> dict[str, Tensor]:
+        """What the model takes: inputs_embeds (B, L, H), attention_mask and labels (B, L).
+
+        ``share`` of each frame's visual tokens is kept, those that changed most. Padded left.
+        """
+        masks = [item.shown and keep_top(item.shown.moved, share) for item in items]
+        made = [self.sequence(*pair) for pair in zip(items, masks, strict=True)]
+        ids, labels = (
+            pad_sequence(list(part), True, value, "left").to(self.model.device)
+            for part, value in zip(zip(*made, strict=True), (-1, IGNORED), strict=True)
+        )
+        embeds = self.model.get_input_embeddings()(ids.clamp_min(0))
+        seen = [item.shown.tokens[torch.from_numpy(mask)] for item, mask in
+                zip(items, masks, strict=True) if item.shown]  # fmt: skip
+        if seen:
+            projector = self._llava.multi_modal_projector
+            tokens = torch.cat(seen).to(embeds.device, next(projector.parameters()).dtype)
+            places = (ids == self.model.config.image_token_id)[..., None]
+            embeds = embeds.masked_scatter(places, projector(tokens).to(embeds.dtype))
+        return {"inputs_embeds": embeds, "attention_mask": (ids >= 0).long(), "labels": labels}
+
+    def loss(self, items: Sequence[Dialogue], share: float = 1.0) -> Tensor:
+        """Mean cross-entropy of the answers' tokens."""
+        given = self.inputs(items, share)
+        labels = given.pop("labels")
+        first = int((labels != IGNORED).any(dim=0).nonzero()[0])
+        count = labels.shape[1] - first + 1  # a token's logits stand one place before it
+        return self.model(**given, labels=labels[:, -count:], logits_to_keep=count).loss
+
+    def adapt(self, rank: int, seed: int = 0) -> None:
+        """Make trainable: the projector, and LoRA of ``rank`` in the language model."""
+        torch.manual_seed(seed)
+        from peft import LoraConfig, get_peft_model  # slow to import
+
+        pattern, whole = rf".*language_model.*\.({LINEAR})", ["multi_modal_projector"]
+        config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=pattern,
+                            modules_to_save=whole)  # fmt: skip
+        self.model = _precise(get_peft_model(self.model, config))
+
+    def fit(
+        self,
+        draw: Draw,
+        steps: int,
+        learning_rate: float,
+        share: float = 1.0,
+        seed: int = 0,
+        label: str = "tuning",
+    ) -> list[float]:
+        """Train what requires a gradient by AdamW, on answers only; the loss of every step."""
+        torch.manual_seed(seed)
+        rng, losses, device = np.random.default_rng(seed), [], self.model.device.type
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0)
+        self.model.train()
+        for step in progress(range(steps), steps, label):
+            rate = learning_rate * learning_rate_factor(step, steps, WARMUP)
+            optimizer.param_groups[0]["lr"] = rate
+            with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):
+                loss = self.loss(draw(rng), share)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            losses.append(loss.item())
+        self.model.eval()
+        return losses
+
+    @torch.no_grad()
+    def answer(
+        self, items: Sequence[Dialogue], share: float = 1.0, max_new_tokens: int = 60
+    ) -> list[str]:
+        """The replies, by greedy decoding, to dialogues whose last answer is None."""
+        given = self.inputs(items, share)
+        del given["labels"]
+        ids = self.model.generate(**given, do_sample=False, max_new_tokens=max_new_tokens,
+                                  pad_token_id=self.tokenizer.pad_token_id)  # fmt: skip
+        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    def save_adapter(self, out: Path) -> None:
+        """Write adapters and projector to a folder, whole or not at all."""
+        making = out.with_name(f".{out.name}")
+        self.model.save_pretrained(making)
+        files.share(making)
+        os.replace(making, out)
+
+    def load_adapter(self, folder: Path) -> None:
+        """Put on the adapters and the projector that ``save_adapter`` wrote; they can be tuned."""
+        from peft import PeftModel
+
+        adapted = PeftModel.from_pretrained(self.model, folder, is_trainable=True)
+        self.model = _precise(adapted).eval()
+
+    def save(self, out: Path) -> Path:
+        """Write a folder that stock transformers loads; adapters are merged for good."""
+        if hasattr(self.model, "peft_config"):
+            self.model = self.model.merge_and_unload()
+        out.mkdir(parents=True, exist_ok=True)
+        self.model.save_pretrained(out)
+        self.processor.save_pretrained(out)
+        files.share(out)
+        return out
+
+
+def _precise(model: nn.Module) -> nn.Module:
+    """The model with what is trained in fp32: steps of AdamW are lost in bf16."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return model
+
+
+def draw_from(items: Sequence[Dialogue], count: int) -> Draw:
+    """Steps of ``count`` dialogues drawn at random."""
+    return lambda rng: [items[i] for i in rng.integers(len(items), size=count)]
+
+
+def join_shown(parts: Sequence[Shown], starts: Sequence[float]) -> Shown:
+    """Several videos shown one after the other, each from its start in s."""
+    tokens = torch.cat([part.tokens for part in parts])
+    times = [part.times + start for part, start in zip(parts, starts, strict=True)]
+    return Shown(tokens, np.concatenate([part.moved for part in parts]), np.concatenate(times))

@@ -1,0 +1,165 @@
+"""VA-GPT's language model, on a LLaVA of transformers' own class with random weights."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_video import write_ids
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+from alertclip.cache import FrameCache
+from alertclip.errors import InputError
+from companion import mini_vlm, vagpt_exam
+from curation.chat_models import LocalModel
+from vagpt import language_model as lm
+from vagpt import visual_tokens
+from vagpt.answerers import arm_differences, arm_table
+from vagpt.effective_tokens import keep_top
+
+TURNS = [("What happens?", "Two men fight."), ("Are there any anomalies?", "Yes, fighting.")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A MiniVLM as it is before training."""
+    out = tmp_path_factory.mktemp("random") / "vlm"
+    torch.manual_seed(0)
+    mini_vlm.build(["a man in a red shirt", "a woman holding a bag"] * 20, out)
+    return out
+
+
+@pytest.fixture
+def vlm(folder):
+    return lm.VisionLanguageModel(str(folder), pool=2)
+
+
+def shown(vlm, frames=3, seed=0):
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (frames, *vlm.image_size, 3), np.uint8)
+    moved = rng.random((frames, 4, 4))
+    moved[0] = np.inf  # has no frame before it
+    return lm.Shown(vlm.see(pixels), moved, 2.0 * np.arange(frames))
+
+
+def test_tokens_are_those_of_transformers_own_forward(folder, vlm):
+    plain = lm.VisionLanguageModel(str(folder))
+    frame = np.random.default_rng(1).integers(0, 256, (1, *vlm.image_size, 3), np.uint8)
+    tokens = plain.see(frame)
+    assert tokens.shape == (1, 8, 8, 192)
+    item = lm.Dialogue(lm.Shown(tokens, np.full((1, 8, 8), np.inf), np.zeros(1)), TURNS[:1])
+    given = plain.inputs([item])
+    with torch.no_grad():
+        ours = plain.model(**given).logits
+        pixels = plain.processor.image_processor(images=list(frame), return_tensors="pt")
+        ids = plain.sequence(item, np.ones((1, 8, 8), bool))[0][None]
+        theirs = plain.model(input_ids=ids, pixel_values=pixels.pixel_values).logits
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    pooled = tokens.unflatten(1, (4, 2)).unflatten(3, (4, 2)).mean(dim=(2, 4))
+    torch.testing.assert_close(vlm.see(frame), pooled)
+
+
+@pytest.mark.parametrize(("share", "count"), [(1.0, 48), (0.5, 16 + 8 + 8), (0.1, 16 + 2 + 2)])
+def test_kept_tokens_follow_the_rule(vlm, share, count):
+    item = lm.Dialogue(shown(vlm), TURNS)
+    kept = keep_top(item.shown.moved, share)
+    ids, _ = vlm.sequence(item, kept)
+    image = vlm.model.config.image_token_id
+    assert int((ids == image).sum()) == kept.sum() == count
+    embeds = vlm.inputs([item], share)["inputs_embeds"][0]
+    expected = vlm.model.model.multi_modal_projector(item.shown.tokens[torch.tensor(kept)])
+    torch.testing.assert_close(embeds[ids == image], expected)
+    text = vlm.tokenizer.decode(ids[ids != image])
+    assert text.index("0 s") < text.index("2 s") < text.index("4 s") < text.index("What happens?")
+
+
+def test_the_loss_counts_answers_only(vlm):
+    item = lm.Dialogue(shown(vlm), TURNS)
+    ids, labels = vlm.sequence(item, np.ones((3, 4, 4), bool))
+    counted = vlm.tokenizer.decode(labels[labels != lm.IGNORED])
+    end = vlm.tokenizer.eos_token
+    assert counted == f" Two men fight.{end} Yes, fighting.{end}"
+    assert torch.equal(ids[labels != lm.IGNORED], labels[labels != lm.IGNORED])
+    short = lm.Dialogue(None, [("Why?", "Because.")])
+    given = vlm.inputs([item, short])
+    assert given["attention_mask"].sum(1).tolist() == [len(ids), len(vlm.sequence(short, None)[0])]
+    with torch.no_grad():  # padding changes nothing
+        alone, both = (vlm.model(**vlm.inputs(items)).logits[-1, -5:] for items in
+                       ([short], [item, short]))  # fmt: skip
+    torch.testing.assert_close(alone, both, atol=1e-4, rtol=1e-4)
+
+
+def test_tuning_moves_projector_and_adapters_only(vlm, tmp_path):
+    before = {k: v.clone() for k, v in vlm.model.state_dict().items()}
+    item = lm.Dialogue(shown(vlm), TURNS)
+    vlm.adapt(rank=4)
+    losses = vlm.fit(lm.draw_from([item], 2), 15, 1e-2, share=0.5)
+    assert losses[-1] < losses[0] - 1
+    trained = {n for n, p in vlm.model.named_parameters() if p.grad is not None}
+    assert trained == {n for n, p in vlm.model.named_parameters() if p.requires_grad}
+    assert all("lora_" in n or "multi_modal_projector" in n for n in trained)
+    asked = lm.Dialogue(item.shown, [("What happens?", None)])
+    told = vlm.answer([asked], 0.5, 8)
+    assert told == vlm.answer([asked], 0.5, 8) == vlm.answer([asked, asked], 0.5, 8)[:1]
+    out = vlm.save(tmp_path / "tuned")
+    stock = LlavaForConditionalGeneration.from_pretrained(out)  # no part of ours
+    assert AutoProcessor.from_pretrained(out).image_token == "<image>"
+    moved = {k for k, v in stock.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved and all("projector" in k or "language_model.layers" in k for k in moved)
+    assert lm.VisionLanguageModel(str(out), 2).answer([asked], 0.5, 8) == told
+    assert isinstance(LocalModel(str(out)).ask("What?", [np.zeros((128, 128, 3), np.uint8)]), str)
+
+
+def test_other_models_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no vision-language model"):
+        lm.VisionLanguageModel(str(tmp_path))
+
+
+def test_joined_videos_keep_their_times(vlm):
+    parts = [shown(vlm, 2, seed) for seed in (0, 1)]
+    joined = lm.join_shown(parts, [0.0, 8.0])
+    assert joined.times.tolist() == [0.0, 2.0, 8.0, 10.0]
+    assert torch.equal(joined.tokens, torch.cat([part.tokens for part in parts]))
+    assert np.isinf(joined.moved[2]).all() and joined.moved.shape == (4, 4, 4)
+
+
+def test_the_loss_is_that_of_all_logits(vlm):
+    items = [lm.Dialogue(shown(vlm), TURNS), lm.Dialogue(None, [("Why?", "Because.")])]
+    with torch.no_grad():
+        torch.testing.assert_close(vlm.loss(items), vlm.model(**vlm.inputs(items)).loss)
+
+
+def test_a_video_becomes_one_file_of_tokens(vlm, tmp_path):
+    path = write_ids(tmp_path / "v.mp4", 40)  # a grey that rises by 5 from frame to frame
+    cache, file = FrameCache(tmp_path / "cache", vlm.image_size), tmp_path / "v.safetensors"
+    made = visual_tokens.video_tokens(vlm, path, file, cache, 4, 8)
+    frames = visual_tokens.frames_shown(path, cache, 4)
+    assert made.tokens.shape == (4, 4, 4, 192) and made.moved.shape == (4, 4, 4)
+    torch.testing.assert_close(made.tokens, vlm.see(frames), atol=1e-2, rtol=1e-2)
+    assert np.isinf(made.moved[0]).all() and np.isfinite(made.moved[1:]).all()
+    assert np.diff(made.times) == pytest.approx(np.diff(made.times)[:1].repeat(3))
+    path.unlink()  # the file alone is enough
+    again = visual_tokens.video_tokens(vlm, path, file, cache, 4, 8)
+    assert torch.equal(again.tokens, made.tokens) and np.array_equal(again.moved, made.moved)
+    inner = visual_tokens.between(made, made.times[1], made.times[3])
+    assert inner.times.tolist() == made.times[1:3].tolist() and len(inner.tokens) == 2
+    nearest = visual_tokens.between(made, made.times[2] + 0.01, made.times[2] + 0.02)
+    assert nearest.times.tolist() == [made.times[2]]
+
+
+def test_arms_are_compared_on_the_same_questions():
+    keys = {"kind": ["total", "total", "temporal"], "video": ["a", "b", "a"]}
+    right = {"none": [(0, 0, 0), (1, 0, 0)], "both": [(1, 1, 1), (1, 0, 1)]}
+    tables = [
+        pd.DataFrame(keys | {"correct": values, "arm": arm, "seed": seed, "chosen": 0.0})
+        for arm, seeds in right.items()
+        for seed, values in enumerate(seeds)
+    ]
+    answers = pd.concat(tables).assign(abnormal=[True, False, True] * 4)
+    found = arm_differences(answers).set_index("setting")["value"]
+    assert found.to_dict() == {"total": 50.0, "temporal": 100.0}
+    values = arm_table(answers).set_index(["model", "setting"])["value"]
+    assert values["none", "total"] == 25 and values["both", "total"] == 75
+    with pytest.raises(SystemExit, match="choose from mini world, line drawings"):
+        vagpt_exam.main(["--benchmark", "nowhere", "--model", "none"])
+    with pytest.raises(SystemExit, match="name a LLaVA"):
+        vagpt_exam.main([])
