@@ -18,7 +18,7 @@ def scenes(seed: int) -> Iterator[np.ndarray]:
     number = SEED_START["test"] + 1000 * seed
     while True:
         plan = draw_plan(number, "test")
-        yield from (image for image, _ in render_clip(plan, abnormal=number % 2 == 1))
+        yield from render_clip(plan, abnormal=number % 2 == 1)
         number += 1
 
 

@@ -13,7 +13,7 @@ from alertclip.errors import InputError
 from miniworld.captions import WORDINGS
 from miniworld.plan import FPS, FRAMES, PAIRS, SEED_ROOM, SEED_START, draw_plan
 from miniworld.poses import LYING, ON_BACK, STAND, pose, posture
-from miniworld.render import render
+from miniworld.render import Shot, event_box
 from miniworld.stills import GENERIC, PEOPLE, TOPICS
 
 
@@ -41,11 +41,12 @@ def frames(path):
 def test_twins_are_equal_until_the_event_and_differ_after(style):
     for seed in range(70_001, 70_033):
         plan = draw_plan(seed, "test", 0, style)
+        shot = Shot(plan)
         for k in (0, plan.start // 2, plan.start - 2, plan.start - 1):
-            normal, abnormal = (render(plan, twin, k / FPS)[0] for twin in (False, True))
+            normal, abnormal = (shot.frame(twin, k / FPS) for twin in (False, True))
             assert np.array_equal(normal, abnormal), (seed, k)
         after = (plan.start + 12) / FPS
-        assert not np.array_equal(render(plan, False, after)[0], render(plan, True, after)[0])
+        assert not np.array_equal(shot.frame(False, after), shot.frame(True, after))
 
 
 def test_twins_are_equal_until_the_event_after_h264(world):
@@ -128,7 +129,8 @@ def test_boxes_hold_what_the_event_changes():
     for seed in range(70_001, 70_017):
         plan = draw_plan(seed, "test")
         t = (plan.start + 14) / FPS
-        (normal, a), (abnormal, b) = (render(plan, twin, t) for twin in (False, True))
+        normal, abnormal = (Shot(plan).frame(twin, t) for twin in (False, True))
+        a, b = (event_box(plan, twin, t) for twin in (False, True))
         change = np.abs(normal.astype(int) - abnormal).sum(2)
         x1, y1, x2, y2 = (f(p, q) for f, p, q in zip((min, min, max, max), a, b, strict=True))
         part = np.s_[int(y1 * 240) : int(y2 * 240) + 1, int(x1 * 320) : int(x2 * 320) + 1]

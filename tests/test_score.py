@@ -15,7 +15,7 @@ from test_video import encode
 from torch import nn
 from tqdm import TMonitor
 
-from alertclip import anomaly_curve, score
+from alertclip import anomaly_curve, files, score
 from alertclip.errors import InputError
 from alertclip.prompts import load_prompts
 
@@ -136,6 +136,7 @@ def test_one_bad_file_does_not_stop_the_rest(model, tmp_path, capsys):
     assert "broken.mp4" in summary["reason"][1] and "no such file" in summary["reason"][2]
     assert summary["output"].tolist() == ["a__clip", "broken", "missing", "b__clip"]
     names = {path.name for path in out.iterdir()}
+    names.remove(score.LOCK)
     assert names == {"summary.csv", "a__clip.csv", "a__clip.png", "b__clip.csv", "b__clip.png"}
     assert "not tuned" in capsys.readouterr().out
     assert score.main([str(good[0]), "--out", str(out)]) == 0
@@ -172,11 +173,11 @@ def test_every_file_of_a_folder_is_in_the_summary(model, tmp_path):
 def test_results_may_stand_beside_the_videos_and_a_skipped_file_be_asked_for(tmp_path):
     clip = encode(tmp_path / "clip.mp4", [np.zeros((48, 64, 3), np.uint8)] * 4)
     shutil.copy(clip, tmp_path / "other.dat")
-    assert score.find_files([tmp_path], tmp_path) == ([clip], [tmp_path / "other.dat"])
+    assert files.find_files([tmp_path], tmp_path) == ([clip], [tmp_path / "other.dat"])
     below = tmp_path / "scores"
     below.mkdir()
     shutil.copy(clip, below / "made.mp4")
-    assert score.find_files([tmp_path], below)[0] == [clip]
+    assert files.find_files([tmp_path], below)[0] == [clip]
     row = score._row(tmp_path / "other.dat", status="skipped", reason="no video suffix")
     score._add_rows(tmp_path / "summary.csv", {}, [row])
     rows = score._read_summary(tmp_path / "summary.csv")
@@ -190,6 +191,8 @@ def test_output_names_never_collide():
     names = score.output_names([Path(path) for path in paths])
     assert len(names) == 7 and len({name.casefold() for name in names.values()} | {"summary"}) == 8
     assert names[Path("/x/alone.mp4")] == "alone"
+    alike = [Path(f"/{a}/{b}.mp4") for a in "xX" for b in ("clip", "Clip", "CLIP")]
+    assert len({name.casefold() for name in score.output_names(alike).values()}) == len(alike)
 
 
 def test_bad_options_are_refused(model, tmp_path, capsys, monkeypatch):
@@ -201,5 +204,8 @@ def test_bad_options_are_refused(model, tmp_path, capsys, monkeypatch):
     monkeypatch.undo()
     assert score.main(["v.mp4", "--out", str(tmp_path), "--model", "ViT-B-32-quickgelu"]) == 2
     assert "--pretrained" in capsys.readouterr().err, "random weights must not score silently"
+    (tmp_path / score.META).write_text("{}")
+    with pytest.raises(InputError, match="drop --pretrained"):
+        score.load_model(str(tmp_path), "openai", "cpu")
     with pytest.raises(InputError, match="v.mp4: no such file"):
         anomaly_curve.score_video(model, "v.mp4", None)

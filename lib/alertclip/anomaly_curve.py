@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from alertclip.cache import parts_ahead
+from alertclip.cache import decoder_threads, parts_ahead
 from alertclip.model import AlertCLIP
 from alertclip.mss import hold
 from alertclip.prompts import Prompts
@@ -117,7 +117,7 @@ def score_videos(
     videos = list(dict.fromkeys(Path(path) for path in paths))
     count = max(1, BATCH // num_frames) * num_frames
     scored: dict[Path, list[tuple[np.ndarray, list[int]]]] = {video: [] for video in videos}
-    threads = "NONE" if min(decoders, len(videos)) > 1 else "AUTO"
+    threads = decoder_threads(min(decoders, len(videos)))
     sampling = Sampling(model.image_size, rate, stride, count, threads)
     device = model.mean.device.type
     bar = tqdm(total=len(videos), desc="score", bar_format=BAR, mininterval=0.5, delay=2)

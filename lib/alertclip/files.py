@@ -49,6 +49,25 @@ def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
             yield path
 
 
+def find_files(given: Sequence[Path], out: Path) -> tuple[list[Path], list[Path]]:
+    """The videos among ``given`` and below its folders, each once, and these folders' other files.
+
+    What a suffix does not tell is a video where it is given itself. ``out`` is not looked into.
+    """
+    videos: dict[Path, None] = {}
+    others: dict[Path, None] = {}
+    own = Path(os.path.abspath(out))
+    for path in (Path(os.path.abspath(path)) for path in given):  # links keep their names
+        if path.is_dir():
+            results = own if path in own.parents else None  # --out may hold the videos themselves
+            found = [file for file in files_below(path) if results not in file.parents]
+            videos |= dict.fromkeys(file for file in found if is_video(file))
+            others |= dict.fromkeys(file for file in found if not is_video(file))
+        else:
+            videos[path] = None
+    return list(videos), list(others)
+
+
 def printable(text: Path | str) -> str:
     """A path, or a message with one, as text that can be written: other bytes become \\xff."""
     return os.fsencode(text).decode("utf-8", "backslashreplace")

@@ -7,7 +7,6 @@ the same list; together they write the summary that a single process writes.
 """
 
 import argparse
-import os
 import sys
 import textwrap
 from collections import Counter
@@ -23,14 +22,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from alertclip import anomaly_curve, files
-from alertclip.anomaly_curve import (
-    FRAMES,
-    RATE,
-    PromptEmbeddings,
-    ScoreCurve,
-    embed_prompts,
-    score_videos,
-)
+from alertclip.anomaly_curve import FRAMES, RATE, PromptEmbeddings, ScoreCurve, embed_prompts
 from alertclip.attention_maps import attention_maps
 from alertclip.backbone import brings_weights, load_backbone
 from alertclip.errors import InputError
@@ -42,7 +34,9 @@ from alertclip.video import read_frames
 PROMPTS = Path(__file__).resolve().parents[2] / "params" / "prompts.yaml"
 HELD = "score held from each sampled frame to the next"
 DISPLAY_HEIGHT = 240  # pixels of a key frame in the figure
+LOCK = ".summary.lock"
 NAME_BYTES = 200  # of an output name: file systems take 255, suffix included
+CSV = {"index": False, "float_format": "%.6g", "lineterminator": "\n"}
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 150}
 
 Row = dict[str, object]
@@ -53,6 +47,8 @@ def load_model(name: str, pretrained: str | None, device: str) -> tuple[AlertCLI
     """An AlertCLIP for scoring and one line that says which backbone it is and if it is tuned."""
     folder = Path(name.removeprefix("local-dir:"))
     if (folder / META).exists():
+        if pretrained:
+            raise InputError(f"--model {name}: an export has its own weights; drop --pretrained")
         model, line = load_alertclip(folder), f"tuned Alert-CLIP from {folder.name}"
     elif pretrained or brings_weights(name):
         backbone = load_backbone(name, pretrained)
@@ -126,25 +122,6 @@ def _draw_frame(
     axes.set_title(title, fontsize=9, weight="normal")
 
 
-def find_files(given: Sequence[Path], out: Path) -> tuple[list[Path], list[Path]]:
-    """The videos among ``given`` and below its folders, each once, and these folders' other files.
-
-    What a suffix does not tell is a video where it is given itself. ``out`` is not looked into.
-    """
-    videos: dict[Path, None] = {}
-    others: dict[Path, None] = {}
-    own = Path(os.path.abspath(out))
-    for path in (Path(os.path.abspath(path)) for path in given):  # links keep their names
-        if path.is_dir():
-            results = own if path in own.parents else None  # --out may hold the videos themselves
-            found = [file for file in files.files_below(path) if results not in file.parents]
-            videos |= dict.fromkeys(file for file in found if files.is_video(file))
-            others |= dict.fromkeys(file for file in found if not files.is_video(file))
-        else:
-            videos[path] = None
-    return list(videos), list(others)
-
-
 def output_names(videos: Sequence[Path], known: Mapping[str, str] | None = None) -> dict[Path, str]:
     """A distinct output name per video: its base name, with parent folders where two share it.
 
@@ -160,9 +137,11 @@ def output_names(videos: Sequence[Path], known: Mapping[str, str] | None = None)
         first = 1 if stems[video.stem.casefold()] == 1 else 2
         candidates = ["__".join(parts[-depth:]) for depth in range(first, len(parts) + 1)]
         candidates.append(candidates[-1] + video.suffix.replace(".", "_"))  # clip.mp4 and clip.avi
+        path = files.printable(video)  # its hash tells names apart that are alike but for case
+        candidates.append(f"{candidates[-1]}-{files.sha256_json(path)[:8]}")
         candidates = [_fitting(files.printable(name)) for name in candidates]
         free = next((n for n in candidates if n.casefold() not in taken), candidates[-1])
-        names[video] = known.get(files.printable(video), free)
+        names[video] = known.get(path, free)
         taken.add(names[video].casefold())
     return names
 
@@ -196,7 +175,8 @@ def _score_all(
     model: AlertCLIP, prompts: PromptEmbeddings, line: str, options: argparse.Namespace
 ) -> int:
     summary = options.out / "summary.csv"
-    videos, others = find_files(options.videos, options.out)
+    videos, others = files.find_files(options.videos, options.out)
+    others = [file for file in others if file.name != LOCK]
     order = {files.printable(path): number for number, path in enumerate([*videos, *others])}
     named = {row["video"]: row["output"] for row in _read_summary(summary) if row["output"]}
     names = output_names(videos, named)
@@ -205,11 +185,12 @@ def _score_all(
     mine, failed = options.shard.take(videos), 0
     spare = torch.get_num_threads() // 2 if torch.cuda.is_available() else 0
     how = options.num_frames, options.fps, options.stride, options.decoders or spare
-    for video, found in score_videos(model, mine, prompts, *how):
+    for video, found in anomaly_curve.score_videos(model, mine, prompts, *how):
         row = _report(model, video, found, names[video], line, options.out)
         tqdm.write("{video}: {status} {reason}".format(**row).rstrip(), sys.stdout)
-        _add_rows(summary, order, [row])
+        _append(summary, row)
         failed += row["status"] == "failed"
+    _add_rows(summary, order, [])  # in order
     aside = f", {len(skipped)} skipped (not {', '.join(files.VIDEO_SUFFIXES)})" if skipped else ""
     print(f"{len(mine) - failed} scored, {failed} failed{aside}; see {summary}")
     return 1 if failed else 0
@@ -218,7 +199,8 @@ def _score_all(
 def _read_summary(path: Path) -> list[Row]:
     """The rows so far, as text; InputError if the file is something else."""
     try:
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
+        table = pd.read_csv(path, dtype=str, keep_default_na=False).fillna("")  # a torn row
+        rows = table.to_dict("records")
         return [row for row in rows if row["video"]]
     except FileNotFoundError:
         return []
@@ -228,12 +210,18 @@ def _read_summary(path: Path) -> list[Row]:
 
 def _add_rows(summary: Path, order: Mapping[str, int], rows: Sequence[Row]) -> None:
     """Add rows in the order of this call, after earlier calls'; shares may write at once."""
-    folder = Path(os.path.abspath(summary.parent))
-    with files.locked(folder.with_name(f".{folder.name}.lock")):
-        table = {row["video"]: row for row in [*_read_summary(summary), *rows]}
-        if table:
+    with files.locked(summary.with_name(LOCK)):
+        if table := {row["video"]: row for row in [*_read_summary(summary), *rows]}:
             ranked = sorted(table.values(), key=lambda row: order.get(str(row["video"]), -1))
             _write_table(pd.DataFrame(ranked), summary)
+
+
+def _append(summary: Path, row: Row) -> None:
+    """Add a row at the end, where it supersedes the video's earlier one."""
+    with files.locked(summary.with_name(LOCK)), files.writing(summary):
+        known = summary.exists()  # perhaps with columns that someone added
+        columns = pd.read_csv(summary, nrows=0).columns if known else list(row)
+        pd.DataFrame([row], columns=columns).to_csv(summary, mode="a", header=not known, **CSV)
 
 
 def _row(video: Path, **values: object) -> Row:
@@ -257,13 +245,12 @@ def _report(
         return row | {"status": "failed", "reason": reason}
     scores = found.table["score"]
     values = {name: f"{round(getattr(scores, name)(), 6):.6g}" for name in ("max", "mean")}
-    what = {"frames": len(scores), "status": "scored", "reason": found.info.report}
-    return row | values | what
+    return row | values | {"frames": len(scores), "status": "scored", "reason": found.info.report}
 
 
 def _write_table(table: pd.DataFrame, path: Path) -> None:
     with files.atomic_write(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+        table.to_csv(temporary, **CSV)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -273,7 +260,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, help="folder for CSV and PNG files")
     name = "exported Alert-CLIP folder, local-dir:PATH, an open_clip name, or miniclip"
     add("--model", default="miniclip", help=f"{name} (default: trained on rendered scenes only)")
-    add("--pretrained", help="open_clip tag or safetensors file for --model")
+    add("--pretrained", help="open_clip tag or safetensors file for an open_clip --model")
     add("--prompts", type=Path, default=PROMPTS)
     frames = f"frames per window (default: as the model was trained; untuned {FRAMES})"
     add("--num-frames", type=_above_zero(int), help=frames)

@@ -4,13 +4,11 @@ import math
 from collections import namedtuple
 from typing import NamedTuple
 
-import numpy as np
-
 from miniworld.canvas import Box, Canvas, shade
 from miniworld.plan import Look
 from miniworld.poses import Pose
 
-Point = tuple[float, float] | np.ndarray
+Point = tuple[float, float]
 
 TORSO, NECK, HEAD = 0.30, 0.10, 0.075
 UPPER_ARM, FOREARM, THIGH, SHIN, FOOT = 0.165, 0.16, 0.245, 0.235, 0.075
@@ -29,7 +27,7 @@ class Person(NamedTuple):
     depth: float = 0.0  # 0 on the line of the action, towards 1 farther away
 
 
-# Joint positions, (2,) each; 1 is the near side, 2 the far side.
+# Joint positions, (x, y) each; 1 is the near side, 2 the far side.
 Joints = namedtuple("Joints", "pelvis chest head elbow1 hand1 elbow2 hand2"
                               " knee1 ankle1 toe1 knee2 ankle2 toe2")  # fmt: skip
 
@@ -59,11 +57,12 @@ def skeleton(p: Pose) -> Joints:
 
 def place(person: Person, height: float, ground: float, centre: float) -> Joints:
     """Joints in pixels; the lowest joint rests on the ground."""
-    x, y = np.array(skeleton(person.pose)).T
+    joints = skeleton(person.pose)
     scale = height * person.look.size * (1 - 0.3 * person.depth)
     floor = ground - person.depth * 0.13 * height - person.pose.lift * height
-    x = centre + person.x * height + person.facing * x * scale
-    return Joints(*np.stack([x, floor + (y - (y.max() + 0.03)) * scale], axis=1))
+    middle, sole = centre + person.x * height, max(y for _, y in joints) + 0.03
+    turned = person.facing
+    return Joints(*((middle + turned * x * scale, floor + (y - sole) * scale) for x, y in joints))
 
 
 def draw_person(canvas: Canvas, person: Person, joints: Joints, height: float) -> Box:
@@ -83,29 +82,38 @@ def draw_person(canvas: Canvas, person: Person, joints: Joints, height: float) -
         _held(canvas, person, j, h)
     canvas.stroke([j.chest, j.elbow1, j.hand1], 0.066 * h, shade(look.upper_rgb, 0.92))
     canvas.ellipse(*j.hand1, 0.034 * h, 0.034 * h, look.skin)
-    (left, top), (right, low), pad = np.min(joints, 0), np.max(joints, 0), 0.045 * h
-    top = min(top, j.head[1] - 0.08 * h)
-    return float(left - pad), float(top - pad / 2), float(right + pad), float(low + pad)
+    xs, ys = zip(*joints, strict=True)
+    top, pad = min(*ys, j.head[1] - 0.08 * h), 0.045 * h
+    return min(xs) - pad, top - pad / 2, max(xs) + pad, max(ys) + pad
+
+
+def _beyond(start: Point, direction: Point, share: float) -> Point:
+    """The point ``share`` times ``direction`` from ``start``."""
+    return start[0] + direction[0] * share, start[1] + direction[1] * share
 
 
 def _torso(canvas: Canvas, look: Look, j: Joints, h: float) -> None:
-    spine = j.chest - j.pelvis
-    across = np.array([-spine[1], spine[0]]) / math.hypot(*spine)
-    wide, narrow = across * (0.085 * h), across * (0.066 * h)
-    shoulders = [j.chest + wide, j.chest + spine * 0.16, j.chest - wide]
-    canvas.polygon([*shoulders, j.pelvis - narrow, j.pelvis + narrow], look.upper_rgb)
+    x, y = spine = j.chest[0] - j.pelvis[0], j.chest[1] - j.pelvis[1]
+    length = math.hypot(x, y)
+    across, wide, narrow = (-y / length, x / length), 0.085 * h, 0.066 * h
+    right, left = _beyond(j.chest, across, wide), _beyond(j.chest, across, -wide)
+    hips = _beyond(j.pelvis, across, -narrow), _beyond(j.pelvis, across, narrow)
+    canvas.polygon([right, _beyond(j.chest, spine, 0.16), left, *hips], look.upper_rgb)
     for height in (0.35, 0.65) if look.striped else ():
-        middle = j.pelvis + spine * height
-        canvas.stroke([middle + narrow, middle - narrow], 0.03 * h, shade(look.upper_rgb, 0.6))
+        middle = _beyond(j.pelvis, spine, height)
+        stripe = [_beyond(middle, across, narrow), _beyond(middle, across, -narrow)]
+        canvas.stroke(stripe, 0.03 * h, shade(look.upper_rgb, 0.6))
 
 
 def _head(canvas: Canvas, person: Person, j: Joints, h: float) -> None:
     look, r = person.look, HEAD * h
-    up = (j.head - j.chest) / (NECK * h)
+    neck = NECK * h
+    up = (j.head[0] - j.chest[0]) / neck, (j.head[1] - j.chest[1]) / neck
     canvas.stroke([j.chest, j.head], 0.055 * h, look.skin)
     if look.kind == "woman":
-        back = np.array([up[1], -up[0]]) * person.facing
-        canvas.stroke([j.head + back * r * 0.6, j.chest + back * r * 0.9], 0.07 * h, look.hair)
+        back = up[1] * person.facing * r, -up[0] * person.facing * r
+        fall = [_beyond(j.head, back, 0.6), _beyond(j.chest, back, 0.9)]
+        canvas.stroke(fall, 0.07 * h, look.hair)
     canvas.ellipse(*j.head, r, r * 1.1, look.skin)
     angle = math.degrees(math.atan2(up[1], up[0])) - person.facing * 25
     canvas.ellipse(*j.head, r * 1.08, r * 1.12, look.hair, angle, (-85, 85), outline=False)
@@ -118,7 +126,8 @@ def _held(canvas: Canvas, person: Person, j: Joints, h: float) -> None:
         canvas.stroke([(x, y), (x, y + 0.05 * h)], 0.02 * h, colour)
         canvas.rectangle(x - 0.09 * h, y + 0.04 * h, x + 0.09 * h, y + 0.19 * h, colour)
         return
-    forearm = j.hand1 - j.elbow1
+    along = x - j.elbow1[0], y - j.elbow1[1]
+    length = math.hypot(*along)
     reach, width = (0.42 * h, 0.035 * h) if person.held == "stick" else (0.11 * h, 0.05 * h)
-    end = j.hand1 + forearm / math.hypot(*forearm) * reach
+    end = _beyond(j.hand1, (along[0] / length, along[1] / length), reach)
     canvas.stroke([j.hand1, end], width, colour)

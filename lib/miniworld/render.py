@@ -14,6 +14,7 @@ from miniworld.plan import FPS, FRAMES, HEIGHT, WIDTH, Plan
 from miniworld.scenes import background
 
 NOISE_BANK = 8
+BLUR = 2  # pixels by which the lens smears a change
 
 
 @lru_cache(maxsize=1)
@@ -64,9 +65,8 @@ def _occluder(canvas: Canvas, plan: Plan) -> None:
         canvas.stroke([foot, tip], 4 + 4 * c, shade((36, 84 + int(40 * c), 40), tone))
 
 
-def _paint(image: np.ndarray, plan: Plan, now: Moment) -> Box | None:
-    """Draw a moment onto the background in place; extent of the event before mirroring."""
-    canvas = Canvas(image, plan.style)
+def _unlit(canvas: Canvas, plan: Plan, now: Moment) -> list[Box]:
+    """Draw what the light of the scene falls on; extents of what belongs to the event."""
     placed = [(p, place(p, plan.height, plan.ground, plan.centre)) for p in now.people]
     _shadows(canvas, plan, placed)
     for person, joints in placed:
@@ -75,33 +75,81 @@ def _paint(image: np.ndarray, plan: Plan, now: Moment) -> Box | None:
     lit = [thing for thing in now.things if not thing.glow]
     extents = [_thing(canvas, plan, thing) for thing in lit if not thing.front]
     extents += [draw_person(canvas, *who, plan.height) for who in placed if who[0].in_event]
-    extents += [_thing(canvas, plan, thing) for thing in lit if thing.front]
-    cv2.LUT(image, _curve(plan), dst=image)
-    glowing = [(t, _thing(canvas, plan, t)) for t in now.things if t.glow]
-    extents += [extent for thing, extent in glowing if thing.in_event]
-    _occluder(canvas, plan)
-    return union(extents) if extents else None
+    return extents + [_thing(canvas, plan, thing) for thing in lit if thing.front]
 
 
-def _camera(image: np.ndarray, plan: Plan, t: float) -> np.ndarray:
-    """Mirror, time stamp, blur and sensor noise."""
-    if plan.mirror:
-        image = cv2.flip(image, 1)
-    if plan.stamp:
-        text = f"{plan.stamp}{int(t) % 60:02d}"
-        cv2.putText(image, text, (6, 12), cv2.FONT_HERSHEY_PLAIN, 0.7, (236, 236, 236), 1)
-    if plan.compression > 0.25:
-        sigma = 0.4 + 0.7 * plan.compression
-        image = cv2.GaussianBlur(image, (5, 5), sigma)
-    rng = np.random.default_rng([plan.entropy, 2, round(t * 1000)])
-    k, y, x = rng.integers(NOISE_BANK), rng.integers(32), rng.integers(32)
-    noise = _noise()[k, y : y + HEIGHT, x : x + WIDTH]
-    sigma = (1.5 + 7 * plan.night) / 32
-    grain = cv2.convertScaleAbs(noise, alpha=sigma)
-    negative = cv2.compare(noise, 0, cv2.CMP_LT)
-    up = cv2.cvtColor(cv2.bitwise_and(grain, cv2.bitwise_not(negative)), cv2.COLOR_GRAY2RGB)
-    down = cv2.cvtColor(cv2.bitwise_and(grain, negative), cv2.COLOR_GRAY2RGB)
-    return cv2.subtract(cv2.add(image, up), down)
+def _glowing(canvas: Canvas, plan: Plan, now: Moment) -> list[Box]:
+    glowing = [(thing, _thing(canvas, plan, thing)) for thing in now.things if thing.glow]
+    return [extent for thing, extent in glowing if thing.in_event]
+
+
+class Shot:
+    """What the frames of a plan share: background, light, lens and noise, computed once.
+
+    A frame is computed anew only where something is drawn that is not in all of them.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.scene, self.curve = plan, background(plan), _curve(plan)
+        self.lit = cv2.LUT(self.scene, self.curve)
+        self.empty: dict[str, np.ndarray] = {}  # what the lens sees of it, by time stamp
+        self.grain: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # by bank: what it adds and takes
+
+    def frame(self, abnormal: bool, t: float) -> np.ndarray:
+        """The picture at ``t`` seconds, (240, 320, 3) uint8 RGB."""
+        plan, now = self.plan, moment(self.plan, abnormal, t)
+        canvas = Canvas(self.scene.copy(), plan.style)
+        _unlit(canvas, plan, now)
+        image, part = self.lit.copy(), canvas.part()
+        if (drawn := canvas.image[part]).size:
+            image[part] = cv2.LUT(drawn, self.curve)
+        canvas.image = image
+        _glowing(canvas, plan, now)
+        return self._noisy(self._lens(image, canvas, t), t)
+
+    def _lens(self, image: np.ndarray, canvas: Canvas, t: float) -> np.ndarray:
+        """Occluder, mirror, time stamp and blur of a lit image; all but ``drawn`` is known."""
+        stamp = f"{self.plan.stamp}{int(t) % 60:02d}" if self.plan.stamp else ""
+        image = self._stamped(image, stamp)
+        if self.plan.compression <= 0.25:
+            return image
+        if stamp not in self.empty:
+            self.empty[stamp] = self._blurred(self._stamped(self.lit.copy(), stamp))
+        seen = self.empty[stamp].copy()
+        rows, columns = canvas.part(margin=BLUR)
+        near = canvas.part(margin=2 * BLUR)
+        if self.plan.mirror:
+            columns, near = _mirrored(columns), (near[0], _mirrored(near[1]))
+        if (part := image[near]).size:
+            top, left = rows.start - near[0].start, columns.start - near[1].start
+            blurred = self._blurred(part)[top:, left:]
+            target = seen[rows, columns]
+            target[:] = blurred[: target.shape[0], : target.shape[1]]
+        return seen
+
+    def _stamped(self, image: np.ndarray, stamp: str) -> np.ndarray:
+        _occluder(Canvas(image, self.plan.style), self.plan)
+        if self.plan.mirror:
+            image = cv2.flip(image, 1)
+        font = cv2.FONT_HERSHEY_PLAIN, 0.7, (236, 236, 236), 1
+        return cv2.putText(image, stamp, (6, 12), *font) if stamp else image
+
+    def _blurred(self, image: np.ndarray) -> np.ndarray:
+        return cv2.GaussianBlur(image, (5, 5), 0.4 + 0.7 * self.plan.compression)
+
+    def _noisy(self, image: np.ndarray, t: float) -> np.ndarray:
+        rng = np.random.default_rng([self.plan.entropy, 2, round(t * 1000)])
+        k, y, x = rng.integers(NOISE_BANK), rng.integers(32), rng.integers(32)
+        if k not in self.grain:
+            grain = cv2.convertScaleAbs(_noise()[k], alpha=(1.5 + 7 * self.plan.night) / 32)
+            up, down = grain * (_noise()[k] >= 0), grain * (_noise()[k] < 0)
+            self.grain[k] = tuple(cv2.cvtColor(g, cv2.COLOR_GRAY2RGB) for g in (up, down))
+        up, down = (g[y : y + HEIGHT, x : x + WIDTH] for g in self.grain[k])
+        return cv2.subtract(cv2.add(image, up, dst=image), down, dst=image)
+
+
+def _mirrored(columns: slice) -> slice:
+    return slice(max(0, WIDTH - columns.stop), max(0, WIDTH - columns.start))
 
 
 def _normalise(box: Box, plan: Plan) -> Box | None:
@@ -113,21 +161,14 @@ def _normalise(box: Box, plan: Plan) -> Box | None:
     return (x1, y1, x2, y2) if x2 - x1 > 0.02 and y2 - y1 > 0.02 else None
 
 
-def render(
-    plan: Plan, abnormal: bool, t: float, scene: np.ndarray | None = None
-) -> tuple[np.ndarray, Box | None]:
-    """One frame (240, 320, 3) uint8 RGB and the extent of the event, normalised x1 y1 x2 y2.
-
-    ``scene``: the plan's background, to be drawn here if absent. The extent is None where
-    nothing of the event is in view.
-    """
-    image = (background(plan) if scene is None else scene).copy()
-    box = _paint(image, plan, moment(plan, abnormal, t))
-    return _camera(image, plan, t), box and _normalise(box, plan)
+def event_box(plan: Plan, abnormal: bool, t: float) -> Box | None:
+    """Extent of the event at ``t`` s, normalised x1 y1 x2 y2; None where none of it is in view."""
+    canvas, now = Canvas(np.zeros((1, 1, 3), np.uint8), plan.style), moment(plan, abnormal, t)
+    extents = _unlit(canvas, plan, now) + _glowing(canvas, plan, now)
+    return _normalise(union(extents), plan) if extents else None
 
 
-def render_clip(plan: Plan, abnormal: bool) -> Iterator[tuple[np.ndarray, Box | None]]:
-    """All frames of a twin in order."""
-    scene = background(plan)
-    for frame in range(FRAMES):
-        yield render(plan, abnormal, frame / FPS, scene)
+def render_clip(plan: Plan, abnormal: bool) -> Iterator[np.ndarray]:
+    """All frames of a twin in order, (240, 320, 3) uint8 RGB each."""
+    shot = Shot(plan)
+    yield from (shot.frame(abnormal, frame / FPS) for frame in range(FRAMES))

@@ -16,7 +16,7 @@ from miniworld.captions import PLACES, WORDINGS, article
 from miniworld.events import Moment, moment
 from miniworld.plan import FPS, HEIGHT, SEED_ROOM, SEED_START, WIDTH, Plan, draw_plan
 from miniworld.poses import posture
-from miniworld.render import render
+from miniworld.render import Shot, event_box
 from miniworld.world import parallel
 
 ABNORMAL_SHARE, TOPIC_SHARE, GENERIC_SHARE = 0.35, 0.25, 0.10
@@ -145,7 +145,7 @@ def still(
     # Most of them during the event: what comes before looks alike in all pairs.
     first = plan.start + 3 if rng.random() < 0.8 else 4
     t = float(rng.uniform(first, 63)) / FPS
-    image, box = render(plan, abnormal, t)
+    image, box = Shot(plan).frame(abnormal, t), event_box(plan, abnormal, t)
     quality = [cv2.IMWRITE_JPEG_QUALITY, int(95 - 60 * plan.compression)]
     image = cv2.imdecode(cv2.imencode(".jpg", image, quality)[1], cv2.IMREAD_COLOR)
     views = image, _zoom(image, box, rng)

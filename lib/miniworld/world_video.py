@@ -2,18 +2,18 @@
 
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import av
 import cv2
+import numpy as np
 
 from alertclip.files import atomic_write
-from miniworld.canvas import Box
 from miniworld.events import event_frames
 from miniworld.plan import FPS, FRAMES, Plan, draw_plan
-from miniworld.render import render, render_clip
-from miniworld.scenes import background
+from miniworld.render import Shot, event_box
 
 ANNOTATION_FPS = 25
 KEYFRAME_STEP = 5  # native frames, about 0.6 s
@@ -74,14 +74,27 @@ def write_video(
         container.mux(stream.encode())
 
 
-def encode(plan: Plan, abnormal: bool, path: Path) -> None:
+@lru_cache(maxsize=1)
+def _opening(clip: Job) -> tuple[Shot, list[np.ndarray]]:
+    """What the twins of a clip share: its shot, and their frames before the event."""
+    shot = Shot(plan := clip.plan())
+    return shot, [_planes(shot, False, frame) for frame in range(plan.start)]
+
+
+def _planes(shot: Shot, abnormal: bool, frame: int) -> np.ndarray:
+    return cv2.cvtColor(shot.frame(abnormal, frame / FPS), cv2.COLOR_RGB2YUV_I420)
+
+
+def encode(job: Job, path: Path) -> None:
     """Write the clip without B frames: the bits of a frame depend on the past only.
 
     So twins stay equal before the event after decoding too.
     """
-    options = {"bf": "0", "g": "32", "crf": str(23 + round(14 * plan.compression))}
-    planes = (cv2.cvtColor(rgb, cv2.COLOR_RGB2YUV_I420) for rgb, _ in render_clip(plan, abnormal))
-    frames = [av.VideoFrame.from_ndarray(yuv, format="yuv420p") for yuv in planes]
+    shot, opening = _opening(job._replace(path="", abnormal=False))
+    options = {"bf": "0", "g": "32", "crf": str(23 + round(14 * shot.plan.compression))}
+    rest = range(len(opening), FRAMES)
+    planes = [*opening, *(_planes(shot, job.abnormal, frame) for frame in rest)]
+    frames = [av.VideoFrame.from_numpy_buffer(yuv, format="yuv420p") for yuv in planes]
     write_video(frames, path, FPS, options)
 
 
@@ -89,10 +102,9 @@ def keyframes(plan: Plan) -> list[dict]:
     """Box track of the abnormal twin on the 1-based 25 fps clock, the last keyframe disabled."""
     start, end = event_frames(plan)
     frames = sorted({*range(start, end, KEYFRAME_STEP), end - 1})
-    scene, track = background(plan), []
+    track = []
     for frame in frames:
-        box: Box | None = render(plan, True, frame / FPS, scene)[1]
-        if box is not None:
+        if box := event_box(plan, True, frame / FPS):
             clock = round(frame / FPS * ANNOTATION_FPS) + 1
             track.append({"frame": clock, "bbox": list(box), "enabled": True, "_track_id": None})
     last = min(round(end / FPS * ANNOTATION_FPS) + 1, round(FRAMES / FPS * ANNOTATION_FPS))
@@ -105,4 +117,4 @@ def make(root: Path, job: Job) -> None:
     cv2.setNumThreads(1)
     path = root / job.path
     if not path.exists():
-        encode(job.plan(), job.abnormal, path)
+        encode(job, path)
