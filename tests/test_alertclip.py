@@ -6,6 +6,7 @@ import tiny_clip
 import torch
 from torch import nn
 from torch.nn.functional import normalize
+from torchvision.ops import roi_align
 
 from alertclip.clips import Batch
 from alertclip.errors import InputError
@@ -155,12 +156,28 @@ def test_roi_of_constant_and_ramp(grid):
     torch.testing.assert_close(constant, torch.full((2, 2), 3.0))
 
 
+def test_roi_is_the_mean_of_roi_align_and_so_is_its_gradient():
+    patches = torch.randn(3, 4, 5, 7, generator=torch.Generator().manual_seed(0))
+    boxes = torch.tensor([[0.1, 0.2, 0.9, 0.4], [0.0, 0.5, 0.05, 1.0], [0.4, 0.4, 0.4, 0.4]])
+    frame = torch.tensor([2.0, 0.0, 2.0])
+    rois = torch.cat([frame[:, None], boxes * torch.tensor([7, 5, 7, 5])], dim=1)
+    results = []
+    for f in (
+        lambda x: roi_features(x, frame, boxes),
+        lambda x: roi_align(x, rois, (5, 7), sampling_ratio=2, aligned=True).mean((2, 3)),
+    ):
+        leaf = patches.clone().requires_grad_()
+        found = f(leaf)
+        results.append((found, *torch.autograd.grad(found.square().sum(), leaf)))
+    torch.testing.assert_close(*results)
+
+
 def test_region_takes_its_own_clip_and_frames():
     patches = torch.arange(6.0).reshape(6, 1, 1, 1).expand(6, 2, 3, 4)  # clip 0: 0 1 2, 1: 3 4 5
     boxes = torch.tensor(WHOLE).expand(2, 3, 4)
     mask = torch.tensor([[True, False, True], [False, True, True]])
     sequence = region_sequence(patches, torch.tensor([1, 0]), boxes, mask)
-    assert sequence[..., 0].tolist() == [[3, 0, 5], [0, 1, 2]]
+    torch.testing.assert_close(sequence[..., 0], torch.tensor([[3.0, 0, 5], [0, 1, 2]]))
     mask[1] = False
     with pytest.raises(ValueError, match=r"regions \[1\]"):
         region_sequence(patches, torch.tensor([1, 0]), boxes, mask)

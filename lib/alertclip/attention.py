@@ -6,15 +6,13 @@ projection twice; a fused qkv layer (timm, BLIP) would get one adapter for all t
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from timm.layers import Attention, AttentionPoolLatent
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import dropout, scaled_dot_product_attention
 
 from alertclip.errors import InputError
 
@@ -72,22 +70,29 @@ class Projections(nn.Module):
         projected = self.q_proj(query), self.k_proj(key), self.v_proj(value)
         # (B, heads, M or N, width / heads)
         q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in projected)
-        if self.kept is not None:
-            x = self._explicit(q, k, v).to(v.dtype)
+        mask = None if mask is None else mask.to(q.dtype)
+        rate = self.dropout if self.training else 0.0
+        # The fused kernel's backward pass in bf16 takes six times as long on a CPU.
+        slow = self.training and q.is_cpu and q.dtype == torch.bfloat16
+        if slow or self.kept is not None:
+            x = self._explicit(q, k, v, mask, rate).to(v.dtype)
         else:
-            mask = None if mask is None else mask.to(q.dtype)
-            dropout = self.dropout if self.training else 0.0
-            x = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+            x = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=rate)
         return self.out_proj(x.transpose(1, 2).flatten(2))
 
-    def _explicit(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """softmax(q k^T / sqrt d) v in fp32, per head, its probabilities kept; no mask."""
-        scores = q.float() @ k.float().transpose(-1, -2) * q.shape[-1] ** -0.5
-        probabilities = scores.softmax(dim=-1)
-        if torch.is_grad_enabled() and not probabilities.requires_grad:
-            probabilities.requires_grad_()
-        self.kept.append(probabilities)
-        return probabilities @ v.float()
+    def _explicit(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, rate: float
+    ) -> Tensor:
+        """softmax(q k^T / sqrt d + mask) v per head; in fp32 where its probabilities are kept."""
+        if self.kept is not None:
+            q, k, v = q.float(), k.float(), v.float()
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        probabilities = (scores if mask is None else scores + mask).softmax(dim=-1).to(v.dtype)
+        if self.kept is not None:
+            if torch.is_grad_enabled() and not probabilities.requires_grad:
+                probabilities.requires_grad_()
+            self.kept.append(probabilities)
+        return dropout(probabilities, rate) @ v
 
 
 class SplitAttention(Projections):
@@ -141,25 +146,6 @@ class SplitPool(Projections):
 
     def _finish(self, pooled: Tensor) -> Tensor:
         return pooled + self.mlp(self.norm(pooled))
-
-
-@contextmanager
-def attention_kernel(device: torch.device, precision: str) -> Iterator[None]:
-    """Unfused bf16 attention for bf16 training on a CPU, where it is three times as fast.
-
-    Hold it around forward and backward together: checkpointing recomputes blocks in the backward
-    pass, and must do so with the same kernel.
-    """
-    if device.type != "cpu" or precision != "bf16":
-        yield
-        return
-    settings = torch.backends.cuda  # despite the name, for the CPU too
-    settings.allow_fp16_bf16_reduction_math_sdp(True)  # else matmuls are upcast to fp32
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        settings.allow_fp16_bf16_reduction_math_sdp(False)
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:

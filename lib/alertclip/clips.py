@@ -16,7 +16,7 @@ from alertclip.cache import FrameCache, parallel_fill, parallel_probe
 from alertclip.errors import InputError
 from alertclip.files import sha256_json
 from alertclip.records import Finding, Item, boxes_at, region_span
-from alertclip.survey import Sampling, VideoInfo, uniform_indices
+from alertclip.survey import Spacing, VideoInfo, uniform_indices
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ClipDataset(Dataset):
     """Items as samples; clips that cannot be decoded are left out and named in ``failures``.
 
     A sample takes ``num_frames`` frames from the centres of bins of the clip (its segment, or the
-    whole video) that are equal in frames or in time (``sampling``), in order of time. With
+    whole video) that are equal in frames or in time (``spacing``), in order of time. With
     ``cover``, the nearest frame moves into each region's span that holds none. Clips with fewer
     frames give each once and are padded with the last, masked False. Times are seconds from the
     start of the video. ``notes`` lists what was mended.
@@ -67,10 +67,10 @@ class ClipDataset(Dataset):
         cache: FrameCache,
         workers: int = 2,
         cover: bool = False,
-        sampling: Sampling = "index",
+        spacing: Spacing = "index",
     ) -> None:
         self.root, self.num_frames, self.cache, self.cover = root, num_frames, cache, cover
-        self.sampling = sampling
+        self.spacing = spacing
         self.failures: list[Finding] = []
         if repeated := [key for key, n in Counter(i.key for i in items).items() if n > 1]:
             raise InputError(f"{repeated[0]}: {len(repeated)} clips occur twice; give each once")
@@ -137,7 +137,7 @@ class ClipDataset(Dataset):
 
     def _sample(self, item: Item, info: VideoInfo) -> np.ndarray:
         start, end = _segment(item, info)
-        indices = uniform_indices(info, start, end, self.num_frames, self.sampling)
+        indices = uniform_indices(info, start, end, self.num_frames, self.spacing)
         return cover_spans(indices, _spans(item), info) if self.cover else indices
 
 

@@ -1,5 +1,6 @@
 """Decoding with FFmpeg (PyAV): packets, frames, and frames as upright RGB arrays."""
 
+import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -40,14 +41,15 @@ def decoding_errors(path: Path) -> Iterator[None]:
 
 
 def existing(path: Path | str) -> Path:
-    """The path of a file that is there and not empty; DecodeError else."""
+    """The path of a file that may be read and is not empty; DecodeError else."""
     path = Path(path)
     try:
-        size = path.stat().st_size if path.is_file() else None
+        if not path.is_file():  # a pipe would wait for its writer
+            raise DecodeError(f"{path}: no such file")
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
     except OSError as error:
         raise DecodeError(f"{path}: cannot be opened ({error.strerror})") from None
-    if size is None:
-        raise DecodeError(f"{path}: no such file")
     if size == 0:
         raise DecodeError(f"{path}: the file is empty; fetch it again")
     return path

@@ -34,6 +34,7 @@ class DataParams(Group):
     validation_fraction: float = Field(0.05, gt=0, lt=1)  # ours: the test set selects nothing
     strip_class_prefix: bool = False  # the caption prefix states the class
     num_frames: int = Field(256, ge=1)  # Table 4
+    frame_spacing: Literal["index", "time"] = "index"  # the papers' rule; differs at variable rate
     skip_lost_clips: bool = False  # a training goes on without clips that it began with
     region_negatives: Literal["hard", "standard"] = "hard"  # standard = other regions' captions
 

@@ -15,7 +15,7 @@ from av.stream import Disposition
 from alertclip.decoding import all_packets, decoded, display_matrix, opened
 
 SEEKABLE = {"mov", "matroska"}  # containers with an index of key frames by time
-Sampling = Literal["index", "time"]
+Spacing = Literal["index", "time"]
 REORDERED = 64  # frames by which decoding order and presentation order differ at most
 
 
@@ -84,7 +84,7 @@ class VideoInfo:
 
 
 def uniform_indices(
-    info: VideoInfo, start: float, end: float, count: int, by: Sampling = "index"
+    info: VideoInfo, start: float, end: float, count: int, by: Spacing = "index"
 ) -> np.ndarray:
     """Frames at the centres of ``count`` equal bins of [start, end) s: at most (count,).
 

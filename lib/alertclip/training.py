@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from alertclip import checkpoint, distributed
-from alertclip.attention import attention_kernel
 from alertclip.clips import Batch, collate
 from alertclip.errors import InputError
 from alertclip.files import WHOLE, Shard, locked, progress, sha256_json
@@ -79,18 +78,17 @@ def _train(
     order = micro_batches(len(train), stage, seed, start, mine)
     batches = iter(load(train, batch_sampler=order))
     steps, label = range(start, total), f"{run.out.name} step"
-    with attention_kernel(run.device, stage.precision):
-        for step in progress(steps, len(steps), label) if distributed.rank() == 0 else steps:
-            group = [next(batches) for _ in range(stage.accumulation)]
-            distributed.seed_step(seed, step)
-            run.step(step, total, group, step * stage.items_per_step / len(train))
-            del group  # gigabytes of shared memory, where loaders have made it
-            last = step + 1 == total
-            if validation is not None and (last or (step + 1) % run.validate_steps == 0):
-                chunks = list(BatchSampler(range(len(validation)), stage.batch_size, False))
-                run.validate(step + 1, load(validation, batch_sampler=mine.take(chunks)))
-            if last or (step + 1) % stage.save_steps == 0:
-                run.save(step + 1)
+    for step in progress(steps, len(steps), label) if distributed.rank() == 0 else steps:
+        group = [next(batches) for _ in range(stage.accumulation)]
+        distributed.seed_step(seed, step)
+        run.step(step, total, group, step * stage.items_per_step / len(train))
+        del group  # gigabytes of shared memory, where loaders have made it
+        last = step + 1 == total
+        if validation is not None and (last or (step + 1) % run.validate_steps == 0):
+            chunks = list(BatchSampler(range(len(validation)), stage.batch_size, False))
+            run.validate(step + 1, load(validation, batch_sampler=mine.take(chunks)))
+        if last or (step + 1) % stage.save_steps == 0:
+            run.save(step + 1)
 
 
 class Run:

@@ -7,7 +7,6 @@ import pandas as pd
 import torch
 from torch.nn.functional import cosine_similarity
 
-from alertclip.attention import attention_kernel
 from alertclip.clips import Batch
 from alertclip.model import AlertCLIP, K
 from alertclip.training import Run
@@ -95,7 +94,7 @@ def step_time(P: Params, stage: int, clips: int, repeats: int) -> tuple[tuple, f
     settings = stage_params(P, stage).model_copy(update={"batch_size": clips, "accumulation": 1})
     model, device = stage_start(P, stage), resolve_device(P)
     batch = random_batch(model.image_size, clips, P.data.num_frames)
-    with tempfile.TemporaryDirectory() as out, attention_kernel(device, settings.precision):
+    with tempfile.TemporaryDirectory() as out:
         run = Run(model.to(device), settings, P.training, Path(out), stage == 2, device)
         forget_peak(device)
         found = seconds(lambda: run.step(1, 2, [batch], 0.0), repeats, warm_up=1)

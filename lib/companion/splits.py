@@ -121,7 +121,8 @@ def clip_dataset(P: Params, split: Split, image_size: tuple[int, int]) -> ClipDa
     frames = FrameCache(P.cache_dir, image_size)
     # Training may make sure that every region is seen; evaluation must not know where to look.
     cover = split == "train"
-    dataset = ClipDataset(P.data_dir, items, P.data.num_frames, frames, P.workers, cover)
+    sampled = P.data.num_frames, frames, P.workers, cover, P.data.frame_spacing
+    dataset = ClipDataset(P.data_dir, items, *sampled)
     Report([*dataset.failures, *dataset.notes]).to_csv(P.run_dir / "videos" / f"{split}.csv")
     return dataset
 

@@ -165,7 +165,8 @@ def _provenance(P: Params, data: str) -> dict[str, object]:
     """What beside settings and weights decides the result: the data's hash, model options."""
     names = {"backbone", "region_pooling", "patch_tokens", "temporal_dropout", "temporal_heads"}
     options = P.model.model_dump(include=names)
-    return {"data": data, "num_frames": P.data.num_frames, **options}
+    frames = P.data.model_dump(include={"num_frames", "frame_spacing"})
+    return {"data": data, **frames, **options}
 
 
 def resolve_device(P: Params) -> torch.device:

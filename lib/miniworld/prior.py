@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 import miniworld
-from alertclip.attention import attention_kernel
+from alertclip.attention import pack_state_dict, split_attention
 from alertclip.files import atomic_write, progress, write_json
 from alertclip.training import learning_rate_factor
 from miniworld.mini_models import BATCH_SIZE, CONTEXT_LENGTH, RECIPES, Recipe, soft_contrastive_loss
@@ -84,6 +84,7 @@ def pretrain(
     torch.manual_seed(seed)
     recipe = RECIPES[family]
     model = recipe.build(len(tokenizer))
+    split_attention(model)  # for its fast backward pass on a CPU
     options = {"betas": (0.9, 0.98), "weight_decay": 0.05}
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak_lr, **options)
     tokens = encode_captions(tokenizer, captions)
@@ -107,7 +108,7 @@ def pretrain(
 
 
 def _loss(model: nn.Module, x: Tensor, tokens: Tensor, ids: Tensor) -> Tensor:
-    with attention_kernel(x.device, "bf16"), torch.autocast(x.device.type, torch.bfloat16):
+    with torch.autocast(x.device.type, torch.bfloat16):
         image = model.encode_image(x, normalize=True)
         text = model.encode_text(tokens, normalize=True)
     return soft_contrastive_loss(image, text, model.logit_scale.exp(), ids)
@@ -130,7 +131,7 @@ def save_prior(
     pixels |= {"interpolation": "bilinear", "resize_mode": "squash"}
     config = {"model_cfg": recipe.config(len(tokenizer)), "preprocess_cfg": pixels}
     write_json(out / "open_clip_config.json", config)
-    weights = {k: v.half().contiguous() for k, v in model.state_dict().items()}
+    weights = {k: v.half().contiguous() for k, v in pack_state_dict(model.state_dict()).items()}
     with atomic_write(out / "open_clip_model.safetensors") as temporary:
         save_file(weights, temporary)
     write_json(out / "card.json", card)
