@@ -1,5 +1,9 @@
 """Official detector checkpoints: names and shapes, loading, faults, and the command's scores."""
 
+import os
+import shutil
+from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -128,7 +132,7 @@ def test_vadclip_files_load_and_faulty_ones_load_nothing(tmp_path: Path):
         r"gc9 \(2,\), not known": state | {"gc9": torch.ones(2)},
         r"linear.bias \(3,\), not \(16,\)": state | {"linear.bias": torch.ones(3)},
         "holds no state dict": {"epoch": 3},
-        "plain tensors": {"linear.bias": Path("x")},  # would need unpickling
+        "no state dict, names": {"linear.bias": Path("x")},  # a placeholder
     }
     for message, faulty in faults.items():
         torch.save(faulty, path)
@@ -139,6 +143,44 @@ def test_vadclip_files_load_and_faulty_ones_load_nothing(tmp_path: Path):
     for file in (path, tmp_path / "missing.pth"):
         with pytest.raises(InputError, match=file.name):
             load_vadclip(other, file)
+
+
+class Evil:
+    """Unpickled by pickle, it would write a file."""
+
+    def __init__(self, call, *arguments) -> None:
+        self.call, self.arguments = call, arguments
+
+    def __reduce__(self):
+        return self.call, self.arguments
+
+
+def test_what_lies_beside_the_weights_runs_nothing(tmp_path):
+    """Lightning's settings and an optimiser are skipped, calls are not made, os is refused."""
+    path, mark = tmp_path / "model.ckpt", tmp_path / "mark"
+    state, other = own_state(vadclip()), vadclip(seed=5)
+    command = f"open({str(mark)!r}, 'w').write('x')"
+    settings = {
+        "net": torch.nn.Linear(2, 2),
+        "optimizer": partial(torch.optim.AdamW, lr=1e-3),
+        "cache": defaultdict(dict),
+        "root": Path("x"),
+        "ap": np.float64(0.8),
+        "evil": [Evil(exec, command), Evil(shutil.copy, __file__, str(mark))],
+    }
+    for entry in ("state_dict", "model_state_dict"):
+        optimizer = torch.optim.AdamW(other.parameters()).state_dict()
+        torch.save({entry: state, "optimizer_state_dict": optimizer, "hyper": settings}, path)
+        load_vadclip(other, path)
+        assert not mark.exists()
+        assert all(torch.equal(t, own_state(other)[name]) for name, t in state.items())
+    torch.load(path, weights_only=False)
+    assert mark.exists()  # the file does run what it holds, where it may
+    mark.unlink()
+    torch.save({"state_dict": state, "evil": Evil(os.system, f"touch {mark}")}, path)
+    with pytest.raises(InputError, match="posix"):
+        load_vadclip(other, path)
+    assert not mark.exists()
 
 
 def official(model: AnomalyCLIP) -> dict[str, Tensor]:

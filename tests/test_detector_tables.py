@@ -75,7 +75,7 @@ def P(tmp_path, monkeypatch):
     return params
 
 
-@pytest.mark.parametrize("detector", ["vadclip", "anomalyclip"])
+@pytest.mark.parametrize("detector", ["vadclip", "anomalyclip", "sultani", "rtfm"])
 def test_test_labels_reach_neither_training_nor_scores(P, detector):
     results = []
     for events in ([0, 1] * 4, [1, 1, 0, 0] * 2):

@@ -28,6 +28,7 @@ from detectors.detection import detection_map
 from detectors.event_annotations import VideoTruth, frame_class_truth, frame_truth
 from detectors.fitting import VideoScores, score_seeds
 from detectors.frame_metrics import frame_plan
+from detectors.mil import HEADS
 from detectors.recognition import NAMES, ClassScores, class_metrics, false_alarm_rate, macro_auc
 from detectors.resampling import FrameScores, frame_count, interval, mean_of_defined, resample
 from detectors.training_protocol import DETECTORS, Detector
@@ -148,6 +149,19 @@ def backbone_table(resampled: Sequence[Resampled], paper: str) -> pd.DataFrame:
             row |= interval(r.mean(name), r.frames[name])._asdict()
             rows.append(row | {"seed_sd": 100 * pd.Series(values[:, 0]).std()})
     return with_paper(per_cent(pd.DataFrame(rows)), paper, "setting")
+
+
+def head_table(P: Params, wanted: Sequence[Stage]) -> pd.DataFrame:
+    """Frame metrics of the heads without text, on the features of VadCLIP (its Tables 1 and 2).
+
+    Columns as in ``backbone_table``; a setting is such as "RTFM: frame AUC".
+    """
+    tables = []
+    for head in HEADS:
+        resampled = resample_models(P, score_stages(P, head, wanted))
+        table = backbone_table(resampled, heading(P, head))
+        tables.append(table.assign(setting=f"{DETECTORS[head]}: " + table["setting"]))
+    return pd.concat(tables, ignore_index=True)
 
 
 def listing(table: pd.DataFrame, label: str, digits: int = 1) -> str:

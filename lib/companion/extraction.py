@@ -34,7 +34,9 @@ from detectors.event_annotations import SNIPPET, video_name
 from detectors.features import SnippetRule, extract_features, feature_file, read_features
 from detectors.fitting import EvaluationSet, TrainingSet, class_prompts
 from detectors.released_features import anchors, check_rate, check_space, feature_index, summarise
-from detectors.training_protocol import DETECTORS, Detector, DetectorParams
+from detectors.training_protocol import Detector, DetectorParams
+
+READERS: tuple[Detector, ...] = ("vadclip", "anomalyclip")  # the heads without text take VadCLIP's
 
 
 def detector_benchmark(P: Params) -> tuple[Benchmark, Path]:
@@ -44,7 +46,7 @@ def detector_benchmark(P: Params) -> tuple[Benchmark, Path]:
 
 
 def snippet_rule(params: DetectorParams, detector: Detector) -> SnippetRule:
-    """How videos become features: snippets for VadCLIP, single frames for AnomalyCLIP."""
+    """How videos become features: single frames for AnomalyCLIP, snippets for the others."""
     if detector == "anomalyclip":
         return SnippetRule(params.frame_stride, 1, 1)
     return SnippetRule(params.snippet_length, params.snippet_frames, params.snippet_crops)
@@ -177,10 +179,10 @@ def check_features(P: Params) -> None:
 def detectors_at_hand(P: Params) -> list[Detector]:
     """The detectors whose features a profile has: all of videos, of released ones by layout."""
     if not P.features:
-        return list(DETECTORS)
+        return list(READERS)
     benchmark, root = detector_benchmark(P)
     paths = [benchmark.video_path(root, e.entry) for e in read_list(benchmark, root)]
-    found = {d: _released(P, paths, d).values() for d in DETECTORS}
+    found = {d: _released(P, paths, d).values() for d in READERS}
     return [d for d, files in found.items() if any(f.exists() for part in files for f in part)]
 
 
@@ -199,7 +201,7 @@ def _files(
 def _released(P: Params, videos: Sequence[Path], detector: Detector) -> dict[Path, list[Path]]:
     """Released feature files of each video, one per crop; a path that is not there is missing."""
     snippets = [f"__{crop}" for crop in range(P.detector.snippet_crops)]
-    ends = snippets if detector == "vadclip" else [""]
+    ends = [""] if detector == "anomalyclip" else snippets
     index, folder = feature_index(P.features_dir), P.features_dir
     names = {video: [f"{video.stem}{end}" for end in ends] for video in videos}
     return {v: [index.get(n, folder / f"{n}.npy") for n in part] for v, part in names.items()}
@@ -261,7 +263,7 @@ def domain_gaps(P: Params, splits: Sequence[Split] = ("test",)) -> list[Gap]:
 def extract(P: Params, shard: Shard) -> None:
     """Features of the profile's benchmark; VadCLIP's also where notebook 05 asks for others."""
     stages = list(STAGES)
-    for detector in DETECTORS:
+    for detector in READERS:
         extract_for_all(P, stages, detector, shard=shard)
     if P.evaluation.open_vocabulary_changes:
         partitioned = P.changed(P.evaluation.open_vocabulary_changes)

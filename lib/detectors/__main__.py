@@ -24,7 +24,7 @@ from detectors.benchmarks import load_benchmark
 from detectors.checkpoints import load_anomalyclip, load_clip, load_vadclip, read_tensors
 from detectors.features import read_features
 from detectors.fitting import Score, anomalyclip_score, class_prompts, vadclip_score
-from detectors.training_protocol import DETECTORS, DetectorParams
+from detectors.training_protocol import DetectorParams
 from detectors.vadclip.model import VadCLIP
 from detectors.vadclip.settings import vadclip_settings
 
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m detectors", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("detector", choices=list(DETECTORS))
+    parser.add_argument("detector", choices=["vadclip", "anomalyclip"])
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("features", type=Path, nargs="+", help=".npy files, (n, D) each")
     parser.add_argument("--out", type=Path, default=Path("scores.csv"))

@@ -1,7 +1,8 @@
-"""Official checkpoints of both detectors, read without unpickling objects.
+"""Official checkpoints of both detectors, read without running anything that they hold.
 
-VadCLIP's file is a state dict that also holds its frozen CLIP, as ``clipmodel.*``. AnomalyCLIP's is
-``{"state_dict": ...}`` with Lightning's prefix ``net.``; its prototype m is in another file.
+VadCLIP's file is a state dict that also holds its frozen CLIP, as ``clipmodel.*``, or a training
+checkpoint with the optimiser beside it. AnomalyCLIP's is Lightning's, with pickled settings beside
+the weights, which have the prefix ``net.``; its prototype m is in another file.
 """
 
 import pickle
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from alertclip.attention import PARTS, pack_state_dict
 from alertclip.errors import InputError
@@ -24,16 +26,35 @@ WRAPPERS = re.compile(r"(?<![^.])(?:module|_orig_mod)\.")  # of DataParallel and
 FROZEN = ("image_encoder.", "token_embedding.")  # CLIP's in AnomalyCLIP's files; unused here
 
 
+class Placeholder:
+    """Stands for an object of a class other than tensors and plain values; keeps nothing."""
+
+    def __new__(cls, *_: Any, **__: Any) -> "Placeholder":
+        """Take any arguments."""
+        return super().__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        """Drop the state."""
+
+
 def read_tensors(path: Path | str) -> Any:
-    """The content of a file that torch.save wrote; InputError unless it is plain tensors."""
+    """The content of a file that torch.save wrote; nothing that it names is imported or called.
+
+    Classes and functions beyond torch's own list of harmless ones become ``Placeholder``, so that
+    the tensors beside them can be read. InputError where torch refuses even this, such as a file
+    that names ``os``, or one that torch.save did not write.
+    """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        unknown = get_unsafe_globals_in_checkpoint(path)
+        with safe_globals([(Placeholder, name) for name in unknown]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split("\n\n")[1:-1]).strip() or error  # less torch's advice
         raise InputError(
-            f"{path}: not a file of plain tensors. If you trust the file, save its state_dict alone"
-            " and load that"
+            f"{path}: not a checkpoint of plain tensors ({reason}). If you trust the file, save its"
+            " state_dict alone and load that"
         ) from error
 
 
@@ -59,8 +80,7 @@ def load_vadclip(model: VadCLIP, path: Path | str) -> None:
 
 def load_anomalyclip(model: AnomalyCLIP, path: Path | str, prototype: Tensor) -> None:
     """Load an official checkpoint and its ``prototype`` (D,) into ``model``; errors as above."""
-    content = read_tensors(path)
-    state = _state_dict(content.get("state_dict") if isinstance(content, Mapping) else None, path)
+    state = _state_dict(read_tensors(path), path)
     if getattr(prototype, "shape", None) != model.prototype.shape:
         raise InputError(f"{path}: its prototype must be a vector of {len(model.prototype)}")
     named = {name.removeprefix(LIGHTNING): tensor for name, tensor in state.items()}
@@ -69,6 +89,9 @@ def load_anomalyclip(model: AnomalyCLIP, path: Path | str, prototype: Tensor) ->
 
 
 def _state_dict(state: Any, path: Path | str) -> Mapping[str, Tensor]:
+    """The weights of a file's content, by name: all of it, or its entry of Lightning or VadCLIP."""
+    if isinstance(state, Mapping):
+        state = state.get("state_dict", state.get("model_state_dict", state))
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"{path}: holds no state dict, names to tensors; save its state_dict")
     if broken := [n for n, t in state.items() if t.isnan().any()]:

@@ -1,4 +1,4 @@
-"""What both detectors share: CLIP's text tower, features in, scores out, and the training loop."""
+"""What the detectors share: CLIP's text tower, features in, scores out, and the training loop."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
@@ -101,9 +101,9 @@ def train(
     schedule: Callable[[Optimizer], LRScheduler],
     batches: Callable[[], Iterable[list[int]]],
     losses: Callable[[list[int]], dict[str, Tensor]],
-    betas: tuple[float, float] = (0.9, 0.999),
+    make_optimizer: Callable[..., Optimizer] = AdamW,
 ) -> pd.DataFrame:
-    """Minimise ``losses``' "total" with AdamW; return the mean rate and terms of every epoch.
+    """Minimise ``losses``' "total"; return the mean rate and terms of every epoch.
 
     Rate, decay and epochs are those of ``model.settings``; ``batches`` are the video indices of one
     epoch, ``schedule`` sets its rate. Raises InputError if a loss is not finite.
@@ -111,7 +111,7 @@ def train(
     settings, rows, name = model.settings, [], type(model).__name__
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     rate, decay = settings.learning_rate, settings.weight_decay
-    optimizer = AdamW(trained, lr=rate, betas=betas, weight_decay=decay)
+    optimizer = make_optimizer(trained, lr=rate, weight_decay=decay)
     rates = schedule(optimizer)
     model.train()
     for epoch in progress(range(settings.epochs), settings.epochs, f"{name} epoch"):

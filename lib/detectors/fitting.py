@@ -1,4 +1,4 @@
-"""Train a detector on frozen features and the text tower of a CLIP, and score videos with it.
+"""Train a detector on frozen features (with CLIP's text tower or without), and score videos.
 
 Training sees video-level labels only.
 """
@@ -18,6 +18,9 @@ from detectors.anomalyclip.training import fit as train_anomalyclip
 from detectors.benchmarks import Benchmark
 from detectors.detector_parts import VideoScores
 from detectors.event_annotations import VideoTruth
+from detectors.mil import fit as train_head
+from detectors.mil import make_head
+from detectors.mil import score_video as score_head
 from detectors.training_protocol import Detector, DetectorParams
 from detectors.vadclip.model import VadCLIP
 from detectors.vadclip.model import score_video as score_vadclip
@@ -117,6 +120,22 @@ def anomalyclip_score(anomaly: AnomalyCLIP) -> Score:
     return partial(score_anomalyclip, anomaly, directions=anomaly.eval().directions())
 
 
+def fit_head(
+    name: Detector,
+    model: AlertCLIP,
+    data: TrainingSet,
+    benchmark: Benchmark,
+    classes: Sequence[str],
+    detector: DetectorParams,
+    seed: int,
+) -> Score:
+    """Train Sultani's head or RTFM, which know no classes, on the same features as VadCLIP."""
+    torch.manual_seed(seed)
+    head = make_head(name, data.features[0].shape[-1], detector).to(model.mean.device)
+    train_head(head, data.features, [bool(labels) for labels in data.classes], seed)
+    return partial(score_head, head)
+
+
 def score_seeds(
     name: Detector,
     model: AlertCLIP,
@@ -127,7 +146,8 @@ def score_seeds(
     detector: DetectorParams,
 ) -> list[list[VideoScores]]:
     """Train a detector for ``classes`` under every seed; its scores of the test videos, by seed."""
-    fit, scores = fit_vadclip if name == "vadclip" else fit_anomalyclip, []
+    with_text = {"vadclip": fit_vadclip, "anomalyclip": fit_anomalyclip}
+    fit, scores = with_text.get(name, partial(fit_head, name)), []
     for seed in detector.seeds:
         score = fit(model, train, benchmark, classes, detector, seed)
         scores.append([score(features) for features in test.features])

@@ -8,19 +8,22 @@ from pydantic import Field, ValidationError
 from alertclip.errors import InputError
 from alertclip.hyperparameters import Group
 
-Detector = Literal["vadclip", "anomalyclip"]
-DETECTORS: dict[Detector, str] = {"vadclip": "VadCLIP", "anomalyclip": "AnomalyCLIP"}
+Detector = Literal["vadclip", "anomalyclip", "sultani", "rtfm"]
+DETECTORS: dict[Detector, str] = {
+    **{"vadclip": "VadCLIP", "anomalyclip": "AnomalyCLIP"},
+    **{"sultani": "Sultani et al.", "rtfm": "RTFM"},
+}
 Variant = Literal["official", "paper"]  # where the released code and the text differ
 Settings = TypeVar("Settings", bound=Group)
 
 
 class DetectorParams(Group):
-    """Benchmark, features and settings of VadCLIP and AnomalyCLIP."""
+    """Benchmark, features and settings of the detectors."""
 
     PLAIN: ClassVar = (
         *("benchmark", "snippet_length", "snippet_frames", "snippet_crops", "snippet_test_crop"),
         *("frame_stride", "vadclip_preset", "vadclip_changes"),
-        *("anomalyclip_preset", "anomalyclip_changes"),
+        *("anomalyclip_preset", "anomalyclip_changes", "sultani_changes", "rtfm_changes"),
     )
 
     benchmark: str = "ucf_crime"  # a name of params/benchmarks.yaml
@@ -37,6 +40,8 @@ class DetectorParams(Group):
     vadclip_changes: dict[str, Any] = {}  # to the preset, by name of its settings
     anomalyclip_preset: Literal["ucf", "xd", "sht"] = "ucf"
     anomalyclip_changes: dict[str, Any] = {}
+    sultani_changes: dict[str, Any] = {}  # to its published settings, lib/detectors/mil.py
+    rtfm_changes: dict[str, Any] = {}
 
 
 def changed_settings(settings: Settings, changes: dict[str, Any], what: str) -> Settings:

@@ -96,6 +96,7 @@ CATALOGUE: dict[str, Callable[[pd.DataFrame], style.Figure]] = {
     "vadclip_backbones": partial(compare, title="VadCLIP by backbone"),
     "anomalyclip_backbones": partial(compare, title="AnomalyCLIP by backbone"),
     "anomalyclip_classes": partial(auc, title="Recognition by class, AnomalyCLIP"),
+    "head_backbones": partial(compare, title="Heads without text, on VadCLIP's features"),
     "vadclip_curves": partial(over_time, title="VadCLIP scores over time"),
     "vadclip_tsne": partial(umap, title="Snippet features, a point per snippet", method="t-SNE"),
     "data_framework": partial(compare, title="Data versus framework, VadCLIP"),

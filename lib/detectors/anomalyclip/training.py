@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from detectors.anomalyclip.model import AnomalyCLIP, AnomalyCLIPOutput
@@ -121,7 +122,7 @@ def fit(
         lambda batch: _losses(
             model, [videos[i] for i in batch], [labels[i] for i in batch], rng, generator
         ),
-        settings.betas,
+        partial(AdamW, betas=settings.betas),
     )
 
 

@@ -1,0 +1,280 @@
+"""Two heads without text that tables compare with: Sultani's MIL ranking and RTFM.
+
+Sultani, Chen and Shah, "Real-world anomaly detection in surveillance videos", CVPR 2018 (official
+code: WaqasSultani/AnomalyDetectionCVPR2018). Tian, Pang, Chen, Singh, Verjans and Carneiro,
+"Weakly-supervised video anomaly detection with robust temporal feature magnitude learning", ICCV
+2021 (official code: tianyu0207/RTFM). Both take features of any width, such as I3D's, and learn
+from bags: a video as S segments, abnormal or normal as a whole. The authors keep the best weights
+on the test set; we keep the last. Axis letters: B bags, the first half abnormal, T positions.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy, dropout, normalize
+from torch.optim import Adagrad, Adam, Optimizer
+from torch.optim.lr_scheduler import ConstantLR
+
+from alertclip.errors import InputError
+from alertclip.hyperparameters import Group
+from detectors.detector_parts import (
+    Features,
+    VideoScores,
+    as_features,
+    halves,
+    paired_batches,
+    train,
+)
+from detectors.training_protocol import DetectorParams, Variant, changed_settings
+
+
+class SultaniSettings(Group):
+    """Training of the ranking head; 20 epochs of 1000 batches are the official 20,000 steps."""
+
+    learning_rate: float = Field(1e-2, gt=0)  # official code; 1e-3 in the text
+    epochs: int = Field(20, ge=1)
+    epoch_steps: int = Field(1000, ge=1)  # batches of one epoch
+    batch_size: int = Field(30, ge=1)  # bags of each half, abnormal and normal
+    segments: int = Field(32, ge=1)  # S
+    dropout: float = Field(0.6, ge=0, lt=1)
+    weight_decay: float = 6.7e-5  # official .001 |W|^2 of a loss that is 30 times ours
+    sparsity_weight: float = 8e-5
+    smoothness_weight: float = 8e-5
+
+
+class RTFMSettings(SultaniSettings):
+    """Training of RTFM; 15 epochs of 1000 batches are the official 15,000 steps.
+
+    ``variant`` "paper" has the hinge of the text in place of the released code's magnitude loss.
+    """
+
+    learning_rate: float = Field(1e-3, gt=0)
+    epochs: int = Field(15, ge=1)
+    batch_size: int = Field(32, ge=1)
+    dropout: float = Field(0.7, ge=0, lt=1)
+    weight_decay: float = 5e-3
+    sparsity_weight: float = 8e-3
+    smoothness_weight: float = 8e-4
+    top_k: int = Field(3, ge=1)  # segments of largest magnitude; must be at most segments
+    margin: float = 100.0  # m
+    magnitude_weight: float = 1e-4  # alpha
+    variant: Variant = "official"
+
+
+class HeadOutput(NamedTuple):
+    """Scores (B, T) in [0, 1] and the features (B, T, D) that they are made from."""
+
+    scores: Tensor
+    features: Tensor
+
+
+class Sultani(nn.Module):
+    """Three layers on unit features of one position; the second has no activation (official)."""
+
+    def __init__(self, width: int, settings: SultaniSettings) -> None:
+        super().__init__()
+        self.width, self.settings, drop = width, settings, nn.Dropout(settings.dropout)
+        first, second, last = nn.Linear(width, 512), nn.Linear(512, 32), nn.Linear(32, 1)
+        self.layers = nn.Sequential(first, nn.ReLU(), drop, second, drop, last, nn.Sigmoid())
+        self.apply(_initialise)
+
+    def forward(self, x: Tensor) -> HeadOutput:
+        """Features x (B, T, D) -> scores and unit features."""
+        x = normalize(x, dim=-1)
+        return HeadOutput(self.layers(x).squeeze(-1), x)
+
+    def losses(self, x: Tensor) -> dict[str, Tensor]:
+        """Loss terms of bags (B, S, D)."""
+        return ranking_losses(self(x).scores, self.settings)
+
+    def optimizer(self, parameters: list[nn.Parameter], **options: Any) -> Optimizer:
+        """Adagrad, as published."""
+        return Adagrad(parameters, **options)
+
+
+class RTFM(nn.Module):
+    """Multi-scale temporal network and a classifier on its features.
+
+    Raises InputError unless the width is divisible by 8: the branches have a quarter of it.
+    """
+
+    def __init__(self, width: int, settings: RTFMSettings) -> None:
+        super().__init__()
+        if width % 8:
+            raise InputError(f"RTFM: features of {width} dimensions; give a width divisible by 8")
+        self.width, self.settings, quarter = width, settings, width // 4
+        self.pyramid = nn.ModuleList(_dilated(width, quarter, rate) for rate in (1, 2, 4))
+        self.reduce = nn.Sequential(nn.Conv1d(width, quarter, 1, bias=False), nn.ReLU())
+        self.non_local = NonLocal(quarter)
+        self.fuse = nn.Sequential(
+            nn.Conv1d(4 * quarter, width, 3, padding=1, bias=False),
+            nn.ReLU(),
+            nn.BatchNorm1d(width),
+        )
+        self.drop = nn.Dropout(settings.dropout)
+        first, second, last = nn.Linear(width, 512), nn.Linear(512, 128), nn.Linear(128, 1)
+        layers = first, nn.ReLU(), self.drop, second, nn.ReLU(), self.drop, last, nn.Sigmoid()
+        self.layers = nn.Sequential(*layers)
+        self.apply(_initialise)
+
+    def forward(self, x: Tensor) -> HeadOutput:
+        """Features x (B, T, D) -> scores and temporal features."""
+        x = x.mT
+        scales = [*(branch(x) for branch in self.pyramid), self.non_local(self.reduce(x))]
+        features = self.drop((self.fuse(torch.cat(scales, dim=1)) + x).mT)
+        return HeadOutput(self.layers(features).squeeze(-1), features)
+
+    def losses(self, x: Tensor) -> dict[str, Tensor]:
+        """Loss terms of bags (B, S, D); dropout also hides positions from the choice (official)."""
+        output = self(x)
+        shown = dropout(torch.ones_like(output.scores), self.settings.dropout, self.training)
+        return magnitude_losses(output, shown, self.settings)
+
+    def optimizer(self, parameters: list[nn.Parameter], **options: Any) -> Optimizer:
+        """Adam, as published."""
+        return Adam(parameters, **options)
+
+
+class NonLocal(nn.Module):
+    """Attention over all positions without softmax, x + W (theta phi^T / T) g, on (B, E, T)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        half = width // 2
+        self.theta, self.phi, self.g = (nn.Conv1d(width, half, 1) for _ in range(3))
+        self.out, self.norm = nn.Conv1d(half, width, 1), nn.BatchNorm1d(width)
+        nn.init.zeros_(self.norm.weight)  # so that training starts at the identity
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, E, T) -> (B, E, T)."""
+        pairs = self.theta(x).mT @ self.phi(x) / x.shape[-1]  # (B, T, T)
+        return x + self.norm(self.out((pairs @ self.g(x).mT).mT))
+
+
+def ranking_losses(scores: Tensor, settings: SultaniSettings) -> dict[str, Tensor]:
+    """ "total" and its terms before weighting, of scores (B, S): Sultani et al., eqs. 4 and 7.
+
+    Every abnormal bag is ranked above every normal one by its highest score; the official sums
+    over pairs and bags are means here, which divides the whole loss by the bags of a half.
+    """
+    abnormal, normal = scores.chunk(2)
+    top, top_normal = abnormal.amax(dim=1), normal.amax(dim=1)
+    terms = {
+        "ranking": (1 - top[:, None] + top_normal).relu().mean(),
+        "sparsity": abnormal.sum(dim=1).mean(),
+        "smoothness": abnormal.diff(dim=1).square().sum(dim=1).mean(),
+    }
+    return _weighted(terms, settings)
+
+
+def magnitude_losses(
+    output: HeadOutput, shown: Tensor, settings: RTFMSettings
+) -> dict[str, Tensor]:
+    """ "total" and its terms before weighting, of the segments of largest magnitude (RTFM).
+
+    shown (B, S) weighs magnitudes in the choice: 0 hides a segment. The magnitude of a bag is that
+    of the mean of its chosen features (official) or the mean of theirs (paper). official: (|m -
+    abnormal| + normal)^2 of paired bags; paper: max(0, m - abnormal + normal). Sparsity is the L2
+    norm of all abnormal scores, which smoothness joins to one sequence (official).
+    """
+    scores, features = output
+    top = (features.norm(dim=-1) * shown).topk(settings.top_k, dim=1).indices  # (B, K)
+    chosen = features[torch.arange(len(top), device=top.device)[:, None], top]  # (B, K, D)
+    labels = torch.ones(len(scores), device=scores.device)
+    labels[len(scores) // 2 :] = 0
+    if settings.variant == "paper":
+        abnormal, normal = chosen.norm(dim=-1).mean(dim=1).chunk(2)
+        magnitude = (settings.margin - abnormal + normal).relu()
+    else:
+        abnormal, normal = chosen.mean(dim=1).norm(dim=-1).chunk(2)
+        magnitude = ((settings.margin - abnormal).abs() + normal).square()
+    sequence = scores[: len(scores) // 2].flatten()
+    terms = {
+        "binary": binary_cross_entropy(scores.gather(1, top).mean(dim=1), labels),
+        "magnitude": magnitude.mean(),
+        "sparsity": sequence.norm(),
+        "smoothness": sequence.diff().square().sum(),
+    }
+    return _weighted(terms, settings)
+
+
+def segment_means(features: Tensor, segments: int) -> Tensor:
+    """Means (S, D) of S equal parts of a video (n, D); a part without a row takes its first."""
+    edges = (torch.arange(segments + 1) * len(features) // segments).tolist()
+    spans = zip(edges[:-1], edges[1:], strict=True)
+    return torch.stack([features[start : max(end, start + 1)].mean(dim=0) for start, end in spans])
+
+
+HEADS: dict[str, tuple[Callable[..., nn.Module], SultaniSettings]] = {
+    "sultani": (Sultani, SultaniSettings()),
+    "rtfm": (RTFM, RTFMSettings()),
+}
+
+
+def make_head(name: str, width: int, detector: DetectorParams) -> Sultani | RTFM:
+    """An untrained head on features of ``width``, from torch's seed; InputError as for settings."""
+    head, settings = HEADS[name]
+    what = f"{name}_changes"
+    own = {"variant": detector.variant} if name == "rtfm" else {}
+    settings = changed_settings(settings, own | getattr(detector, what), what)
+    if getattr(settings, "top_k", 1) > settings.segments:
+        raise InputError(f"{what}: top_k must be at most segments")
+    return head(width, settings)
+
+
+def fit(
+    model: Sultani | RTFM, videos: Sequence[Features], abnormal: Sequence[bool], seed: int
+) -> pd.DataFrame:
+    """Train ``model`` in place; return the mean rate and loss terms of every epoch.
+
+    videos[i] (n_i, D). Raises InputError if half a batch cannot be filled or a loss is not finite.
+    """
+    settings, rng = model.settings, np.random.default_rng(seed)
+    device = next(model.parameters()).device
+    pools = halves(abnormal, settings.batch_size)
+    bags = [
+        segment_means(as_features(video, model.width, f"video {i}: "), settings.segments)
+        for i, video in enumerate(videos)
+    ]
+    return train(
+        model,
+        partial(ConstantLR, factor=1),  # neither paper lowers the rate
+        partial(paired_batches, pools, settings.batch_size, settings.epoch_steps, rng),
+        lambda batch: model.losses(torch.stack([bags[i] for i in batch]).to(device)),
+        model.optimizer,
+    )
+
+
+@torch.no_grad()
+def score_video(model: Sultani | RTFM, features: Features) -> VideoScores:
+    """Scores of a video's features (n, D), as one bag of n; puts the model into evaluation mode.
+
+    Sultani's authors score 32 segments instead. The two classes are normal and abnormal.
+    """
+    x = as_features(features, model.width)[None].to(next(model.parameters()).device)
+    scores = model.eval()(x).scores[0].cpu()
+    return VideoScores(scores.numpy(), torch.stack([1 - scores, scores], dim=1).numpy())
+
+
+def _weighted(terms: dict[str, Tensor], settings: SultaniSettings) -> dict[str, Tensor]:
+    """The terms and their "total"; a term without a weight among the settings counts once."""
+    weighted = [getattr(settings, f"{name}_weight", 1) * term for name, term in terms.items()]
+    return {"total": sum(weighted), **terms}
+
+
+def _dilated(width: int, out: int, rate: int) -> nn.Sequential:
+    convolution = nn.Conv1d(width, out, 3, dilation=rate, padding=rate)
+    return nn.Sequential(convolution, nn.ReLU(), nn.BatchNorm1d(out))
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Conv1d):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
