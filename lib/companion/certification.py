@@ -1,5 +1,7 @@
 """What a run lacks to reproduce a number of the papers: the conditions of "reproduced"."""
 
+from collections.abc import Callable
+
 from alertclip.errors import InputError
 from alertclip.files import read_json
 from alertclip.hyperparameters import DataParams
@@ -16,14 +18,16 @@ FREE = {"stage1_save_steps", "stage1_save_limit", "stage2_save_steps", "stage2_s
 SPLITS = {"05_zero_shot": ("test",), "06_weakly_supervised": ("train", "test"),
           "07_ablations": ("train", "test")}  # fmt: skip
 TRAINING_ITEMS = "Alert-CLIP | VAGTA | training clips | count"
+Counts = Callable[[str], dict[str, dict[str, int]]]  # benchmark -> videos by split and label
 
 
-def shortfall(cell: Cell, width: float, P: Params) -> str:
+def shortfall(cell: Cell, width: float, P: Params, counts: Counts) -> str:
     """The first thing that keeps our number from being a reproduction of the cell; "" if nothing.
 
     In this order: real data, the paper's backbone with OpenAI's weights, the published schedule and
     protocol, full lists (their published counts), VAGTA's published annotations, and an interval
     of ``width`` (nan: none) that is not wider than WIDEST of its unit, or 5% of the number.
+    ``counts`` gives a benchmark's counts in use.
     """
     if P.data.world == "miniworld":
         return "synthetic data"
@@ -32,7 +36,7 @@ def shortfall(cell: Cell, width: float, P: Params) -> str:
     if changed := changed_parameters(P):
         return f"needs the published protocol ({', '.join(changed)})"
     tuned = cell.document.startswith("Alert-CLIP")
-    lacking = _lists(cell, P) or (_annotations(P) if tuned else "")
+    lacking = _lists(cell, P, counts) or (_annotations(P) if tuned else "")
     widest = WIDEST.get(cell.unit, abs(float(cell.paper)) / 20)
     if not lacking and width > widest:
         return f"needs an interval of at most {widest:g}, has {width:.3g}"
@@ -54,12 +58,12 @@ def changed_parameters(P: Params) -> list[str]:
     return changed + sorted({name for changes in nested for name in changes} - FREE)
 
 
-def _lists(cell: Cell, P: Params) -> str:
+def _lists(cell: Cell, P: Params, counts: Counts) -> str:
     """Whether the lists of the number's benchmark hold as many videos as were published."""
     measure = cell.measure
     for split in SPLITS.get(measure.notebook, ()) if measure else ():
         name = measure.on.lower().replace("-", "_") if measure.on else P.detector.benchmark
-        ours, published = counts_in_use(P, name).get(split), load_benchmark(name).counts[split]
+        ours, published = counts(name).get(split), load_benchmark(name).counts.get(split)
         if ours != published:
             ours = "none" if ours is None else sum(ours.values())
             return f"needs the full {split} list, {sum(published.values())} videos, has {ours}"

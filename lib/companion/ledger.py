@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from alertclip.errors import InputError
-from companion.certification import backbones, counts_in_use, shortfall
+from companion.certification import Counts, backbones, counts_in_use, shortfall
 from companion.paper_numbers import Cell, Measure, cells, load, number, same_digits
 from companion.profiles import Params
 from detectors.anomalyclip.settings import anomalyclip_settings
@@ -49,17 +49,17 @@ def ledger(folder: Path, P: Params, inconsistent: Collection[str] = ()) -> pd.Da
 
     ``source`` is the CSV of our number; ``inconsistent`` names cells that a check refutes.
     """
-    read = cache(partial(read_csv, folder))
+    read, counts = cache(partial(read_csv, folder)), cache(partial(counts_in_use, P))
     rows = []
     for cell in cells().values():
         ours = our_number(cell, P, read)
-        status = INCONSISTENT if cell.key in inconsistent else status_of(cell, ours, P)
+        status = INCONSISTENT if cell.key in inconsistent else status_of(cell, ours, P, counts)
         source = "" if ours.lacking or not cell.measure else f"{cell.measure.csv}.csv"
         rows.append((*cell[:6], *ours[:4], source, status))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def status_of(cell: Cell, ours: Ours, P: Params) -> str:
+def status_of(cell: Cell, ours: Ours, P: Params, counts: Counts) -> str:
     """How our number relates to the printed one, if no check refutes the latter.
 
     "reproduced" needs all that companion.certification asks, and the printed number inside our 95%
@@ -73,7 +73,7 @@ def status_of(cell: Cell, ours: Ours, P: Params) -> str:
     same = same_digits(cell.paper, str(ours.value))
     if cell.measure and cell.measure.kind in COMPARED:
         return COMPARED[cell.measure.kind][same]
-    if lacking := shortfall(cell, ours.high - ours.low, P):
+    if lacking := shortfall(cell, ours.high - ours.low, P, counts):
         return f"{DIRECTION}: {lacking}"
     if np.isnan(ours.low):
         return ROUNDING if same else DIFFERS
