@@ -37,7 +37,7 @@ BENCHMARKS = PROFILES / "benchmarks.yaml"
 ABLATIONS = PROFILES / "ablations.yaml"
 TYPICAL_TIMES = PROFILES / "typical_times.yaml"
 NOT_PROFILES = {"ablations", "benchmarks", "negative_prompts", "paper_results", "prompts"}
-NOT_PROFILES |= {"typical_times"}  # other files of the folder
+NOT_PROFILES |= {"negative_prompts_paper", "typical_times"}  # other files of the folder
 
 TESTING = {"evaluation", "detector", "qa", "ablation", "failure"}  # groups that tune nothing
 
