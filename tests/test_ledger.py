@@ -209,6 +209,14 @@ class TestStatus:
             assert found["status"] == status
             assert found["ours"] == value or (value is None and np.isnan(found["ours"]))
 
+    def test_mss_of_pooled_data_sets_is_not_compared(self, tmp_path):
+        row = {"class_name": "all", "mss": 0.17, "low": 0.16, "high": 0.18, "n": 9}
+        rows = [row | {"model": "Stage I"}, row | {"model": "CLIP"}]
+        key = "Alert-CLIP | MeanSignScore | Stage I, UCF-Crime | MSS"
+        assert book_of(tmp_path, stage2_mss=rows).loc[key, "ours"] == 0.17
+        status = book_of(tmp_path, "paper", stage2_mss=rows).loc[key, "status"]
+        assert status == "not run: needs a run on UCF-Crime alone"
+
     def test_counts_are_those_of_the_lists_in_use(self, tmp_path):
         real_root(tmp_path)
         train = tmp_path / "ucf_crime/lists/Anomaly_Train.txt"
