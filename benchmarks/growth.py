@@ -20,7 +20,6 @@ from harness import answer, parser, run_contender, save
 from videos import write_video
 
 from alertclip.anomaly_curve import embed_prompts, score_video
-from alertclip.attention import attention_kernel
 from alertclip.backbone import load_backbone
 from alertclip.clips import Batch
 from alertclip.model import AlertCLIP
@@ -92,8 +91,7 @@ def train_work(backbone: str, axis: str, size: int, folder: Path) -> Work:
     run = Run(model, settings, P.training, folder, True, CPU)
 
     def work() -> np.ndarray:
-        with attention_kernel(CPU, settings.precision):
-            run.step(1, 2, [batch] * batches, 0.0)
+        run.step(1, 2, [batch] * batches, 0.0)
         return np.zeros(1)
 
     work()  # warm-up

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from harness import answer, compare, cosines, interleave, parser, save
 
-from alertclip.attention import attention_kernel
 from alertclip.checkpoint import trainable
 from alertclip.clips import Batch
 from alertclip.losses import Embeddings, concatenate, total_loss
@@ -61,8 +60,7 @@ def ours(P: Params, clips: int, folder: Path) -> Work:
     objective = StageObjective(model, P.training, "bf16", True, device)
 
     def work() -> np.ndarray:
-        with attention_kernel(device, "bf16"):
-            objective.backward([batch])
+        objective.backward([batch])
         return gradient(model)
 
     return work

@@ -79,10 +79,11 @@ class TestStructure:
         assert book.metadata.kernelspec.name == "python3"
 
 
-def test_page_leaves_the_reference_figures_to_the_committed_notebook() -> None:
-    text = "Seen.\n\n![reference](../figures/stage1_mss.png)"
+def test_page_draws_formulas_alone_and_leaves_reference_figures_out() -> None:
+    text = "Seen `$x$`: $v_t$.\n\n$$\\frac{a}{b}$$\n\n![reference](../figures/stage1_mss.png)"
     page = execution.html_page(new_notebook(cells=[new_markdown_cell(text)]), "book")
-    assert "Seen." in page and "<title>book</title>" in page and 'alt="reference"' not in page
+    assert page.count("<math") == 2 and "<mfrac>" in page and "<code>$x$</code>" in page
+    assert "Seen" in page and "<title>book</title>" in page and 'alt="reference"' not in page
 
 
 def write_notebook(path: Path, body: str) -> Path:

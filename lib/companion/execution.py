@@ -14,6 +14,7 @@ from typing import Any
 import nbformat
 import papermill
 import yaml
+from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
@@ -24,6 +25,7 @@ from companion.workflow import NOTEBOOKS
 
 BAR = "{l_bar}{bar:20}| {n_fmt}/{total_fmt} cells, {elapsed}{postfix}"
 REFERENCE = re.compile(r"!\[[^\]]*\]\(\.\./figures/\w+\.png\)\n*")
+FORMULA = re.compile(r"`[^`]*`|(\$\$?)(.+?)\1", re.DOTALL)
 QUIET = ["--IPKernelApp.log_level=50"]  # no remarks on ports and shutdown
 
 
@@ -64,9 +66,16 @@ def html_page(book: nbformat.NotebookNode, name: str) -> str:
     """The page of an executed ``book``: its own figures, without the reference ones in its text."""
     for cell in book.cells:
         if cell.cell_type == "markdown":
-            cell.source = REFERENCE.sub("", cell.source)
+            cell.source = FORMULA.sub(_mathml, REFERENCE.sub("", cell.source))
     exporter = HTMLExporter(exclude_input_prompt=True)
     return exporter.from_notebook_node(book, {"metadata": {"name": name}})[0]
+
+
+def _mathml(found: re.Match[str]) -> str:
+    """A formula as MathML, which browsers draw without MathJax and so without a network."""
+    if not found[1]:  # code
+        return found[0]
+    return convert(found[2], display="block" if found[1] == "$$" else "inline")
 
 
 def _bar(out: Path) -> dict[str, Any]:
