@@ -150,6 +150,18 @@ def test_the_estimate_counts_text_and_images():
     assert estimate(chosen, PROMPTS, 4) == expected
 
 
+def test_the_papers_prompts_ask_for_the_same_answer():
+    paper = load_negative_prompts(negatives.PROMPTS.with_name("negative_prompts_paper.yaml"))
+    assert paper.system == PROMPTS.system and paper.repair == PROMPTS.repair
+    for abnormal, start in (
+        (True, "Given several frames"),
+        (False, "Given a region-level caption"),
+    ):
+        lines = paper.task(Unit("MSAD/a.mp4", 0, "Two men fight.", abnormal)).splitlines()
+        assert lines[1].startswith(start) and "<= 20 tokens" in lines[2]
+        assert lines[3:] == ['Caption: "Two men fight."']
+
+
 def test_a_prompt_file_is_checked(tmp_path):
     for text, message in [("system: x", "missing"), ("[", "YAML"), ("- 1", "not a prompt file")]:
         (tmp_path / "p.yaml").write_text(text)

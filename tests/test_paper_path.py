@@ -88,6 +88,20 @@ def paper(real_layout, tmp_path, monkeypatch):
     return load_params("paper", small | {"data_root": str(real_layout)})
 
 
+def test_one_tuned_model_serves_every_benchmark(paper):
+    for overlays, folder in (
+        ("+paper-xd", "paper"),
+        ("+paper-b16+paper-msad", "paper+paper-b16"),
+        ("+paper-xd/ablations/joint/seed1", "paper/ablations/joint/seed1"),
+    ):
+        P = paper.changed({"profile": f"paper{overlays}"})
+        assert P.tuned_dir == paper.run_dir.parent / folder
+        assert P.run_dir == paper.run_dir.parent / P.profile
+    run_stage(paper, 1)
+    assert run_stage(paper.changed({"profile": "paper+paper-xd"}), 1) == paper.run_dir / "stage1"
+    assert not (paper.run_dir.parent / "paper+paper-xd" / "stage1").exists()
+
+
 def test_both_stages_run_from_the_paper_profile(paper):
     first = run_stage(paper, 1)
     second = run_stage(paper, 2)

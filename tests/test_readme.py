@@ -1,13 +1,17 @@
 """The numbers in README.md and docs/ are those of the CSVs, and their links lead somewhere."""
 
+import importlib.util
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from alertclip.errors import InputError
-from companion import readme
-from companion.profiles import ROOT
+from companion import readme, run
+from companion.ablations import load_variants
+from companion.paper_numbers import load
+from companion.profiles import ROOT, load_params, parse_overrides
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -38,6 +42,23 @@ def test_links_lead_to_files(page: Path) -> None:
     local = [link for link in links if not link.startswith("http")]
     missing = [link for link in local if not (page.parent / link).exists()]
     assert not missing
+
+
+def test_every_table_of_the_papers_has_commands_that_exist() -> None:
+    page = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")] for line in page.splitlines()[6:]]
+    listed = [(row[1], table) for row in rows for table in row[2].split("; ")]
+    assert sorted(listed) == sorted((t["document"], t["table"]) for t in load()["tables"])
+    commands = {command for row in rows for command in re.findall("`([^`]*[ ][^`]*)`", row[3])}
+    assert len(commands) >= 10
+    for program, *arguments in map(shlex.split, sorted(commands)):
+        if program == "python":
+            assert importlib.util.find_spec(arguments[1])
+            continue
+        args = run._arguments(arguments)
+        assert program == "./run_all.sh" and run.select(args.only, "")
+        P = load_params(args.profile, parse_overrides(args.parameter))
+        assert {*P.ablation.variants} <= {*load_variants()}
 
 
 def test_readme_stays_short() -> None:

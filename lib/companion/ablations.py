@@ -77,11 +77,11 @@ def train_variant(P: Params, name: str, seed: int) -> Params:
         screening_tables.plant_and_clean(changed, folder)
         planted = str(folder / f"{variant.negatives}.json")
         changed = changed.changed({"hard_negatives_train": planted})
-    if not changed.training.from_scratch and not (changed.run_dir / "stage1").exists():
-        copying = changed.run_dir / "copying"
+    if not changed.training.from_scratch and not (changed.tuned_dir / "stage1").exists():
+        copying = changed.tuned_dir / "copying"
         checkpoints = shutil.ignore_patterns("checkpoint-*")
         shutil.copytree(shared_stage1(changed, P), copying, dirs_exist_ok=True, ignore=checkpoints)
-        os.replace(copying, changed.run_dir / "stage1")
+        os.replace(copying, changed.tuned_dir / "stage1")
     run_stage(changed, 2)
     return changed
 
@@ -137,7 +137,7 @@ def _on_benchmark(P: Params) -> list[pd.DataFrame]:
 def shared_stage1(P: Params, base: Params) -> Path:
     """Stage I for all variants that have the same: the run's own, or one trained here once."""
     unused = {name: base.flat()[name] for name in NOT_STAGE1}
-    decisive, own = _decisive(P.changed(unused), STAGE1), base.run_dir / "stage1"
+    decisive, own = _decisive(P.changed(unused), STAGE1), base.tuned_dir / "stage1"
     if decisive == _decisive(base, STAGE1) and (own / META).exists():
         return own
     name = f"stage1-{sha256_json(decisive)[:8]}"

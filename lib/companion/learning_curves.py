@@ -46,7 +46,7 @@ def curve(P: Params, name: str, seed: int) -> pd.DataFrame:
             f"{name} is a detector's ablation: only variants of Alert-CLIP have curves"
         )
     trained = ablations.train_variant(P.changed(KEPT), name, seed)
-    stages = {2: trained.run_dir / "full"}
+    stages = {2: trained.tuned_dir / "full"}
     if variant.reference:
         stages[1] = ablations.shared_stage1(trained, P.changed(KEPT))
     tables = [_points(trained, stage, folder) for stage, folder in sorted(stages.items())]

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from alertclip.errors import InputError
+from companion.certification import Counts, backbones, counts_in_use, shortfall
 from companion.paper_numbers import Cell, Measure, cells, load, number, same_digits
 from companion.profiles import Params
 from detectors.anomalyclip.settings import anomalyclip_settings
@@ -27,10 +28,6 @@ STATUSES = (INTERVAL, ROUNDING, DIFFERS, DIRECTION, EQUAL, UNEQUAL, SAME, OTHER,
 COMPARED = {"computed": (UNEQUAL, EQUAL), "set": (OTHER, SAME)}
 COLUMNS = ["document", "table", "row", "column", "unit", "paper", "ours", "low", "high", "n",
            "source", "status"]  # fmt: skip
-B16 = "ViT-B-16-quickgelu"
-BACKBONES = {"AnomalyCLIP": (B16,), "VadCLIP": (B16,)}  # by document
-OTHERWISE = ("ViT-B-32-quickgelu", B16)  # Alert-CLIP names the one and counts the other
-
 COUNTED = ("ucf_crime", "xd_violence", "shanghaitech", "ubnormal", "msad")
 
 HOLDS, FAILS, OPEN, UNTESTED = "holds", "fails", "not decided", "not tested here"
@@ -52,22 +49,22 @@ def ledger(folder: Path, P: Params, inconsistent: Collection[str] = ()) -> pd.Da
 
     ``source`` is the CSV of our number; ``inconsistent`` names cells that a check refutes.
     """
-    read = cache(partial(read_csv, folder))
+    read, counts = cache(partial(read_csv, folder)), cache(partial(counts_in_use, P))
     rows = []
     for cell in cells().values():
         ours = our_number(cell, P, read)
-        status = INCONSISTENT if cell.key in inconsistent else status_of(cell, ours, P)
+        status = INCONSISTENT if cell.key in inconsistent else status_of(cell, ours, P, counts)
         source = "" if ours.lacking or not cell.measure else f"{cell.measure.csv}.csv"
         rows.append((*cell[:6], *ours[:4], source, status))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def status_of(cell: Cell, ours: Ours, P: Params) -> str:
+def status_of(cell: Cell, ours: Ours, P: Params, counts: Counts) -> str:
     """How our number relates to the printed one, if no check refutes the latter.
 
-    "reproduced" needs real data of the paper's data set and the paper's backbone, and the printed
-    number inside our 95% interval (or, without an interval, equal digits). Anything else that is
-    measured shows the direction only.
+    "reproduced" needs all that companion.certification asks, and the printed number inside our 95%
+    interval (or, without an interval, equal digits). Anything else that is measured shows the
+    direction only, and the status says what is missing.
     """
     if not cell.paper:
         return BLANK
@@ -76,9 +73,8 @@ def status_of(cell: Cell, ours: Ours, P: Params) -> str:
     same = same_digits(cell.paper, str(ours.value))
     if cell.measure and cell.measure.kind in COMPARED:
         return COMPARED[cell.measure.kind][same]
-    backbone = P.model.backbone in BACKBONES.get(cell.document, OTHERWISE)
-    if P.data.world == "miniworld" or not backbone or P.model.pretrained != "openai":
-        return DIRECTION
+    if lacking := shortfall(cell, ours.high - ours.low, P, counts):
+        return f"{DIRECTION}: {lacking}"
     if np.isnan(ours.low):
         return ROUNDING if same else DIFFERS
     return INTERVAL if ours.low <= float(cell.paper) <= ours.high else DIFFERS
@@ -93,6 +89,9 @@ def our_number(cell: Cell, P: Params, read: Read) -> Ours:
     own = domain == benchmark_title(P.detector.benchmark)
     if measure.on and not own and "{domain}" not in "".join(where.values()):
         return Ours(lacking=f"needs a run on {measure.on}")
+    allowed = backbones(cell.document)
+    if measure.kind == "measured" and not synthetic and P.model.backbone not in allowed:
+        return Ours(lacking=f"needs a run with {' or '.join(allowed)}")
     where = {name: text.replace("{domain}", domain) for name, text in where.items()}
     table = read(measure.csv)
     if table is None:
@@ -219,7 +218,7 @@ def settings_table(P: Params) -> pd.DataFrame:
     """Columns name, value: parameters of the run, presets of the detectors, counts of benchmarks.
 
     Presets are the published ones in the run's variant (official code or paper), before the
-    profile's changes to them.
+    profile's changes to them. Counts are those of the lists in use, "" where a list is missing.
     """
     values = {name: v for name, v in P.flat().items() if not isinstance(v, dict)}
     for stage in ("stage1", "stage2"):
@@ -238,16 +237,22 @@ def settings_table(P: Params) -> pd.DataFrame:
         preset["warmup_per_cent"] = 100 * preset["warmup_epochs"] / preset["epochs"]
     names = ("learning_rate", "batch_size", "hidden", "epochs")
     groups["temporal_classifier"] = {name: getattr(P.qa, name) for name in names} | {"seed": P.seed}
-    groups |= {name: benchmark_counts(name) for name in COUNTED}
+    for name in COUNTED:
+        published, ours = load_benchmark(name).counts, counts_in_use(P, name)
+        known = benchmark_counts(name, ours) if ours.keys() == published.keys() else {}
+        groups[name] = dict.fromkeys(benchmark_counts(name, published), "") | known
     values |= {f"{group}.{k}": v for group, found in groups.items() for k, v in found.items()}
     return pd.DataFrame(values.items(), columns=["name", "value"])
 
 
-def benchmark_counts(name: str) -> dict[str, int]:
-    """Videos of a benchmark by split and label, by split, and in all; abnormal classes."""
-    benchmark, counts = load_benchmark(name), {}
-    for split, labels in benchmark.counts.items():
-        counts |= {f"{split}.{label}": n for label, n in labels.items()}
-        counts[split] = sum(labels.values())
-    videos = sum(counts[split] for split in benchmark.counts)
-    return counts | {"videos": videos, "classes": len(benchmark.abnormal_classes)}
+def benchmark_counts(name: str, counts: dict[str, dict[str, int]] | None = None) -> dict[str, int]:
+    """Videos of a benchmark by split and label, by split, and in all; abnormal classes.
+
+    ``counts`` by split and label; None: the published ones.
+    """
+    benchmark = load_benchmark(name)
+    counts = benchmark.counts if counts is None else counts
+    found = {f"{split}.{k}": n for split, labels in counts.items() for k, n in labels.items()}
+    found |= {split: sum(labels.values()) for split, labels in counts.items()}
+    videos = sum(found[split] for split in counts)
+    return found | {"videos": videos, "classes": len(benchmark.abnormal_classes)}

@@ -38,7 +38,9 @@ ABLATIONS = PROFILES / "ablations.yaml"
 TYPICAL_TIMES = PROFILES / "typical_times.yaml"
 BUDGETS = PROFILES / "budgets.yaml"
 NOT_PROFILES = {"ablations", "benchmarks", "negative_prompts", "paper_results", "prompts"}
-NOT_PROFILES |= {"budgets", "typical_times"}  # other files of the folder
+NOT_PROFILES |= {"budgets", "negative_prompts_paper", "typical_times"}  # other files there
+
+TESTING = {"evaluation", "detector", "qa", "ablation", "failure"}  # groups that tune nothing
 
 Degradation = Literal[
     "blur", "darkness", "noise", "compression", "resolution", "occlusion", "actor size"
@@ -140,6 +142,16 @@ class Params(Group):
         return ROOT / "runs" / self.profile
 
     @property
+    def tuned_dir(self) -> Path:
+        """Folder of the tuned models: overlays that only test them otherwise share one.
+
+        ``paper+paper-xd`` and ``paper+paper-msad`` use those of ``paper``, ablations likewise.
+        """
+        name, *inner = self.profile.split("/")
+        first, *overlays = name.split("+")
+        return ROOT.joinpath("runs", "+".join([first, *filter(_tunes, overlays)]), *inner)
+
+    @property
     def cache_dir(self) -> Path:
         """Decoded frames and frozen tokens, named by content: every profile shares them."""
         return ROOT / "runs" / "cache"
@@ -202,6 +214,12 @@ def from_flat(values: dict[str, Any]) -> Params:
         raise InputError("; ".join(_explain(e) for e in error.errors())) from None
     _check_changes(P)
     return P
+
+
+def _tunes(overlay: str) -> bool:
+    """Whether an overlay changes anything but how the tuned models are tested."""
+    path = PROFILES / f"{overlay}.yaml"
+    return not path.is_file() or any(FLAT[k][0] not in TESTING for k in _read_yaml(path))
 
 
 def _check_changes(P: Params) -> None:

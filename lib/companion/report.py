@@ -12,7 +12,7 @@ from alertclip.errors import InputError
 from alertclip.files import read_json
 from companion import workflow
 from companion.figures.catalogue import CATALOGUE
-from companion.ledger import NOT_RUN, STATUSES
+from companion.ledger import STATUSES
 from companion.machine import surroundings
 from companion.profiles import Params, from_flat
 from companion.stage_runs import resolve_device
@@ -23,11 +23,11 @@ PACKAGES = ("alertclip", "torchvision", "peft", "transformers", "numpy", "scipy"
 
 
 def status_items(book: pd.DataFrame) -> pd.DataFrame:
-    """Numbers by status and document, "not run" in one: columns class_name (status), split, items.
+    """Numbers by status without its reason and document: columns class_name (status), split, items.
 
     In the order of ``STATUSES``, with every document in each status that occurs.
     """
-    status = book["status"].where(~book["status"].str.startswith(NOT_RUN), "not run")
+    status = book["status"].str.partition(": ")[0]
     counts = pd.crosstab(status, book["document"])[book["document"].unique()]
     counts = counts.reindex([name for name in STATUSES if name in counts.index])
     counts = counts.rename_axis("class_name")

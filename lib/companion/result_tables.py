@@ -149,7 +149,7 @@ def umap_table(results: list[StageResult], seed: int) -> pd.DataFrame:
 
 def training_log(P: Params, stage: Stage) -> pd.DataFrame:
     """Tidy log of a trained stage. Columns: step, term, value; one row per step and loss term."""
-    history = read_history(P.run_dir / stage)
+    history = read_history(P.tuned_dir / stage)
     rows = pd.concat([pd.DataFrame(history.steps), pd.DataFrame(history.validation)])
     terms = [c for c in rows if c.startswith("loss") or c == "validation_loss"]
     return rows.melt("step", terms, "term", "value").dropna()

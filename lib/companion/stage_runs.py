@@ -38,7 +38,7 @@ def run_stage(P: Params, stage: int) -> Path:
         torch.manual_seed(P.seed)
         model = initial_model(P, stage).to(device)
         train, dev = (clip_dataset(P, split, model.image_size) for split in ("train", "dev"))
-    out = P.run_dir / FOLDERS[stage]
+    out = P.tuned_dir / FOLDERS[stage]
     clips, data = started_clips(P, train, out)
     fit(
         model,
@@ -73,7 +73,7 @@ def initial_model(P: Params, stage: int) -> AlertCLIP:
     Stage I's adapters are folded into the weights because the ranks differ (Table 4: 4 and 16).
     """
     settings = stage_params(P, stage)
-    before, folder = None, P.run_dir / FOLDERS[1]
+    before, folder = None, P.tuned_dir / FOLDERS[1]
     if stage == 2 and not P.training.from_scratch:
         if not (folder / META).exists():
             raise InputError(
@@ -158,7 +158,7 @@ def _stored(P: Params, out: Path) -> dict[str, Any]:
 
 
 def _clip_file(P: Params, data: str) -> Path:
-    return P.run_dir / "clips" / f"{data[:16]}.json"
+    return P.tuned_dir / "clips" / f"{data[:16]}.json"
 
 
 def _provenance(P: Params, data: str) -> dict[str, object]:

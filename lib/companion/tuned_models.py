@@ -67,7 +67,7 @@ def stage_model(P: Params, stage: Stage) -> AlertCLIP:
     """The model of a stage in evaluation mode. For "clip" nothing is tuned: mean-pooled CLIP."""
     if stage == "clip":
         return untuned(P, P.model.pretrained)
-    return load_alertclip(P.run_dir / stage).to(resolve_device(P)).eval()
+    return load_alertclip(P.tuned_dir / stage).to(resolve_device(P)).eval()
 
 
 @torch.inference_mode()

@@ -225,6 +225,13 @@ def training_videos(benchmark: Benchmark, root: Path) -> list[TrainingVideo]:
     ]
 
 
+def list_counts(benchmark: Benchmark, root: Path, split: Split) -> dict[str, int]:
+    """Abnormal and normal videos that the lists of a split name."""
+    entries = read_list(benchmark, root, split)
+    abnormal = sum(bool(_video_classes(benchmark, root, entry)) for entry in entries)
+    return {"abnormal": abnormal, "normal": len(entries) - abnormal}
+
+
 def _video_classes(benchmark: Benchmark, root: Path, entry: ListEntry) -> tuple[str, ...]:
     """Video-level classes of a list entry, from its folder or name as the data set gives them.
 

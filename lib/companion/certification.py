@@ -1,0 +1,102 @@
+"""What a run lacks to reproduce a number of the papers: the conditions of "reproduced"."""
+
+from collections.abc import Callable
+
+from alertclip.errors import InputError
+from alertclip.files import read_json
+from alertclip.hyperparameters import DataParams
+from companion.paper_numbers import Cell, load, value
+from companion.profiles import FLAT, Params, from_flat
+from detectors.benchmarks import list_counts, load_benchmark
+
+WIDEST = {"%": 5.0, "difference of cosines": 0.05}  # of an interval that still says something
+METHOD = ("stage1", "stage2", "training", "model", "data", "detector", "rehearsal")
+    "stage1",
+    "stage2",
+    "training",
+    "model",
+    "data",
+    "detector",
+    "rehearsal",
+)  # groups that decide it
+FREE = {"stage1_save_steps", "stage1_save_limit", "stage2_save_steps", "stage2_save_limit",
+        "validate_steps", "checkpointing", "data_root", "backbone", "pretrained", "benchmark",
+        "vadclip_preset", "anomalyclip_preset", "snippet_test_crop",
+        "detector_seeds"}  # fmt: skip
+SPLITS = {"05_zero_shot": ("test",), "06_weakly_supervised": ("train", "test"),
+          "07_ablations": ("train", "test")}  # fmt: skip
+TRAINING_ITEMS = "Alert-CLIP | VAGTA | training clips | count"
+Counts = Callable[[str], dict[str, dict[str, int]]]  # benchmark -> videos by split and label
+
+
+def shortfall(cell: Cell, width: float, P: Params, counts: Counts) -> str:
+    """The first thing that keeps our number from being a reproduction of the cell; "" if nothing.
+
+    In this order: real data, the paper's backbone with OpenAI's weights, the published schedule and
+    protocol, full lists (their published counts), VAGTA's published annotations, and an interval
+    of ``width`` (nan: none) that is not wider than WIDEST of its unit, or 5% of the number.
+    ``counts`` gives a benchmark's counts in use.
+    """
+    if P.data.world == "miniworld":
+        return "synthetic data"
+    if P.model.backbone not in backbones(cell.document) or P.model.pretrained != "openai":
+        return "needs the paper's backbone and OpenAI's weights"
+    if changed := changed_parameters(P):
+        return f"needs the published protocol ({', '.join(changed)})"
+    tuned = cell.document.startswith("Alert-CLIP")
+    lacking = _lists(cell, P, counts) or (_annotations(P) if tuned else "")
+    widest = WIDEST.get(cell.unit, abs(float(cell.paper)) / 20)
+    if not lacking and width > widest:
+        return f"needs an interval of at most {widest:g}, has {width:.3g}"
+    return lacking
+
+
+def backbones(document: str) -> list[str]:
+    """The backbones that may fill a document's cells."""
+    return load()["backbones"].get(document, [])
+
+
+def changed_parameters(P: Params) -> list[str]:
+    """Names of the parameters of method and protocol that are not the published ones."""
+    published, ours = from_flat({}).flat(), P.flat()
+    names = [name for name, (group, _) in FLAT.items() if group in METHOD and name not in FREE]
+    changed = [name for name in names if ours[name] != published[name]]
+    nested = [P.ablation.changes, P.evaluation.open_vocabulary_changes]
+    nested += P.evaluation.transfer.values()
+    return changed + sorted({name for changes in nested for name in changes} - FREE)
+
+
+def _lists(cell: Cell, P: Params, counts: Counts) -> str:
+    """Whether the lists of the number's benchmark hold as many videos as were published."""
+    measure = cell.measure
+    for split in SPLITS.get(measure.notebook, ()) if measure else ():
+        name = measure.on.lower().replace("-", "_") if measure.on else P.detector.benchmark
+        ours, published = counts(name).get(split), load_benchmark(name).counts.get(split)
+        if ours != published:
+            ours = "none" if ours is None else sum(ours.values())
+            return f"needs the full {split} list, {sum(published.values())} videos, has {ours}"
+    return ""
+
+
+def counts_in_use(P: Params, name: str) -> dict[str, dict[str, int]]:
+    """Videos by split and label in the lists of this run; a split without list is absent."""
+    benchmark, counts = load_benchmark(name), {}
+    for split in benchmark.counts:
+        try:
+            counts[split] = list_counts(benchmark, P.data_dir, split)
+        except InputError:  # not there, or unreadable
+            continue
+    return counts
+
+
+def _annotations(P: Params) -> str:
+    """Whether VAGTA's training files are there, with as many items as the paper counts."""
+    try:
+        items = len(read_json(P.data_dir / P.data.hard_negatives_train)["items"])
+        captions = (P.data_dir / P.data.annotations_train).is_file()
+    except (InputError, KeyError, TypeError):
+        items, captions = 0, False
+    if captions and items == value(TRAINING_ITEMS):
+        return ""
+    names = DataParams().annotations_train, DataParams().hard_negatives_train
+    return f"needs VAGTA's published annotations ({' and '.join(names)})"

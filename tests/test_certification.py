@@ -1,0 +1,120 @@
+"""What keeps a run from reproducing a number: backbone, protocol, lists, annotations, interval."""
+
+import numpy as np
+import pytest
+from test_ledger import WEAK, backbones, book_of
+
+from alertclip.files import write_json
+from companion import ledger
+from companion.ledger import settings_table
+from companion.profiles import load_params
+from detectors.benchmarks import load_benchmark
+
+
+def real_root(root, train_items=3726):
+    """Lists of UCF-Crime and XD-Violence as long as the published ones, and VAGTA's two files."""
+    for name in ("ucf_crime", "xd_violence"):
+        benchmark = load_benchmark(name)
+        folder = root / benchmark.annotation_root
+        folder.mkdir(parents=True)
+        for split, counts in benchmark.counts.items():
+            forms = ("Abuse/Abuse{}_x264.mp4", "Normal/Normal_{}_x264.mp4")
+            if name == "xd_violence":
+                forms = ("a/v{}_label_B1-0-0__0.npy,x", "a/n{}_label_A__0.npy,x")
+            parts = zip(forms, (counts["abnormal"], counts["normal"]), strict=True)
+            lines = [form.format(f"{split}{i}") for form, n in parts for i in range(n)]
+            (folder / benchmark.lists[split][0]).write_text("\n".join(lines))
+    data = load_params("paper").data
+    write_json(root / data.annotations_train, [])
+    write_json(root / data.hard_negatives_train, {"items": [{}] * train_items})
+
+
+class TestCertification:
+    def test_real_data_by_interval_and_data_set(self, tmp_path):
+        real_root(tmp_path)
+        book = book_of(tmp_path, "paper", vadclip_backbones=backbones(87.1, 95))
+        assert book.loc[WEAK.format("CLIP"), "status"] == ledger.INTERVAL
+        assert book.loc[WEAK.format("Full"), "status"] == ledger.DIFFERS
+        other = book.loc["Alert-CLIP | Weakly supervised | MSAD AUC | CLIP", "status"]
+        assert other == "not run: needs a run on MSAD"
+        absent = book.loc[WEAK.format("Stage I"), "status"]
+        assert absent == "not run: not in this run (setting = frame AUC, model = Stage I)"
+
+    @pytest.mark.parametrize(
+        ("profile", "changes", "lacking"),
+        [
+            ("paper", {"stage1_steps": 3}, "published protocol (stage1_steps)"),
+            ("paper", {"detector_videos": 16}, "published protocol (detector_videos)"),
+            ("paper", {"ablation_changes": {"num_frames": 8}}, "protocol (num_frames)"),
+            ("paper+paper-siglip", {}, ""),
+            ("paper", {"pretrained": None}, "paper's backbone and OpenAI's weights"),
+        ],
+    )
+    def test_a_reduced_run_is_not_certified(self, tmp_path, profile, changes, lacking):
+        real_root(tmp_path)
+        table = backbones(88.02, 89.32)
+        status = book_of(tmp_path, profile, changes=changes, vadclip_backbones=table)["status"]
+        found = status[WEAK.format("CLIP")]
+        if lacking:
+            assert found.startswith(f"{ledger.DIRECTION}: needs the ") and lacking in found
+        else:
+            assert found == "not run: needs a run with ViT-B-32-quickgelu or ViT-B-16-quickgelu"
+
+    def test_short_lists_other_annotations_and_wide_intervals_are_named(self, tmp_path):
+        def status():
+            table = backbones(88.02, 89.32)
+            return book_of(tmp_path, "paper", vadclip_backbones=table)["status"][
+                WEAK.format("CLIP")
+            ]
+
+        def lacking(text):
+            assert status().startswith(f"{ledger.DIRECTION}: needs {text}")
+
+        lacking("the full train list, 1610 videos, has none")
+        real_root(tmp_path, train_items=16)
+        lacking("VAGTA's published annotations")
+        write_json(tmp_path / "qwen_vl_train.json", {"items": [{}] * 3726})
+        assert status() == ledger.INTERVAL
+        test = tmp_path / "ucf_crime/lists/Anomaly_Test.txt"
+        test.write_text("\n".join(test.read_text().splitlines()[:16]))
+        lacking("the full test list, 290 videos, has 16")
+
+    def test_a_wide_interval_reproduces_nothing(self, tmp_path):
+        real_root(tmp_path)
+        row = backbones(88.02, 89)[0] | {"low": 84, "high": 92}
+        status = book_of(tmp_path, "paper", vadclip_backbones=[row])["status"]
+        wide = f"{ledger.DIRECTION}: needs an interval of at most 5, has 8"
+        assert status[WEAK.format("CLIP")] == wide
+
+    def test_cells_of_vadclip_need_its_data_and_backbone(self, tmp_path):
+        real_root(tmp_path)
+        row = {"variant": "vadclip-a", "metric": "frame AP", "low": 67, "high": 70}
+        rows = [row | {"backbone": "Full", "value": 69}, row | {"backbone": "CLIP", "value": 68}]
+        key = "VadCLIP | Table 6 | A | AP"
+        for profile, value, status in (
+            ("paper+paper-xd+paper-b16", 68, ledger.INTERVAL),
+            ("paper+paper-xd", None, "not run: needs a run with ViT-B-16-quickgelu"),
+            ("mini", None, "not run: needs a run on XD-Violence"),
+        ):
+            found = book_of(tmp_path, profile, ablation_results=rows).loc[key]
+            assert found["status"] == status
+            assert found["ours"] == value or (value is None and np.isnan(found["ours"]))
+
+    def test_mss_of_pooled_data_sets_is_not_compared(self, tmp_path):
+        row = {"class_name": "all", "mss": 0.17, "low": 0.16, "high": 0.18, "n": 9}
+        rows = [row | {"model": "Stage I"}, row | {"model": "CLIP"}]
+        key = "Alert-CLIP | MeanSignScore | Stage I, UCF-Crime | MSS"
+        assert book_of(tmp_path, stage2_mss=rows).loc[key, "ours"] == 0.17
+        status = book_of(tmp_path, "paper", stage2_mss=rows).loc[key, "status"]
+        assert status == "not run: needs a run on UCF-Crime alone"
+
+    def test_counts_are_those_of_the_lists_in_use(self, tmp_path):
+        real_root(tmp_path)
+        train = tmp_path / "ucf_crime/lists/Anomaly_Train.txt"
+        train.write_text("\n".join(train.read_text().splitlines()[:-1]))
+        P = load_params("paper", {"data_root": str(tmp_path)})
+        status = book_of(tmp_path, "paper", settings=settings_table(P))["status"]
+        row = "AnomalyCLIP | Data sets | {} | count".format
+        assert status[row("UCF-Crime abnormal training videos")] == ledger.SAME
+        assert status[row("UCF-Crime normal training videos")] == ledger.OTHER
+        assert status[row("ShanghaiTech videos")].startswith("not run")
