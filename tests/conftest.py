@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # sums by two threads differ in their last bits
+
 
 @pytest.fixture(scope="session")
 def root() -> Path:

@@ -106,9 +106,8 @@ def test_shards_of_a_scoring_merge_into_the_same_summary(tmp_path: Path, monkeyp
         return values | {"status": status, "reason": ""}
 
     # Videos are done in any order; the summary is in that of the call.
-    monkeypatch.setattr(
-        score, "score_videos", lambda _, videos, *__: [(v, None) for v in videos[::-1]]
-    )
+    back = lambda _, videos, *__: [(v, None) for v in videos[::-1]]  # noqa: E731
+    monkeypatch.setattr(score.anomaly_curve, "score_videos", back)
     monkeypatch.setattr(score, "_report", row)
     monkeypatch.setattr(score, "load_model", lambda *_: (tiny_model(), "tiny"))
     monkeypatch.setattr(score, "embed_prompts", lambda *_: None)

@@ -114,7 +114,7 @@ def test_ten_planted_gaps_are_in_one_table(root, monkeypatch) -> None:
         ("stops", "all", "pretrained .*b32.pt"),
         ("stops", "all", "device=cuda:99"),
         ("stops", "all", "failure_videos: .*nowhere is missing"),
-        ("warns", "all", "disk of .*: 1 GB free, about 379 GB will be written"),
+        ("warns", "all", "disk of .*: 1 GB free, about 396 GB will be written"),
     ]
     for verdict, books, text in told:
         assert [x for x in lines if re.match(rf"{verdict} +{books}.*{text}", x)], text

@@ -1,5 +1,14 @@
 """One error type for everything a user can mend."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """Bad input: the message names the file or parameter, the item, and what to do."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint that names the known name most like ``name``; empty if none is."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -11,14 +11,6 @@ from detectors.benchmarks import list_counts, load_benchmark
 
 WIDEST = {"%": 5.0, "difference of cosines": 0.05}  # of an interval that still says something
 METHOD = ("stage1", "stage2", "training", "model", "data", "detector", "rehearsal")
-    "stage1",
-    "stage2",
-    "training",
-    "model",
-    "data",
-    "detector",
-    "rehearsal",
-)  # groups that decide it
 FREE = {"stage1_save_steps", "stage1_save_limit", "stage2_save_steps", "stage2_save_limit",
         "validate_steps", "checkpointing", "data_root", "backbone", "pretrained", "benchmark",
         "vadclip_preset", "anomalyclip_preset", "snippet_test_crop",

@@ -4,7 +4,6 @@ A profile (``params/<profile>.yaml``) states only where it deviates from the def
 the paper's values (supplementary Table 4) or, where the paper is silent, ours.
 """
 
-import difflib
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -14,7 +13,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import yaml
 from pydantic import Field, ValidationError
 
-from alertclip.errors import InputError
+from alertclip.errors import InputError, nearest
 from alertclip.hyperparameters import (
     STAGE2,
     DataParams,
@@ -240,12 +239,6 @@ def within(where: str, call: Callable[..., Result], *args: Any, **options: Any) 
         return call(*args, **options)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint that names the known name most like ``name``; empty if none is."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _explain(error: Any) -> str:

@@ -3,8 +3,8 @@
 Sultani, Chen and Shah, "Real-world anomaly detection in surveillance videos", CVPR 2018 (official
 code: WaqasSultani/AnomalyDetectionCVPR2018). Tian, Pang, Chen, Singh, Verjans and Carneiro,
 "Weakly-supervised video anomaly detection with robust temporal feature magnitude learning", ICCV
-2021 (official code: tianyu0207/RTFM). Both take features of any width, such as I3D's, and learn
-from bags: a video as S segments, abnormal or normal as a whole. The authors keep the best weights
+2021 (official code: tianyu0207/RTFM). Both take features of any width, such as I3D's. They see
+bags: a video as S segments, abnormal or normal as a whole. The authors keep the best weights
 on the test set; we keep the last. Axis letters: B bags, the first half abnormal, T positions.
 """
 

@@ -163,7 +163,7 @@ def not_finite(folder: Path) -> str:
 def lost_clip(folder: Path) -> str:
     """A clip that cannot be read when a training goes on: it stops, or goes on without it."""
     data, cache = SimpleNamespace(skip_lost_clips=False), FrameCache(folder / "cache", SIZE)
-    P: Any = SimpleNamespace(run_dir=folder, data=data)
+    P: Any = SimpleNamespace(run_dir=folder, tuned_dir=folder, data=data)
     names = "a.mp4", "b.mp4", "late.mp4"
     items = [Item(name, "Normal video: a", (Region("a"),)) for name in names]
 
