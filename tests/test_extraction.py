@@ -72,6 +72,15 @@ def released(tmp_path):
     })  # fmt: skip
 
 
+def test_cells_that_need_clips_text_tower_are_left_out_without():
+    assert lacking_data(load_params("mini")) == {}
+    lacking = lacking_data(load_params("mini+mini-siglip"))
+    assert lacking.keys() == {"needs-vadclip", "needs-anomalyclip"}
+    book = left_out(ROOT / "notebooks/05_zero_shot.ipynb", lacking)
+    texts = {cell.id: cell.source for cell in book.cells}
+    assert "CLIP's own text tower" in texts["c12"] and "zero_shot_table" in texts["c04"]
+
+
 def test_released_features_make_the_tables_without_a_video(released):
     P = released
     assert missing_data(P) == list(released_gaps(P, checked=False)) == []

@@ -65,7 +65,7 @@ def test_interpolation_ends_at_clip_and_at_the_tuned_model():
 
 def test_texts_say_what_an_interval_allows():
     assert readme.judge(3.0, 1.0, 5.0, 1) == "**3.0 [1.0, 5.0]**"
-    assert "none shown; 2.0 would have been" in readme.judge(1.0, -1.0, 3.0, 1)
+    assert "not shown; 2.0 or more would have been" in readme.judge(1.0, -1.0, 3.0, 1)
     assert readme.judge(-3.0, -5.0, -1.0, 1).endswith("(a loss)")
 
 

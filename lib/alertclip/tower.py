@@ -1,6 +1,6 @@
 """Vision towers of every family: one pass gives the image feature and the patch grid.
 
-To add a family: describe its tower in ``take_apart``, and load its weights in ``backbone``.
+To add a family see CONTRIBUTING.md; here, describe its tower in ``take_apart``.
 """
 
 from collections.abc import Callable

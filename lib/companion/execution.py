@@ -80,7 +80,9 @@ def left_out(notebook: Path, lacking: Mapping[str, str]) -> nbformat.NotebookNod
 
 
 def lacking_data(P: Params) -> dict[str, str]:
-    """What a run on released features lacks, by the tag of the cells that need it."""
+    """What a run lacks that some cells need, by their tag: videos, features, CLIP's text tower."""
+    if any(family in P.model.backbone.lower() for family in ("siglip", "blip")):
+        return dict.fromkeys(("needs-vadclip", "needs-anomalyclip"), "CLIP's own text tower")
     if not P.features:
         return {}
     at_hand = detectors_at_hand(P)

@@ -87,7 +87,7 @@ def judge(value: float, low: float, high: float, digits: int = 1) -> str:
     text = f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
     if low > 0:
         return f"**{text}**"
-    seen = f"none shown; {high - value:.{digits}f} would have been"
+    seen = f"not shown; {high - value:.{digits}f} or more would have been"
     return f"{text} ({'a loss' if high < 0 else seen})"
 
 
