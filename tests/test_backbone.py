@@ -97,7 +97,8 @@ def test_files_that_are_absent_or_may_hold_code_are_refused(tmp_path):
         archive.writestr("archive/data.pkl", pickle.dumps(Path(tmp_path)))
     (tmp_path / "empty.pt").write_bytes(b"")
     (tmp_path / "pickled.pt").write_bytes(pickle.dumps({"state_dict": Path(tmp_path)}))
-    for name in ("archive.pt", "empty.pt", "pickled.pt"):
+    torch.save({"x": torch.zeros(1).expand(10**6)}, tmp_path / "vast.pt")
+    for name in ("archive.pt", "empty.pt", "pickled.pt", "vast.pt"):
         with pytest.raises(InputError, match=f"{name}: not readable as plain weights.*safetens"):
             load_backbone(BASE, str(tmp_path / name))
 

@@ -10,16 +10,21 @@ import json
 import pickle
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch._weights_only_unpickler import Unpickler, get_globals_in_pkl
+from torch.serialization import safe_globals
 
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, read_json, sha256_json, share, write_json, writing
@@ -179,16 +184,9 @@ def _rows(out: Path) -> Iterator[dict[str, Any]]:
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # numbers in OpenAI's archives
 ARCHIVE = "TorchScript"  # OpenAI's models, all with QuickGELU
-STORAGES = {
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "FloatStorage": torch.float32,
-    "DoubleStorage": torch.float64,
-    "IntStorage": torch.int32,
-    "LongStorage": torch.int64,
-}
 REFUSALS = (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, RuntimeError,
-            StopIteration, pickle.UnpicklingError)  # fmt: skip
+            StopIteration, IndexError, MemoryError, OverflowError, pickle.UnpicklingError,
+            zipfile.BadZipFile, zlib.error)  # fmt: skip
 
 
 def as_safetensors(path: Path) -> Path:
@@ -200,25 +198,39 @@ def as_safetensors(path: Path) -> Path:
     if path.suffix not in PICKLED:
         return path
     made = path.with_name(f"{path.name}.safetensors")
-    if made.is_file() and made.stat().st_mtime >= path.stat().st_mtime:
-        return made
     try:
-        archive = zipfile.is_zipfile(path) and any(map(_is_code, zipfile.ZipFile(path).namelist()))
+        source = f"{path.stat().st_size} bytes of {path.stat().st_mtime_ns}"
+        if made.is_file() and _source(made) == source:
+            return made
+        archive = zipfile.is_zipfile(path) and _is_archive(path)
         state = _archive_state(path) if archive else _file_state(path)
+        state = {k: _whole(k, v) for k, v in state.items() if k not in NOT_WEIGHTS}
     except REFUSALS as error:
         reason = f"{type(error).__name__} {error}".splitlines()[0]
         raise InputError(
             f"pretrained {path}: not readable as plain weights ({reason}); fetch it again, or"
             " convert it to .safetensors"
         ) from error
-    state = {k: v.contiguous() for k, v in state.items() if k not in NOT_WEIGHTS}
     with atomic_write(made) as temporary:
-        save_file(state, temporary, {"source": ARCHIVE if archive else "PyTorch"})
+        save_file(state, temporary, {"source": ARCHIVE if archive else "PyTorch", "of": source})
     return made
 
 
-def _is_code(name: str) -> bool:
-    return "/code/" in name
+def _source(made: Path) -> str | None:
+    with safe_open(made, "pt") as file:
+        return (file.metadata() or {}).get("of")
+
+
+def _is_archive(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())
+
+
+def _whole(name: str, tensor: Tensor) -> Tensor:
+    """A tensor of its own; one that is larger than what is stored of it would fill the memory."""
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError(f"{name} is larger than what is stored of it")
+    return tensor.contiguous().clone()
 
 
 def _file_state(path: Path) -> dict[str, Tensor]:
@@ -238,42 +250,44 @@ class _Record:
         self.__dict__.update(state)
 
 
-class _Tensors(pickle.Unpickler):
-    """Reads an archive's tree of modules; anything but tensors in records is refused."""
-
-    def __init__(self, archive: zipfile.ZipFile, tree: str) -> None:
-        super().__init__(archive.open(tree))
-        self.archive, self.folder = archive, tree.removesuffix("data.pkl")
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.startswith("__torch__"):
-            return _Record
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return torch._utils._rebuild_tensor_v2
-        if (module, name) == ("collections", "OrderedDict"):
-            return dict
-        if module == "torch" and name in STORAGES:
-            return STORAGES[name]
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which weights do not need")
-
-    def persistent_load(self, key: tuple) -> torch.TypedStorage:
-        _, dtype, number, *_ = key
-        content = bytearray(self.archive.read(f"{self.folder}data/{number}"))
-        storage = torch.frombuffer(content, dtype=torch.uint8).untyped_storage()
-        return torch.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
-
-
 def _archive_state(path: Path) -> dict[str, Tensor]:
     """State of a TorchScript archive by name, as its module's state_dict() would be."""
     with zipfile.ZipFile(path) as archive:
         tree = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
-        state: dict[str, Tensor] = {}
-        waiting = [("", _Tensors(archive, tree).load())]
+        state, seen = {}, set()
+        waiting = [("", _modules(archive, tree))]
         while waiting:
             prefix, record = waiting.pop()
+            if id(record) in seen:
+                raise ValueError("its modules are not a tree")
+            seen.add(id(record))
             for name, value in vars(record).items():
                 if isinstance(value, Tensor):
                     state[prefix + name] = value
                 elif isinstance(value, _Record):
                     waiting.append((f"{prefix}{name}.", value))
     return state
+
+
+def _modules(archive: zipfile.ZipFile, tree: str) -> Any:
+    """The archive's module by torch's own reader of plain weights, its classes as records."""
+    content, folder = _stored(archive, tree), tree.removesuffix("data.pkl")
+    named = get_globals_in_pkl(BytesIO(content))
+    records = [(_Record, name) for name in named if name.startswith("__torch__")]
+
+    @cache
+    def storage(number: str, dtype: torch.dtype) -> torch.TypedStorage:
+        numbers = bytearray(_stored(archive, f"{folder}data/{number}"))
+        plain = torch.frombuffer(numbers, dtype=torch.uint8).untyped_storage()
+        return torch.TypedStorage(wrap_storage=plain, dtype=dtype, _internal=True)
+
+    with safe_globals(records):
+        reader = Unpickler(BytesIO(content), encoding="utf-8")
+        reader.persistent_load = lambda key: storage(key[2], key[1].dtype)
+        return reader.load()
+
+
+def _stored(archive: zipfile.ZipFile, name: str) -> bytes:
+    if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"its {name} is compressed, which weights never are")
+    return archive.read(name)

@@ -256,6 +256,7 @@ def main(
         P = load_params(args.profile, WHOLE | parse_overrides(args.overrides))
         known = load_variants()
         names = args.variants or list(variants or known)
+        require_variants(list(names))
         if P.features and (tuned := [n for n in names if known[n].kind == "alertclip"]):
             print(f"left out, as tuning needs videos: {', '.join(tuned)}")
             names = [name for name in names if name not in tuned]

@@ -10,11 +10,12 @@ from companion.profiles import FLAT, Params, from_flat
 from detectors.benchmarks import list_counts, load_benchmark
 
 WIDEST = {"%": 5.0, "difference of cosines": 0.05}  # of an interval that still says something
-METHOD = ("stage1", "stage2", "training", "model", "data", "detector", "rehearsal")
+METHOD = ("stage1", "stage2", "training", "model", "data", "detector", "evaluation", "rehearsal")
 FREE = {"stage1_save_steps", "stage1_save_limit", "stage2_save_steps", "stage2_save_limit",
         "validate_steps", "checkpointing", "data_root", "backbone", "pretrained", "benchmark",
         "vadclip_preset", "anomalyclip_preset", "snippet_test_crop",
-        "detector_seeds"}  # fmt: skip
+        "detector_seeds", "evaluation_batch_size", "bootstrap_samples", "transfer",
+        "open_vocabulary_changes", "retention_imagenet", "retention_coco"}  # fmt: skip
 SPLITS = {"05_zero_shot": ("test",), "06_weakly_supervised": ("train", "test"),
           "07_ablations": ("train", "test")}  # fmt: skip
 TRAINING_ITEMS = "Alert-CLIP | VAGTA | training clips | count"

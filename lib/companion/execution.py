@@ -88,6 +88,8 @@ def lacking_data(P: Params) -> dict[str, str]:
     at_hand = detectors_at_hand(P)
     layouts = {"vadclip": "NAME__CROP.npy", "anomalyclip": "NAME.npy"}
     lost = {f"needs-{d}": f"features as {t}" for d, t in layouts.items() if d not in at_hand}
+    if "needs-vadclip" in lost:  # without its text prompts
+        lost["needs-snippets"] = lost["needs-vadclip"]
     return {"needs-videos": "videos"} | lost
 
 

@@ -214,11 +214,14 @@ def _extract(
     rule: SnippetRule,
     shard: Shard = WHOLE,
 ) -> list[Path]:
-    # Names repeat between data sets, and a world rendered anew keeps its folder.
-    made = P.data_dir / "world.json"
-    source = [str(P.data_dir), sha256_file(made) if made.is_file() else ""]
-    root, precision = P.run_dir / "features" / sha256_json(source)[:8], P.evaluation.precision
+    root, precision = P.run_dir / "features" / source_hash(P), P.evaluation.precision
     return extract_features(models, videos, rule, root, P.cache_dir, P.workers, precision, shard)
+
+
+def source_hash(P: Params) -> str:
+    """A data root: names repeat between data sets, and a world rendered anew keeps its folder."""
+    made = P.data_dir / "world.json"
+    return sha256_json([str(P.data_dir), sha256_file(made) if made.is_file() else ""])[:8]
 
 
 def domains(P: Params) -> dict[str, Params]:

@@ -16,7 +16,7 @@ from alertclip.files import read_json, sha256_json, write_json
 from alertclip.hyperparameters import StageParams
 from alertclip.lora import add_lora
 from alertclip.model import AlertCLIP
-from alertclip.training import fit
+from alertclip.training import BOOKKEEPING, fit
 from companion.profiles import Params
 from companion.splits import clip_dataset, prepare_data, require_disjoint
 
@@ -39,6 +39,7 @@ def run_stage(P: Params, stage: int) -> Path:
         model = initial_model(P, stage).to(device)
         train, dev = (clip_dataset(P, split, model.image_size) for split in ("train", "dev"))
     out = P.tuned_dir / FOLDERS[stage]
+    _refuse_other_settings(P, stage, out)
     clips, data = started_clips(P, train, out)
     fit(
         model,
@@ -58,6 +59,18 @@ def run_stage(P: Params, stage: int) -> Path:
         export_open_clip(model, out, meta)
     distributed.barrier()
     return out
+
+
+def _refuse_other_settings(P: Params, stage: int, out: Path) -> None:
+    """Raise InputError where an overlay would train anew what its base profile has tuned."""
+    if P.tuned_dir == P.run_dir or not (out / RUN).is_file():
+        return
+    known, own = read_json(out / RUN), stage_params(P, stage).model_dump(exclude=BOOKKEEPING)
+    if changed := [f"stage{stage}_{k}" for k, v in own.items() if known.get(k, v) != v]:
+        raise InputError(
+            f"{out} is tuned already, with other values of {', '.join(changed)}: change them for"
+            f" the profile {P.tuned_dir.name}, whose models this one shares"
+        )
 
 
 def stage_params(P: Params, stage: int) -> StageParams:

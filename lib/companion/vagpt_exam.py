@@ -11,6 +11,7 @@ what is there is not made again.
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -70,7 +71,8 @@ class Course:
         encoder = P.qa.token_encoder
         self.encode = timm_patches(encoder, device=self.device) if encoder else None
         tower = weights_hash(self.vlm.model.model.vision_tower)
-        seen = sha256_json([tower, encoder, P.qa.vlm_pool, P.qa.vlm_frames])[:8]
+        gap = P.detector.snippet_length
+        seen = sha256_json([tower, encoder, P.qa.vlm_pool, P.qa.vlm_frames, gap])[:8]
         self.seen = P.run_dir / "vagpt" / f"tokens-{seen}"
         whole = sha256_json([seen, weights_hash(self.vlm.model)])[:8]
         self.folder = P.run_dir / "vagpt" / f"{Path(name).name}-{whole}"
@@ -82,8 +84,10 @@ class Course:
     def tokens(self, P: Params, paths: Sequence[Path]) -> list[Shown]:
         """The visual tokens of videos of a domain ``P``."""
         cache, gap = FrameCache(P.cache_dir, self.vlm.image_size), P.detector.snippet_length
-        folder = self.seen / sha256_json(str(P.data_dir))[:8]
+        folder = self.seen / extraction.source_hash(P)
         files = [folder / f"{path.stem}.safetensors" for path in paths]
+        if repeated := [file.stem for file, n in Counter(files).items() if n > 1]:
+            raise InputError(f"{repeated[0]}: two videos of this name; name them apart")
         made = (video_tokens(self.vlm, *pair, cache, P.qa.vlm_frames, gap, self.encode)
                 for pair in zip(paths, files, strict=True))  # fmt: skip
         return list(progress(made, len(paths), "visual tokens"))

@@ -97,7 +97,8 @@ def verdict(table: pd.DataFrame) -> str:
     """The rule that fits, or the nearest one, in a sentence."""
     best = table.iloc[0]
     rule = f"frames: {best.frames}; {best.resize}, {best.crop}"
-    if alike := int((table["cosine"] > best.cosine - ALIKE).sum()) - 1:
+    alike = int((table["cosine"] > best.cosine - ALIKE).sum()) - 1
+    if best.cosine >= EXACT and alike:
         return f"{alike + 1} rules give the same here, first {rule}: take another video"
     if best.cosine >= EXACT:
         return f"fits: {rule} (cosine {best.cosine:.4f})"
@@ -106,6 +107,8 @@ def verdict(table: pd.DataFrame) -> str:
 
 def check(args: argparse.Namespace) -> None:
     """Print what the command line asks for; InputError where features do not fit the model."""
+    if args.video and not args.model:
+        raise InputError("--video needs --model, whose features are compared")
     index = feature_index(args.features)
     summary = summarise(list(index.values()))
     low, high = summary.norms.min(), summary.norms.max()

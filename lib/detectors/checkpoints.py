@@ -7,6 +7,7 @@ the weights, which have the prefix ``net.``; its prototype m is in another file.
 
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,12 @@ def read_tensors(path: Path | str) -> Any:
     """The content of a file that torch.save wrote; nothing that it names is imported or called.
 
     Classes and functions beyond torch's own list of harmless ones become ``Placeholder``, so that
-    the tensors beside them can be read. InputError where torch refuses even this, such as a file
-    that names ``os``, or one that torch.save did not write.
+    the tensors beside them can be read. InputError where torch refuses even this: a file that
+    names ``os``, containers of other classes than dict and list, or no file of torch.save.
     """
     try:
-        unknown = get_unsafe_globals_in_checkpoint(path)
+        # Files from before torch 1.6 are no archives, whose names can be listed beforehand.
+        unknown = get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
         with safe_globals([(Placeholder, name) for name in unknown]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -94,6 +96,8 @@ def _state_dict(state: Any, path: Path | str) -> Mapping[str, Tensor]:
         state = state.get("state_dict", state.get("model_state_dict", state))
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"{path}: holds no state dict, names to tensors; save its state_dict")
+    if vast := [n for n, t in state.items() if t.nbytes > t.untyped_storage().nbytes()]:
+        raise InputError(f"{path}: {vast[0]} is larger than what is stored of it")
     if broken := [n for n, t in state.items() if t.isnan().any()]:
         raise InputError(f"{path}: {broken[0]} holds NaN; take another checkpoint")
     return {WRAPPERS.sub("", name): tensor for name, tensor in state.items()}

@@ -18,7 +18,7 @@ from detectors.event_annotations import VideoTruth
 from detectors.features import read_features
 
 SAMPLE = 24  # files that a check reads, evenly spaced
-# Of twelve real files of OpenAI's ViT-B/16, the mean cosine with class prompts is .20 to .25. In a
+# Of eleven real files of OpenAI's ViT-B/16, the mean cosine with class prompts is .20 to .25. In a
 # space of D dimensions that is not theirs it is 0 with a deviation of 1 / sqrt(D), .04 for 512.
 LEAST_COSINE = 0.1
 WIDTHS = {512: "ViT-B/16 or ViT-B/32", 640: "RN101 or RN50x4", 768: "ViT-L/14",

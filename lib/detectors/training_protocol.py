@@ -1,11 +1,10 @@
 """How detectors are trained and tested on frozen features."""
 
-import difflib
 from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
-from alertclip.errors import InputError
+from alertclip.errors import InputError, nearest
 from alertclip.hyperparameters import Group
 
 Detector = Literal["vadclip", "anomalyclip", "sultani", "rtfm"]
@@ -47,9 +46,7 @@ class DetectorParams(Group):
 def changed_settings(settings: Settings, changes: dict[str, Any], what: str) -> Settings:
     """``settings`` with ``changes``, checked; ``what`` names their source in an InputError."""
     for name in changes.keys() - type(settings).model_fields.keys():
-        near = difflib.get_close_matches(name, type(settings).model_fields, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise InputError(f"{what}: no setting {name}{hint}")
+        raise InputError(f"{what}: no setting {name}{nearest(name, type(settings).model_fields)}")
     try:
         return type(settings).model_validate(settings.model_dump() | changes)
     except ValidationError as error:

@@ -155,7 +155,9 @@ class VisionLanguageModel:
                 zip(items, masks, strict=True) if item.shown]  # fmt: skip
         if seen:
             projector = self._llava.multi_modal_projector
-            tokens = torch.cat(seen).to(embeds.device, next(projector.parameters()).dtype)
+            own = list(projector.parameters())  # PEFT keeps a frozen copy in another precision
+            own = [p for p in own if p.requires_grad] or own
+            tokens = torch.cat(seen).to(embeds.device, own[0].dtype)
             places = (ids == self.model.config.image_token_id)[..., None]
             embeds = embeds.masked_scatter(places, projector(tokens).to(embeds.dtype))
         return {"inputs_embeds": embeds, "attention_mask": (ids >= 0).long(), "labels": labels}
