@@ -57,7 +57,7 @@ def released(tmp_path):
                 path = folder / f"{name}__{crop}.npy"
                 noise = rng.normal(size=(20, len(cone))) / len(cone) ** 0.5
                 np.save(path, (10 * (cone + noise)).astype(np.float16))
-                rows[split].append(f"/home/x/{path.relative_to(tmp_path)},{label}")
+                rows[split].append(f"/their/disk/{path.relative_to(tmp_path)},{label}")
             events = "Normal  -1  -1" if normal else f"{label}  {30 + i}  200"
             truth += [f"{name}.mp4  {events}  -1  -1"] * (split == "test")
     (lists / "Temporal_Anomaly_Annotation.txt").write_text("\n".join(truth))
