@@ -100,6 +100,9 @@ def test_one_tuned_model_serves_every_benchmark(paper):
     run_stage(paper, 1)
     assert run_stage(paper.changed({"profile": "paper+paper-xd"}), 1) == paper.run_dir / "stage1"
     assert not (paper.run_dir.parent / "paper+paper-xd" / "stage1").exists()
+    other = paper.changed({"profile": "paper+paper-xd", "stage1_steps": 3})
+    with pytest.raises(InputError, match="tuned already, with other values of stage1_steps"):
+        run_stage(other, 1)
 
 
 def test_both_stages_run_from_the_paper_profile(paper):
