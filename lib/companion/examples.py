@@ -81,7 +81,8 @@ def twin_clips(P: Params, image_size: tuple[int, int], pairs: int = 4) -> list[d
     chosen = pairs_of(load_split(P, "train")[0], P.data_dir / "clips.csv")[:pairs]
     items = [item for pair in chosen for item in pair]
     frames, cache = min(MOST_FRAMES, P.data.num_frames), FrameCache(P.cache_dir, image_size)
-    clips = ClipDataset(P.data_dir, items, frames, cache, P.workers, cover=True)
+    sampled = frames, cache, P.workers, True, P.data.frame_spacing
+    clips = ClipDataset(P.data_dir, items, *sampled)
     samples = [clips[i] for i in range(len(clips))]
     return [s | {"regions": [r for r in s["regions"] if r[1].any()]} for s in samples]
 

@@ -146,7 +146,8 @@ def real_gallery(P: Params) -> Gallery | None:
     model = stage_model(P, "full")
     items = [Item(str(path.relative_to(folder)), "", ()) for path in found.values()]
     cache = FrameCache(P.cache_dir, model.image_size)
-    dataset = ClipDataset(folder, items, P.data.num_frames, cache, P.workers)
+    sampled = P.data.num_frames, cache, P.workers, False, P.data.frame_spacing
+    dataset = ClipDataset(folder, items, *sampled)
     picks: list[Pick] = []
     for number in range(len(dataset.items)):
         clip, times = measures.load_clip(dataset, number), dataset[number]["times"]

@@ -48,7 +48,7 @@ def _made(
     gap: int,
     encode: Patches | None,
 ) -> dict[str, torch.Tensor]:
-    now, rate = _chosen(path, cache, frames)
+    now, times = _chosen(path, cache, frames)
     before = np.maximum(now - gap, 0)
     needed = np.union1d(now, before)
     shown = np.asarray(cache.get(path, needed.tolist()))
@@ -59,13 +59,14 @@ def _made(
     moved = on_grid(np.concatenate([moved[:1], moved]), seen.shape[1:3])[1:].astype(np.float32)
     moved[now < gap] = np.inf
     tensors = {"tokens": seen[torch.from_numpy(at)].half(), "moved": torch.from_numpy(moved)}
-    return tensors | {"times": torch.from_numpy(now / rate).float()}
+    return tensors | {"times": torch.from_numpy(times).float()}
 
 
-def _chosen(path: Path, cache: FrameCache, frames: int) -> tuple[np.ndarray, float]:
-    """Numbers (T,) of the frames that a model is shown, spread evenly, and the frame rate."""
+def _chosen(path: Path, cache: FrameCache, frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers (T,) of the frames that a model is shown, spread evenly, and their times in s."""
     info = cache.info(path)
-    return uniform_indices(info, 0, info.duration, frames), info.fps
+    numbers = uniform_indices(info, 0, info.duration, frames)
+    return numbers, info.clock[numbers]
 
 
 def frames_shown(path: Path, cache: FrameCache, frames: int) -> np.ndarray:
