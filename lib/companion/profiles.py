@@ -23,7 +23,7 @@ from alertclip.hyperparameters import (
     TrainingParams,
 )
 from detectors.anomalyclip.settings import anomalyclip_settings
-from detectors.training_protocol import DetectorParams
+from detectors.training_protocol import DetectorParams, rtfm_settings, sultani_settings
 from detectors.vadclip.settings import vadclip_settings
 from vagpt.qa_protocol import QAParams
 
@@ -38,7 +38,6 @@ TYPICAL_TIMES = PROFILES / "typical_times.yaml"
 BUDGETS = PROFILES / "budgets.yaml"
 NOT_PROFILES = {"ablations", "benchmarks", "negative_prompts", "paper_results", "prompts"}
 NOT_PROFILES |= {"budgets", "negative_prompts_paper", "typical_times"}  # other files there
-
 TESTING = {"evaluation", "detector", "qa", "ablation", "failure"}  # groups that tune nothing
 
 Degradation = Literal[
@@ -223,7 +222,7 @@ def _tunes(overlay: str) -> bool:
 
 def _check_changes(P: Params) -> None:
     """Raise InputError on what a nested change misspells, before any work."""
-    for settings in (vadclip_settings, anomalyclip_settings):
+    for settings in (vadclip_settings, anomalyclip_settings, sultani_settings, rtfm_settings):
         settings(P.detector)
     nested = {f"transfer: {title}": changes for title, changes in P.evaluation.transfer.items()}
     nested["open_vocabulary_changes"] = P.evaluation.open_vocabulary_changes

@@ -15,14 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy, dropout, normalize
 from torch.optim import Adagrad, Adam, Optimizer
 from torch.optim.lr_scheduler import ConstantLR
 
 from alertclip.errors import InputError
-from alertclip.hyperparameters import Group
 from detectors.detector_parts import (
     Features,
     VideoScores,
@@ -31,40 +29,13 @@ from detectors.detector_parts import (
     paired_batches,
     train,
 )
-from detectors.training_protocol import DetectorParams, Variant, changed_settings
-
-
-class SultaniSettings(Group):
-    """Training of the ranking head; 20 epochs of 1000 batches are the official 20,000 steps."""
-
-    learning_rate: float = Field(1e-2, gt=0)  # official code; 1e-3 in the text
-    epochs: int = Field(20, ge=1)
-    epoch_steps: int = Field(1000, ge=1)  # batches of one epoch
-    batch_size: int = Field(30, ge=1)  # bags of each half, abnormal and normal
-    segments: int = Field(32, ge=1)  # S
-    dropout: float = Field(0.6, ge=0, lt=1)
-    weight_decay: float = 6.7e-5  # official .001 |W|^2 of a loss that is 30 times ours
-    sparsity_weight: float = 8e-5
-    smoothness_weight: float = 8e-5
-
-
-class RTFMSettings(SultaniSettings):
-    """Training of RTFM; 15 epochs of 1000 batches are the official 15,000 steps.
-
-    ``variant`` "paper" has the hinge of the text in place of the released code's magnitude loss.
-    """
-
-    learning_rate: float = Field(1e-3, gt=0)
-    epochs: int = Field(15, ge=1)
-    batch_size: int = Field(32, ge=1)
-    dropout: float = Field(0.7, ge=0, lt=1)
-    weight_decay: float = 5e-3
-    sparsity_weight: float = 8e-3
-    smoothness_weight: float = 8e-4
-    top_k: int = Field(3, ge=1)  # segments of largest magnitude; must be at most segments
-    margin: float = 100.0  # m
-    magnitude_weight: float = 1e-4  # alpha
-    variant: Variant = "official"
+from detectors.training_protocol import (
+    DetectorParams,
+    RTFMSettings,
+    SultaniSettings,
+    rtfm_settings,
+    sultani_settings,
+)
 
 
 class HeadOutput(NamedTuple):
@@ -211,21 +182,16 @@ def segment_means(features: Tensor, segments: int) -> Tensor:
     return torch.stack([features[start : max(end, start + 1)].mean(dim=0) for start, end in spans])
 
 
-HEADS: dict[str, tuple[Callable[..., nn.Module], SultaniSettings]] = {
-    "sultani": (Sultani, SultaniSettings()),
-    "rtfm": (RTFM, RTFMSettings()),
+HEADS: dict[str, tuple[Callable[..., nn.Module], Callable[[DetectorParams], SultaniSettings]]] = {
+    "sultani": (Sultani, sultani_settings),
+    "rtfm": (RTFM, rtfm_settings),
 }
 
 
 def make_head(name: str, width: int, detector: DetectorParams) -> Sultani | RTFM:
     """An untrained head on features of ``width``, from torch's seed; InputError as for settings."""
     head, settings = HEADS[name]
-    what = f"{name}_changes"
-    own = {"variant": detector.variant} if name == "rtfm" else {}
-    settings = changed_settings(settings, own | getattr(detector, what), what)
-    if getattr(settings, "top_k", 1) > settings.segments:
-        raise InputError(f"{what}: top_k must be at most segments")
-    return head(width, settings)
+    return head(width, settings(detector))
 
 
 def fit(

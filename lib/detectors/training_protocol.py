@@ -1,4 +1,4 @@
-"""How detectors are trained and tested on frozen features."""
+"""How detectors are trained and tested on frozen features; settings of the heads without text."""
 
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -39,7 +39,7 @@ class DetectorParams(Group):
     vadclip_changes: dict[str, Any] = {}  # to the preset, by name of its settings
     anomalyclip_preset: Literal["ucf", "xd", "sht"] = "ucf"
     anomalyclip_changes: dict[str, Any] = {}
-    sultani_changes: dict[str, Any] = {}  # to its published settings, lib/detectors/mil.py
+    sultani_changes: dict[str, Any] = {}  # to its published settings, below
     rtfm_changes: dict[str, Any] = {}
 
 
@@ -52,3 +52,50 @@ def changed_settings(settings: Settings, changes: dict[str, Any], what: str) -> 
     except ValidationError as error:
         found = [f"{'.'.join(map(str, e['loc']))} {e['msg']}".strip() for e in error.errors()]
         raise InputError(f"{what}: {'; '.join(found)}") from None
+
+
+class SultaniSettings(Group):
+    """Training of the ranking head; 20 epochs of 1000 batches are the official 20,000 steps."""
+
+    learning_rate: float = Field(1e-2, gt=0)  # official code; 1e-3 in the text
+    epochs: int = Field(20, ge=1)
+    epoch_steps: int = Field(1000, ge=1)  # batches of one epoch
+    batch_size: int = Field(30, ge=1)  # bags of each half, abnormal and normal
+    segments: int = Field(32, ge=1)  # S
+    dropout: float = Field(0.6, ge=0, lt=1)
+    weight_decay: float = 6.7e-5  # official .001 |W|^2 of a loss that is 30 times ours
+    sparsity_weight: float = 8e-5
+    smoothness_weight: float = 8e-5
+
+
+class RTFMSettings(SultaniSettings):
+    """Training of RTFM; 15 epochs of 1000 batches are the official 15,000 steps.
+
+    ``variant`` "paper" has the hinge of the text in place of the released code's magnitude loss.
+    """
+
+    learning_rate: float = Field(1e-3, gt=0)
+    epochs: int = Field(15, ge=1)
+    batch_size: int = Field(32, ge=1)
+    dropout: float = Field(0.7, ge=0, lt=1)
+    weight_decay: float = 5e-3
+    sparsity_weight: float = 8e-3
+    smoothness_weight: float = 8e-4
+    top_k: int = Field(3, ge=1)  # segments of largest magnitude; must be at most segments
+    margin: float = 100.0  # m
+    magnitude_weight: float = 1e-4  # alpha
+    variant: Variant = "official"
+
+
+def sultani_settings(detector: DetectorParams) -> SultaniSettings:
+    """The published settings with the changes of ``detector``; InputError names a wrong one."""
+    return changed_settings(SultaniSettings(), detector.sultani_changes, "sultani_changes")
+
+
+def rtfm_settings(detector: DetectorParams) -> RTFMSettings:
+    """The same for RTFM, in the detector's variant."""
+    changes = {"variant": detector.variant} | detector.rtfm_changes
+    settings = changed_settings(RTFMSettings(), changes, "rtfm_changes")
+    if settings.top_k > settings.segments:
+        raise InputError("rtfm_changes: top_k must be at most segments")
+    return settings

@@ -22,15 +22,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from alertclip import files
 from alertclip.errors import InputError
-from alertclip.files import progress
 from alertclip.training import learning_rate_factor
 from vagpt.effective_tokens import CHUNK, keep_top
 
 IGNORED = -100  # label of a token that the loss leaves out
 WARMUP = 0.03  # share of the steps, LLaVA's
-LINEAR = (
-    "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"  # LLaVA adapts every linear layer
-)
+# LLaVA adapts every linear layer.
+LINEAR = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
 
 
 class Shown(NamedTuple):
@@ -195,7 +193,7 @@ class VisionLanguageModel:
         trained = [p for p in self.model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0)
         self.model.train()
-        for step in progress(range(steps), steps, label):
+        for step in files.progress(range(steps), steps, label):
             rate = learning_rate * learning_rate_factor(step, steps, WARMUP)
             optimizer.param_groups[0]["lr"] = rate
             with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):
