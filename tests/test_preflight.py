@@ -97,6 +97,7 @@ def test_ten_planted_gaps_are_in_one_table(root, monkeypatch) -> None:
     (root / "UBnormal/Scene1/abnormal_scene_1_scenario_test5_annotations").rename(root / "other")
     np.save(root / "MSAD/gt-MSAD-WS-new.npy", np.zeros(16 * 240 - 5))
     (root / "b32.pt").write_bytes(b"weights")
+    monkeypatch.setattr("companion.profiles.ROOT", root / "project")  # nothing written
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10**9))
     wrong = {"pretrained": str(root / "b32.pt"), "device": "cuda:99", "failure_videos": "nowhere"}
     with pytest.raises(InputError) as caught:
