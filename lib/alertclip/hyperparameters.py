@@ -65,7 +65,7 @@ class TrainingParams(Group):
 
     negatives: Literal["micro", "accumulated"] = "micro"  # micro = 8-way, as Table 4 reads
     validate_steps: int = Field(50, ge=1)  # ours: optimiser steps between validations
-    from_scratch: bool = False  # Stage II without Stage I: joint training
+    from_scratch: bool = False  # joint training: Stage II alone, with the steps of both
     loss_global_weight: float = Field(1.0, ge=0)
     loss_region_weight: float = Field(1.0, ge=0)
     loss_hard_weight: float = Field(1.0, ge=0)

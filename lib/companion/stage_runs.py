@@ -74,10 +74,14 @@ def _refuse_other_settings(P: Params, stage: int, out: Path) -> None:
 
 
 def stage_params(P: Params, stage: int) -> StageParams:
-    """Column 1 or 2 of Table 4."""
+    """Column 1 or 2 of Table 4; trained from scratch, Stage II has the steps of both."""
     if stage not in FOLDERS:
         raise InputError(f"stage {stage}: there are stages 1 (global) and 2 (global and region)")
-    return P.stage1 if stage == 1 else P.stage2
+    first, second = P.stage1, P.stage2
+    if stage == 2 and P.training.from_scratch:  # as many steps as both stages have
+        steps = first.steps and second.steps and first.steps + second.steps
+        return second.model_copy(update={"epochs": first.epochs + second.epochs, "steps": steps})
+    return first if stage == 1 else second
 
 
 def initial_model(P: Params, stage: int) -> AlertCLIP:
