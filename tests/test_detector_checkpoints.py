@@ -26,7 +26,7 @@ from detectors.features import read_features
 from detectors.vadclip.model import VadCLIP
 from detectors.vadclip.model import score_video as score_vadclip
 from detectors.vadclip.settings import PRESETS as VADCLIP
-from detectors.vadclip.settings import VadCLIPSettings
+from detectors.training_protocol import VadCLIPSettings
 
 
 def layers(*names: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:

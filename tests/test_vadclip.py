@@ -9,7 +9,7 @@ from tiny_detectors import LENGTH, WIDTH, clip, random, tokenize, vadclip
 
 from alertclip.errors import InputError
 from detectors.vadclip.model import VadCLIP, VadCLIPOutput, chunks, prompt_layout, score_video
-from detectors.vadclip.settings import VadCLIPSettings
+from detectors.training_protocol import VadCLIPSettings
 from detectors.vadclip.training import total_loss, training_window
 
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from alertclip.attention import split_attention
 from detectors.anomalyclip.model import AnomalyCLIP
-from detectors.anomalyclip.settings import AnomalyCLIPSettings
+from detectors.training_protocol import AnomalyCLIPSettings
 from detectors.vadclip.model import VadCLIP
-from detectors.vadclip.settings import VadCLIPSettings
+from detectors.training_protocol import VadCLIPSettings
 
 START, STOP, END = 47, 48, 49
 WIDTH, LENGTH = 16, 16

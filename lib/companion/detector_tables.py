@@ -5,13 +5,13 @@ over seeds stands beside it.
 """
 
 from collections.abc import Sequence
-from itertools import product
+from functools import partial
+from itertools import pairwise, product
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from alertclip.errors import InputError
 from companion.extraction import (
     chosen_videos,
     detector_benchmark,
@@ -24,26 +24,21 @@ from companion.profiles import Params
 from companion.result_tables import per_cent, with_interval, with_paper
 from companion.tuned_models import STAGES, Stage, stage_model
 from detectors.benchmarks import load_benchmark
-from detectors.detection import detection_map
 from detectors.event_annotations import VideoTruth, frame_class_truth, frame_truth
 from detectors.fitting import VideoScores, score_seeds
-from detectors.frame_metrics import frame_plan
+from detectors.frame_metrics import FrameScores, interval, mean_of_defined, resampled_metrics
 from detectors.mil import HEADS
-from detectors.recognition import NAMES, ClassScores, class_metrics, false_alarm_rate, macro_auc
-from detectors.resampling import FrameScores, frame_count, interval, mean_of_defined, resample
+from detectors.recognition import class_metrics, detection_map, false_alarm_rate, macro_auc
 from detectors.training_protocol import DETECTORS, Detector
 
 FRAMEWORKS = ("CLIP", "Full")  # supplementary B.3: the original backbone, and Alert-CLIP's
 
-Columns = list[list[FrameScores]]
-"""Frame scores of all videos, once per seed."""
-
 
 class Curves(NamedTuple):
-    """Anomaly scores of one model, by name, on all frames of the evaluation videos."""
+    """Anomaly scores of one model, by name, on all frames of the evaluation videos, per seed."""
 
     model: str
-    columns: Columns
+    columns: list[list[FrameScores]]
 
 
 class Scored(NamedTuple):
@@ -63,7 +58,7 @@ class Scored(NamedTuple):
         return STAGES[self.stage]
 
     @property
-    def columns(self) -> Columns:
+    def columns(self) -> list[list[FrameScores]]:
         """Anomaly scores per frame: each is held for the frames it stands for."""
         return [
             [
@@ -73,32 +68,15 @@ class Scored(NamedTuple):
             for scores in self.seeds
         ]
 
-    def class_scores(self, classes: Sequence[str]) -> list[list[ClassScores]]:
-        """Class probabilities and truth per frame, once per seed."""
-        return [
-            [
-                ClassScores(
-                    truth.name,
-                    np.repeat(s.probabilities, self.length, axis=0),
-                    frame_class_truth(truth, self.length * len(s.anomaly), classes),
-                )
-                for truth, s in zip(self.named, scores, strict=True)
-            ]
-            for scores in self.seeds
-        ]
-
 
 class Resampled(NamedTuple):
-    """Frame metrics of one model by name: (seeds, 1 + n_boot), first on the videos as they are."""
+    """Frame metrics of one model by name: (seeds, 1 + n_boot), first on the videos as they are.
+
+    And the number of frames behind each.
+    """
 
     model: str
-    videos: list[str]
-    values: dict[str, np.ndarray]
-    frames: dict[str, int]
-
-    def mean(self, name: str) -> np.ndarray:
-        """A metric averaged over detector seeds: (1 + n_boot,)."""
-        return mean_of_defined(self.values[name])
+    metrics: dict[str, tuple[np.ndarray, int]]
 
 
 def score_stages(
@@ -126,13 +104,9 @@ def resample_models(P: Params, scored: Sequence[Scored | Curves]) -> list[Resamp
     """Frame AUC, AP and AnoAUC of every model and seed, on the same resamples of the videos."""
     found = []
     for s in scored:
-        values, frames, columns = {}, {}, s.columns
-        for parts in zip(*map(frame_plan, columns), strict=True):
-            name, metric, videos = parts[0]
-            name, chosen = NAMES.get(name, name), [part[2] for part in parts]
-            values[name] = resample(chosen, metric, name, P.evaluation.bootstrap_samples, P.seed)
-            frames[name] = frame_count(videos)
-        found.append(Resampled(s.model, [video.video for video in columns[0]], values, frames))
+        metrics = resampled_metrics(s.columns, P.evaluation.bootstrap_samples, P.seed)
+        metrics["AnoAUC"] = metrics.pop("in-clip frame AUC")  # the field's name
+        found.append(Resampled(s.model, metrics))
     return found
 
 
@@ -144,9 +118,8 @@ def backbone_table(resampled: Sequence[Resampled], paper: str) -> pd.DataFrame:
     """
     rows = []
     for r in resampled:
-        for name, values in r.values.items():
-            row = {"setting": name, "model": r.model, "n": r.frames[name]}
-            row |= interval(r.mean(name), r.frames[name])._asdict()
+        for name, (values, n) in r.metrics.items():
+            row = {"setting": name, "model": r.model, "n": n} | interval(values, n)._asdict()
             rows.append(row | {"seed_sd": 100 * pd.Series(values[:, 0]).std()})
     return with_paper(per_cent(pd.DataFrame(rows)), paper, "setting")
 
@@ -178,13 +151,11 @@ def heading(P: Params, detector: Detector) -> str:
 def backbone_differences(resampled: Sequence[Resampled]) -> pd.DataFrame:
     """Paired differences (points) of each backbone to the one before it, over the same videos."""
     rows = []
-    for before, after in zip(resampled[:-1], resampled[1:], strict=True):
-        if before.videos != after.videos:
-            raise InputError(f"{before.model} and {after.model} were scored on different videos")
-        for name, frames in before.frames.items():
-            change = interval(after.mean(name) - before.mean(name), frames)
-            difference = f"{after.model} minus {before.model}"
-            rows.append({"difference": difference, "measure": name} | change._asdict())
+    for before, after in pairwise(resampled):
+        for name, (values, n) in after.metrics.items():
+            change = mean_of_defined(values) - mean_of_defined(before.metrics[name][0])
+            row = {"difference": f"{after.model} minus {before.model}", "measure": name}
+            rows.append(row | interval(change, n)._asdict())
     return per_cent(pd.DataFrame(rows)).drop(columns="n")
 
 
@@ -209,9 +180,16 @@ def class_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
     Columns class_name, setting, model, value, low, high, n. AnomalyCLIP's measures.
     """
     benchmark, tables = load_benchmark(P.detector.benchmark), []
+    classes, draws = benchmark.classes, (P.evaluation.bootstrap_samples, P.seed)
     for s in scored:
-        seeds, draws = s.class_scores(benchmark.classes), (P.evaluation.bootstrap_samples, P.seed)
-        table = class_metrics(seeds, benchmark.classes, benchmark.normal_class, *draws)
+        seeds = [
+            [
+                held_scores(truth, found.probabilities, s.length, classes)
+                for truth, found in zip(s.named, videos, strict=True)
+            ]
+            for videos in s.seeds
+        ]
+        table = class_metrics(seeds, classes, benchmark.normal_class, *draws)
         named = table["class_name"] + " " + table["metric"]
         tables.append(table.assign(setting=named, model=s.model).drop(columns="metric"))
     return per_cent(pd.concat(tables, ignore_index=True))
@@ -238,10 +216,16 @@ def _over_seeds(table: pd.DataFrame) -> pd.DataFrame:
     return groups.agg(value="mean", seed_sd="std").reset_index()
 
 
-def held_scores(truth: VideoTruth, scores: np.ndarray, length: int) -> FrameScores:
-    """Scores (n,) of features, each held for the ``length`` frames it stands for, with truth."""
-    frames = np.repeat(scores, length)
-    return FrameScores(truth.name, frames, frame_truth(truth, len(frames)), truth.is_abnormal)
+def held_scores(
+    truth: VideoTruth, scores: np.ndarray, length: int, classes: Sequence[str] = ()
+) -> FrameScores:
+    """Scores of features, each held for the ``length`` frames it stands for, with truth.
+
+    scores (n,), or (n, C) of ``classes``.
+    """
+    held = np.repeat(scores, length, axis=0)
+    read = partial(frame_class_truth, classes=classes) if classes else frame_truth
+    return FrameScores(truth.name, held, read(truth, len(held)), truth.is_abnormal)
 
 
 def data_framework_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:

@@ -12,10 +12,8 @@ from alertclip.errors import InputError
 from companion.certification import Counts, backbones, counts_in_use, shortfall
 from companion.paper_numbers import Cell, Measure, cells, load, number, same_digits
 from companion.profiles import Params
-from detectors.anomalyclip.settings import anomalyclip_settings
 from detectors.benchmarks import load_benchmark
-from detectors.training_protocol import DetectorParams
-from detectors.vadclip.settings import vadclip_settings
+from detectors.training_protocol import DetectorParams, detector_settings
 
 INTERVAL, ROUNDING = "reproduced within the interval", "reproduced within rounding"
 DIFFERS, DIRECTION = "differs", "direction only"
@@ -227,14 +225,15 @@ def settings_table(P: Params) -> pd.DataFrame:
     groups = {}
     for name in ("ucf", "xd"):
         published = DetectorParams(vadclip_preset=name, variant=P.detector.variant)
-        preset = groups[f"vadclip.{name}"] = vadclip_settings(published).model_dump()
+        preset = groups[f"vadclip.{name}"] = detector_settings("vadclip", published).model_dump()
         preset["context_tokens"] = preset["prefix"] + preset["postfix"]
     for name in ("ucf", "xd", "sht"):
         published = DetectorParams(anomalyclip_preset=name, variant=P.detector.variant)
-        preset = groups[f"anomalyclip.{name}"] = anomalyclip_settings(published).model_dump()
+        preset = detector_settings("anomalyclip", published).model_dump()
         preset["videos_per_batch"] = 2 * preset["batch_size"]
         preset["masked_per_cent"] = round(100 * (1 - preset["keep_probability"]), 6)
         preset["warmup_per_cent"] = 100 * preset["warmup_epochs"] / preset["epochs"]
+        groups[f"anomalyclip.{name}"] = preset
     names = ("learning_rate", "batch_size", "hidden", "epochs")
     groups["temporal_classifier"] = {name: getattr(P.qa, name) for name in names} | {"seed": P.seed}
     for name in COUNTED:

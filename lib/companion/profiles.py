@@ -22,9 +22,7 @@ from alertclip.hyperparameters import (
     StageParams,
     TrainingParams,
 )
-from detectors.anomalyclip.settings import anomalyclip_settings
-from detectors.training_protocol import DetectorParams, rtfm_settings, sultani_settings
-from detectors.vadclip.settings import vadclip_settings
+from detectors.training_protocol import DETECTORS, DetectorParams, detector_settings
 from vagpt.qa_protocol import QAParams
 
 Result = TypeVar("Result")
@@ -222,8 +220,8 @@ def _tunes(overlay: str) -> bool:
 
 def _check_changes(P: Params) -> None:
     """Raise InputError on what a nested change misspells, before any work."""
-    for settings in (vadclip_settings, anomalyclip_settings, sultani_settings, rtfm_settings):
-        settings(P.detector)
+    for name in DETECTORS:
+        detector_settings(name, P.detector)
     nested = {f"transfer: {title}": changes for title, changes in P.evaluation.transfer.items()}
     nested["open_vocabulary_changes"] = P.evaluation.open_vocabulary_changes
     nested["ablation_changes"] = P.ablation.changes

@@ -23,8 +23,14 @@ from companion.tuned_models import (
     stage_model,
     videos,
 )
-from detectors.frame_metrics import auc_statistic, frame_metrics, video_metrics
-from detectors.resampling import FrameScores, frame_auc, frame_count, interval, resample
+from detectors.frame_metrics import (
+    FrameScores,
+    auc_statistic,
+    frame_metrics,
+    interval,
+    resampled_metrics,
+    video_metrics,
+)
 
 finding = Markdown  # the sentence under a result; its numbers come from the table, by f-string
 
@@ -79,15 +85,14 @@ def paired(
     draws = P.evaluation.bootstrap_samples, P.seed
     signed = [mss.signed_score(r.similarities, labels) for r in (before, after)]
     margins, auc = (before.margins, after.margins), auc_statistic(labels)
-    frames = [frame_scores(P, r, split) for r in (before, after)]
-    inside = [[video for video in part if video.abnormal] for part in frames]
     changes = {
         "MSS": intervals.paired_difference(*signed, intervals.mean, *draws, groups),
         "video AUC": intervals.paired_difference(*margins, auc, *draws, groups),
     }
-    for name, pair in (("frame AUC", frames), ("in-clip frame AUC", inside)):
-        first, second = resample(pair, frame_auc, "frame AUC", *draws)
-        changes[name] = interval(second - first, frame_count(pair[0]))
+    frames = resampled_metrics([frame_scores(P, r, split) for r in (before, after)], *draws)
+    for name in ("frame AUC", "in-clip frame AUC"):
+        (first, second), n = frames[name]
+        changes[name] = interval(second - first, n)
     table = pd.DataFrame(changes.values())
     table.loc[1:, ["value", "low", "high"]] *= 100  # AUC in points
     table.insert(0, "measure", list(changes))

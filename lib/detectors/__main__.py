@@ -19,14 +19,12 @@ from alertclip.backbone import Backbone, load_backbone
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, progress
 from detectors.anomalyclip.model import AnomalyCLIP
-from detectors.anomalyclip.settings import anomalyclip_settings
 from detectors.benchmarks import load_benchmark
 from detectors.checkpoints import load_anomalyclip, load_clip, load_vadclip, read_tensors
 from detectors.features import read_features
 from detectors.fitting import Score, anomalyclip_score, class_prompts, vadclip_score
-from detectors.training_protocol import DetectorParams
+from detectors.training_protocol import DetectorParams, detector_settings
 from detectors.vadclip.model import VadCLIP
-from detectors.vadclip.settings import vadclip_settings
 
 PRESETS = {"ucf_crime": "ucf", "xd_violence": "xd", "shanghaitech": "sht"}
 
@@ -72,7 +70,7 @@ def _vadclip(args: argparse.Namespace, backbone: Backbone) -> tuple[Score, list[
     benchmark = load_benchmark(args.benchmark)
     if not args.pretrained:
         load_clip(backbone.model, args.checkpoint)
-    settings = vadclip_settings(DetectorParams(vadclip_preset=PRESETS[args.benchmark]))
+    settings = detector_settings("vadclip", DetectorParams(vadclip_preset=PRESETS[args.benchmark]))
     prompts = class_prompts(benchmark, benchmark.classes)
     model = VadCLIP(backbone.model, backbone.tokenizer, prompts, settings)
     load_vadclip(model, args.checkpoint)
@@ -85,7 +83,7 @@ def _anomalyclip(args: argparse.Namespace, backbone: Backbone) -> tuple[Score, l
     benchmark, prototype = load_benchmark(args.benchmark), read_tensors(args.prototype)
     classes, width = benchmark.anomalyclip_classes, backbone.model.text_projection.shape[1]
     params = DetectorParams(anomalyclip_preset=PRESETS[args.benchmark])
-    settings = anomalyclip_settings(params, classes.index(benchmark.normal_class))
+    settings = detector_settings("anomalyclip", params, normal_id=classes.index(benchmark.normal_class))
     model = AnomalyCLIP(backbone.model, backbone.tokenizer, classes, torch.zeros(width), settings)
     load_anomalyclip(model, args.checkpoint, prototype)
     return anomalyclip_score(model), classes

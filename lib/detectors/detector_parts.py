@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from alertclip.errors import InputError
 from alertclip.files import progress
+from alertclip.hyperparameters import Group
 
 Tokenizer = Callable[[list[str]], Tensor]
 Features = np.ndarray | Tensor
@@ -84,16 +85,24 @@ def paired_batches(
     pools: Sequence[list[int]], size: int, count: int, rng: np.random.Generator
 ) -> Iterator[list[int]]:
     """``count`` batches of ``size`` shuffled items of each pool, which starts again at its end."""
-    streams = [_endless(pool, size, rng) for pool in pools]
+
+    def endless(pool: list[int]) -> Iterator[list[int]]:
+        while True:
+            order = rng.permutation(pool).tolist()
+            for start in range(0, len(order) - size + 1, size):
+                yield order[start : start + size]
+
+    streams = [endless(pool) for pool in pools]
     for _ in range(count):
         yield [i for stream in streams for i in next(stream)]
 
 
-def _endless(pool: list[int], size: int, rng: np.random.Generator) -> Iterator[list[int]]:
-    while True:
-        order = rng.permutation(pool).tolist()
-        for start in range(0, len(order) - size + 1, size):
-            yield order[start : start + size]
+def weighted(terms: dict[str, Tensor], settings: Group) -> dict[str, Tensor]:
+    """The loss terms and their "total", where a term without a weight among the settings counts
+    once, and one that ``settings.left_out`` names does not."""
+    kept = [name for name in terms if name not in getattr(settings, "left_out", ())]
+    total = sum(getattr(settings, f"{name}_weight", 1) * terms[name] for name in kept)
+    return {"total": total, **terms}
 
 
 def train(

@@ -11,22 +11,15 @@ import numpy as np
 import torch
 
 from alertclip.model import AlertCLIP
-from detectors.anomalyclip.model import AnomalyCLIP, normality_prototype
-from detectors.anomalyclip.model import score_video as score_anomalyclip
-from detectors.anomalyclip.settings import anomalyclip_settings
-from detectors.anomalyclip.training import fit as train_anomalyclip
+from detectors.anomalyclip import model as anomalyclip_model
+from detectors.anomalyclip import training as anomalyclip_training
 from detectors.benchmarks import Benchmark
 from detectors.detector_parts import VideoScores
 from detectors.event_annotations import VideoTruth
-from detectors.mil import fit as train_head
-from detectors.mil import make_head
-from detectors.mil import score_video as score_head
-from detectors.training_protocol import Detector, DetectorParams
-from detectors.vadclip.model import VadCLIP
-from detectors.vadclip.model import score_video as score_vadclip
-from detectors.vadclip.settings import vadclip_settings
-from detectors.vadclip.training import fit as train_vadclip
-from detectors.vadclip.training import multi_hot
+from detectors.mil import HEADS, fit, score_video
+from detectors.training_protocol import Detector, DetectorParams, detector_settings
+from detectors.vadclip import model as vadclip_model
+from detectors.vadclip import training as vadclip_training
 
 Score = Callable[[np.ndarray], VideoScores]
 """A trained detector: features (n, D) of a video -> its scores."""
@@ -63,26 +56,8 @@ def class_prompts(benchmark: Benchmark, classes: Sequence[str]) -> list[str]:
     return [named.get(name, name.replace("_", " ").lower()) for name in classes]
 
 
-def fit_vadclip(
-    model: AlertCLIP,
-    data: TrainingSet,
-    benchmark: Benchmark,
-    classes: Sequence[str],
-    detector: DetectorParams,
-    seed: int,
-) -> Score:
-    """Train VadCLIP; see ``vadclip_score`` for the branch that scores anomalies."""
-    settings = vadclip_settings(detector)
-    torch.manual_seed(seed)
-    prompts = class_prompts(benchmark, classes)
-    vad = VadCLIP(model.clip, model.backbone.tokenizer, prompts, settings).to(model.mean.device)
-    named = [labels or (benchmark.normal_class,) for labels in data.classes]
-    train_vadclip(vad, data.features, multi_hot(named, classes), seed)
-    return vadclip_score(vad, benchmark)
-
-
 @torch.no_grad()
-def vadclip_score(vad: VadCLIP, benchmark: Benchmark) -> Score:
+def vadclip_score(vad: vadclip_model.VadCLIP, benchmark: Benchmark) -> Score:
     """A trained VadCLIP as a function of features.
 
     The C-branch scores anomalies on UCF-Crime, the A-branch on XD-Violence; if that branch was
@@ -90,37 +65,18 @@ def vadclip_score(vad: VadCLIP, benchmark: Benchmark) -> Score:
     """
     aligned = benchmark.metric == "AP" or not vad.settings.binary_weight
     aligned = aligned and vad.settings.alignment_weight > 0
-    return partial(score_vadclip, vad, aligned=aligned, text=vad.eval().encode_text())
-
-
-def fit_anomalyclip(
-    model: AlertCLIP,
-    data: TrainingSet,
-    benchmark: Benchmark,
-    classes: Sequence[str],
-    detector: DetectorParams,
-    seed: int,
-) -> Score:
-    """Train AnomalyCLIP; the normality prototype comes from the normal training videos."""
-    normal_id = list(classes).index(benchmark.normal_class)
-    settings = anomalyclip_settings(detector, normal_id)
-    videos = [torch.from_numpy(features) for features in data.features]
-    labels = [classes.index(names[0]) if names else normal_id for names in data.classes]
-    m = normality_prototype(v for v, n in zip(videos, labels, strict=True) if n == normal_id)
-    torch.manual_seed(seed)
-    prompts = class_prompts(benchmark, classes)
-    anomaly = AnomalyCLIP(model.clip, model.backbone.tokenizer, prompts, m, settings)
-    train_anomalyclip(anomaly.to(model.mean.device), videos, labels, seed)
-    return anomalyclip_score(anomaly)
+    text = vad.eval().encode_text()
+    return partial(vadclip_model.score_video, vad, aligned=aligned, text=text)
 
 
 @torch.no_grad()
-def anomalyclip_score(anomaly: AnomalyCLIP) -> Score:
+def anomalyclip_score(anomaly: anomalyclip_model.AnomalyCLIP) -> Score:
     """A trained AnomalyCLIP as a function of features."""
-    return partial(score_anomalyclip, anomaly, directions=anomaly.eval().directions())
+    directions = anomaly.eval().directions()
+    return partial(anomalyclip_model.score_video, anomaly, directions=directions)
 
 
-def fit_head(
+def fit_detector(
     name: Detector,
     model: AlertCLIP,
     data: TrainingSet,
@@ -129,11 +85,33 @@ def fit_head(
     detector: DetectorParams,
     seed: int,
 ) -> Score:
-    """Train Sultani's head or RTFM, which know no classes, on the same features as VadCLIP."""
+    """Train a detector for ``classes``; Sultani's head and RTFM know none.
+
+    AnomalyCLIP's normality prototype comes from the normal training videos.
+    """
     torch.manual_seed(seed)
-    head = make_head(name, data.features[0].shape[-1], detector).to(model.mean.device)
-    train_head(head, data.features, [bool(labels) for labels in data.classes], seed)
-    return partial(score_head, head)
+    device, normal = model.mean.device, benchmark.normal_class
+    text = model.clip, model.backbone.tokenizer, class_prompts(benchmark, classes)
+    if name == "vadclip":
+        vad = vadclip_model.VadCLIP(*text, detector_settings(name, detector)).to(device)
+        named = [labels or (normal,) for labels in data.classes]
+        targets = torch.tensor([[float(name in labels) for name in classes] for labels in named])
+        vadclip_training.fit(vad, data.features, targets, seed)
+        return vadclip_score(vad, benchmark)
+    if name == "anomalyclip":
+        settings = detector_settings(name, detector, normal_id=list(classes).index(normal))
+        videos = [torch.from_numpy(features) for features in data.features]
+        m = anomalyclip_model.normality_prototype(
+            video for video, found in zip(videos, data.classes, strict=True) if not found
+        )
+        labels = [classes.index(found[0] if found else normal) for found in data.classes]
+        anomaly = anomalyclip_model.AnomalyCLIP(*text, m, settings).to(device)
+        anomalyclip_training.fit(anomaly, videos, labels, seed)
+        return anomalyclip_score(anomaly)
+    width = data.features[0].shape[-1]
+    head = HEADS[name](width, detector_settings(name, detector)).to(device)
+    fit(head, data.features, [bool(labels) for labels in data.classes], seed)
+    return partial(score_video, head)
 
 
 def score_seeds(
@@ -145,10 +123,9 @@ def score_seeds(
     classes: Sequence[str],
     detector: DetectorParams,
 ) -> list[list[VideoScores]]:
-    """Train a detector for ``classes`` under every seed; its scores of the test videos, by seed."""
-    with_text = {"vadclip": fit_vadclip, "anomalyclip": fit_anomalyclip}
-    fit, scores = with_text.get(name, partial(fit_head, name)), []
+    """Train a detector under every seed; its scores of the test videos, by seed."""
+    scores = []
     for seed in detector.seeds:
-        score = fit(model, train, benchmark, classes, detector, seed)
+        score = fit_detector(name, model, train, benchmark, classes, detector, seed)
         scores.append([score(features) for features in test.features])
     return scores

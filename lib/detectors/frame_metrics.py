@@ -1,112 +1,218 @@
-"""AUC / AP at video and frame level.
+"""AUC and AP of videos and of their frames, with intervals that resample videos, exactly.
 
-Ground truth is end-exclusive: an event [s, e) covers s and not e. Intervals resample videos.
+Both depend on the frames only through counts per video at the scores of positive frames. They are
+gathered once; a bootstrap over videos is then matrix products with the videos' weights.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_array
 
 from alertclip.errors import InputError
-from alertclip.intervals import Interval, Statistic, bootstrap_interval
-from detectors.resampling import (
-    FRAME_METRICS,
-    FrameMetric,
-    FrameScores,
-    frame_auc,
-    frame_count,
-    interval,
-    resample,
-)
+from alertclip.intervals import Interval, Statistic, percentiles, resampled_counts
 
-Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+BLOCK = 2048  # thresholds held at once
 
 
-def roc_auc(scores: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve of weighted items; ties count one half.
+@dataclass(frozen=True)
+class FrameScores:
+    """Scores and truth of one video's frames: both (F,), or (F, C) with a column per class.
 
-    scores (M,); positive, negative (..., M) are the weights of an item in either class -> (...).
-    nan where a class has no weight.
+    ``abnormal`` is the video's label. InputError if they do not fit or a score is not finite.
     """
-    true, false = _by_threshold(scores, positive, negative)
-    above = true.cumsum(axis=-1) - true / 2  # positives that a negative is ranked below
+
+    video: str
+    scores: np.ndarray
+    truth: np.ndarray
+    abnormal: bool
+
+    def __post_init__(self) -> None:
+        shapes = self.scores.shape, self.truth.shape
+        if shapes[0] != shapes[1]:
+            raise InputError(f"{self.video}: scores {shapes[0]} and truth {shapes[1]} differ")
+        if not np.isfinite(self.scores).all():
+            raise InputError(f"{self.video}: a score is not finite")
+
+
+class Block(NamedTuple):
+    """Frames per threshold, highest first, and video (K, V): positive ones whose score is the
+    threshold, negative ones that lie above it, and negative ones that equal it."""
+
+    positive: np.ndarray
+    above: np.ndarray
+    tied: np.ndarray
+
+
+FrameMetric = Callable[[Sequence[FrameScores], np.ndarray], np.ndarray]
+"""Videos and weights (n, V) of the V different video names -> the metric's values (n,)."""
+
+
+def frame_auc(videos: Sequence[FrameScores], weights: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve over frames, ties one half; nan where a class has no weight."""
+    positive, negative = _totals(videos)
+    # A resample's area is a quadratic form: right[u, v] counts pairs of a positive frame of
+    # video u and a negative one of video v that are in the right order.
+    right = sum(b.positive.T @ (negative - b.above - b.tied / 2) for b in threshold_blocks(videos))
+    pairs = (weights @ positive) * (weights @ negative)
+    with np.errstate(invalid="ignore"):
+        return ((weights @ right) * weights).sum(axis=1) / pairs
+
+
+def frame_ap(videos: Sequence[FrameScores], weights: np.ndarray) -> np.ndarray:
+    """Average precision over frames, sum of (R_i - R_{i-1}) P_i; nan as for ``frame_auc``."""
+    found, area = np.zeros((len(weights), 1)), np.zeros(len(weights))
+    for block in threshold_blocks(videos):
+        gained = weights @ block.positive.T  # (n, K)
+        true = found + gained.cumsum(axis=1)
+        false = weights @ (block.above + block.tied).T
+        area += (gained * true / np.maximum(true + false, 1)).sum(axis=1)
+        found = true[:, -1:]
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (false * above).sum(axis=-1) / (true.sum(axis=-1) * false.sum(axis=-1))
+        return np.where(weights @ _totals(videos)[1] > 0, area / found[:, 0], np.nan)
 
 
-def average_precision(scores: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
-    """Average precision, sum of (R_i - R_{i-1}) P_i over thresholds; arguments as in roc_auc."""
-    gained, false = _by_threshold(scores, positive, negative)
-    true, false = gained.cumsum(axis=-1), false.cumsum(axis=-1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        precision = np.where(true > 0, true / (true + false), 0.0)
-        area = (gained * precision).sum(axis=-1)
-        return np.where(false[..., -1] > 0, area / true[..., -1], np.nan)
+FRAME_METRICS: dict[str, FrameMetric] = {"AUC": frame_auc, "AP": frame_ap}
 
 
-METRICS: dict[str, Metric] = {"AUC": roc_auc, "AP": average_precision}
+def threshold_blocks(videos: Sequence[FrameScores]) -> Iterator[Block]:
+    """The scores of positive frames as thresholds, highest first, ``BLOCK`` of them at a time."""
+    owner, scores, truth = _frames(videos)
+    thresholds = np.unique(scores[truth])  # ascending
+    below = np.searchsorted(thresholds, scores, side="left")  # thresholds below each score
+    equal = np.searchsorted(thresholds, scores, side="right") > below
+    k, n = len(thresholds), owner.max() + 1
+    at, higher, same = (
+        csr_array((np.ones(chosen.sum()), (below[chosen], owner[chosen])), shape=(k + 1, n))
+        for chosen in (truth, ~truth, ~truth & equal)
+    )
+    above = higher[[k]].toarray()  # so far: negatives above all thresholds
+    for stop in range(k, 0, -BLOCK):
+        rows = np.arange(stop - 1, max(stop - BLOCK, 0) - 1, -1)
+        inside = higher[rows].toarray()
+        running = above + inside.cumsum(axis=0) - inside  # those of the row itself lie below it
+        yield Block(at[rows].toarray(), running, same[rows].toarray())
+        above = running[-1:] + inside[-1:]
 
 
-def auc_statistic(labels: np.ndarray) -> Statistic:
-    """AUC over videos as a statistic for bootstrap_interval and paired_difference."""
-    return partial(_labelled, roc_auc, np.asarray(labels).astype(float))
-
-
-def _labelled(
-    metric: Metric, labels: np.ndarray, scores: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
-    return metric(scores, weights * labels, weights * (1 - labels))
-
-
-def video_metrics(
-    scores: np.ndarray,
-    labels: np.ndarray,
+def resample(
+    columns: Sequence[Sequence[FrameScores]],
+    metric: FrameMetric,
+    name: str,
     n_boot: int = 1000,
     seed: int = 0,
-    groups: Sequence[str] | None = None,
-) -> pd.DataFrame:
-    """Video-level AUC and AP: scores (B,), labels (B,) -> columns metric, value, low, high, n."""
-    scores, labels = np.asarray(scores, float), np.asarray(labels).astype(float)
-    if len(set(labels)) < 2:
-        only = "abnormal" if labels.any() else "normal"
-        raise InputError(f"AUC and AP need both classes, but all {len(labels)} videos are {only}")
-    if not np.isfinite(scores).all():
-        raise InputError(f"video scores: score {np.isfinite(scores).argmin()} is not finite")
-    rows = []
-    for name, metric in METRICS.items():
-        statistic = partial(_labelled, metric, labels)
-        rows.append((f"video {name}", bootstrap_interval(scores, statistic, n_boot, seed, groups)))
-    return _table(rows)
+) -> np.ndarray:
+    """A metric of several columns of the same videos, one per class, seed or model.
+
+    Returns (columns, 1 + n_boot): first on the videos as they are, then on resamples, which are
+    the same for all columns. Segments of a video (equal names) are one unit. Raises InputError with
+    ``name`` if all frames are of one class or the columns are of different videos.
+    """
+    names = [list(_numbers(videos)) for videos in columns]
+    if not names[0] or any(other != names[0] for other in names):
+        raise InputError(f"{name}: no videos, or not the same ones in all columns")
+    for videos in columns:
+        truth = np.concatenate([video.truth for video in videos])
+        if truth.all() or not truth.any():
+            only = "abnormal" if truth.any() else "normal"
+            raise InputError(f"{name}: needs both classes, but all frames for {name} are {only}")
+    counts = resampled_counts(len(names[0]), n_boot, seed)
+    weights = np.concatenate([np.ones((1, len(names[0]))), counts])
+    return np.stack([metric(videos, weights) for videos in columns])
+
+
+def interval(values: np.ndarray, n: int) -> Interval:
+    """Mean over columns, (C, 1 + n_boot) of ``resample``, or one, with its 95% interval."""
+    means = mean_of_defined(np.atleast_2d(values))
+    return Interval(float(means[0]), *percentiles(means[1:]), n=n)
+
+
+def mean_of_defined(values: np.ndarray) -> np.ndarray:
+    """Mean over columns, (C, n) -> (n,), without the nan of those that a resample lacks."""
+    defined = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(defined, values, 0.0).sum(axis=0) / defined.sum(axis=0)
+
+
+def frame_count(videos: Sequence[FrameScores]) -> int:
+    """Frames of all videos."""
+    return sum(len(video.scores) for video in videos)
+
+
+def resampled_metrics(
+    columns: Sequence[Sequence[FrameScores]], n_boot: int = 1000, seed: int = 0
+) -> dict[str, tuple[np.ndarray, int]]:
+    """Frame-level AUC and AP over all videos, and AUC inside abnormal videos only, by name.
+
+    Each as ``resample`` gives it, and its number of frames. In-clip AUC leaves normal videos out,
+    so it measures localisation alone.
+    """
+    inside = [[video for video in videos if video.abnormal] for videos in columns]
+    plan = {f"frame {name}": (metric, columns) for name, metric in FRAME_METRICS.items()}
+    plan["in-clip frame AUC"] = frame_auc, inside
+    return {
+        name: (resample(chosen, metric, name, n_boot, seed), frame_count(chosen[0]))
+        for name, (metric, chosen) in plan.items()
+    }
 
 
 def frame_metrics(videos: Sequence[FrameScores], n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """Frame-level AUC and AP over all videos, and AUC inside abnormal videos only.
+    """``resampled_metrics`` of one column: columns metric, value, low, high, n (frames)."""
+    found = resampled_metrics([videos], n_boot, seed).items()
+    return pd.DataFrame([{"metric": name, **interval(*part)._asdict()} for name, part in found])
 
-    Columns metric, value, low, high, n (frames). In-clip AUC leaves normal videos out, so it
-    measures localisation alone. InputError names the metric whose frames are all of one class.
+
+def video_metrics(
+    scores: np.ndarray, labels: np.ndarray, n_boot: int, seed: int, groups: Sequence[str]
+) -> pd.DataFrame:
+    """Video-level AUC and AP of scores (B,), labels (B,), resampling groups (B,).
+
+    Columns metric, value, low, high, n.
     """
-    rows = []
-    for name, metric, chosen in frame_plan(videos):
-        values = resample([chosen], metric, name, n_boot, seed)
-        rows.append((name, interval(values[0], frame_count(chosen))))
-    return _table(rows)
+    order, rows = np.argsort(groups, kind="stable"), []
+    videos = [FrameScores(groups[i], scores[[i]], labels[[i]] > 0, labels[i] > 0) for i in order]
+    for name, metric in FRAME_METRICS.items():
+        values = resample([videos], metric, f"video {name}", n_boot, seed)
+        rows.append({"metric": f"video {name}", **interval(values, len(videos))._asdict()})
+    return pd.DataFrame(rows)
 
 
-def frame_plan(videos: Sequence[FrameScores]) -> list[tuple[str, FrameMetric, list[FrameScores]]]:
-    """The frame-level metrics by name, each with the videos that it is over."""
-    abnormal = [video for video in videos if video.abnormal]
-    whole = [(f"frame {name}", metric, list(videos)) for name, metric in FRAME_METRICS.items()]
-    return [*whole, ("in-clip frame AUC", frame_auc, abnormal)]
+def auc_statistic(labels: np.ndarray) -> Statistic:
+    """AUC over videos (ties one half) as a statistic for bootstrap_interval, paired_difference."""
+    labels = np.asarray(labels, float)
+
+    def auc(scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        order = np.argsort(-scores, kind="stable")
+        starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) != 0])
+        true, false = (
+            np.add.reduceat((weights * part)[:, order], starts, axis=1)
+            for part in (labels, 1 - labels)
+        )
+        above = true.cumsum(axis=1) - true / 2  # positives that a negative is ranked below
+        with np.errstate(invalid="ignore"):
+            return (false * above).sum(axis=1) / (true.sum(axis=1) * false.sum(axis=1))
+
+    return auc
 
 
-def _table(rows: Iterable[tuple[str, Interval]]) -> pd.DataFrame:
-    return pd.DataFrame([{"metric": name, **interval._asdict()} for name, interval in rows])
+def _numbers(videos: Sequence[FrameScores]) -> dict[str, int]:
+    """Different video names, numbered."""
+    return {name: i for i, name in enumerate(dict.fromkeys(video.video for video in videos))}
 
 
-def _by_threshold(scores: np.ndarray, *weights: np.ndarray) -> list[np.ndarray]:
-    """Weights (..., M) summed over equal scores (M,), highest first: each (..., U)."""
-    order = np.argsort(-scores, kind="stable")
-    starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) != 0])
-    return [np.add.reduceat(weight[..., order], starts, axis=-1) for weight in weights]
+def _frames(videos: Sequence[FrameScores]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Video number, score and truth of all frames."""
+    numbers = _numbers(videos)
+    owner = np.repeat([numbers[v.video] for v in videos], [len(v.scores) for v in videos])
+    scores = np.concatenate([video.scores for video in videos])
+    return owner, scores, np.concatenate([video.truth for video in videos]).astype(bool)
+
+
+def _totals(videos: Sequence[FrameScores]) -> tuple[np.ndarray, np.ndarray]:
+    """Positive and negative frames per video name: both (V,)."""
+    owner, _, truth = _frames(videos)
+    size = owner.max() + 1
+    return tuple(np.bincount(owner[c], minlength=size).astype(float) for c in (truth, ~truth))

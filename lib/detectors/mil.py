@@ -8,16 +8,15 @@ bags: a video as S segments, abnormal or normal as a whole. The authors keep the
 on the test set; we keep the last. Axis letters: B bags, the first half abnormal, T positions.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy, dropout, normalize
-from torch.optim import Adagrad, Adam, Optimizer
+from torch.optim import Adagrad, Adam
 from torch.optim.lr_scheduler import ConstantLR
 
 from alertclip.errors import InputError
@@ -28,25 +27,15 @@ from detectors.detector_parts import (
     halves,
     paired_batches,
     train,
+    weighted,
 )
-from detectors.training_protocol import (
-    DetectorParams,
-    RTFMSettings,
-    SultaniSettings,
-    rtfm_settings,
-    sultani_settings,
-)
-
-
-class HeadOutput(NamedTuple):
-    """Scores (B, T) in [0, 1] and the features (B, T, D) that they are made from."""
-
-    scores: Tensor
-    features: Tensor
+from detectors.training_protocol import RTFMSettings, SultaniSettings
 
 
 class Sultani(nn.Module):
     """Three layers on unit features of one position; the second has no activation (official)."""
+
+    optimizer = Adagrad
 
     def __init__(self, width: int, settings: SultaniSettings) -> None:
         super().__init__()
@@ -55,18 +44,14 @@ class Sultani(nn.Module):
         self.layers = nn.Sequential(first, nn.ReLU(), drop, second, drop, last, nn.Sigmoid())
         self.apply(_initialise)
 
-    def forward(self, x: Tensor) -> HeadOutput:
-        """Features x (B, T, D) -> scores and unit features."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features x (B, T, D) -> scores (B, T) in [0, 1] and unit features (B, T, D)."""
         x = normalize(x, dim=-1)
-        return HeadOutput(self.layers(x).squeeze(-1), x)
+        return self.layers(x).squeeze(-1), x
 
     def losses(self, x: Tensor) -> dict[str, Tensor]:
         """Loss terms of bags (B, S, D)."""
-        return ranking_losses(self(x).scores, self.settings)
-
-    def optimizer(self, parameters: list[nn.Parameter], **options: Any) -> Optimizer:
-        """Adagrad, as published."""
-        return Adagrad(parameters, **options)
+        return ranking_losses(self(x)[0], self.settings)
 
 
 class RTFM(nn.Module):
@@ -75,41 +60,43 @@ class RTFM(nn.Module):
     Raises InputError unless the width is divisible by 8: the branches have a quarter of it.
     """
 
+    optimizer = Adam
+
     def __init__(self, width: int, settings: RTFMSettings) -> None:
         super().__init__()
         if width % 8:
             raise InputError(f"RTFM: features of {width} dimensions; give a width divisible by 8")
         self.width, self.settings, quarter = width, settings, width // 4
-        self.pyramid = nn.ModuleList(_dilated(width, quarter, rate) for rate in (1, 2, 4))
+        self.pyramid = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv1d(width, quarter, 3, dilation=rate, padding=rate),
+                nn.ReLU(),
+                nn.BatchNorm1d(quarter),
+            )
+            for rate in (1, 2, 4)
+        )
         self.reduce = nn.Sequential(nn.Conv1d(width, quarter, 1, bias=False), nn.ReLU())
         self.non_local = NonLocal(quarter)
-        self.fuse = nn.Sequential(
-            nn.Conv1d(4 * quarter, width, 3, padding=1, bias=False),
-            nn.ReLU(),
-            nn.BatchNorm1d(width),
-        )
+        fuse = nn.Conv1d(4 * quarter, width, 3, padding=1, bias=False)
+        self.fuse = nn.Sequential(fuse, nn.ReLU(), nn.BatchNorm1d(width))
         self.drop = nn.Dropout(settings.dropout)
         first, second, last = nn.Linear(width, 512), nn.Linear(512, 128), nn.Linear(128, 1)
         layers = first, nn.ReLU(), self.drop, second, nn.ReLU(), self.drop, last, nn.Sigmoid()
         self.layers = nn.Sequential(*layers)
         self.apply(_initialise)
 
-    def forward(self, x: Tensor) -> HeadOutput:
-        """Features x (B, T, D) -> scores and temporal features."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features x (B, T, D) -> scores (B, T) in [0, 1] and temporal features (B, T, D)."""
         x = x.mT
         scales = [*(branch(x) for branch in self.pyramid), self.non_local(self.reduce(x))]
         features = self.drop((self.fuse(torch.cat(scales, dim=1)) + x).mT)
-        return HeadOutput(self.layers(features).squeeze(-1), features)
+        return self.layers(features).squeeze(-1), features
 
     def losses(self, x: Tensor) -> dict[str, Tensor]:
         """Loss terms of bags (B, S, D); dropout also hides positions from the choice (official)."""
-        output = self(x)
-        shown = dropout(torch.ones_like(output.scores), self.settings.dropout, self.training)
-        return magnitude_losses(output, shown, self.settings)
-
-    def optimizer(self, parameters: list[nn.Parameter], **options: Any) -> Optimizer:
-        """Adam, as published."""
-        return Adam(parameters, **options)
+        scores, features = self(x)
+        shown = dropout(torch.ones_like(scores), self.settings.dropout, self.training)
+        return magnitude_losses(scores, features, shown, self.settings)
 
 
 class NonLocal(nn.Module):
@@ -141,20 +128,20 @@ def ranking_losses(scores: Tensor, settings: SultaniSettings) -> dict[str, Tenso
         "sparsity": abnormal.sum(dim=1).mean(),
         "smoothness": abnormal.diff(dim=1).square().sum(dim=1).mean(),
     }
-    return _weighted(terms, settings)
+    return weighted(terms, settings)
 
 
 def magnitude_losses(
-    output: HeadOutput, shown: Tensor, settings: RTFMSettings
+    scores: Tensor, features: Tensor, shown: Tensor, settings: RTFMSettings
 ) -> dict[str, Tensor]:
     """ "total" and its terms before weighting, of the segments of largest magnitude (RTFM).
 
-    shown (B, S) weighs magnitudes in the choice: 0 hides a segment. The magnitude of a bag is that
-    of the mean of its chosen features (official) or the mean of theirs (paper). official: (|m -
-    abnormal| + normal)^2 of paired bags; paper: max(0, m - abnormal + normal). Sparsity is the L2
-    norm of all abnormal scores, which smoothness joins to one sequence (official).
+    scores (B, S), features (B, S, D); shown (B, S) weighs magnitudes in the choice: 0 hides a
+    segment. The magnitude of a bag is that of the mean of its chosen features (official) or the
+    mean of theirs (paper). official: (|m - abnormal| + normal)^2 of paired bags; paper: max(0, m -
+    abnormal + normal). Sparsity is the L2 norm of all abnormal scores, which smoothness joins to
+    one sequence (official).
     """
-    scores, features = output
     top = (features.norm(dim=-1) * shown).topk(settings.top_k, dim=1).indices  # (B, K)
     chosen = features[torch.arange(len(top), device=top.device)[:, None], top]  # (B, K, D)
     labels = torch.ones(len(scores), device=scores.device)
@@ -172,7 +159,7 @@ def magnitude_losses(
         "sparsity": sequence.norm(),
         "smoothness": sequence.diff().square().sum(),
     }
-    return _weighted(terms, settings)
+    return weighted(terms, settings)
 
 
 def segment_means(features: Tensor, segments: int) -> Tensor:
@@ -182,16 +169,7 @@ def segment_means(features: Tensor, segments: int) -> Tensor:
     return torch.stack([features[start : max(end, start + 1)].mean(dim=0) for start, end in spans])
 
 
-HEADS: dict[str, tuple[Callable[..., nn.Module], Callable[[DetectorParams], SultaniSettings]]] = {
-    "sultani": (Sultani, sultani_settings),
-    "rtfm": (RTFM, rtfm_settings),
-}
-
-
-def make_head(name: str, width: int, detector: DetectorParams) -> Sultani | RTFM:
-    """An untrained head on features of ``width``, from torch's seed; InputError as for settings."""
-    head, settings = HEADS[name]
-    return head(width, settings(detector))
+HEADS = {"sultani": Sultani, "rtfm": RTFM}
 
 
 def fit(
@@ -224,19 +202,8 @@ def score_video(model: Sultani | RTFM, features: Features) -> VideoScores:
     Sultani's authors score 32 segments instead. The two classes are normal and abnormal.
     """
     x = as_features(features, model.width)[None].to(next(model.parameters()).device)
-    scores = model.eval()(x).scores[0].cpu()
+    scores = model.eval()(x)[0][0].cpu()
     return VideoScores(scores.numpy(), torch.stack([1 - scores, scores], dim=1).numpy())
-
-
-def _weighted(terms: dict[str, Tensor], settings: SultaniSettings) -> dict[str, Tensor]:
-    """The terms and their "total"; a term without a weight among the settings counts once."""
-    weighted = [getattr(settings, f"{name}_weight", 1) * term for name, term in terms.items()]
-    return {"total": sum(weighted), **terms}
-
-
-def _dilated(width: int, out: int, rate: int) -> nn.Sequential:
-    convolution = nn.Conv1d(width, out, 3, dilation=rate, padding=rate)
-    return nn.Sequential(convolution, nn.ReLU(), nn.BatchNorm1d(out))
 
 
 def _initialise(module: nn.Module) -> None:

@@ -1,34 +1,22 @@
-"""Per-class and open-vocabulary frame metrics with intervals over videos, and false alarms."""
+"""How well a detector tells classes: frame metrics per class, open vocabulary, VadCLIP's mAP@IoU.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+Also the false alarms of normal videos. Segments and events are [start, end) in frames.
+"""
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import roc_auc_score
 
 from alertclip.errors import InputError
-from detectors.event_annotations import VideoTruth
-from detectors.frame_metrics import roc_auc
-from detectors.resampling import (
-    FRAME_METRICS,
-    FrameScores,
-    check_video,
-    frame_count,
-    interval,
-    mean_of_defined,
-    resample,
-)
+from detectors.event_annotations import SNIPPET, VideoTruth, frame_class_truth, mask_runs
+from detectors.frame_metrics import FRAME_METRICS, FrameScores, frame_count, interval, resample
 
-NAMES = {"in-clip frame AUC": "AnoAUC"}  # of the field
-
-
-@dataclass(frozen=True)
-class ClassScores:
-    """Class probabilities and truth of one video's frames: both (F, C), columns as the classes."""
-
-    video: str
-    scores: np.ndarray
-    truth: np.ndarray
+THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
+DEPTH = 0.6  # a segment is where a curve lies in the upper 60% of its range
+SHARE = 0.7  # weight of the video's class confidence in a segment's score
+SHORTEST = 2  # frames
 
 
 def macro_auc(videos: Sequence[FrameScores]) -> float:
@@ -36,27 +24,20 @@ def macro_auc(videos: Sequence[FrameScores]) -> float:
 
     Each video gets a normal frame of score 0 and an abnormal one of score 1, so that it has both.
     """
-    values = []
-    for video in videos:
-        check_video(video)
-        scores = np.concatenate([video.scores, [0.0, 1.0]])
-        truth = np.concatenate([video.truth, [0.0, 1.0]])
-        values.append(float(roc_auc(scores, truth, 1 - truth)))
-    return float(np.mean(values))
+    padded = [(np.r_[video.truth, 0, 1], np.r_[video.scores, 0, 1]) for video in videos]
+    return float(np.mean([roc_auc_score(truth, scores) for truth, scores in padded]))
 
 
 def false_alarm_rate(videos: Sequence[FrameScores], threshold: float = 0.5) -> float:
     """Share of the frames of normal videos that score at least the threshold."""
-    normal = [video for video in videos if not video.abnormal]
+    normal = [video.scores for video in videos if not video.abnormal]
     if not normal:
         raise InputError("false-alarm rate: no normal videos; give the whole test set")
-    for video in normal:
-        check_video(video)
-    return float((np.concatenate([video.scores for video in normal]) >= threshold).mean())
+    return float((np.concatenate(normal) >= threshold).mean())
 
 
 def class_metrics(
-    seeds: Sequence[Sequence[ClassScores]],
+    seeds: Sequence[Sequence[FrameScores]],
     classes: Sequence[str],
     normal_class: str,
     n_boot: int = 1000,
@@ -64,22 +45,27 @@ def class_metrics(
 ) -> pd.DataFrame:
     """One-vs-rest frame AUC and AP per class and their means, mAUC and mAP (AnomalyCLIP).
 
-    ``seeds`` are the scored videos once per detector seed, which are averaged. Columns class_name,
-    metric, value, low, high, n; first the means, "mean", over the abnormal classes that occur. A
-    class's positives are its frames, its negatives all other frames of all videos. InputError if
-    no class occurs, or names a video whose shapes differ.
+    ``seeds`` are the videos' class scores (F, C) once per detector seed, which are averaged.
+    Columns class_name, metric, value, low, high, n; first the means, "mean", over the abnormal
+    classes that occur. A class's positives are its frames, its negatives all other frames of all
+    videos. InputError if no class occurs.
     """
-    parts = [class_columns(videos, classes, normal_class) for videos in seeds]
-    names = list(parts[0])
-    columns = [part[name] for name in names for part in parts]  # a class's seeds side by side
+    occurs = np.any([video.truth.any(axis=0) for video in seeds[0]], axis=0)
+    names = {name: c for c, name in enumerate(classes) if name != normal_class and occurs[c]}
+    if not names:
+        raise InputError("class metrics: no frame of any abnormal class; check the truth")
+    columns = [
+        [FrameScores(v.video, v.scores[:, c], v.truth[:, c], v.abnormal) for v in videos]
+        for c in names.values()
+        for videos in seeds  # a class's seeds side by side
+    ]
     rows, n = [], frame_count(columns[0])
     for kind, metric in FRAME_METRICS.items():
         values = resample(columns, metric, f"class {kind}", n_boot, seed)
-        each = values.reshape(len(names), len(seeds), -1)
-        named = {"mean": values} | dict(zip(names, each, strict=True))
-        for name, chosen in named.items():
-            found = interval(mean_of_defined(chosen), n)
-            rows.append({"class_name": name, "metric": kind, **found._asdict()})
+        each = zip(names, values.reshape(len(names), len(seeds), -1), strict=True)
+        for name, chosen in [("mean", values), *each]:
+            found = interval(chosen, n)._asdict()
+            rows.append({"class_name": name, "metric": kind, **found})
     return pd.DataFrame(rows)
 
 
@@ -93,13 +79,12 @@ def open_vocabulary(
 ) -> pd.DataFrame:
     """Frame AUC and AP overall, on base and on novel classes (OVVAD, Wu et al., CVPR 2024).
 
-    ``columns`` are the scored videos once per detector seed, which are averaged. Columns of the
-    result: subset, normals, metric, value, low, high, n. The paper does not say whether base and
-    novel include the normal test videos: ``normals`` tells the two readings apart. An abnormal
-    video belongs to its first class.
+    ``columns`` are the scored videos of ``truths`` once per detector seed, which are averaged.
+    Columns of the result: subset, normals, metric, value, low, high, n. The paper does not say
+    whether base and novel include the normal test videos: ``normals`` tells the two readings apart.
+    An abnormal video belongs to its first class; InputError if that is in neither set, or in both.
     """
-    found = {truth.name: truth for truth in truths}
-    parts = {v.video: _part(v, found, base, novel) for v in columns[0]}
+    parts = {truth.name: _part(truth, base, novel) for truth in truths}
     subsets = {"overall": {"base", "novel"}, "base": {"base"}, "novel": {"novel"}}
     rows = []
     for subset, wanted in subsets.items():
@@ -108,50 +93,106 @@ def open_vocabulary(
             chosen = [[v for v in videos if parts[v.video] in kept] for videos in columns]
             for name, metric in FRAME_METRICS.items():
                 values = resample(chosen, metric, f"{subset} {name}", n_boot, seed)
-                found = interval(mean_of_defined(values), frame_count(chosen[0]))
                 row = {"subset": subset, "normals": normals, "metric": name}
-                rows.append(row | found._asdict())
+                rows.append(row | interval(values, frame_count(chosen[0]))._asdict())
     return pd.DataFrame(rows)
 
 
-def class_columns(
-    videos: Sequence[ClassScores], classes: Sequence[str], normal_class: str
-) -> dict[str, list[FrameScores]]:
-    """Frame scores of each abnormal class that occurs, one-vs-rest, by class."""
-    if normal_class not in classes:
-        raise InputError(f"normal class {normal_class} is none of {', '.join(classes)}")
-    for video in videos:
-        shapes = video.scores.shape, video.truth.shape
-        if shapes[0] != shapes[1] or shapes[0][1:] != (len(classes),):
-            raise InputError(
-                f"{video.video}: scores {shapes[0]} and truth {shapes[1]}, expected both to be"
-                f" (frames, {len(classes)})"
-            )
-    columns = {}
-    for c, name in enumerate(classes):
-        occurs = [bool(video.truth[:, c].any()) for video in videos]
-        if name != normal_class and any(occurs):
-            columns[name] = [
-                FrameScores(v.video, v.scores[:, c], v.truth[:, c], has)
-                for v, has in zip(videos, occurs, strict=True)
-            ]
-    if not columns:
-        raise InputError("class metrics: no frame of any abnormal class; check the truth")
-    return columns
-
-
-def _part(
-    video: FrameScores,
-    found: dict[str, VideoTruth],
-    base: Sequence[str],
-    novel: Sequence[str],
-) -> str:
-    truth = found.get(video.video)
-    if truth is None:
-        raise InputError(f"{video.video}: no such video in the truth; names must be equal")
+def _part(truth: VideoTruth, base: Sequence[str], novel: Sequence[str]) -> str:
     if not truth.is_abnormal:
         return "normal"
     first = truth.classes[0] if truth.classes else "none"
     if (first in base) == (first in novel):
-        raise InputError(f"{video.video}: its class, {first}, must be either base or novel")
+        raise InputError(f"{truth.name}: its class, {first}, must be either base or novel")
     return "base" if first in base else "novel"
+
+
+def temporal_iou(span: Sequence[int], spans: np.ndarray) -> np.ndarray:
+    """Frames in both over frames in either: span (2,), spans (K, 2) -> (K,)."""
+    inner = np.minimum(span[1], spans[:, 1]) - np.maximum(span[0], spans[:, 0])
+    inner = np.maximum(inner, 0)
+    return inner / ((span[1] - span[0]) + (spans[:, 1] - spans[:, 0]) - inner)
+
+
+def curve_segments(curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Segments of one class curve (T,) in order of time: spans (K, 2) and scores (K,).
+
+    A segment is a run above max - 0.6 (max - min) of at least two frames; its score is its
+    maximum plus 0.7 of the class confidence, the mean of the highest sixteenth of the curve. A
+    constant curve, one shorter than 16 frames, and one without confidence have none. The official
+    suppression of overlapping segments has nothing to do, for runs are disjoint.
+    """
+    count = len(curve) // SNIPPET
+    confidence = np.sort(curve)[::-1][:count].mean() if count else 0
+    if not confidence > 0:
+        return np.empty((0, 2), int), np.empty(0)
+    top, bottom = curve.max(), curve.min()
+    runs = mask_runs(curve > top - (top - bottom) * DEPTH)
+    runs = runs[runs[:, 1] - runs[:, 0] >= SHORTEST]
+    peaks = [curve[start:end].max() for start, end in runs]
+    return runs, np.array(peaks) + SHARE * confidence
+
+
+def matches(
+    video: np.ndarray, spans: np.ndarray, truth: Mapping[int, np.ndarray], iou: float
+) -> np.ndarray:
+    """Which segments hit, (K,) bool: video (K,), spans (K, 2), highest first; truth[video] (G, 2).
+
+    A segment takes the remaining event of its video that it overlaps most, by at least iou.
+    """
+    left = dict(truth)
+    hits = np.zeros(len(video), bool)
+    for i, (number, span) in enumerate(zip(video, spans, strict=True)):
+        overlap = temporal_iou(span, left.get(number, np.empty((0, 2), int)))
+        if len(overlap) and overlap.max() >= iou:
+            hits[i], left[number] = True, np.delete(left[number], overlap.argmax(), axis=0)
+    return hits
+
+
+def detection_map(
+    scores: Sequence[np.ndarray],
+    truths: Sequence[VideoTruth],
+    classes: Sequence[str],
+    normal_class: str | None,
+    with_normal: bool = True,
+) -> pd.DataFrame:
+    """mAP@IoU (VadCLIP) in per cent: columns metric ("mAP@0.1", ..., "mAP@AVG"), value.
+
+    scores: (T, C) per video, columns as in classes, each snippet repeated for its 16 frames.
+    normal_class: the class whose events are
+    whole normal videos; None as published for UCF-Crime, where the labels of normal videos name no
+    class, so that the class "Normal" always has AP 0. with_normal False leaves the segments
+    found in normal videos out; the classes averaged over stay the same (official excludeNormal).
+    As in the official code the whole mAP is 0 if a class has no segment in any video.
+    """
+    values = np.zeros((len(classes), len(THRESHOLDS)))
+    for c, label in enumerate(classes):
+        events, found = {}, {}
+        for i, (curves, truth) in enumerate(zip(scores, truths, strict=True)):
+            events[i] = _events(truth, len(curves), classes, label, label == normal_class)
+            if with_normal or truth.is_abnormal:
+                found[i] = curve_segments(curves[:, c])
+        video = np.repeat(list(found), [len(spans) for spans, _ in found.values()])
+        if not len(video):
+            values[:] = 0
+            break
+        spans, confidence = map(np.concatenate, zip(*found.values(), strict=True))
+        order, count = np.argsort(-confidence, kind="stable"), sum(map(len, events.values()))
+        for t, iou in enumerate(THRESHOLDS):  # average precision: the mean of that at each hit
+            hits = matches(video[order], spans[order], events, iou)
+            precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+            values[c, t] = precision[hits].sum() / max(count, 1)
+    means = 100 * values.mean(axis=0)
+    names = [f"mAP@{iou:g}" for iou in THRESHOLDS]
+    return pd.DataFrame({"metric": [*names, "mAP@AVG"], "value": [*means, means.mean()]})
+
+
+def _events(
+    truth: VideoTruth, length: int, classes: Sequence[str], label: str, is_normal: bool
+) -> np.ndarray:
+    """Events (G, 2) of a class in a video; of the normal class, the whole of a normal video."""
+    frame_class_truth(truth, 0, classes)  # refuses events without a class, or of another
+    if is_normal and not truth.is_abnormal:
+        return np.array([(0, length)])
+    labelled = zip(truth.spans, truth.span_classes, strict=True)
+    return np.array([span for span, name in labelled if name == label], int).reshape(-1, 2)

@@ -1,8 +1,11 @@
-"""How detectors are trained and tested on frozen features; settings of the heads without text."""
+"""How detectors are trained and tested on frozen features, and the settings of each.
 
-from typing import Any, ClassVar, Literal, TypeVar
+Defaults are the official ones of UCF-Crime, presets what was published for other data sets.
+"""
 
-from pydantic import Field, ValidationError
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, ValidationError, model_validator
 
 from alertclip.errors import InputError, nearest
 from alertclip.hyperparameters import Group
@@ -13,7 +16,10 @@ DETECTORS: dict[Detector, str] = {
     **{"sultani": "Sultani et al.", "rtfm": "RTFM"},
 }
 Variant = Literal["official", "paper"]  # where the released code and the text differ
-Settings = TypeVar("Settings", bound=Group)
+Term = Literal[
+    "direction_abnormal", "direction_normal", "abnormal_top", "abnormal_bottom", "normal_top",
+    "sparsity", "smoothness",
+]  # fmt: skip
 
 
 class DetectorParams(Group):
@@ -43,15 +49,87 @@ class DetectorParams(Group):
     rtfm_changes: dict[str, Any] = {}
 
 
-def changed_settings(settings: Settings, changes: dict[str, Any], what: str) -> Settings:
-    """``settings`` with ``changes``, checked; ``what`` names their source in an InputError."""
-    for name in changes.keys() - type(settings).model_fields.keys():
-        raise InputError(f"{what}: no setting {name}{nearest(name, type(settings).model_fields)}")
-    try:
-        return type(settings).model_validate(settings.model_dump() | changes)
-    except ValidationError as error:
-        found = [f"{'.'.join(map(str, e['loc']))} {e['msg']}".strip() for e in error.errors()]
-        raise InputError(f"{what}: {'; '.join(found)}") from None
+class VadCLIPSettings(Group):
+    """VadCLIP's architecture and training: the paper's implementation details, official options.
+
+    ``variant`` "paper" changes the graph (one shared W and the softmax of eq. 3, not four
+    convolutions and exp(-d/e)), the attention of the visual prompt (eq. 6: confidences over the
+    video, not raw logits over all positions), the residual of eq. 7 (around t, not V + t) and the
+    separation of texts (eq. 9: sum of positive cosines, not mean of absolute ones). In both
+    variants windows do not overlap and the top K is per class over time, as in the code.
+    """
+
+    learning_rate: float = Field(2e-5, gt=0)
+    epochs: int = Field(10, ge=1)
+    batch_size: int = Field(128, ge=1)  # all videos of a batch
+    balanced: bool = True  # half of a batch is normal
+    milestones: tuple[int, ...] = (4, 8)  # epochs after which the rate falls to a tenth
+    window: int = Field(8, ge=0)  # snippets; 0: one window over all (Table 5's global transformer)
+    layers: int = Field(2, ge=1)
+    heads: int = Field(1, ge=1)
+    length: int = Field(256, ge=1)  # snippets of one pass
+    prefix: int = Field(10, ge=0)  # learned tokens before a class name; with postfix 0 too: the
+    postfix: int = Field(10, ge=0)  # name alone (Table 6 without L-Prompt)
+    separation_weight: float = 1e-1  # lambda, eq. 10
+    temperature: float = Field(0.07, gt=0)  # tau, eq. 8
+    similarity_threshold: float = 0.7
+    weight_decay: float = 0.01
+    variant: Variant = "official"
+    adapter: Literal["full", "local", "graph", "none"] = "full"  # Table 5: LGT-Adapter or parts
+    focus: Literal["anomaly", "average", "none"] = "anomaly"  # Table 7: of the visual prompt
+    binary_weight: float = 1.0  # Table 6: 0 trains the A-branch alone
+    alignment_weight: float = 1.0  # Table 6: 0 trains the C-branch alone
+
+    @model_validator(mode="after")
+    def _check(self) -> "VadCLIPSettings":
+        # otherwise the official code gives NaN: the last positions attend to nothing
+        if self.window and self.length % self.window:
+            raise ValueError("window must divide length")
+        if self.balanced and self.batch_size % 2:
+            raise ValueError("batch_size must be even if balanced")
+        return self
+
+
+class AnomalyCLIPSettings(Group):
+    """AnomalyCLIP's architecture and training: Appendix A and the official configurations."""
+
+    normal_id: int = Field(7, ge=0)  # place of the normal class; the authors sort by name
+    learning_rate: float = Field(1e-5, gt=0)
+    epochs: int = Field(50, ge=1)
+    warmup_epochs: int = Field(5, ge=0)
+    emb_size: int = Field(256, ge=1)
+    depth: int = Field(1, ge=1)
+    concat_logits: bool = False
+    heads: int = Field(8, ge=1)
+    segments: int = Field(32, ge=1)  # S
+    segment_frames: int = Field(16, ge=1)  # F
+    context_tokens: int = Field(8, ge=0)
+    top_k: int = Field(3, ge=1)
+    bottom_k: int = Field(3, ge=1)
+    keep_probability: float = Field(0.3, gt=0, le=1)  # share of segments open to selection
+    batch_size: int = Field(32, ge=1)  # videos of each half of a batch, normal and abnormal
+    weight_decay: float = 0.2
+    sparsity_weight: float = 8e-3  # lambda_1
+    smoothness_weight: float = 8e-4  # lambda_2
+    variant: Variant = "official"
+    left_out: tuple[Term, ...] = ()  # loss terms, Tables 12 and 13
+    axes: Literal["both", "short", "long"] = "both"  # Table 10: attention in and across segments
+    tune_projection: bool = True  # Table 7: of the text encoder
+
+    @model_validator(mode="after")
+    def _check(self) -> "AnomalyCLIPSettings":
+        if self.emb_size % self.heads:
+            raise ValueError("heads must divide emb_size")
+        if max(self.top_k, self.bottom_k) > self.segments:
+            raise ValueError("top_k and bottom_k must be at most segments")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError("warmup_epochs must be less than epochs")
+        return self
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """AdamW's betas: Appendix A names 0.98, the released code leaves torch's default."""
+        return (0.9, 0.98) if self.variant == "paper" else (0.9, 0.999)
 
 
 class SultaniSettings(Group):
@@ -81,21 +159,55 @@ class RTFMSettings(SultaniSettings):
     weight_decay: float = 5e-3
     sparsity_weight: float = 8e-3
     smoothness_weight: float = 8e-4
-    top_k: int = Field(3, ge=1)  # segments of largest magnitude; must be at most segments
+    top_k: int = Field(3, ge=1)  # segments of largest magnitude
     margin: float = 100.0  # m
     magnitude_weight: float = 1e-4  # alpha
     variant: Variant = "official"
 
+    @model_validator(mode="after")
+    def _check(self) -> "RTFMSettings":
+        if self.top_k > self.segments:
+            raise ValueError("top_k must be at most segments")
+        return self
 
-def sultani_settings(detector: DetectorParams) -> SultaniSettings:
-    """The published settings with the changes of ``detector``; InputError names a wrong one."""
-    return changed_settings(SultaniSettings(), detector.sultani_changes, "sultani_changes")
+
+SETTINGS: dict[Detector, type[Group]] = {
+    **{"vadclip": VadCLIPSettings, "anomalyclip": AnomalyCLIPSettings},
+    **{"sultani": SultaniSettings, "rtfm": RTFMSettings},
+}
+VADCLIP_XD = {
+    **{"learning_rate": 1e-5, "batch_size": 96, "balanced": False, "milestones": (3, 6, 10)},
+    **{"window": 64, "layers": 1, "separation_weight": 1e-4},
+}
+# The text names no schedule, hence a fixed rate, and does not say how batches are drawn.
+TEXT = {"batch_size": 64, "milestones": (), "layers": 1}
+PRESETS: dict[tuple[str, ...], dict[str, Any]] = {
+    ("vadclip", "xd", "official"): VADCLIP_XD,
+    ("vadclip", "ucf", "paper"): {**TEXT, "learning_rate": 1e-5},
+    ("vadclip", "xd", "paper"): VADCLIP_XD | {**TEXT, "learning_rate": 2e-5, "epochs": 20},
+    ("anomalyclip", "xd"): {"normal_id": 4, "learning_rate": 5e-6, "emb_size": 128},
+    ("anomalyclip", "sht"): {
+        **{"normal_id": 8, "learning_rate": 5e-4, "epochs": 100, "warmup_epochs": 10, "depth": 2},
+        "concat_logits": True,
+    },
+}
 
 
-def rtfm_settings(detector: DetectorParams) -> RTFMSettings:
-    """The same for RTFM, in the detector's variant."""
-    changes = {"variant": detector.variant} | detector.rtfm_changes
-    settings = changed_settings(RTFMSettings(), changes, "rtfm_changes")
-    if settings.top_k > settings.segments:
-        raise InputError("rtfm_changes: top_k must be at most segments")
-    return settings
+def detector_settings(name: Detector, detector: DetectorParams, **own: Any) -> Group:
+    """Settings of a detector: the published ones of ``detector``'s preset and variant, changed.
+
+    ``own`` are settings that the preset may have otherwise, such as the place of the normal class.
+    InputError names a wrong change.
+    """
+    kind, what, changes = SETTINGS[name], f"{name}_changes", getattr(detector, f"{name}_changes")
+    for unknown in changes.keys() - kind.model_fields.keys():
+        raise InputError(f"{what}: no setting {unknown}{nearest(unknown, kind.model_fields)}")
+    key = name, getattr(detector, f"{name}_preset", ""), detector.variant
+    values = PRESETS.get(key) or PRESETS.get(key[:2], {})
+    if "variant" in kind.model_fields:
+        own["variant"] = detector.variant
+    try:
+        return kind.model_validate(values | own | changes)
+    except ValidationError as error:
+        found = [f"{'.'.join(map(str, e['loc']))} {e['msg']}".strip() for e in error.errors()]
+        raise InputError(f"{what}: {'; '.join(found)}") from None

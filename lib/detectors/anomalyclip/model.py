@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from alertclip.errors import InputError
-from detectors.anomalyclip.settings import AnomalyCLIPSettings
 from detectors.anomalyclip.temporal import TemporalModel
 from detectors.detector_parts import Features, TextTower, Tokenizer, VideoScores, as_features
+from detectors.training_protocol import AnomalyCLIPSettings
 
 WINDOWS = 16  # scored at once: bounds memory and changes no score
 
@@ -167,16 +167,12 @@ def aggregate(logits: Tensor, p_anomaly: Tensor, normal_id: int) -> Tensor:
 
 
 @torch.no_grad()
-def score_video(
-    model: AnomalyCLIP, features: Features, directions: Tensor | None = None
-) -> VideoScores:
+def score_video(model: AnomalyCLIP, features: Features, directions: Tensor) -> VideoScores:
     """p_A and class probabilities of the frame features (N, D) of one video.
 
-    Puts the model into evaluation mode. ``directions`` are ``model.directions()``, if at hand.
+    ``directions`` are ``model.directions()``.
     """
-    model.eval()
     features = as_features(features, len(model.prototype))
-    directions = model.directions() if directions is None else directions
     windows = video_windows(features, model.settings.segments, model.settings.segment_frames)
     parts = [part.to(model.prototype.device) for part in windows.split(WINDOWS)]
     _, p_anomaly, probabilities = (

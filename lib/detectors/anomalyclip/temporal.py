@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from detectors.anomalyclip.settings import AnomalyCLIPSettings
+from detectors.training_protocol import AnomalyCLIPSettings
 
 
 class SelfAttention(nn.Module):

@@ -17,9 +17,8 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from detectors.anomalyclip.model import AnomalyCLIP, AnomalyCLIPOutput
-from detectors.anomalyclip.settings import AnomalyCLIPSettings
-from detectors.detector_parts import halves, paired_batches, train
-from detectors.training_protocol import Variant
+from detectors.detector_parts import halves, paired_batches, train, weighted
+from detectors.training_protocol import AnomalyCLIPSettings
 
 MASKED = 1e6  # larger than any score, so that masked segments come last (official code)
 
@@ -50,25 +49,12 @@ def select_segments(
     likelihood = logits.detach().sum(dim=2)  # (B, S, C)
     column = abnormal_column(labels, normal_id)
     own = likelihood[torch.arange(half, device=column.device), :, column]  # (B/2, S)
-    closed, closed_normal = ~mask[:half], ~mask[half:]
-    normal = likelihood[half:].sum(dim=2)
+    normal, closed = likelihood[half:].sum(dim=2), ~mask
     return Selection(
-        own.masked_fill(closed, -MASKED).topk(top_k).indices,
-        own.masked_fill(closed, MASKED).topk(bottom_k, largest=False).indices,
-        normal.masked_fill(closed_normal, -MASKED).topk(top_k).indices,
+        own.masked_fill(closed[:half], -MASKED).topk(top_k).indices,
+        own.masked_fill(closed[:half], MASKED).topk(bottom_k, largest=False).indices,
+        normal.masked_fill(closed[half:], -MASKED).topk(top_k).indices,
     )
-
-
-def smoothness_loss(p_anomaly: Tensor, variant: Variant) -> Tensor:
-    """L_smo, eq. 13, of p_A (B/2, S, F) of the abnormal videos.
-
-    paper: the sum of differences of successive frames, so the last frame minus the first; we
-    average it over videos. official: the sum of squared differences, with all videos joined to one
-    sequence.
-    """
-    if variant == "paper":
-        return p_anomaly.flatten(1).diff(dim=1).sum(dim=1).mean()
-    return p_anomaly.flatten().diff().square().sum()
 
 
 def total_loss(
@@ -81,13 +67,17 @@ def total_loss(
 
     labels (B/2,) of the abnormal half among the C+1 classes; ``settings.left_out`` names terms
     outside the sum. L_N^DIR is over all logits (paper) or the highest of each frame (official).
+    L_smo (eq. 13) is the sum of differences of successive frames, so the last minus the first,
+    which we average over videos (paper), or the sum of squared differences, with all videos joined
+    to one sequence (official).
     """
     logits, p_anomaly, probabilities = output
     half, column = len(logits) // 2, abnormal_column(labels, settings.normal_id)[:, None]
     video = torch.arange(half, device=logits.device)[:, None]
     top, bottom, normal_top = selection
     p_abnormal, p_normal = p_anomaly[:half], p_anomaly[half:]
-    normal = logits[half:] if settings.variant == "paper" else logits[half:].amax(dim=-1)
+    paper = settings.variant == "paper"
+    normal = logits[half:] if paper else logits[half:].amax(dim=-1)
     terms = {
         "direction_abnormal": -logits[video, top, :, column].mean(),  # eq. 7
         "direction_normal": normal.mean(),  # eq. 10
@@ -95,11 +85,10 @@ def total_loss(
         "abnormal_bottom": -(1 - p_abnormal[video, bottom]).log().mean(),  # eq. 9
         "normal_top": -(1 - p_normal[video, normal_top]).log().mean(),  # eq. 11
         "sparsity": p_abnormal.mean(),  # eq. 12
-        "smoothness": smoothness_loss(p_abnormal, settings.variant),
     }
-    weights = {"sparsity": settings.sparsity_weight, "smoothness": settings.smoothness_weight}
-    kept = [name for name in terms if name not in settings.left_out]
-    return {"total": sum(weights.get(name, 1) * terms[name] for name in kept), **terms}
+    steps = p_abnormal.flatten(int(paper)).diff()  # paper: of each video
+    terms["smoothness"] = steps.sum(dim=1).mean() if paper else steps.square().sum()
+    return weighted(terms, settings)
 
 
 def fit(

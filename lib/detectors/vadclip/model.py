@@ -16,7 +16,7 @@ from torch.nn.functional import normalize, pad, threshold
 
 from alertclip.errors import InputError
 from detectors.detector_parts import Features, TextTower, Tokenizer, VideoScores, as_features
-from detectors.vadclip.settings import VadCLIPSettings
+from detectors.training_protocol import VadCLIPSettings
 
 CHUNKS = 32  # scored at once: bounds memory and changes no score
 
@@ -203,17 +203,15 @@ class VadCLIP(nn.Module):
 
 @torch.no_grad()
 def score_video(
-    model: VadCLIP, features: Features, aligned: bool = False, text: Tensor | None = None
+    model: VadCLIP, features: Features, text: Tensor, aligned: bool = False
 ) -> VideoScores:
-    """Score the snippet features (n, D) of one video; puts the model into evaluation mode.
+    """Score the snippet features (n, D) of one video; ``text`` is ``model.encode_text()``.
 
     probabilities = softmax(logits2). The anomaly score is sigmoid(logits1) of the C-branch, or, if
     ``aligned``, 1 - probability of the normal class in the A-branch. Every chunk of 256 snippets
-    has its own visual prompt (official code). ``text`` is ``model.encode_text()``, if at hand.
+    has its own visual prompt (official code).
     """
-    model.eval()
     features = as_features(features, model.linear.in_features)
-    text = model.encode_text() if text is None else text
     x, lengths = chunks(features, model.settings.length)
     parts = zip(x.split(CHUNKS), lengths.split(CHUNKS), strict=True)
     outputs = [model(part.to(text.device), n.to(text.device), text) for part, n in parts]

@@ -15,10 +15,9 @@ from torch.nn.functional import binary_cross_entropy, cosine_similarity, cross_e
 from torch.optim.lr_scheduler import MultiStepLR
 
 from alertclip.errors import InputError
-from detectors.detector_parts import Features, as_features, halves, paired_batches, train
-from detectors.training_protocol import Variant
+from detectors.detector_parts import Features, as_features, halves, paired_batches, train, weighted
+from detectors.training_protocol import VadCLIPSettings
 from detectors.vadclip.model import VadCLIP, VadCLIPOutput
-from detectors.vadclip.settings import VadCLIPSettings
 
 
 def top_k_mean(values: Tensor, lengths: Tensor) -> Tensor:
@@ -28,15 +27,6 @@ def top_k_mean(values: Tensor, lengths: Tensor) -> Tensor:
     """
     rows = zip(values, lengths.tolist(), strict=True)
     return torch.stack([row[:n].topk(n // 16 + 1, dim=0).values.mean(dim=0) for row, n in rows])
-
-
-def separation_loss(text: Tensor, variant: Variant) -> Tensor:
-    """L_cts (eq. 9) of text vectors (C, D): abnormal classes should differ from the normal one.
-
-    official: mean over abnormal classes of |cos|; paper: sum of max(0, cos).
-    """
-    cosine = cosine_similarity(text[:1], text[1:])
-    return cosine.relu().sum() if variant == "paper" else cosine.abs().mean()
 
 
 def total_loss(
@@ -49,39 +39,27 @@ def total_loss(
     """ "total", L_bce + L_nce + lambda L_cts (eq. 10), and its terms before weighting.
 
     text (C, D), targets (B, C) of 0 and 1, lengths (B,). The classes of a video have equal weight
-    in L_nce (MIL-Align, eq. 8). Table 6 drops L_bce or L_nce.
+    in L_nce (MIL-Align, eq. 8). Table 6 drops L_bce or L_nce. L_cts (eq. 9) keeps abnormal texts
+    from the normal one: mean of |cos| (official), or sum of max(0, cos) (paper).
     """
     confidence = top_k_mean(output.logits1.sigmoid()[..., None], lengths)[:, 0]
     shares = targets / targets.sum(dim=1, keepdim=True)
+    cosine = cosine_similarity(text[:1], text[1:])
+    paper = settings.variant == "paper"
     terms = {
         "binary": binary_cross_entropy(confidence, 1 - targets[:, 0]),
         "alignment": cross_entropy(top_k_mean(output.logits2, lengths), shares),
-        "separation": separation_loss(text, settings.variant),
+        "separation": cosine.relu().sum() if paper else cosine.abs().mean(),
     }
-    weights = settings.binary_weight, settings.alignment_weight, settings.separation_weight
-    parts = [weight * term for weight, term in zip(weights, terms.values(), strict=True)]
-    return {"total": sum(parts), **terms}
+    return weighted(terms, settings)
 
 
-def multi_hot(labels: Sequence[Sequence[str]], class_names: Sequence[str]) -> Tensor:
-    """Targets (N, C) of 0 and 1 from the class names of each video (XD-Violence has several)."""
-    targets = torch.zeros(len(labels), len(class_names))
-    for i, names in enumerate(labels):
-        for name in names:
-            if name not in class_names:
-                raise InputError(f"video {i}: class {name} is not one of {', '.join(class_names)}")
-            targets[i, list(class_names).index(name)] = 1
-    return targets
-
-
-def fit(
-    model: VadCLIP, videos: Sequence[Features], targets: Tensor, seed: int = 234
-) -> pd.DataFrame:
+def fit(model: VadCLIP, videos: Sequence[Features], targets: Tensor, seed: int) -> pd.DataFrame:
     """Train ``model`` in place; return the mean rate and loss terms of every epoch.
 
     videos[i] (n_i, D) has the classes targets[i] of ``targets`` (N, C), which are 0 or 1; every
-    crop is a video of its own, and the default seed is the authors' (official code). Raises
-    InputError if videos, targets and batch size do not fit, or if logits are not finite.
+    crop is a video of its own (official code). Raises InputError if videos, targets and batch size
+    do not fit, or if logits are not finite.
     """
     width, settings, rng = model.linear.in_features, model.settings, np.random.default_rng(seed)
     is_normal = targets[:, 0].bool()
