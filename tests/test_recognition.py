@@ -1,12 +1,17 @@
 """Class metrics, macro AUC, false alarms and open vocabulary against scikit-learn and by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 from test_detection import CLASSES, event, normal
 
 from alertclip.errors import InputError
+from detectors.benchmarks import load_benchmark
 from detectors.event_annotations import VideoTruth
+from detectors.fitting import zero_shot_score
 from detectors.frame_metrics import frame_metrics
 from detectors.recognition import (
     ClassScores,
@@ -15,7 +20,7 @@ from detectors.recognition import (
     macro_auc,
     open_vocabulary,
 )
-from detectors.resampling import FrameScores
+from detectors.frame_metrics import FrameScores
 
 
 def class_case(seed=0, absent=()):
@@ -126,3 +131,14 @@ def test_open_vocabulary_assigns_by_first_class():
         open_vocabulary([videos], truths, ["fight"], [])
     with pytest.raises(InputError, match="m: no such video"):
         open_vocabulary([videos], truths[:3], ["fight"], ["fire"])
+
+
+def test_class_prompts_score_by_the_softmax_of_scaled_cosines():
+    benchmark, asked = load_benchmark("ubnormal"), []
+    eye = torch.eye(2)
+    model = SimpleNamespace(encode_text=lambda texts: asked.extend(texts) or eye)
+    scores = zero_shot_score(model, benchmark)(np.array([[3.0, 4.0], [5.0, 5.0]], np.float32))
+    assert asked == [f"a video from a CCTV camera of a {name}" for name in ("normal", "abnormal")]
+    expected = [1 / (1 + np.exp(-100 * 0.2)), 0.5]  # cosines .6 and .8; twice .707
+    np.testing.assert_allclose(scores.anomaly, expected, rtol=1e-5)
+    np.testing.assert_allclose(scores.probabilities.sum(axis=1), 1, rtol=1e-6)

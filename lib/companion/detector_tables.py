@@ -25,7 +25,7 @@ from companion.result_tables import per_cent, with_interval, with_paper
 from companion.tuned_models import STAGES, Stage, stage_model
 from detectors.benchmarks import load_benchmark
 from detectors.event_annotations import VideoTruth, frame_class_truth, frame_truth
-from detectors.fitting import VideoScores, score_seeds
+from detectors.fitting import VideoScores, score_seeds, zero_shot_score
 from detectors.frame_metrics import FrameScores, interval, mean_of_defined, resampled_metrics
 from detectors.mil import HEADS
 from detectors.recognition import class_metrics, detection_map, false_alarm_rate, macro_auc
@@ -193,6 +193,20 @@ def class_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
         named = table["class_name"] + " " + table["metric"]
         tables.append(table.assign(setting=named, model=s.model).drop(columns="metric"))
     return per_cent(pd.concat(tables, ignore_index=True))
+
+
+def class_prompt_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
+    """The backbones of ``scored`` with class prompts alone, on the same features (AnomalyCLIP).
+
+    Columns setting, model, value, low, high, n: frame metrics, then ``class_table``'s.
+    """
+    benchmark, untrained = load_benchmark(P.detector.benchmark), []
+    for s in scored:
+        score = zero_shot_score(stage_model(P, s.stage), benchmark)
+        untrained.append(s._replace(seeds=[[score(features) for features in s.features]]))
+    frames = backbone_table(resample_models(P, untrained), "none")
+    columns = ["setting", "model", "value", "low", "high", "n"]
+    return pd.concat([frames, class_table(P, untrained)], ignore_index=True)[columns]
 
 
 def detection_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:

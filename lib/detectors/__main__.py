@@ -83,7 +83,9 @@ def _anomalyclip(args: argparse.Namespace, backbone: Backbone) -> tuple[Score, l
     benchmark, prototype = load_benchmark(args.benchmark), read_tensors(args.prototype)
     classes, width = benchmark.anomalyclip_classes, backbone.model.text_projection.shape[1]
     params = DetectorParams(anomalyclip_preset=PRESETS[args.benchmark])
-    settings = detector_settings("anomalyclip", params, normal_id=classes.index(benchmark.normal_class))
+    settings = detector_settings(
+        "anomalyclip", params, normal_id=classes.index(benchmark.normal_class)
+    )
     model = AnomalyCLIP(backbone.model, backbone.tokenizer, classes, torch.zeros(width), settings)
     load_anomalyclip(model, args.checkpoint, prototype)
     return anomalyclip_score(model), classes

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 
 from alertclip.model import AlertCLIP
 from detectors.anomalyclip import model as anomalyclip_model
@@ -112,6 +113,25 @@ def fit_detector(
     head = HEADS[name](width, detector_settings(name, detector)).to(device)
     fit(head, data.features, [bool(labels) for labels in data.classes], seed)
     return partial(score_video, head)
+
+
+@torch.no_grad()
+def zero_shot_score(model: AlertCLIP, benchmark: Benchmark) -> Score:
+    """CLIP's class prompts, untrained: the baseline of AnomalyCLIP's Tables 1 to 6.
+
+    p = softmax(100 cos(x, t_c)), t_c of "a video from a CCTV camera of a {class}"; the anomaly
+    score is 1 - p(normal). The paper gives no scale: 100 is CLIP's.
+    """
+    names = class_prompts(benchmark, benchmark.classes)
+    text = model.encode_text([f"a video from a CCTV camera of a {name}" for name in names])
+    normal = benchmark.classes.index(benchmark.normal_class)
+
+    def score(features: np.ndarray) -> VideoScores:
+        frames = normalize(torch.from_numpy(features).to(text), dim=-1)
+        p = (100 * frames @ text.T).softmax(dim=-1).cpu().numpy()
+        return VideoScores(1 - p[:, normal], p)
+
+    return score
 
 
 def score_seeds(
