@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from alertclip.backbone import Backbone, load_backbone
+from alertclip.backbone import load_backbone
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, progress
 from detectors.anomalyclip.model import AnomalyCLIP
@@ -29,28 +29,8 @@ from detectors.vadclip.model import VadCLIP
 PRESETS = {"ucf_crime": "ucf", "xd_violence": "xd", "shanghaitech": "sht"}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns 1 after an error, which it prints."""
-    args = _parser().parse_args(arguments)
-    try:
-        load = _vadclip if args.detector == "vadclip" else _anomalyclip
-        score, classes = load(args, load_backbone(args.backbone, args.pretrained))
-        tables = []
-        for file in progress(args.features, len(args.features), "video"):
-            found = score(read_features(file))
-            tables.append(pd.DataFrame(found.probabilities, columns=classes))
-            tables[-1].insert(0, "anomaly", found.anomaly)
-        videos = [file.stem for file in args.features]
-        with atomic_write(args.out) as temporary:
-            table = pd.concat(tables, keys=videos, names=["video", "feature"])
-            table.to_csv(temporary, float_format="%.6g")
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
     parser = argparse.ArgumentParser("python -m detectors", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("detector", choices=["vadclip", "anomalyclip"])
@@ -61,35 +41,46 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--backbone", default="ViT-B-16-quickgelu", help="open_clip's name")
     parser.add_argument("--pretrained", help="weights of the CLIP, if the checkpoint has none")
     parser.add_argument("--prototype", type=Path, help="AnomalyCLIP's ncentroid.pt")
-    return parser
+    args = parser.parse_args(arguments)
+    try:
+        score, classes = load_detector(args)
+        tables = []
+        for file in progress(args.features, len(args.features), "video"):
+            found = score(read_features(file))
+            tables.append(pd.DataFrame(found.probabilities, columns=classes))
+            tables[-1].insert(0, "anomaly", found.anomaly)
+        videos = [file.stem for file in args.features]
+        with atomic_write(args.out) as temporary:
+            table = pd.concat(tables, keys=videos, names=["video", "feature"])
+            table.to_csv(temporary, float_format="%.6g")
+    except InputError as error:
+        sys.exit(str(error))
 
 
-def _vadclip(args: argparse.Namespace, backbone: Backbone) -> tuple[Score, list[str]]:
-    if args.benchmark == "shanghaitech":
-        raise InputError("VadCLIP has no checkpoint for ShanghaiTech: give another --benchmark")
-    benchmark = load_benchmark(args.benchmark)
-    if not args.pretrained:
-        load_clip(backbone.model, args.checkpoint)
-    settings = detector_settings("vadclip", DetectorParams(vadclip_preset=PRESETS[args.benchmark]))
-    prompts = class_prompts(benchmark, benchmark.classes)
-    model = VadCLIP(backbone.model, backbone.tokenizer, prompts, settings)
-    load_vadclip(model, args.checkpoint)
-    return vadclip_score(model, benchmark), benchmark.classes
-
-
-def _anomalyclip(args: argparse.Namespace, backbone: Backbone) -> tuple[Score, list[str]]:
+def load_detector(args: argparse.Namespace) -> tuple[Score, list[str]]:
+    """The detector that the command line asks for, and its classes."""
+    benchmark, preset = load_benchmark(args.benchmark), PRESETS[args.benchmark]
+    backbone = load_backbone(args.backbone, args.pretrained)
+    clip, tokenizer = backbone.model, backbone.tokenizer
+    if args.detector == "vadclip":
+        if preset == "sht":
+            raise InputError("VadCLIP has no checkpoint for ShanghaiTech: give another --benchmark")
+        if not args.pretrained:
+            load_clip(clip, args.checkpoint)
+        settings = detector_settings("vadclip", DetectorParams(vadclip_preset=preset))
+        prompts = class_prompts(benchmark, benchmark.classes)
+        vad = VadCLIP(clip, tokenizer, prompts, settings)
+        load_vadclip(vad, args.checkpoint)
+        return vadclip_score(vad, benchmark), benchmark.classes
     if args.prototype is None:
         raise InputError("AnomalyCLIP needs its prototype: give --prototype ncentroid.pt")
-    benchmark, prototype = load_benchmark(args.benchmark), read_tensors(args.prototype)
-    classes, width = benchmark.anomalyclip_classes, backbone.model.text_projection.shape[1]
-    params = DetectorParams(anomalyclip_preset=PRESETS[args.benchmark])
-    settings = detector_settings(
-        "anomalyclip", params, normal_id=classes.index(benchmark.normal_class)
-    )
-    model = AnomalyCLIP(backbone.model, backbone.tokenizer, classes, torch.zeros(width), settings)
-    load_anomalyclip(model, args.checkpoint, prototype)
-    return anomalyclip_score(model), classes
+    classes, prototype = benchmark.anomalyclip_classes, read_tensors(args.prototype)
+    settings = detector_settings("anomalyclip", DetectorParams(anomalyclip_preset=preset))
+    width = clip.text_projection.shape[1]
+    anomaly = AnomalyCLIP(clip, tokenizer, classes, torch.zeros(width), settings)
+    load_anomalyclip(anomaly, args.checkpoint, prototype)
+    return anomalyclip_score(anomaly), classes
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

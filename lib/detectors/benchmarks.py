@@ -155,30 +155,21 @@ def read_list(benchmark: Benchmark, data_root: Path, split: Split = "test") -> l
     entries: dict[str, ListEntry] = {}
     seen: dict[str, str] = {}
     for file in benchmark.list_files(data_root, split):
-        column = 0
         path = data_root / benchmark.annotation_root / file
         for number, line in text_lines(path):
             where = f"{path}, line {number}"
-            if path.suffix == ".csv":
-                fields = next(csv.reader([line]))
-                if "path" in fields:
-                    column = fields.index("path")
+            if path.suffix == ".csv":  # VadCLIP's: <folder>/<name>__<crop>.npy,<label>
+                line = next(csv.reader([line]))[0]
+                if line == "path":
                     continue
-                line = _csv_path(fields, column, where)
+                if not line.endswith(".npy"):
+                    raise InputError(f"{where}: expected a path ending in .npy and a label")
             key, entry = video_name(line), CROP.sub(r"\1.mp4", line)
             if key in seen:
                 raise InputError(f"{where}: {key} stands in {seen[key]} already; keep one")
             seen[key], name = where, video_name(entry)
             entries.setdefault(name, ListEntry(name, entry, where))
     return list(entries.values())
-
-
-def _csv_path(fields: list[str], column: int, where: str) -> str:
-    """The path in a row of VadCLIP's csv: <folder>/<name>__<crop>.npy, <label>."""
-    path = fields[column].strip() if column < len(fields) else ""
-    if len(fields) != column + 2 or not path.endswith(".npy"):
-        raise InputError(f"{where}: expected a path ending in .npy and a label")
-    return path
 
 
 def read_truth(

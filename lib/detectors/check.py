@@ -13,7 +13,7 @@ import argparse
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,6 @@ from sklearn.preprocessing import normalize
 from alertclip.errors import InputError
 from alertclip.model import AlertCLIP
 from alertclip.score import load_model
-from alertclip.survey import VideoInfo
 from alertclip.video import probe, read_frames
 from detectors.benchmarks import load_benchmark
 from detectors.features import MARGIN, SnippetRule, embed_crops, read_features, take_crop
@@ -32,7 +31,6 @@ from detectors.fitting import class_prompts
 from detectors.released_features import (
     anchors,
     check_space,
-    cosines,
     feature_index,
     likely_model,
     summarise,
@@ -41,44 +39,36 @@ from detectors.released_features import (
 ROWS = 6  # features of a video that are extracted anew, evenly spaced
 EXACT = 0.999  # mean cosine of a rule that fits: decoders and half precision differ
 ALIKE = 2e-4  # rules whose cosines differ by less cannot be told apart
-
-
-def views(
-    path: Path, indices: Sequence[int], size: tuple[int, int], info: VideoInfo
-) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Frames (F, *size, 3) under each rule of resize and crop, named."""
-    yield "squashed", "whole frame", read_frames(path, indices, size, info)
-    short = min(info.height, info.width)
-    kept = size[0] * info.height / short, size[1] * info.width / short
-    larger = {
-        "squashed": (np.multiply(size, MARGIN), 10),
-        "short side": (np.multiply(kept, MARGIN), 10),
-        "short side, no margin": (np.array(kept), 1),  # CLIP's own
-    }
-    for resize, (shape, crops) in larger.items():
-        height, width = (int(side) for side in shape.round())
-        frames = read_frames(path, indices, (height, width), info)
-        for crop in range(crops):
-            yield resize, f"crop {crop} of {height} x {width}", take_crop(frames, size, crop)
-
-
 Rules = dict[tuple[str, str, str], np.ndarray]  # features (n, D) by resize, crop and frames
 
 
 def extracted_anew(model: AlertCLIP, path: Path, count: int) -> tuple[np.ndarray, Rules]:
     """Some rows of ``count`` features of a video, and their features under every rule."""
-    info = probe(path)
+    info, size = probe(path), model.image_size
     length = max(1, round(info.frames / count))
     last = min(count, max(1, info.frames // length)) - 1
     rows = np.unique(np.linspace(0, last, ROWS).round().astype(int))
     numbers = np.minimum(rows[:, None] * length + np.arange(length), info.frames - 1)
+    kept = np.multiply(size, (info.height, info.width)) / min(info.height, info.width)
+    resized = [
+        ("squashed", size, 0),  # the whole frame
+        ("squashed", np.multiply(size, MARGIN), 10),
+        ("short side", kept * MARGIN, 10),
+        ("short side, no margin", kept, 1),  # CLIP's own
+    ]
     found: Rules = {}
-    for resize, crop, frames in views(path, numbers.ravel().tolist(), model.image_size, info):
-        v = embed_crops(model, frames, SnippetRule(1, 1, 1)).reshape(len(rows), length, -1)
-        mean = v.mean(axis=1)
-        rules = {"first": v[:, 0], "middle": v[:, length // 2], f"mean of {length}": mean}
-        for name, u in rules.items() if length > 1 else [("each", mean)]:
-            found[resize, crop, name] = normalize(u)
+    for resize, shape, crops in resized:
+        height, width = (int(side) for side in np.round(shape))
+        frames = read_frames(path, numbers.ravel().tolist(), (height, width), info)
+        views = {
+            f"crop {c} of {height} x {width}": take_crop(frames, size, c) for c in range(crops)
+        }
+        for crop, view in (views or {"whole frame": frames}).items():
+            v = embed_crops(model, view, SnippetRule(1, 1, 1)).reshape(len(rows), length, -1)
+            mean = v.mean(axis=1)
+            rules = {"first": v[:, 0], "middle": v[:, length // 2], f"mean of {length}": mean}
+            for name, u in rules.items() if length > 1 else [("each", mean)]:
+                found[resize, crop, name] = normalize(u)
     return rows, found
 
 
@@ -97,12 +87,12 @@ def verdict(table: pd.DataFrame) -> str:
     """The rule that fits, or the nearest one, in a sentence."""
     best = table.iloc[0]
     rule = f"frames: {best.frames}; {best.resize}, {best.crop}"
-    alike = int((table["cosine"] > best.cosine - ALIKE).sum()) - 1
-    if best.cosine >= EXACT and alike:
-        return f"{alike + 1} rules give the same here, first {rule}: take another video"
-    if best.cosine >= EXACT:
-        return f"fits: {rule} (cosine {best.cosine:.4f})"
-    return f"no rule fits; nearest: {rule} (cosine {best.cosine:.4f}, {EXACT} would fit)"
+    alike = int((table["cosine"] > best.cosine - ALIKE).sum())
+    if best.cosine < EXACT:
+        return f"no rule fits; nearest: {rule} (cosine {best.cosine:.4f}, {EXACT} would fit)"
+    if alike > 1:
+        return f"{alike} rules give the same here, first {rule}: take another video"
+    return f"fits: {rule} (cosine {best.cosine:.4f})"
 
 
 def check(args: argparse.Namespace) -> None:
@@ -114,7 +104,7 @@ def check(args: argparse.Namespace) -> None:
     low, high = summary.norms.min(), summary.norms.max()
     ends = Counter("".join(re.findall(r"__\d+$", name)) for name in index)
     names = ", ".join(f"{n} as NAME{end}.npy" for end, n in sorted(ends.items()))
-    print(f"layout: {names}; {summary.width} wide")
+    print(f"layout: {names}; {len(summary.direction)} wide")
     print(f"length of a row: {low:.2f} to {high:.2f}{' (unit)' if high < 1.02 else ''}")
     print(f"likely model: {likely_model(summary)}")
     if not args.model:
@@ -123,9 +113,8 @@ def check(args: argparse.Namespace) -> None:
     model, line = load_model(args.model, args.pretrained, device)
     benchmark = load_benchmark(args.benchmark)
     known = anchors(model, class_prompts(benchmark, benchmark.classes))
-    check_space(summary, known, args.model)
-    found = [f"cosine with {name} {v:.2f}" for name, v in cosines(summary, known).items()]
-    print(f"model: {line}; {', '.join(found)}")
+    found = check_space(summary, known, args.model).items()
+    print(f"model: {line}; {', '.join(f'cosine with {name} {v:.2f}' for name, v in found)}")
     if args.video:
         check_video(index, args.video, model)
 
@@ -144,8 +133,8 @@ def check_video(index: dict[str, Path], video: Path, model: AlertCLIP) -> None:
         print(verdict(table))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns 1 after an error, which it prints."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
     parser = argparse.ArgumentParser("python -m detectors.check", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
@@ -157,10 +146,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         check(parser.parse_args(arguments))
     except InputError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -4,7 +4,6 @@ Events are native frame numbers, end-exclusive. Names have neither folder nor su
 exactly. Published copies have CRLF, byte-order marks and blank lines: the readers take them.
 """
 
-import codecs
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,14 +59,9 @@ def mask_runs(mask: np.ndarray) -> np.ndarray:
 
 
 def text_lines(path: Path | str) -> list[tuple[int, str]]:
-    """Numbered lines of a text file, blank ones left out; InputError names an unreadable file.
-
-    UTF-8, or UTF-16 with a byte-order mark, as spreadsheets save it.
-    """
+    """Numbered lines of a text file, blank ones left out; InputError names an unreadable file."""
     try:
-        content = Path(path).read_bytes()
-        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        lines = content.decode("utf-16" if wide else "utf-8-sig").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot read it as text ({error}); fetch it again") from None
     return [(n, line.strip()) for n, line in enumerate(lines, start=1) if line.strip()]
@@ -80,14 +74,13 @@ def read_ucf(path: Path | str, classes: Sequence[str], normal: str) -> dict[str,
     """
 
     def parse(fields: list[str], where: str) -> VideoTruth:
-        if len(fields) < 6:
+        if len(fields) != 6:
             raise InputError(f"{where}: expected name, class and four frame numbers")
-        *words, label, s1, e1, s2, e2 = fields
-        name, numbers = " ".join(words), [s1, e1, s2, e2]  # a name may hold spaces
+        name, label, *numbers = fields
         if label not in classes:
             raise InputError(f"{where}: class {label} is none of {', '.join(classes)}")
-        pairs = [pair for pair in (numbers[:2], numbers[2:]) if pair != ["-1", "-1"]]
-        spans = tuple(_span(pair, where) for pair in pairs)
+        pairs = numbers[:2], numbers[2:]
+        spans = tuple(_span(pair, where) for pair in pairs if pair != ["-1", "-1"])
         if bool(spans) != (label != normal):
             raise InputError(f"{where}: {len(spans)} events in a video of class {label}")
         labels = () if label == normal else (label,)
@@ -141,7 +134,7 @@ def read_mask(name: str, path: Path) -> VideoTruth:
 
     Videos with a three-digit number were made for training: normal, without a mask.
     """
-    spans = () if re.fullmatch(r"\d\d_\d{3}", name) else _runs(_vector(path))
+    spans = () if re.fullmatch(r"\d\d_\d{3}", name) else _runs(load_array(path).ravel())
     return VideoTruth(name, (), spans, bool(spans))
 
 
@@ -169,7 +162,8 @@ def read_vector(
     snippets: number of 16-frame features per name. InputError if the lengths do not add up, or a
     video called MSAD_normal_* has abnormal frames: the order or a count is then wrong.
     """
-    ends, vector = np.cumsum([SNIPPET * snippets[name] for name in names]), _vector(path)
+    ends = np.cumsum([SNIPPET * snippets[name] for name in names])
+    vector = load_array(path).ravel()
     if len(vector) != ends[-1]:
         raise InputError(f"{path}: {len(vector)} frames, but the list's snippets make {ends[-1]}")
     truths = []
@@ -215,29 +209,22 @@ def _span(fields: Sequence[str], where: str, shortest: int = 1) -> Span:
 
 
 def _class(code: str, codes: Mapping[str, str], where: str) -> str:
-    names = {short: name for name, short in codes.items()}
-    if code not in names:
-        raise InputError(f"{where}: code {code} is none of {', '.join(names)}")
-    return names[code]
+    for name, short in codes.items():
+        if short == code:
+            return name
+    raise InputError(f"{where}: code {code} is none of {', '.join(codes.values())}")
 
 
 def _runs(mask: np.ndarray) -> tuple[Span, ...]:
     return tuple(map(tuple, mask_runs(mask).tolist()))
 
 
-def _vector(path: Path) -> np.ndarray:
-    return load_array(path).ravel()
-
-
 def load_array(path: Path) -> np.ndarray:
     """The array in a .npy file; InputError names a file that is none, or holds objects."""
     try:
-        array = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: not a readable array ({error}); fetch it again") from None
-    if not isinstance(array, np.ndarray):  # a zip file: that of torch.save is one too
-        array.close()
         raise InputError(
-            f"{path}: an archive (.npz, or of torch.save); save one array with np.save"
-        )
-    return array
+            f"{path}: not a readable array of np.save ({error}); fetch it again"
+        ) from None

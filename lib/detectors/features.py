@@ -32,7 +32,6 @@ from alertclip.model import AlertCLIP
 from alertclip.video import DecodeError, read_in_order
 from detectors.event_annotations import load_array
 
-CROPS = (1, 5, 10)  # whole frame; centre and corners; the same mirrored
 PIECE = 2048  # frames decoded at once
 Precision = Literal["fp32", "bf16"]
 MARGIN = 8 / 7  # crops are taken from frames resized to 256 for 224
@@ -49,18 +48,18 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class SnippetRule:
-    """How a video becomes features: frames per snippet, how many of them are embedded, crops."""
+    """How a video becomes features: frames per snippet, how many of them are embedded, crops.
+
+    1 crop is the whole frame, 5 are centre and corners, 10 the same mirrored too.
+    """
 
     length: int = 16
     frames: int = 16
     crops: int = 1
 
     def __post_init__(self) -> None:
-        if not 1 <= self.frames <= self.length or self.crops not in CROPS:
-            raise InputError(
-                f"snippets of {self.length} frames, {self.frames} embedded, {self.crops} crops:"
-                f" embed 1 to {self.length} frames, and take {CROPS} crops"
-            )
+        if self.frames > self.length:
+            raise InputError(f"snippets of {self.length} frames: embed 1 to {self.length} of them")
 
 
 def snippet_frames(n_frames: int, rule: SnippetRule) -> np.ndarray:
@@ -109,36 +108,34 @@ def extract_features(
     Every video is decoded once for all models, in ``workers`` threads ahead of the embedding.
     Of a ``shard``, only its share: the files of all shares are those of one process.
     failures.json names what cannot be decoded, with its reason: whole videos, which are left out,
-    and frames, for which the last one before stands. Raises
-    InputError if two videos share a name, which the layout cannot tell apart, or if the models
-    take frames of different sizes.
+    and frames, for which the last one before stands. Raises InputError if two videos share a name,
+    which the layout cannot tell apart.
     """
     owner = {path.stem: path for path in videos}
     if twice := [path for path in videos if owner[path.stem] != path]:
         raise InputError(f"{twice[0]} and {owner[twice[0].stem]} share a name; rename one")
-    if len({model.image_size for model in models}) > 1:
-        raise InputError("models with different image sizes: extract their features one by one")
-    folders = [_folder(model, rule, root, precision) for model in models]
-    made, mine = list(zip(models, folders, strict=True)), shard.take(videos)
+    made = [(model, _folder(model, rule, root, precision)) for model in models]
     lock = root / (".lock" if shard == WHOLE else f".{shard.number}-of-{shard.count}.lock")
     with locked(lock):  # runs at once want the same features: one makes them
-        last, failures = rule.crops - 1, {}
-        wanting = {p: [m for m in made if not feature_file(m[1], p, last).exists()] for p in mine}
-        todo = [path for path in mine if wanting[path]]
-        pieces = decoded_pieces(todo, models[0].image_size, rule, cache_root, workers)
+        wanting = {}
+        for path in shard.take(videos):
+            lack = [m for m in made if not feature_file(m[1], path, rule.crops - 1).exists()]
+            if lack:
+                wanting[path] = lack
+        pieces = decoded_pieces([*wanting], models[0].image_size, rule, cache_root, workers)
         threads = torch.get_num_threads()  # a matmul waits for its slowest thread: leave
         torch.set_num_threads(max(1, threads - workers))  # cores to the decoding threads
         try:
             done = _embedded(pieces, wanting, rule, precision)
-            for path, reason in progress(done, len(todo), "snippet features"):
-                if reason:
-                    failures[path.name] = reason
+            found = dict(progress(done, len(wanting), "snippet features"))
         finally:
             torch.set_num_threads(threads)
-        with locked(root / ".failures.lock"):
-            for folder in folders:
-                _keep_failures(folder / "failures.json", todo, failures)
-    return folders
+        with locked(root / ".failures.lock"):  # other shares and splits keep theirs
+            for _, folder in made:
+                path = folder / "failures.json"
+                known = (read_json(path) if path.exists() else {}) | found
+                write_json(path, {name: known[name] for name in sorted(known) if known[name]})
+    return [folder for _, folder in made]
 
 
 def _embedded(
@@ -146,25 +143,22 @@ def _embedded(
     wanting: dict[Path, list[tuple[AlertCLIP, Path]]],
     rule: SnippetRule,
     precision: Precision,
-) -> Iterator[tuple[Path, str]]:
-    """Write each video's features once its last piece is there: (path, what did not decode)."""
+) -> Iterator[tuple[str, str]]:
+    """Write each video's features once its last piece is there: name, what did not decode."""
     features: dict[Path, list[list[np.ndarray]]] = {path: [] for path in wanting}
     for path, frames, last, reason in pieces:  # of several videos, in turns
         if len(frames):
             made = [embed_crops(model, frames, rule, precision) for model, _ in wanting[path]]
             features[path].append(made)
-        if len(frames) and last:  # without frames it cannot be read to its end
+        if not last:
+            continue
+        if len(frames):  # otherwise it cannot be read to its end
             by_model = zip(*features.pop(path), strict=True)
             for (_, folder), parts in zip(wanting[path], by_model, strict=True):
-                _save(folder, path, np.concatenate(parts, axis=1))
-        if last:
-            yield path, reason
-
-
-def _save(folder: Path, path: Path, crops: np.ndarray) -> None:
-    for crop, part in enumerate(crops):
-        with atomic_write(feature_file(folder, path, crop)) as temporary:
-            np.save(temporary, part, allow_pickle=False)
+                for crop, part in enumerate(np.concatenate(parts, axis=1)):
+                    with atomic_write(feature_file(folder, path, crop)) as temporary:
+                        np.save(temporary, part, allow_pickle=False)
+        yield path.name, reason
 
 
 def _folder(model: AlertCLIP, rule: SnippetRule, root: Path, precision: Precision) -> Path:
@@ -198,21 +192,13 @@ def decoded_pieces(
         parts = np.array_split(indices, -(-indices.size // PIECE))
         try:
             frames = read_in_order(path, info.shown(indices.ravel()), size, info)
-            for left, part in zip(range(len(parts) - 1, -1, -1), parts, strict=True):
+            for number, part in enumerate(parts, start=1):
                 taken = np.stack(list(islice(frames, part.size)))
-                yield Piece(path, taken, not left, info.report)
+                yield Piece(path, taken, number == len(parts), info.report)
         except DecodeError as error:
             yield Piece(path, reason=str(error))
 
     return parts_ahead(read, videos, workers)
-
-
-def _keep_failures(path: Path, videos: Sequence[Path], failures: dict[str, str]) -> None:
-    """Replace what is known of these videos; other splits share the folder."""
-    tried = {video.name for video in videos}
-    known = read_json(path) if path.exists() else {}
-    kept = {k: v for k, v in known.items() if k not in tried}
-    write_json(path, dict(sorted((kept | failures).items())))
 
 
 def feature_file(folder: Path, video: Path, crop: int) -> Path:
@@ -228,8 +214,8 @@ def read_features(path: Path) -> np.ndarray:
         raise InputError(f"{path}: {what}, not features (n, D) of real numbers")
     with np.errstate(over="ignore"):  # of float64; it is refused as infinite
         features = features.astype(np.float32)
-    if not (finite := np.isfinite(features)).all():
-        row = int(np.argmin(finite.all(axis=1)))
-        shape = f"shape {features.shape}"
-        raise InputError(f"{path}: {shape}, row {row} is not finite; extract it again")
+    finite = np.isfinite(features).all(axis=1)
+    if not finite.all():
+        where = f"shape {features.shape}, row {finite.argmin()}"
+        raise InputError(f"{path}: {where} is not finite; extract it again")
     return features

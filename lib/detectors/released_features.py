@@ -28,10 +28,9 @@ B16 = "OpenAI's ViT-B/16, as VadCLIP's and AnomalyCLIP's are: backbone=ViT-B-16-
 
 
 class FeatureSummary(NamedTuple):
-    """A sample of files: the first, width D, mean length of a row per file, mean unit row (D,)."""
+    """A sample of files: the first, mean length of a row per file, mean unit row (D,)."""
 
     first: Path
-    width: int
     norms: np.ndarray
     direction: np.ndarray
 
@@ -54,18 +53,18 @@ def feature_index(folder: Path) -> dict[str, Path]:
 def summarise(files: Sequence[Path]) -> FeatureSummary:
     """Read up to ``SAMPLE`` of the files; InputError names one of another width or without rows."""
     chosen = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, SAMPLE).astype(int))]
-    norms, means, width = [], [], 0
+    norms, means = [], []
     for path in chosen:
         features = read_features(path)
-        length = np.linalg.norm(features, axis=1)
+        length = np.linalg.norm(features, axis=1, keepdims=True)
         if not length.all():
             raise InputError(f"{path}: row {int(length.argmin())} is zero; extract it again")
-        width = width or features.shape[1]
-        if features.shape[1] != width:
-            raise InputError(f"{path}: width {features.shape[1]}, but {chosen[0]} has {width}")
+        means.append((features / length).mean(axis=0))
+        if len(means[-1]) != len(means[0]):
+            width = len(means[-1])
+            raise InputError(f"{path}: width {width}, but {chosen[0]} has {len(means[0])}")
         norms.append(length.mean())
-        means.append((features / length[:, None]).mean(axis=0))
-    return FeatureSummary(chosen[0], width, np.array(norms), np.mean(means, axis=0))
+    return FeatureSummary(chosen[0], np.array(norms), np.mean(means, axis=0))
 
 
 @torch.inference_mode()
@@ -82,32 +81,30 @@ def anchors(model: AlertCLIP, prompts: Sequence[str]) -> dict[str, np.ndarray]:
     return {name: vectors.cpu().numpy() for name, vectors in found.items()}
 
 
-def cosines(summary: FeatureSummary, known: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Mean cosine of a feature with each kind of anchor."""
-    return {name: float((vectors @ summary.direction).mean()) for name, vectors in known.items()}
-
-
 def likely_model(summary: FeatureSummary) -> str:
     """What made features of this width and direction, as far as these tell."""
-    if summary.width == 512 and np.abs(summary.direction).argmax() == PEAK:
+    width = len(summary.direction)
+    if width == 512 and np.abs(summary.direction).argmax() == PEAK:
         return B16
-    return WIDTHS.get(summary.width, "a model that is not known here")
+    return WIDTHS.get(width, "a model that is not known here")
 
 
-def check_space(summary: FeatureSummary, known: Mapping[str, np.ndarray], backbone: str) -> None:
-    """Raise InputError if features are not in the space of ``backbone``, naming what made them.
+def check_space(
+    summary: FeatureSummary, known: Mapping[str, np.ndarray], backbone: str
+) -> dict[str, float]:
+    """Mean cosine of a feature with each kind of anchor, if features are of ``backbone``.
 
-    That is: another width, a mean cosine with every kind of anchor below ``LEAST_COSINE``, or a
-    part of the files of unit length and a part not.
+    Raises InputError, naming what made them, if they are of another width, have a mean cosine with
+    every kind of anchor below ``LEAST_COSINE``, or are of unit length in a part of the files.
     """
-    width = next(iter(known.values())).shape[1]
+    width, own = next(iter(known.values())).shape[1], len(summary.direction)
     where, likely = summary.first, likely_model(summary)
-    if summary.width != width:
+    if own != width:
         raise InputError(
-            f"{where}: features of width {summary.width}, but {backbone} makes {width}; they are"
+            f"{where}: features of width {own}, but {backbone} makes {width}; they are"
             f" likely of {likely}; set backbone and pretrained to that model"
         )
-    found = cosines(summary, known)
+    found = {name: float((v @ summary.direction).mean()) for name, v in known.items()}
     if max(found.values()) < LEAST_COSINE:
         listed = ", ".join(f"{value:.2f} with {name}" for name, value in found.items())
         raise InputError(
@@ -121,6 +118,7 @@ def check_space(summary: FeatureSummary, known: Mapping[str, np.ndarray], backbo
             f"{where}: {unit.sum()} of {len(unit)} sampled files hold unit rows and the others do"
             " not; bring all to one form"
         )
+    return found
 
 
 def check_rate(
