@@ -9,7 +9,13 @@ import pytest
 import yaml
 
 from alertclip.errors import InputError
-from detectors.benchmarks import BENCHMARKS, load_benchmark, read_list, read_truth
+from detectors.benchmarks import (
+    BENCHMARKS,
+    load_benchmark,
+    read_list,
+    read_truth,
+    training_videos,
+)
 from detectors.event_annotations import (
     VideoTruth,
     frame_class_truth,
@@ -162,6 +168,26 @@ def test_shanghaitech_masks(tmp_path):
     np.save(path, np.array([object()]), allow_pickle=True)
     with pytest.raises(InputError, match="01_0014.npy: not a readable array"):
         read_mask("01_0014", path)
+
+
+def test_shanghaitech_classes_come_from_labelled_lists(tmp_path):
+    """AnomalyCLIP's rows: path start end label, the ids being those of its class list."""
+    folder = tmp_path / "ShanghaiTech"
+    (folder / "test_frame_mask").mkdir(parents=True)
+    np.save(folder / "test_frame_mask" / "01_0014.npy", np.array([0, 1, 1, 0, 1]))
+    listed = folder / "SH_Test.txt"
+    listed.write_text("frames/01_0014 0 4 4\nframes/01_002 0 9 8\n")
+    for_training = folder / "SH_Train.txt"
+    for_training.write_text(listed.read_text())
+    benchmark = load_benchmark("shanghaitech")
+    event, normal = read_truth(benchmark, tmp_path)
+    assert event.spans == ((1, 3), (4, 5)) and event.span_classes == ("fighting",) * 2
+    assert (event.classes, normal.classes, normal.is_abnormal) == (("fighting",), (), False)
+    assert [v.classes for v in training_videos(benchmark, tmp_path)] == [("fighting",), ()]
+    assert benchmark.classes[0] == benchmark.normal_class  # as VadCLIP wants it
+    for_training.write_text("frames/01_0014 0 4 18\n")
+    with pytest.raises(InputError, match="SH_Train.txt, line 1: no class 18; there are 18"):
+        training_videos(benchmark, tmp_path)
 
 
 def test_ubnormal_tracks_are_inclusive(tmp_path):

@@ -12,7 +12,7 @@ from alertclip.errors import InputError
 from detectors.benchmarks import load_benchmark
 from detectors.event_annotations import VideoTruth
 from detectors.fitting import zero_shot_score
-from detectors.frame_metrics import frame_metrics
+from detectors.frame_metrics import FrameScores, frame_metrics
 from detectors.recognition import (
     ClassScores,
     class_metrics,
@@ -20,7 +20,6 @@ from detectors.recognition import (
     macro_auc,
     open_vocabulary,
 )
-from detectors.frame_metrics import FrameScores
 
 
 def class_case(seed=0, absent=()):

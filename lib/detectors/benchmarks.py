@@ -4,6 +4,7 @@ import csv
 import difflib
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
@@ -28,6 +29,7 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "params" / "benchmarks.yaml"
 Split = Literal["train", "val", "test"]
 # VadCLIP's csv names features where its author kept them; the video is <folder>/<name>.mp4.
 CROP = re.compile(r"^.*?((?:[^/]+/)?[^/]+)__\d+\.npy$")
+LABELLED = re.compile(r"(\S+)\s+\d+\s+\d+\s+(\d+)$")  # AnomalyCLIP: path start end label
 
 
 class Benchmark(BaseModel):
@@ -111,11 +113,15 @@ class TrainingVideo(NamedTuple):
 
 
 class ListEntry(NamedTuple):
-    """A line of a split list: the video's name, the line's path, and where it stands."""
+    """A line of a split list: the video's name, the line's path, where it stands, and its label.
+
+    label: the class id in AnomalyCLIP's lists (rows "path start end label"), else None.
+    """
 
     name: str
     entry: str
     where: str
+    label: int | None = None
 
 
 def load_benchmark(name: str, path: Path | str = BENCHMARKS) -> Benchmark:
@@ -164,11 +170,14 @@ def read_list(benchmark: Benchmark, data_root: Path, split: Split = "test") -> l
                     continue
                 if not line.endswith(".npy"):
                     raise InputError(f"{where}: expected a path ending in .npy and a label")
+            label = None
+            if row := LABELLED.match(line):
+                line, label = row[1], int(row[2])
             key, entry = video_name(line), CROP.sub(r"\1.mp4", line)
             if key in seen:
                 raise InputError(f"{where}: {key} stands in {seen[key]} already; keep one")
             seen[key], name = where, video_name(entry)
-            entries.setdefault(name, ListEntry(name, entry, where))
+            entries.setdefault(name, ListEntry(name, entry, where, label))
     return list(entries.values())
 
 
@@ -193,7 +202,8 @@ def read_truth(
         return read_vector(folder / file, names, snippets or {}, benchmark.abnormal_classes)
     if kind in ("shanghaitech", "ubnormal"):
         read = read_mask if kind == "shanghaitech" else read_tracks
-        return [read(e.name, folder / fill(file, e.entry)) for e in entries]
+        truths = [read(e.name, folder / fill(file, e.entry)) for e in entries]
+        return [_classed(benchmark, *pair) for pair in zip(truths, entries, strict=True)]
     if kind == "ucf":
         table = read_ucf(folder / file, benchmark.classes, normal)
     else:
@@ -226,8 +236,10 @@ def list_counts(benchmark: Benchmark, root: Path, split: Split) -> dict[str, int
 def _video_classes(benchmark: Benchmark, root: Path, entry: ListEntry) -> tuple[str, ...]:
     """Video-level classes of a list entry, from its folder or name as the data set gives them.
 
-    ShanghaiTech names none: there "abnormal" is whether the video has an abnormal frame at all.
+    ShanghaiTech's own lists name none: "abnormal" is then whether any frame of the video is.
     """
+    if entry.label is not None:
+        return _labelled(benchmark, entry)
     if benchmark.annotation_format == "xd":
         return xd_classes(entry.name, benchmark.codes, benchmark.normal_class, entry.where)
     if benchmark.annotation_format == "shanghaitech":
@@ -239,3 +251,20 @@ def _video_classes(benchmark: Benchmark, root: Path, entry: ListEntry) -> tuple[
     if not found and "normal" not in entry.entry.lower():
         raise InputError(f"{entry.where}: {entry.entry} names neither a class nor normal")
     return tuple(found[:1])
+
+
+def _labelled(benchmark: Benchmark, entry: ListEntry) -> tuple[str, ...]:
+    """The class that AnomalyCLIP's label names; none if it is the normal one."""
+    classes = benchmark.anomalyclip_classes
+    if entry.label is None or entry.label >= len(classes):
+        raise InputError(f"{entry.where}: no class {entry.label}; there are {len(classes)}")
+    name = classes[entry.label]
+    return () if name == benchmark.normal_class else (name,)
+
+
+def _classed(benchmark: Benchmark, truth: VideoTruth, entry: ListEntry) -> VideoTruth:
+    """The truth of a video, all events of the class that its label names, where it has one."""
+    if entry.label is None or not truth.is_abnormal:
+        return truth
+    classes = _labelled(benchmark, entry)
+    return replace(truth, classes=classes, span_classes=classes * len(truth.spans))

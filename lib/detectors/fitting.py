@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
+from alertclip.errors import InputError
 from alertclip.model import AlertCLIP
 from detectors.anomalyclip import model as anomalyclip_model
 from detectors.anomalyclip import training as anomalyclip_training
@@ -143,8 +144,16 @@ def score_seeds(
     classes: Sequence[str],
     detector: DetectorParams,
 ) -> list[list[VideoScores]]:
-    """Train a detector under every seed; its scores of the test videos, by seed."""
-    scores = []
+    """Train a detector under every seed; its scores of the test videos, by seed.
+
+    InputError if a detector that knows classes is given a training video of none of them.
+    """
+    unknown, scores = {c for labels in train.classes for c in labels}.difference(classes), []
+    if unknown and name not in HEADS:
+        raise InputError(
+            f"{benchmark.title}: {', '.join(sorted(unknown))} is no class of it. The lists must"
+            " name the classes, as AnomalyCLIP's do: path start end label"
+        )
     for seed in detector.seeds:
         score = fit_detector(name, model, train, benchmark, classes, detector, seed)
         scores.append([score(features) for features in test.features])
