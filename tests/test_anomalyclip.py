@@ -10,10 +10,10 @@ from torch import Tensor
 from alertclip.errors import InputError
 from detectors.anomalyclip import model as network
 from detectors.anomalyclip.model import AnomalyCLIPOutput, Selector, aggregate, score_video
-from detectors.training_protocol import AnomalyCLIPSettings
 from detectors.anomalyclip.temporal import TemporalModel
 from detectors.anomalyclip.training import Selection, select_segments, total_loss, training_sample
 from detectors.detector_parts import VideoScores
+from detectors.training_protocol import AnomalyCLIPSettings
 
 
 def test_prompt_slots_are_exact():

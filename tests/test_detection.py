@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from detectors.detection import curve_segments, detection_map, matches
 
 from alertclip.errors import InputError
 from detectors.benchmarks import load_benchmark, read_truth
-from detectors.detection import curve_segments, detection_map, matches
 from detectors.event_annotations import VideoTruth, frame_class_truth, frame_truth
 
 CLASSES = ["normal", "fight", "fire"]

@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 import tiny_clip
 import torch
+from detectors.anomalyclip.settings import PRESETS as ANOMALYCLIP
+from detectors.vadclip.settings import PRESETS as VADCLIP
 from tiny_detectors import SMALL_VAD, VAD_NAMES, WIDTH, anomalyclip, clip, random, tokenize, vadclip
 from torch import Tensor
 
@@ -19,14 +21,12 @@ from alertclip.errors import InputError
 from detectors import __main__ as command
 from detectors.anomalyclip.model import AnomalyCLIP
 from detectors.anomalyclip.model import score_video as score_anomalyclip
-from detectors.anomalyclip.settings import PRESETS as ANOMALYCLIP
 from detectors.benchmarks import load_benchmark
 from detectors.checkpoints import load_anomalyclip, load_clip, load_vadclip
 from detectors.features import read_features
+from detectors.training_protocol import VadCLIPSettings
 from detectors.vadclip.model import VadCLIP
 from detectors.vadclip.model import score_video as score_vadclip
-from detectors.vadclip.settings import PRESETS as VADCLIP
-from detectors.training_protocol import VadCLIPSettings
 
 
 def layers(*names: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:

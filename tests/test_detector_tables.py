@@ -174,6 +174,17 @@ def test_detection_and_classes_of_the_oracle():
     assert len(score_curves(curves.assign(score=curves["score"].abs())).axes) == 2
 
 
+def test_the_other_branch_and_the_published_truth():
+    P, best = load_params("smoke"), scored("full", [1.0])
+    inverse = [v._replace(other_branch=-v.anomaly) for v in best.seeds[0]]
+    table = detector_tables.other_branch_table(P, [best._replace(seeds=[inverse])])
+    assert table.set_index("setting")["value"]["frame AUC"] == pytest.approx(0)
+    two = VideoTruth("v", ("Arson", "Abuse"), ((3, 5), (8, 9)), True, ("Abuse", "Arson"))
+    (shown,) = detector_tables.published_truth([best._replace(truths=[two])])
+    assert shown.named[0].spans == ((3, 6), (8, 10))  # the last frame counts
+    assert shown.named[0].span_classes == ("Arson", "Arson")
+
+
 def test_tsne_shows_events_of_abnormal_and_all_of_normal_videos():
     rng, base = np.random.default_rng(0), scored("full", [1.0])
     features = [rng.normal(size=(16, 8)) for _ in base.truths]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from detectors.resampling import FrameScores
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from alertclip.errors import InputError
@@ -14,7 +15,6 @@ from detectors.frame_metrics import (
     roc_auc,
     video_metrics,
 )
-from detectors.resampling import FrameScores
 
 
 @pytest.mark.parametrize("levels", [3, 1000])  # many ties, few ties

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from detectors.resampling import FrameScores, frame_ap, frame_auc, resample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -9,7 +10,6 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from alertclip.errors import InputError
 from alertclip.intervals import resampled_counts
 from detectors import resampling
-from detectors.resampling import FrameScores, frame_ap, frame_auc, resample
 
 
 def videos(seed, names):

@@ -8,8 +8,8 @@ import torch
 from tiny_detectors import LENGTH, WIDTH, clip, random, tokenize, vadclip
 
 from alertclip.errors import InputError
-from detectors.vadclip.model import VadCLIP, VadCLIPOutput, chunks, prompt_layout, score_video
 from detectors.training_protocol import VadCLIPSettings
+from detectors.vadclip.model import VadCLIP, VadCLIPOutput, chunks, prompt_layout, score_video
 from detectors.vadclip.training import total_loss, training_window
 
 
@@ -203,6 +203,8 @@ def test_training_window_pools_the_long_and_pads_the_short():
 def test_scores_of_both_branches_per_snippet():
     model, features = vadclip(), random(2 * LENGTH + 5, WIDTH)
     one, two = (score_video(model, features.numpy(), aligned) for aligned in (False, True))
+    assert np.array_equal(one.other_branch, two.anomaly)
+    assert np.array_equal(two.other_branch, one.anomaly)
     assert one.probabilities.shape == (37, 3) and one.anomaly.shape == two.anomaly.shape == (37,)
     # The second chunk on its own: nothing passes between chunks.
     middle, inside = features[LENGTH : 2 * LENGTH], slice(LENGTH, 2 * LENGTH)

@@ -5,6 +5,7 @@ over seeds stands beside it.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise, product
 from typing import NamedTuple
@@ -193,6 +194,32 @@ def class_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
         named = table["class_name"] + " " + table["metric"]
         tables.append(table.assign(setting=named, model=s.model).drop(columns="metric"))
     return per_cent(pd.concat(tables, ignore_index=True))
+
+
+def other_branch_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
+    """Frame metrics (per cent) of the branch of VadCLIP that its authors do not report here.
+
+    They report the C-branch on UCF-Crime and the A-branch on XD-Violence, which is the better one
+    there: a choice made on test videos. Columns as in ``backbone_table``.
+    """
+    others = [
+        s._replace(seeds=[[v._replace(anomaly=v.other_branch) for v in seed] for seed in s.seeds])
+        for s in scored
+    ]
+    return backbone_table(resample_models(P, others), "none")
+
+
+def published_truth(scored: Sequence[Scored]) -> list[Scored]:
+    """``scored`` against the truth of AnomalyCLIP's released code, which made its tables.
+
+    There every event has its video's first class, and the frame at which it ends counts too.
+    """
+    return [s._replace(named=[_published(t) for t in s.truths]) for s in scored]
+
+
+def _published(truth: VideoTruth) -> VideoTruth:
+    spans = tuple((start, end + 1) for start, end in truth.spans)
+    return replace(truth, spans=spans, span_classes=truth.classes[:1] * len(spans))
 
 
 def class_prompt_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:

@@ -23,12 +23,14 @@ Features = np.ndarray | Tensor
 class VideoScores(NamedTuple):
     """Scores of a video's n features, each in [0, 1]: anomaly (n,) and probabilities (n, C).
 
-    adapted (n, D): the features that both branches of VadCLIP read.
+    Of VadCLIP also the features (n, D) that both its branches read, and the anomaly scores (n,) of
+    the branch that is not reported.
     """
 
     anomaly: np.ndarray
     probabilities: np.ndarray
     adapted: np.ndarray | None = None
+    other_branch: np.ndarray | None = None
 
 
 class TextTower(nn.Module):

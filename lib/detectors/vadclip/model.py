@@ -220,8 +220,9 @@ def score_video(
         for found in zip(*outputs, strict=True)
     )
     probabilities = logits2.softmax(dim=-1)
-    anomaly = 1 - probabilities[:, 0] if aligned else logits1.sigmoid()
-    return VideoScores(anomaly.numpy(), probabilities.numpy(), adapted.numpy())
+    scores = (logits1.sigmoid().numpy(), 1 - probabilities[:, 0].numpy())
+    anomaly, other = scores[::-1] if aligned else scores
+    return VideoScores(anomaly, probabilities.numpy(), adapted.numpy(), other)
 
 
 def chunks(features: Tensor, length: int) -> tuple[Tensor, Tensor]:
