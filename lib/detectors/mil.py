@@ -137,25 +137,19 @@ def magnitude_losses(
     """ "total" and its terms before weighting, of the segments of largest magnitude (RTFM).
 
     scores (B, S), features (B, S, D); shown (B, S) weighs magnitudes in the choice: 0 hides a
-    segment. The magnitude of a bag is that of the mean of its chosen features (official) or the
-    mean of theirs (paper). official: (|m - abnormal| + normal)^2 of paired bags; paper: max(0, m -
-    abnormal + normal). Sparsity is the L2 norm of all abnormal scores, which smoothness joins to
-    one sequence (official).
+    segment. As in the official code, not in the text: the magnitude of a bag is that of the mean of
+    its chosen features, the loss of paired bags (|m - abnormal| + normal)^2; sparsity is the L2
+    norm of all abnormal scores, which smoothness joins to one sequence.
     """
     top = (features.norm(dim=-1) * shown).topk(settings.top_k, dim=1).indices  # (B, K)
     chosen = features[torch.arange(len(top), device=top.device)[:, None], top]  # (B, K, D)
     labels = torch.ones(len(scores), device=scores.device)
     labels[len(scores) // 2 :] = 0
-    if settings.variant == "paper":
-        abnormal, normal = chosen.norm(dim=-1).mean(dim=1).chunk(2)
-        magnitude = (settings.margin - abnormal + normal).relu()
-    else:
-        abnormal, normal = chosen.mean(dim=1).norm(dim=-1).chunk(2)
-        magnitude = ((settings.margin - abnormal).abs() + normal).square()
+    abnormal, normal = chosen.mean(dim=1).norm(dim=-1).chunk(2)
     sequence = scores[: len(scores) // 2].flatten()
     terms = {
         "binary": binary_cross_entropy(scores.gather(1, top).mean(dim=1), labels),
-        "magnitude": magnitude.mean(),
+        "magnitude": ((settings.margin - abnormal).abs() + normal).square().mean(),
         "sparsity": sequence.norm(),
         "smoothness": sequence.diff().square().sum(),
     }

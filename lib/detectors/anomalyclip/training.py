@@ -7,7 +7,6 @@ half abnormal, S segments, F frames, C abnormal classes, K selected segments.
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,19 +15,11 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from detectors.anomalyclip.model import AnomalyCLIP, AnomalyCLIPOutput
+from detectors.anomalyclip.model import AnomalyCLIP
 from detectors.detector_parts import halves, paired_batches, train, weighted
 from detectors.training_protocol import AnomalyCLIPSettings
 
 MASKED = 1e6  # larger than any score, so that masked segments come last (official code)
-
-
-class Selection(NamedTuple):
-    """Segment indices: most and least abnormal of the abnormal videos, most of the normal ones."""
-
-    abnormal_top: Tensor  # (A, K)
-    abnormal_bottom: Tensor  # (A, K)
-    normal_top: Tensor  # (B - A, K)
 
 
 def abnormal_column(labels: Tensor, normal_id: int) -> Tensor:
@@ -37,20 +28,21 @@ def abnormal_column(labels: Tensor, normal_id: int) -> Tensor:
 
 
 def select_segments(
-    logits: Tensor, labels: Tensor, mask: Tensor, normal_id: int, top_k: int, bottom_k: int
-) -> Selection:
+    logits: Tensor, column: Tensor, mask: Tensor, top_k: int, bottom_k: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Segments by likelihood, eq. 5: the sum of the logits (B, S, F, C) over a segment's frames.
 
-    The first half of the batch is abnormal and is ranked by the logits of its label (B/2,), the
-    normal half by the sum over classes. Only segments with a True mask (B, S) are selected, unless
-    fewer than k of them are left (official code).
+    The first half of the batch is abnormal and is ranked by the logits of its own ``column``
+    (B/2,), the normal half by the sum over classes. Returns indices (B/2, K) of the most and the
+    least abnormal segments of the abnormal videos, and of the most abnormal ones of the normal
+    videos. Only segments with a True mask (B, S) are selected, unless fewer than k of them are left
+    (official code).
     """
     half = len(logits) // 2
     likelihood = logits.detach().sum(dim=2)  # (B, S, C)
-    column = abnormal_column(labels, normal_id)
     own = likelihood[torch.arange(half, device=column.device), :, column]  # (B/2, S)
     normal, closed = likelihood[half:].sum(dim=2), ~mask
-    return Selection(
+    return (
         own.masked_fill(closed[:half], -MASKED).topk(top_k).indices,
         own.masked_fill(closed[:half], MASKED).topk(bottom_k, largest=False).indices,
         normal.masked_fill(closed[half:], -MASKED).topk(top_k).indices,
@@ -58,15 +50,15 @@ def select_segments(
 
 
 def total_loss(
-    output: AnomalyCLIPOutput,
+    output: tuple[Tensor, Tensor, Tensor],
     labels: Tensor,
-    selection: Selection,
+    selection: tuple[Tensor, Tensor, Tensor],
     settings: AnomalyCLIPSettings,
 ) -> dict[str, Tensor]:
     """ "total", the weighted sum (section 3.4), and its terms before weighting.
 
-    labels (B/2,) of the abnormal half among the C+1 classes; ``settings.left_out`` names terms
-    outside the sum. L_N^DIR is over all logits (paper) or the highest of each frame (official).
+    output of the model, labels (B/2,) of the abnormal half among the C+1 classes, selection of
+    ``select_segments``. L_N^DIR is over all logits (paper) or the highest of each frame (official).
     L_smo (eq. 13) is the sum of differences of successive frames, so the last minus the first,
     which we average over videos (paper), or the sum of squared differences, with all videos joined
     to one sequence (official).
@@ -129,8 +121,8 @@ def _losses(
     # True where a segment may be selected (official code)
     mask = torch.rand(len(videos), s.segments, generator=generator) < s.keep_probability
     output = model(torch.stack(sampled).to(device, torch.float32), model.directions())
-    ranked = output.logits, abnormal, mask.to(device)
-    selection = select_segments(*ranked, s.normal_id, s.top_k, s.bottom_k)
+    column = abnormal_column(abnormal, s.normal_id)
+    selection = select_segments(output[0], column, mask.to(device), s.top_k, s.bottom_k)
     return total_loss(output, abnormal, selection, s)
 
 
