@@ -25,7 +25,7 @@ from companion.result_tables import per_cent, with_interval, with_paper
 from companion.tuned_models import STAGES, Stage, stage_model
 from detectors.benchmarks import load_benchmark
 from detectors.event_annotations import VideoTruth, frame_class_truth, frame_truth
-from detectors.fitting import VideoScores, score_seeds
+from detectors.fitting import VideoScores, fit_detector
 from detectors.frame_metrics import FrameScores, interval, mean_of_defined, resampled_metrics
 from detectors.mil import HEADS
 from detectors.recognition import class_metrics, detection_map, false_alarm_rate, macro_auc
@@ -94,7 +94,10 @@ def score_stages(
         model = stage_model(P, stage)
         train, test = training_set(P, model, detector), evaluation_set(P, model, detector)
         train = train.only(base) if base else train
-        seeds = score_seeds(detector, model, train, test, benchmark, classes, P.detector)
+        seeds = []
+        for seed in P.detector.seeds:
+            score = fit_detector(detector, model, train, benchmark, classes, P.detector, seed)
+            seeds.append([score(features) for features in test.features])
         part = Scored(stage, detector, length, test.truths, test.named, seeds, test.features)
         scored.append(part)
     return scored

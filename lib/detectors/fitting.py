@@ -112,20 +112,3 @@ def fit_detector(
     head = HEADS[name](width, detector_settings(name, detector)).to(device)
     fit(head, data.features, [bool(labels) for labels in data.classes], seed)
     return partial(score_video, head)
-
-
-def score_seeds(
-    name: Detector,
-    model: AlertCLIP,
-    train: TrainingSet,
-    test: EvaluationSet,
-    benchmark: Benchmark,
-    classes: Sequence[str],
-    detector: DetectorParams,
-) -> list[list[VideoScores]]:
-    """Train a detector under every seed; its scores of the test videos, by seed."""
-    scores = []
-    for seed in detector.seeds:
-        score = fit_detector(name, model, train, benchmark, classes, detector, seed)
-        scores.append([score(features) for features in test.features])
-    return scores

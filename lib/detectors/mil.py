@@ -49,9 +49,20 @@ class Sultani(nn.Module):
         x = normalize(x, dim=-1)
         return self.layers(x).squeeze(-1), x
 
-    def losses(self, x: Tensor) -> dict[str, Tensor]:
-        """Loss terms of bags (B, S, D)."""
-        return ranking_losses(self(x)[0], self.settings)
+    def losses(self, scores: Tensor, _: Tensor) -> dict[str, Tensor]:
+        """ "total" and its terms before weighting, of scores (B, S): eqs. 4 and 7.
+
+        Every abnormal bag is ranked above every normal one by its highest score; the official sums
+        over pairs and bags are means here, which divides the whole loss by the bags of a half.
+        """
+        abnormal, normal = scores.chunk(2)
+        top, top_normal = abnormal.amax(dim=1), normal.amax(dim=1)
+        terms = {
+            "ranking": (1 - top[:, None] + top_normal).relu().mean(),
+            "sparsity": abnormal.sum(dim=1).mean(),
+            "smoothness": abnormal.diff(dim=1).square().sum(dim=1).mean(),
+        }
+        return weighted(terms, self.settings)
 
 
 class RTFM(nn.Module):
@@ -92,9 +103,8 @@ class RTFM(nn.Module):
         features = self.drop((self.fuse(torch.cat(scales, dim=1)) + x).mT)
         return self.layers(features).squeeze(-1), features
 
-    def losses(self, x: Tensor) -> dict[str, Tensor]:
-        """Loss terms of bags (B, S, D); dropout also hides positions from the choice (official)."""
-        scores, features = self(x)
+    def losses(self, scores: Tensor, features: Tensor) -> dict[str, Tensor]:
+        """Loss terms of bags; dropout also hides segments from the choice (official)."""
         shown = dropout(torch.ones_like(scores), self.settings.dropout, self.training)
         return magnitude_losses(scores, features, shown, self.settings)
 
@@ -113,22 +123,6 @@ class NonLocal(nn.Module):
         """x (B, E, T) -> (B, E, T)."""
         pairs = self.theta(x).mT @ self.phi(x) / x.shape[-1]  # (B, T, T)
         return x + self.norm(self.out((pairs @ self.g(x).mT).mT))
-
-
-def ranking_losses(scores: Tensor, settings: SultaniSettings) -> dict[str, Tensor]:
-    """ "total" and its terms before weighting, of scores (B, S): Sultani et al., eqs. 4 and 7.
-
-    Every abnormal bag is ranked above every normal one by its highest score; the official sums
-    over pairs and bags are means here, which divides the whole loss by the bags of a half.
-    """
-    abnormal, normal = scores.chunk(2)
-    top, top_normal = abnormal.amax(dim=1), normal.amax(dim=1)
-    terms = {
-        "ranking": (1 - top[:, None] + top_normal).relu().mean(),
-        "sparsity": abnormal.sum(dim=1).mean(),
-        "smoothness": abnormal.diff(dim=1).square().sum(dim=1).mean(),
-    }
-    return weighted(terms, settings)
 
 
 def magnitude_losses(
@@ -184,7 +178,7 @@ def fit(
         model,
         partial(ConstantLR, factor=1),  # neither paper lowers the rate
         partial(paired_batches, pools, settings.batch_size, settings.epoch_steps, rng),
-        lambda batch: model.losses(torch.stack([bags[i] for i in batch]).to(device)),
+        lambda batch: model.losses(*model(torch.stack([bags[i] for i in batch]).to(device))),
         model.optimizer,
     )
 

@@ -84,7 +84,13 @@ def open_vocabulary(
     whether base and novel include the normal test videos: ``normals`` tells the two readings apart.
     An abnormal video belongs to its first class; InputError if that is in neither set, or in both.
     """
-    parts = {truth.name: _part(truth, base, novel) for truth in truths}
+    parts = {}
+    for truth in truths:
+        first = truth.classes[0] if truth.classes else "none"
+        if truth.is_abnormal and (first in base) == (first in novel):
+            raise InputError(f"{truth.name}: its class, {first}, must be either base or novel")
+        abnormal = "base" if first in base else "novel"
+        parts[truth.name] = abnormal if truth.is_abnormal else "normal"
     subsets = {"overall": {"base", "novel"}, "base": {"base"}, "novel": {"novel"}}
     rows = []
     for subset, wanted in subsets.items():
@@ -96,15 +102,6 @@ def open_vocabulary(
                 row = {"subset": subset, "normals": normals, "metric": name}
                 rows.append(row | interval(values, frame_count(chosen[0]))._asdict())
     return pd.DataFrame(rows)
-
-
-def _part(truth: VideoTruth, base: Sequence[str], novel: Sequence[str]) -> str:
-    if not truth.is_abnormal:
-        return "normal"
-    first = truth.classes[0] if truth.classes else "none"
-    if (first in base) == (first in novel):
-        raise InputError(f"{truth.name}: its class, {first}, must be either base or novel")
-    return "base" if first in base else "novel"
 
 
 def temporal_iou(span: Sequence[int], spans: np.ndarray) -> np.ndarray:
@@ -159,11 +156,10 @@ def detection_map(
     """mAP@IoU (VadCLIP) in per cent: columns metric ("mAP@0.1", ..., "mAP@AVG"), value.
 
     scores: (T, C) per video, columns as in classes, each snippet repeated for its 16 frames.
-    normal_class: the class whose events are
-    whole normal videos; None as published for UCF-Crime, where the labels of normal videos name no
-    class, so that the class "Normal" always has AP 0. with_normal False leaves the segments
-    found in normal videos out; the classes averaged over stay the same (official excludeNormal).
-    As in the official code the whole mAP is 0 if a class has no segment in any video.
+    normal_class: the class whose events are whole normal videos; None as published for UCF-Crime,
+    where the labels of normal videos name no class, so that "Normal" always has AP 0. with_normal
+    False leaves out the segments found in normal videos; the classes averaged over stay the same
+    (official excludeNormal). As in the official code the mAP is 0 if a class has no segment at all.
     """
     values = np.zeros((len(classes), len(THRESHOLDS)))
     for c, label in enumerate(classes):

@@ -1,5 +1,9 @@
 """The AnomalyCLIP network: prompts, Selector, Temporal model and their aggregation (section 3).
 
+Zanella, Liberatori, Menapace, Poiesi, Wang and Ricci, "Delving into CLIP latent space for video
+anomaly recognition", CVIU 2024 (official code: lucazanella/AnomalyCLIP). Not the AnomalyCLIP of
+Zhou, Pang, Tian, He and Chen (ICLR 2024), a method for defects in industrial images.
+
 A prompt is [SOT][context vectors][class tokens][.][EOT]; every class, the normal one included, has
 context vectors of its own (CoOp). Parameter names are those of the official checkpoints.
 Axis letters: B windows, S segments, F frames, C abnormal classes, D feature, E embedding and W text

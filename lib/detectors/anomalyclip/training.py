@@ -91,39 +91,29 @@ def fit(
     videos[i] (N_i, D) are frame features with the video-level class labels[i]. Raises InputError if
     half a batch cannot be filled or a loss is not finite.
     """
-    settings, rng = model.settings, np.random.default_rng(seed)
+    s, device, rng = model.settings, model.prototype.device, np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
-    pools = halves([label != settings.normal_id for label in labels], settings.batch_size)
+    pools = halves([label != s.normal_id for label in labels], s.batch_size)
     # An epoch is one pass over the longer half; the shorter one is repeated (Lightning).
-    count = max(map(len, pools)) // settings.batch_size
+    count = max(map(len, pools)) // s.batch_size
+
+    def losses(batch: list[int]) -> dict[str, Tensor]:
+        x = [training_sample(videos[i], s.segments, s.segment_frames, rng) for i in batch]
+        abnormal = torch.tensor([labels[i] for i in batch[: s.batch_size]], device=device)
+        # True where a segment may be selected (official code)
+        mask = torch.rand(len(batch), s.segments, generator=generator) < s.keep_probability
+        output = model(torch.stack(x).to(device, torch.float32), model.directions())
+        column = abnormal_column(abnormal, s.normal_id)
+        selection = select_segments(output[0], column, mask.to(device), s.top_k, s.bottom_k)
+        return total_loss(output, abnormal, selection, s)
+
     return train(
         model,
-        partial(LambdaLR, lr_lambda=partial(learning_rate_factor, settings=settings)),
-        partial(paired_batches, pools, settings.batch_size, count, rng),
-        lambda batch: _losses(
-            model, [videos[i] for i in batch], [labels[i] for i in batch], rng, generator
-        ),
-        partial(AdamW, betas=settings.betas),
+        partial(LambdaLR, lr_lambda=partial(learning_rate_factor, settings=s)),
+        partial(paired_batches, pools, s.batch_size, count, rng),
+        losses,
+        partial(AdamW, betas=s.betas),
     )
-
-
-def _losses(
-    model: AnomalyCLIP,
-    videos: Sequence[Tensor],
-    labels: Sequence[int],
-    rng: np.random.Generator,
-    generator: torch.Generator,
-) -> dict[str, Tensor]:
-    """Losses on random segments of the videos, of which the first half is abnormal."""
-    s, device, half = model.settings, model.prototype.device, len(videos) // 2
-    sampled = [training_sample(video, s.segments, s.segment_frames, rng) for video in videos]
-    abnormal = torch.tensor(labels[:half], device=device)
-    # True where a segment may be selected (official code)
-    mask = torch.rand(len(videos), s.segments, generator=generator) < s.keep_probability
-    output = model(torch.stack(sampled).to(device, torch.float32), model.directions())
-    column = abnormal_column(abnormal, s.normal_id)
-    selection = select_segments(output[0], column, mask.to(device), s.top_k, s.bottom_k)
-    return total_loss(output, abnormal, selection, s)
 
 
 def training_sample(

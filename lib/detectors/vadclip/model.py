@@ -1,5 +1,7 @@
-"""The VadCLIP network (Wu et al. 2024): local and global adapter, two branches, two prompts.
+"""The VadCLIP network: local and global adapter, two branches, two prompts.
 
+Wu, Zhou, Pang, Zhou, Yan, Wang and Zhang, "VadCLIP: Adapting vision-language models for weakly
+supervised video anomaly detection", AAAI 2024 (official code: nwpu-zxr/VadCLIP).
 Axis letters: B videos, T positions, C classes, D feature, L text slots and W text dimension.
 Parameter names are those of the official checkpoints.
 """

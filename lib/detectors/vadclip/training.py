@@ -68,22 +68,25 @@ def fit(model: VadCLIP, videos: Sequence[Features], targets: Tensor, seed: int) 
     if both := torch.nonzero(targets[:, 1:].any(dim=1) == is_normal).flatten().tolist():
         raise InputError(f"video {both[0]}: give the normal class or abnormal ones, not both")
     videos = [as_features(video, width, f"video {i}: ") for i, video in enumerate(videos)]
+    device = model.linear.weight.device
+
+    def losses(batch: list[int]) -> dict[str, Tensor]:
+        made = (training_window(videos[i], settings.length) for i in batch)
+        windows, lengths = zip(*made, strict=True)
+        n, text = torch.tensor(lengths, device=device), model.encode_text()
+        logits1, logits2, _ = model(torch.stack(windows).to(device), n, text)
+        if not (logits1.isfinite().all() and logits2.isfinite().all()):
+            raise InputError(
+                "VadCLIP: logits are not finite; lower learning_rate or scale features"
+            )
+        return total_loss(logits1, logits2, text, targets[batch].to(device), n, settings)
+
     return train(
         model,
         partial(MultiStepLR, milestones=settings.milestones, gamma=0.1),
         partial(epoch_batches, is_normal.tolist(), settings, rng),
-        lambda batch: _losses(model, [videos[i] for i in batch], targets[batch]),
+        losses,
     )
-
-
-def _losses(model: VadCLIP, videos: Sequence[Tensor], targets: Tensor) -> dict[str, Tensor]:
-    settings, device = model.settings, model.linear.weight.device
-    windows, lengths = zip(*(training_window(v, settings.length) for v in videos), strict=True)
-    n, text = torch.tensor(lengths, device=device), model.encode_text()
-    logits1, logits2, _ = model(torch.stack(windows).to(device), n, text)
-    if not (logits1.isfinite().all() and logits2.isfinite().all()):
-        raise InputError("VadCLIP: logits are not finite; lower learning_rate or scale features")
-    return total_loss(logits1, logits2, text, targets.to(device), n, settings)
 
 
 def training_window(features: Tensor, length: int) -> tuple[Tensor, int]:
