@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from alertclip.attention import split_attention
 from detectors.anomalyclip.model import AnomalyCLIP
-from detectors.training_protocol import AnomalyCLIPSettings
+from detectors.training_protocol import AnomalyCLIPSettings, VadCLIPSettings
 from detectors.vadclip.model import VadCLIP
-from detectors.training_protocol import VadCLIPSettings
 
 START, STOP, END = 47, 48, 49
 WIDTH, LENGTH = 16, 16
