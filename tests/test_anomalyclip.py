@@ -10,12 +10,7 @@ from torch import Tensor
 from alertclip.errors import InputError
 from detectors.anomalyclip import model as network
 from detectors.anomalyclip.model import TemporalModel, aggregate, score_video
-from detectors.anomalyclip.training import (
-    abnormal_column,
-    select_segments,
-    total_loss,
-    training_sample,
-)
+from detectors.anomalyclip.training import select_segments, total_loss, training_sample
 from detectors.detector_parts import VideoScores
 from detectors.training_protocol import AnomalyCLIPSettings
 
@@ -135,8 +130,7 @@ def selection_logits() -> Tensor:
 
 
 def chosen(mask: Tensor, k: int = 3) -> list[list[list[int]]]:
-    column = abnormal_column(torch.tensor([0, 2]), normal_id=1)  # 0 and 1
-    found = select_segments(selection_logits(), column, mask, k, k)
+    found = select_segments(selection_logits(), torch.tensor([0, 1]), mask, k, k)
     return [part.tolist() for part in found]
 
 
@@ -164,23 +158,23 @@ def test_fewer_open_than_selected_are_filled_with_masked():
 
 
 def loss_case():
-    """Float64 batch of 3 abnormal and 3 normal videos; labels below and above normal_id 2."""
+    """Float64 batch of 3 abnormal and 3 normal videos; columns before and after normal_id 2."""
     logits = random(6, 5, 3, 4, dtype=torch.float64)
     p = random(6, 5, 3, seed=1, dtype=torch.float64).sigmoid()
-    labels = torch.tensor([0, 3, 4])
+    column = torch.tensor([0, 2, 3])
     picks = (
         torch.tensor([[0, 3], [4, 1], [2, 0]]),
         torch.tensor([[1, 2], [0, 3], [3, 4]]),
         torch.tensor([[4, 0], [1, 2], [3, 1]]),
     )
-    return logits, p, labels, picks
+    return logits, p, column, picks
 
 
-def terms_by_definition(logits, p, labels, picks, variant) -> list[float]:
+def terms_by_definition(logits, p, column, picks, variant) -> list[float]:
     """The seven terms from the equations, frame by frame."""
     s, p = logits.numpy(), p.numpy()
     top, bottom, normal = (part.tolist() for part in picks)
-    F, column = range(s.shape[2]), [label if label < 2 else label - 1 for label in labels]
+    F = range(s.shape[2])
     given = np.exp(s) / np.exp(s).sum(-1, keepdims=True)
     where = [(v, i, j) for v in range(3) for i in top[v] for j in F]
     smooth = 0.0
@@ -205,16 +199,16 @@ def terms_by_definition(logits, p, labels, picks, variant) -> list[float]:
 
 @pytest.mark.parametrize("variant", ["official", "paper"])
 def test_losses_are_their_definitions(variant):
-    logits, p, labels, picks = loss_case()
+    logits, p, column, picks = loss_case()
     settings = AnomalyCLIPSettings(normal_id=2, variant=variant)
     output = logits, p, aggregate(logits, p, 2)
-    found = total_loss(output, labels, picks, settings)
-    expected = terms_by_definition(logits, p, labels.tolist(), picks, variant)
+    found = total_loss(output, column, picks, settings)
+    expected = terms_by_definition(logits, p, column.tolist(), picks, variant)
     assert [t.item() for t in found.values()][1:] == pytest.approx(expected, rel=1e-12)
     weights = [1, 1, 1, 1, 1, 8e-3, 8e-4]
     assert found["total"].item() == pytest.approx(np.dot(weights, expected), rel=1e-12)
     settings = settings.model_copy(update={"left_out": ("abnormal_top", "smoothness")})
-    less = total_loss(output, labels, picks, settings)
+    less = total_loss(output, column, picks, settings)
     expected = found["total"] - found["abnormal_top"] - 8e-4 * found["smoothness"]
     assert less["total"].item() == pytest.approx(expected.item(), rel=1e-12)
 

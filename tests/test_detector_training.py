@@ -105,13 +105,27 @@ def test_training_faults_are_named(kind, fault, message):
         fit(made(kind), *fault(*training_videos()[:2]))
 
 
+@pytest.mark.parametrize(
+    ("metric", "left_out", "aligned"),
+    [
+        *(("AUC", "", False), ("AUC", "binary_weight", True), ("AUC", "alignment_weight", False)),
+        *(("AP", "", True), ("AP", "binary_weight", True), ("AP", "alignment_weight", False)),
+    ],
+)
+def test_a_branch_that_is_not_trained_gives_no_score(metric, left_out, aligned):
+    benchmark = load_benchmark("miniworld").model_copy(update={"metric": metric})
+    model = vadclip(**{left_out: 0} if left_out else {})
+    found = fitting.vadclip_score(model, benchmark)(training_videos()[0][0])
+    assert np.allclose(found.anomaly, 1 - found.probabilities[:, 0], atol=1e-6) is aligned
+
+
 @pytest.mark.parametrize(("row", "change"), [(1, 1.0), (8, 0.0)])
 def test_a_video_is_either_normal_or_of_other_classes(row, change):
     videos, kinds, _ = training_videos()
     targets = one_hot(torch.tensor(kinds), 3).float()
     targets[row, 0] = change
     with pytest.raises(InputError, match=f"video {row}: give the normal"):
-        vadclip_training.fit(made("vadclip"), videos, targets)
+        vadclip_training.fit(made("vadclip"), videos, targets, 0)
 
 
 @pytest.mark.parametrize("count", [6, 2])

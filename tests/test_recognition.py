@@ -1,4 +1,4 @@
-"""Metrics per class, open vocabulary, macro AUC, false alarms and mAP@IoU, by hand and definition."""
+"""Class metrics, open vocabulary, false alarms and mAP@IoU, by hand and by definition."""
 
 import numpy as np
 import pytest

@@ -22,11 +22,6 @@ from detectors.training_protocol import AnomalyCLIPSettings
 MASKED = 1e6  # larger than any score, so that masked segments come last (official code)
 
 
-def abnormal_column(labels: Tensor, normal_id: int) -> Tensor:
-    """Columns among the C abnormal classes for abnormal labels among all C+1 classes."""
-    return labels - (labels > normal_id).long()
-
-
 def select_segments(
     logits: Tensor, column: Tensor, mask: Tensor, top_k: int, bottom_k: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -51,20 +46,21 @@ def select_segments(
 
 def total_loss(
     output: tuple[Tensor, Tensor, Tensor],
-    labels: Tensor,
+    column: Tensor,
     selection: tuple[Tensor, Tensor, Tensor],
     settings: AnomalyCLIPSettings,
 ) -> dict[str, Tensor]:
     """ "total", the weighted sum (section 3.4), and its terms before weighting.
 
-    output of the model, labels (B/2,) of the abnormal half among the C+1 classes, selection of
+    output of the model, column (B/2,) of the abnormal half's labels, selection of
     ``select_segments``. L_N^DIR is over all logits (paper) or the highest of each frame (official).
     L_smo (eq. 13) is the sum of differences of successive frames, so the last minus the first,
     which we average over videos (paper), or the sum of squared differences, with all videos joined
     to one sequence (official).
     """
     logits, p_anomaly, probabilities = output
-    half, column = len(logits) // 2, abnormal_column(labels, settings.normal_id)[:, None]
+    half, column = len(logits) // 2, column[:, None]
+    label = column + (column >= settings.normal_id).long()  # among all C+1 classes
     video = torch.arange(half, device=logits.device)[:, None]
     top, bottom, normal_top = selection
     p_abnormal, p_normal = p_anomaly[:half], p_anomaly[half:]
@@ -73,7 +69,7 @@ def total_loss(
     terms = {
         "direction_abnormal": -logits[video, top, :, column].mean(),  # eq. 7
         "direction_normal": normal.mean(),  # eq. 10
-        "abnormal_top": -probabilities[video, top, :, labels[:, None]].log().mean(),  # eq. 8
+        "abnormal_top": -probabilities[video, top, :, label].log().mean(),  # eq. 8
         "abnormal_bottom": -(1 - p_abnormal[video, bottom]).log().mean(),  # eq. 9
         "normal_top": -(1 - p_normal[video, normal_top]).log().mean(),  # eq. 11
         "sparsity": p_abnormal.mean(),  # eq. 12
@@ -100,12 +96,12 @@ def fit(
     def losses(batch: list[int]) -> dict[str, Tensor]:
         x = [training_sample(videos[i], s.segments, s.segment_frames, rng) for i in batch]
         abnormal = torch.tensor([labels[i] for i in batch[: s.batch_size]], device=device)
+        column = abnormal - (abnormal > s.normal_id).long()  # among the abnormal classes
         # True where a segment may be selected (official code)
         mask = torch.rand(len(batch), s.segments, generator=generator) < s.keep_probability
         output = model(torch.stack(x).to(device, torch.float32), model.directions())
-        column = abnormal_column(abnormal, s.normal_id)
         selection = select_segments(output[0], column, mask.to(device), s.top_k, s.bottom_k)
-        return total_loss(output, abnormal, selection, s)
+        return total_loss(output, column, selection, s)
 
     return train(
         model,

@@ -19,8 +19,6 @@ from alertclip.errors import InputError
 from detectors.detector_parts import Features, TextTower, Tokenizer, VideoScores, as_features
 from detectors.training_protocol import VadCLIPSettings
 
-CHUNKS = 32  # scored at once: bounds memory and changes no score
-
 
 @torch.no_grad()
 def prompt_layout(
@@ -194,12 +192,8 @@ def score_video(
     """
     features = as_features(features, model.linear.in_features)
     x, lengths = chunks(features, model.settings.length)
-    parts = zip(x.split(CHUNKS), lengths.split(CHUNKS), strict=True)
-    outputs = [model(part.to(text.device), n.to(text.device), text) for part, n in parts]
-    logits1, logits2, adapted = (
-        torch.cat(found).flatten(0, 1)[: len(features)].cpu()
-        for found in zip(*outputs, strict=True)
-    )
+    outputs = model(x.to(text.device), lengths.to(text.device), text)
+    logits1, logits2, adapted = (found.flatten(0, 1)[: len(features)].cpu() for found in outputs)
     probabilities = logits2.softmax(dim=-1)
     anomaly = 1 - probabilities[:, 0] if aligned else logits1.sigmoid()
     return VideoScores(anomaly.numpy(), probabilities.numpy(), adapted.numpy())
