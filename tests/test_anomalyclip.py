@@ -41,7 +41,7 @@ def test_directions_are_those_of_clips_texts_without_the_normal_class(split):
 
 def test_a_name_that_is_too_long_is_named():
     settings = AnomalyCLIPSettings(normal_id=1, context_tokens=3)
-    with pytest.raises(InputError, match="class a b c d e f g h: 11 tokens and 3 of context"):
+    with pytest.raises(InputError, match="class a b c d e f g h: its tokens and 3 of context"):
         names = ["a b c d e f g h", "normal"]
         network.AnomalyCLIP(clip(), tokenize, names, torch.zeros(16), settings)
 

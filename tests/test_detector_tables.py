@@ -167,8 +167,7 @@ def test_tsne_shows_events_of_abnormal_and_all_of_normal_videos():
 
 def test_data_and_framework_are_told_apart(P, monkeypatch):
     annotate(P.data_dir, [0, 1] * 4)
-    videos = extraction.chosen_videos(P, *extraction.detector_benchmark(P))
-    chosen = [path.stem for path in videos]
+    chosen = [path.stem for path in extraction.chosen_videos(P)]
     monkeypatch.setattr(extraction, "load_split", lambda P, split: (
         [Item(f"UCF/{name}.mp4", "", ()) for name in chosen[:6]], None
     ))  # fmt: skip

@@ -14,7 +14,6 @@ import pandas as pd
 
 from companion.extraction import (
     chosen_videos,
-    detector_benchmark,
     evaluation_set,
     extract_for_all,
     snippet_rule,
@@ -232,9 +231,7 @@ def data_framework_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
     n, paper. Where every training video is annotated, both rows are the same detector.
     """
     curated = P.changed({"detector_subset": "annotated"})
-    every, some = (
-        [path.stem for path in chosen_videos(p, *detector_benchmark(p))] for p in (P, curated)
-    )
+    every, some = ([path.stem for path in chosen_videos(params)] for params in (P, curated))
     first = second = [s for s in scored if s.model in FRAMEWORKS]
     if some != every:
         second = score_stages(curated, first[0].detector, [s.stage for s in first])

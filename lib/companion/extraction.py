@@ -53,8 +53,8 @@ def snippet_rule(params: DetectorParams, detector: Detector) -> SnippetRule:
 
 def training_set(P: Params, model: AlertCLIP, detector: Detector) -> TrainingSet:
     """Features of the benchmark's training videos; every crop counts as a video (official)."""
-    benchmark, root = detector_benchmark(P)
-    videos = chosen_videos(P, benchmark, root)
+    benchmark, _ = detector_benchmark(P)
+    videos = chosen_videos(P)
     crops, reasons = _files(P, model, [*videos], detector)
     files = [(file, path) for path in videos for file in crops[path]]
     here = [(file, path) for file, path in files if file.exists()]
@@ -76,7 +76,7 @@ def evaluation_set(P: Params, model: AlertCLIP, detector: Detector) -> Evaluatio
     Raises InputError if a video cannot be read: scores of the others would be another benchmark's.
     """
     benchmark, root = detector_benchmark(P)
-    videos, rule = tested_videos(P, benchmark, root), snippet_rule(P.detector, detector)
+    videos, rule = tested_videos(P), snippet_rule(P.detector, detector)
     crops, reasons = _files(P, model, list(videos.values()), detector)
     crop = P.detector.snippet_test_crop if P.detector.snippet_test_crop < rule.crops else 0
     files = {name: crops[path][crop] for name, path in videos.items()}
@@ -108,29 +108,30 @@ def extract_for_all(
             raise InputError(f"{tuned[0]} needs videos: released features are of untuned CLIP")
         check_released(P, stage_model(P, "clip"), detector, training)
         return
-    benchmark, root = detector_benchmark(P)
-    videos = dict.fromkeys(tested_videos(P, benchmark, root).values())
+    prepare_data(P)
+    videos = dict.fromkeys(tested_videos(P).values())
     if training:
-        videos |= chosen_videos(P, benchmark, root)
+        videos |= chosen_videos(P)
     models = [stage_model(P, stage) for stage in wanted]
     _extract(P, models, [*videos], snippet_rule(P.detector, detector), shard)
 
 
-def tested_videos(P: Params, benchmark: Benchmark, root: Path) -> dict[str, Path]:
+def tested_videos(P: Params) -> dict[str, Path]:
     """File of each video that is scored, by name: the whole list or a rehearsal's part of it.
 
     Of MSAD always the whole, because its vector of truth can only be cut by every video's length.
     """
-    entries = read_list(benchmark, root)
+    benchmark = load_benchmark(P.detector.benchmark)
+    entries = read_list(benchmark, P.data_dir)
     if P.rehearsal.test_videos and benchmark.annotation_format != "msad":
         places = np.linspace(0, len(entries) - 1, min(P.rehearsal.test_videos, len(entries)))
         entries = [entries[i] for i in places.astype(int)]
-    return {entry.name: benchmark.video_path(root, entry.entry) for entry in entries}
+    return {entry.name: benchmark.video_path(P.data_dir, entry.entry) for entry in entries}
 
 
-def chosen_videos(P: Params, benchmark: Benchmark, root: Path) -> dict[Path, tuple[str, ...]]:
+def chosen_videos(P: Params) -> dict[Path, tuple[str, ...]]:
     """Training videos of a profile and their classes: all, annotated ones, or a draw by seed."""
-    videos = training_videos(benchmark, root)
+    videos = training_videos(load_benchmark(P.detector.benchmark), P.data_dir)
     if P.detector.videos:
         order = np.random.default_rng(P.seed).permutation(len(videos))
         kept = {*order[: P.detector.videos].tolist()}
@@ -147,10 +148,10 @@ def check_released(P: Params, model: AlertCLIP, detector: Detector, training: bo
 
     Reads a sample of the files, and the length of every test file.
     """
-    benchmark, root = detector_benchmark(P)
+    benchmark = load_benchmark(P.detector.benchmark)
     test, rule = evaluation_set(P, model, detector), snippet_rule(P.detector, detector)
     rows = {t.name: len(x) for t, x in zip(test.truths, test.features, strict=True)}
-    paths = _listed(benchmark, root) + ([*chosen_videos(P, benchmark, root)] if training else [])
+    paths = _listed(P) + (list(chosen_videos(P)) if training else [])
     files = [f for crops in _released(P, paths, detector).values() for f in crops if f.exists()]
     known = anchors(model, class_prompts(benchmark, benchmark.classes))
     check_space(summarise(files), known, P.model.backbone)
@@ -172,12 +173,12 @@ def detectors_at_hand(P: Params) -> list[Detector]:
     """The detectors whose features a profile has: all of videos, of released ones by layout."""
     if not P.features:
         return list(READERS)
-    paths = _listed(*detector_benchmark(P))
-    found = {d: _released(P, paths, d).values() for d in READERS}
+    found = {d: _released(P, _listed(P), d).values() for d in READERS}
     return [d for d, files in found.items() if any(f.exists() for part in files for f in part)]
 
 
-def _listed(benchmark: Benchmark, root: Path) -> list[Path]:
+def _listed(P: Params) -> list[Path]:
+    benchmark, root = detector_benchmark(P)
     return [benchmark.video_path(root, e.entry) for e in read_list(benchmark, root)]
 
 
@@ -250,12 +251,9 @@ def domain_gaps(P: Params, splits: Sequence[Split] = ("test",)) -> list[Gap]:
     """What is missing of the profile's benchmark to test or train on it; none in a mini world."""
     if P.data.world == "miniworld" or P.features:
         return []
-    benchmark, root = load_benchmark(P.detector.benchmark), P.data_dir
-    read = {
-        "test": lambda: list(tested_videos(P, benchmark, root).values()),
-        "train": lambda: list(chosen_videos(P, benchmark, root)),
-    }
-    return benchmark_gaps(benchmark, root, {split: read[split] for split in splits})
+    read = {"test": lambda: [*tested_videos(P).values()], "train": lambda: [*chosen_videos(P)]}
+    chosen = {split: read[split] for split in splits}
+    return benchmark_gaps(load_benchmark(P.detector.benchmark), P.data_dir, chosen)
 
 
 def extract(P: Params, shard: Shard) -> None:

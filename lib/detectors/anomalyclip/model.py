@@ -26,7 +26,7 @@ WINDOWS = 16  # scored at once: bounds memory and changes no score
 class PromptLearner(nn.Module):
     """Context vectors ``ctx`` (C+1, n, W) between the fixed embeddings of the other tokens.
 
-    ``tokens`` (C+1, L) are the class names' own, from ``class_tokens``; W is the text width.
+    ``tokens`` (C+1, L) are those of "class name.", [EOT] the largest of a row; W is the text width.
     """
 
     def __init__(self, token_embedding: nn.Embedding, tokens: Tensor, context: int) -> None:
@@ -36,28 +36,12 @@ class PromptLearner(nn.Module):
         noise = torch.randn(len(tokens), context, embedded.shape[-1])
         self.ctx = nn.Parameter(0.02 * noise)  # deviation: Appendix A
         self.register_buffer("token_prefix", embedded[:, :1].clone())
-        # class_tokens makes sure that only padding is cut off at the end
+        # only padding is cut off at the end, where the names leave room
         self.register_buffer("token_suffix", embedded[:, 1 : tokens.shape[1] - context].clone())
 
     def forward(self) -> Tensor:
         """Embedded prompts (C+1, L, W)."""
         return torch.cat([self.token_prefix, self.ctx, self.token_suffix], dim=1)
-
-
-def class_tokens(tokenizer: Tokenizer, class_names: Sequence[str], context: int) -> Tensor:
-    """Token ids (C+1, L) of "class name." with underscores as spaces, [EOT] the largest of a row.
-
-    Raises InputError for a name that leaves no room for ``context`` tokens before it.
-    """
-    tokens = tokenizer([f"{name.replace('_', ' ')}." for name in class_names])
-    room = tokens.shape[1] - context
-    for name, end in zip(class_names, tokens.argmax(dim=1).tolist(), strict=True):
-        if end >= room:
-            raise InputError(
-                f"class {name}: {end + 1} tokens and {context} of context do not fit into the"
-                f" {tokens.shape[1]} of the text encoder; shorten the name or context_tokens"
-            )
-    return tokens
 
 
 def normality_prototype(videos: Iterable[Tensor]) -> Tensor:
@@ -197,7 +181,13 @@ class AnomalyCLIP(nn.Module):
     ) -> None:
         super().__init__()
         self.settings = settings
-        tokens = class_tokens(tokenizer, class_names, settings.context_tokens)
+        tokens = tokenizer([f"{name.replace('_', ' ')}." for name in class_names])
+        end, room = tokens.argmax(dim=1), tokens.shape[1] - settings.context_tokens
+        if end[longest := int(end.argmax())] >= room:
+            raise InputError(
+                f"class {class_names[longest]}: its tokens and {settings.context_tokens} of context"
+                f" do not fit into the {tokens.shape[1]} of the text encoder; shorten either"
+            )
         self.prompt_learner = PromptLearner(clip.token_embedding, tokens, settings.context_tokens)
         self.text_encoder = TextTower(clip)
         width, classes = self.text_encoder.text_projection.shape[1], len(class_names) - 1
@@ -206,8 +196,7 @@ class AnomalyCLIP(nn.Module):
         self.text_encoder.text_projection.requires_grad_(settings.tune_projection)
         # not in the state dict: official checkpoints keep m in another file
         self.register_buffer("prototype", prototype.detach().float().clone(), persistent=False)
-        end = tokens.argmax(dim=1) + settings.context_tokens
-        self.register_buffer("end", end, persistent=False)
+        self.register_buffer("end", end + settings.context_tokens, persistent=False)
 
     def directions(self) -> Tensor:
         """Unit directions d_c / |d_c| (C, D) of the abnormal classes, eq. 2: text minus m."""
