@@ -9,9 +9,8 @@ from torch import Tensor
 
 from alertclip.errors import InputError
 from detectors.anomalyclip import model as network
-from detectors.anomalyclip.model import AnomalyCLIPOutput, Selector, aggregate, score_video
-from detectors.anomalyclip.temporal import TemporalModel
-from detectors.anomalyclip.training import Selection, select_segments, total_loss, training_sample
+from detectors.anomalyclip.model import TemporalModel, aggregate, score_video
+from detectors.anomalyclip.training import select_segments, total_loss, training_sample
 from detectors.detector_parts import VideoScores
 from detectors.training_protocol import AnomalyCLIPSettings
 
@@ -29,29 +28,22 @@ def test_prompt_slots_are_exact():
 
 
 @pytest.mark.parametrize("split", [False, True])
-def test_text_features_are_those_of_clip(split):
+def test_directions_are_those_of_clips_texts_without_the_normal_class(split):
     model, stock = anomalyclip(split=split), clip()
     ids = [3, 1, 4]
     model.prompt_learner.ctx.data[:] = stock.token_embedding.weight[ids]
     tokens = tokenize([f"{name.replace('_', ' ')}." for name in NAMES])
     tokens = torch.cat([tokens[:, :1], torch.tensor(ids).expand(4, -1), tokens[:, 1:9]], dim=1)
-    text = model.text_encoder(model.prompt_learner(), model.end)
-    torch.testing.assert_close(text, stock.encode_text(tokens), atol=1e-5, rtol=1e-5)
+    away = stock.encode_text(tokens)[[0, 1, 3]] - torch.linspace(-1, 1, 16)
+    expected = away / away.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(model.directions(), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("names", "prototype", "message"),
-    [
-        (["a b c d e f g h", "normal"], 16, "class a b c d e f g h"),
-        (["fight", "normal"], 15, r"prototype .*\(15,\).* 16 dim"),
-        (["normal"], 16, "give each once, and the normal one at place 1"),
-        (["fight", "normal", "fight"], 16, "classes fight, normal, fight: give each once"),
-    ],
-)
-def test_misfits_are_named(names, prototype, message):
+def test_a_name_that_is_too_long_is_named():
     settings = AnomalyCLIPSettings(normal_id=1, context_tokens=3)
-    with pytest.raises(InputError, match=message):
-        network.AnomalyCLIP(clip(), tokenize, names, torch.zeros(prototype), settings)
+    with pytest.raises(InputError, match="class a b c d e f g h: its tokens and 3 of context"):
+        names = ["a b c d e f g h", "normal"]
+        network.AnomalyCLIP(clip(), tokenize, names, torch.zeros(16), settings)
 
 
 def test_prototype_weighs_frames_not_videos():
@@ -59,24 +51,6 @@ def test_prototype_weighs_frames_not_videos():
     assert network.normality_prototype(videos).tolist() == [3.0, 2.0]
     with pytest.raises(InputError, match="no frames"):
         network.normality_prototype([])
-
-
-def test_directions_are_of_unit_length_and_leave_the_normal_class_out():
-    text, m = torch.tensor([[4.0, 5.0], [9.0, 9.0], [1.0, 3.0]]), torch.tensor([1.0, 1.0])
-    directions = network.class_directions(text, m, normal_id=1)
-    torch.testing.assert_close(directions, torch.tensor([[0.6, 0.8], [0.0, 1.0]]))
-
-
-def test_batch_norm_is_over_all_frames_and_without_affine():
-    layer = Selector(3, torch.tensor(1.0)).train()
-    x = random(4, 5, 2, 6)
-    directions = torch.nn.functional.normalize(random(3, 6, seed=1), dim=-1)
-    raw = (x @ directions.T).flatten(0, 2)
-    expected = (raw - raw.mean(0)) / (raw.var(0, correction=0) + 1e-5).sqrt()
-    torch.testing.assert_close(layer(x, directions), expected.view(4, 5, 2, 3))
-    torch.testing.assert_close(layer.bn_layer.running_mean, 0.1 * raw.mean(0))
-    torch.testing.assert_close(layer.bn_layer.running_var, 0.9 + 0.1 * raw.var(0))
-    assert [name for name, _ in layer.named_parameters()] == ["logit_scale"]
 
 
 def temporal_by_definition(w: dict[str, Tensor], x: Tensor, heads: int) -> Tensor:
@@ -135,11 +109,11 @@ def test_features_are_recentred_and_logits_come_first_when_concatenated():
     seen = []
     model.temporal_model.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     features, directions = random(2, 4, 2, 16), model.directions()
-    out = model(features, directions)
+    logits, p_anomaly, probabilities = model(features, directions)
     x = features - torch.linspace(-1, 1, 16)
-    torch.testing.assert_close(out.logits, x @ directions.T / (1 + 1e-5) ** 0.5)
-    torch.testing.assert_close(seen[0], torch.cat([out.logits, x], dim=-1))
-    assert torch.equal(out.probabilities, aggregate(out.logits, out.p_anomaly, 2))
+    torch.testing.assert_close(logits, x @ directions.T / (1 + 1e-5) ** 0.5)
+    torch.testing.assert_close(seen[0], torch.cat([logits, x], dim=-1))
+    assert torch.equal(probabilities, aggregate(logits, p_anomaly, 2))
 
 
 def selection_logits() -> Tensor:
@@ -156,8 +130,7 @@ def selection_logits() -> Tensor:
 
 
 def chosen(mask: Tensor, k: int = 3) -> list[list[list[int]]]:
-    labels = torch.tensor([0, 2])  # normal_id 1: columns 0 and 1
-    found = select_segments(selection_logits(), labels, mask, 1, k, k)
+    found = select_segments(selection_logits(), torch.tensor([0, 1]), mask, k, k)
     return [part.tolist() for part in found]
 
 
@@ -185,23 +158,23 @@ def test_fewer_open_than_selected_are_filled_with_masked():
 
 
 def loss_case():
-    """Float64 batch of 3 abnormal and 3 normal videos; labels below and above normal_id 2."""
+    """Float64 batch of 3 abnormal and 3 normal videos; columns before and after normal_id 2."""
     logits = random(6, 5, 3, 4, dtype=torch.float64)
     p = random(6, 5, 3, seed=1, dtype=torch.float64).sigmoid()
-    labels = torch.tensor([0, 3, 4])
-    picks = Selection(
+    column = torch.tensor([0, 2, 3])
+    picks = (
         torch.tensor([[0, 3], [4, 1], [2, 0]]),
         torch.tensor([[1, 2], [0, 3], [3, 4]]),
         torch.tensor([[4, 0], [1, 2], [3, 1]]),
     )
-    return logits, p, labels, picks
+    return logits, p, column, picks
 
 
-def terms_by_definition(logits, p, labels, picks, variant) -> list[float]:
+def terms_by_definition(logits, p, column, picks, variant) -> list[float]:
     """The seven terms from the equations, frame by frame."""
     s, p = logits.numpy(), p.numpy()
     top, bottom, normal = (part.tolist() for part in picks)
-    F, column = range(s.shape[2]), [label if label < 2 else label - 1 for label in labels]
+    F = range(s.shape[2])
     given = np.exp(s) / np.exp(s).sum(-1, keepdims=True)
     where = [(v, i, j) for v in range(3) for i in top[v] for j in F]
     smooth = 0.0
@@ -226,16 +199,16 @@ def terms_by_definition(logits, p, labels, picks, variant) -> list[float]:
 
 @pytest.mark.parametrize("variant", ["official", "paper"])
 def test_losses_are_their_definitions(variant):
-    logits, p, labels, picks = loss_case()
+    logits, p, column, picks = loss_case()
     settings = AnomalyCLIPSettings(normal_id=2, variant=variant)
-    output = AnomalyCLIPOutput(logits, p, aggregate(logits, p, 2))
-    found = total_loss(output, labels, picks, settings)
-    expected = terms_by_definition(logits, p, labels.tolist(), picks, variant)
+    output = logits, p, aggregate(logits, p, 2)
+    found = total_loss(output, column, picks, settings)
+    expected = terms_by_definition(logits, p, column.tolist(), picks, variant)
     assert [t.item() for t in found.values()][1:] == pytest.approx(expected, rel=1e-12)
     weights = [1, 1, 1, 1, 1, 8e-3, 8e-4]
     assert found["total"].item() == pytest.approx(np.dot(weights, expected), rel=1e-12)
     settings = settings.model_copy(update={"left_out": ("abnormal_top", "smoothness")})
-    less = total_loss(output, labels, picks, settings)
+    less = total_loss(output, column, picks, settings)
     expected = found["total"] - found["abnormal_top"] - 8e-4 * found["smoothness"]
     assert less["total"].item() == pytest.approx(expected.item(), rel=1e-12)
 
@@ -269,18 +242,19 @@ def test_windows_and_back_to_time_order(frames, windows):
 
 def test_scores_are_in_time_order_and_windows_independent(monkeypatch):
     model, features = anomalyclip(), random(21, 16)  # 3 windows of 8
-    model.selector_model.bn_layer.running_mean[:] = 0.7
-    model.train()
-    found = VideoScores(*map(torch.from_numpy, score_video(model, features)[:2]))
+    model.eval().selector_model.bn_layer.running_mean[:] = 0.7
+    directions = model.directions().detach()
+    found = VideoScores(*map(torch.from_numpy, score_video(model, features, directions)[:2]))
     assert found.anomaly.shape == (21,) and found.probabilities.shape == (21, 4)
     torch.testing.assert_close(found.probabilities.sum(1), torch.ones(21))
     torch.testing.assert_close(found.probabilities[:, 2], 1 - found.anomaly)
     # The Selector sees each frame by itself: its conditional probabilities give the order away.
-    x = ((features - model.prototype) @ model.directions().T).detach()
+    x = (features - model.prototype) @ directions.T
     given = ((x - 0.7) / (1 + 1e-5) ** 0.5).softmax(-1)
     torch.testing.assert_close(found.probabilities[:, [0, 1, 3]], given * found.anomaly[:, None])
     second = torch.stack([features[(6 * s + 2 + torch.arange(2)) % 21] for s in range(4)])
-    alone = model(second[None], model.directions()).p_anomaly[0]  # the second of 3 windows
+    alone = model(second[None], directions)[1][0]  # the second of 3 windows
     torch.testing.assert_close(found.anomaly[6 * 1 + 2 : 6 * 1 + 4], alone[1].detach())
     monkeypatch.setattr(network, "WINDOWS", 1)
-    np.testing.assert_allclose(score_video(model, features).anomaly, found.anomaly, rtol=1e-5)
+    again = score_video(model, features, directions)
+    np.testing.assert_allclose(again.anomaly, found.anomaly, rtol=1e-5)

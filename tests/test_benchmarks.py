@@ -108,7 +108,6 @@ def test_ucf_rows(tmp_path):
     path = written(tmp_path, ROW, "", two, normal, end="\r\n", bom="\ufeff")
     table = ucf(path)
     assert list(table) == ["Abuse028_x264", "Arson011_x264", "Normal_Videos_003_x264"]
-    assert [*ucf(written(tmp_path, ROW.replace("_", " ")))] == ["Abuse028 x264"]
     with pytest.raises(InputError, match="the list's path leaves the data root"):
         UCF.video_path(tmp_path, "../../Abuse028_x264.mp4")
     arson = table["Arson011_x264"]
@@ -236,12 +235,8 @@ def test_crops_of_a_video_count_once(tmp_path):
     assert [entry.name for entry in read_list(XD, tmp_path)] == [FIGHT]
     entry = read_list(XD, tmp_path)[0].entry  # the csv names features, the path is the video's
     assert XD.video_path(tmp_path, entry).name == f"{FIGHT}.mp4"
-    indexed = [f'{i},"{row.split(",")[0]}",B1-0-0' for i, row in enumerate(rows)]
-    path = written(folder, ",path,label", *indexed, name="xd_CLIP_rgbtest.csv")
-    path.write_text(path.read_text(), encoding="utf-16")  # as a spreadsheet saves it
-    assert [entry.name for entry in read_list(XD, tmp_path)] == [FIGHT]
-    written(folder, *indexed, name="xd_CLIP_rgbtest.csv")  # without its header
-    with pytest.raises(InputError, match="line 1: expected a path ending in .npy"):
+    written(folder, "path,label", "0,Abuse", name="xd_CLIP_rgbtest.csv")
+    with pytest.raises(InputError, match="line 2: expected a path ending in .npy"):
         read_list(XD, tmp_path)
     written(folder, "path,label", rows[0], rows[0], name="xd_CLIP_rgbtest.csv")
     with pytest.raises(InputError, match="line 3: .*__0 stands in .*line 2"):
@@ -287,14 +282,3 @@ def test_published_xd_arrays(shared_data):
     assert {XD.codes[k]: n for k, n in events.items()} == {
         "B6": 494, "B1": 245, "B2": 214, "B4": 154, "G": 150, "B5": 15
     }  # fmt: skip
-
-
-def test_xd_annotations_agree_but_for_five_videos(shared_data):
-    """The file with classes has one more event, of 139 frames, and four gaps of a frame."""
-    plain, by_class = (read_truth(XD, shared_data, by_class=flag) for flag in (False, True))
-    assert [truth.name for truth in plain] == [truth.name for truth in by_class]
-    extra = [
-        frame_truth(a, 20_000).astype(int) - frame_truth(b, 20_000)
-        for a, b in zip(plain, by_class, strict=True)
-    ]
-    assert sorted(e.sum() for e in extra if e.any()) == [-139, 1, 1, 1, 1]

@@ -31,7 +31,7 @@ from detectors.features import (
     snippet_frames,
     take_crop,
 )
-from detectors.fitting import TrainingSet, VideoScores, fit_vadclip
+from detectors.fitting import VideoScores
 
 ROWS = {"train": 12, "test": 8}
 
@@ -93,30 +93,10 @@ def test_training_sees_the_classes_of_the_list_and_no_times(P):
     annotate(P.data_dir, [0, 1] * 4)
     (P.data_dir / "Temporal_Anomaly_Annotation.txt").unlink()
     videos = training_videos(load_benchmark("miniworld"), P.data_dir)
-    assert [v.classes for v in videos[:3]] == [(), ("Fighting",), ()]
+    assert [*videos.values()][:3] == [(), ("Fighting",), ()]
     (P.data_dir / "train.txt").write_text("UCF/Picnic/a.mp4\n")
     with pytest.raises(InputError, match="names neither a class nor normal"):
         training_videos(load_benchmark("miniworld"), P.data_dir)
-
-
-@pytest.mark.parametrize(
-    ("metric", "left_out", "aligned"),
-    [
-        *(("AUC", "", False), ("AUC", "binary_weight", True), ("AUC", "alignment_weight", False)),
-        *(("AP", "", True), ("AP", "binary_weight", True), ("AP", "alignment_weight", False)),
-    ],
-)
-def test_a_branch_that_is_not_trained_gives_no_score(P, metric, left_out, aligned):
-    benchmark = load_benchmark("miniworld").model_copy(update={"metric": metric})
-    changes = P.detector.vadclip_changes | ({left_out: 0} if left_out else {})
-    P = P.changed({"vadclip_changes": changes})
-    features = list(np.random.default_rng(0).normal(size=(8, 16, 128)))
-    data = TrainingSet(features, [(), ("Fighting",)] * 4)
-    score = fit_vadclip(
-        tuned_models.stage_model(P, "clip"), data, benchmark, benchmark.classes, P.detector, seed=0
-    )
-    found = score(features[0])
-    assert np.allclose(found.anomaly, 1 - found.probabilities[:, 0], atol=1e-6) is aligned
 
 
 def test_a_tuned_variant_is_measured_on_the_benchmark(P, monkeypatch):
@@ -198,8 +178,7 @@ def test_tsne_shows_events_of_abnormal_and_all_of_normal_videos():
 
 def test_data_and_framework_are_told_apart(P, monkeypatch):
     annotate(P.data_dir, [0, 1] * 4)
-    videos = extraction.chosen_videos(P, *extraction.detector_benchmark(P))
-    chosen = [video.path.stem for video in videos]
+    chosen = [path.stem for path in extraction.chosen_videos(P)]
     monkeypatch.setattr(extraction, "load_split", lambda P, split: (
         [Item(f"UCF/{name}.mp4", "", ()) for name in chosen[:6]], None
     ))  # fmt: skip

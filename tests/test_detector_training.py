@@ -4,23 +4,25 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny_detectors import VAD_NAMES, anomalyclip, clip, training_videos, vadclip
+from tiny_detectors import anomalyclip, clip, training_videos, vadclip
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from alertclip.errors import InputError
-from alertclip.hyperparameters import Group
-from detectors.anomalyclip import model as anomalyclip_model
-from detectors.anomalyclip import settings as anomalyclip_settings
+from detectors import fitting
 from detectors.anomalyclip import training as anomalyclip_training
+from detectors.benchmarks import load_benchmark
 from detectors.detector_parts import paired_batches
-from detectors.training_protocol import DetectorParams
-from detectors.vadclip import model as vadclip_model
-from detectors.vadclip import settings as vadclip_settings
+from detectors.training_protocol import (
+    AnomalyCLIPSettings,
+    DetectorParams,
+    VadCLIPSettings,
+    detector_settings,
+)
 from detectors.vadclip import training as vadclip_training
+from detectors.vadclip.model import VadCLIP
 
 KINDS = ["vadclip", "anomalyclip"]
-SCORE = {"vadclip": vadclip_model.score_video, "anomalyclip": anomalyclip_model.score_video}
 STILL = {
     "vadclip": ("text.", "disAdj.sigma"),
     "anomalyclip": ("text_encoder.", "prompt_learner.token", "selector_model.logit_scale"),
@@ -29,7 +31,7 @@ STILL = {
 
 def fit(model: nn.Module, videos: list[Tensor], kinds: list[int], seed: int = 0) -> pd.DataFrame:
     """Train on videos that are normal (0) or of one of two classes."""
-    if isinstance(model, vadclip_model.VadCLIP):
+    if isinstance(model, VadCLIP):
         return vadclip_training.fit(model, videos, one_hot(torch.tensor(kinds), 3).float(), seed)
     return anomalyclip_training.fit(model, videos, [(2, 0, 1)[kind] for kind in kinds], seed)
 
@@ -47,14 +49,17 @@ def test_training_ranks_abnormal_above_normal(kind):
     test, test_kinds, abnormal = training_videos(seed=1)
     model, backbone = made(kind, before := clip()), clip()
     history = fit(model, videos, kinds)
-    scores = [SCORE[kind](model, x) for x in test]
+    bench = load_benchmark("ucf_crime")
+    is_vad = kind == "vadclip"
+    score = fitting.vadclip_score(model, bench) if is_vad else fitting.anomalyclip_score(model)
+    scores = [score(x) for x in test]
     p = np.concatenate([score.anomaly for score in scores])
     assert (p[abnormal][:, None] > p[~abnormal]).mean() > 0.9
     assert history["total"].iloc[-1] < history["total"].iloc[0]
     assert history.index.tolist() == list(range(model.settings.epochs)) and not model.training
     for ours, theirs in zip(before.parameters(), backbone.parameters(), strict=True):
         assert torch.equal(ours, theirs) and ours.requires_grad and ours.grad is None
-    if kind == "vadclip":
+    if is_vad:
         assert history["lr"].tolist() == pytest.approx([3e-3] * 15 + [3e-4] * 5)
         losses = history[["binary", "alignment"]]
         assert (losses.iloc[-1] < 0.5 * losses.iloc[0]).all()
@@ -100,20 +105,27 @@ def test_training_faults_are_named(kind, fault, message):
         fit(made(kind), *fault(*training_videos()[:2]))
 
 
+@pytest.mark.parametrize(
+    ("metric", "left_out", "aligned"),
+    [
+        *(("AUC", "", False), ("AUC", "binary_weight", True), ("AUC", "alignment_weight", False)),
+        *(("AP", "", True), ("AP", "binary_weight", True), ("AP", "alignment_weight", False)),
+    ],
+)
+def test_a_branch_that_is_not_trained_gives_no_score(metric, left_out, aligned):
+    benchmark = load_benchmark("miniworld").model_copy(update={"metric": metric})
+    model = vadclip(**{left_out: 0} if left_out else {})
+    found = fitting.vadclip_score(model, benchmark)(training_videos()[0][0])
+    assert np.allclose(found.anomaly, 1 - found.probabilities[:, 0], atol=1e-6) is aligned
+
+
 @pytest.mark.parametrize(("row", "change"), [(1, 1.0), (8, 0.0)])
 def test_a_video_is_either_normal_or_of_other_classes(row, change):
     videos, kinds, _ = training_videos()
     targets = one_hot(torch.tensor(kinds), 3).float()
     targets[row, 0] = change
     with pytest.raises(InputError, match=f"video {row}: give the normal"):
-        vadclip_training.fit(made("vadclip"), videos, targets)
-
-
-def test_multi_label_targets():
-    labels = [["normal"], ["car accident", "fighting"]]
-    assert vadclip_training.multi_hot(labels, VAD_NAMES).tolist() == [[1, 0, 0], [0, 1, 1]]
-    with pytest.raises(InputError, match="video 1: class riot"):
-        vadclip_training.multi_hot([["normal"], ["riot"]], VAD_NAMES)
+        vadclip_training.fit(made("vadclip"), videos, targets, 0)
 
 
 @pytest.mark.parametrize("count", [6, 2])
@@ -128,7 +140,7 @@ def test_batches_are_paired_and_cycle_the_shorter_pool(count):
 
 @pytest.mark.parametrize(("size", "balanced", "sizes"), [(4, True, [4, 4]), (5, False, [5, 5, 2])])
 def test_batches_of_vadclip_are_balanced_or_complete(size, balanced, sizes):
-    settings = vadclip_settings.VadCLIPSettings(batch_size=size, balanced=balanced)
+    settings = VadCLIPSettings(batch_size=size, balanced=balanced)
     is_normal, rng = [True] * 7 + [False] * 5, np.random.default_rng(0)
     batches = list(vadclip_training.epoch_batches(is_normal, settings, rng))
     assert [len(batch) for batch in batches] == sizes  # 4: 5 // 2 of the scarcer kind
@@ -137,10 +149,12 @@ def test_batches_of_vadclip_are_balanced_or_complete(size, balanced, sizes):
 
 
 def test_learning_rate_of_anomalyclip_per_epoch():
-    settings = anomalyclip_settings.AnomalyCLIPSettings
     official, paper = (
-        [anomalyclip_training.learning_rate_factor(e, settings(variant=v)) for e in range(51)]
-        for v in ("official", "paper")
+        [
+            anomalyclip_training.learning_rate_factor(epoch, AnomalyCLIPSettings(variant=variant))
+            for epoch in range(51)
+        ]
+        for variant in ("official", "paper")
     )
     assert official[:6] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
     assert official[27] == pytest.approx(0.5 * (1 + np.cos(np.pi * 22 / 45)))
@@ -148,38 +162,29 @@ def test_learning_rate_of_anomalyclip_per_epoch():
     assert paper[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1]) and paper[5:] == official[5:]
 
 
-def changed(kind: str, changes: dict) -> Group:
-    read = {
-        "vadclip": vadclip_settings.vadclip_settings,
-        "anomalyclip": anomalyclip_settings.anomalyclip_settings,
-    }
-    return read[kind](DetectorParams(**{f"{kind}_changes": changes}))
+VAD = "learning_rate epochs batch_size balanced milestones window layers separation_weight variant"
+ANOMALY = "normal_id learning_rate epochs warmup_epochs emb_size depth concat_logits betas"
 
 
-def test_presets_are_the_published_ones():
-    names = ["learning_rate", "epochs", "batch_size", "balanced", "milestones", "window", "layers"]
-    names += ["separation_weight", "variant"]
-    found = {
-        key: tuple(getattr(preset, name) for name in names)
-        for key, preset in vadclip_settings.PRESETS.items()
-    }
-    assert found == {
-        ("ucf", "official"): (2e-5, 10, 128, True, (4, 8), 8, 2, 1e-1, "official"),
-        ("ucf", "paper"): (1e-5, 10, 64, True, (), 8, 1, 1e-1, "paper"),
-        ("xd", "official"): (1e-5, 10, 96, False, (3, 6, 10), 64, 1, 1e-4, "official"),
-        ("xd", "paper"): (2e-5, 20, 64, False, (), 64, 1, 1e-4, "paper"),
-    }
-    assert {
-        name: (s.normal_id, s.learning_rate, s.epochs, s.warmup_epochs, s.emb_size, s.depth)
-        + (s.concat_logits, s.betas)
-        for name, s in anomalyclip_settings.PRESETS.items()
-    } == {
-        "ucf": (7, 1e-5, 50, 5, 256, 1, False, (0.9, 0.999)),
-        "xd": (4, 5e-6, 50, 5, 128, 1, False, (0.9, 0.999)),
-        "sht": (8, 5e-4, 100, 10, 256, 2, True, (0.9, 0.999)),
-    }
-    assert changed("anomalyclip", {"variant": "paper"}).betas == (0.9, 0.98)
-    assert changed("vadclip", {"window": 32}).window == 32
+@pytest.mark.parametrize(
+    ("kind", "preset", "variant", "expected"),
+    [
+        ("vadclip", "ucf", "official", (2e-5, 10, 128, True, (4, 8), 8, 2, 1e-1, "official")),
+        ("vadclip", "ucf", "paper", (1e-5, 10, 64, True, (), 8, 1, 1e-1, "paper")),
+        ("vadclip", "xd", "official", (1e-5, 10, 96, False, (3, 6, 10), 64, 1, 1e-4, "official")),
+        ("vadclip", "xd", "paper", (2e-5, 20, 64, False, (), 64, 1, 1e-4, "paper")),
+        ("anomalyclip", "ucf", "official", (7, 1e-5, 50, 5, 256, 1, False, (0.9, 0.999))),
+        ("anomalyclip", "xd", "official", (4, 5e-6, 50, 5, 128, 1, False, (0.9, 0.999))),
+        ("anomalyclip", "sht", "paper", (8, 5e-4, 100, 10, 256, 2, True, (0.9, 0.98))),
+    ],
+)
+def test_presets_are_the_published_ones(kind, preset, variant, expected):
+    params = DetectorParams(**{f"{kind}_preset": preset, "variant": variant})
+    settings = detector_settings(kind, params)
+    names = (VAD if kind == "vadclip" else ANOMALY).split()
+    assert tuple(getattr(settings, name) for name in names) == expected
+    changed = params.model_copy(update={f"{kind}_changes": {"epochs": 33}})
+    assert detector_settings(kind, changed) == settings.model_copy(update={"epochs": 33})
 
 
 @pytest.mark.parametrize(
@@ -192,8 +197,9 @@ def test_presets_are_the_published_ones():
         ("anomalyclip", {"top_k": 33}, "must be at most segments"),
         ("anomalyclip", {"epochs": 5}, "warmup_epochs must be less"),
         ("anomalyclip", {"left_out": ["x"]}, "left_out"),
+        ("rtfm", {"top_k": 9, "segments": 8}, "top_k must be at most segments"),
     ],
 )
 def test_misfit_settings_are_named(kind, changes, message):
     with pytest.raises(InputError, match=f"{kind}_changes: .*{message}"):
-        changed(kind, changes)
+        detector_settings(kind, DetectorParams(**{f"{kind}_changes": changes}))

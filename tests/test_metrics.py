@@ -1,56 +1,93 @@
-"""AUC and AP against scikit-learn, ground truth, and the annotation file's quirks."""
+"""AUC and AP against scikit-learn, resampled exactly, whatever the blocks."""
 
 import numpy as np
 import pytest
-from detectors.resampling import FrameScores
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from alertclip.errors import InputError
-from alertclip.intervals import paired_difference
+from alertclip.intervals import paired_difference, resampled_counts
 from alertclip.mss import hold, inside
+from detectors import frame_metrics as module
 from detectors.frame_metrics import (
+    FrameScores,
     auc_statistic,
-    average_precision,
+    frame_ap,
+    frame_auc,
     frame_metrics,
-    roc_auc,
+    resample,
     video_metrics,
 )
 
 
+def some_videos(seed, names):
+    rng = np.random.default_rng(seed)
+    found = []
+    for name in names:
+        truth = rng.uniform(size=rng.integers(5, 40)) < 0.4
+        scores = np.round(rng.normal(size=len(truth)) + truth, 1)  # many ties
+        found.append(FrameScores(name, scores, truth, bool(truth.any())))
+    return found
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([1, 3, 2048]))
+def test_weighted_metrics_equal_scikit_learn_on_repeated_videos(seed, block):
+    """A weight of k is the video k times; names that repeat share their weight."""
+    cases = some_videos(seed, ["a", "b", "c", "b"])
+    weights = np.random.default_rng(seed).integers(0, 4, size=(3, 3)).astype(float)
+    old, module.BLOCK = module.BLOCK, block
+    try:
+        got = {"auc": frame_auc(cases, weights), "ap": frame_ap(cases, weights)}
+    finally:
+        module.BLOCK = old
+    for row, weight in enumerate(weights):
+        times = [int(weight["abc".index(v.video)]) for v in cases]
+        y = np.concatenate([np.tile(v.truth, k) for v, k in zip(cases, times, strict=True)])
+        s = np.concatenate([np.tile(v.scores, k) for v, k in zip(cases, times, strict=True)])
+        if len(set(y)) < 2:
+            assert np.isnan(got["auc"][row]) and np.isnan(got["ap"][row])
+        else:
+            assert got["auc"][row] == pytest.approx(roc_auc_score(y, s))
+            assert got["ap"][row] == pytest.approx(average_precision_score(y, s))
+
+
+def test_columns_share_their_resamples_and_start_with_the_whole():
+    first, second = some_videos(0, "abcd"), some_videos(1, "abcd")
+    values = resample([first, first, second], frame_auc, "AUC", n_boot=25, seed=3)
+    assert values.shape == (3, 26) and np.array_equal(values[0], values[1])
+    assert values[2, 0] == frame_auc(second, np.ones((1, 4)))[0]
+    assert np.array_equal(values[2, 1:], frame_auc(second, resampled_counts(4, 25, 3)))
+    with pytest.raises(InputError, match="AUC: no videos, or not the same ones in all columns"):
+        resample([first, first[:3]], frame_auc, "AUC", n_boot=2)
+
+
 @pytest.mark.parametrize("levels", [3, 1000])  # many ties, few ties
-def test_metrics_equal_scikit_learn(levels):
-    rng = np.random.default_rng(0)
-    scores, labels = rng.integers(0, levels, 200) / levels, rng.integers(0, 2, 200)
-    assert roc_auc(scores, labels, 1 - labels) == pytest.approx(roc_auc_score(labels, scores))
-    ours = average_precision(scores, labels, 1 - labels)
-    assert ours == pytest.approx(average_precision_score(labels, scores))
-
-
-def test_weights_repeat_items():
+def test_weights_of_the_auc_repeat_items(levels):
     rng = np.random.default_rng(1)
-    scores, labels, weights = rng.normal(size=30), np.arange(30) % 2, rng.integers(0, 4, (5, 30))
-    got = auc_statistic(labels)(scores, weights)
+    scores, labels, weights = rng.integers(0, levels, 30), np.arange(30) % 2, np.ones((6, 30), int)
+    weights[1:] = rng.integers(0, 4, (5, 30))
+    got = auc_statistic(labels)(scores / levels, weights)
     for row, value in zip(weights, got, strict=True):
         expected = roc_auc_score(np.repeat(labels, row), np.repeat(scores, row))
         assert value == pytest.approx(expected)
 
 
 def test_video_metrics_and_paired_auc():
-    labels = np.repeat([0, 1], 40)
+    labels, groups = np.repeat([0, 1], 40), [f"v{i // 2}" for i in range(80)]
     weak = np.random.default_rng(3).normal(size=80) + 0.3 * labels
     strong = weak + 2.0 * labels
-    table = video_metrics(strong, labels, n_boot=100).set_index("metric")
+    table = video_metrics(strong, labels, 100, 0, groups).set_index("metric")
     auc = table.loc["video AUC"]
     assert auc["low"] <= auc["value"] <= auc["high"] and auc["n"] == 80
+    assert auc["value"] == pytest.approx(roc_auc_score(labels, strong))
+    expected = average_precision_score(labels, strong)
+    assert table.loc["video AP", "value"] == pytest.approx(expected)
     difference = paired_difference(weak, strong, auc_statistic(labels), n_boot=100)
     assert difference.low > 0
-
-
-def test_one_class_is_refused_by_name():
-    with pytest.raises(InputError, match="all 3 videos are abnormal"):
-        video_metrics([0.1, 0.2, 0.3], [1, 1, 1])
-    with pytest.raises(InputError, match="video scores: score 1 is not finite"):
-        video_metrics([0.1, np.nan], [0, 1])
+    with pytest.raises(InputError, match="all frames for video AUC are abnormal"):
+        video_metrics(strong[:3], np.ones(3), 10, 0, groups[:3])
 
 
 def test_frame_metrics_against_scikit_learn():
@@ -70,6 +107,9 @@ def test_frame_metrics_against_scikit_learn():
     assert table["n"].tolist() == [150, 150, 100]
     with pytest.raises(InputError, match="for frame AUC are normal"):
         frame_metrics(videos[2:])
+    for scores, message in ((np.zeros(3), r"\(3,\) and truth \(4,\)"), ([np.nan] * 4, "finite")):
+        with pytest.raises(InputError, match=f"short: .*{message}"):
+            FrameScores("short", np.asarray(scores), np.zeros(4, bool), False)
 
 
 def test_segments_of_one_video_are_resampled_together():

@@ -7,18 +7,20 @@ from tiny_detectors import WIDTH, random, training_videos
 
 from alertclip.errors import InputError
 from detectors.mil import (
-    HeadOutput,
+    HEADS,
     NonLocal,
-    RTFMSettings,
-    SultaniSettings,
+    Sultani,
     fit,
     magnitude_losses,
-    make_head,
-    ranking_losses,
     score_video,
     segment_means,
 )
-from detectors.training_protocol import DetectorParams
+from detectors.training_protocol import (
+    DetectorParams,
+    RTFMSettings,
+    SultaniSettings,
+    detector_settings,
+)
 
 SMALL = {"batch_size": 4, "segments": 8, "epoch_steps": 20}
 CHANGES = {
@@ -28,29 +30,31 @@ CHANGES = {
 SCORES = torch.tensor([[0.1, 0.9, 0.4], [0.2, 0.3, 0.5], [0.6, 0.1, 0.2], [0.0, 0.3, 0.1]])
 
 
+def head(name, width=WIDTH, **changes):
+    return HEADS[name](width, detector_settings(name, DetectorParams(**changes)))
+
+
 def test_the_ranking_loss_by_hand():
     """Highest scores .9 and .5 against .6 and .3: hinges .7, .4, 1.1, .8 of the four pairs."""
     settings = SultaniSettings(sparsity_weight=0.5, smoothness_weight=0.25)
-    terms = ranking_losses(SCORES, settings)
+    terms = Sultani(3, settings).losses(SCORES, None)
     smooth = (0.64 + 0.25 + 0.01 + 0.04) / 2
     expected = {"ranking": 0.75, "sparsity": (1.4 + 1.0) / 2, "smoothness": smooth}
     expected["total"] = 0.75 + 0.5 * 1.2 + 0.25 * smooth
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(
-    ("variant", "magnitude"),
-    # Chosen (4, 0), (0, 2) and (1, 0), (0, 1): norms of means 5^.5, .5^.5; means of norms 3, 1.
-    [("official", (10 - 5**0.5 + 0.5**0.5) ** 2), ("paper", 10 - 3 + 1)],
-)
-def test_the_magnitude_loss_by_hand(variant, magnitude):
-    """Two of three segments are chosen by their norm; the longest of the normal bag is hidden."""
+def test_the_magnitude_loss_by_hand():
+    """Two of three segments are chosen by their norm; the longest of the normal bag is hidden.
+
+    Chosen (4, 0), (0, 2) and (1, 0), (0, 1): the norms of their means are 5^.5 and .5^.5.
+    """
     abnormal, normal = [[4.0, 0], [0.1, 0], [0, 2]], [[9.0, 9], [1, 0], [0, 1]]
     shown = torch.tensor([[1.0, 1, 1], [0, 1, 1]])
     weights = {"magnitude_weight": 0.1, "sparsity_weight": 2, "smoothness_weight": 3}
-    settings = RTFMSettings(variant=variant, top_k=2, margin=10, **weights)
-    output = HeadOutput(SCORES[[0, 2]], torch.tensor([abnormal, normal]))
-    terms = magnitude_losses(output, shown, settings)
+    settings = RTFMSettings(top_k=2, margin=10, **weights)
+    features, magnitude = torch.tensor([abnormal, normal]), (10 - 5**0.5 + 0.5**0.5) ** 2
+    terms = magnitude_losses(SCORES[[0, 2]], features, shown, settings)
     binary = -(np.log((0.1 + 0.4) / 2) + np.log(1 - (0.1 + 0.2) / 2)) / 2
     sparsity, smooth = 0.98**0.5, 0.64 + 0.25
     expected = {"binary": binary, "magnitude": magnitude, "sparsity": sparsity}
@@ -88,7 +92,7 @@ def test_training_ranks_abnormal_above_normal_and_repeats_itself(name):
 
     def trained(seed: int) -> np.ndarray:
         torch.manual_seed(seed)
-        model = make_head(name, WIDTH, DetectorParams(**CHANGES))
+        model = head(name, **CHANGES)
         history = fit(model, videos, [kind > 0 for kind in kinds], seed)
         assert history["total"].iloc[-1] < history["total"].iloc[0] and not model.training
         assert len(history) == model.settings.epochs
@@ -99,20 +103,8 @@ def test_training_ranks_abnormal_above_normal_and_repeats_itself(name):
     assert np.array_equal(p, trained(0)) and not np.array_equal(p, trained(1))
 
 
-@pytest.mark.parametrize(
-    ("changes", "width", "message"),
-    [
-        ({"rtfm_changes": {"top_k": 9, "segments": 8}}, WIDTH, "top_k must be at most segments"),
-        ({"rtfm_changes": {"margins": 1}}, WIDTH, "did you mean margin"),
-        ({}, 20, "divisible by 8"),
-    ],
-)
-def test_misfits_are_named(changes, width, message):
-    with pytest.raises(InputError, match=message):
-        make_head("rtfm", width, DetectorParams(**changes))
-
-
-def test_a_batch_that_cannot_be_filled_is_named():
-    head = make_head("sultani", WIDTH, DetectorParams())
+def test_misfits_are_named():
+    with pytest.raises(InputError, match="divisible by 8"):
+        head("rtfm", 20)
     with pytest.raises(InputError, match="1 abnormal and 1 normal training videos"):
-        fit(head, [random(4, WIDTH)] * 2, [True, False], 0)
+        fit(head("sultani"), [random(4, WIDTH)] * 2, [True, False], 0)

@@ -137,8 +137,7 @@ def test_training_lists_are_asked_only_of_what_is_trained_on(root) -> None:
 
 def test_a_rehearsal_reads_a_part_of_every_list(root) -> None:
     P = paper(root, rehearsal_test_videos=10, rehearsal_clips=16)
-    benchmark = load_benchmark("ucf_crime")
-    videos = extraction.tested_videos(P, benchmark, root)
+    videos = extraction.tested_videos(P)
     assert len(videos) == 10 and sum("abnormal" in name for name in videos) == 5
     assert len(load_split(P, "train")[0]) + len(load_split(P, "dev")[0]) == 8  # all are normal
     assert load_split(P, "test")[0] == load_split(P, "test")[0]

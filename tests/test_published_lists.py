@@ -6,12 +6,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from detectors.resampling import FrameScores
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from detectors.benchmarks import load_benchmark, read_list
 from detectors.event_annotations import read_vector
-from detectors.frame_metrics import frame_metrics
+from detectors.frame_metrics import FrameScores, frame_metrics
 
 SHANGHAI_VECTOR = 140_112  # frames of this variant of the truth; protocols differ here
 

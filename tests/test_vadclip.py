@@ -9,7 +9,7 @@ from tiny_detectors import LENGTH, WIDTH, clip, random, tokenize, vadclip
 
 from alertclip.errors import InputError
 from detectors.training_protocol import VadCLIPSettings
-from detectors.vadclip.model import VadCLIP, VadCLIPOutput, chunks, prompt_layout, score_video
+from detectors.vadclip.model import VadCLIP, chunks, prompt_layout, score_video
 from detectors.vadclip.training import total_loss, training_window
 
 
@@ -171,8 +171,7 @@ def test_losses_are_their_definitions(variant):
     targets = torch.tensor([[1.0, 0, 0, 0, 0], [0, 1, 0, 1, 1], [0, 0, 1, 0, 0], [1, 0, 0, 0, 0]])
     lengths = torch.tensor([15, 16, 256, 40])
     settings = VadCLIPSettings(variant=variant, separation_weight=0.3)
-    output = VadCLIPOutput(logits1, logits2, adapted=None)
-    total, *terms = total_loss(output, text, targets, lengths, settings).values()
+    total, *terms = total_loss(logits1, logits2, text, targets, lengths, settings).values()
     expected = losses_by_definition(logits1, logits2, text, targets, lengths, variant == "official")
     assert terms == pytest.approx(expected, rel=1e-5)
     assert total.item() == pytest.approx(np.dot([1, 1, 0.3], expected), rel=1e-5)
@@ -202,20 +201,21 @@ def test_training_window_pools_the_long_and_pads_the_short():
 
 def test_scores_of_both_branches_per_snippet():
     model, features = vadclip(), random(2 * LENGTH + 5, WIDTH)
-    one, two = (score_video(model, features.numpy(), aligned) for aligned in (False, True))
+    text = model.encode_text().detach()
+    one, two = (score_video(model, features.numpy(), text, aligned) for aligned in (False, True))
     assert np.array_equal(one.other_branch, two.anomaly)
     assert np.array_equal(two.other_branch, one.anomaly)
     assert one.probabilities.shape == (37, 3) and one.anomaly.shape == two.anomaly.shape == (37,)
     # The second chunk on its own: nothing passes between chunks.
     middle, inside = features[LENGTH : 2 * LENGTH], slice(LENGTH, 2 * LENGTH)
     with torch.no_grad():
-        logits1, logits2, _ = model(middle[None], torch.tensor([LENGTH]), model.encode_text())
+        logits1, logits2, _ = model(middle[None], torch.tensor([LENGTH]), text)
     close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
     close(one.anomaly[inside], logits1[0].sigmoid())
     close(one.probabilities[inside], logits2[0].softmax(-1))
     close(two.anomaly, one.probabilities[:, 1:].sum(-1))
     # A whole number of chunks: the chunk that is all padding is computed, and cut off.
-    close(score_video(model, middle).anomaly, one.anomaly[inside])
+    close(score_video(model, middle, text).anomaly, one.anomaly[inside])
 
 
 def test_bad_features_are_named():
@@ -227,4 +227,4 @@ def test_bad_features_are_named():
         (random(0, WIDTH), "n > 0"),
     ]:
         with pytest.raises(InputError, match=message):
-            score_video(model, features)
+            score_video(model, features, model.encode_text())

@@ -1,6 +1,7 @@
 """What a detector does, to be drawn: its scores over time, and its features in the plane."""
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -18,24 +19,23 @@ def curve_table(scored: Sequence[Scored], fps: float, count: int = 3) -> pd.Data
 
     Chosen by rule, not by result; first seed. Columns video, time_s, model, score, truth.
     """
-    chosen: dict[tuple, int] = {}
+    first: dict[tuple, int] = {}
     for i, truth in enumerate(scored[0].truths):
-        chosen.setdefault((truth.is_abnormal, *truth.classes), i)
-    numbers = [i for key, i in chosen.items() if key[0]][:count]
-    numbers += [i for key, i in chosen.items() if not key[0]]
+        first.setdefault((truth.is_abnormal, *truth.classes), i)
+    numbers = [i for key, i in first.items() if key[0]][:count]
+    numbers += [i for key, i in first.items() if not key[0]]
     tables = []
-    for i in numbers:
-        for s in scored:
-            truth = s.truths[i]
-            video = held_scores(truth, s.seeds[0][i].anomaly, s.length)
-            columns = {
-                "video": f"{truth.name} ({', '.join(truth.classes) or 'normal'})",
-                "time_s": np.arange(len(video.scores)) / fps,
-                "model": s.model,
-                "score": video.scores,
-                "truth": video.truth.astype(int),
-            }
-            tables.append(pd.DataFrame(columns))
+    for i, s in product(numbers, scored):
+        truth = s.truths[i]
+        video = held_scores(truth, s.seeds[0][i].anomaly, s.length)
+        columns = {
+            "video": f"{truth.name} ({', '.join(truth.classes) or 'normal'})",
+            "time_s": np.arange(len(video.scores)) / fps,
+            "model": s.model,
+            "score": video.scores,
+            "truth": video.truth.astype(int),
+        }
+        tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -52,28 +52,17 @@ def tsne_table(scored: Scored, seed: int = 0) -> pd.DataFrame:
         raw.append(x[chosen])
         adapted.append(s.adapted[chosen])
         classes += [truth.classes[0] if truth.classes else "normal"] * int(chosen.sum())
-    kept = _per_class(np.array(classes), np.random.default_rng(seed))
+    groups, rng = np.array(classes), np.random.default_rng(seed)
+    places = [rng.permutation(np.flatnonzero(groups == g))[:PER_CLASS] for g in np.unique(groups)]
+    kept = np.sort(np.concatenate(places))
     if len(kept) < 10:
         raise InputError(f"t-SNE of {len(kept)} snippets: give a larger test set")
-    panels = {f"{scored.model} features": raw, "the same in VadCLIP": adapted}
-    return pd.concat(
-        [_panel(np.concatenate(x)[kept], np.array(classes)[kept], seed).assign(panel=name)
-         for name, x in panels.items()],
-        ignore_index=True,
-    )  # fmt: skip
-
-
-def _per_class(classes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Places of up to ``PER_CLASS`` items of each class, in order."""
-    places = [
-        rng.permutation(np.flatnonzero(classes == name))[:PER_CLASS] for name in np.unique(classes)
-    ]
-    return np.sort(np.concatenate(places))
-
-
-def _panel(x: np.ndarray, groups: np.ndarray, seed: int) -> pd.DataFrame:
-    x = x / np.linalg.norm(x, axis=1, keepdims=True)
-    perplexity = min(30, (len(x) - 1) / 3)
-    xy = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(x)
-    table = pd.DataFrame({"x": xy[:, 0], "y": xy[:, 1], "group": groups})
-    return table.sort_values("group", kind="stable")
+    panels, tables = {f"{scored.model} features": raw, "the same in VadCLIP": adapted}, []
+    for panel, parts in panels.items():
+        x = np.concatenate(parts)[kept]
+        x = x / np.linalg.norm(x, axis=1, keepdims=True)
+        perplexity = min(30, (len(x) - 1) / 3)
+        xy = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(x)
+        table = pd.DataFrame({"x": xy[:, 0], "y": xy[:, 1], "group": groups[kept]})
+        tables.append(table.sort_values("group", kind="stable").assign(panel=panel))
+    return pd.concat(tables, ignore_index=True)

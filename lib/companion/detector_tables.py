@@ -15,7 +15,6 @@ import pandas as pd
 
 from companion.extraction import (
     chosen_videos,
-    detector_benchmark,
     evaluation_set,
     extract_for_all,
     snippet_rule,
@@ -26,7 +25,7 @@ from companion.result_tables import per_cent, with_interval, with_paper
 from companion.tuned_models import STAGES, Stage, stage_model
 from detectors.benchmarks import load_benchmark
 from detectors.event_annotations import VideoTruth, frame_class_truth, frame_truth
-from detectors.fitting import VideoScores, score_seeds, zero_shot_score
+from detectors.fitting import VideoScores, fit_detector, zero_shot_score
 from detectors.frame_metrics import FrameScores, interval, mean_of_defined, resampled_metrics
 from detectors.mil import HEADS
 from detectors.recognition import class_metrics, detection_map, false_alarm_rate, macro_auc
@@ -60,24 +59,24 @@ class Scored(NamedTuple):
 
     @property
     def columns(self) -> list[list[FrameScores]]:
-        """Anomaly scores per frame: each is held for the frames it stands for."""
+        """Anomaly scores per frame, once per seed."""
+        return self.held("anomaly", self.truths)
+
+    def held(
+        self, kind: str, truths: Sequence[VideoTruth], classes: Sequence[str] = ()
+    ) -> list[list[FrameScores]]:
+        """Scores of a ``kind`` per seed, each held for the frames it stands for, with truth."""
         return [
             [
-                held_scores(truth, s.anomaly, self.length)
-                for truth, s in zip(self.truths, scores, strict=True)
+                held_scores(truth, getattr(found, kind), self.length, classes)
+                for truth, found in zip(truths, videos, strict=True)
             ]
-            for scores in self.seeds
+            for videos in self.seeds
         ]
 
 
-class Resampled(NamedTuple):
-    """Frame metrics of one model by name: (seeds, 1 + n_boot), first on the videos as they are.
-
-    And the number of frames behind each.
-    """
-
-    model: str
-    metrics: dict[str, tuple[np.ndarray, int]]
+Resampled = dict[str, dict[str, tuple[np.ndarray, int]]]
+"""By model and metric: values (seeds, 1 + n_boot), first on the videos as they are; frames."""
 
 
 def score_stages(
@@ -95,32 +94,34 @@ def score_stages(
         model = stage_model(P, stage)
         train, test = training_set(P, model, detector), evaluation_set(P, model, detector)
         train = train.only(base) if base else train
-        seeds = score_seeds(detector, model, train, test, benchmark, classes, P.detector)
+        seeds = []
+        for seed in P.detector.seeds:
+            score = fit_detector(detector, model, train, benchmark, classes, P.detector, seed)
+            seeds.append([score(features) for features in test.features])
         part = Scored(stage, detector, length, test.truths, test.named, seeds, test.features)
         scored.append(part)
     return scored
 
 
-def resample_models(P: Params, scored: Sequence[Scored | Curves]) -> list[Resampled]:
+def resample_models(P: Params, scored: Sequence[Scored | Curves]) -> Resampled:
     """Frame AUC, AP and AnoAUC of every model and seed, on the same resamples of the videos."""
-    found = []
+    found = {}
     for s in scored:
-        metrics = resampled_metrics(s.columns, P.evaluation.bootstrap_samples, P.seed)
-        metrics["AnoAUC"] = metrics.pop("in-clip frame AUC")  # the field's name
-        found.append(Resampled(s.model, metrics))
+        found[s.model] = resampled_metrics(s.columns, P.evaluation.bootstrap_samples, P.seed)
+        found[s.model]["AnoAUC"] = found[s.model].pop("in-clip frame AUC")  # the field's name
     return found
 
 
-def backbone_table(resampled: Sequence[Resampled], paper: str) -> pd.DataFrame:
+def backbone_table(resampled: Resampled, paper: str) -> pd.DataFrame:
     """Frame AUC, AP and AnoAUC (per cent) per backbone, mean over seeds, beside the paper's.
 
     ``paper`` is a heading of params/paper_results.yaml. Columns setting, model, value, low, high,
     n, seed_sd, paper.
     """
     rows = []
-    for r in resampled:
-        for name, (values, n) in r.metrics.items():
-            row = {"setting": name, "model": r.model, "n": n} | interval(values, n)._asdict()
+    for model, metrics in resampled.items():
+        for name, (values, n) in metrics.items():
+            row = {"setting": name, "model": model, "n": n} | interval(values, n)._asdict()
             rows.append(row | {"seed_sd": 100 * pd.Series(values[:, 0]).std()})
     return with_paper(per_cent(pd.DataFrame(rows)), paper, "setting")
 
@@ -149,13 +150,13 @@ def heading(P: Params, detector: Detector) -> str:
     return f"{DETECTORS[detector]}, {load_benchmark(P.detector.benchmark).title}"
 
 
-def backbone_differences(resampled: Sequence[Resampled]) -> pd.DataFrame:
+def backbone_differences(resampled: Resampled) -> pd.DataFrame:
     """Paired differences (points) of each backbone to the one before it, over the same videos."""
     rows = []
     for before, after in pairwise(resampled):
-        for name, (values, n) in after.metrics.items():
-            change = mean_of_defined(values) - mean_of_defined(before.metrics[name][0])
-            row = {"difference": f"{after.model} minus {before.model}", "measure": name}
+        for name, (values, n) in resampled[after].items():
+            change = mean_of_defined(values) - mean_of_defined(resampled[before][name][0])
+            row = {"difference": f"{after} minus {before}", "measure": name}
             rows.append(row | interval(change, n)._asdict())
     return per_cent(pd.DataFrame(rows)).drop(columns="n")
 
@@ -183,13 +184,7 @@ def class_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
     benchmark, tables = load_benchmark(P.detector.benchmark), []
     classes, draws = benchmark.classes, (P.evaluation.bootstrap_samples, P.seed)
     for s in scored:
-        seeds = [
-            [
-                held_scores(truth, found.probabilities, s.length, classes)
-                for truth, found in zip(s.named, videos, strict=True)
-            ]
-            for videos in s.seeds
-        ]
+        seeds = s.held("probabilities", s.named, classes)
         table = class_metrics(seeds, classes, benchmark.normal_class, *draws)
         named = table["class_name"] + " " + table["metric"]
         tables.append(table.assign(setting=named, model=s.model).drop(columns="metric"))
@@ -277,10 +272,7 @@ def data_framework_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
     n, paper. Where every training video is annotated, both rows are the same detector.
     """
     curated = P.changed({"detector_subset": "annotated"})
-    every, some = (
-        [v.path.stem for v in chosen_videos(params, *detector_benchmark(params))]
-        for params in (P, curated)
-    )
+    every, some = ([path.stem for path in chosen_videos(params)] for params in (P, curated))
     first = second = [s for s in scored if s.model in FRAMEWORKS]
     if some != every:
         second = score_stages(curated, first[0].detector, [s.stage for s in first])

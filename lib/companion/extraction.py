@@ -24,7 +24,6 @@ from companion.tuned_models import STAGES, Stage, stage_model
 from detectors.benchmarks import (
     Benchmark,
     Split,
-    TrainingVideo,
     load_benchmark,
     read_list,
     read_truth,
@@ -54,44 +53,41 @@ def snippet_rule(params: DetectorParams, detector: Detector) -> SnippetRule:
 
 def training_set(P: Params, model: AlertCLIP, detector: Detector) -> TrainingSet:
     """Features of the benchmark's training videos; every crop counts as a video (official)."""
-    benchmark, root = detector_benchmark(P)
-    videos = {v.path: v.classes for v in chosen_videos(P, benchmark, root)}
-    crops, reasons = _files(P, model, list(videos), detector)
-    files = [
-        (file, classes, video_name(path.name))
-        for path, classes in videos.items()
-        for file in crops[path]
-    ]
-    here = [entry for entry in files if entry[0].exists()]
+    benchmark, _ = detector_benchmark(P)
+    videos = chosen_videos(P)
+    crops, reasons = _files(P, model, [*videos], detector)
+    files = [(file, path) for path in videos for file in crops[path]]
+    here = [(file, path) for file, path in files if file.exists()]
     if not here:
         raise InputError(f"no training video of {benchmark.title} can be read; see {reasons}")
     if len(here) < len(files):
         left_out = f"{len(files) - len(here)} of {len(files)} training features are left out"
         warnings.warn(f"{left_out}; reasons in {reasons}", stacklevel=2)
-    present, classes, names = zip(*here, strict=True)
-    return TrainingSet([read_features(file) for file in present], list(classes), names)
+    return TrainingSet(
+        [read_features(file) for file, _ in here],
+        [videos[path] for _, path in here],
+        [video_name(path.name) for _, path in here],
+    )
 
 
-def evaluation_set(
-    P: Params, model: AlertCLIP, detector: Detector, split: Split = "test"
-) -> EvaluationSet:
-    """Features, one crop each, and truth of a split's videos.
+def evaluation_set(P: Params, model: AlertCLIP, detector: Detector) -> EvaluationSet:
+    """Features, one crop each, and truth of the test videos.
 
     Raises InputError if a video cannot be read: scores of the others would be another benchmark's.
     """
     benchmark, root = detector_benchmark(P)
-    videos, rule = tested_videos(P, benchmark, root, split), snippet_rule(P.detector, detector)
+    videos, rule = tested_videos(P), snippet_rule(P.detector, detector)
     crops, reasons = _files(P, model, list(videos.values()), detector)
     crop = P.detector.snippet_test_crop if P.detector.snippet_test_crop < rule.crops else 0
     files = {name: crops[path][crop] for name, path in videos.items()}
     if lost := [name for name, file in files.items() if not file.exists()]:
         raise InputError(
-            f"{len(lost)} of {len(files)} {split} videos of {benchmark.title} cannot be read, first"
+            f"{len(lost)} of {len(files)} test videos of {benchmark.title} cannot be read, first"
             f" {lost[0]}, expected as {files[lost[0]].name}; the reasons are in {reasons}"
         )
     features = {name: read_features(file) for name, file in files.items()}
     snippets = {name: len(x) * rule.length // SNIPPET for name, x in features.items()}
-    read = partial(read_truth, benchmark, root, split=split, snippets=snippets)
+    read = partial(read_truth, benchmark, root, snippets=snippets)
     truths, named = ([t for t in read(by_class=b) if t.name in videos] for b in (False, True))
     return EvaluationSet([features[truth.name] for truth in truths], truths, named)
 
@@ -112,38 +108,38 @@ def extract_for_all(
             raise InputError(f"{tuned[0]} needs videos: released features are of untuned CLIP")
         check_released(P, stage_model(P, "clip"), detector, training)
         return
-    benchmark, root = detector_benchmark(P)
-    videos = list(tested_videos(P, benchmark, root).values())
+    prepare_data(P)
+    videos = dict.fromkeys(tested_videos(P).values())
     if training:
-        videos += [video.path for video in chosen_videos(P, benchmark, root)]
+        videos |= chosen_videos(P)
     models = [stage_model(P, stage) for stage in wanted]
-    _extract(P, models, list(dict.fromkeys(videos)), snippet_rule(P.detector, detector), shard)
+    _extract(P, models, [*videos], snippet_rule(P.detector, detector), shard)
 
 
-def tested_videos(
-    P: Params, benchmark: Benchmark, root: Path, split: Split = "test"
-) -> dict[str, Path]:
+def tested_videos(P: Params) -> dict[str, Path]:
     """File of each video that is scored, by name: the whole list or a rehearsal's part of it.
 
     Of MSAD always the whole, because its vector of truth can only be cut by every video's length.
     """
-    entries = read_list(benchmark, root, split)
+    benchmark = load_benchmark(P.detector.benchmark)
+    entries = read_list(benchmark, P.data_dir)
     if P.rehearsal.test_videos and benchmark.annotation_format != "msad":
         places = np.linspace(0, len(entries) - 1, min(P.rehearsal.test_videos, len(entries)))
         entries = [entries[i] for i in places.astype(int)]
-    return {entry.name: benchmark.video_path(root, entry.entry) for entry in entries}
+    return {entry.name: benchmark.video_path(P.data_dir, entry.entry) for entry in entries}
 
 
-def chosen_videos(P: Params, benchmark: Benchmark, root: Path) -> list[TrainingVideo]:
-    """The training videos a profile uses: all, those it annotates, or a draw by seed."""
-    videos = training_videos(benchmark, root)
+def chosen_videos(P: Params) -> dict[Path, tuple[str, ...]]:
+    """Training videos of a profile and their classes: all, annotated ones, or a draw by seed."""
+    videos = training_videos(load_benchmark(P.detector.benchmark), P.data_dir)
     if P.detector.videos:
         order = np.random.default_rng(P.seed).permutation(len(videos))
-        videos = [videos[i] for i in sorted(order[: P.detector.videos])]
+        kept = {*order[: P.detector.videos].tolist()}
+        videos = {path: videos[path] for i, path in enumerate(videos) if i in kept}
     if P.detector.subset == "annotated":
         items = [item for split in ("train", "dev") for item in load_split(P, split)[0]]
         annotated = {Path(item.video).stem for item in items}
-        videos = [video for video in videos if video.path.stem in annotated]
+        videos = {path: found for path, found in videos.items() if path.stem in annotated}
     return videos
 
 
@@ -152,16 +148,13 @@ def check_released(P: Params, model: AlertCLIP, detector: Detector, training: bo
 
     Reads a sample of the files, and the length of every test file.
     """
-    benchmark, root = detector_benchmark(P)
+    benchmark = load_benchmark(P.detector.benchmark)
     test, rule = evaluation_set(P, model, detector), snippet_rule(P.detector, detector)
     rows = {t.name: len(x) for t, x in zip(test.truths, test.features, strict=True)}
-    paths = [benchmark.video_path(root, e.entry) for e in read_list(benchmark, root)]
-    if training:
-        paths += [video.path for video in chosen_videos(P, benchmark, root)]
-    crops, _ = _files(P, model, paths, detector)
-    summary = summarise([file for part in crops.values() for file in part if file.exists()])
+    paths = _listed(P) + (list(chosen_videos(P)) if training else [])
+    files = [f for crops in _released(P, paths, detector).values() for f in crops if f.exists()]
     known = anchors(model, class_prompts(benchmark, benchmark.classes))
-    check_space(summary, known, P.model.backbone)
+    check_space(summarise(files), known, P.model.backbone)
     check_rate(rows, test.truths, rule.length, P.features_dir)
 
 
@@ -180,10 +173,13 @@ def detectors_at_hand(P: Params) -> list[Detector]:
     """The detectors whose features a profile has: all of videos, of released ones by layout."""
     if not P.features:
         return list(READERS)
-    benchmark, root = detector_benchmark(P)
-    paths = [benchmark.video_path(root, e.entry) for e in read_list(benchmark, root)]
-    found = {d: _released(P, paths, d).values() for d in READERS}
+    found = {d: _released(P, _listed(P), d).values() for d in READERS}
     return [d for d, files in found.items() if any(f.exists() for part in files for f in part)]
+
+
+def _listed(P: Params) -> list[Path]:
+    benchmark, root = detector_benchmark(P)
+    return [benchmark.video_path(root, e.entry) for e in read_list(benchmark, root)]
 
 
 def _files(
@@ -200,9 +196,9 @@ def _files(
 
 def _released(P: Params, videos: Sequence[Path], detector: Detector) -> dict[Path, list[Path]]:
     """Released feature files of each video, one per crop; a path that is not there is missing."""
-    snippets = [f"__{crop}" for crop in range(P.detector.snippet_crops)]
-    ends = [""] if detector == "anomalyclip" else snippets
     index, folder = feature_index(P.features_dir), P.features_dir
+    crops = range(P.detector.snippet_crops)
+    ends = [""] if detector == "anomalyclip" else [f"__{crop}" for crop in crops]
     names = {video: [f"{video.stem}{end}" for end in ends] for video in videos}
     return {v: [index.get(n, folder / f"{n}.npy") for n in part] for v, part in names.items()}
 
@@ -233,34 +229,31 @@ def domains(P: Params) -> dict[str, Params]:
     found = {load_benchmark(P.detector.benchmark).title: P}
     for title, changes in P.evaluation.transfer.items():
         other = P.changed(changes)
-        if P.features and not _at_hand(P, other):
-            warnings.warn(f"{title} is left out: no lists and features at hand", stacklevel=2)
-        elif gaps := domain_gaps(other):
-            warnings.warn(f"{title} is left out: {'; '.join(map(str, gaps))}", stacklevel=2)
+        if lacks := _lacks(other, P.detector.benchmark):
+            warnings.warn(f"{title} is left out: {lacks}", stacklevel=2)
         else:
             found[title] = other
     return found
 
 
-def _at_hand(own: Params, P: Params) -> bool:
-    if P.detector.benchmark == own.detector.benchmark:
-        return False  # other videos of the same names
+def _lacks(P: Params, own: str) -> str:
+    """What is missing of another domain than the benchmark ``own``, whose videos share names."""
+    if not P.features:
+        return "; ".join(map(str, domain_gaps(P)))
     try:
-        return "vadclip" in detectors_at_hand(P)
+        at_hand = P.detector.benchmark != own and "vadclip" in detectors_at_hand(P)
     except InputError:  # no list
-        return False
+        at_hand = False
+    return "" if at_hand else "no lists and features at hand"
 
 
 def domain_gaps(P: Params, splits: Sequence[Split] = ("test",)) -> list[Gap]:
     """What is missing of the profile's benchmark to test or train on it; none in a mini world."""
     if P.data.world == "miniworld" or P.features:
         return []
-    benchmark, root = load_benchmark(P.detector.benchmark), P.data_dir
-    read = {
-        "test": lambda: list(tested_videos(P, benchmark, root).values()),
-        "train": lambda: [video.path for video in chosen_videos(P, benchmark, root)],
-    }
-    return benchmark_gaps(benchmark, root, {split: read[split] for split in splits})
+    read = {"test": lambda: [*tested_videos(P).values()], "train": lambda: [*chosen_videos(P)]}
+    chosen = {split: read[split] for split in splits}
+    return benchmark_gaps(load_benchmark(P.detector.benchmark), P.data_dir, chosen)
 
 
 def extract(P: Params, shard: Shard) -> None:

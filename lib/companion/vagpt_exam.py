@@ -126,8 +126,7 @@ class Course:
             captions.setdefault(caption.video, []).append(caption)
         data = extraction.training_set(P, self.full, "vadclip")
         vectors = {n: unit(f) for n, f in zip(data.names, data.features, strict=True)}
-        found = {video_name(v.path.name): v.path
-                 for v in extraction.chosen_videos(P, self.benchmark, self.root)}  # fmt: skip
+        found = {video_name(path.name): path for path in extraction.chosen_videos(P)}
         names = [n for n in found if n in captions and n in vectors][: P.qa.vlm_videos]
         shown = dict(zip(names, self.tokens(P, [found[n] for n in names]), strict=True))
         step = P.detector.snippet_length / self.benchmark.fps

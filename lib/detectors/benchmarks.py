@@ -105,13 +105,6 @@ class Benchmark(BaseModel):
         return [data_root / self.annotation_root / name for name in names if "{" not in name]
 
 
-class TrainingVideo(NamedTuple):
-    """A training video and its video-level classes; none = normal."""
-
-    path: Path
-    classes: tuple[str, ...]
-
-
 class ListEntry(NamedTuple):
     """A line of a split list: the video's name, the line's path, where it stands, and its label.
 
@@ -218,12 +211,12 @@ def read_truth(
     return [table[entry.name] for entry in entries]
 
 
-def training_videos(benchmark: Benchmark, root: Path) -> list[TrainingVideo]:
-    """The training split in list order. Frame-level truth is never read."""
-    return [
-        TrainingVideo(benchmark.video_path(root, e.entry), _video_classes(benchmark, root, e))
-        for e in read_list(benchmark, root, "train")
-    ]
+def training_videos(benchmark: Benchmark, root: Path) -> dict[Path, tuple[str, ...]]:
+    """Video-level classes of the training split by file; none = normal. Reads no frame's truth."""
+    entries = read_list(benchmark, root, "train")
+    return {
+        benchmark.video_path(root, e.entry): _video_classes(benchmark, root, e) for e in entries
+    }
 
 
 def list_counts(benchmark: Benchmark, root: Path, split: Split) -> dict[str, int]:

@@ -62,8 +62,7 @@ def read_tensors(path: Path | str) -> Any:
 
 def load_clip(clip: nn.Module, path: Path | str) -> None:
     """Load into ``clip`` the CLIP that an official VadCLIP checkpoint holds; InputError if none."""
-    state = _state_dict(read_tensors(path), path)
-    weights = {n.removeprefix(CLIP): t for n, t in state.items() if n.startswith(CLIP)}
+    weights = {n.removeprefix(CLIP): t for n, t in _state(path).items() if n.startswith(CLIP)}
     if not weights:
         raise InputError(f"{path}: holds no CLIP; name the weights, such as --pretrained openai")
     _load(clip, weights, path)
@@ -74,30 +73,27 @@ def load_vadclip(model: VadCLIP, path: Path | str) -> None:
 
     Raises InputError naming what is missing, unknown or of another shape; nothing is loaded then.
     """
-    state = _state_dict(read_tensors(path), path)
-    state = {name: t for name, t in state.items() if not name.startswith(CLIP)}
+    state = {name: t for name, t in _state(path).items() if not name.startswith(CLIP)}
     tower = {n: t for n, t in model.state_dict().items() if n.startswith("text.")}
     _load(model, state | pack_state_dict(tower), path)
 
 
 def load_anomalyclip(model: AnomalyCLIP, path: Path | str, prototype: Tensor) -> None:
     """Load an official checkpoint and its ``prototype`` (D,) into ``model``; errors as above."""
-    state = _state_dict(read_tensors(path), path)
     if getattr(prototype, "shape", None) != model.prototype.shape:
         raise InputError(f"{path}: its prototype must be a vector of {len(model.prototype)}")
-    named = {name.removeprefix(LIGHTNING): tensor for name, tensor in state.items()}
+    named = {name.removeprefix(LIGHTNING): tensor for name, tensor in _state(path).items()}
     _load(model, {n: t for n, t in named.items() if not n.startswith(FROZEN)}, path)
     model.prototype.copy_(prototype)
 
 
-def _state_dict(state: Any, path: Path | str) -> Mapping[str, Tensor]:
-    """The weights of a file's content, by name: all of it, or its entry of Lightning or VadCLIP."""
+def _state(path: Path | str) -> dict[str, Tensor]:
+    """The weights in a file by name: its whole content, or its entry of Lightning or VadCLIP."""
+    state = read_tensors(path)
     if isinstance(state, Mapping):
         state = state.get("state_dict", state.get("model_state_dict", state))
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"{path}: holds no state dict, names to tensors; save its state_dict")
-    if vast := [n for n, t in state.items() if t.nbytes > t.untyped_storage().nbytes()]:
-        raise InputError(f"{path}: {vast[0]} is larger than what is stored of it")
     if broken := [n for n, t in state.items() if t.isnan().any()]:
         raise InputError(f"{path}: {broken[0]} holds NaN; take another checkpoint")
     return {WRAPPERS.sub("", name): tensor for name, tensor in state.items()}

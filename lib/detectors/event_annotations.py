@@ -44,18 +44,18 @@ def frame_class_truth(truth: VideoTruth, n_frames: int, classes: Sequence[str]) 
     """
     if len(truth.span_classes) != len(truth.spans):
         raise InputError(f"{truth.name}: the annotation names no class per event")
+    if other := {*truth.span_classes} - {*classes}:
+        raise InputError(f"{truth.name}: class {min(other)} is none of {', '.join(classes)}")
     frames = np.zeros((n_frames, len(classes)), bool)
     for (start, end), name in zip(truth.spans, truth.span_classes, strict=True):
-        if name not in classes:
-            raise InputError(f"{truth.name}: class {name} is none of {', '.join(classes)}")
-        frames[start:end, list(classes).index(name)] = True
+        frames[start:end, classes.index(name)] = True
     return frames
 
 
 def mask_runs(mask: np.ndarray) -> np.ndarray:
     """Runs of True in mask (F,): (K, 2) start and end, end-exclusive."""
-    steps = np.diff(np.concatenate([[0], np.asarray(mask, bool).astype(np.int8), [0]]))
-    return np.stack([np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)], axis=1)
+    steps = np.diff(np.asarray(mask, bool), prepend=False, append=False)
+    return np.flatnonzero(steps).reshape(-1, 2)
 
 
 def text_lines(path: Path | str) -> list[tuple[int, str]]:
@@ -134,7 +134,8 @@ def read_mask(name: str, path: Path) -> VideoTruth:
 
     Videos with a three-digit number were made for training: normal, without a mask.
     """
-    spans = () if re.fullmatch(r"\d\d_\d{3}", name) else _runs(load_array(path).ravel())
+    made_for_training = re.fullmatch(r"\d\d_\d{3}", name)
+    spans = () if made_for_training else _runs(load_array(path).ravel())
     return VideoTruth(name, (), spans, bool(spans))
 
 
@@ -225,6 +226,5 @@ def load_array(path: Path) -> np.ndarray:
         with path.open("rb") as file:
             return np.lib.format.read_array(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(
-            f"{path}: not a readable array of np.save ({error}); fetch it again"
-        ) from None
+        what = f"not a readable array of np.save ({error})"
+        raise InputError(f"{path}: {what}; fetch it again") from None

@@ -1,9 +1,9 @@
 """Snippet features of whole videos: the input of the weakly supervised detectors.
 
 One file per video and crop, ``<name>__<crop>.npy`` of (snippets, D) float32, laid out as VadCLIP's
-authors publish theirs. The folder's name ends in a hash of backbone and rule, and features.json
-spells both out, so that features of one backbone never pass for another's. How 16 frames became
-one published feature is not disclosed; here it is the mean over evenly spaced frames of a snippet.
+authors publish theirs. The folder's name ends in a hash of backbone and rule, which features.json
+spells out. How 16 frames became one published feature is not disclosed; here it is the mean over
+evenly spaced frames of a snippet.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -91,6 +91,8 @@ def fit_detector(
 
     AnomalyCLIP's normality prototype comes from the normal training videos.
     """
+    if name not in HEADS:
+        _require_classes(data, classes, benchmark)
     torch.manual_seed(seed)
     device, normal = model.mean.device, benchmark.normal_class
     text = model.clip, model.backbone.tokenizer, class_prompts(benchmark, classes)
@@ -116,6 +118,16 @@ def fit_detector(
     return partial(score_video, head)
 
 
+def _require_classes(data: TrainingSet, classes: Sequence[str], benchmark: Benchmark) -> None:
+    """Raise InputError if a training video is of none of the classes."""
+    unknown = {name for labels in data.classes for name in labels}.difference(classes)
+    if unknown:
+        raise InputError(
+            f"{benchmark.title}: {', '.join(sorted(unknown))} is no class of it. The lists must"
+            " name the classes, as AnomalyCLIP's do: path start end label"
+        )
+
+
 @torch.no_grad()
 def zero_shot_score(model: AlertCLIP, benchmark: Benchmark) -> Score:
     """CLIP's class prompts, untrained: the baseline of AnomalyCLIP's Tables 1 to 6.
@@ -133,28 +145,3 @@ def zero_shot_score(model: AlertCLIP, benchmark: Benchmark) -> Score:
         return VideoScores(1 - p[:, normal], p)
 
     return score
-
-
-def score_seeds(
-    name: Detector,
-    model: AlertCLIP,
-    train: TrainingSet,
-    test: EvaluationSet,
-    benchmark: Benchmark,
-    classes: Sequence[str],
-    detector: DetectorParams,
-) -> list[list[VideoScores]]:
-    """Train a detector under every seed; its scores of the test videos, by seed.
-
-    InputError if a detector that knows classes is given a training video of none of them.
-    """
-    unknown, scores = {c for labels in train.classes for c in labels}.difference(classes), []
-    if unknown and name not in HEADS:
-        raise InputError(
-            f"{benchmark.title}: {', '.join(sorted(unknown))} is no class of it. The lists must"
-            " name the classes, as AnomalyCLIP's do: path start end label"
-        )
-    for seed in detector.seeds:
-        score = fit_detector(name, model, train, benchmark, classes, detector, seed)
-        scores.append([score(features) for features in test.features])
-    return scores

@@ -6,7 +6,6 @@ gathered once; a bootstrap over videos is then matrix products with the videos' 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -38,25 +37,16 @@ class FrameScores:
             raise InputError(f"{self.video}: a score is not finite")
 
 
-class Block(NamedTuple):
-    """Frames per threshold, highest first, and video (K, V): positive ones whose score is the
-    threshold, negative ones that lie above it, and negative ones that equal it."""
-
-    positive: np.ndarray
-    above: np.ndarray
-    tied: np.ndarray
-
-
 FrameMetric = Callable[[Sequence[FrameScores], np.ndarray], np.ndarray]
 """Videos and weights (n, V) of the V different video names -> the metric's values (n,)."""
 
 
 def frame_auc(videos: Sequence[FrameScores], weights: np.ndarray) -> np.ndarray:
     """Area under the ROC curve over frames, ties one half; nan where a class has no weight."""
-    positive, negative = _totals(videos)
+    positive, negative, blocks = count_frames(videos)
     # A resample's area is a quadratic form: right[u, v] counts pairs of a positive frame of
     # video u and a negative one of video v that are in the right order.
-    right = sum(b.positive.T @ (negative - b.above - b.tied / 2) for b in threshold_blocks(videos))
+    right = sum(at.T @ (negative - above - tied / 2) for at, above, tied in blocks)
     pairs = (weights @ positive) * (weights @ negative)
     with np.errstate(invalid="ignore"):
         return ((weights @ right) * weights).sum(axis=1) / pairs
@@ -64,38 +54,58 @@ def frame_auc(videos: Sequence[FrameScores], weights: np.ndarray) -> np.ndarray:
 
 def frame_ap(videos: Sequence[FrameScores], weights: np.ndarray) -> np.ndarray:
     """Average precision over frames, sum of (R_i - R_{i-1}) P_i; nan as for ``frame_auc``."""
+    _, negative, blocks = count_frames(videos)
     found, area = np.zeros((len(weights), 1)), np.zeros(len(weights))
-    for block in threshold_blocks(videos):
-        gained = weights @ block.positive.T  # (n, K)
+    for at, above, tied in blocks:
+        gained = weights @ at.T  # (n, K)
         true = found + gained.cumsum(axis=1)
-        false = weights @ (block.above + block.tied).T
+        false = weights @ (above + tied).T
         area += (gained * true / np.maximum(true + false, 1)).sum(axis=1)
         found = true[:, -1:]
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(weights @ _totals(videos)[1] > 0, area / found[:, 0], np.nan)
+        return np.where(weights @ negative > 0, area / found[:, 0], np.nan)
 
 
 FRAME_METRICS: dict[str, FrameMetric] = {"AUC": frame_auc, "AP": frame_ap}
 
 
-def threshold_blocks(videos: Sequence[FrameScores]) -> Iterator[Block]:
-    """The scores of positive frames as thresholds, highest first, ``BLOCK`` of them at a time."""
-    owner, scores, truth = _frames(videos)
-    thresholds = np.unique(scores[truth])  # ascending
+def count_frames(
+    videos: Sequence[FrameScores],
+) -> tuple[np.ndarray, np.ndarray, Iterator[tuple[np.ndarray, ...]]]:
+    """Positive and negative frames per video name, (V,) each, and counts by threshold.
+
+    Thresholds are the scores of positive frames, highest first, ``BLOCK`` at a time. Each block
+    has, (K, V) each: positive frames whose score is the threshold, negative ones that lie above
+    it, and negative ones that equal it.
+    """
+    numbers = {name: i for i, name in enumerate(video_names(videos))}
+    owner = np.repeat([numbers[v.video] for v in videos], [len(v.scores) for v in videos])
+    scores = np.concatenate([video.scores for video in videos])
+    truth = np.concatenate([video.truth for video in videos]).astype(bool)
+    thresholds, n = np.unique(scores[truth]), len(numbers)  # ascending
     below = np.searchsorted(thresholds, scores, side="left")  # thresholds below each score
     equal = np.searchsorted(thresholds, scores, side="right") > below
-    k, n = len(thresholds), owner.max() + 1
+    k, chosen = len(thresholds), (truth, ~truth, ~truth & equal)
     at, higher, same = (
-        csr_array((np.ones(chosen.sum()), (below[chosen], owner[chosen])), shape=(k + 1, n))
-        for chosen in (truth, ~truth, ~truth & equal)
+        csr_array((np.ones(c.sum()), (below[c], owner[c])), shape=(k + 1, n)) for c in chosen
     )
-    above = higher[[k]].toarray()  # so far: negatives above all thresholds
-    for stop in range(k, 0, -BLOCK):
-        rows = np.arange(stop - 1, max(stop - BLOCK, 0) - 1, -1)
-        inside = higher[rows].toarray()
-        running = above + inside.cumsum(axis=0) - inside  # those of the row itself lie below it
-        yield Block(at[rows].toarray(), running, same[rows].toarray())
-        above = running[-1:] + inside[-1:]
+
+    def blocks() -> Iterator[tuple[np.ndarray, ...]]:
+        above = higher[[k]].toarray()  # so far: negatives above all thresholds
+        for stop in range(k, 0, -BLOCK):
+            rows = np.arange(stop - 1, max(stop - BLOCK, 0) - 1, -1)
+            inside = higher[rows].toarray()
+            running = above + inside.cumsum(axis=0) - inside  # those of the row lie below it
+            yield at[rows].toarray(), running, same[rows].toarray()
+            above = running[-1:] + inside[-1:]
+
+    positive, negative = (np.bincount(owner[c], minlength=n).astype(float) for c in chosen[:2])
+    return positive, negative, blocks()
+
+
+def video_names(videos: Sequence[FrameScores]) -> list[str]:
+    """Different names, in order; segments of a video share its name and are one unit."""
+    return list(dict.fromkeys(video.video for video in videos))
 
 
 def resample(
@@ -108,10 +118,10 @@ def resample(
     """A metric of several columns of the same videos, one per class, seed or model.
 
     Returns (columns, 1 + n_boot): first on the videos as they are, then on resamples, which are
-    the same for all columns. Segments of a video (equal names) are one unit. Raises InputError with
-    ``name`` if all frames are of one class or the columns are of different videos.
+    the same for all columns. Raises InputError with ``name`` if all frames are of one class or the
+    columns are of different videos.
     """
-    names = [list(_numbers(videos)) for videos in columns]
+    names = [video_names(videos) for videos in columns]
     if not names[0] or any(other != names[0] for other in names):
         raise InputError(f"{name}: no videos, or not the same ones in all columns")
     for videos in columns:
@@ -196,23 +206,3 @@ def auc_statistic(labels: np.ndarray) -> Statistic:
             return (false * above).sum(axis=1) / (true.sum(axis=1) * false.sum(axis=1))
 
     return auc
-
-
-def _numbers(videos: Sequence[FrameScores]) -> dict[str, int]:
-    """Different video names, numbered."""
-    return {name: i for i, name in enumerate(dict.fromkeys(video.video for video in videos))}
-
-
-def _frames(videos: Sequence[FrameScores]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Video number, score and truth of all frames."""
-    numbers = _numbers(videos)
-    owner = np.repeat([numbers[v.video] for v in videos], [len(v.scores) for v in videos])
-    scores = np.concatenate([video.scores for video in videos])
-    return owner, scores, np.concatenate([video.truth for video in videos]).astype(bool)
-
-
-def _totals(videos: Sequence[FrameScores]) -> tuple[np.ndarray, np.ndarray]:
-    """Positive and negative frames per video name: both (V,)."""
-    owner, _, truth = _frames(videos)
-    size = owner.max() + 1
-    return tuple(np.bincount(owner[c], minlength=size).astype(float) for c in (truth, ~truth))

@@ -49,9 +49,20 @@ class Sultani(nn.Module):
         x = normalize(x, dim=-1)
         return self.layers(x).squeeze(-1), x
 
-    def losses(self, x: Tensor) -> dict[str, Tensor]:
-        """Loss terms of bags (B, S, D)."""
-        return ranking_losses(self(x)[0], self.settings)
+    def losses(self, scores: Tensor, _: Tensor) -> dict[str, Tensor]:
+        """ "total" and its terms before weighting, of scores (B, S): eqs. 4 and 7.
+
+        Every abnormal bag is ranked above every normal one by its highest score; the official sums
+        over pairs and bags are means here, which divides the whole loss by the bags of a half.
+        """
+        abnormal, normal = scores.chunk(2)
+        top, top_normal = abnormal.amax(dim=1), normal.amax(dim=1)
+        terms = {
+            "ranking": (1 - top[:, None] + top_normal).relu().mean(),
+            "sparsity": abnormal.sum(dim=1).mean(),
+            "smoothness": abnormal.diff(dim=1).square().sum(dim=1).mean(),
+        }
+        return weighted(terms, self.settings)
 
 
 class RTFM(nn.Module):
@@ -92,9 +103,8 @@ class RTFM(nn.Module):
         features = self.drop((self.fuse(torch.cat(scales, dim=1)) + x).mT)
         return self.layers(features).squeeze(-1), features
 
-    def losses(self, x: Tensor) -> dict[str, Tensor]:
-        """Loss terms of bags (B, S, D); dropout also hides positions from the choice (official)."""
-        scores, features = self(x)
+    def losses(self, scores: Tensor, features: Tensor) -> dict[str, Tensor]:
+        """Loss terms of bags; dropout also hides segments from the choice (official)."""
         shown = dropout(torch.ones_like(scores), self.settings.dropout, self.training)
         return magnitude_losses(scores, features, shown, self.settings)
 
@@ -115,47 +125,25 @@ class NonLocal(nn.Module):
         return x + self.norm(self.out((pairs @ self.g(x).mT).mT))
 
 
-def ranking_losses(scores: Tensor, settings: SultaniSettings) -> dict[str, Tensor]:
-    """ "total" and its terms before weighting, of scores (B, S): Sultani et al., eqs. 4 and 7.
-
-    Every abnormal bag is ranked above every normal one by its highest score; the official sums
-    over pairs and bags are means here, which divides the whole loss by the bags of a half.
-    """
-    abnormal, normal = scores.chunk(2)
-    top, top_normal = abnormal.amax(dim=1), normal.amax(dim=1)
-    terms = {
-        "ranking": (1 - top[:, None] + top_normal).relu().mean(),
-        "sparsity": abnormal.sum(dim=1).mean(),
-        "smoothness": abnormal.diff(dim=1).square().sum(dim=1).mean(),
-    }
-    return weighted(terms, settings)
-
-
 def magnitude_losses(
     scores: Tensor, features: Tensor, shown: Tensor, settings: RTFMSettings
 ) -> dict[str, Tensor]:
     """ "total" and its terms before weighting, of the segments of largest magnitude (RTFM).
 
     scores (B, S), features (B, S, D); shown (B, S) weighs magnitudes in the choice: 0 hides a
-    segment. The magnitude of a bag is that of the mean of its chosen features (official) or the
-    mean of theirs (paper). official: (|m - abnormal| + normal)^2 of paired bags; paper: max(0, m -
-    abnormal + normal). Sparsity is the L2 norm of all abnormal scores, which smoothness joins to
-    one sequence (official).
+    segment. As in the official code, not in the text: the magnitude of a bag is that of the mean of
+    its chosen features, the loss of paired bags (|m - abnormal| + normal)^2; sparsity is the L2
+    norm of all abnormal scores, which smoothness joins to one sequence.
     """
     top = (features.norm(dim=-1) * shown).topk(settings.top_k, dim=1).indices  # (B, K)
     chosen = features[torch.arange(len(top), device=top.device)[:, None], top]  # (B, K, D)
     labels = torch.ones(len(scores), device=scores.device)
     labels[len(scores) // 2 :] = 0
-    if settings.variant == "paper":
-        abnormal, normal = chosen.norm(dim=-1).mean(dim=1).chunk(2)
-        magnitude = (settings.margin - abnormal + normal).relu()
-    else:
-        abnormal, normal = chosen.mean(dim=1).norm(dim=-1).chunk(2)
-        magnitude = ((settings.margin - abnormal).abs() + normal).square()
+    abnormal, normal = chosen.mean(dim=1).norm(dim=-1).chunk(2)
     sequence = scores[: len(scores) // 2].flatten()
     terms = {
         "binary": binary_cross_entropy(scores.gather(1, top).mean(dim=1), labels),
-        "magnitude": magnitude.mean(),
+        "magnitude": ((settings.margin - abnormal).abs() + normal).square().mean(),
         "sparsity": sequence.norm(),
         "smoothness": sequence.diff().square().sum(),
     }
@@ -190,7 +178,7 @@ def fit(
         model,
         partial(ConstantLR, factor=1),  # neither paper lowers the rate
         partial(paired_batches, pools, settings.batch_size, settings.epoch_steps, rng),
-        lambda batch: model.losses(torch.stack([bags[i] for i in batch]).to(device)),
+        lambda batch: model.losses(*model(torch.stack([bags[i] for i in batch]).to(device))),
         model.optimizer,
     )
 

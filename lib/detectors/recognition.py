@@ -84,7 +84,13 @@ def open_vocabulary(
     whether base and novel include the normal test videos: ``normals`` tells the two readings apart.
     An abnormal video belongs to its first class; InputError if that is in neither set, or in both.
     """
-    parts = {truth.name: _part(truth, base, novel) for truth in truths}
+    parts = {}
+    for truth in truths:
+        first = truth.classes[0] if truth.classes else "none"
+        if truth.is_abnormal and (first in base) == (first in novel):
+            raise InputError(f"{truth.name}: its class, {first}, must be either base or novel")
+        abnormal = "base" if first in base else "novel"
+        parts[truth.name] = abnormal if truth.is_abnormal else "normal"
     subsets = {"overall": {"base", "novel"}, "base": {"base"}, "novel": {"novel"}}
     rows = []
     for subset, wanted in subsets.items():
@@ -96,22 +102,6 @@ def open_vocabulary(
                 row = {"subset": subset, "normals": normals, "metric": name}
                 rows.append(row | interval(values, frame_count(chosen[0]))._asdict())
     return pd.DataFrame(rows)
-
-
-def _part(truth: VideoTruth, base: Sequence[str], novel: Sequence[str]) -> str:
-    if not truth.is_abnormal:
-        return "normal"
-    first = truth.classes[0] if truth.classes else "none"
-    if (first in base) == (first in novel):
-        raise InputError(f"{truth.name}: its class, {first}, must be either base or novel")
-    return "base" if first in base else "novel"
-
-
-def temporal_iou(span: Sequence[int], spans: np.ndarray) -> np.ndarray:
-    """Frames in both over frames in either: span (2,), spans (K, 2) -> (K,)."""
-    inner = np.minimum(span[1], spans[:, 1]) - np.maximum(span[0], spans[:, 0])
-    inner = np.maximum(inner, 0)
-    return inner / ((span[1] - span[0]) + (spans[:, 1] - spans[:, 0]) - inner)
 
 
 def curve_segments(curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -140,10 +130,11 @@ def matches(
 
     A segment takes the remaining event of its video that it overlaps most, by at least iou.
     """
-    left = dict(truth)
-    hits = np.zeros(len(video), bool)
-    for i, (number, span) in enumerate(zip(video, spans, strict=True)):
-        overlap = temporal_iou(span, left.get(number, np.empty((0, 2), int)))
+    left, hits = dict(truth), np.zeros(len(video), bool)
+    for i, (number, (start, end)) in enumerate(zip(video, spans, strict=True)):
+        starts, ends = left.get(number, np.empty((0, 2), int)).T
+        both = np.maximum(np.minimum(end, ends) - np.maximum(start, starts), 0)
+        overlap = both / (end - start + ends - starts - both)
         if len(overlap) and overlap.max() >= iou:
             hits[i], left[number] = True, np.delete(left[number], overlap.argmax(), axis=0)
     return hits
@@ -159,17 +150,22 @@ def detection_map(
     """mAP@IoU (VadCLIP) in per cent: columns metric ("mAP@0.1", ..., "mAP@AVG"), value.
 
     scores: (T, C) per video, columns as in classes, each snippet repeated for its 16 frames.
-    normal_class: the class whose events are
-    whole normal videos; None as published for UCF-Crime, where the labels of normal videos name no
-    class, so that the class "Normal" always has AP 0. with_normal False leaves the segments
-    found in normal videos out; the classes averaged over stay the same (official excludeNormal).
-    As in the official code the whole mAP is 0 if a class has no segment in any video.
+    normal_class: the class whose events are whole normal videos; None as published for UCF-Crime,
+    where the labels of normal videos name no class, so that "Normal" always has AP 0. with_normal
+    False leaves out the segments found in normal videos; the classes averaged over stay the same
+    (official excludeNormal). As in the official code the mAP is 0 if a class has no segment at all.
     """
+    for truth in truths:
+        frame_class_truth(truth, 0, classes)  # refuses events without a class, or of another
     values = np.zeros((len(classes), len(THRESHOLDS)))
     for c, label in enumerate(classes):
         events, found = {}, {}
         for i, (curves, truth) in enumerate(zip(scores, truths, strict=True)):
-            events[i] = _events(truth, len(curves), classes, label, label == normal_class)
+            labelled = zip(truth.spans, truth.span_classes, strict=True)
+            own = [span for span, name in labelled if name == label]
+            if label == normal_class and not truth.is_abnormal:
+                own = [(0, len(curves))]
+            events[i] = np.array(own, int).reshape(-1, 2)
             if with_normal or truth.is_abnormal:
                 found[i] = curve_segments(curves[:, c])
         video = np.repeat(list(found), [len(spans) for spans, _ in found.values()])
@@ -185,14 +181,3 @@ def detection_map(
     means = 100 * values.mean(axis=0)
     names = [f"mAP@{iou:g}" for iou in THRESHOLDS]
     return pd.DataFrame({"metric": [*names, "mAP@AVG"], "value": [*means, means.mean()]})
-
-
-def _events(
-    truth: VideoTruth, length: int, classes: Sequence[str], label: str, is_normal: bool
-) -> np.ndarray:
-    """Events (G, 2) of a class in a video; of the normal class, the whole of a normal video."""
-    frame_class_truth(truth, 0, classes)  # refuses events without a class, or of another
-    if is_normal and not truth.is_abnormal:
-        return np.array([(0, length)])
-    labelled = zip(truth.spans, truth.span_classes, strict=True)
-    return np.array([span for span, name in labelled if name == label], int).reshape(-1, 2)

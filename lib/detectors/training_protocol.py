@@ -147,10 +147,7 @@ class SultaniSettings(Group):
 
 
 class RTFMSettings(SultaniSettings):
-    """Training of RTFM; 15 epochs of 1000 batches are the official 15,000 steps.
-
-    ``variant`` "paper" has the hinge of the text in place of the released code's magnitude loss.
-    """
+    """Training of RTFM; 15 epochs of 1000 batches are the official 15,000 steps."""
 
     learning_rate: float = Field(1e-3, gt=0)
     epochs: int = Field(15, ge=1)
@@ -162,7 +159,6 @@ class RTFMSettings(SultaniSettings):
     top_k: int = Field(3, ge=1)  # segments of largest magnitude
     margin: float = 100.0  # m
     magnitude_weight: float = 1e-4  # alpha
-    variant: Variant = "official"
 
     @model_validator(mode="after")
     def _check(self) -> "RTFMSettings":

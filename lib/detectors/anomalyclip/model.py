@@ -1,19 +1,22 @@
 """The AnomalyCLIP network: prompts, Selector, Temporal model and their aggregation (section 3).
 
+Zanella, Liberatori, Menapace, Poiesi, Wang and Ricci, "Delving into CLIP latent space for video
+anomaly recognition", CVIU 2024 (official code: lucazanella/AnomalyCLIP). Not the AnomalyCLIP of
+Zhou, Pang, Tian, He and Chen (ICLR 2024), a method for defects in industrial images.
+
 A prompt is [SOT][context vectors][class tokens][.][EOT]; every class, the normal one included, has
 context vectors of its own (CoOp). Parameter names are those of the official checkpoints.
-Axis letters: B windows, S segments, F frames, C abnormal classes, D feature and W text dimension.
+Axis letters: B windows, S segments, F frames, C abnormal classes, D feature, E embedding and W text
+dimension.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, scaled_dot_product_attention
 
 from alertclip.errors import InputError
-from detectors.anomalyclip.temporal import TemporalModel
 from detectors.detector_parts import Features, TextTower, Tokenizer, VideoScores, as_features
 from detectors.training_protocol import AnomalyCLIPSettings
 
@@ -23,7 +26,7 @@ WINDOWS = 16  # scored at once: bounds memory and changes no score
 class PromptLearner(nn.Module):
     """Context vectors ``ctx`` (C+1, n, W) between the fixed embeddings of the other tokens.
 
-    ``tokens`` (C+1, L) are the class names' own, from ``class_tokens``; W is the text width.
+    ``tokens`` (C+1, L) are those of "class name.", [EOT] the largest of a row; W is the text width.
     """
 
     def __init__(self, token_embedding: nn.Embedding, tokens: Tensor, context: int) -> None:
@@ -33,28 +36,12 @@ class PromptLearner(nn.Module):
         noise = torch.randn(len(tokens), context, embedded.shape[-1])
         self.ctx = nn.Parameter(0.02 * noise)  # deviation: Appendix A
         self.register_buffer("token_prefix", embedded[:, :1].clone())
-        # class_tokens makes sure that only padding is cut off at the end
+        # only padding is cut off at the end, where the names leave room
         self.register_buffer("token_suffix", embedded[:, 1 : tokens.shape[1] - context].clone())
 
     def forward(self) -> Tensor:
         """Embedded prompts (C+1, L, W)."""
         return torch.cat([self.token_prefix, self.ctx, self.token_suffix], dim=1)
-
-
-def class_tokens(tokenizer: Tokenizer, class_names: Sequence[str], context: int) -> Tensor:
-    """Token ids (C+1, L) of "class name." with underscores as spaces, [EOT] the largest of a row.
-
-    Raises InputError for a name that leaves no room for ``context`` tokens before it.
-    """
-    tokens = tokenizer([f"{name.replace('_', ' ')}." for name in class_names])
-    room = tokens.shape[1] - context
-    for name, end in zip(class_names, tokens.argmax(dim=1).tolist(), strict=True):
-        if end >= room:
-            raise InputError(
-                f"class {name}: {end + 1} tokens and {context} of context do not fit into the"
-                f" {tokens.shape[1]} of the text encoder; shorten the name or context_tokens"
-            )
-    return tokens
 
 
 def normality_prototype(videos: Iterable[Tensor]) -> Tensor:
@@ -65,12 +52,6 @@ def normality_prototype(videos: Iterable[Tensor]) -> Tensor:
     if not count:
         raise InputError("normality prototype of no frames: give the normal training videos")
     return (total / count).float()
-
-
-def class_directions(text: Tensor, prototype: Tensor, normal_id: int) -> Tensor:
-    """Unit directions d_c / |d_c| (C, D) of the abnormal classes, eq. 2: text (C+1, D) minus m."""
-    abnormal = torch.cat([text[:normal_id], text[normal_id + 1 :]])
-    return normalize(abnormal - prototype, dim=-1)
 
 
 class Selector(nn.Module):
@@ -90,12 +71,96 @@ class Selector(nn.Module):
         return self.bn_layer(projected.flatten(0, -2)).view_as(projected)
 
 
-class AnomalyCLIPOutput(NamedTuple):
-    """Selector logits (B, S, F, C), p_A (B, S, F), class probabilities (B, S, F, C+1)."""
+class AxialAttention(nn.Module):
+    """Layer norm and multi-head self-attention along one axis of (B, E, S, F).
 
-    logits: Tensor
-    p_anomaly: Tensor
-    probabilities: Tensor
+    Axis 2 are segments, 3 frames; q, k and v have no bias.
+    """
+
+    def __init__(self, axis: int, emb: int, heads: int) -> None:
+        super().__init__()
+        self.axis, self.heads = axis, heads
+        maps = {
+            "to_q": nn.Linear(emb, emb, bias=False),
+            "to_kv": nn.Linear(emb, 2 * emb, bias=False),
+        }
+        attention = nn.ModuleDict({**maps, "to_out": nn.Linear(emb, emb)})
+        self.fn = nn.ModuleDict({"norm": nn.LayerNorm(emb), "fn": attention})
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, E, S, F) -> (B, E, S, F)."""
+        rows, maps = x.movedim((self.axis, 1), (-2, -1)), self.fn["fn"]  # (B, other, axis, E)
+        h = self.fn["norm"](rows.flatten(0, 1))
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (N, heads, axis, E / heads)
+            for part in (maps["to_q"](h), *maps["to_kv"](h).chunk(2, dim=-1))
+        )
+        mixed = scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return maps["to_out"](mixed).view(rows.shape).movedim((-2, -1), (self.axis, 1))
+
+
+class ChannelNorm(nn.Module):
+    """Normalise over E at each place; divides by (biased) std + eps, not by sqrt(var + eps)."""
+
+    def __init__(self, emb: int) -> None:
+        super().__init__()
+        self.g = nn.Parameter(torch.ones(1, emb, 1, 1))
+        self.b = nn.Parameter(torch.zeros(1, emb, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, E, S, F) -> (B, E, S, F)."""
+        std = x.std(dim=1, correction=0, keepdim=True)
+        return (x - x.mean(dim=1, keepdim=True)) / (std + 1e-5) * self.g + self.b
+
+
+class TemporalModel(nn.Module):
+    """T(V) of eq. 6, the probability that a frame is abnormal: axial attention (Ho et al. 2019).
+
+    Every layer has two attentions, along segments and along frames, and two convolutions, as
+    residual steps of two streams. Both start as the input plus learned positions; the output is
+    their mean. ``settings.axes`` "short" attends only within segments, "long" only across them
+    (Table 10). The authors use reversible layers to save memory; the results are the same.
+    """
+
+    def __init__(self, width: int, settings: AnomalyCLIPSettings) -> None:
+        super().__init__()
+        emb, segments, frames = settings.emb_size, settings.segments, settings.segment_frames
+        along = {"both": (2, 3), "short": (3, 3), "long": (2, 2)}[settings.axes]
+        self.projection = nn.Linear(width, emb)
+        positions = torch.randn(1, emb, segments, 1), torch.randn(1, emb, 1, frames)
+        named = {f"param_{i}": nn.Parameter(axis) for i, axis in enumerate(positions)}
+        blocks = nn.ModuleList()
+        for _ in range(settings.depth):
+            blocks.append(_coupled(*(AxialAttention(axis, emb, settings.heads) for axis in along)))
+            blocks.append(_coupled(_convolutions(emb), _convolutions(emb)))
+        layers = nn.ModuleDict({"blocks": blocks})
+        self.axial_attn = nn.ModuleDict({"pos_emb": nn.ParameterDict(named), "layers": layers})
+        last = {"layer_norm": nn.LayerNorm(emb), "linear": nn.Linear(emb, 1)}
+        self.classifier = nn.ModuleDict(last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, S, F, width) -> p_A (B, S, F) in [0, 1]."""
+        x, positions = self.projection(x).movedim(-1, 1), self.axial_attn["pos_emb"]
+        x1 = x2 = x + positions["param_0"] + positions["param_1"]  # (B, E, S, F)
+        for pair in self.axial_attn["layers"]["blocks"]:
+            x1 = x1 + pair["f"]["net"](x2)
+            x2 = x2 + pair["g"]["net"](x1)
+        x = self.classifier["layer_norm"](((x1 + x2) / 2).movedim(1, -1))
+        return self.classifier["linear"](x).squeeze(-1).sigmoid()
+
+
+def _coupled(f: nn.Module, g: nn.Module) -> nn.ModuleDict:
+    parts = {"f": f, "g": g}
+    return nn.ModuleDict({name: nn.ModuleDict({"net": part}) for name, part in parts.items()})
+
+
+def _convolutions(emb: int) -> nn.Sequential:
+    return nn.Sequential(
+        ChannelNorm(emb),
+        nn.Conv2d(emb, 4 * emb, kernel_size=3, padding=1),
+        nn.LeakyReLU(),
+        nn.Conv2d(4 * emb, emb, kernel_size=3, padding=1),
+    )
 
 
 class AnomalyCLIP(nn.Module):
@@ -103,7 +168,7 @@ class AnomalyCLIP(nn.Module):
 
     The text tower of ``clip`` is copied. ``class_names`` (C+1) hold the normal class at
     ``settings.normal_id``; ``prototype`` m (D,) is from ``normality_prototype``. New weights come
-    from torch's seed. Raises InputError if classes or dimensions do not fit.
+    from torch's seed. Raises InputError for a class name that is too long.
     """
 
     def __init__(
@@ -115,45 +180,41 @@ class AnomalyCLIP(nn.Module):
         settings: AnomalyCLIPSettings,
     ) -> None:
         super().__init__()
-        if len({*class_names}) < len(class_names) or not 0 <= settings.normal_id < len(class_names):
-            raise InputError(
-                f"classes {', '.join(class_names)}: give each once, and the normal one at place"
-                f" {settings.normal_id}"
-            )
         self.settings = settings
-        tokens = class_tokens(tokenizer, class_names, settings.context_tokens)
+        tokens = tokenizer([f"{name.replace('_', ' ')}." for name in class_names])
+        end, room = tokens.argmax(dim=1), tokens.shape[1] - settings.context_tokens
+        if end[longest := int(end.argmax())] >= room:
+            raise InputError(
+                f"class {class_names[longest]}: its tokens and {settings.context_tokens} of context"
+                f" do not fit into the {tokens.shape[1]} of the text encoder; shorten either"
+            )
         self.prompt_learner = PromptLearner(clip.token_embedding, tokens, settings.context_tokens)
         self.text_encoder = TextTower(clip)
         width, classes = self.text_encoder.text_projection.shape[1], len(class_names) - 1
-        if prototype.shape != (width,):
-            raise InputError(
-                f"prototype of shape {tuple(prototype.shape)}, but features of {width} dimensions:"
-                " compute both with the same backbone"
-            )
         self.selector_model = Selector(classes, clip.logit_scale)
         self.temporal_model = TemporalModel(width + classes * settings.concat_logits, settings)
         self.text_encoder.text_projection.requires_grad_(settings.tune_projection)
         # not in the state dict: official checkpoints keep m in another file
         self.register_buffer("prototype", prototype.detach().float().clone(), persistent=False)
-        end = tokens.argmax(dim=1) + settings.context_tokens
-        self.register_buffer("end", end, persistent=False)
+        self.register_buffer("end", end + settings.context_tokens, persistent=False)
 
     def directions(self) -> Tensor:
-        """Unit directions (C, D) of the abnormal classes, eq. 2."""
-        text = self.text_encoder(self.prompt_learner(), self.end)
-        return class_directions(text, self.prototype, self.settings.normal_id)
+        """Unit directions d_c / |d_c| (C, D) of the abnormal classes, eq. 2: text minus m."""
+        text, normal = self.text_encoder(self.prompt_learner(), self.end), self.settings.normal_id
+        abnormal = torch.cat([text[:normal], text[normal + 1 :]])
+        return normalize(abnormal - self.prototype, dim=-1)
 
-    def forward(self, features: Tensor, directions: Tensor) -> AnomalyCLIPOutput:
-        """features (B, S, F, D), directions (C, D) -> logits and probabilities.
+    def forward(self, features: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """features (B, S, F, D), directions (C, D) -> logits, p_A, class probabilities.
 
-        Logits are normalised by the batch in training, by running statistics in evaluation.
+        Logits (B, S, F, C) of the Selector are normalised by the batch in training, by running
+        statistics in evaluation. p_A is (B, S, F), the probabilities are (B, S, F, C+1).
         """
         x = features - self.prototype
         logits = self.selector_model(x, directions)
         inputs = torch.cat([logits, x], dim=-1) if self.settings.concat_logits else x
         p_anomaly = self.temporal_model(inputs)
-        probabilities = aggregate(logits, p_anomaly, self.settings.normal_id)
-        return AnomalyCLIPOutput(logits, p_anomaly, probabilities)
+        return logits, p_anomaly, aggregate(logits, p_anomaly, self.settings.normal_id)
 
 
 def aggregate(logits: Tensor, p_anomaly: Tensor, normal_id: int) -> Tensor:

@@ -7,7 +7,6 @@ half abnormal, S segments, F frames, C abnormal classes, K selected segments.
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,41 +15,29 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from detectors.anomalyclip.model import AnomalyCLIP, AnomalyCLIPOutput
+from detectors.anomalyclip.model import AnomalyCLIP
 from detectors.detector_parts import halves, paired_batches, train, weighted
 from detectors.training_protocol import AnomalyCLIPSettings
 
 MASKED = 1e6  # larger than any score, so that masked segments come last (official code)
 
 
-class Selection(NamedTuple):
-    """Segment indices: most and least abnormal of the abnormal videos, most of the normal ones."""
-
-    abnormal_top: Tensor  # (A, K)
-    abnormal_bottom: Tensor  # (A, K)
-    normal_top: Tensor  # (B - A, K)
-
-
-def abnormal_column(labels: Tensor, normal_id: int) -> Tensor:
-    """Columns among the C abnormal classes for abnormal labels among all C+1 classes."""
-    return labels - (labels > normal_id).long()
-
-
 def select_segments(
-    logits: Tensor, labels: Tensor, mask: Tensor, normal_id: int, top_k: int, bottom_k: int
-) -> Selection:
+    logits: Tensor, column: Tensor, mask: Tensor, top_k: int, bottom_k: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Segments by likelihood, eq. 5: the sum of the logits (B, S, F, C) over a segment's frames.
 
-    The first half of the batch is abnormal and is ranked by the logits of its label (B/2,), the
-    normal half by the sum over classes. Only segments with a True mask (B, S) are selected, unless
-    fewer than k of them are left (official code).
+    The first half of the batch is abnormal and is ranked by the logits of its own ``column``
+    (B/2,), the normal half by the sum over classes. Returns indices (B/2, K) of the most and the
+    least abnormal segments of the abnormal videos, and of the most abnormal ones of the normal
+    videos. Only segments with a True mask (B, S) are selected, unless fewer than k of them are left
+    (official code).
     """
     half = len(logits) // 2
     likelihood = logits.detach().sum(dim=2)  # (B, S, C)
-    column = abnormal_column(labels, normal_id)
     own = likelihood[torch.arange(half, device=column.device), :, column]  # (B/2, S)
     normal, closed = likelihood[half:].sum(dim=2), ~mask
-    return Selection(
+    return (
         own.masked_fill(closed[:half], -MASKED).topk(top_k).indices,
         own.masked_fill(closed[:half], MASKED).topk(bottom_k, largest=False).indices,
         normal.masked_fill(closed[half:], -MASKED).topk(top_k).indices,
@@ -58,21 +45,22 @@ def select_segments(
 
 
 def total_loss(
-    output: AnomalyCLIPOutput,
-    labels: Tensor,
-    selection: Selection,
+    output: tuple[Tensor, Tensor, Tensor],
+    column: Tensor,
+    selection: tuple[Tensor, Tensor, Tensor],
     settings: AnomalyCLIPSettings,
 ) -> dict[str, Tensor]:
     """ "total", the weighted sum (section 3.4), and its terms before weighting.
 
-    labels (B/2,) of the abnormal half among the C+1 classes; ``settings.left_out`` names terms
-    outside the sum. L_N^DIR is over all logits (paper) or the highest of each frame (official).
+    output of the model, column (B/2,) of the abnormal half's labels, selection of
+    ``select_segments``. L_N^DIR is over all logits (paper) or the highest of each frame (official).
     L_smo (eq. 13) is the sum of differences of successive frames, so the last minus the first,
     which we average over videos (paper), or the sum of squared differences, with all videos joined
     to one sequence (official).
     """
     logits, p_anomaly, probabilities = output
-    half, column = len(logits) // 2, abnormal_column(labels, settings.normal_id)[:, None]
+    half, column = len(logits) // 2, column[:, None]
+    label = column + (column >= settings.normal_id).long()  # among all C+1 classes
     video = torch.arange(half, device=logits.device)[:, None]
     top, bottom, normal_top = selection
     p_abnormal, p_normal = p_anomaly[:half], p_anomaly[half:]
@@ -81,7 +69,7 @@ def total_loss(
     terms = {
         "direction_abnormal": -logits[video, top, :, column].mean(),  # eq. 7
         "direction_normal": normal.mean(),  # eq. 10
-        "abnormal_top": -probabilities[video, top, :, labels[:, None]].log().mean(),  # eq. 8
+        "abnormal_top": -probabilities[video, top, :, label].log().mean(),  # eq. 8
         "abnormal_bottom": -(1 - p_abnormal[video, bottom]).log().mean(),  # eq. 9
         "normal_top": -(1 - p_normal[video, normal_top]).log().mean(),  # eq. 11
         "sparsity": p_abnormal.mean(),  # eq. 12
@@ -99,39 +87,29 @@ def fit(
     videos[i] (N_i, D) are frame features with the video-level class labels[i]. Raises InputError if
     half a batch cannot be filled or a loss is not finite.
     """
-    settings, rng = model.settings, np.random.default_rng(seed)
+    s, device, rng = model.settings, model.prototype.device, np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
-    pools = halves([label != settings.normal_id for label in labels], settings.batch_size)
+    pools = halves([label != s.normal_id for label in labels], s.batch_size)
     # An epoch is one pass over the longer half; the shorter one is repeated (Lightning).
-    count = max(map(len, pools)) // settings.batch_size
+    count = max(map(len, pools)) // s.batch_size
+
+    def losses(batch: list[int]) -> dict[str, Tensor]:
+        x = [training_sample(videos[i], s.segments, s.segment_frames, rng) for i in batch]
+        abnormal = torch.tensor([labels[i] for i in batch[: s.batch_size]], device=device)
+        column = abnormal - (abnormal > s.normal_id).long()  # among the abnormal classes
+        # True where a segment may be selected (official code)
+        mask = torch.rand(len(batch), s.segments, generator=generator) < s.keep_probability
+        output = model(torch.stack(x).to(device, torch.float32), model.directions())
+        selection = select_segments(output[0], column, mask.to(device), s.top_k, s.bottom_k)
+        return total_loss(output, column, selection, s)
+
     return train(
         model,
-        partial(LambdaLR, lr_lambda=partial(learning_rate_factor, settings=settings)),
-        partial(paired_batches, pools, settings.batch_size, count, rng),
-        lambda batch: _losses(
-            model, [videos[i] for i in batch], [labels[i] for i in batch], rng, generator
-        ),
-        partial(AdamW, betas=settings.betas),
+        partial(LambdaLR, lr_lambda=partial(learning_rate_factor, settings=s)),
+        partial(paired_batches, pools, s.batch_size, count, rng),
+        losses,
+        partial(AdamW, betas=s.betas),
     )
-
-
-def _losses(
-    model: AnomalyCLIP,
-    videos: Sequence[Tensor],
-    labels: Sequence[int],
-    rng: np.random.Generator,
-    generator: torch.Generator,
-) -> dict[str, Tensor]:
-    """Losses on random segments of the videos, of which the first half is abnormal."""
-    s, device, half = model.settings, model.prototype.device, len(videos) // 2
-    sampled = [training_sample(video, s.segments, s.segment_frames, rng) for video in videos]
-    abnormal = torch.tensor(labels[:half], device=device)
-    # True where a segment may be selected (official code)
-    mask = torch.rand(len(videos), s.segments, generator=generator) < s.keep_probability
-    output = model(torch.stack(sampled).to(device, torch.float32), model.directions())
-    ranked = output.logits, abnormal, mask.to(device)
-    selection = select_segments(*ranked, s.normal_id, s.top_k, s.bottom_k)
-    return total_loss(output, abnormal, selection, s)
 
 
 def training_sample(

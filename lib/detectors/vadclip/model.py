@@ -1,5 +1,7 @@
-"""The VadCLIP network (Wu et al. 2024): local and global adapter, two branches, two prompts.
+"""The VadCLIP network: local and global adapter, two branches, two prompts.
 
+Wu, Zhou, Pang, Zhou, Yan, Wang and Zhang, "VadCLIP: Adapting vision-language models for weakly
+supervised video anomaly detection", AAAI 2024 (official code: nwpu-zxr/VadCLIP).
 Axis letters: B videos, T positions, C classes, D feature, L text slots and W text dimension.
 Parameter names are those of the official checkpoints.
 """
@@ -7,7 +9,6 @@ Parameter names are those of the official checkpoints.
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from open_clip.transformer import QuickGELU, Transformer
@@ -17,16 +18,6 @@ from torch.nn.functional import normalize, pad, threshold
 from alertclip.errors import InputError
 from detectors.detector_parts import Features, TextTower, Tokenizer, VideoScores, as_features
 from detectors.training_protocol import VadCLIPSettings
-
-CHUNKS = 32  # scored at once: bounds memory and changes no score
-
-
-class VadCLIPOutput(NamedTuple):
-    """Logits of the C-branch (B, T) and the A-branch (B, T, C), and the features of both."""
-
-    logits1: Tensor
-    logits2: Tensor  # divided by the temperature
-    adapted: Tensor  # (B, T, D)
 
 
 @torch.no_grad()
@@ -51,26 +42,6 @@ def prompt_layout(
         places = [0, *range(1 + prefix, 1 + prefix + m), int(end[c])]
         slots[c, places], learned[c, places] = row[: m + 2], False
     return embedding(slots).float(), learned, end
-
-
-def window_mask(length: int, window: int) -> Tensor:
-    """Additive attention mask (length, length): 0 within a window, -inf between windows.
-
-    Window 0 means one window over the whole length.
-    """
-    block = torch.arange(length) // (window or length)
-    apart = block[:, None] != block[None, :]
-    return torch.zeros(length, length).masked_fill(apart, float("-inf"))
-
-
-def similarity_adjacency(x: Tensor, valid: Tensor, cutoff: float) -> Tensor:
-    """Softmax(H_sim) of eq. 2 among valid positions, zero elsewhere: (B, T, D) -> (B, T, T).
-
-    Cosines up to ``cutoff`` become 0, not -inf (official code), so they keep the weight exp(0).
-    """
-    norm = x.norm(dim=-1, keepdim=True)
-    cosine = x @ x.mT / (norm @ norm.mT + 1e-20)
-    return row_softmax(threshold(cosine, cutoff, 0.0), valid)
 
 
 def row_softmax(h: Tensor, valid: Tensor) -> Tensor:
@@ -112,18 +83,17 @@ class VadCLIP(nn.Module):
         super().__init__()
         self.settings, self.text = settings, TextTower(clip)
         (slots, text_width), width = clip.positional_embedding.shape, clip.text_projection.shape[1]
-        if len(class_names) < 2 or width % 2 or width % settings.heads:
-            raise InputError(
-                f"VadCLIP: {len(class_names)} classes, feature width {width}: give the normal class"
-                f" and others, and an even width divisible by {settings.heads} heads"
-            )
+        if width % settings.heads:
+            raise InputError(f"VadCLIP: {settings.heads} heads do not divide the width {width}")
         tokens = tokenizer(list(class_names)).to(clip.token_embedding.weight.device)
         context = settings.prefix, settings.postfix
         prompts = prompt_layout(tokens, clip.token_embedding, class_names, *context)
         for name, part in zip(("fixed", "learned", "eot"), prompts, strict=True):
             self.register_buffer(f"prompt_{name}", part, persistent=False)
         self.temporal = Transformer(width, settings.layers, settings.heads, act_layer=QuickGELU)
-        mask = window_mask(settings.length, settings.window)
+        window = torch.arange(settings.length) // (settings.window or settings.length)
+        apart = window[:, None] != window  # attention stays within a window
+        mask = torch.zeros(apart.shape).masked_fill(apart, float("-inf"))
         self.register_buffer("window_mask", mask, persistent=False)
         self._make_graph(width)
         self.linear = nn.Linear(width, width)
@@ -147,8 +117,12 @@ class VadCLIP(nn.Module):
         for name, inputs in (("gc1", width), ("gc3", width), ("gc2", half), ("gc4", half)):
             setattr(self, name, GraphConvolution(inputs, half))
 
-    def forward(self, x: Tensor, lengths: Tensor, text: Tensor) -> VadCLIPOutput:
-        """Features x (B, T, D), valid lengths (B,), t_out (C, D) of ``encode_text`` -> logits."""
+    def forward(self, x: Tensor, lengths: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features x (B, T, D), valid lengths (B,), t_out (C, D) of ``encode_text``.
+
+        Returns logits of the C-branch (B, T), those of the A-branch (B, T, C) divided by the
+        temperature, and the features that both read (B, T, D).
+        """
         valid = torch.arange(x.shape[1], device=lengths.device) < lengths[:, None]  # not padding
         f = self.encode_video(x, valid)
         logits1 = self.classifier(f + self.mlp2(f))  # (B, T, 1), eq. 4
@@ -156,7 +130,7 @@ class VadCLIP(nn.Module):
             both = text + self.visual_prompt(f, logits1, valid)  # (B, C, D)
             text = (text if self.settings.variant == "paper" else both) + self.mlp1(both)  # eq. 7
         cosine = normalize(f, dim=-1) @ normalize(text, dim=-1).mT
-        return VadCLIPOutput(logits1.squeeze(-1), cosine / self.settings.temperature, f)
+        return logits1.squeeze(-1), cosine / self.settings.temperature, f
 
     def encode_text(self) -> Tensor:
         """t_out (C, D): the classes' names in their learned context, not normalised."""
@@ -176,8 +150,13 @@ class VadCLIP(nn.Module):
         return self.linear(x)
 
     def _graph(self, x: Tensor, valid: Tensor) -> Tensor:
-        """Global module (eq. 1); the paper does not place its residual, ours goes around it all."""
-        similar = similarity_adjacency(x, valid, self.settings.similarity_threshold)
+        """Global module (eq. 1); the paper does not place its residual, ours goes around it all.
+
+        Cosines of eq. 2 up to the threshold become 0, not -inf (official), so they weigh exp(0).
+        """
+        norm = x.norm(dim=-1, keepdim=True)
+        cosine = x @ x.mT / (norm @ norm.mT + 1e-20)
+        similar = row_softmax(threshold(cosine, self.settings.similarity_threshold, 0.0), valid)
         if self.settings.variant == "paper":
             h, near = self.gc(x), row_softmax(-self.distances / self.disAdj.sigma, valid)  # eq. 3
             return x + self.activation(torch.cat([similar @ h, near @ h], dim=-1))
@@ -213,12 +192,8 @@ def score_video(
     """
     features = as_features(features, model.linear.in_features)
     x, lengths = chunks(features, model.settings.length)
-    parts = zip(x.split(CHUNKS), lengths.split(CHUNKS), strict=True)
-    outputs = [model(part.to(text.device), n.to(text.device), text) for part, n in parts]
-    logits1, logits2, adapted = (
-        torch.cat(found).flatten(0, 1)[: len(features)].cpu()
-        for found in zip(*outputs, strict=True)
-    )
+    outputs = model(x.to(text.device), lengths.to(text.device), text)
+    logits1, logits2, adapted = (found.flatten(0, 1)[: len(features)].cpu() for found in outputs)
     probabilities = logits2.softmax(dim=-1)
     scores = (logits1.sigmoid().numpy(), 1 - probabilities[:, 0].numpy())
     anomaly, other = scores[::-1] if aligned else scores

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import MultiStepLR
 from alertclip.errors import InputError
 from detectors.detector_parts import Features, as_features, halves, paired_batches, train, weighted
 from detectors.training_protocol import VadCLIPSettings
-from detectors.vadclip.model import VadCLIP, VadCLIPOutput
+from detectors.vadclip.model import VadCLIP
 
 
 def top_k_mean(values: Tensor, lengths: Tensor) -> Tensor:
@@ -30,7 +30,8 @@ def top_k_mean(values: Tensor, lengths: Tensor) -> Tensor:
 
 
 def total_loss(
-    output: VadCLIPOutput,
+    logits1: Tensor,
+    logits2: Tensor,
     text: Tensor,
     targets: Tensor,
     lengths: Tensor,
@@ -38,17 +39,18 @@ def total_loss(
 ) -> dict[str, Tensor]:
     """ "total", L_bce + L_nce + lambda L_cts (eq. 10), and its terms before weighting.
 
-    text (C, D), targets (B, C) of 0 and 1, lengths (B,). The classes of a video have equal weight
-    in L_nce (MIL-Align, eq. 8). Table 6 drops L_bce or L_nce. L_cts (eq. 9) keeps abnormal texts
-    from the normal one: mean of |cos| (official), or sum of max(0, cos) (paper).
+    logits1 (B, T), logits2 (B, T, C), text (C, D), targets (B, C) of 0 and 1, lengths (B,). The
+    classes of a video have equal weight in L_nce (MIL-Align, eq. 8). Table 6 drops L_bce or L_nce.
+    L_cts (eq. 9) keeps abnormal texts from the normal one: mean of |cos| (official), or sum of
+    max(0, cos) (paper).
     """
-    confidence = top_k_mean(output.logits1.sigmoid()[..., None], lengths)[:, 0]
+    confidence = top_k_mean(logits1.sigmoid()[..., None], lengths)[:, 0]
     shares = targets / targets.sum(dim=1, keepdim=True)
     cosine = cosine_similarity(text[:1], text[1:])
     paper = settings.variant == "paper"
     terms = {
         "binary": binary_cross_entropy(confidence, 1 - targets[:, 0]),
-        "alignment": cross_entropy(top_k_mean(output.logits2, lengths), shares),
+        "alignment": cross_entropy(top_k_mean(logits2, lengths), shares),
         "separation": cosine.relu().sum() if paper else cosine.abs().mean(),
     }
     return weighted(terms, settings)
@@ -66,22 +68,25 @@ def fit(model: VadCLIP, videos: Sequence[Features], targets: Tensor, seed: int) 
     if both := torch.nonzero(targets[:, 1:].any(dim=1) == is_normal).flatten().tolist():
         raise InputError(f"video {both[0]}: give the normal class or abnormal ones, not both")
     videos = [as_features(video, width, f"video {i}: ") for i, video in enumerate(videos)]
+    device = model.linear.weight.device
+
+    def losses(batch: list[int]) -> dict[str, Tensor]:
+        made = (training_window(videos[i], settings.length) for i in batch)
+        windows, lengths = zip(*made, strict=True)
+        n, text = torch.tensor(lengths, device=device), model.encode_text()
+        logits1, logits2, _ = model(torch.stack(windows).to(device), n, text)
+        if not (logits1.isfinite().all() and logits2.isfinite().all()):
+            raise InputError(
+                "VadCLIP: logits are not finite; lower learning_rate or scale features"
+            )
+        return total_loss(logits1, logits2, text, targets[batch].to(device), n, settings)
+
     return train(
         model,
         partial(MultiStepLR, milestones=settings.milestones, gamma=0.1),
         partial(epoch_batches, is_normal.tolist(), settings, rng),
-        lambda batch: _losses(model, [videos[i] for i in batch], targets[batch]),
+        losses,
     )
-
-
-def _losses(model: VadCLIP, videos: Sequence[Tensor], targets: Tensor) -> dict[str, Tensor]:
-    settings, device = model.settings, model.linear.weight.device
-    windows, lengths = zip(*(training_window(v, settings.length) for v in videos), strict=True)
-    n, text = torch.tensor(lengths, device=device), model.encode_text()
-    output = model(torch.stack(windows).to(device), n, text)
-    if not all(logits.isfinite().all() for logits in output):
-        raise InputError("VadCLIP: logits are not finite; lower learning_rate or scale features")
-    return total_loss(output, text, targets.to(device), n, settings)
 
 
 def training_window(features: Tensor, length: int) -> tuple[Tensor, int]:
