@@ -182,7 +182,7 @@ def test_shanghaitech_classes_come_from_labelled_lists(tmp_path):
     event, normal = read_truth(benchmark, tmp_path)
     assert event.spans == ((1, 3), (4, 5)) and event.span_classes == ("fighting",) * 2
     assert (event.classes, normal.classes, normal.is_abnormal) == (("fighting",), (), False)
-    assert [v.classes for v in training_videos(benchmark, tmp_path)] == [("fighting",), ()]
+    assert list(training_videos(benchmark, tmp_path).values()) == [("fighting",), ()]
     assert benchmark.classes[0] == benchmark.normal_class  # as VadCLIP wants it
     for_training.write_text("frames/01_0014 0 4 18\n")
     with pytest.raises(InputError, match="SH_Train.txt, line 1: no class 18; there are 18"):
