@@ -60,8 +60,7 @@ def plant(
     jobs = _jobs(items, clean, each, seed)
     content = [(job.video, job.source.key, job.kind, job.seed) for job in jobs]
     code = [sha256_file(file) for file in (__file__, world_video.__file__)]
-    made_by = {"code": code, "av": av.__version__, "cv2": cv2.__version__}
-    identity = sha256_json([content, made_by, str(root)])
+    identity = sha256_json([content, code, av.__version__, cv2.__version__, str(root)])
     mark = out / "planted.json"
     if not mark.exists() or read_json(mark) != identity:
         if out.exists() and any(out.iterdir()) and not mark.exists():
@@ -90,8 +89,12 @@ def _jobs(items: Sequence[Item], clean: int, each: int, seed: int) -> list[Job]:
     faulty = []
     for kind in FAULTS:
         for source in _sources(kind, kept, spare, each, rng):
-            number = len(faulty) + 1
-            folder = _folder(kind, source, folders, rng)
+            folder, number = PurePosixPath(source.video).parent, len(faulty) + 1
+            if kind == "wrong polarity" and source.is_abnormal:
+                folder = folders["Normal"]
+            elif kind in LABELS:
+                others = sorted(set(folders) - {"Normal", source.class_name})
+                folder = folders[others[rng.integers(len(others))]]
             name = f"{PurePosixPath(source.video).stem}_{seed}{number:04d}.mp4"
             faulty.append(Job(str(folder / name), source, kind, number))
     return jobs + [faulty[i] for i in rng.permutation(len(faulty))]
@@ -107,21 +110,8 @@ def _sources(
         raise InputError(f"{kind}: {each} clips asked for, {len(pool)} left; plant fewer")
     chosen = [pool[i] for i in rng.permutation(len(pool))[:each]]
     if kind not in COPIES:
-        for item in chosen:
-            spare.remove(item)
+        spare[:] = [item for item in spare if item not in chosen]
     return chosen
-
-
-def _folder(
-    kind: str, source: Item, folders: dict[str, PurePosixPath], rng: np.random.Generator
-) -> PurePosixPath:
-    """Where the clip is filed: the folder of another class for a fault of the label."""
-    if kind not in LABELS:
-        return PurePosixPath(source.video).parent
-    if kind == "wrong polarity" and source.is_abnormal:
-        return folders["Normal"]
-    others = sorted(set(folders) - {"Normal", source.class_name})
-    return folders[others[rng.integers(len(others))]]
 
 
 def _write(root: Path, target: Path, job: Job) -> None:
@@ -135,23 +125,10 @@ def _write(root: Path, target: Path, job: Job) -> None:
     rng = np.random.default_rng([job.seed, info.frames])
     whole = {"movflags": "faststart"} if job.seed % 2 else {}
     changed = list(_changed(job, frames, info.fps, rng))
-    encode(changed, target, info.fps, ENCODING.get(job.kind, {}), whole)
+    world_video.write_video(changed, target, info.fps, ENCODING.get(job.kind), whole)
     if job.kind == "truncated":  # the index stands first in every second file: its start decodes
         data = target.read_bytes()
         target.write_bytes(data[: int(len(data) * rng.uniform(0.25, 0.5))])
-
-
-def encode(
-    frames: Sequence[np.ndarray],
-    path: Path,
-    fps: float,
-    options: dict[str, str] | None = None,
-    container_options: dict[str, str] | None = None,
-) -> None:
-    """Write frames (T, H, W, 3) uint8 as H.264; options as of ``write_video``."""
-    pictures = [av.VideoFrame.from_ndarray(np.ascontiguousarray(frame)) for frame in frames]
-    options = {"crf": "23", **(options or {})}
-    world_video.write_video(pictures, path, fps, options, container_options)
 
 
 def _changed(

@@ -14,7 +14,6 @@ from miniworld.plan import FPS, FRAMES, HEIGHT, WIDTH, Plan
 from miniworld.scenes import background
 
 NOISE_BANK = 8
-BLUR = 2  # pixels by which the lens smears a change
 
 
 @lru_cache(maxsize=1)
@@ -84,15 +83,10 @@ def _glowing(canvas: Canvas, plan: Plan, now: Moment) -> list[Box]:
 
 
 class Shot:
-    """What the frames of a plan share: background, light, lens and noise, computed once.
-
-    A frame is computed anew only where something is drawn that is not in all of them.
-    """
+    """What the frames of a plan share: background, light, lens and noise, computed once."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.scene, self.curve = plan, background(plan), _curve(plan)
-        self.lit = cv2.LUT(self.scene, self.curve)
-        self.empty: dict[str, np.ndarray] = {}  # what the lens sees of it, by time stamp
         self.grain: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # by bank: what it adds and takes
 
     def frame(self, abnormal: bool, t: float) -> np.ndarray:
@@ -100,42 +94,16 @@ class Shot:
         plan, now = self.plan, moment(self.plan, abnormal, t)
         canvas = Canvas(self.scene.copy(), plan.style)
         _unlit(canvas, plan, now)
-        image, part = self.lit.copy(), canvas.part()
-        if (drawn := canvas.image[part]).size:
-            image[part] = cv2.LUT(drawn, self.curve)
-        canvas.image = image
+        canvas.image = cv2.LUT(canvas.image, self.curve)
         _glowing(canvas, plan, now)
-        return self._noisy(self._lens(image, canvas, t), t)
-
-    def _lens(self, image: np.ndarray, canvas: Canvas, t: float) -> np.ndarray:
-        """Occluder, mirror, time stamp and blur of a lit image; all but ``drawn`` is known."""
-        stamp = f"{self.plan.stamp}{int(t) % 60:02d}" if self.plan.stamp else ""
-        image = self._stamped(image, stamp)
-        if self.plan.compression <= 0.25:
-            return image
-        if stamp not in self.empty:
-            self.empty[stamp] = self._blurred(self._stamped(self.lit.copy(), stamp))
-        seen = self.empty[stamp].copy()
-        rows, columns = canvas.part(margin=BLUR)
-        near = canvas.part(margin=2 * BLUR)
-        if self.plan.mirror:
-            columns, near = _mirrored(columns), (near[0], _mirrored(near[1]))
-        if (part := image[near]).size:
-            top, left = rows.start - near[0].start, columns.start - near[1].start
-            blurred = self._blurred(part)[top:, left:]
-            target = seen[rows, columns]
-            target[:] = blurred[: target.shape[0], : target.shape[1]]
-        return seen
-
-    def _stamped(self, image: np.ndarray, stamp: str) -> np.ndarray:
-        _occluder(Canvas(image, self.plan.style), self.plan)
-        if self.plan.mirror:
-            image = cv2.flip(image, 1)
-        font = cv2.FONT_HERSHEY_PLAIN, 0.7, (236, 236, 236), 1
-        return cv2.putText(image, stamp, (6, 12), *font) if stamp else image
-
-    def _blurred(self, image: np.ndarray) -> np.ndarray:
-        return cv2.GaussianBlur(image, (5, 5), 0.4 + 0.7 * self.plan.compression)
+        _occluder(canvas, plan)
+        image = cv2.flip(canvas.image, 1) if plan.mirror else canvas.image
+        if plan.stamp:
+            text, font = f"{plan.stamp}{int(t) % 60:02d}", (cv2.FONT_HERSHEY_PLAIN, 0.7)
+            cv2.putText(image, text, (6, 12), *font, (236, 236, 236), 1)
+        if plan.compression > 0.25:
+            image = cv2.GaussianBlur(image, (5, 5), 0.4 + 0.7 * plan.compression)
+        return self._noisy(image, t)
 
     def _noisy(self, image: np.ndarray, t: float) -> np.ndarray:
         rng = np.random.default_rng([self.plan.entropy, 2, round(t * 1000)])
@@ -146,10 +114,6 @@ class Shot:
             self.grain[k] = tuple(cv2.cvtColor(g, cv2.COLOR_GRAY2RGB) for g in (up, down))
         up, down = (g[y : y + HEIGHT, x : x + WIDTH] for g in self.grain[k])
         return cv2.subtract(cv2.add(image, up, dst=image), down, dst=image)
-
-
-def _mirrored(columns: slice) -> slice:
-    return slice(max(0, WIDTH - columns.stop), max(0, WIDTH - columns.start))
 
 
 def _normalise(box: Box, plan: Plan) -> Box | None:

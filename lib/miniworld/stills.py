@@ -14,42 +14,14 @@ from alertclip.errors import InputError
 from alertclip.files import progress
 from miniworld.captions import PLACES, WORDINGS, article
 from miniworld.events import Moment, moment
-from miniworld.plan import FPS, HEIGHT, SEED_ROOM, SEED_START, WIDTH, Plan, draw_plan
+from miniworld.plan import FACTS, FPS, HEIGHT, SEED_ROOM, SEED_START, WIDTH, Plan, draw_plan
 from miniworld.poses import posture
 from miniworld.render import Shot, event_box
 from miniworld.world import parallel
 
 ABNORMAL_SHARE, TOPIC_SHARE, GENERIC_SHARE = 0.35, 0.25, 0.10
-GENERIC = (
-    "normal video", "unusual video", "abnormal video", "accident", "an ordinary day",
-    "anomaly video", "a dangerous event", "a quiet place", "people going about their day",
-    "a peaceful scene", "someone getting hurt", "nothing unusual happens",
-)  # fmt: skip
-# Nouns and verbs of what either twin may show, as a web-trained CLIP knows them.
-TOPICS: dict[str, tuple[str, ...]] = {
-    "hug": ("a friendly hug",), "talk": ("people talking calmly",),
-    "handshake": ("people greeting each other",), "dance": ("people dancing",),
-    "fight": ("people fighting", "a fight", "someone punching a person"),
-    "hand-over": ("a person giving a bag", "a friendly gift"),
-    "robbery": ("a robbery", "a person being robbed", "a robber grabbing a bag"),
-    "photo": ("a photo being taken", "a photographer"),
-    "shooting": ("a shooting", "a person firing a gun", "someone shooting"),
-    "clean": ("window cleaning", "careful work on property"),
-    "smash": ("vandalism", "a person smashing a window", "breaking property"),
-    "wait": ("cars driving safely", "a car waiting"), "park": ("parking cars", "safe traffic"),
-    "crash": ("a car crash", "a road accident", "a traffic accident"),
-    "grill": ("a barbecue", "someone cooking"),
-    "fire": ("a dangerous fire", "a place on fire", "burning out of control"),
-    "steam": ("steam of a boiler", "a machine working"),
-    "explosion": ("an explosion", "a sudden blast", "something blowing up"),
-    "stretch": ("a person doing sports",), "tie shoe": ("a person tying a shoe",),
-    "wave": ("a person waving",), "sit": ("a person resting",),
-    "fall": ("a person falling", "someone getting hurt", "people falling"),
-}  # fmt: skip
+GENERIC, TOPICS, OBJECTS = FACTS["generic"], FACTS["topics"], FACTS["objects"]
 PEOPLE = {"a": "someone", "b": "a person", "c": "a car", "d": "another car"}
-HELD = {"bag": "bag", "stick": "long stick", "dark object": "small dark object"}
-OBJECTS = {"robbery": "bag", "shooting": "small dark object", "smash": "glass window",
-           "crash": "car", "fire": "metal grill", "explosion": "metal cabinet"}  # fmt: skip
 
 
 def _shapes(plan: Plan, now: Moment) -> list[str]:
@@ -78,7 +50,7 @@ def _phrases(plan: Plan, now: Moment, rng: np.random.Generator) -> list[str]:
         if rng.random() < 0.5:
             phrases.append(f"a person {posture(person.pose)}")
         if person.held:
-            phrases.append(f"holding a {HELD[person.held]}")
+            phrases.append(f"holding a {FACTS['held'][person.held]}")
     if len(actors) == 2:
         apart = abs(actors[0].x - actors[1].x)
         phrases.append("two people close together" if apart < 0.55 else "two people far apart")

@@ -1,4 +1,4 @@
-"""One clip to one H.264 file, and what its annotations need to know of it."""
+"""One clip to one H.264 file, and the box track of its event."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -17,6 +17,8 @@ from miniworld.render import Shot, event_box
 
 ANNOTATION_FPS = 25
 KEYFRAME_STEP = 5  # native frames, about 0.6 s
+# With more threads, or the encoder's look-ahead, the bits differ from run to run.
+ENCODER = {"preset": "veryfast", "tune": "zerolatency", "threads": "1", "crf": "23"}
 
 
 class Job(NamedTuple):
@@ -36,40 +38,37 @@ class Job(NamedTuple):
 
 def relative_path(split: str, seed: int, abnormal: bool, plan: Plan) -> str:
     """Path by the layout of UCF-Crime and MSAD; the number is the seed, unique in a world."""
-    testing, ucf = split == "test", "UCF_Crimes_Videos/UCF_Crimes/Videos"
-    class_name = plan.pair.class_name
+    testing, name = split == "test", plan.pair.class_name
     if plan.pair.dataset == "MSAD":
-        root = "MSAD/MSAD_Videos"
         if abnormal:
-            return f"{root}/MSAD_anomaly_videos/{class_name}/{class_name}_{seed}.mp4"
+            return f"MSAD/MSAD_Videos/MSAD_anomaly_videos/{name}/{name}_{seed}.mp4"
         folder = "Normal_Testing" if testing else f"Normal_Training/{plan.scene}"
-        return f"{root}/{folder}/{plan.scene.replace(' ', '_')}_{seed}.mp4"
-    if abnormal:
-        return f"{ucf}/{class_name}/{class_name}{seed:05d}_x264.mp4"
-    if testing:
-        return f"{ucf}/Testing_Normal_Videos_Anomaly/Normal_Videos_{seed:05d}_x264.mp4"
-    return f"{ucf}/Training_Normal_Videos_Anomaly/Normal_Videos{seed:05d}_x264.mp4"
+        return f"MSAD/MSAD_Videos/{folder}/{plan.scene.replace(' ', '_')}_{seed}.mp4"
+    file = f"{name}/{name}{seed:05d}"
+    if not abnormal:
+        split_name, gap = ("Testing", "_") if testing else ("Training", "")
+        file = f"{split_name}_Normal_Videos_Anomaly/Normal_Videos{gap}{seed:05d}"
+    return f"UCF_Crimes_Videos/UCF_Crimes/Videos/{file}_x264.mp4"
 
 
 def write_video(
-    frames: Sequence[av.VideoFrame],
+    frames: Sequence[np.ndarray],
     path: Path,
     fps: float,
-    options: dict[str, str],
+    options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
+    layout: str = "rgb24",
 ) -> None:
-    """Write frames as H.264; ``options`` go to the encoder (libx264).
-
-    With more threads, or the encoder's look-ahead, the bits differ from run to run.
-    """
-    fixed = {"preset": "veryfast", "tune": "zerolatency", "threads": "1"}
+    """Write frames, (H, W, 3) uint8 or of another ``layout`` of FFmpeg, as H.264 by libx264."""
+    made = [av.VideoFrame.from_ndarray(np.ascontiguousarray(f), format=layout) for f in frames]
+    options = ENCODER | (options or {})
     opened = {"options": container_options or {}}
     with atomic_write(path) as temporary, av.open(str(temporary), "w", **opened) as container:
         rate = Fraction(fps).limit_denominator(1001)
-        stream = container.add_stream("libx264", rate=rate, options=fixed | options)
-        stream.width, stream.height, stream.pix_fmt = frames[0].width, frames[0].height, "yuv420p"
+        stream = container.add_stream("libx264", rate=rate, options=options)
+        stream.width, stream.height, stream.pix_fmt = made[0].width, made[0].height, "yuv420p"
         stream.thread_count = 1
-        for frame in frames:
+        for frame in made:
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
 
@@ -92,29 +91,18 @@ def encode(job: Job, path: Path) -> None:
     """
     shot, opening = _opening(job._replace(path="", abnormal=False))
     options = {"bf": "0", "g": "32", "crf": str(23 + round(14 * shot.plan.compression))}
-    rest = range(len(opening), FRAMES)
-    planes = [*opening, *(_planes(shot, job.abnormal, frame) for frame in rest)]
-    frames = [av.VideoFrame.from_numpy_buffer(yuv, format="yuv420p") for yuv in planes]
-    write_video(frames, path, FPS, options)
+    rest = [_planes(shot, job.abnormal, frame) for frame in range(len(opening), FRAMES)]
+    write_video([*opening, *rest], path, FPS, options, layout="yuv420p")
 
 
 def keyframes(plan: Plan) -> list[dict]:
     """Box track of the abnormal twin on the 1-based 25 fps clock, the last keyframe disabled."""
     start, end = event_frames(plan)
-    frames = sorted({*range(start, end, KEYFRAME_STEP), end - 1})
     track = []
-    for frame in frames:
+    for frame in sorted({*range(start, end, KEYFRAME_STEP), end - 1}):
         if box := event_box(plan, True, frame / FPS):
             clock = round(frame / FPS * ANNOTATION_FPS) + 1
             track.append({"frame": clock, "bbox": list(box), "enabled": True, "_track_id": None})
     last = min(round(end / FPS * ANNOTATION_FPS) + 1, round(FRAMES / FPS * ANNOTATION_FPS))
     track.append({**track[-1], "frame": max(last, track[-1]["frame"] + 1), "enabled": False})
     return track
-
-
-def make(root: Path, job: Job) -> None:
-    """Render one clip unless an earlier, interrupted run already did."""
-    cv2.setNumThreads(1)
-    path = root / job.path
-    if not path.exists():
-        encode(job, path)
