@@ -13,8 +13,7 @@ from companion.profiles import load_params
 from companion.screening_tables import plant_and_clean
 from curation import audit
 from miniworld.planted_faults import TEXT_FAULTS, plant_text_faults
-from miniworld.world import clip_jobs
-from miniworld.world_annotations import entries, write_annotations
+from miniworld.world import clip_jobs, entries, write_annotations
 
 FIGHT = "UCF_Crimes_Videos/UCF_Crimes/Videos/Fighting/Fighting002_x264.mp4"
 CALM = "UCF_Crimes_Videos/UCF_Crimes/Videos/Training_Normal_Videos_Anomaly/Normal_Videos1.mp4"
@@ -52,7 +51,7 @@ def world(tmp_path_factory):
     """The annotation files of a small mini world, without its videos."""
     folder = tmp_path_factory.mktemp("world")
     jobs = clip_jobs("train", 160, "flat", 0)
-    write_annotations(folder, [(job, entries(job)) for job in jobs])
+    write_annotations(folder, list(map(entries, jobs)))
     return folder / "hard_negatives_train.json"
 
 

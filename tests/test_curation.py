@@ -17,6 +17,7 @@ from curation import consistency, quality, redundancy, screening
 from curation.__main__ import find_videos, main
 from curation.quality import level
 from miniworld import planted_faults
+from miniworld.world_video import write_video
 
 SIZE = (96, 128)
 
@@ -182,7 +183,7 @@ def world(folder: Path) -> list[Item]:
     for number, name in enumerate(["Fire/a", "Fire/b", "Robbery/c", "Normal/d"]):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         frames = moving(number)
-        planted_faults.encode(frames // (20 if name == "Fire/b" else 1), folder / f"{name}.mp4", 8)
+        write_video(frames // (20 if name == "Fire/b" else 1), folder / f"{name}.mp4", 8)
     copy = (folder / "Fire/a.mp4").read_bytes()
     (folder / "Robbery/copy.mp4").write_bytes(copy)
     (folder / "Robbery/cut.mp4").write_bytes(copy[: len(copy) // 2])
@@ -220,7 +221,7 @@ class TestScreening:
             screening.apply_overrides(pd.DataFrame({"clip": ["a"]}), path)
 
     def test_measurements_are_reused(self, tmp_path: Path) -> None:
-        planted_faults.encode(moving(0), tmp_path / "a.mp4", 8)
+        write_video(moving(0), tmp_path / "a.mp4", 8)
         info = probe(tmp_path / "a.mp4")
         found = tmp_path / "a.mp4", info, None, tmp_path / "store"
         first = quality.measure(*found)
@@ -252,7 +253,7 @@ def test_planting_is_deterministic_and_leaves_the_world(tmp_path: Path) -> None:
         name = ("Normal", "Fire" if number % 4 == 1 else "Robbery")[number % 2]
         item = Item(f"{name}/{number}.mp4", "", (Region("", track if number % 2 else ()),))
         (root / name).mkdir(parents=True, exist_ok=True)
-        planted_faults.encode(moving(number, 16), root / item.video, 8)
+        write_video(moving(number, 16), root / item.video, 8)
         items.append(item)
     before = {p: p.read_bytes() for p in root.rglob("*.mp4")}
     one = planted_faults.plant(root, items, tmp_path / "one", 8, 1, seed=3)

@@ -12,8 +12,7 @@ from curation import negatives
 from curation.chat_models import NoReply
 from curation.contract import is_english, normal_form, read_answer
 from curation.negatives import Results, Unit, Writer, estimate, load_negative_prompts, units
-from miniworld.world import clip_jobs
-from miniworld.world_annotations import entries, write_annotations
+from miniworld.world import clip_jobs, entries, write_annotations
 
 GOOD = ["Two men hug each other.", "Two men dance in the park.", "Two men shake hands."]
 FENCED = "```json\n" + json.dumps(GOOD) + "\n```"
@@ -124,7 +123,7 @@ def test_units_are_the_regions_with_their_times():
 
 def test_the_command_writes_the_published_format(tmp_path, monkeypatch, capsys):
     jobs = clip_jobs("train", 8, "flat", 0)
-    write_annotations(tmp_path, [(job, entries(job)) for job in jobs])
+    write_annotations(tmp_path, list(map(entries, jobs)))
     monkeypatch.setattr(negatives, "LocalModel", lambda *_: Scripted(FENCED))
     annotations, out = tmp_path / "vagta_train.json", tmp_path / "made.json"
     arguments = [str(annotations), "--writer", "local", "--frames", "0", "--out", str(out)]

@@ -32,16 +32,10 @@ class Endpoint:
     """A chat model behind an OpenAI-compatible URL (vLLM, Qwen's service)."""
 
     def __init__(
-        self,
-        base_url: str,
-        model: str,
-        system: str = "",
-        key_variable: str = "OPENAI_API_KEY",
-        timeout: float = 60.0,
-        retries: int = 4,
+        self, base_url: str, model: str, system: str = "", timeout: float = 60.0, retries: int = 4
     ) -> None:
         """Send nothing yet; InputError for a URL that carries or would expose a key."""
-        self._key, self._key_variable = os.environ.get(key_variable, ""), key_variable
+        self._key = os.environ.get("OPENAI_API_KEY", "")
         _check_url(base_url, bool(self._key))
         self.name, self.system, self._retries = model, system, retries
         self._client = openai.OpenAI(
@@ -79,7 +73,7 @@ class Endpoint:
         except openai.APIStatusError as error:
             status, said = error.status_code, self._hide(str(error))[:300]
             if status in (401, 403):
-                return InputError(f"the endpoint refuses the key in {self._key_variable}: {said}")
+                return InputError(f"the endpoint refuses the key in OPENAI_API_KEY: {said}")
             if status == 404:
                 return InputError(f"no model {self.name} at the endpoint, or a wrong URL: {said}")
             return NoReply(f"HTTP {status}: {said}")
@@ -99,13 +93,12 @@ class LocalModel:
         """Load safetensors weights by folder or name; InputError if there is no such model."""
         from transformers import pipeline  # slow to import; chooses the device itself
 
-        safe = {"use_safetensors": True}
+        self.name, self.system, safe = model, system, {"use_safetensors": True}
         try:
             self._run = pipeline("image-text-to-text", model, model_kwargs=safe)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"{model}: no image-and-text model to load ({reason})") from None
-        self.name, self.system = model, system
 
     def ask(self, prompt: str, frames: Sequence[np.ndarray] = ()) -> str:
         """The model's text for a prompt and frames (H, W, 3) uint8 RGB."""
@@ -120,6 +113,11 @@ class LocalModel:
 
 
 ChatModel = Endpoint | LocalModel
+
+
+def chat_model(url: str, name: str, system: str = "") -> ChatModel:
+    """A chat model behind ``url`` or, without, a transformers model by folder or name."""
+    return Endpoint(url, name, system) if url else LocalModel(name, system)
 
 
 def _image_part(frame: np.ndarray) -> dict[str, Any]:

@@ -8,6 +8,7 @@ removed. One fault alone never brings a clip below 25: with redundancy 1 and all
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,8 +24,7 @@ from alertclip.files import sha256_json
 from alertclip.model import AlertCLIP
 from alertclip.prompts import Prompts
 from alertclip.records import Item
-from curation.consistency import class_embeddings, score_consistency
-from curation.quality import Quality, measure, score_quality
+from curation.quality import Quality, level, measure, score_quality
 from curation.redundancy import Fingerprint, compare, score_redundancy
 
 WEIGHTS = {"class": 1, "clarity": 2, "quality": 2, "redundancy": 5}
@@ -32,6 +32,12 @@ THRESHOLD = 25
 BINS = ("0-25", "25-40", "40-50")  # the paper's; a score on an edge is in the upper one
 KEEP, DROP = "keep", "drop"
 FRAMES, BATCH = 8, 32  # frames embedded per clip, clips embedded at a time
+
+# Log-odds of the labelled class against the likeliest other class: at -3 the model holds the other
+# for twenty times as likely. Clarity: share of frames on which the labelled class is the likeliest.
+# Both chosen on the mini world's development clips.
+CLASS_LEVELS = (-3.0, -2.0, -1.0, 0.0)
+CLARITY_LEVELS = (0.1, 0.2, 0.35, 0.5)
 
 
 class Measured(NamedTuple):
@@ -64,7 +70,7 @@ def screen(
     quality = _quality(found)
     names = sorted(set(found.clips.classes) - {"Normal"})
     scale = float(model.backbone.model.logit_scale.detach().exp())
-    texts = class_embeddings(model, names, prompts) if names else np.empty((0, 0))
+    texts = class_embeddings(model, names, prompts)
     consistency = score_consistency(found.clips, texts, names, scale)
     redundancy = _redundancy(found, quality["quality"].to_numpy())
     scores = pd.concat([quality, consistency, redundancy], axis=1)
@@ -83,19 +89,22 @@ def measure_clips(
     cache = FrameCache(store, model.backbone.image_size)
     dataset = _dataset(root, items, cache, workers)
     failures = {finding.item: finding.reason for finding in dataset.failures}
-    measured = _measure_all(root, dataset.items, cache, store / "quality", workers)
-    if lost := {key: found for key, found in measured.items() if isinstance(found, str)}:
+
+    def one(item: Item) -> Quality:
+        path = root / item.video
+        return measure(path, cache.info(path), item.timestamps, store / "quality")
+
+    found = in_threads(one, dataset.items, workers, "measuring clips")
+    measured = {item.key: quality for item, quality in found.items()}
+    if lost := {key: reason for key, reason in measured.items() if isinstance(reason, str)}:
         failures |= lost  # the frames of the data set decode, others do not
         dataset = _dataset(root, [i for i in dataset.items if i.key not in lost], cache, workers)
     failures = {key: reason.replace(f"{root}/", "") for key, reason in failures.items()}
     keys = [item.key for item in dataset.items]
     identity = {"model": weights_hash(model), "videos": dataset.digest(), "clips": keys}
     name = f"{sha256_json(identity)[:32]}.safetensors"
-    clips = reuse_or_embed(
-        store / "embeddings" / name,
-        identity,
-        lambda: embed_clips(model, dataset, BATCH, model.mean.device),
-    )
+    make = partial(embed_clips, model, dataset, BATCH, model.mean.device)
+    clips = reuse_or_embed(store / "embeddings" / name, identity, make)
     content = [f"{cache.info(root / i.video).sha256} {i.timestamps}" for i in dataset.items]
     return Measured(clips, [measured[key] for key in keys], content, failures)
 
@@ -104,20 +113,6 @@ def _dataset(root: Path, items: Sequence[Item], cache: FrameCache, workers: int)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # an unreadable file is a row of the result
         return ClipDataset(root, items, FRAMES, cache, workers)
-
-
-def _measure_all(
-    root: Path, items: Sequence[Item], cache: FrameCache, store: Path, workers: int
-) -> dict[str, Quality | str]:
-    """Quality of each clip, or why it cannot be measured."""
-
-    by_key = {item.key: item for item in items}
-
-    def one(key: str) -> Quality:
-        path = root / by_key[key].video
-        return measure(path, cache.info(path), by_key[key].timestamps, store)
-
-    return in_threads(one, list(by_key), workers, "measuring clips")
 
 
 def _quality(found: Measured) -> pd.DataFrame:
@@ -129,6 +124,50 @@ def _quality(found: Measured) -> pd.DataFrame:
             note = clip.report
         rows.append({"clip": key, "quality": score, "quality_note": note} | clip.values)
     return pd.DataFrame(rows)
+
+
+def class_embeddings(model: AlertCLIP, names: Sequence[str], prompts: Prompts) -> np.ndarray:
+    """Unit mean text embedding of each class's prompts, or of its name: (C, D); C = 0: (0, 0)."""
+    texts = []
+    for name in names:
+        words = name.replace("_", " ").lower()
+        sentences = prompts.classes.get(name) or [f"a video of {words}"]
+        mean = model.encode_text(list(sentences)).float().detach().cpu().numpy().mean(axis=0)
+        texts.append(mean / np.linalg.norm(mean))
+    return np.array(texts)
+
+
+def score_consistency(
+    clips: ClipEmbeddings, texts: np.ndarray, classes: Sequence[str], scale: float
+) -> pd.DataFrame:
+    """Whether each clip shows its class, and how clearly, by CLIP's logits at ``scale``.
+
+    ``classes`` names the texts (C, D): abnormal ones. Untuned CLIP cannot tell a normal event from
+    the abnormal one that resembles it (Alert-CLIP, Fig. 1), so clips filed as normal are not judged
+    and score 5; nor is any where there is one class. Columns class, clarity, class_note,
+    clarity_note, class_log_odds, clarity_share (nan where not judged).
+    """
+    rows = []
+    for i, name in enumerate(clips.classes):
+        if name not in classes or len(classes) < 2:
+            rows.append((5, 5, "not judged", "not judged", np.nan, np.nan))
+            continue
+        own = list(classes).index(name)
+        odds, other = (found[i] for found in _log_odds(scale * clips.embedding @ texts.T, own))
+        frames = clips.v[i][clips.mask[i]]
+        share = (_log_odds(scale * frames @ texts.T, own)[0] > 0).mean()
+        scores = level(odds, CLASS_LEVELS), level(share, CLARITY_LEVELS)
+        against = f"log-odds {odds:+.1f} against {classes[other]}"
+        rows.append((*scores, against, f"likeliest on {share:.0%} of frames", odds, share))
+    columns = ["class", "clarity", "class_note", "clarity_note", "class_log_odds", "clarity_share"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _log_odds(logits: np.ndarray, own: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logit of class ``own`` minus the best other, (n, C) -> (n,), and the index of that other."""
+    others = logits.copy()
+    others[:, own] = -np.inf
+    return logits[:, own] - others.max(axis=1), others.argmax(axis=1)
 
 
 def _redundancy(found: Measured, quality: np.ndarray) -> pd.DataFrame:
