@@ -38,16 +38,16 @@ class Fingerprint(NamedTuple):
     embedding: np.ndarray  # (N, D) unit
 
 
-def nearest(vectors: np.ndarray, count: int, exact_below: int = EXACT_BELOW) -> np.ndarray:
+def nearest(vectors: np.ndarray) -> np.ndarray:
     """Indices (N, K) of the nearest rows of ``vectors`` (N, D), Euclidean, with or without itself.
 
-    K <= ``count`` + 1. From ``exact_below`` rows on the search is approximate (pynndescent; Dong
+    K <= NEIGHBOURS + 1. From EXACT_BELOW rows on the search is approximate (pynndescent; Dong
     et al. 2011), and its time grows little faster than N.
     """
-    count = min(count, len(vectors) - 1)
+    count = min(NEIGHBOURS, len(vectors) - 1)
     if count < 1:
         return np.empty((len(vectors), 0), int)
-    if len(vectors) < exact_below:
+    if len(vectors) < EXACT_BELOW:
         return NearestNeighbors(n_neighbors=count).fit(vectors).kneighbors(return_distance=False)
     from pynndescent import NNDescent  # compiles for seconds
 
@@ -60,7 +60,7 @@ def compare(prints: Fingerprint) -> pd.DataFrame:
     a < b; hash distances in bits of 64; kind is a name of SCORES. Unrelated pairs are left out.
     """
     bits = prints.hashes.reshape(len(prints.hashes), -1).astype(np.float32)
-    candidates = [nearest(2 * bits - 1, NEIGHBOURS), nearest(prints.embedding, NEIGHBOURS)]
+    candidates = nearest(2 * bits - 1), nearest(prints.embedding)
     pairs = {pair for found in candidates for pair in _pairs(found)} | _equal(prints.content)
     a, b = np.array(sorted(pairs), int).reshape(-1, 2).T
     distance = (prints.hashes[a] != prints.hashes[b]).sum(axis=2)

@@ -46,33 +46,25 @@ def _wording(event: str, rng: np.random.Generator, held_out: bool) -> str:
     return choices[-1 if held_out else rng.integers(len(choices) - 1)]
 
 
-def _prefix(plan: Plan, abnormal: bool, rng: np.random.Generator) -> str:
-    if not abnormal:
-        return "Normal video: "
-    words = FACTS["class_words"].get(plan.pair.class_name, [plan.pair.class_name])
-    kind = rng.choice(["abnormal", "abnormal", "anomaly", "unusual"])
-    return f"{rng.choice(words)} {kind} video: "
-
-
-def _negatives(
-    plan: Plan, abnormal: bool, rng: np.random.Generator, held_out: bool, detail: str
-) -> list[str]:
-    """Three wordings of what the other twin could show, same people and place."""
-    events = plan.pair.normal if abnormal else (plan.pair.event,)
-    wordings = [w for event in events for w in WORDINGS[event][: None if held_out else -1]]
-    order = rng.permutation(len(wordings))[:NEGATIVES]
-    return [fill(wordings[k], plan, detail) for k in order]
-
-
 def describe(plan: Plan, abnormal: bool, split: str) -> tuple[str, str, list[str]]:
-    """Global caption, region caption and hard negatives of one clip."""
-    rng = np.random.default_rng([plan.entropy, 3, int(abnormal)])
+    """Global caption, region caption and three hard negatives of one clip.
+
+    The negatives word what the other twin could show, same people and place.
+    """
+    rng, pair = np.random.default_rng([plan.entropy, 3, int(abnormal)]), plan.pair
     held_out = split == "test"
-    event = plan.pair.event if abnormal else plan.normal_event
+    event = pair.event if abnormal else plan.normal_event
     # Half of VAGTA's global captions occur more than once: they name the event, not the person.
     brief = "coarse" if rng.random() < 0.8 else "clothes"
     short = fill(_wording(event, rng, held_out), plan, brief, place=bool(rng.random() < 0.5))
     detail = str(rng.choice(["coarse", "clothes", "full"], p=[0.2, 0.3, 0.5]))
     region = fill(_wording(event, rng, held_out), plan, detail)
-    negatives = _negatives(plan, abnormal, rng, held_out, detail)
-    return _prefix(plan, abnormal, rng) + short[0].lower() + short[1:], region, negatives
+    others = pair.normal if abnormal else [pair.event]
+    wordings = [w for other in others for w in WORDINGS[other][: None if held_out else -1]]
+    order = rng.permutation(len(wordings))[:NEGATIVES]
+    negatives, prefix = [fill(wordings[k], plan, detail) for k in order], "Normal video"
+    if abnormal:
+        kind = rng.choice(["abnormal", "abnormal", "anomaly", "unusual"])
+        words = FACTS["class_words"].get(pair.class_name, [pair.class_name])
+        prefix = f"{rng.choice(words)} {kind} video"
+    return f"{prefix}: {short[0].lower()}{short[1:]}", region, negatives

@@ -140,11 +140,6 @@ def _scene(rng: np.random.Generator, pair: Pair, split: str) -> str:
     return HELD_OUT_SCENE if held_out and split == "test" else scene
 
 
-def _cars(rng: np.random.Generator) -> tuple[tuple[str, tuple[int, int, int]], ...]:
-    names = rng.choice(list(CLOTHES), 2, replace=False)
-    return tuple((str(name), _jitter(rng, CLOTHES[str(name)])) for name in names)
-
-
 def _stamp(rng: np.random.Generator) -> str:
     month, day, hour, minute = (rng.integers(*ends) for ends in ((1, 13), (1, 29), (24,), (60,)))
     return f"2024-{month:02d}-{day:02d} {hour:02d}:{minute:02d}:"
@@ -179,11 +174,12 @@ def draw_plan(seed: int, split: str, world_seed: int = 0, style: str = "flat") -
         tempo=float(rng.uniform(0.85, 1.2)),
         looks=(first, _look(rng, avoid=first.upper)),
         bystanders=tuple(_bystander(rng) for _ in range(2))[: round(dials["crowd"] * 2.4)],
-        cars=_cars(rng),
+        cars=tuple((str(name), _jitter(rng, CLOTHES[str(name)]))
+                   for name in rng.choice(list(CLOTHES), 2, replace=False)),
         cloud=int(rng.choice([70, 110, 165, 225])),
         light=tuple(rng.uniform(0.88, 1.08, 3).tolist()),
         stamp=_stamp(rng) if rng.random() < 0.5 else "",
         chance=tuple(rng.random(8).tolist()),
         particles=rng.random((64, 4)),
         entropy=int(rng.integers(2**62)),
-    )
+    )  # fmt: skip

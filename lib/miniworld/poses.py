@@ -90,10 +90,6 @@ def _gait(phase: float, swing: float, knee: float, lean: float, elbow: float) ->
     )  # fmt: skip
 
 
-def _walk(role: str, s: float) -> Pose:
-    return _gait(s * 2 * math.pi / 1.1, 26, 42, 3, 18)  # a stride takes 1.1 s
-
-
 def _talk(role: str, s: float) -> Pose:
     speaking = 0.5 + 0.5 * math.sin(1.6 * s + (0.0 if role == "a" else math.pi))
     wag = math.sin(6 * s)
@@ -166,7 +162,8 @@ def _fall(role: str, s: float) -> Pose:
 
 
 ACTIONS: dict[str, Callable[[str, float], Pose]] = {
-    "walk": _walk, "talk": _talk, "dance": _dance, "fight": _fight, "robbery": _robbery,
+    "walk": lambda role, s: _gait(s * 2 * math.pi / 1.1, 26, 42, 3, 18),  # a stride takes 1.1 s
+    "talk": _talk, "dance": _dance, "fight": _fight, "robbery": _robbery,
     "shooting": _shooting, "smash": _smash, "fall": _fall,
 }  # fmt: skip
 

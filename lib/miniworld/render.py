@@ -1,6 +1,5 @@
 """From a moment to pixels: order of drawing, light, occluder, noise, and the event's box."""
 
-from collections.abc import Iterator
 from functools import lru_cache
 
 import cv2
@@ -10,7 +9,7 @@ from miniworld import things
 from miniworld.canvas import Box, Canvas, shade, union
 from miniworld.events import Moment, Thing, moment
 from miniworld.people import Joints, Person, draw_person, place
-from miniworld.plan import FPS, FRAMES, HEIGHT, WIDTH, Plan
+from miniworld.plan import HEIGHT, WIDTH, Plan
 from miniworld.scenes import background
 
 NOISE_BANK = 8
@@ -21,13 +20,6 @@ def _noise() -> np.ndarray:
     """Standard normal noise times 32, (NOISE_BANK, H + 32, W + 32) int16, shared by all clips."""
     shape = (NOISE_BANK, HEIGHT + 32, WIDTH + 32)
     return (np.random.default_rng(20_240_101).standard_normal(shape) * 32).astype(np.int16)
-
-
-def _curve(plan: Plan) -> np.ndarray:
-    """Look-up table of the light: (1, 256, 3) uint8."""
-    dark = 1 - 0.6 * plan.night
-    tint = np.array(plan.light) * dark * np.array([1, 1, 1 + 0.25 * plan.night])
-    return np.clip(np.arange(256)[:, None] * tint, 0, 255).astype(np.uint8)[None]
 
 
 def _thing(canvas: Canvas, plan: Plan, thing: Thing) -> Box:
@@ -86,7 +78,10 @@ class Shot:
     """What the frames of a plan share: background, light, lens and noise, computed once."""
 
     def __init__(self, plan: Plan) -> None:
-        self.plan, self.scene, self.curve = plan, background(plan), _curve(plan)
+        self.plan, self.scene = plan, background(plan)
+        dark = 1 - 0.6 * plan.night
+        tint = np.array(plan.light) * dark * np.array([1, 1, 1 + 0.25 * plan.night])
+        self.curve = np.clip(np.arange(256)[:, None] * tint, 0, 255).astype(np.uint8)[None]
         self.grain: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # by bank: what it adds and takes
 
     def frame(self, abnormal: bool, t: float) -> np.ndarray:
@@ -116,23 +111,14 @@ class Shot:
         return cv2.subtract(cv2.add(image, up, dst=image), down, dst=image)
 
 
-def _normalise(box: Box, plan: Plan) -> Box | None:
-    x1, y1, x2, y2 = box
+def event_box(plan: Plan, abnormal: bool, t: float) -> Box | None:
+    """Extent of the event at ``t`` s, normalised x1 y1 x2 y2; None where none of it is in view."""
+    canvas, now = Canvas(np.zeros((1, 1, 3), np.uint8), plan.style), moment(plan, abnormal, t)
+    if not (extents := _unlit(canvas, plan, now) + _glowing(canvas, plan, now)):
+        return None
+    x1, y1, x2, y2 = union(extents)
     if plan.mirror:
         x1, x2 = WIDTH - x2, WIDTH - x1
     x1, x2 = (min(1.0, max(0.0, x / WIDTH)) for x in (x1, x2))
     y1, y2 = (min(1.0, max(0.0, y / HEIGHT)) for y in (y1, y2))
     return (x1, y1, x2, y2) if x2 - x1 > 0.02 and y2 - y1 > 0.02 else None
-
-
-def event_box(plan: Plan, abnormal: bool, t: float) -> Box | None:
-    """Extent of the event at ``t`` s, normalised x1 y1 x2 y2; None where none of it is in view."""
-    canvas, now = Canvas(np.zeros((1, 1, 3), np.uint8), plan.style), moment(plan, abnormal, t)
-    extents = _unlit(canvas, plan, now) + _glowing(canvas, plan, now)
-    return _normalise(union(extents), plan) if extents else None
-
-
-def render_clip(plan: Plan, abnormal: bool) -> Iterator[np.ndarray]:
-    """All frames of a twin in order, (240, 320, 3) uint8 RGB each."""
-    shot = Shot(plan)
-    yield from (shot.frame(abnormal, frame / FPS) for frame in range(FRAMES))

@@ -62,21 +62,19 @@ def _phrases(plan: Plan, now: Moment, rng: np.random.Generator) -> list[str]:
     return phrases + _shapes(plan, now)
 
 
-def _topic(plan: Plan, rng: np.random.Generator) -> str:
-    """What either twin may do, whichever is shown: the words become known, their side does not."""
-    event = plan.pair.event if rng.random() < 0.5 else str(rng.choice(plan.pair.normal))
-    wording = str(rng.choice(WORDINGS[event][:-1] + TOPICS[event]))  # the last one is held out
-    return wording.format(**PEOPLE, at="").strip()
-
-
 def _caption(plan: Plan, now: Moment, rng: np.random.Generator) -> str:
-    """1-3 shuffled phrases and, mostly, the scene; a topic or a generic phrase ignores the twin."""
+    """1-3 shuffled phrases and, mostly, the scene; a topic or a generic phrase ignores the twin.
+
+    A topic is what either twin may do: its words become known, their side does not.
+    """
     phrases = list(dict.fromkeys(_phrases(plan, now, rng)))
     rng.shuffle(phrases)
     chosen = phrases[: rng.integers(1, 4)]
     draw = rng.random()
     if draw < TOPIC_SHARE:
-        chosen.insert(0, _topic(plan, rng))
+        event = plan.pair.event if rng.random() < 0.5 else str(rng.choice(plan.pair.normal))
+        wording = str(rng.choice(WORDINGS[event][:-1] + TOPICS[event]))  # the last is held out
+        chosen.insert(0, wording.format(**PEOPLE, at="").strip())
     elif draw < TOPIC_SHARE + GENERIC_SHARE:
         chosen.insert(0, str(rng.choice(GENERIC)))
     if rng.random() < 0.6:  # the scene is the easy part
@@ -92,18 +90,6 @@ def _zoom(image: np.ndarray, box: tuple | None, rng: np.random.Generator) -> np.
     x, y = np.clip(middle, side / 2, 1 - side / 2) - side / 2
     top, left = round(y * HEIGHT), round(x * WIDTH)
     return image[top : top + round(side * HEIGHT), left : left + round(side * WIDTH)]
-
-
-def _attributes(plan: Plan, now: Moment, abnormal: bool) -> dict[str, str]:
-    actor = next((p for p in now.people if p.in_event and p.look is plan.looks[0]), None)
-    return {
-        "scene": plan.scene,
-        "colour": actor.look.upper if actor else plan.cars[0][0],
-        "object": OBJECTS.get(plan.pair.event, "none"),
-        "posture": posture(actor.pose) if actor else "none",
-        "pair": plan.pair.event,
-        "abnormal": str(int(abnormal)),
-    }
 
 
 def still(
@@ -124,7 +110,16 @@ def still(
     images = np.stack([cv2.resize(v, size[::-1], interpolation=cv2.INTER_AREA) for v in views])
     now = moment(plan, abnormal, t)
     captions = _caption(plan, now, rng), _caption(plan, now, rng)
-    return images, captions, _attributes(plan, now, abnormal)
+    actor = next((p for p in now.people if p.in_event and p.look is plan.looks[0]), None)
+    attributes = {
+        "scene": plan.scene,
+        "colour": actor.look.upper if actor else plan.cars[0][0],
+        "object": OBJECTS.get(plan.pair.event, "none"),
+        "posture": posture(actor.pose) if actor else "none",
+        "pair": plan.pair.event,
+        "abnormal": str(int(abnormal)),
+    }
+    return images, captions, attributes
 
 
 def stills(

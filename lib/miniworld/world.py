@@ -92,7 +92,13 @@ def entries(job: Job) -> Entries:
 
 def write_annotations(root: Path, made: Sequence[Entries]) -> None:
     """All annotation files of a world, from the ``entries`` of its clips."""
-    files = {"Temporal_Anomaly_Annotation.txt": "".join(_temporal_line(row) for _, _, row in made)}
+    lines, files = "", {}
+    for *_, row in made:  # native frames, end exclusive, -1 where there is none
+        seconds = row["event_start_s"], row["event_end_s"]
+        start, end = (int(second * FPS) if row["label"] else -1 for second in seconds)
+        name = Path(row["video"]).name
+        lines += f"{name}  {row['class_name']}  {start}  {end}  -1  -1  \n"
+    files["Temporal_Anomaly_Annotation.txt"] = lines
     for split in ("train", "dev", "test"):
         part = [parts for parts in made if parts[2]["split"] == split]
         write_json(root / f"vagta_{split}.json", [item for item, _, _ in part])
@@ -105,13 +111,6 @@ def write_annotations(root: Path, made: Sequence[Entries]) -> None:
     for name, text in files.items():
         with atomic_write(root / name) as temporary:
             temporary.write_bytes(text.encode())
-
-
-def _temporal_line(row: dict) -> str:
-    """UCF-Crime style: native frames, end exclusive, -1 where there is none."""
-    seconds = row["event_start_s"], row["event_end_s"]
-    start, end = (int(second * FPS) if row["label"] else -1 for second in seconds)
-    return f"{Path(row['video']).name}  {row['class_name']}  {start}  {end}  -1  -1  \n"
 
 
 def _identity(**params: Any) -> dict[str, Any]:

@@ -54,9 +54,8 @@ def keep_random(shape: tuple[int, int, int], share: float, seed: int) -> np.ndar
 
 def on_grid(distance: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     """Distances (T, h, w) averaged onto the patch grid of another encoder: (T, *grid)."""
-    given = torch.from_numpy(distance[1:, None]).float()
-    moved = interpolate(given, grid, mode="area")[:, 0].numpy() if len(given) else given[:, 0]
-    return np.concatenate([np.full((1, *grid), np.inf), moved])
+    given = torch.from_numpy(distance[:, None]).float()
+    return interpolate(given, grid, mode="area")[:, 0].numpy()
 
 
 @torch.inference_mode()
@@ -115,12 +114,12 @@ def pool_kept(patches: np.ndarray, kept: np.ndarray) -> np.ndarray:
     return unit((patches * weights).sum(axis=(1, 2)) / weights.sum(axis=(1, 2)))
 
 
-def mask_frames(frames: np.ndarray, kept: np.ndarray, fill: int = 127) -> np.ndarray:
+def mask_frames(frames: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """Frames (T, H, W, 3) with every patch painted grey that is not kept, (T, h, w) bool."""
     height, width = frames.shape[1:3]
     rows = np.arange(height) * kept.shape[1] // height
     columns = np.arange(width) * kept.shape[2] // width
-    return np.where(kept[:, rows][:, :, columns][..., None], frames, np.uint8(fill))
+    return np.where(kept[:, rows][:, :, columns][..., None], frames, np.uint8(127))
 
 
 def unit(features: np.ndarray) -> np.ndarray:

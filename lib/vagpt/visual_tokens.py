@@ -34,32 +34,23 @@ def video_tokens(
     try:
         kept = load_file(file)
     except (FileNotFoundError, SafetensorError):
-        kept = _made(vlm, path, cache, frames, gap, encode)
+        now, times = _chosen(path, cache, frames)
+        before = np.maximum(now - gap, 0)
+        needed = np.union1d(now, before)
+        shown = np.asarray(cache.get(path, needed.tolist()))
+        seen = vlm.see(shown)
+        patches = encode(shown) if encode else seen.float().numpy()
+        at, earlier = np.searchsorted(needed, now), np.searchsorted(needed, before)
+        moved = on_grid(np.abs(patches[at] - patches[earlier]).sum(axis=-1), seen.shape[1:3])
+        moved[now < gap] = np.inf
+        kept = {
+            "tokens": seen[torch.from_numpy(at)].half(),
+            "moved": torch.from_numpy(moved),
+            "times": torch.from_numpy(times).float(),
+        }
         with atomic_write(file) as temporary:
             save_file(kept, temporary)
     return Shown(kept["tokens"].float(), kept["moved"].numpy(), kept["times"].numpy())
-
-
-def _made(
-    vlm: VisionLanguageModel,
-    path: Path,
-    cache: FrameCache,
-    frames: int,
-    gap: int,
-    encode: Patches | None,
-) -> dict[str, torch.Tensor]:
-    now, times = _chosen(path, cache, frames)
-    before = np.maximum(now - gap, 0)
-    needed = np.union1d(now, before)
-    shown = np.asarray(cache.get(path, needed.tolist()))
-    seen = vlm.see(shown)
-    patches = encode(shown) if encode else seen.float().numpy()
-    at, earlier = np.searchsorted(needed, now), np.searchsorted(needed, before)
-    moved = np.abs(patches[at] - patches[earlier]).sum(axis=-1)
-    moved = on_grid(np.concatenate([moved[:1], moved]), seen.shape[1:3])[1:].astype(np.float32)
-    moved[now < gap] = np.inf
-    tensors = {"tokens": seen[torch.from_numpy(at)].half(), "moved": torch.from_numpy(moved)}
-    return tensors | {"times": torch.from_numpy(times).float()}
 
 
 def _chosen(path: Path, cache: FrameCache, frames: int) -> tuple[np.ndarray, np.ndarray]:
