@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from miniworld.plan import FPS, FRAMES, HEIGHT, SEED_START, WIDTH, draw_plan
+from miniworld.plan import FPS, FRAMES, HEIGHT, SEEDS, WIDTH, draw_plan
 from miniworld.render import Shot
 
 RATE = 30
@@ -15,7 +15,7 @@ RATE = 30
 
 def scenes(seed: int) -> Iterator[np.ndarray]:
     """Rendered frames (240, 320, 3), scene after scene."""
-    number = SEED_START["test"] + 1000 * seed
+    number = SEEDS["test"].start + 1000 * seed
     while True:
         shot = Shot(draw_plan(number, "test"))
         yield from (shot.frame(number % 2 == 1, frame / FPS) for frame in range(FRAMES))

@@ -17,7 +17,7 @@ from curation import consistency, quality, redundancy, screening
 from curation.__main__ import find_videos, main
 from curation.quality import level
 from miniworld import planted_faults
-from miniworld.world_video import write_video
+from miniworld.world import write_video
 
 SIZE = (96, 128)
 

@@ -11,7 +11,7 @@ import pytest
 import miniworld
 from alertclip.errors import InputError
 from miniworld.captions import WORDINGS
-from miniworld.plan import FPS, FRAMES, PAIRS, SEED_ROOM, SEED_START, draw_plan
+from miniworld.plan import FPS, FRAMES, PAIRS, SEEDS, draw_plan
 from miniworld.poses import LYING, ON_BACK, STAND, pose, posture
 from miniworld.render import Shot, event_box
 from miniworld.stills import GENERIC, PEOPLE, TOPICS
@@ -96,8 +96,8 @@ def test_splits_are_balanced_and_disjoint(world):
     assert len(train) == 20 and sum(r["label"] for r in train) == 8
     assert sorted(r["class_name"] for r in test if r["label"]) == sorted(miniworld.CLASSES)
     assert len({r["video"] for r in rows}) == len(rows)
-    ends = [(SEED_START[s], SEED_START[s] + SEED_ROOM[s]) for s in SEED_START]
-    assert all(a[1] <= b[0] for a, b in zip(ends[:-1], ends[1:], strict=True))
+    ends = list(SEEDS.values())
+    assert all(a.stop <= b.start for a, b in zip(ends[:-1], ends[1:], strict=True))
     elsewhere = {draw_plan(s, split).scene for split in ("train", "stills") for s in range(400)}
     assert miniworld.HELD_OUT_SCENE not in elsewhere and len(elsewhere) >= 8
     assert miniworld.HELD_OUT_SCENE in {draw_plan(s, "test").scene for s in range(70_001, 70_041)}

@@ -11,10 +11,9 @@ from alertclip.cache import FrameCache
 from alertclip.errors import InputError
 from companion import mini_vlm, vagpt_exam
 from curation.chat_models import LocalModel
+from vagpt import effective_tokens as et
 from vagpt import language_model as lm
-from vagpt import visual_tokens
 from vagpt.answerers import arm_differences, arm_table
-from vagpt.effective_tokens import keep_top
 
 TURNS = [("What happens?", "Two men fight."), ("Are there any anomalies?", "Yes, fighting.")]
 
@@ -61,7 +60,7 @@ def test_tokens_are_those_of_transformers_own_forward(folder, vlm):
 @pytest.mark.parametrize(("share", "count"), [(1.0, 48), (0.5, 16 + 8 + 8), (0.1, 16 + 2 + 2)])
 def test_kept_tokens_follow_the_rule(vlm, share, count):
     item = lm.Dialogue(shown(vlm), TURNS)
-    kept = keep_top(item.shown.moved, share)
+    kept = et.keep_top(item.shown.moved, share)
     ids, _ = vlm.sequence(item, kept)
     image = vlm.model.config.image_token_id
     assert int((ids == image).sum()) == kept.sum() == count
@@ -131,18 +130,18 @@ def test_the_loss_is_that_of_all_logits(vlm):
 def test_a_video_becomes_one_file_of_tokens(vlm, tmp_path):
     path = write_ids(tmp_path / "v.mp4", 40)  # a grey that rises by 5 from frame to frame
     cache, file = FrameCache(tmp_path / "cache", vlm.image_size), tmp_path / "v.safetensors"
-    made = visual_tokens.video_tokens(vlm, path, file, cache, 4, 8)
-    frames = visual_tokens.frames_shown(path, cache, 4)
+    made = et.video_tokens(vlm.see, path, file, cache, 4, 8)
+    frames = et.frames_shown(path, cache, 4)
     assert made.tokens.shape == (4, 4, 4, 192) and made.moved.shape == (4, 4, 4)
     torch.testing.assert_close(made.tokens, vlm.see(frames), atol=1e-2, rtol=1e-2)
     assert np.isinf(made.moved[0]).all() and np.isfinite(made.moved[1:]).all()
     assert np.diff(made.times) == pytest.approx(np.diff(made.times)[:1].repeat(3))
     path.unlink()  # the file alone is enough
-    again = visual_tokens.video_tokens(vlm, path, file, cache, 4, 8)
+    again = et.video_tokens(vlm.see, path, file, cache, 4, 8)
     assert torch.equal(again.tokens, made.tokens) and np.array_equal(again.moved, made.moved)
-    inner = visual_tokens.between(made, made.times[1], made.times[3])
+    inner = et.between(made, made.times[1], made.times[3])
     assert inner.times.tolist() == made.times[1:3].tolist() and len(inner.tokens) == 2
-    nearest = visual_tokens.between(made, made.times[2] + 0.01, made.times[2] + 0.02)
+    nearest = et.between(made, made.times[2] + 0.01, made.times[2] + 0.02)
     assert nearest.times.tolist() == [made.times[2]]
 
 

@@ -36,7 +36,13 @@ class Endpoint:
     ) -> None:
         """Send nothing yet; InputError for a URL that carries or would expose a key."""
         self._key = os.environ.get("OPENAI_API_KEY", "")
-        _check_url(base_url, bool(self._key))
+        url = urlsplit(base_url)
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise InputError("base_url must start with http:// or https:// and name a host")
+        if url.username or url.password or url.query:
+            raise InputError("base_url must hold no user, password or query: keys go in a variable")
+        if self._key and url.scheme == "http" and url.hostname not in LOOPBACK:
+            raise InputError(f"{url.hostname}: a key is not sent over http; use https or unset it")
         self.name, self.system, self._retries = model, system, retries
         self._client = openai.OpenAI(
             base_url=base_url,
@@ -50,7 +56,12 @@ class Endpoint:
 
         Raises NoReply after all retries, InputError if the endpoint refuses key or model.
         """
-        content = [{"type": "text", "text": prompt}, *map(_image_part, frames)]
+        content = [{"type": "text", "text": prompt}]
+        for frame in frames:
+            bgr = np.ascontiguousarray(frame[..., ::-1])  # OpenCV's order
+            _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+            url = "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode()
+            content.append({"type": "image_url", "image_url": {"url": url}})
         messages = [{"role": "user", "content": content}]
         if self.system:
             messages.insert(0, {"role": "system", "content": self.system})
@@ -118,23 +129,6 @@ ChatModel = Endpoint | LocalModel
 def chat_model(url: str, name: str, system: str = "") -> ChatModel:
     """A chat model behind ``url`` or, without, a transformers model by folder or name."""
     return Endpoint(url, name, system) if url else LocalModel(name, system)
-
-
-def _image_part(frame: np.ndarray) -> dict[str, Any]:
-    bgr = np.ascontiguousarray(frame[..., ::-1])  # OpenCV's order
-    _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    url = "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode()
-    return {"type": "image_url", "image_url": {"url": url}}
-
-
-def _check_url(base_url: str, has_key: bool) -> None:
-    url = urlsplit(base_url)
-    if url.scheme not in ("http", "https") or not url.hostname:
-        raise InputError("base_url must start with http:// or https:// and name a host")
-    if url.username or url.password or url.query:
-        raise InputError("base_url must hold no user, password or query: keys go into a variable")
-    if has_key and url.scheme == "http" and url.hostname not in LOOPBACK:
-        raise InputError(f"{url.hostname}: a key is not sent over http; use https or unset it")
 
 
 class Results:

@@ -2,8 +2,8 @@
 
 Score = 1 class + 2 clarity + 2 quality + 5 redundancy, each from 1 to 5; below 25 a clip is
 removed. One fault alone never brings a clip below 25: with redundancy 1 and all else perfect it has
-30 points, with redundancy 5 at least 30. So by default a criterion at 1 also removes a clip
-(``veto``, ours); ``decision_by_score`` says what the published rule alone does.
+30 points, with redundancy 5 at least 30. So a criterion at 1 also removes a clip (ours);
+``decision_by_score`` says what the published rule alone does.
 """
 
 import warnings
@@ -55,8 +55,7 @@ def screen(
     model: AlertCLIP,
     prompts: Prompts,
     store: Path,
-    workers: int = 2,
-    veto: bool = True,
+    workers: int,
     overrides: Path | None = None,
 ) -> pd.DataFrame:
     """Screen ``items`` below ``root``: one row per clip, in their order.
@@ -79,7 +78,7 @@ def screen(
     lost = table["quality"].isna()
     table.loc[lost, list(WEIGHTS)] = 1
     table.loc[lost, "quality_note"] = table.loc[lost, "clip"].map(found.failures)
-    return decide(apply_overrides(table, overrides), veto)
+    return decide(apply_overrides(table, overrides))
 
 
 def measure_clips(
@@ -183,12 +182,12 @@ def _redundancy(found: Measured, quality: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame({"redundancy": scored["score"], **evidence})
 
 
-def decide(table: pd.DataFrame, veto: bool = True) -> pd.DataFrame:
+def decide(table: pd.DataFrame) -> pd.DataFrame:
     """Add score, bin, decision, decision_by_score and reason to criteria, notes and overrides."""
     table = table.astype({name: int for name in WEIGHTS})
     score = sum(weight * table[name] for name, weight in WEIGHTS.items())
     low = score < THRESHOLD
-    floor = (table[list(WEIGHTS)] == 1).any(axis=1) & veto
+    floor = (table[list(WEIGHTS)] == 1).any(axis=1)
     human = table["override"].str.split(":").str[0]
     drop = ((low | floor) & (human != KEEP)) | (human == DROP)
     made = pd.DataFrame({"score": score, "bin": score_bins(score)})

@@ -11,7 +11,6 @@ import numpy as np
 import yaml
 
 FPS, FRAMES, WIDTH, HEIGHT = 8, 64, 320, 240
-SECONDS = FRAMES / FPS
 DIALS = ("distance", "crowd", "occlusion", "night", "compression")  # uniform in [0, 1]
 
 
@@ -35,9 +34,9 @@ class Pair(NamedTuple):
 PAIRS = [Pair(**pair) for pair in FACTS["pairs"]]
 CLASSES = tuple(pair.class_name for pair in PAIRS)
 
-# Seeds are the numbers in the file names; the ranges are disjoint by construction.
-SEED_START = {"train": 1, "dev": 50_001, "test": 70_001, "stills": 100_001}
-SEED_ROOM = {"train": 50_000, "dev": 20_000, "test": 30_000, "stills": 10_000_000}
+# Seeds are the numbers in the file names; the ranges are disjoint.
+SEEDS = {"train": range(1, 50_001), "dev": range(50_001, 70_001), "test": range(70_001, 100_001),
+         "stills": range(100_001, 10_100_001)}  # fmt: skip
 
 
 class Look(NamedTuple):

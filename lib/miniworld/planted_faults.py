@@ -19,7 +19,7 @@ from alertclip.errors import InputError
 from alertclip.files import progress, read_json, sha256_file, sha256_json, write_json
 from alertclip.records import Item, box_at, item_key, region_span
 from alertclip.video import probe, read_frames
-from miniworld import world_video
+from miniworld import world
 
 CLEAN = "clean"
 COPIES = ("exact copy", "re-encoded copy", "cropped copy", "brighter copy")  # original stays too
@@ -59,7 +59,7 @@ def plant(
     """
     jobs = _jobs(items, clean, each, seed)
     content = [(job.video, job.source.key, job.kind, job.seed) for job in jobs]
-    code = [sha256_file(file) for file in (__file__, world_video.__file__)]
+    code = [sha256_file(file) for file in (__file__, world.__file__)]
     identity = sha256_json([content, code, av.__version__, cv2.__version__, str(root)])
     mark = out / "planted.json"
     if not mark.exists() or read_json(mark) != identity:
@@ -125,7 +125,7 @@ def _write(root: Path, target: Path, job: Job) -> None:
     rng = np.random.default_rng([job.seed, info.frames])
     whole = {"movflags": "faststart"} if job.seed % 2 else {}
     changed = list(_changed(job, frames, info.fps, rng))
-    world_video.write_video(changed, target, info.fps, ENCODING.get(job.kind), whole)
+    world.write_video(changed, target, info.fps, ENCODING.get(job.kind), whole)
     if job.kind == "truncated":  # the index stands first in every second file: its start decodes
         data = target.read_bytes()
         target.write_bytes(data[: int(len(data) * rng.uniform(0.25, 0.5))])

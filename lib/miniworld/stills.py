@@ -14,7 +14,7 @@ from alertclip.errors import InputError
 from alertclip.files import progress
 from miniworld.captions import PLACES, WORDINGS, article
 from miniworld.events import Moment, moment
-from miniworld.plan import FACTS, FPS, HEIGHT, SEED_ROOM, SEED_START, WIDTH, Plan, draw_plan
+from miniworld.plan import FACTS, FPS, HEIGHT, SEEDS, WIDTH, Plan, draw_plan
 from miniworld.poses import posture
 from miniworld.render import Shot, event_box
 from miniworld.world import parallel
@@ -129,13 +129,13 @@ def stills(
 
     ``seed`` chooses the world; the seeds of stills are disjoint from every clip's.
     """
-    pairs, first = (count + 1) // 2, SEED_START["stills"]
-    if pairs > SEED_ROOM["stills"]:
-        raise InputError(f"count={count}: at most {2 * SEED_ROOM['stills']} stills")
-    images = np.empty((pairs * 2, *size, 3), np.uint8)
+    seeds = SEEDS["stills"][: (count + 1) // 2]
+    if count > 2 * len(seeds):
+        raise InputError(f"count={count}: at most {2 * len(seeds)} stills")
+    images = np.empty((2 * len(seeds), *size, 3), np.uint8)
     captions, attributes = [], []
-    work = parallel(partial(still, size, seed), range(first, first + pairs), workers)
-    for k, (views, texts, shown) in enumerate(progress(work, pairs, "rendering stills")):
+    work = parallel(partial(still, size, seed), seeds, workers)
+    for k, (views, texts, shown) in enumerate(progress(work, len(seeds), "rendering stills")):
         images[2 * k : 2 * k + 2] = views
         captions += texts
         attributes += [shown] * 2

@@ -33,7 +33,7 @@ from vagpt.timed_captions import TimedCaption, read_uca, text_judge, training_on
 PARAMS = Path(__file__).resolve().parents[2] / "params"
 FORM = yaml.safe_load((PARAMS / "instructions.yaml").read_text(encoding="utf-8"))
 LAST = "Are there any anomalies?"
-PAIRS = 3
+PAIRS, ATTEMPTS = 3, 3  # of a clip; replies asked for at most
 
 
 class Pair(NamedTuple):
@@ -43,13 +43,9 @@ class Pair(NamedTuple):
     answer: str
 
 
-Write = Callable[[TimedCaption], list[Pair]]
-"""Writes a clip's pairs; NoReply if it has none to give."""
-
-
-def template_pairs(caption: TimedCaption, seed: int = 0) -> list[Pair]:
-    """Pairs by template, the wording of the questions drawn by seed and clip."""
-    rng = np.random.default_rng([seed, zlib.crc32(_key(caption).encode())])
+def template_pairs(caption: TimedCaption) -> list[Pair]:
+    """Pairs by template, the wording of the questions drawn by clip."""
+    rng = np.random.default_rng([0, zlib.crc32(_key(caption).encode())])
     when, told = "Over the whole video.", "everything in it is normal."
     if np.isfinite(caption.end):
         when = f"From {caption.start:.1f} s to {caption.end:.1f} s."
@@ -60,20 +56,20 @@ def template_pairs(caption: TimedCaption, seed: int = 0) -> list[Pair]:
     return [Pair(*pair) for pair in zip(questions, answers, strict=True)]
 
 
-def model_pairs(caption: TimedCaption, model: ChatModel, attempts: int = 3) -> list[Pair]:
+def model_pairs(caption: TimedCaption, model: ChatModel) -> list[Pair]:
     """Pairs written by a model from the caption; a reply of another form is sent back with why.
 
-    Raises NoReply after ``attempts`` such replies.
+    Raises NoReply after ATTEMPTS such replies.
     """
     kind = f"an anomaly ({words(caption.class_name)})" if caption.abnormal else "nothing abnormal"
     about = {"caption": json.dumps(caption.sentence), "kind": kind, "verdict": verdict(caption)}
     prompt, again = FORM["task"].format(last=LAST, **about), ""
-    for _ in range(attempts):
+    for _ in range(ATTEMPTS):
         pairs, broken = read_pairs(model.ask(prompt + again), caption)
         if not broken:
             return pairs
         again = FORM["again"].format(broken=broken)
-    raise NoReply(f"{attempts} replies broke the form, the last: {broken}")
+    raise NoReply(f"{ATTEMPTS} replies broke the form, the last: {broken}")
 
 
 def read_pairs(reply: str, caption: TimedCaption) -> tuple[list[Pair], str]:
@@ -111,12 +107,16 @@ def conversation(caption: TimedCaption, pairs: Sequence[Pair]) -> dict[str, Any]
 
 
 def write_instructions(
-    captions: Sequence[TimedCaption], write: Write, name: str, path: Path
+    captions: Sequence[TimedCaption],
+    write: Callable[[TimedCaption], list[Pair]],
+    name: str,
+    path: Path,
 ) -> tuple[list[dict[str, Any]], Report]:
     """Write the records of all clips to ``path`` (JSON); the report names the clips without.
 
-    ``name`` identifies the writer. Each result is kept at once in a .jsonl beside it, so that a
-    restarted call only writes what is missing. InputError if there are no captions.
+    ``write`` raises NoReply where it has no pairs to give; ``name`` identifies it. Each result is
+    kept at once in a .jsonl beside it, so that a restarted call only writes what is missing.
+    InputError if there are no captions.
     """
     if not captions:
         raise InputError(

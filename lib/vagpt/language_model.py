@@ -23,20 +23,12 @@ from torch.nn.utils.rnn import pad_sequence
 from alertclip import files
 from alertclip.errors import InputError
 from alertclip.training import learning_rate_factor
-from vagpt.effective_tokens import CHUNK, keep_top
+from vagpt.effective_tokens import CHUNK, Shown, keep_top
 
 IGNORED = -100  # label of a token that the loss leaves out
 WARMUP = 0.03  # share of the steps, LLaVA's
 # LLaVA adapts every linear layer.
 LINEAR = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
-
-
-class Shown(NamedTuple):
-    """What a model sees of a footage; an image is one frame."""
-
-    tokens: Tensor  # (T, h, w, W), before the projector
-    moved: np.ndarray  # (T, h, w): change of each token since the frame before; inf where unknown
-    times: np.ndarray  # (T,) s
 
 
 class Dialogue(NamedTuple):
@@ -117,25 +109,18 @@ class VisionLanguageModel:
 
     def sequence(self, item: Dialogue, kept: np.ndarray | None) -> tuple[Tensor, Tensor]:
         """Token ids and labels (L,): ids hold the image token once for each kept visual token."""
-        ids, labels = list(self.tokenizer("").input_ids), []  # what stands before every text
-        labels += [IGNORED] * len(ids)
-        image = self.processor.image_token
+        ids = list(self.tokenizer("").input_ids)  # what stands before every text
+        labels, image, frames = [IGNORED] * len(ids), self.processor.image_token, ""
+        if item.shown:
+            counts = kept.sum(axis=(1, 2)).tolist()
+            times = [f"{t:.0f} s " if len(counts) > 1 else "" for t in item.shown.times.tolist()]
+            frames = " ".join(t + image * n for t, n in zip(times, counts, strict=True))
         for text, counted in self.pieces(item.turns):
-            if image in text:
-                text = text.replace(image, self._frames(item.shown, kept))
+            text = text.replace(image, frames)
             new = self.tokenizer(text, add_special_tokens=False).input_ids
             ids += new
             labels += new if counted else [IGNORED] * len(new)
         return torch.tensor(ids), torch.tensor(labels)
-
-    def _frames(self, shown: Shown | None, kept: np.ndarray | None) -> str:
-        if shown is None:
-            return ""
-        counts = kept.sum(axis=(1, 2)).tolist()
-        timed = zip(shown.times.tolist(), counts, strict=True)
-        image = self.processor.image_token
-        return " ".join(f"{t:.0f} s {image * n}" if len(counts) > 1 else image * n
-                        for t, n in timed)  # fmt: skip
 
     def inputs(self, items: Sequence[Dialogue], share: float = 1.0) -> dict[str, Tensor]:
         """What the model takes: inputs_embeds (B, L, H), attention_mask and labels (B, L).

@@ -62,14 +62,20 @@ def read_uca(
         raise InputError(f"{path}: must be a mapping of videos to their captions, as UCA publishes")
     captions, report = [], Report()
     for video, entry in content.items():
-        duration, times, sentences = _entry(entry, f"{path}, {video}")
+        fields = entry if isinstance(entry, dict) else {}
+        duration, times, sentences = map(fields.get, ("duration", "timestamps", "sentences"))
+        lists = isinstance(times, list) and isinstance(sentences, list)
+        if not _is_number(duration) or not lists or len(times) != len(sentences):
+            raise InputError(
+                f"{path}, {video}: needs duration (s), and as many timestamps as sentences"
+            )
         class_name = video_class(video, classes)
         if class_name is None:
             report.add(video, "its name begins with no class", "left out")
             continue
         for i, (span, sentence) in enumerate(zip(times, sentences, strict=True)):
             where, timed = f"{video}, caption {i}", isinstance(span, list) and len(span) == 2
-            start, end = map(float, span) if timed and all(map(_is_number, span)) else (0.0, 0.0)
+            start, end = span if timed and all(map(_is_number, span)) else (0, 0)
             if not is_text(sentence) or not 0 <= start < min(end, duration):
                 report.add(where, f"no text, or {span} is no stretch of {duration:g} s", "left out")
                 continue
@@ -77,18 +83,9 @@ def read_uca(
                 report.add(where, f"ends at {end:g} s, its video at {duration:g} s", "cut")
             text = sentence.strip()
             abnormal = class_name != NORMAL and judge(text, class_name)
-            about = video, class_name, start, min(end, duration)
+            about = video, class_name, float(start), float(min(end, duration))
             captions.append(TimedCaption(*about, text, abnormal))
     return captions, report
-
-
-def _entry(entry: Any, where: str) -> tuple[float, list[Any], list[Any]]:
-    fields = entry if isinstance(entry, dict) else {}
-    duration, times, sentences = map(fields.get, ("duration", "timestamps", "sentences"))
-    lists = isinstance(times, list) and isinstance(sentences, list)
-    if not _is_number(duration) or not lists or len(times) != len(sentences):
-        raise InputError(f"{where}: needs duration (s), and as many timestamps as sentences")
-    return float(duration), times, sentences
 
 
 def _is_number(value: Any) -> bool:
