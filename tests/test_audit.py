@@ -71,11 +71,17 @@ def test_every_kind_is_counted_by_hand(small):
 
 
 def test_fantastical_words_are_told_from_plain_ones():
-    texts = ("A cat floats by.", "They stop mid-air.", "He walks backward.", "Cars fly off.")
-    assert all(map(audit.is_fantastical, (*texts, "A robot walks.")))
+    odd = (
+        "A cat floats by.",
+        "They stop mid-air.",
+        "He walks backward.",
+        "Cars fly off.",
+        "A robot.",
+    )
+    plain = "A man reversed out.", "Midnight in the park.", "A boat on the flood.", "A fan."
+    assert all(audit.is_fantastical(t, "") for t in odd)
+    assert not any(audit.is_fantastical(t, "") for t in plain)
     assert not audit.is_fantastical("People dance.", "Two people are dancing.")
-    texts = ("A man reversed out.", "Midnight in the park.", "A boat on the flood.", "A fan.")
-    assert not any(map(audit.is_fantastical, texts))
 
 
 def test_intervals_resample_videos_and_stay_open_where_nothing_counts():
@@ -124,12 +130,10 @@ def test_the_clean_file_drops_what_is_flagged_and_nothing_else(tmp_path, small):
     assert not again[list(audit.DROPPED)].any(axis=None)
     audit.clean(path, out, small[1], ["fantastical"])
     assert json.loads(out.read_text())["items"][3]["hard_negative"][0].startswith("People 穿梭")
-    with pytest.raises(InputError, match="no flag is called nonsense"):
-        audit.clean(path, out, small[1], ["nonsense"])
     assert len(load_surrogate(out)[0]) == 3
 
 
-def test_planted_faults_are_found_and_left_out(tmp_path, world, monkeypatch):
+def test_planted_faults_are_found_and_left_out(tmp_path, world):
     P = load_params("mini", {"hard_negatives_train": str(world), "bootstrap_samples": 50})
     found = plant_and_clean(P, tmp_path).set_index("kind")
     certain = [kind for kind in TEXT_FAULTS if kind not in ("fantastical", "wrong polarity")]

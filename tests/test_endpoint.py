@@ -77,7 +77,7 @@ def serve(monkeypatch):
 
 
 def outcome(endpoint):
-    return Writer(endpoint, PROMPTS, ".").write(UNIT, 1)
+    return Writer(endpoint, PROMPTS, ".").write(UNIT)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_the_key_is_nowhere(serve, tmp_path, caplog, monkeypatch):
     path = tmp_path / "r.jsonl"
     many = [Unit("a.mp4", i, "Two men fight.", False) for i in range(9)]
     with pytest.raises(InputError, match="no reply") as stopped:
-        negatives.write_all(Writer(endpoint, PROMPTS, tmp_path), many, path, repairs=1)
+        negatives.write_all(Writer(endpoint, PROMPTS, tmp_path), many, path)
     refused, endpoint = serve((401, '{"error": {"message": "bad key ECHO"}}', {}))
     with pytest.raises(InputError, match=r"refuses the key in OPENAI_API_KEY.*\[key\]") as error:
         endpoint.ask("hello")
@@ -140,15 +140,15 @@ def test_frames_of_the_span_go_with_abnormal_units_only(serve, tmp_path):
     server, endpoint = serve(FENCED)
     unit = Unit("a.mp4", 0, "Two men fight.", True, None, None, (0.2, 1.0))
     writer = Writer(endpoint, PROMPTS, tmp_path, frames=3)
-    assert writer.write(unit, 0)["status"] == "ok"
+    assert writer.write(unit)["status"] == "ok"
     parts = server.seen[0][0]["messages"][1]["content"]
     assert [p["type"] for p in parts] == ["text", *["image_url"] * 3]
     assert server.seen[0][0]["messages"][0] == {"role": "system", "content": PROMPTS.system}
     assert parts[1]["image_url"]["url"].startswith("data:image/jpeg;base64,/9j/")
     assert "NORMAL captions" in parts[0]["text"]
     gone = Unit("gone.mp4", 0, "Two men fight.", True)
-    assert writer.write(gone, 0)["status"] == "unreadable"
-    writer.write(UNIT, 0)
+    assert writer.write(gone)["status"] == "unreadable"
+    writer.write(UNIT)
     (only,) = server.seen[1][0]["messages"][1]["content"]
     assert "ABNORMAL captions" in only["text"]
 

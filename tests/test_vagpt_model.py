@@ -84,6 +84,7 @@ def test_the_loss_counts_answers_only(vlm):
     with torch.no_grad():  # padding changes nothing
         alone, both = (vlm.model(**vlm.inputs(items)).logits[-1, -5:] for items in
                        ([short], [item, short]))  # fmt: skip
+        torch.testing.assert_close(vlm.loss([item, short]), vlm.model(**given).loss)
     torch.testing.assert_close(alone, both, atol=1e-4, rtol=1e-4)
 
 
@@ -108,23 +109,12 @@ def test_tuning_moves_projector_and_adapters_only(vlm, tmp_path):
     assert isinstance(LocalModel(str(out)).ask("What?", [np.zeros((128, 128, 3), np.uint8)]), str)
 
 
-def test_other_models_are_refused(tmp_path):
-    with pytest.raises(InputError, match="no vision-language model"):
-        lm.VisionLanguageModel(str(tmp_path))
-
-
 def test_joined_videos_keep_their_times(vlm):
     parts = [shown(vlm, 2, seed) for seed in (0, 1)]
     joined = lm.join_shown(parts, [0.0, 8.0])
     assert joined.times.tolist() == [0.0, 2.0, 8.0, 10.0]
     assert torch.equal(joined.tokens, torch.cat([part.tokens for part in parts]))
     assert np.isinf(joined.moved[2]).all() and joined.moved.shape == (4, 4, 4)
-
-
-def test_the_loss_is_that_of_all_logits(vlm):
-    items = [lm.Dialogue(shown(vlm), TURNS), lm.Dialogue(None, [("Why?", "Because.")])]
-    with torch.no_grad():
-        torch.testing.assert_close(vlm.loss(items), vlm.model(**vlm.inputs(items)).loss)
 
 
 def test_a_video_becomes_one_file_of_tokens(vlm, tmp_path):
@@ -145,7 +135,7 @@ def test_a_video_becomes_one_file_of_tokens(vlm, tmp_path):
     assert nearest.times.tolist() == [made.times[2]]
 
 
-def test_arms_are_compared_on_the_same_questions():
+def test_arms_are_compared_on_the_same_questions(tmp_path):
     keys = {"kind": ["total", "total", "temporal"], "video": ["a", "b", "a"]}
     right = {"none": [(0, 0, 0), (1, 0, 0)], "both": [(1, 1, 1), (1, 0, 1)]}
     tables = [
@@ -162,3 +152,5 @@ def test_arms_are_compared_on_the_same_questions():
         vagpt_exam.main(["--benchmark", "nowhere", "--model", "none"])
     with pytest.raises(SystemExit, match="name a LLaVA"):
         vagpt_exam.main([])
+    with pytest.raises(InputError, match="no vision-language model"):
+        lm.VisionLanguageModel(str(tmp_path))

@@ -98,7 +98,7 @@ def negatives_table(regions: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def is_fantastical(text: str, caption: str = "") -> bool:
+def is_fantastical(text: str, caption: str) -> bool:
     """Whether a rewrite adds something of FANTASTICAL that its caption does not have."""
     return any(stems.search(text) and not stems.search(caption) for stems in FANTASTICAL)
 
