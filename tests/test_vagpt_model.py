@@ -106,7 +106,8 @@ def test_tuning_moves_projector_and_adapters_only(vlm, tmp_path):
     moved = {k for k, v in stock.state_dict().items() if not torch.equal(v, before[k])}
     assert moved and all("projector" in k or "language_model.layers" in k for k in moved)
     assert lm.VisionLanguageModel(str(out), 2).answer([asked], 0.5, 8) == told
-    assert isinstance(LocalModel(str(out)).ask("What?", [np.zeros((128, 128, 3), np.uint8)]), str)
+    local = LocalModel(str(out), "a system prompt")
+    assert isinstance(local.ask("What?", [np.zeros((128, 128, 3), np.uint8)] * 2), str)
 
 
 def test_joined_videos_keep_their_times(vlm):
@@ -154,3 +155,5 @@ def test_arms_are_compared_on_the_same_questions(tmp_path):
         vagpt_exam.main([])
     with pytest.raises(InputError, match="no vision-language model"):
         lm.VisionLanguageModel(str(tmp_path))
+    with pytest.raises(InputError, match="no image-and-text model to load"):
+        LocalModel(str(tmp_path))

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -40,15 +39,6 @@ CLASS_LEVELS = (-3.0, -2.0, -1.0, 0.0)
 CLARITY_LEVELS = (0.1, 0.2, 0.35, 0.5)
 
 
-class Measured(NamedTuple):
-    """Readable clips in one order (``clips.keys``), and why others are not readable, by key."""
-
-    clips: ClipEmbeddings
-    quality: list[Quality]
-    content: list[str]  # equal for equal bytes and segment
-    failures: dict[str, str]
-
-
 def screen(
     root: Path,
     items: Sequence[Item],
@@ -65,26 +55,31 @@ def screen(
     Measurements are kept in ``store`` by content. A file that cannot be read scores 1 everywhere,
     with the error as its reason. ``overrides`` is a CSV, see `apply_overrides`.
     """
-    found = measure_clips(root, items, model, store, workers)
-    quality = _quality(found)
-    names = sorted(set(found.clips.classes) - {"Normal"})
+    clips, measured, content, failures = measure_clips(root, items, model, store, workers)
+    quality = _quality(clips.keys, measured)
+    names = sorted(set(clips.classes) - {"Normal"})
     scale = float(model.backbone.model.logit_scale.detach().exp())
     texts = class_embeddings(model, names, prompts)
-    consistency = score_consistency(found.clips, texts, names, scale)
-    redundancy = _redundancy(found, quality["quality"].to_numpy())
+    consistency = score_consistency(clips, texts, names, scale)
+    hashes, motion = np.stack([q.hashes for q in measured]), [q.motion for q in measured]
+    prints = Fingerprint(content, hashes, motion, clips.embedding)
+    redundancy = _redundancy(clips.keys, prints, quality["quality"].to_numpy())
     scores = pd.concat([quality, consistency, redundancy], axis=1)
     named = [(item.key, item.class_name) for item in items]
     table = pd.DataFrame(named, columns=["clip", "class_name"]).merge(scores, "left", on="clip")
     lost = table["quality"].isna()
     table.loc[lost, list(WEIGHTS)] = 1
-    table.loc[lost, "quality_note"] = table.loc[lost, "clip"].map(found.failures)
+    table.loc[lost, "quality_note"] = table.loc[lost, "clip"].map(failures)
     return decide(apply_overrides(table, overrides))
 
 
 def measure_clips(
     root: Path, items: Sequence[Item], model: AlertCLIP, store: Path, workers: int
-) -> Measured:
-    """Quality and embeddings of every clip that can be read; InputError only if none can."""
+) -> tuple[ClipEmbeddings, list[Quality], list[str], dict[str, str]]:
+    """Embeddings, quality and content (equal for equal bytes and segment) of every readable clip.
+
+    Last, why others cannot be read, by key. InputError only if none can.
+    """
     cache = FrameCache(store, model.backbone.image_size)
     dataset = _dataset(root, items, cache, workers)
     failures = {finding.item: finding.reason for finding in dataset.failures}
@@ -105,7 +100,7 @@ def measure_clips(
     make = partial(embed_clips, model, dataset, BATCH, model.mean.device)
     clips = reuse_or_embed(store / "embeddings" / name, identity, make)
     content = [f"{cache.info(root / i.video).sha256} {i.timestamps}" for i in dataset.items]
-    return Measured(clips, [measured[key] for key in keys], content, failures)
+    return clips, [measured[key] for key in keys], content, failures
 
 
 def _dataset(root: Path, items: Sequence[Item], cache: FrameCache, workers: int) -> ClipDataset:
@@ -114,9 +109,9 @@ def _dataset(root: Path, items: Sequence[Item], cache: FrameCache, workers: int)
         return ClipDataset(root, items, FRAMES, cache, workers)
 
 
-def _quality(found: Measured) -> pd.DataFrame:
+def _quality(keys: Sequence[str], measured: Sequence[Quality]) -> pd.DataFrame:
     rows = []
-    for key, clip in zip(found.clips.keys, found.quality, strict=True):
+    for key, clip in zip(keys, measured, strict=True):
         score, worst = score_quality(clip.values)
         note = f"{worst} {clip.values[worst]:.3g}"
         if worst == "decodable" and clip.report:
@@ -169,14 +164,11 @@ def _log_odds(logits: np.ndarray, own: int) -> tuple[np.ndarray, np.ndarray]:
     return logits[:, own] - others.max(axis=1), others.argmax(axis=1)
 
 
-def _redundancy(found: Measured, quality: np.ndarray) -> pd.DataFrame:
+def _redundancy(keys: Sequence[str], prints: Fingerprint, quality: np.ndarray) -> pd.DataFrame:
     """Of two copies the one of better quality stays, else the one listed first."""
-    hashes = np.stack([clip.hashes for clip in found.quality])
-    motion = [clip.motion for clip in found.quality]
-    prints = Fingerprint(found.content, hashes, motion, found.clips.embedding)
     rank = np.argsort(np.argsort(-quality, kind="stable"), kind="stable")
     scored = score_redundancy(compare(prints), rank)
-    match = [found.clips.keys[i] if i >= 0 else "" for i in scored["match"]]
+    match = [keys[i] if i >= 0 else "" for i in scored["match"]]
     notes = [f"{k} as {m}" if m else "" for k, m in zip(scored["kind"], match, strict=True)]
     evidence = {"redundancy_note": notes, "match": match, "match_evidence": scored["evidence"]}
     return pd.DataFrame({"redundancy": scored["score"], **evidence})

@@ -190,13 +190,9 @@ def main() -> None:
     images, captions, _ = miniworld.stills(args.stills, args.seed, (side, side), args.workers)
     tokenizer = train_tokenizer(captions)
     model = pretrain(images, captions, tokenizer, args.steps, seed=args.seed, family=args.family)
-    save_prior(model, tokenizer, args.out, _card(args, time.monotonic() - start), args.family)
-
-
-def _card(args: argparse.Namespace, seconds: float) -> dict:
     name = NAMES[args.family]
     options = [f"--{k} {getattr(args, k)}" for k in ("family", "stills", "steps", "seed")]
-    return {
+    card = {
         "what": f"{name}, a synthetic stand-in for {name.removeprefix('Mini')};"
         " it knows nothing of the real world",
         "engineered": f"neutral captions of postures, clothes, objects and places;"
@@ -205,11 +201,12 @@ def _card(args: argparse.Namespace, seconds: float) -> dict:
         f" {GENERIC_SHARE:.0%} a generic one, both drawn without looking at the twin, so"
         " that the model knows the words and sees the scene but has no notion of abnormal",
         "stills": args.stills, "steps": args.steps, "batch_size": BATCH_SIZE, "seed": args.seed,
-        "minutes": round(seconds / 60, 1),
+        "minutes": round((time.monotonic() - start) / 60, 1),
         "machine": platform.machine(),
         "versions": {"torch": torch.__version__, "open_clip": open_clip.__version__},
         "command": " ".join(["python -m miniworld.prior --out DIR", *options]),
     }  # fmt: skip
+    save_prior(model, tokenizer, args.out, card, args.family)
 
 
 if __name__ == "__main__":

@@ -38,10 +38,6 @@ class Dialogue(NamedTuple):
     turns: Sequence[tuple[str, str | None]]
 
 
-Draw = Callable[[np.random.Generator], list[Dialogue]]
-"""The dialogues of one training step."""
-
-
 class VisionLanguageModel:
     """A LLaVA with its processor; ``pool`` averages that many neighbouring tokens each way."""
 
@@ -165,14 +161,17 @@ class VisionLanguageModel:
 
     def fit(
         self,
-        draw: Draw,
+        draw: Callable[[np.random.Generator], list[Dialogue]],
         steps: int,
         learning_rate: float,
         share: float = 1.0,
         seed: int = 0,
         label: str = "tuning",
     ) -> list[float]:
-        """Train what requires a gradient by AdamW, on answers only; the loss of every step."""
+        """Train on answers, by AdamW, what requires a gradient; returns the loss of every step.
+
+        ``draw`` gives the dialogues of a step.
+        """
         torch.manual_seed(seed)
         rng, losses, device = np.random.default_rng(seed), [], self.model.device.type
         trained = [p for p in self.model.parameters() if p.requires_grad]
@@ -235,7 +234,7 @@ def _precise(model: nn.Module) -> nn.Module:
     return model
 
 
-def draw_from(items: Sequence[Dialogue], count: int) -> Draw:
+def draw_from(items: Sequence[Dialogue], count: int) -> Callable:
     """Steps of ``count`` dialogues drawn at random."""
     return lambda rng: [items[i] for i in rng.integers(len(items), size=count)]
 

@@ -69,8 +69,9 @@ def read_uca(
             raise InputError(
                 f"{path}, {video}: needs duration (s), and as many timestamps as sentences"
             )
-        class_name = video_class(video, classes)
-        if class_name is None:
+        named = re.match(r"(Normal)_Videos|([A-Za-z]+)\d", video)  # Abuse037_x264, as UCF-Crime
+        class_name = named and (named[1] or named[2])
+        if class_name not in classes:
             report.add(video, "its name begins with no class", "left out")
             continue
         for i, (span, sentence) in enumerate(zip(times, sentences, strict=True)):
@@ -90,13 +91,6 @@ def read_uca(
 
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)  # true is no number
-
-
-def video_class(video: str, classes: Sequence[str]) -> str | None:
-    """Class of a UCF-Crime name: "Abuse037_x264", "Normal_Videos_003_x264"; None if none."""
-    found = re.match(r"(Normal)_Videos|([A-Za-z]+)\d", video)
-    name = found and (found[1] or found[2])
-    return name if name in classes else None
 
 
 def text_judge(encode_text: EncodeText, class_texts: Mapping[str, Sequence[str]]) -> Judge:
