@@ -149,9 +149,9 @@ def test_uca_as_published_leaks_test_videos(
 def test_template_pairs_and_record():
     pairs = ins.template_pairs(CLIP)
     answers = ["Two men fight.", "From 2.0 s to 5.5 s.", "Yes, fighting. Two men fight."]
-    assert [pair.answer for pair in pairs] == answers
-    assert pairs[-1].question == "Are there any anomalies?" and pairs == ins.template_pairs(CLIP)
-    assert ins.template_pairs(CALM)[2].answer.startswith("No, ")
+    assert [answer for _, answer in pairs] == answers
+    assert pairs[-1][0] == "Are there any anomalies?" and pairs == ins.template_pairs(CLIP)
+    assert ins.template_pairs(CALM)[2][1].startswith("No, ")
     record = ins.conversation(CLIP, pairs)
     assert record["id"] == "Fighting002_x264#2-5.5" and record["time"] == [2.0, 5.5]
     turns = record["conversations"]

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from alertclip.errors import InputError
 from companion import qa_tables
-from companion.figures.curves import accuracy_by_share, score_curves
 from companion.figures.images import kept_patches
 from vagpt import effective_tokens, temporal_classifier
 from vagpt.effective_tokens import embed_frames
@@ -146,7 +145,7 @@ def test_timm_patches_lie_where_the_frame_changed():
         effective_tokens.timm_patches("no_such_model", pretrained=False)
 
 
-def test_masked_frames_and_figures():
+def test_frames_are_masked():
     frames = np.full((2, 4, 6, 3), 9, np.uint8)
     kept = np.array([[[True, False, True]], [[False, True, False]]])
     masked = effective_tokens.mask_frames(frames, kept)
@@ -154,10 +153,3 @@ def test_masked_frames_and_figures():
     assert (masked[1, :, 4:] == 127).all() and masked.dtype == np.uint8
     table = pd.DataFrame({"time_s": [0.0, 1.0], "share": [100.0, 50.0]})
     assert len(kept_patches(frames, kept, table).axes) == 4
-    shares = pd.DataFrame({"setting": "total", "rule": ["a", "b"], "share": 50.0, "value": 40.0,
-                           "low": 30.0, "high": 50.0, "n": 9})  # fmt: skip
-    assert accuracy_by_share(shares).axes
-    curve = pd.DataFrame({"video": "v", "time_s": [0.0, 0.5, 1.0, 1.5], "model": "m", "score": 0.5,
-                          "truth": 0, "picked": [0, 1, 0, 0]})  # fmt: skip
-    lines = score_curves(curve).axes[0].collections[-1].get_segments()
-    assert [segment[:, 0].tolist() for segment in lines] == [[0.5, 1.0]]  # as long as it is short

@@ -15,7 +15,7 @@ import sys
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import yaml
@@ -34,13 +34,7 @@ PARAMS = Path(__file__).resolve().parents[2] / "params"
 FORM = yaml.safe_load((PARAMS / "instructions.yaml").read_text(encoding="utf-8"))
 LAST = "Are there any anomalies?"
 PAIRS, ATTEMPTS = 3, 3  # of a clip; replies asked for at most
-
-
-class Pair(NamedTuple):
-    """A question and its answer."""
-
-    question: str
-    answer: str
+Pair = tuple[str, str]  # a question and its answer
 
 
 def template_pairs(caption: TimedCaption) -> list[Pair]:
@@ -53,7 +47,7 @@ def template_pairs(caption: TimedCaption) -> list[Pair]:
         told = f"{words(caption.class_name)}. {caption.sentence}"
     questions = str(rng.choice(FORM["what"])), str(rng.choice(FORM["when"])), LAST
     answers = caption.sentence, when, f"{verdict(caption)}, {told}"
-    return [Pair(*pair) for pair in zip(questions, answers, strict=True)]
+    return list(zip(questions, answers, strict=True))
 
 
 def model_pairs(caption: TimedCaption, model: ChatModel) -> list[Pair]:
@@ -75,16 +69,16 @@ def model_pairs(caption: TimedCaption, model: ChatModel) -> list[Pair]:
 def read_pairs(reply: str, caption: TimedCaption) -> tuple[list[Pair], str]:
     """The pairs of a reply, or none and what is wrong with it."""
     try:
-        pairs = [Pair(v["question"].strip(), v["answer"].strip()) for v in json.loads(reply)]
+        pairs = [(v["question"].strip(), v["answer"].strip()) for v in json.loads(reply)]
     except (ValueError, RecursionError, TypeError, LookupError, AttributeError):
         return [], "it is not one JSON list of questions and answers and nothing else"
     if len(pairs) != PAIRS or not all(map(all, pairs)):
         return [], f"it is not a list of {PAIRS} questions with answers"
-    if len({pair.question.casefold() for pair in pairs}) < PAIRS:
+    if len({question.casefold() for question, _ in pairs}) < PAIRS:
         return [], "a question comes twice"
-    if pairs[-1].question != LAST:
+    if pairs[-1][0] != LAST:
         return [], f"the last question is not {LAST}"
-    if not re.match(rf"{verdict(caption)}\b", pairs[-1].answer):
+    if not re.match(rf"{verdict(caption)}\b", pairs[-1][1]):
         return [], f"the last answer does not begin with {verdict(caption)}"
     return pairs, ""
 
@@ -97,9 +91,9 @@ def verdict(caption: TimedCaption) -> str:
 def conversation(caption: TimedCaption, pairs: Sequence[Pair]) -> dict[str, Any]:
     """One LLaVA record: turns by human and gpt; the first question carries the image token."""
     turns = []
-    for number, pair in enumerate(pairs):
-        question = pair.question if number else f"<image>\n{pair.question}"
-        turns += [{"from": "human", "value": question}, {"from": "gpt", "value": pair.answer}]
+    for number, (question, answer) in enumerate(pairs):
+        asked = question if number else f"<image>\n{question}"
+        turns += [{"from": "human", "value": asked}, {"from": "gpt", "value": answer}]
     record = {"id": _key(caption), "video": caption.video, "conversations": turns}
     if np.isfinite(caption.end):
         record["time"] = [caption.start, caption.end]
