@@ -161,8 +161,6 @@ def test_faults_are_planted_by_seed_one_kind_alone_or_none_at_all(tmp_path, worl
         assert after != regions.loc[key, "caption"]
     assert plant_text_faults(world, out, 0.0, 0).empty
     assert json.loads(out.read_text()) == json.loads(world.read_text())
-    with pytest.raises(InputError, match="from 0 to 1"):
-        plant_text_faults(world, out, share=2, seed=0)
 
 
 def test_the_command_writes_audit_and_clean_file(tmp_path, world):

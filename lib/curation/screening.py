@@ -121,7 +121,7 @@ def _quality(keys: Sequence[str], measured: Sequence[Quality]) -> pd.DataFrame:
 
 
 def class_embeddings(model: AlertCLIP, names: Sequence[str], prompts: Prompts) -> np.ndarray:
-    """Unit mean text embedding of each class's prompts, or of its name: (C, D); C = 0: (0, 0)."""
+    """Unit mean text embedding of each class's prompts, or of its name: (C, D)."""
     texts = []
     for name in names:
         words = name.replace("_", " ").lower()

@@ -184,8 +184,6 @@ def plant_text_faults(
     the first). "wrong polarity" takes captions of other regions of the same class: true
     descriptions called false. Returns key, position, kind, before, after (empty for "missing").
     """
-    if not 0 <= share <= 1:
-        raise InputError(f"share of planted faults is {share}: give a number from 0 to 1")
     content = read_json(path_in)
     regions, rng, rows = content["items"], np.random.default_rng(seed), []
     spoilt: dict[int, list[str]] = {}
