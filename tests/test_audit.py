@@ -150,13 +150,15 @@ def test_planted_faults_are_found_and_left_out(tmp_path, world):
     assert np.mean(left) > 2.8 and sum(map(len, cleaned)) < sum(map(len, planted))
 
 
-def test_faults_are_planted_by_seed_one_kind_alone_or_none_at_all(tmp_path, world):
-    out, kinds = tmp_path / "a.json", ["wrong polarity"]
-    planted, again = (plant_text_faults(world, out, 1.0, 0, kinds) for _ in range(2))
+def test_faults_are_planted_by_seed_or_none_at_all(tmp_path, world):
+    out = tmp_path / "a.json"
+    planted, again = (plant_text_faults(world, out, 1.0, 0) for _ in range(2))
     pd.testing.assert_frame_equal(planted, again)
     regions = audit.read_regions(world).set_index("key")
     captions = regions.groupby("class_name")["caption"].agg(set)
-    for key, after in zip(planted["key"], planted["after"], strict=True):
+    assert set(planted["kind"]) == set(TEXT_FAULTS)
+    flipped = planted[planted["kind"] == "wrong polarity"]
+    for key, after in zip(flipped["key"], flipped["after"], strict=True):
         assert after in captions[regions.loc[key, "class_name"]]
         assert after != regions.loc[key, "caption"]
     assert plant_text_faults(world, out, 0.0, 0).empty

@@ -175,12 +175,10 @@ def _faint(item: Item, frames: np.ndarray, fps: float) -> Iterable[np.ndarray]:
         yield shown
 
 
-def plant_text_faults(
-    path_in: Path, path_out: Path, share: float, seed: int, kinds: Sequence[str] = TEXT_FAULTS
-) -> pd.DataFrame:
+def plant_text_faults(path_in: Path, path_out: Path, share: float, seed: int) -> pd.DataFrame:
     """Write a copy of a hard-negative file with a fault in a share of its regions, by seed.
 
-    Each of these has one of ``kinds``, all equally often, in all its negatives (repeated: all but
+    Each of these has one of TEXT_FAULTS, all equally often, in all its negatives (repeated: all but
     the first). "wrong polarity" takes captions of other regions of the same class: true
     descriptions called false. Returns key, position, kind, before, after (empty for "missing").
     """
@@ -188,7 +186,7 @@ def plant_text_faults(
     regions, rng, rows = content["items"], np.random.default_rng(seed), []
     spoilt: dict[int, list[str]] = {}
     for number, chosen in enumerate(rng.permutation(len(regions))[: round(share * len(regions))]):
-        region, kind = regions[chosen], kinds[number % len(kinds)]
+        region, kind = regions[chosen], TEXT_FAULTS[number % len(TEXT_FAULTS)]
         before = region["hard_negative"] or []
         spoilt[chosen] = after = _spoilt(kind, region, regions, rng)
         span = region["timestamps"] and tuple(region["timestamps"])
