@@ -142,7 +142,9 @@ def test_the_command_writes_the_published_format(tmp_path, monkeypatch, capsys):
 
 def test_a_prompt_file_is_checked_and_the_papers_serves(tmp_path):
     paper = load_negative_prompts(negatives.PROMPTS.with_name("negative_prompts_paper.yaml"))
-    assert paper.repair == PROMPTS.repair and paper.task(UNIT).endswith('Caption: "Two men fight."')
+    lines = paper.task(UNIT).splitlines()
+    assert "of a NORMAL daily activity clip" in lines[1] and "<= 20 tokens" in lines[2]
+    assert lines[3:] == ['Caption: "Two men fight."'] and paper.repair == PROMPTS.repair
     for text, message in [("system: x", "missing"), ("[", "YAML"), ("- 1", "not a prompt file")]:
         (tmp_path / "p.yaml").write_text(text)
         with pytest.raises(InputError, match=message):
