@@ -7,18 +7,18 @@ from pathlib import Path
 import av
 import numpy as np
 
-from miniworld.plan import HEIGHT, SEED_START, WIDTH, draw_plan
-from miniworld.render import render_clip
+from miniworld.plan import FPS, FRAMES, HEIGHT, SEEDS, WIDTH, draw_plan
+from miniworld.render import Shot
 
 RATE = 30
 
 
 def scenes(seed: int) -> Iterator[np.ndarray]:
     """Rendered frames (240, 320, 3), scene after scene."""
-    number = SEED_START["test"] + 1000 * seed
+    number = SEEDS["test"].start + 1000 * seed
     while True:
-        plan = draw_plan(number, "test")
-        yield from render_clip(plan, abnormal=number % 2 == 1)
+        shot = Shot(draw_plan(number, "test"))
+        yield from (shot.frame(number % 2 == 1, frame / FPS) for frame in range(FRAMES))
         number += 1
 
 

@@ -13,8 +13,7 @@ from companion.profiles import load_params
 from companion.screening_tables import plant_and_clean
 from curation import audit
 from miniworld.planted_faults import TEXT_FAULTS, plant_text_faults
-from miniworld.world import clip_jobs
-from miniworld.world_annotations import entries, write_annotations
+from miniworld.world import clip_jobs, entries, write_annotations
 
 FIGHT = "UCF_Crimes_Videos/UCF_Crimes/Videos/Fighting/Fighting002_x264.mp4"
 CALM = "UCF_Crimes_Videos/UCF_Crimes/Videos/Training_Normal_Videos_Anomaly/Normal_Videos1.mp4"
@@ -52,7 +51,7 @@ def world(tmp_path_factory):
     """The annotation files of a small mini world, without its videos."""
     folder = tmp_path_factory.mktemp("world")
     jobs = clip_jobs("train", 160, "flat", 0)
-    write_annotations(folder, [(job, entries(job)) for job in jobs])
+    write_annotations(folder, list(map(entries, jobs)))
     return folder / "hard_negatives_train.json"
 
 
@@ -72,11 +71,17 @@ def test_every_kind_is_counted_by_hand(small):
 
 
 def test_fantastical_words_are_told_from_plain_ones():
-    texts = ("A cat floats by.", "They stop mid-air.", "He walks backward.", "Cars fly off.")
-    assert all(map(audit.is_fantastical, (*texts, "A robot walks.")))
+    odd = (
+        "A cat floats by.",
+        "They stop mid-air.",
+        "He walks backward.",
+        "Cars fly off.",
+        "A robot.",
+    )
+    plain = "A man reversed out.", "Midnight in the park.", "A boat on the flood.", "A fan."
+    assert all(audit.is_fantastical(t, "") for t in odd)
+    assert not any(audit.is_fantastical(t, "") for t in plain)
     assert not audit.is_fantastical("People dance.", "Two people are dancing.")
-    texts = ("A man reversed out.", "Midnight in the park.", "A boat on the flood.", "A fan.")
-    assert not any(map(audit.is_fantastical, texts))
 
 
 def test_intervals_resample_videos_and_stay_open_where_nothing_counts():
@@ -125,12 +130,10 @@ def test_the_clean_file_drops_what_is_flagged_and_nothing_else(tmp_path, small):
     assert not again[list(audit.DROPPED)].any(axis=None)
     audit.clean(path, out, small[1], ["fantastical"])
     assert json.loads(out.read_text())["items"][3]["hard_negative"][0].startswith("People 穿梭")
-    with pytest.raises(InputError, match="no flag is called nonsense"):
-        audit.clean(path, out, small[1], ["nonsense"])
     assert len(load_surrogate(out)[0]) == 3
 
 
-def test_planted_faults_are_found_and_left_out(tmp_path, world, monkeypatch):
+def test_planted_faults_are_found_and_left_out(tmp_path, world):
     P = load_params("mini", {"hard_negatives_train": str(world), "bootstrap_samples": 50})
     found = plant_and_clean(P, tmp_path).set_index("kind")
     certain = [kind for kind in TEXT_FAULTS if kind not in ("fantastical", "wrong polarity")]
@@ -147,19 +150,19 @@ def test_planted_faults_are_found_and_left_out(tmp_path, world, monkeypatch):
     assert np.mean(left) > 2.8 and sum(map(len, cleaned)) < sum(map(len, planted))
 
 
-def test_faults_are_planted_by_seed_one_kind_alone_or_none_at_all(tmp_path, world):
-    out, kinds = tmp_path / "a.json", ["wrong polarity"]
-    planted, again = (plant_text_faults(world, out, 1.0, 0, kinds) for _ in range(2))
+def test_faults_are_planted_by_seed_or_none_at_all(tmp_path, world):
+    out = tmp_path / "a.json"
+    planted, again = (plant_text_faults(world, out, 1.0, 0) for _ in range(2))
     pd.testing.assert_frame_equal(planted, again)
     regions = audit.read_regions(world).set_index("key")
     captions = regions.groupby("class_name")["caption"].agg(set)
-    for key, after in zip(planted["key"], planted["after"], strict=True):
+    assert set(planted["kind"]) == set(TEXT_FAULTS)
+    flipped = planted[planted["kind"] == "wrong polarity"]
+    for key, after in zip(flipped["key"], flipped["after"], strict=True):
         assert after in captions[regions.loc[key, "class_name"]]
         assert after != regions.loc[key, "caption"]
     assert plant_text_faults(world, out, 0.0, 0).empty
     assert json.loads(out.read_text()) == json.loads(world.read_text())
-    with pytest.raises(InputError, match="from 0 to 1"):
-        plant_text_faults(world, out, share=2, seed=0)
 
 
 def test_the_command_writes_audit_and_clean_file(tmp_path, world):

@@ -13,12 +13,11 @@ from alertclip.errors import InputError
 from alertclip.records import Item, Keyframe, Region
 from alertclip.video import probe
 from companion import screening_tables
-from curation import consistency, quality, redundancy, screening
+from curation import quality, redundancy, screening
 from curation.__main__ import find_videos, main
 from curation.quality import level
 from miniworld import planted_faults
-
-SIZE = (96, 128)
+from miniworld.world import write_video
 
 
 def moving(seed: int, count: int = 24) -> np.ndarray:
@@ -34,11 +33,14 @@ def moving(seed: int, count: int = 24) -> np.ndarray:
 
 
 class TestMeasures:
-    def test_levels_by_hand(self) -> None:
+    def test_levels_by_hand_and_the_worst_measure_decides(self) -> None:
         rising, falling = (1, 2, 3, 4), (4, 3, 2, 1)
         assert [level(v, rising) for v in (0.9, 1, 2.5, 4)] == [1, 2, 3, 5]
         assert [level(v, falling) for v in (4.1, 4, 2.5, 1)] == [1, 2, 3, 5]
         assert level(float("nan"), rising) == 1
+        good = {name: thresholds[-1] for name, thresholds in quality.LEVELS.items()}
+        assert quality.score_quality(good)[0] == 5
+        assert quality.score_quality(good | {"luma": 5.0, "blur": 0.5}) == (1, "luma")
 
     def test_blur_grows_and_ignores_brightness(self) -> None:
         sharp = np.random.default_rng(0).integers(0, 200, (60, 80)).astype(np.uint8)
@@ -75,11 +77,6 @@ class TestMeasures:
         numbers = quality.frame_numbers(100, 10_000)
         assert len(numbers) == 64 and numbers[0] == 100 and numbers[-1] == 9_999
         assert (np.diff(numbers.reshape(8, 8), axis=1) == 1).all()
-
-    def test_worst_measure_decides(self) -> None:
-        good = {name: thresholds[-1] for name, thresholds in quality.LEVELS.items()}
-        assert quality.score_quality(good)[0] == 5
-        assert quality.score_quality(good | {"luma": 5.0, "blur": 0.5}) == (1, "luma")
 
 
 def prints(clips: list[np.ndarray], content: list[str] | None = None) -> redundancy.Fingerprint:
@@ -141,12 +138,12 @@ def test_log_odds_by_hand() -> None:
     means, labels = np.array([[0.6, 0.8, 0.0], [0.0, 0.6, 0.8]]), np.array([1, 0])
     names = {"classes": ["A", "Normal"], "keys": ["a", "n"]}
     clips = ClipEmbeddings(means, frames, frames, mask, times, labels, **names)
-    table = consistency.score_consistency(clips, np.eye(3), ["A", "B", "C"], 10.0)
+    table = screening.score_consistency(clips, np.eye(3), ["A", "B", "C"], 10.0)
     assert table[["class", "clarity"]].values.tolist() == [[3, 5], [5, 5]]
     assert table["class_log_odds"][0] == pytest.approx(-2.0) and np.isnan(table["clarity_share"][1])
     assert table["clarity_share"][0] == pytest.approx(2 / 3)  # of the three real frames
     assert table["class_note"].tolist() == ["log-odds -2.0 against B", "not judged"]
-    alone = consistency.score_consistency(clips, np.eye(3)[:1], ["A"], 10.0)
+    alone = screening.score_consistency(clips, np.eye(3)[:1], ["A"], 10.0)
     assert (alone[["class", "clarity"]] == 5).all(axis=None)  # nothing to compare with
 
 
@@ -161,10 +158,10 @@ class TestDecision:
     @given(*[st.integers(1, 5)] * 4)
     def test_the_published_score(self, a: int, b: int, c: int, d: int) -> None:
         scores = dict(zip(screening.WEIGHTS, (a, b, c, d), strict=True))
-        row = screening.decide(scored(**scores), veto=False).iloc[0]
+        row = screening.decide(scored(**scores)).iloc[0]
         assert row["score"] == a + 2 * b + 2 * c + 5 * d
-        assert (row["decision"] == "drop") == (row["score"] < 25)
-        assert row["decision"] == row["decision_by_score"]
+        assert (row["decision_by_score"] == "drop") == (row["score"] < 25)
+        assert (row["decision"] == "drop") == (row["score"] < 25 or 1 in (a, b, c, d))
 
     def test_no_single_fault_is_below_the_threshold(self) -> None:
         for name in screening.WEIGHTS:
@@ -182,7 +179,7 @@ def world(folder: Path) -> list[Item]:
     for number, name in enumerate(["Fire/a", "Fire/b", "Robbery/c", "Normal/d"]):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         frames = moving(number)
-        planted_faults.encode(frames // (20 if name == "Fire/b" else 1), folder / f"{name}.mp4", 8)
+        write_video(frames // (20 if name == "Fire/b" else 1), folder / f"{name}.mp4", 8)
     copy = (folder / "Fire/a.mp4").read_bytes()
     (folder / "Robbery/copy.mp4").write_bytes(copy)
     (folder / "Robbery/cut.mp4").write_bytes(copy[: len(copy) // 2])
@@ -220,7 +217,7 @@ class TestScreening:
             screening.apply_overrides(pd.DataFrame({"clip": ["a"]}), path)
 
     def test_measurements_are_reused(self, tmp_path: Path) -> None:
-        planted_faults.encode(moving(0), tmp_path / "a.mp4", 8)
+        write_video(moving(0), tmp_path / "a.mp4", 8)
         info = probe(tmp_path / "a.mp4")
         found = tmp_path / "a.mp4", info, None, tmp_path / "store"
         first = quality.measure(*found)
@@ -252,7 +249,7 @@ def test_planting_is_deterministic_and_leaves_the_world(tmp_path: Path) -> None:
         name = ("Normal", "Fire" if number % 4 == 1 else "Robbery")[number % 2]
         item = Item(f"{name}/{number}.mp4", "", (Region("", track if number % 2 else ()),))
         (root / name).mkdir(parents=True, exist_ok=True)
-        planted_faults.encode(moving(number, 16), root / item.video, 8)
+        write_video(moving(number, 16), root / item.video, 8)
         items.append(item)
     before = {p: p.read_bytes() for p in root.rglob("*.mp4")}
     one = planted_faults.plant(root, items, tmp_path / "one", 8, 1, seed=3)

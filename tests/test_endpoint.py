@@ -1,22 +1,19 @@
-"""Models that are asked: a server on loopback that misbehaves, the key, a local model."""
+"""Models that are asked: a server on loopback that misbehaves, and the key."""
 
 import json
 import logging
-import sys
 import threading
 import time
 import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from test_negatives import FENCED, GOOD, PROMPTS, UNIT
 from test_video import write_ids
 
 from alertclip.errors import InputError
 from curation import negatives
-from curation.chat_models import Endpoint, LocalModel
+from curation.chat_models import Endpoint
 from curation.negatives import Unit, Writer
 
 KEY = "sk-very-secret-0123456789"
@@ -77,7 +74,7 @@ def serve(monkeypatch):
 
 
 def outcome(endpoint):
-    return Writer(endpoint, PROMPTS, ".").write(UNIT, 1)
+    return Writer(endpoint, PROMPTS, ".").write(UNIT)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +111,7 @@ def test_the_key_is_nowhere(serve, tmp_path, caplog, monkeypatch):
     path = tmp_path / "r.jsonl"
     many = [Unit("a.mp4", i, "Two men fight.", False) for i in range(9)]
     with pytest.raises(InputError, match="no reply") as stopped:
-        negatives.write_all(Writer(endpoint, PROMPTS, tmp_path), many, path, repairs=1)
+        negatives.write_all(Writer(endpoint, PROMPTS, tmp_path), many, path)
     refused, endpoint = serve((401, '{"error": {"message": "bad key ECHO"}}', {}))
     with pytest.raises(InputError, match=r"refuses the key in OPENAI_API_KEY.*\[key\]") as error:
         endpoint.ask("hello")
@@ -140,36 +137,14 @@ def test_frames_of_the_span_go_with_abnormal_units_only(serve, tmp_path):
     server, endpoint = serve(FENCED)
     unit = Unit("a.mp4", 0, "Two men fight.", True, None, None, (0.2, 1.0))
     writer = Writer(endpoint, PROMPTS, tmp_path, frames=3)
-    assert writer.write(unit, 0)["status"] == "ok"
+    assert writer.write(unit)["status"] == "ok"
     parts = server.seen[0][0]["messages"][1]["content"]
     assert [p["type"] for p in parts] == ["text", *["image_url"] * 3]
     assert server.seen[0][0]["messages"][0] == {"role": "system", "content": PROMPTS.system}
     assert parts[1]["image_url"]["url"].startswith("data:image/jpeg;base64,/9j/")
     assert "NORMAL captions" in parts[0]["text"]
     gone = Unit("gone.mp4", 0, "Two men fight.", True)
-    assert writer.write(gone, 0)["status"] == "unreadable"
-    writer.write(UNIT, 0)
+    assert writer.write(gone)["status"] == "unreadable"
+    writer.write(UNIT)
     (only,) = server.seen[1][0]["messages"][1]["content"]
     assert "ABNORMAL captions" in only["text"]
-
-
-def test_a_local_model_answers_through_the_same_interface(monkeypatch):
-    calls = []
-
-    def pipeline(task, model, **options):
-        if model == "none":
-            raise OSError("not a local folder")
-        calls.append((task, options))
-        return lambda **given: calls.append(given) or [[{"generated_text": FENCED}]]
-
-    monkeypatch.setitem(sys.modules, "transformers", SimpleNamespace(pipeline=pipeline))
-    model, frame = LocalModel("folder", "system"), np.zeros((24, 32, 3), np.uint8)
-    assert model.ask("hello", [frame, frame]) == FENCED
-    assert calls[0] == ("image-text-to-text", {"model_kwargs": {"use_safetensors": True}})
-    [system, user] = calls[1]["text"][0]
-    assert system["content"] == [{"type": "text", "text": "system"}]
-    assert [part["type"] for part in user["content"]] == ["image", "image", "text"]
-    assert user["content"][0]["image"].size == (32, 24) and not calls[1]["return_full_text"]
-    assert outcome(model)["negatives"] == GOOD
-    with pytest.raises(InputError, match="none: no image-and-text model to load"):
-        LocalModel("none")

@@ -29,7 +29,6 @@ from alertclip.tower import image_and_patches, take_apart
 from companion.quickstart import stock_encoders
 from companion.relevance import frame_maps
 from miniworld import prior
-from miniworld.mini_models import RECIPES
 
 TEXTS = ["two men fight", "a calm street", "fire"]
 FAMILIES = ("siglip", "blip")
@@ -37,7 +36,7 @@ FAMILIES = ("siglip", "blip")
 
 def stock_siglip() -> torch.nn.Module:
     torch.manual_seed(0)
-    model = RECIPES["siglip"].build(len(TOKENIZER)).eval()
+    model = prior.build("siglip", len(TOKENIZER)).eval()
     stir(model, scale=0.02)
     return model
 

@@ -11,7 +11,7 @@ import pytest
 import miniworld
 from alertclip.errors import InputError
 from miniworld.captions import WORDINGS
-from miniworld.plan import FPS, FRAMES, PAIRS, SEED_ROOM, SEED_START, draw_plan
+from miniworld.plan import FPS, FRAMES, PAIRS, SEEDS, draw_plan
 from miniworld.poses import LYING, ON_BACK, STAND, pose, posture
 from miniworld.render import Shot, event_box
 from miniworld.stills import GENERIC, PEOPLE, TOPICS
@@ -22,10 +22,6 @@ def world(tmp_path_factory):
     out = tmp_path_factory.mktemp("world")
     miniworld.generate(out, train=20, dev=2, test=16, workers=1)
     return out
-
-
-def topic_texts(event):
-    return [w.format(**PEOPLE, at="").strip() for w in (*WORDINGS[event][:-1], *TOPICS[event])]
 
 
 def clips(world):
@@ -84,10 +80,9 @@ def test_complete_worlds_are_reused_and_interrupted_ones_resumed(world):
 
 def test_foreign_folders_and_odd_counts_are_refused(tmp_path):
     (tmp_path / "MSAD").mkdir()
-    with pytest.raises(InputError, match="another folder"):
-        miniworld.generate(tmp_path, train=0, dev=0, test=2)
-    with pytest.raises(InputError, match="even"):
-        miniworld.generate(tmp_path / "new", train=0, dev=3, test=2)
+    for dev, message in ((0, "another folder"), (3, "even")):
+        with pytest.raises(InputError, match=message):
+            miniworld.generate(tmp_path, train=0, dev=dev, test=2)
 
 
 def test_splits_are_balanced_and_disjoint(world):
@@ -96,8 +91,8 @@ def test_splits_are_balanced_and_disjoint(world):
     assert len(train) == 20 and sum(r["label"] for r in train) == 8
     assert sorted(r["class_name"] for r in test if r["label"]) == sorted(miniworld.CLASSES)
     assert len({r["video"] for r in rows}) == len(rows)
-    ends = [(SEED_START[s], SEED_START[s] + SEED_ROOM[s]) for s in SEED_START]
-    assert all(a[1] <= b[0] for a, b in zip(ends[:-1], ends[1:], strict=True))
+    ends = list(SEEDS.values())
+    assert all(a.stop <= b.start for a, b in zip(ends[:-1], ends[1:], strict=True))
     elsewhere = {draw_plan(s, split).scene for split in ("train", "stills") for s in range(400)}
     assert miniworld.HELD_OUT_SCENE not in elsewhere and len(elsewhere) >= 8
     assert miniworld.HELD_OUT_SCENE in {draw_plan(s, "test").scene for s in range(70_001, 70_041)}
@@ -158,9 +153,10 @@ def test_stills_are_neutral_seeded_and_paired():
     assert images.shape == (400, 64, 48, 3) and len(captions) == len(attributes) == 400
     again, _, _ = miniworld.stills(16, seed=0, size=(64, 48), workers=1)
     assert np.array_equal(again, images[:16])
-    wild = {text for pair in PAIRS for text in topic_texts(pair.event)}
-    mild = {text for pair in PAIRS for event in pair.normal for text in topic_texts(event)}
-    loaded = sorted(wild | mild | set(GENERIC), key=len, reverse=True)
+    topics = {event: {w.format(**PEOPLE, at="").strip() for w in (*WORDINGS[event][:-1], *more)}
+              for event, more in TOPICS.items()}  # fmt: skip
+    wild = set().union(*(topics[pair.event] for pair in PAIRS))
+    loaded = sorted(wild.union(GENERIC, *topics.values()), key=len, reverse=True)
     first = [next((t for t in loaded if c.startswith(t)), "") for c in captions]
     assert 0.25 < np.mean([bool(t) for t in first]) < 0.45
     rest = [c.removeprefix(t) for c, t in zip(captions, first, strict=True)]

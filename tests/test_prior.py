@@ -6,7 +6,7 @@ import torch
 
 from alertclip.backbone import load_backbone
 from miniworld import prior
-from miniworld.mini_models import RECIPES, soft_contrastive_loss
+from miniworld.prior import RECIPES, soft_contrastive_loss
 
 CAPTIONS = ["a red square", "a blue square", "a red circle", "a red square"]
 
@@ -38,11 +38,12 @@ def test_training_is_seeded():
 
 @pytest.mark.parametrize("family", ["clip", "siglip"])
 def test_saved_folder_is_the_model_that_was_trained(family, tmp_path):
-    stills = make_stills(RECIPES[family].image_size)
+    pixels = RECIPES[family]["preprocess_cfg"]
+    stills = make_stills(RECIPES[family]["model_cfg"]["vision_cfg"]["image_size"])
     model = prior.pretrain(*stills, steps=1, batch_size=4, family=family)
     prior.save_prior(model, stills[2], tmp_path, {"what": "test"}, family)
     backbone = load_backbone(f"local-dir:{tmp_path}")
-    assert (backbone.mean, backbone.std) == (RECIPES[family].mean, RECIPES[family].std)
+    assert [list(backbone.mean), list(backbone.std)] == [pixels["mean"], pixels["std"]]
     tokens = prior.encode_captions(stills[2], CAPTIONS)
     assert torch.equal(backbone.tokenizer(CAPTIONS), tokens)
     pixels = torch.randn(2, 3, *backbone.image_size)

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from alertclip.errors import InputError
 from companion import qa_tables
-from companion.figures.curves import accuracy_by_share, score_curves
 from companion.figures.images import kept_patches
 from vagpt import effective_tokens, temporal_classifier
 from vagpt.effective_tokens import embed_frames
@@ -27,20 +26,15 @@ def data(n=400, seed=0):
     return x, x[:, 0] > 5
 
 
-def test_learns_on_new_frames_and_is_frozen():
+def test_learns_on_new_frames_standardised_with_the_training_ones_and_is_frozen():
     x, y = data()
     model = train_classifier(x, y, QAParams(learning_rate=0.05, epochs=20, hidden=16))
     fresh, truth = data(seed=1)
     assert ((frame_logits(model, fresh) > 0) == truth).mean() > 0.93
     assert not model.training and not any(p.requires_grad for p in model.parameters())
-
-
-def test_standardises_with_the_training_frames():
-    x, y = data()
-    model = train_classifier(x, y, QAParams(epochs=1, hidden=4))
-    standard = (x[:3] - x.mean(0)) / x.std(0, ddof=1)
-    expected = model.layers(torch.from_numpy(standard))[:, 0]
-    assert np.allclose(frame_logits(model, x[:3]), expected.numpy(), atol=1e-5)
+    standard = torch.from_numpy((x[:3] - x.mean(0)) / x.std(0, ddof=1))
+    expected = model.layers(standard)[:, 0].numpy()
+    assert np.allclose(frame_logits(model, x[:3]), expected, atol=1e-5)
 
 
 def test_same_seed_same_classifier_and_each_frame_counts_once_an_epoch():
@@ -49,6 +43,9 @@ def test_same_seed_same_classifier_and_each_frame_counts_once_an_epoch():
     other = train_classifier(x, y, QAParams(epochs=2, hidden=4), seed=1)
     assert np.array_equal(frame_logits(one, x), frame_logits(two, x))
     assert not np.array_equal(frame_logits(one, x), frame_logits(other, x))
+    for label in (False, True):
+        with pytest.raises(InputError, match="same label"):
+            train_classifier(x, np.full(70, label), QAParams())
     # One epoch of one whole batch is one step of gradient descent, whatever the order.
     whole = QAParams(epochs=1, batch_size=70, hidden=4)
     stepped = train_classifier(x, y, whole)
@@ -60,20 +57,6 @@ def test_same_seed_same_classifier_and_each_frame_counts_once_an_epoch():
     (-(truth * p.log() + (1 - truth) * (1 - p).log())).mean().backward()
     for new, old in zip(stepped.parameters(), by_hand.parameters(), strict=True):
         assert torch.allclose(new, old - 1e-3 * old.grad, atol=1e-6)
-
-
-def test_labels_of_one_kind_are_refused():
-    for label in (False, True):
-        with pytest.raises(InputError, match="same label"):
-            train_classifier(data(8)[0], np.full(8, label), QAParams())
-
-
-def test_interval_by_hand():
-    #                                   0   1   2   3   4   5
-    assert best_interval(np.array([-1, 2, -1, 3, -4, 2])) == (1, 4)  # 2 - 1 + 3 = 4, the most
-    assert best_interval(np.array([-3, -1, -2])) == (1, 2)  # never empty: the least unlikely frame
-    with pytest.raises(InputError, match="no frames"):
-        best_interval(np.array([]))
 
 
 @settings(max_examples=100, deadline=None)
@@ -88,7 +71,9 @@ def test_interval_maximises_the_likelihood(values):
 
     found = best_interval(logits)
     best = max(likelihood(a, b) for a, b in itertools.combinations(range(len(logits) + 1), 2))
-    assert likelihood(*found) == pytest.approx(best)
+    assert likelihood(*found) == pytest.approx(best) and found[0] < found[1]
+    with pytest.raises(InputError, match="no frames"):
+        best_interval(np.array([]))
 
 
 def test_intervals_are_in_seconds_of_the_joined_footage():
@@ -118,16 +103,14 @@ def test_patches_that_changed_are_kept():
     assert kept[2].tolist() == [[False, False], [True, False]]
     assert effective_tokens.keep_top(moved, 0.5).sum(axis=(1, 2)).tolist() == [4, 2, 2]
     assert effective_tokens.keep_random((3, 2, 2), 0.5, 0).sum(axis=(1, 2)).tolist() == [4, 2, 2]
-    for share in (0, 1.1):
-        with pytest.raises(InputError, match="above 0"):
-            effective_tokens.keep_top(moved, share)
-
-
-def test_distances_move_to_another_grid():
     fine = np.arange(32.0).reshape(2, 4, 4)
+    fine[0] = np.inf
     coarse = effective_tokens.on_grid(fine, (2, 2))
     assert np.isinf(coarse[0]).all()
     assert coarse[1].tolist() == [[18.5, 20.5], [26.5, 28.5]]  # means of 2 x 2 blocks
+    for share in (0, 1.1):
+        with pytest.raises(InputError, match="above 0"):
+            effective_tokens.keep_top(moved, share)
 
 
 def test_all_patches_are_the_image_embedding_of_an_averaging_backbone():
@@ -156,7 +139,7 @@ def test_timm_patches_lie_where_the_frame_changed():
         effective_tokens.timm_patches("no_such_model", pretrained=False)
 
 
-def test_masked_frames_and_figures():
+def test_frames_are_masked():
     frames = np.full((2, 4, 6, 3), 9, np.uint8)
     kept = np.array([[[True, False, True]], [[False, True, False]]])
     masked = effective_tokens.mask_frames(frames, kept)
@@ -164,16 +147,3 @@ def test_masked_frames_and_figures():
     assert (masked[1, :, 4:] == 127).all() and masked.dtype == np.uint8
     table = pd.DataFrame({"time_s": [0.0, 1.0], "share": [100.0, 50.0]})
     assert len(kept_patches(frames, kept, table).axes) == 4
-    shares = pd.DataFrame({"setting": "total", "rule": ["a", "b"], "share": 50.0, "value": 40.0,
-                           "low": 30.0, "high": 50.0, "n": 9})  # fmt: skip
-    assert accuracy_by_share(shares).axes
-    curve = pd.DataFrame({"video": "v", "time_s": [0.0, 1], "model": "m", "score": 0.5,
-                          "truth": [0, 1], "picked": [1, 0]})  # fmt: skip
-    assert len(score_curves(curve).axes) == 1
-
-
-def test_a_short_interval_has_a_bar_of_its_length():
-    curve = pd.DataFrame({"video": "v", "time_s": [0.0, 0.5, 1.0, 1.5], "model": "m", "score": 0.5,
-                          "truth": 0, "picked": [0, 1, 0, 0]})  # fmt: skip
-    lines = score_curves(curve).axes[0].collections[-1].get_segments()
-    assert [segment[:, 0].tolist() for segment in lines] == [[0.5, 1.0]]

@@ -11,10 +11,9 @@ from alertclip.cache import FrameCache
 from alertclip.errors import InputError
 from companion import mini_vlm, vagpt_exam
 from curation.chat_models import LocalModel
+from vagpt import effective_tokens as et
 from vagpt import language_model as lm
-from vagpt import visual_tokens
 from vagpt.answerers import arm_differences, arm_table
-from vagpt.effective_tokens import keep_top
 
 TURNS = [("What happens?", "Two men fight."), ("Are there any anomalies?", "Yes, fighting.")]
 
@@ -61,7 +60,7 @@ def test_tokens_are_those_of_transformers_own_forward(folder, vlm):
 @pytest.mark.parametrize(("share", "count"), [(1.0, 48), (0.5, 16 + 8 + 8), (0.1, 16 + 2 + 2)])
 def test_kept_tokens_follow_the_rule(vlm, share, count):
     item = lm.Dialogue(shown(vlm), TURNS)
-    kept = keep_top(item.shown.moved, share)
+    kept = et.keep_top(item.shown.moved, share)
     ids, _ = vlm.sequence(item, kept)
     image = vlm.model.config.image_token_id
     assert int((ids == image).sum()) == kept.sum() == count
@@ -85,6 +84,7 @@ def test_the_loss_counts_answers_only(vlm):
     with torch.no_grad():  # padding changes nothing
         alone, both = (vlm.model(**vlm.inputs(items)).logits[-1, -5:] for items in
                        ([short], [item, short]))  # fmt: skip
+        torch.testing.assert_close(vlm.loss([item, short]), vlm.model(**given).loss)
     torch.testing.assert_close(alone, both, atol=1e-4, rtol=1e-4)
 
 
@@ -106,12 +106,8 @@ def test_tuning_moves_projector_and_adapters_only(vlm, tmp_path):
     moved = {k for k, v in stock.state_dict().items() if not torch.equal(v, before[k])}
     assert moved and all("projector" in k or "language_model.layers" in k for k in moved)
     assert lm.VisionLanguageModel(str(out), 2).answer([asked], 0.5, 8) == told
-    assert isinstance(LocalModel(str(out)).ask("What?", [np.zeros((128, 128, 3), np.uint8)]), str)
-
-
-def test_other_models_are_refused(tmp_path):
-    with pytest.raises(InputError, match="no vision-language model"):
-        lm.VisionLanguageModel(str(tmp_path))
+    local = LocalModel(str(out), "a system prompt")
+    assert isinstance(local.ask("What?", [np.zeros((128, 128, 3), np.uint8)] * 2), str)
 
 
 def test_joined_videos_keep_their_times(vlm):
@@ -122,31 +118,25 @@ def test_joined_videos_keep_their_times(vlm):
     assert np.isinf(joined.moved[2]).all() and joined.moved.shape == (4, 4, 4)
 
 
-def test_the_loss_is_that_of_all_logits(vlm):
-    items = [lm.Dialogue(shown(vlm), TURNS), lm.Dialogue(None, [("Why?", "Because.")])]
-    with torch.no_grad():
-        torch.testing.assert_close(vlm.loss(items), vlm.model(**vlm.inputs(items)).loss)
-
-
 def test_a_video_becomes_one_file_of_tokens(vlm, tmp_path):
     path = write_ids(tmp_path / "v.mp4", 40)  # a grey that rises by 5 from frame to frame
     cache, file = FrameCache(tmp_path / "cache", vlm.image_size), tmp_path / "v.safetensors"
-    made = visual_tokens.video_tokens(vlm, path, file, cache, 4, 8)
-    frames = visual_tokens.frames_shown(path, cache, 4)
+    made = et.video_tokens(vlm.see, path, file, cache, 4, 8)
+    frames = et.frames_shown(path, cache, 4)
     assert made.tokens.shape == (4, 4, 4, 192) and made.moved.shape == (4, 4, 4)
     torch.testing.assert_close(made.tokens, vlm.see(frames), atol=1e-2, rtol=1e-2)
     assert np.isinf(made.moved[0]).all() and np.isfinite(made.moved[1:]).all()
     assert np.diff(made.times) == pytest.approx(np.diff(made.times)[:1].repeat(3))
     path.unlink()  # the file alone is enough
-    again = visual_tokens.video_tokens(vlm, path, file, cache, 4, 8)
+    again = et.video_tokens(vlm.see, path, file, cache, 4, 8)
     assert torch.equal(again.tokens, made.tokens) and np.array_equal(again.moved, made.moved)
-    inner = visual_tokens.between(made, made.times[1], made.times[3])
+    inner = et.between(made, made.times[1], made.times[3])
     assert inner.times.tolist() == made.times[1:3].tolist() and len(inner.tokens) == 2
-    nearest = visual_tokens.between(made, made.times[2] + 0.01, made.times[2] + 0.02)
+    nearest = et.between(made, made.times[2] + 0.01, made.times[2] + 0.02)
     assert nearest.times.tolist() == [made.times[2]]
 
 
-def test_arms_are_compared_on_the_same_questions():
+def test_arms_are_compared_on_the_same_questions(tmp_path):
     keys = {"kind": ["total", "total", "temporal"], "video": ["a", "b", "a"]}
     right = {"none": [(0, 0, 0), (1, 0, 0)], "both": [(1, 1, 1), (1, 0, 1)]}
     tables = [
@@ -163,3 +153,7 @@ def test_arms_are_compared_on_the_same_questions():
         vagpt_exam.main(["--benchmark", "nowhere", "--model", "none"])
     with pytest.raises(SystemExit, match="name a LLaVA"):
         vagpt_exam.main([])
+    with pytest.raises(InputError, match="no vision-language model"):
+        lm.VisionLanguageModel(str(tmp_path))
+    with pytest.raises(InputError, match="no image-and-text model to load"):
+        LocalModel(str(tmp_path))

@@ -34,8 +34,10 @@ BENCHMARKS = PROFILES / "benchmarks.yaml"
 ABLATIONS = PROFILES / "ablations.yaml"
 TYPICAL_TIMES = PROFILES / "typical_times.yaml"
 BUDGETS = PROFILES / "budgets.yaml"
-NOT_PROFILES = {"ablations", "benchmarks", "negative_prompts", "paper_results", "prompts"}
-NOT_PROFILES |= {"budgets", "negative_prompts_paper", "typical_times"}  # other files there
+NOT_PROFILES = {  # other files there
+    "ablations", "benchmarks", "budgets", "fantastical", "instructions", "mini_models", "miniworld",
+    "negative_prompts", "negative_prompts_paper", "paper_results", "prompts", "typical_times",
+}  # fmt: skip
 TESTING = {"evaluation", "detector", "qa", "ablation", "failure"}  # groups that tune nothing
 
 Degradation = Literal[

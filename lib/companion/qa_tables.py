@@ -13,13 +13,13 @@ from companion import extraction, tuned_models
 from companion.profiles import Params
 from companion.result_tables import per_cent, with_paper
 from companion.splits import load_split
+from curation.chat_models import chat_model
 from detectors.benchmarks import load_benchmark, read_list
 from detectors.features import snippet_frames
 from detectors.fitting import EvaluationSet, class_prompts
 from vagpt import answerers, questions, temporal_classifier
 from vagpt import effective_tokens as tokens
 from vagpt.answerers import Answerer
-from vagpt.instructions import chat_model
 from vagpt.questions import QuestionSet
 from vagpt.temporal_classifier import FrameClassifier, frame_logits
 from vagpt.timed_captions import TimedCaption, frame_labels, from_items

@@ -33,11 +33,10 @@ from curation.chat_models import Results
 from detectors.event_annotations import video_name
 from vagpt import instructions, questions, temporal_classifier
 from vagpt.answerers import answer_all, arm_differences, arm_table, blind_answerer
-from vagpt.effective_tokens import timm_patches, unit
-from vagpt.language_model import Dialogue, Shown, VisionLanguageModel, draw_from, join_shown
+from vagpt.effective_tokens import Shown, between, frames_shown, timm_patches, unit, video_tokens
+from vagpt.language_model import Dialogue, VisionLanguageModel, draw_from, join_shown
 from vagpt.questions import LETTERS, Footage, Question, QuestionSet, prompt
 from vagpt.timed_captions import TimedCaption, from_items, training_only
-from vagpt.visual_tokens import between, frames_shown, video_tokens
 
 ARMS = {"none": (False, False), "spatial": (True, False), "temporal": (False, True),
         "both": (True, True)}  # kept tokens, the classifier's interval  # fmt: skip
@@ -88,7 +87,7 @@ class Course:
         files = [folder / f"{path.stem}.safetensors" for path in paths]
         if repeated := [file.stem for file, n in Counter(files).items() if n > 1]:
             raise InputError(f"{repeated[0]}: two videos of this name; name them apart")
-        made = (video_tokens(self.vlm, *pair, cache, P.qa.vlm_frames, gap, self.encode)
+        made = (video_tokens(self.vlm.see, *pair, cache, P.qa.vlm_frames, gap, self.encode)
                 for pair in zip(paths, files, strict=True))  # fmt: skip
         return list(progress(made, len(paths), "visual tokens"))
 

@@ -24,8 +24,7 @@ def find_videos(folder: Path) -> list[Item]:
     files = list(files_below(folder))
     paths = [path for path in files if is_video(path)]
     if not paths:
-        which = ", ".join(VIDEO_SUFFIXES)
-        raise InputError(f"{folder}: no such folder, or no videos in it ({which})")
+        raise InputError(f"{folder}: no videos in it ({', '.join(VIDEO_SUFFIXES)})")
     if len(files) > len(paths):
         print(f"{folder}: {len(files) - len(paths)} files are no videos by their suffix: skipped")
     return [Item(p.relative_to(folder).as_posix(), "", ()) for p in paths]
@@ -41,15 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--pretrained", help="open_clip tag or safetensors file for --model")
     add("--prompts", type=Path, default=PARAMS / "prompts.yaml")
     add("--overrides", type=Path, help="CSV: clip, override (keep or drop), reason")
-    add("--no-veto", action="store_true", help="the published rule alone")
     add("--workers", type=int, default=2)
     o = parser.parse_args(arguments)
     try:
         items, prompts = find_videos(o.folder), load_prompts(o.prompts)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model, _ = load_model(o.model, o.pretrained, device)
-        store, veto = o.out.parent / f".{o.out.stem}", not o.no_veto
-        table = screen(o.folder, items, model, prompts, store, o.workers, veto, o.overrides)
+        store = o.out.parent / f".{o.out.stem}"
+        table = screen(o.folder, items, model, prompts, store, o.workers, o.overrides)
         with atomic_write(o.out) as temporary:
             table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
     except InputError as error:

@@ -8,11 +8,12 @@ videos, since the captions of one video resemble one another.
 import argparse
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import yaml
 from scipy.stats import binomtest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -24,30 +25,15 @@ from alertclip.files import atomic_write, read_json, write_json
 from alertclip.intervals import Interval, ratio
 from alertclip.mss import bootstrap_interval
 from alertclip.records import Item, is_text, item_key
+from curation import PARAMS
 from curation.contract import NEGATIVES, normal_form, violations
 
 CONTRACT = ("missing", "over-long", "not English", "repeated", "equal to the positive", "not text")
 OTHER = ("cut off", "repeated in another region", "caption of another region", "fantastical")
 DROPPED = (*CONTRACT[1:], "cut off")  # wrong whatever the video shows
-DIRECTIONS = {"all": None, "abnormal to normal": True, "normal to abnormal": False}
-CLOSED = re.compile(r"[.!?][\"”'’)]?\s*$")
-
-# What no surveillance camera records, by word stem: it breaks physics, or it could be staged but is
-# an anomaly of no class. Collected from what VAGTA's rewrites of normal captions add and its
-# abnormal captions hardly have. Odd rewrites in other words ("eating desks") are missed: the share
-# is a lower bound.
-FANTASTICAL = tuple(
-    re.compile(stems, re.IGNORECASE)
-    for stems in (
-        r"\b(?:float|levitat|hover|glow|vanish|disappear|teleport|invisib|transform|melt|"
-        r"frozen|freez|froze|statue|gravity|translucent|ghost|midair|upside|weightless|orbs?\b|"
-        r"portal|shrink|morph|petrif|underwater|backward|in reverse|on the ceiling|"
-        r"through (?:the )?walls?\b|mid[- ](?:air|step|motion)|"
-        r"(?:cars?|trucks?|vehicles?|people|person) (?:\w+ )?(?:fl(?:y|ies|ew|ying)|danc))",
-        r"\b(?:danc|dinosaur|unicorn|dragon|alien|robot|unicycl|juggl|costume|pizza|in unison|"
-        r"synchroni|identical mask|chicken|penguin|elephant|piano|clown|pirate|astronaut)",
-    )
-)
+CLOSED = r"[.!?][\"”'’)]?\s*$"
+STEMS = yaml.safe_load((PARAMS / "fantastical.yaml").read_text(encoding="utf-8"))
+FANTASTICAL = [re.compile(rf"\b(?:{'|'.join(stems)})", re.IGNORECASE) for stems in STEMS.values()]
 
 
 def read_regions(path: Path | str) -> pd.DataFrame:
@@ -60,8 +46,8 @@ def read_regions(path: Path | str) -> pd.DataFrame:
     rows = content.get("items") if isinstance(content, dict) else None
     if not isinstance(rows, list) or not rows:
         raise InputError(f"{path}: expected an object with a non-empty list named items")
-    found = [_region(row, f"{path}, item {n}") for n, row in enumerate(rows)]
-    return pd.DataFrame([{"region": n, **row} for n, row in enumerate(found)])
+    return pd.DataFrame([{"region": n, **_region(row, f"{path}, item {n}")}
+                         for n, row in enumerate(rows)])  # fmt: skip
 
 
 def _region(row: object, where: str) -> dict[str, object]:
@@ -101,7 +87,7 @@ def negatives_table(regions: pd.DataFrame) -> pd.DataFrame:
     texts, captions = table["negative"], table["caption"]
     forms, own = texts.map(normal_form), captions.map(normal_form)
     spread = table.groupby(forms)["region"].nunique()
-    closed = captions.map(_is_closed) & ~texts.map(_is_closed)
+    closed = captions.str.contains(CLOSED) & ~texts.str.contains(CLOSED)
     table["cut off"] = closed & texts.ne("")  # a limit on length ended it in mid-sentence
     table["repeated in another region"] = forms.map(spread) > 1
     elsewhere = set(regions["caption"].map(normal_form))
@@ -112,11 +98,7 @@ def negatives_table(regions: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _is_closed(text: str) -> bool:
-    return bool(CLOSED.search(text))
-
-
-def is_fantastical(text: str, caption: str = "") -> bool:
+def is_fantastical(text: str, caption: str) -> bool:
     """Whether a rewrite adds something of FANTASTICAL that its caption does not have."""
     return any(stems.search(text) and not stems.search(caption) for stems in FANTASTICAL)
 
@@ -128,14 +110,11 @@ def violation_table(
 
     n counts the negatives; for "missing", those there should be.
     """
-    rows = []
-    for name, abnormal in DIRECTIONS.items():
-        part, units = _direction(table, abnormal), _direction(regions, abnormal)
-        if part.empty:
-            continue
-        absent = (NEGATIVES - units["negatives"].map(len)).clip(lower=0)
-        counted = {"missing": (absent, units, NEGATIVES)}
-        counted |= {kind: (part[kind], part, 1) for kind in (*CONTRACT[1:], *OTHER) if kind in part}
+    rows, units = [], dict(_directions(regions))
+    for name, part in _directions(table):
+        absent = (NEGATIVES - units[name]["negatives"].map(len)).clip(lower=0)
+        counted = {"missing": (absent, units[name], NEGATIVES)}
+        counted |= {kind: (part[kind], part, 1) for kind in (*CONTRACT[1:], *OTHER)}
         for kind, (counts, of, each) in counted.items():
             share = share_interval(counts.to_numpy(float), of["video"], n_boot, seed, each)
             row = {"direction": name, "kind": kind, "count": int(counts.sum()), "n": each * len(of)}
@@ -143,8 +122,12 @@ def violation_table(
     return pd.DataFrame(rows)
 
 
-def _direction(table: pd.DataFrame, abnormal: bool | None) -> pd.DataFrame:
-    return table if abnormal is None else table[table["abnormal"] == abnormal]
+def _directions(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Names and rows of the directions of rewriting that there are."""
+    abnormal = table["abnormal"]
+    named = {"all": table, "abnormal to normal": table[abnormal], "normal to abnormal":
+             table[~abnormal]}  # fmt: skip
+    return ((name, part) for name, part in named.items() if len(part))
 
 
 def share_interval(
@@ -192,18 +175,17 @@ def shortcut_table(
     part = regions.loc[best.index].assign(
         hit=(own[best.index] > best["max"]).astype(float), chance=1 / (1 + best["size"])
     )
-    found = _shares(part, n_boot, seed)
-    by_direction = (_direction(part, DIRECTIONS[name]) for name in found["direction"])
-    return found.assign(chance=[rows["chance"].mean() for rows in by_direction])
+    chance = [rows["chance"].mean() for _, rows in _directions(part)]
+    return _shares(part, n_boot, seed).assign(chance=chance)
 
 
 def _shares(table: pd.DataFrame, n_boot: int, seed: int) -> pd.DataFrame:
     """Share of column hit in each direction that there is, resampling videos."""
-    rows = []
-    for name, abnormal in DIRECTIONS.items():
-        if len(part := _direction(table, abnormal)):
-            share = share_interval(part["hit"].to_numpy(), part["video"], n_boot, seed)
-            rows.append({"direction": name, **share._asdict()})
+    rows = [
+        {"direction": name}
+        | share_interval(part["hit"].to_numpy(), part["video"], n_boot, seed)._asdict()
+        for name, part in _directions(table)
+    ]
     return pd.DataFrame(rows)
 
 
@@ -236,8 +218,6 @@ def clean(
     table: ``negatives_table`` of path_in, with flag columns of one's own if wanted. Returns what
     was left out: columns key, negative, kind.
     """
-    if unknown := [kind for kind in kinds if kind not in table]:
-        raise InputError(f"{path_out.name}: no flag is called {', '.join(unknown)}")
     failed = table[table[list(kinds)].any(axis=1)]
     bad = set(zip(failed["region"], failed["position"], strict=True))
     content = read_json(path_in)
@@ -265,13 +245,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m curation.audit", description=__doc__)
     parser.add_argument("file", type=Path, help="a hard-negative file in VAGTA's format")
     parser.add_argument("--out", type=Path, default=Path("audit"), help="folder to write")
-    parser.add_argument("--drop", nargs="*", default=list(DROPPED), metavar="KIND")
     args = parser.parse_args(arguments)
     try:
         regions = read_regions(args.file)
         table = negatives_table(regions)
         found = summary(regions, table)
-        done = clean(args.file, args.out / "vagta-clean.json", table, args.drop)
+        done = clean(args.file, args.out / "vagta-clean.json", table)
         for name, rows in {"audit": found, "vagta-clean": done}.items():
             with atomic_write(args.out / f"{name}.csv") as temporary:
                 rows.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")

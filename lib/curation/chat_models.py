@@ -32,17 +32,17 @@ class Endpoint:
     """A chat model behind an OpenAI-compatible URL (vLLM, Qwen's service)."""
 
     def __init__(
-        self,
-        base_url: str,
-        model: str,
-        system: str = "",
-        key_variable: str = "OPENAI_API_KEY",
-        timeout: float = 60.0,
-        retries: int = 4,
+        self, base_url: str, model: str, system: str = "", timeout: float = 60.0, retries: int = 4
     ) -> None:
         """Send nothing yet; InputError for a URL that carries or would expose a key."""
-        self._key, self._key_variable = os.environ.get(key_variable, ""), key_variable
-        _check_url(base_url, bool(self._key))
+        self._key = os.environ.get("OPENAI_API_KEY", "")
+        url = urlsplit(base_url)
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise InputError("base_url must start with http:// or https:// and name a host")
+        if url.username or url.password or url.query:
+            raise InputError("base_url must hold no user, password or query: keys go in a variable")
+        if self._key and url.scheme == "http" and url.hostname not in LOOPBACK:
+            raise InputError(f"{url.hostname}: a key is not sent over http; use https or unset it")
         self.name, self.system, self._retries = model, system, retries
         self._client = openai.OpenAI(
             base_url=base_url,
@@ -56,7 +56,12 @@ class Endpoint:
 
         Raises NoReply after all retries, InputError if the endpoint refuses key or model.
         """
-        content = [{"type": "text", "text": prompt}, *map(_image_part, frames)]
+        content = [{"type": "text", "text": prompt}]
+        for frame in frames:
+            bgr = np.ascontiguousarray(frame[..., ::-1])  # OpenCV's order
+            _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+            url = "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode()
+            content.append({"type": "image_url", "image_url": {"url": url}})
         messages = [{"role": "user", "content": content}]
         if self.system:
             messages.insert(0, {"role": "system", "content": self.system})
@@ -79,7 +84,7 @@ class Endpoint:
         except openai.APIStatusError as error:
             status, said = error.status_code, self._hide(str(error))[:300]
             if status in (401, 403):
-                return InputError(f"the endpoint refuses the key in {self._key_variable}: {said}")
+                return InputError(f"the endpoint refuses the key in OPENAI_API_KEY: {said}")
             if status == 404:
                 return InputError(f"no model {self.name} at the endpoint, or a wrong URL: {said}")
             return NoReply(f"HTTP {status}: {said}")
@@ -99,13 +104,12 @@ class LocalModel:
         """Load safetensors weights by folder or name; InputError if there is no such model."""
         from transformers import pipeline  # slow to import; chooses the device itself
 
-        safe = {"use_safetensors": True}
+        self.name, self.system, safe = model, system, {"use_safetensors": True}
         try:
             self._run = pipeline("image-text-to-text", model, model_kwargs=safe)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"{model}: no image-and-text model to load ({reason})") from None
-        self.name, self.system = model, system
 
     def ask(self, prompt: str, frames: Sequence[np.ndarray] = ()) -> str:
         """The model's text for a prompt and frames (H, W, 3) uint8 RGB."""
@@ -122,21 +126,9 @@ class LocalModel:
 ChatModel = Endpoint | LocalModel
 
 
-def _image_part(frame: np.ndarray) -> dict[str, Any]:
-    bgr = np.ascontiguousarray(frame[..., ::-1])  # OpenCV's order
-    _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    url = "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode()
-    return {"type": "image_url", "image_url": {"url": url}}
-
-
-def _check_url(base_url: str, has_key: bool) -> None:
-    url = urlsplit(base_url)
-    if url.scheme not in ("http", "https") or not url.hostname:
-        raise InputError("base_url must start with http:// or https:// and name a host")
-    if url.username or url.password or url.query:
-        raise InputError("base_url must hold no user, password or query: keys go into a variable")
-    if has_key and url.scheme == "http" and url.hostname not in LOOPBACK:
-        raise InputError(f"{url.hostname}: a key is not sent over http; use https or unset it")
+def chat_model(url: str, name: str, system: str = "") -> ChatModel:
+    """A chat model behind ``url`` or, without, a transformers model by folder or name."""
+    return Endpoint(url, name, system) if url else LocalModel(name, system)
 
 
 class Results:

@@ -1,8 +1,8 @@
 """Write hard negatives: ask a chat model, check, repair, record, publish in VAGTA's format.
 
-``python -m curation.negatives FILE --videos FOLDER --base-url URL --model NAME`` asks an endpoint,
-``--writer local`` a model on this machine. FILE is an annotation file of VAGTA, or a hard-negative
-file whose captions are taken.
+``python -m curation.negatives FILE --videos FOLDER --model NAME --base-url URL`` asks an endpoint;
+without a URL, a model on this machine. FILE is an annotation file of VAGTA, or a hard-negative file
+whose captions are taken.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from alertclip.survey import uniform_indices
 from alertclip.vagta import load_surrogate, load_vagta
 from alertclip.video import DecodeError, probe, read_frames
 from curation import PARAMS
-from curation.chat_models import ChatModel, Endpoint, LocalModel, NoReply, Results
+from curation.chat_models import ChatModel, NoReply, Results, chat_model
 from curation.contract import MAX_TOKENS, Violation, read_answer
 
 PROMPTS = PARAMS / "negative_prompts.yaml"
@@ -33,6 +33,7 @@ LONGER_SIDE = 448  # pixels of an attached frame
 IMAGE_TOKENS = 336 * 448 // 28**2  # of a 4:3 frame, as Qwen2.5-VL counts
 CHARACTERS_PER_TOKEN = 4  # of English text, roughly
 ANSWER_TOKENS = 3 * MAX_TOKENS + 20  # three captions and the list around them
+REPAIRS = 2  # answers asked for again per unit at most
 SILENT = 5  # units in a row without a reply: the endpoint is down
 Row = dict[str, Any]
 
@@ -116,14 +117,14 @@ class Writer:
         """Name of a unit's result by this model and these prompts."""
         return sha256_json([unit.key, unit.caption, unit.abnormal, self.name])[:24]
 
-    def write(self, unit: Unit, repairs: int) -> Row:
+    def write(self, unit: Unit) -> Row:
         """A unit's status, attempts, negatives, violations of the last answer, and reason.
 
-        status: ok, broken (contract, after ``repairs`` more answers), silent (no reply) or
+        status: ok, broken (contract, after REPAIRS more answers), silent (no reply) or
         unreadable (video); negatives are empty unless ok.
         """
         answer, broken, row = "", [], {"negatives": [], "violations": [], "reason": ""}
-        for attempt in range(1, repairs + 2):
+        for attempt in range(1, REPAIRS + 2):
             row["attempts"] = attempt
             try:
                 answer = self.model.ask(self.prompts.task(unit, answer, broken), self._shown(unit))
@@ -148,9 +149,7 @@ class Writer:
         return list(read_frames(path, indices, size))
 
 
-def write_all(
-    writer: Writer, chosen: Sequence[Unit], path: Path, repairs: int = 2
-) -> dict[str, Row]:
+def write_all(writer: Writer, chosen: Sequence[Unit], path: Path) -> dict[str, Row]:
     """Result of each unit by digest, appended to ``path``; finished ones are not asked for again.
 
     Raises InputError if another process writes the file, or ``SILENT`` units in a row get no reply.
@@ -161,7 +160,7 @@ def write_all(
         left = [unit for unit in chosen if writer.digest(unit) not in done]
         for unit in progress(left, len(left), "writing hard negatives"):
             row = {"digest": writer.digest(unit), "unit": unit.key, "time": int(time.time())}
-            row |= writer.write(unit, repairs)
+            row |= writer.write(unit)
             results.add(row)
             silent = silent + 1 if row["status"] == "silent" else 0
             if silent >= SILENT:
@@ -195,7 +194,17 @@ def estimate(chosen: Sequence[Unit], prompts: NegativePrompts, frames: int) -> d
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line; prints counts and the path."""
-    args = _parser().parse_args(arguments)
+    parser = argparse.ArgumentParser(prog="python -m curation.negatives", description=__doc__)
+    add = parser.add_argument
+    add("file", type=Path, help="annotation file, or hard-negative file for its captions")
+    add("--videos", type=Path, default=Path(), help="folder the file's video paths start from")
+    add("--out", type=Path, default=Path("negatives.json"), help="published format; .jsonl beside")
+    add("--base-url", default="", help="such as http://localhost:8000/v1; key: OPENAI_API_KEY")
+    add("--model", default="", help="name at the endpoint; without one, folder or name")
+    add("--prompts", default=PROMPTS, help="prompt file")
+    add("--frames", type=int, default=4, help="attached per abnormal region; 0 = none")
+    add("--dry-run", action="store_true", help="count and estimate; ask nothing")
+    args = parser.parse_args(arguments)
     try:
         prompts = load_negative_prompts(args.prompts)
         captions_only = isinstance(read_json(args.file), dict)
@@ -204,34 +213,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if args.dry_run:
             print(estimate(chosen, prompts, args.frames))
             return
-        if args.writer == "local":
-            model: ChatModel = LocalModel(args.model, prompts.system)
-        else:
-            model = Endpoint(args.base_url, args.model, prompts.system, args.key_variable)
+        if not args.model:
+            raise InputError("name a chat model with --model, and its server with --base-url")
+        model = chat_model(args.base_url, args.model, prompts.system)
         writer = Writer(model, prompts, args.videos, args.frames)
-        rows = write_all(writer, chosen, args.out.with_suffix(".jsonl"), args.repairs)
+        rows = write_all(writer, chosen, args.out.with_suffix(".jsonl"))
         write_json(args.out, published(writer, chosen, rows, args.file.name))
     except InputError as error:
         sys.exit(str(error))
     counts = Counter(rows[writer.digest(unit)]["status"] for unit in chosen)
     print(f"{args.out}: " + ", ".join(f"{number} {status}" for status, number in counts.items()))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m curation.negatives", description=__doc__)
-    add = parser.add_argument
-    add("file", type=Path, help="annotation file, or hard-negative file for its captions")
-    add("--videos", type=Path, default=Path(), help="folder the file's video paths start from")
-    add("--out", type=Path, default=Path("negatives.json"), help="published format; .jsonl beside")
-    add("--writer", choices=("endpoint", "local"), default="endpoint")
-    add("--base-url", default="", help="such as http://localhost:8000/v1")
-    add("--model", default="", help="name at the endpoint; folder or name for --writer local")
-    add("--key-variable", default="OPENAI_API_KEY", help="environment variable with the key")
-    add("--prompts", default=PROMPTS, help="prompt file")
-    add("--frames", type=int, default=4, help="attached per abnormal region; 0 = none")
-    add("--repairs", type=int, default=2, help="repaired answers per unit at most")
-    add("--dry-run", action="store_true", help="count and estimate; ask nothing")
-    return parser
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ HASHED = 8  # frames per clip with a perceptual hash
 STILL = 1.0  # grey levels: a smaller change in every cell is a standstill
 AROUND = 9  # steps in time by which the usual one is known
 CELLS = (16, 12)  # columns x rows
+TAPS, GRID = 11, 8  # pixels: of the second blur, of coding blocks
 
 # Thresholds between the scores 1|2|3|4|5. Falling thresholds: a smaller value is better.
 LEVELS: dict[str, tuple[float, float, float, float]] = {
@@ -89,7 +90,15 @@ def _measure(path: Path, info: VideoInfo, span: Span) -> dict[str, Any]:
     frames = read_frames(path, frame_numbers(first, last), (info.height, info.width), info)
     grey = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])
     changes = cell_changes(grey)
-    values = picture_values(grey) | {
+    shown = grey[np.linspace(0, len(grey) - 1, min(len(grey), 16)).round().astype(int)]
+    pictures = {
+        "blur": [blur_effect(frame) for frame in shown],
+        "luma": shown.mean(axis=(1, 2)),
+        "glare": (shown > 250).mean(axis=(1, 2)),
+        "contrast": shown.std(axis=(1, 2)),
+        "blockiness": [blockiness(frame) for frame in shown],
+    }
+    values = {name: float(np.median(found)) for name, found in pictures.items()} | {
         "decodable": info.decoded / max(info.promised, 1),
         "missing": missing_share(info.times),
         "frozen": longest_standstill(changes),
@@ -114,26 +123,13 @@ def missing_share(times: Sequence[float]) -> float:
     return float(lost / (lost + len(steps) + 1))
 
 
-def picture_values(grey: np.ndarray) -> dict[str, float]:
-    """Medians over frames (n, H, W) uint8 of the measures that need one picture only."""
-    shown = grey[np.linspace(0, len(grey) - 1, min(len(grey), 16)).round().astype(int)]
-    values = {
-        "blur": [blur_effect(frame) for frame in shown],
-        "luma": shown.mean(axis=(1, 2)),
-        "glare": (shown > 250).mean(axis=(1, 2)),
-        "contrast": shown.std(axis=(1, 2)),
-        "blockiness": [blockiness(frame) for frame in shown],
-    }
-    return {name: float(np.median(found)) for name, found in values.items()}
-
-
-def blur_effect(grey: np.ndarray, taps: int = 11) -> float:
+def blur_effect(grey: np.ndarray) -> float:
     """Share of the gradient that survives another blur: 0 sharp to 1 blurred.
 
     Crete et al., "The blur effect" (2007). Independent of contrast and brightness.
     """
     picture, results = grey.astype(np.float32), []
-    for axis, kernel in ((0, (1, taps)), (1, (taps, 1))):
+    for axis, kernel in ((0, (1, TAPS)), (1, (TAPS, 1))):
         steps = np.abs(np.diff(picture, axis=axis))
         softer = np.abs(np.diff(cv2.blur(picture, kernel), axis=axis))
         total = steps.sum()
@@ -142,7 +138,7 @@ def blur_effect(grey: np.ndarray, taps: int = 11) -> float:
     return max(results)
 
 
-def blockiness(grey: np.ndarray, grid: int = 8) -> float:
+def blockiness(grey: np.ndarray) -> float:
     """Mean step across the borders of the coding grid over the mean step elsewhere; 1 = none.
 
     After Wang, Sheikh and Bovik (2002). Coding blocks start at the top left corner.
@@ -150,7 +146,7 @@ def blockiness(grey: np.ndarray, grid: int = 8) -> float:
     picture, ratios = grey.astype(np.float32), []
     for axis in (0, 1):
         steps = np.abs(np.diff(picture, axis=axis)).mean(axis=1 - axis)
-        border = np.arange(1, len(steps) + 1) % grid == 0
+        border = np.arange(1, len(steps) + 1) % GRID == 0
         ratios.append((steps[border].mean() + 0.1) / (steps[~border].mean() + 0.1))
     return float(max(ratios))
 

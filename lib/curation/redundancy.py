@@ -38,16 +38,16 @@ class Fingerprint(NamedTuple):
     embedding: np.ndarray  # (N, D) unit
 
 
-def nearest(vectors: np.ndarray, count: int, exact_below: int = EXACT_BELOW) -> np.ndarray:
+def nearest(vectors: np.ndarray) -> np.ndarray:
     """Indices (N, K) of the nearest rows of ``vectors`` (N, D), Euclidean, with or without itself.
 
-    K <= ``count`` + 1. From ``exact_below`` rows on the search is approximate (pynndescent; Dong
+    K <= NEIGHBOURS + 1. From EXACT_BELOW rows on the search is approximate (pynndescent; Dong
     et al. 2011), and its time grows little faster than N.
     """
-    count = min(count, len(vectors) - 1)
+    count = min(NEIGHBOURS, len(vectors) - 1)
     if count < 1:
         return np.empty((len(vectors), 0), int)
-    if len(vectors) < exact_below:
+    if len(vectors) < EXACT_BELOW:
         return NearestNeighbors(n_neighbors=count).fit(vectors).kneighbors(return_distance=False)
     from pynndescent import NNDescent  # compiles for seconds
 
@@ -60,9 +60,11 @@ def compare(prints: Fingerprint) -> pd.DataFrame:
     a < b; hash distances in bits of 64; kind is a name of SCORES. Unrelated pairs are left out.
     """
     bits = prints.hashes.reshape(len(prints.hashes), -1).astype(np.float32)
-    candidates = [nearest(2 * bits - 1, NEIGHBOURS), nearest(prints.embedding, NEIGHBOURS)]
-    pairs = {pair for found in candidates for pair in _pairs(found)} | _equal(prints.content)
-    a, b = np.array(sorted(pairs), int).reshape(-1, 2).T
+    _, first, group = np.unique(prints.content, return_index=True, return_inverse=True)
+    near = np.hstack([nearest(2 * bits - 1), nearest(prints.embedding), first[group][:, None]])
+    own = np.broadcast_to(np.arange(len(bits))[:, None], near.shape)
+    pairs = np.sort(np.stack([own, near], axis=-1).reshape(-1, 2), axis=1)
+    a, b = np.unique(pairs[(pairs[:, 0] >= 0) & (pairs[:, 0] < pairs[:, 1])], axis=0).T
     distance = (prints.hashes[a] != prints.hashes[b]).sum(axis=2)
     motion = np.stack([_course(course) for course in prints.motion])
     table = pd.DataFrame({"a": a, "b": b, "hash": distance.mean(axis=1)})
@@ -93,48 +95,23 @@ def score_redundancy(pairs: pd.DataFrame, rank: np.ndarray) -> pd.DataFrame:
     A clip is compared only with clips of lower ``rank`` (N,), all distinct, so one of two copies
     always stays. Of a group of copies the one of lowest rank stays.
     """
-    first = _first_of_group(pairs, rank)
-    scores = [(5, "", -1, None) if c == i else (1, COPY, c, None) for i, c in enumerate(first)]
+    copies = pairs[pairs["kind"].isin([EXACT, COPY])]
+    edges = (np.ones(len(copies)), (copies["a"], copies["b"]))
+    graph = coo_array(edges, shape=(len(rank), len(rank)))
+    groups = connected_components(graph, directed=False)[1]
+    first = {groups[clip]: clip for clip in np.argsort(rank)[::-1]}  # of each group of copies
+    best = [first[group] for group in groups]
+    scores = [(5, "", -1, "") if c == i else (1, COPY, c, "") for i, c in enumerate(best)]
     for pair in pairs.sort_values("motion", ascending=False).itertuples():
         early, late = sorted((pair.a, pair.b), key=lambda clip: rank[clip])
         score = SCORES[pair.kind]
         if score == 1 and early != scores[late][2]:
             continue  # both are copies of a third clip, which is the one to name
-        if score < scores[late][0] or (score == scores[late][0] and scores[late][3] is None):
-            scores[late] = (score, pair.kind, early, pair)
-    rows = [(score, kind, match, _evidence(pair)) for score, kind, match, pair in scores]
-    return pd.DataFrame(rows, columns=["score", "kind", "match", "evidence"])
-
-
-def _first_of_group(pairs: pd.DataFrame, rank: np.ndarray) -> list[int]:
-    """For each clip the clip of lowest rank among its copies and itself."""
-    copies = pairs[pairs["kind"].isin([EXACT, COPY])]
-    edges = (np.ones(len(copies)), (copies["a"], copies["b"]))
-    graph = coo_array(edges, shape=(len(rank), len(rank)))
-    groups = connected_components(graph, directed=False)[1]
-    first = {groups[clip]: clip for clip in np.argsort(rank)[::-1]}
-    return [first[group] for group in groups]
-
-
-def _evidence(pair: object) -> str:
-    if pair is None:
-        return ""
-    bits = f"hash {pair.hash:.1f} (worst {pair.worst_hash}) of 64 bits"
-    return f"{bits}, motion {pair.motion:.2f}, cosine {pair.cosine:.2f}"
-
-
-def _pairs(neighbours: np.ndarray) -> set[tuple[int, int]]:
-    rows = np.repeat(np.arange(len(neighbours)), neighbours.shape[1])
-    both = np.sort(np.stack([rows, neighbours.ravel()], axis=1), axis=1)
-    both = both[(both[:, 0] != both[:, 1]) & (both[:, 0] >= 0)]
-    return set(map(tuple, both.tolist()))
-
-
-def _equal(content: Sequence[str]) -> set[tuple[int, int]]:
-    """Each clip paired with the first of the same content."""
-    first: dict[str, int] = {}
-    pairs = ((first.setdefault(name, number), number) for number, name in enumerate(content))
-    return {pair for pair in pairs if pair[0] != pair[1]}
+        if score < scores[late][0] or (score == scores[late][0] and not scores[late][3]):
+            bits = f"hash {pair.hash:.1f} (worst {pair.worst_hash}) of 64 bits"
+            told = f"{bits}, motion {pair.motion:.2f}, cosine {pair.cosine:.2f}"
+            scores[late] = (score, pair.kind, early, told)
+    return pd.DataFrame(scores, columns=["score", "kind", "match", "evidence"])
 
 
 def _course(motion: np.ndarray) -> np.ndarray:

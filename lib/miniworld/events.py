@@ -48,13 +48,15 @@ def _has_loser(plan: Plan) -> bool:
     return plan.chance[2] < 0.5
 
 
-def _couple(plan: Plan, event: str, s: float, end: float) -> Moment:
-    gap, p = 0.33 + 0.12 * plan.chance[0], s * plan.tempo
+def _couple(plan: Plan, event: str, s: float, p: float) -> Moment:
+    gap = 0.33 + 0.12 * plan.chance[0]
     loser = event == "fight" and _has_loser(plan)
     close = {"hug": 0.11, "fight": 0.19, "dance": 0.26}.get(event, 0.24)
     near = gap + (close - gap) * ease(p / 0.6)
-    leaves = ease((s - end) / 0.3)
-    back = APPROACH * max(0.0, s - end) * leaves
+    start, end = event_frames(plan)
+    after = s - (end - start) / FPS
+    leaves = ease(after / 0.3)
+    back = APPROACH * max(0.0, after) * leaves
     push = 0.12 * ease((p - 3.1) / 0.4) if loser else 0.0
     facing, acts = 1, [pose(event, role, p) for role in ("a", "loser" if loser else "b")]
     if leaves:
@@ -65,8 +67,8 @@ def _couple(plan: Plan, event: str, s: float, end: float) -> Moment:
     return Moment((_actor(plan, 1, s, near + back + push, -facing, walks, acts[1]), a), ())
 
 
-def _bag(plan: Plan, event: str, s: float, end: float) -> Moment:
-    gap, p = 0.34 + 0.1 * plan.chance[0], s * plan.tempo
+def _bag(plan: Plan, event: str, s: float, p: float) -> Moment:
+    gap = 0.34 + 0.1 * plan.chance[0]
     near = gap + (0.25 - gap) * ease(p / 0.5)
     taken = p > (1.35 if event == "hand-over" else 1.8)
     x, facing, acts = -near, 1, pose(event, "a", p)
@@ -80,8 +82,8 @@ def _bag(plan: Plan, event: str, s: float, end: float) -> Moment:
     return Moment((_actor(plan, 1, s, near, -1, walks, acts, "" if taken else "bag"), a), ())
 
 
-def _aim(plan: Plan, event: str, s: float, end: float) -> Moment:
-    gap, p = 0.5 + 0.1 * plan.chance[0], s * plan.tempo
+def _aim(plan: Plan, event: str, s: float, p: float) -> Moment:
+    gap = 0.5 + 0.1 * plan.chance[0]
     walks = plan.chance[1] < 0.5
     a = _actor(plan, 0, s, -gap, 1, walks, pose(event, "a", p), "dark object")
     b = _actor(plan, 1, s, gap, -1, True, pose(event, "b", p))
@@ -97,8 +99,8 @@ def _aim(plan: Plan, event: str, s: float, end: float) -> Moment:
     return Moment((b, a), things)
 
 
-def _window(plan: Plan, event: str, s: float, end: float) -> Moment:
-    p = max(0.0, s) * plan.tempo
+def _window(plan: Plan, event: str, s: float, p: float) -> Moment:
+    p = max(0.0, p)
     wiped = min(1.0, p / 3.5) if event == "clean" else 0.0
     broken = min(1.0, max(0.0, (p - 0.25) // 0.55 * 0.25)) if event == "smash" else 0.0
     pane = Thing("window", 0.38, {"wiped": wiped, "broken": broken})
@@ -106,7 +108,7 @@ def _window(plan: Plan, event: str, s: float, end: float) -> Moment:
     return Moment((_actor(plan, 0, s, -0.3, 1, walks, pose(event, "a", p), "stick"),), (pane,))
 
 
-def _traffic(plan: Plan, event: str, s: float, end: float) -> Moment:
+def _traffic(plan: Plan, event: str, s: float, p: float) -> Moment:
     speed, contact, stop = 0.95 + 0.35 * plan.chance[0], 0.45, 0.62
     p, other, x = max(0.0, s), 0.58, 0.58 - 0.92 - speed * contact
     shove = damage = angle = hit = 0.0
@@ -145,8 +147,8 @@ def _traffic_effects(event: str, p: float, hit: float, x: float) -> tuple[Thing,
     )
 
 
-def _barbecue(plan: Plan, event: str, s: float, end: float) -> Moment:
-    p, away = s * plan.tempo, 0.0
+def _barbecue(plan: Plan, event: str, s: float, p: float) -> Moment:
+    away = 0.0
     tongue = {"y": 0.46, "width": 0.4, "height": 0.15 + 0.13 * plan.chance[3], "t": s}
     smoke = {"y": 0.6, "radius": 0.1, "rise": 0.26, "age": p, "puffs": 8, "alpha": 0.55}
     if event == "fire":
@@ -161,8 +163,8 @@ def _barbecue(plan: Plan, event: str, s: float, end: float) -> Moment:
     return Moment((person,), (Thing("grill", -0.28, {}), *(fire if s >= 0 else ())))
 
 
-def _boiler(plan: Plan, event: str, s: float, end: float) -> Moment:
-    p, explodes = s * plan.tempo, event == "explosion"
+def _boiler(plan: Plan, event: str, s: float, p: float) -> Moment:
+    explodes = event == "explosion"
     box = Thing("cabinet", 0.26, {"open_door": ease(s / 0.2) if explodes else 0.0})
     role, walks = "loser" if plan.chance[2] < 0.5 else "a", plan.chance[1] < 0.6
     x = -0.36 + (-0.2 * ease(p / 0.6) if explodes else 0.0)
@@ -177,8 +179,8 @@ def _boiler(plan: Plan, event: str, s: float, end: float) -> Moment:
     return Moment((person,), (box, *(effects if s >= 0 else ())))
 
 
-def _alone(plan: Plan, event: str, s: float, end: float) -> Moment:
-    p, role = s * plan.tempo, "loser" if plan.chance[2] < 0.4 else "a"
+def _alone(plan: Plan, event: str, s: float, p: float) -> Moment:
+    role = "loser" if plan.chance[2] < 0.4 else "a"
     slide = 0.12 * ease(p / 0.6) if event == "fall" else 0.0
     return Moment((_actor(plan, 0, s, -0.05 + slide, 1, True, pose(event, role, p)),), ())
 
@@ -203,7 +205,6 @@ def event_frames(plan: Plan) -> tuple[int, int]:
 def moment(plan: Plan, abnormal: bool, t: float) -> Moment:
     """People and things at ``t`` seconds."""
     s = t - plan.start / FPS
-    start, end = event_frames(plan)
     event = event_of(plan, abnormal) if s >= 0 else plan.normal_event
     passers = tuple(
         Person(
@@ -212,5 +213,5 @@ def moment(plan: Plan, abnormal: bool, t: float) -> Moment:
         )
         for b in plan.bystanders
     )  # fmt: skip
-    acting = STAGES[plan.pair.event](plan, event, s, (end - start) / FPS)
+    acting = STAGES[plan.pair.event](plan, event, s, s * plan.tempo)
     return Moment(passers + acting.people, acting.things)

@@ -4,13 +4,22 @@
 twins of a seed share scene, light, people, clothes, props, timing, noise and compression.
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import yaml
 
 FPS, FRAMES, WIDTH, HEIGHT = 8, 64, 320, 240
-SECONDS = FRAMES / FPS
 DIALS = ("distance", "crowd", "occlusion", "night", "compression")  # uniform in [0, 1]
+
+
+FACTS_FILE = Path(__file__).resolve().parents[2] / "params/miniworld.yaml"
+FACTS = yaml.safe_load(FACTS_FILE.read_text(encoding="utf-8"))
+OUTDOOR = FACTS["scenes"]["outdoor"]
+SCENES = OUTDOOR + FACTS["scenes"]["indoor"]
+HELD_OUT_SCENE = "playground"  # in a fifth of the test plans, nowhere else
+CLOTHES = FACTS["clothes"]
 
 
 class Pair(NamedTuple):
@@ -19,38 +28,15 @@ class Pair(NamedTuple):
     event: str
     class_name: str
     dataset: str
-    normal: tuple[str, ...]
+    normal: list[str]
 
 
-PAIRS = (
-    Pair("fight", "Fighting", "UCF-Crime", ("hug", "talk", "handshake", "dance")),
-    Pair("robbery", "Robbery", "UCF-Crime", ("hand-over",)),
-    Pair("shooting", "Shooting", "UCF-Crime", ("photo",)),
-    Pair("smash", "Vandalism", "UCF-Crime", ("clean",)),
-    Pair("crash", "RoadAccidents", "UCF-Crime", ("wait", "park")),
-    Pair("fire", "Fire", "MSAD", ("grill",)),
-    Pair("explosion", "Explosion", "UCF-Crime", ("steam",)),
-    Pair("fall", "People_falling", "MSAD", ("stretch", "tie shoe", "wave", "sit")),
-)
+PAIRS = [Pair(**pair) for pair in FACTS["pairs"]]
 CLASSES = tuple(pair.class_name for pair in PAIRS)
 
-OUTDOOR = ("street", "park", "square", "car park", "bridge")
-INDOOR = ("station platform", "corridor", "library", "shop")
-HELD_OUT_SCENE = "playground"  # in a fifth of the test plans, nowhere else
-SCENES = OUTDOOR + INDOOR
-
-# Seeds are the numbers in the file names; the ranges are disjoint by construction.
-SEED_START = {"train": 1, "dev": 50_001, "test": 70_001, "stills": 100_001}
-SEED_ROOM = {"train": 50_000, "dev": 20_000, "test": 30_000, "stills": 10_000_000}
-
-CLOTHES = {
-    "red": (196, 40, 42), "blue": (36, 76, 190), "green": (40, 140, 62), "yellow": (228, 196, 48),
-    "white": (236, 236, 232), "black": (30, 30, 34), "grey": (128, 130, 134),
-    "orange": (230, 122, 30), "purple": (120, 52, 150), "pink": (232, 136, 168),
-}  # fmt: skip
-TROUSERS = ("blue", "black", "grey", "green", "purple", "white")
-SKINS = ((245, 208, 176), (224, 172, 132), (164, 112, 76), (104, 68, 48))
-HAIRS = ((40, 28, 22), (92, 58, 34), (176, 132, 70), (120, 118, 116))
+# Seeds are the numbers in the file names; the ranges are disjoint.
+SEEDS = {"train": range(1, 50_001), "dev": range(50_001, 70_001), "test": range(70_001, 100_001),
+         "stills": range(100_001, 10_100_001)}  # fmt: skip
 
 
 class Look(NamedTuple):
@@ -117,17 +103,21 @@ def _jitter(rng: np.random.Generator, colour: tuple[int, int, int]) -> tuple[int
     return tuple(int(c) for c in np.clip(np.asarray(colour) + rng.integers(-12, 13, 3), 0, 255))
 
 
+def _either(rng: np.random.Generator, colours: list[list[int]]) -> tuple[int, int, int]:
+    return tuple(colours[rng.integers(len(colours))])
+
+
 def _look(rng: np.random.Generator, avoid: str = "") -> Look:
     upper = str(rng.choice([name for name in CLOTHES if name != avoid]))
-    lower = str(rng.choice([name for name in TROUSERS if name != upper]))
+    lower = str(rng.choice([name for name in FACTS["trousers"] if name != upper]))
     return Look(
         kind=str(rng.choice(["man", "woman"])),
         upper=upper,
         lower=lower,
         upper_rgb=_jitter(rng, CLOTHES[upper]),
         lower_rgb=_jitter(rng, tuple(int(c * 0.8) for c in CLOTHES[lower])),
-        skin=SKINS[rng.integers(len(SKINS))],
-        hair=HAIRS[rng.integers(len(HAIRS))],
+        skin=_either(rng, FACTS["skins"]),
+        hair=_either(rng, FACTS["hairs"]),
         size=float(rng.uniform(0.92, 1.06)),
         striped=bool(rng.random() < 0.2),
     )
@@ -147,11 +137,6 @@ def _scene(rng: np.random.Generator, pair: Pair, split: str) -> str:
     scene = str(rng.choice(OUTDOOR if outside_only else SCENES))
     held_out = rng.random() < 0.2
     return HELD_OUT_SCENE if held_out and split == "test" else scene
-
-
-def _cars(rng: np.random.Generator) -> tuple[tuple[str, tuple[int, int, int]], ...]:
-    names = rng.choice(list(CLOTHES), 2, replace=False)
-    return tuple((str(name), _jitter(rng, CLOTHES[str(name)])) for name in names)
 
 
 def _stamp(rng: np.random.Generator) -> str:
@@ -188,11 +173,12 @@ def draw_plan(seed: int, split: str, world_seed: int = 0, style: str = "flat") -
         tempo=float(rng.uniform(0.85, 1.2)),
         looks=(first, _look(rng, avoid=first.upper)),
         bystanders=tuple(_bystander(rng) for _ in range(2))[: round(dials["crowd"] * 2.4)],
-        cars=_cars(rng),
+        cars=tuple((str(name), _jitter(rng, CLOTHES[str(name)]))
+                   for name in rng.choice(list(CLOTHES), 2, replace=False)),
         cloud=int(rng.choice([70, 110, 165, 225])),
         light=tuple(rng.uniform(0.88, 1.08, 3).tolist()),
         stamp=_stamp(rng) if rng.random() < 0.5 else "",
         chance=tuple(rng.random(8).tolist()),
         particles=rng.random((64, 4)),
         entropy=int(rng.integers(2**62)),
-    )
+    )  # fmt: skip

@@ -19,7 +19,7 @@ from alertclip.errors import InputError
 from alertclip.files import progress, read_json, sha256_file, sha256_json, write_json
 from alertclip.records import Item, box_at, item_key, region_span
 from alertclip.video import probe, read_frames
-from miniworld import world_video
+from miniworld import world
 
 CLEAN = "clean"
 COPIES = ("exact copy", "re-encoded copy", "cropped copy", "brighter copy")  # original stays too
@@ -59,9 +59,8 @@ def plant(
     """
     jobs = _jobs(items, clean, each, seed)
     content = [(job.video, job.source.key, job.kind, job.seed) for job in jobs]
-    code = [sha256_file(file) for file in (__file__, world_video.__file__)]
-    made_by = {"code": code, "av": av.__version__, "cv2": cv2.__version__}
-    identity = sha256_json([content, made_by, str(root)])
+    code = [sha256_file(file) for file in (__file__, world.__file__)]
+    identity = sha256_json([content, code, av.__version__, cv2.__version__, str(root)])
     mark = out / "planted.json"
     if not mark.exists() or read_json(mark) != identity:
         if out.exists() and any(out.iterdir()) and not mark.exists():
@@ -90,8 +89,12 @@ def _jobs(items: Sequence[Item], clean: int, each: int, seed: int) -> list[Job]:
     faulty = []
     for kind in FAULTS:
         for source in _sources(kind, kept, spare, each, rng):
-            number = len(faulty) + 1
-            folder = _folder(kind, source, folders, rng)
+            folder, number = PurePosixPath(source.video).parent, len(faulty) + 1
+            if kind == "wrong polarity" and source.is_abnormal:
+                folder = folders["Normal"]
+            elif kind in LABELS:
+                others = sorted(set(folders) - {"Normal", source.class_name})
+                folder = folders[others[rng.integers(len(others))]]
             name = f"{PurePosixPath(source.video).stem}_{seed}{number:04d}.mp4"
             faulty.append(Job(str(folder / name), source, kind, number))
     return jobs + [faulty[i] for i in rng.permutation(len(faulty))]
@@ -107,21 +110,8 @@ def _sources(
         raise InputError(f"{kind}: {each} clips asked for, {len(pool)} left; plant fewer")
     chosen = [pool[i] for i in rng.permutation(len(pool))[:each]]
     if kind not in COPIES:
-        for item in chosen:
-            spare.remove(item)
+        spare[:] = [item for item in spare if item not in chosen]
     return chosen
-
-
-def _folder(
-    kind: str, source: Item, folders: dict[str, PurePosixPath], rng: np.random.Generator
-) -> PurePosixPath:
-    """Where the clip is filed: the folder of another class for a fault of the label."""
-    if kind not in LABELS:
-        return PurePosixPath(source.video).parent
-    if kind == "wrong polarity" and source.is_abnormal:
-        return folders["Normal"]
-    others = sorted(set(folders) - {"Normal", source.class_name})
-    return folders[others[rng.integers(len(others))]]
 
 
 def _write(root: Path, target: Path, job: Job) -> None:
@@ -135,23 +125,10 @@ def _write(root: Path, target: Path, job: Job) -> None:
     rng = np.random.default_rng([job.seed, info.frames])
     whole = {"movflags": "faststart"} if job.seed % 2 else {}
     changed = list(_changed(job, frames, info.fps, rng))
-    encode(changed, target, info.fps, ENCODING.get(job.kind, {}), whole)
+    world.write_video(changed, target, info.fps, ENCODING.get(job.kind), whole)
     if job.kind == "truncated":  # the index stands first in every second file: its start decodes
         data = target.read_bytes()
         target.write_bytes(data[: int(len(data) * rng.uniform(0.25, 0.5))])
-
-
-def encode(
-    frames: Sequence[np.ndarray],
-    path: Path,
-    fps: float,
-    options: dict[str, str] | None = None,
-    container_options: dict[str, str] | None = None,
-) -> None:
-    """Write frames (T, H, W, 3) uint8 as H.264; options as of ``write_video``."""
-    pictures = [av.VideoFrame.from_ndarray(np.ascontiguousarray(frame)) for frame in frames]
-    options = {"crf": "23", **(options or {})}
-    world_video.write_video(pictures, path, fps, options, container_options)
 
 
 def _changed(
@@ -198,22 +175,18 @@ def _faint(item: Item, frames: np.ndarray, fps: float) -> Iterable[np.ndarray]:
         yield shown
 
 
-def plant_text_faults(
-    path_in: Path, path_out: Path, share: float, seed: int, kinds: Sequence[str] = TEXT_FAULTS
-) -> pd.DataFrame:
+def plant_text_faults(path_in: Path, path_out: Path, share: float, seed: int) -> pd.DataFrame:
     """Write a copy of a hard-negative file with a fault in a share of its regions, by seed.
 
-    Each of these has one of ``kinds``, all equally often, in all its negatives (repeated: all but
+    Each of these has one of TEXT_FAULTS, all equally often, in all its negatives (repeated: all but
     the first). "wrong polarity" takes captions of other regions of the same class: true
     descriptions called false. Returns key, position, kind, before, after (empty for "missing").
     """
-    if not 0 <= share <= 1:
-        raise InputError(f"share of planted faults is {share}: give a number from 0 to 1")
     content = read_json(path_in)
     regions, rng, rows = content["items"], np.random.default_rng(seed), []
     spoilt: dict[int, list[str]] = {}
     for number, chosen in enumerate(rng.permutation(len(regions))[: round(share * len(regions))]):
-        region, kind = regions[chosen], kinds[number % len(kinds)]
+        region, kind = regions[chosen], TEXT_FAULTS[number % len(TEXT_FAULTS)]
         before = region["hard_negative"] or []
         spoilt[chosen] = after = _spoilt(kind, region, regions, rng)
         span = region["timestamps"] and tuple(region["timestamps"])

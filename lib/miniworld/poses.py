@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from miniworld.plan import FACTS
+
 
 class Pose(NamedTuple):
     """Joint angles; suffix 1 is the near side, 2 the far side."""
@@ -67,44 +69,7 @@ class Act(NamedTuple):
     down: tuple[float, float] = (math.inf, 1.0)
 
 
-# By event and, for whoever does not do as "a" does, role.
-ACTS: dict[str, Act] = {
-    "hug": Act(Pose(lean=7, head=8, shoulder1=72, elbow1=28, shoulder2=58, elbow2=45), 0.8,
-               {"lean": 3}, 2.2),
-    "handshake": Act(Pose(lean=6, shoulder1=42, elbow1=32), 0.6,
-                     {"shoulder1": 7, "elbow1": -7}, 9, end=3.4, fall=0.6),
-    "hand-over": Act(Pose(lean=5, shoulder1=56, elbow1=10), 0.8, start=0.4, end=2.0, fall=0.7),
-    "hand-over b": Act(Pose(lean=5, shoulder1=58, elbow1=8), 0.8, end=1.7, fall=0.6),
-    "robbery": Act(Pose(lean=24, shoulder1=84, elbow1=6, shoulder2=72, elbow2=14, hip1=36, knee1=34,
-                        hip2=-30, knee2=8), 0.35, {"lean": 10}, 9),
-    "robbery b": Act(Pose(lean=-16, shoulder1=72, elbow1=12, shoulder2=66, elbow2=16, hip1=30,
-                          knee1=10, hip2=-18, knee2=24), 0.35, {"lean": 10}, 9, down=(1.8, 0.5)),
-    "photo": Act(Pose(lean=-3, head=4, shoulder1=70, elbow1=38, shoulder2=62, elbow2=48), 0.6),
-    "photo b": Act(Pose(lean=-3, shoulder1=140, elbow1=25, shoulder2=-30, elbow2=95, hip1=10), 0.6,
-                   {"shoulder1": 12}, 4, start=0.3, end=3.6, fall=0.8),
-    "shooting b": Act(Pose(lean=-12, shoulder1=150, elbow1=30, shoulder2=140, elbow2=40, hip1=14,
-                           knee1=20), 0.4, start=0.2, down=(1.1, 0.6)),
-    "clean": Act(Pose(lean=5, shoulder1=108, elbow1=8, shoulder2=95, elbow2=22), 0.7,
-                 {"lean": 3, "shoulder1": 32, "shoulder2": 30}, 2.6),
-    "grill": Act(Pose(lean=8, head=10, shoulder1=52, elbow1=22, shoulder2=-10), 0.8,
-                 {"elbow1": 12}, 3),
-    "fire": Act(Pose(lean=-10, head=-8, shoulder1=135, elbow1=25, shoulder2=135, elbow2=25, hip1=16,
-                     knee1=12, hip2=-16, knee2=12), 0.5,
-                {"shoulder1": 25, "shoulder2": -25, "hip1": 8, "hip2": 8}, 9, start=0.3),
-    "steam": Act(Pose(lean=3, head=6, shoulder1=34, elbow1=112, shoulder2=-26, elbow2=80), 0.9,
-                 start=0.2),
-    "explosion": Act(Pose(lean=46, head=20, shoulder1=150, elbow1=100, shoulder2=140, elbow2=105,
-                          hip1=70, knee1=105, hip2=30, knee2=95), 0.45, start=0.1),
-    "explosion loser": Act(ON_BACK, 0.45, start=0.1),
-    "stretch": Act(Pose(shoulder1=172, elbow1=6, shoulder2=164, elbow2=8), 0.8,
-                   {"lean": 14, "shoulder1": -10, "shoulder2": -10}, 1.9),
-    "tie shoe": Act(Pose(lean=52, head=20, shoulder1=24, elbow1=14, shoulder2=14, elbow2=20,
-                         hip1=84, knee1=92, hip2=-4, knee2=98), 0.8,
-                    {"shoulder1": 6, "shoulder2": -6}, 6, end=4.2, fall=0.7),
-    "wave": Act(Pose(lean=-2, shoulder1=150, elbow1=18, shoulder2=-8), 0.6, {"elbow1": 28}, 7),
-    "sit": Act(Pose(lean=-12, head=4, shoulder1=-32, elbow1=8, shoulder2=36, elbow2=40, hip1=86,
-                    knee1=22, hip2=104, knee2=78), 1.0, {"knee1": 4}, 2),
-}  # fmt: skip
+ACTS = {name: Act(**act | {"pose": Pose(**act["pose"])}) for name, act in FACTS["acts"].items()}
 
 
 def _acted(event: str, role: str, s: float) -> Pose:
@@ -123,10 +88,6 @@ def _gait(phase: float, swing: float, knee: float, lean: float, elbow: float) ->
         hip1=swing * s, knee1=knee * max(0.0, c) + 5,
         hip2=-swing * s, knee2=knee * max(0.0, -c) + 5,
     )  # fmt: skip
-
-
-def _walk(role: str, s: float) -> Pose:
-    return _gait(s * 2 * math.pi / 1.1, 26, 42, 3, 18)  # a stride takes 1.1 s
 
 
 def _talk(role: str, s: float) -> Pose:
@@ -201,7 +162,8 @@ def _fall(role: str, s: float) -> Pose:
 
 
 ACTIONS: dict[str, Callable[[str, float], Pose]] = {
-    "walk": _walk, "talk": _talk, "dance": _dance, "fight": _fight, "robbery": _robbery,
+    "walk": lambda role, s: _gait(s * 2 * math.pi / 1.1, 26, 42, 3, 18),  # a stride takes 1.1 s
+    "talk": _talk, "dance": _dance, "fight": _fight, "robbery": _robbery,
     "shooting": _shooting, "smash": _smash, "fall": _fall,
 }  # fmt: skip
 

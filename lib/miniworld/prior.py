@@ -1,9 +1,11 @@
 """MiniCLIP and MiniSigLIP: small open_clip models pre-trained on stills of the mini world.
 
 MiniCLIP stands where OpenAI's CLIP stands in the paper, so that the whole method runs without a
-download; MiniSigLIP is the second family. They are engineered to resemble CLIP's weakness: they
-learn scenes, colours, objects and postures from neutral captions and never learn which twin of a
-pair is the abnormal one. The card written beside the weights says so.
+download; MiniSigLIP is the second family (params/mini_models.yaml). They are engineered to resemble
+CLIP's weakness: they learn scenes, colours, objects and postures from neutral captions and never
+learn which twin of a pair is the abnormal one. The card written beside the weights says so. Both
+are pre-trained with symmetric InfoNCE: SigLIP's pairwise sigmoid loss, made for batches of 32,768,
+learned almost nothing here in 400 steps of 256.
 ``python -m miniworld.prior --out DIR [--family siglip]`` makes them again.
 """
 
@@ -11,26 +13,55 @@ import argparse
 import math
 import platform
 import time
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import open_clip
 import torch
+import yaml
+from open_clip.model import CLIP, CustomTextCLIP
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast
 
 import miniworld
 from alertclip.attention import pack_state_dict, split_attention
 from alertclip.files import atomic_write, progress, write_json
 from alertclip.training import learning_rate_factor
-from miniworld.mini_models import BATCH_SIZE, CONTEXT_LENGTH, RECIPES, Recipe, soft_contrastive_loss
+from miniworld.plan import FACTS_FILE
 from miniworld.stills import ABNORMAL_SHARE, GENERIC_SHARE, TOPIC_SHARE
 
+NAMES = {"clip": "MiniCLIP", "siglip": "MiniSigLIP"}
+RECIPES = yaml.safe_load(FACTS_FILE.with_name("mini_models.yaml").read_text(encoding="utf-8"))
+CONTEXT_LENGTH, BATCH_SIZE = 40, 256
 LOG_STEPS, WARMUP = 100, 0.05
 PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<start>", "<end>"
+
+
+def open_clip_config(family: str, vocab_size: int) -> dict:
+    """What stands in open_clip_config.json: model_cfg and preprocess_cfg."""
+    config = deepcopy(RECIPES[family])
+    config["model_cfg"]["text_cfg"]["vocab_size"] = vocab_size
+    return config
+
+
+def build(family: str, vocab_size: int) -> nn.Module:
+    """The model with random weights, by torch's seed."""
+    config = open_clip_config(family, vocab_size)["model_cfg"]
+    for name in ("hf_tokenizer_name", "tokenizer_kwargs"):  # read by open_clip's factory
+        del config["text_cfg"][name]
+    if not config.pop("custom_text", False):
+        return CLIP(**config)
+    model = CustomTextCLIP(**config)
+    with torch.no_grad():  # residual scales at one: SigLIP's towers have none
+        for block in model.visual.trunk.blocks:
+            block.ls1.gamma.fill_(1.0)
+            block.ls2.gamma.fill_(1.0)
+    return model
 
 
 def train_tokenizer(
@@ -61,7 +92,7 @@ def train_tokenizer(
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
 
 
-def augment(images: torch.Tensor, generator: torch.Generator, recipe: Recipe) -> torch.Tensor:
+def augment(images: Tensor, generator: torch.Generator, family: str) -> Tensor:
     """uint8 (B,H,W,3) -> normalised float (B,3,H,W): flip, shift by up to 6 pixels, brightness."""
     x = images.permute(0, 3, 1, 2).float() / 255
     flip = torch.rand(len(x), generator=generator) < 0.5
@@ -69,8 +100,22 @@ def augment(images: torch.Tensor, generator: torch.Generator, recipe: Recipe) ->
     down, right = torch.randint(-6, 7, (2,), generator=generator).tolist()
     x = x.roll((down, right), (2, 3))
     x = x * (0.8 + 0.4 * torch.rand(len(x), 1, 1, 1, generator=generator))
-    mean, std = (torch.tensor(values)[:, None, None] for values in (recipe.mean, recipe.std))
+    made = RECIPES[family]["preprocess_cfg"]
+    mean, std = (torch.tensor(made[name])[:, None, None] for name in ("mean", "std"))
     return (x.clamp(0, 1) - mean) / std
+
+
+def soft_contrastive_loss(
+    image: Tensor, text: Tensor, scale: Tensor, caption_ids: Tensor
+) -> Tensor:
+    """Symmetric InfoNCE whose target mass is shared by identical captions.
+
+    image, text: (B, D) l2-normalised; caption_ids: (B,) equal where captions are equal.
+    """
+    targets = (caption_ids[:, None] == caption_ids[None, :]).float()
+    targets = targets / targets.sum(1, keepdim=True)
+    logits = scale * image.float() @ text.float().T
+    return (cross_entropy(logits, targets) + cross_entropy(logits.T, targets)) / 2
 
 
 def pretrain(
@@ -85,20 +130,23 @@ def pretrain(
 ) -> nn.Module:
     """Train MiniCLIP or MiniSigLIP on stills (N,H,W,3) uint8 with one caption each."""
     torch.manual_seed(seed)
-    recipe = RECIPES[family]
-    model = recipe.build(len(tokenizer))
+    model = build(family, len(tokenizer))
     split_attention(model)  # for its fast backward pass on a CPU
     options = {"betas": (0.9, 0.98), "weight_decay": 0.05}
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak_lr, **options)
     tokens = encode_captions(tokenizer, captions)
     caption_ids = torch.tensor(np.unique(captions, return_inverse=True)[1])
     generator = torch.Generator().manual_seed(seed)
-    for step in progress(range(steps), steps, f"pre-training {recipe.name}"):
+    for step in progress(range(steps), steps, f"pre-training {NAMES[family]}"):
         for group in optimizer.param_groups:
             group["lr"] = peak_lr * learning_rate_factor(step, steps, WARMUP)
         picked = torch.randint(len(images), (batch_size,), generator=generator)
-        x = augment(torch.from_numpy(images[picked.numpy()]), generator, recipe)
-        loss = _loss(model, x, tokens[picked], caption_ids[picked])
+        x = augment(torch.from_numpy(images[picked.numpy()]), generator, family)
+        with torch.autocast(x.device.type, torch.bfloat16):
+            image = model.encode_image(x, normalize=True)
+            text = model.encode_text(tokens[picked], normalize=True)
+        scale = model.logit_scale.exp()
+        loss = soft_contrastive_loss(image, text, scale, caption_ids[picked])
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -110,14 +158,7 @@ def pretrain(
     return model.eval()
 
 
-def _loss(model: nn.Module, x: Tensor, tokens: Tensor, ids: Tensor) -> Tensor:
-    with torch.autocast(x.device.type, torch.bfloat16):
-        image = model.encode_image(x, normalize=True)
-        text = model.encode_text(tokens, normalize=True)
-    return soft_contrastive_loss(image, text, model.logit_scale.exp(), ids)
-
-
-def encode_captions(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> torch.Tensor:
+def encode_captions(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> Tensor:
     """Token ids (B, CONTEXT_LENGTH) as open_clip's own wrapper makes them from the folder."""
     options = {"return_tensors": "pt", "padding": "max_length", "truncation": True}
     return tokenizer(captions, max_length=CONTEXT_LENGTH, **options).input_ids
@@ -127,13 +168,9 @@ def save_prior(
     model: nn.Module, tokenizer: PreTrainedTokenizerFast, out: Path, card: dict, family: str
 ) -> None:
     """Write an open_clip ``local-dir`` folder: config, fp16 weights, tokenizer, card.json."""
-    recipe = RECIPES[family]
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(out)
-    pixels = {"mean": recipe.mean, "std": recipe.std}
-    pixels |= {"interpolation": "bilinear", "resize_mode": "squash"}
-    config = {"model_cfg": recipe.config(len(tokenizer)), "preprocess_cfg": pixels}
-    write_json(out / "open_clip_config.json", config)
+    write_json(out / "open_clip_config.json", open_clip_config(family, len(tokenizer)))
     weights = {k: v.half().contiguous() for k, v in pack_state_dict(model.state_dict()).items()}
     with atomic_write(out / "open_clip_model.safetensors") as temporary:
         save_file(weights, temporary)
@@ -149,18 +186,14 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     start = time.monotonic()
-    size = (RECIPES[args.family].image_size,) * 2
-    images, captions, _ = miniworld.stills(args.stills, args.seed, size, args.workers)
+    side = RECIPES[args.family]["model_cfg"]["vision_cfg"]["image_size"]
+    images, captions, _ = miniworld.stills(args.stills, args.seed, (side, side), args.workers)
     tokenizer = train_tokenizer(captions)
     model = pretrain(images, captions, tokenizer, args.steps, seed=args.seed, family=args.family)
-    save_prior(model, tokenizer, args.out, _card(args, time.monotonic() - start), args.family)
-
-
-def _card(args: argparse.Namespace, seconds: float) -> dict:
-    recipe = RECIPES[args.family]
+    name = NAMES[args.family]
     options = [f"--{k} {getattr(args, k)}" for k in ("family", "stills", "steps", "seed")]
-    return {
-        "what": f"{recipe.name}, a synthetic stand-in for {recipe.name.removeprefix('Mini')};"
+    card = {
+        "what": f"{name}, a synthetic stand-in for {name.removeprefix('Mini')};"
         " it knows nothing of the real world",
         "engineered": f"neutral captions of postures, clothes, objects and places;"
         f" {ABNORMAL_SHARE:.0%} of the stills show the abnormal twin of a pair;"
@@ -168,11 +201,12 @@ def _card(args: argparse.Namespace, seconds: float) -> dict:
         f" {GENERIC_SHARE:.0%} a generic one, both drawn without looking at the twin, so"
         " that the model knows the words and sees the scene but has no notion of abnormal",
         "stills": args.stills, "steps": args.steps, "batch_size": BATCH_SIZE, "seed": args.seed,
-        "minutes": round(seconds / 60, 1),
+        "minutes": round((time.monotonic() - start) / 60, 1),
         "machine": platform.machine(),
         "versions": {"torch": torch.__version__, "open_clip": open_clip.__version__},
         "command": " ".join(["python -m miniworld.prior --out DIR", *options]),
     }  # fmt: skip
+    save_prior(model, tokenizer, args.out, card, args.family)
 
 
 if __name__ == "__main__":

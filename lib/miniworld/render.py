@@ -1,6 +1,5 @@
 """From a moment to pixels: order of drawing, light, occluder, noise, and the event's box."""
 
-from collections.abc import Iterator
 from functools import lru_cache
 
 import cv2
@@ -10,11 +9,10 @@ from miniworld import things
 from miniworld.canvas import Box, Canvas, shade, union
 from miniworld.events import Moment, Thing, moment
 from miniworld.people import Joints, Person, draw_person, place
-from miniworld.plan import FPS, FRAMES, HEIGHT, WIDTH, Plan
+from miniworld.plan import HEIGHT, WIDTH, Plan
 from miniworld.scenes import background
 
 NOISE_BANK = 8
-BLUR = 2  # pixels by which the lens smears a change
 
 
 @lru_cache(maxsize=1)
@@ -22,13 +20,6 @@ def _noise() -> np.ndarray:
     """Standard normal noise times 32, (NOISE_BANK, H + 32, W + 32) int16, shared by all clips."""
     shape = (NOISE_BANK, HEIGHT + 32, WIDTH + 32)
     return (np.random.default_rng(20_240_101).standard_normal(shape) * 32).astype(np.int16)
-
-
-def _curve(plan: Plan) -> np.ndarray:
-    """Look-up table of the light: (1, 256, 3) uint8."""
-    dark = 1 - 0.6 * plan.night
-    tint = np.array(plan.light) * dark * np.array([1, 1, 1 + 0.25 * plan.night])
-    return np.clip(np.arange(256)[:, None] * tint, 0, 255).astype(np.uint8)[None]
 
 
 def _thing(canvas: Canvas, plan: Plan, thing: Thing) -> Box:
@@ -84,15 +75,13 @@ def _glowing(canvas: Canvas, plan: Plan, now: Moment) -> list[Box]:
 
 
 class Shot:
-    """What the frames of a plan share: background, light, lens and noise, computed once.
-
-    A frame is computed anew only where something is drawn that is not in all of them.
-    """
+    """What the frames of a plan share: background, light, lens and noise, computed once."""
 
     def __init__(self, plan: Plan) -> None:
-        self.plan, self.scene, self.curve = plan, background(plan), _curve(plan)
-        self.lit = cv2.LUT(self.scene, self.curve)
-        self.empty: dict[str, np.ndarray] = {}  # what the lens sees of it, by time stamp
+        self.plan, self.scene = plan, background(plan)
+        dark = 1 - 0.6 * plan.night
+        tint = np.array(plan.light) * dark * np.array([1, 1, 1 + 0.25 * plan.night])
+        self.curve = np.clip(np.arange(256)[:, None] * tint, 0, 255).astype(np.uint8)[None]
         self.grain: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # by bank: what it adds and takes
 
     def frame(self, abnormal: bool, t: float) -> np.ndarray:
@@ -100,42 +89,16 @@ class Shot:
         plan, now = self.plan, moment(self.plan, abnormal, t)
         canvas = Canvas(self.scene.copy(), plan.style)
         _unlit(canvas, plan, now)
-        image, part = self.lit.copy(), canvas.part()
-        if (drawn := canvas.image[part]).size:
-            image[part] = cv2.LUT(drawn, self.curve)
-        canvas.image = image
+        canvas.image = cv2.LUT(canvas.image, self.curve)
         _glowing(canvas, plan, now)
-        return self._noisy(self._lens(image, canvas, t), t)
-
-    def _lens(self, image: np.ndarray, canvas: Canvas, t: float) -> np.ndarray:
-        """Occluder, mirror, time stamp and blur of a lit image; all but ``drawn`` is known."""
-        stamp = f"{self.plan.stamp}{int(t) % 60:02d}" if self.plan.stamp else ""
-        image = self._stamped(image, stamp)
-        if self.plan.compression <= 0.25:
-            return image
-        if stamp not in self.empty:
-            self.empty[stamp] = self._blurred(self._stamped(self.lit.copy(), stamp))
-        seen = self.empty[stamp].copy()
-        rows, columns = canvas.part(margin=BLUR)
-        near = canvas.part(margin=2 * BLUR)
-        if self.plan.mirror:
-            columns, near = _mirrored(columns), (near[0], _mirrored(near[1]))
-        if (part := image[near]).size:
-            top, left = rows.start - near[0].start, columns.start - near[1].start
-            blurred = self._blurred(part)[top:, left:]
-            target = seen[rows, columns]
-            target[:] = blurred[: target.shape[0], : target.shape[1]]
-        return seen
-
-    def _stamped(self, image: np.ndarray, stamp: str) -> np.ndarray:
-        _occluder(Canvas(image, self.plan.style), self.plan)
-        if self.plan.mirror:
-            image = cv2.flip(image, 1)
-        font = cv2.FONT_HERSHEY_PLAIN, 0.7, (236, 236, 236), 1
-        return cv2.putText(image, stamp, (6, 12), *font) if stamp else image
-
-    def _blurred(self, image: np.ndarray) -> np.ndarray:
-        return cv2.GaussianBlur(image, (5, 5), 0.4 + 0.7 * self.plan.compression)
+        _occluder(canvas, plan)
+        image = cv2.flip(canvas.image, 1) if plan.mirror else canvas.image
+        if plan.stamp:
+            text, font = f"{plan.stamp}{int(t) % 60:02d}", (cv2.FONT_HERSHEY_PLAIN, 0.7)
+            cv2.putText(image, text, (6, 12), *font, (236, 236, 236), 1)
+        if plan.compression > 0.25:
+            image = cv2.GaussianBlur(image, (5, 5), 0.4 + 0.7 * plan.compression)
+        return self._noisy(image, t)
 
     def _noisy(self, image: np.ndarray, t: float) -> np.ndarray:
         rng = np.random.default_rng([self.plan.entropy, 2, round(t * 1000)])
@@ -148,27 +111,14 @@ class Shot:
         return cv2.subtract(cv2.add(image, up, dst=image), down, dst=image)
 
 
-def _mirrored(columns: slice) -> slice:
-    return slice(max(0, WIDTH - columns.stop), max(0, WIDTH - columns.start))
-
-
-def _normalise(box: Box, plan: Plan) -> Box | None:
-    x1, y1, x2, y2 = box
+def event_box(plan: Plan, abnormal: bool, t: float) -> Box | None:
+    """Extent of the event at ``t`` s, normalised x1 y1 x2 y2; None where none of it is in view."""
+    canvas, now = Canvas(np.zeros((1, 1, 3), np.uint8), plan.style), moment(plan, abnormal, t)
+    if not (extents := _unlit(canvas, plan, now) + _glowing(canvas, plan, now)):
+        return None
+    x1, y1, x2, y2 = union(extents)
     if plan.mirror:
         x1, x2 = WIDTH - x2, WIDTH - x1
     x1, x2 = (min(1.0, max(0.0, x / WIDTH)) for x in (x1, x2))
     y1, y2 = (min(1.0, max(0.0, y / HEIGHT)) for y in (y1, y2))
     return (x1, y1, x2, y2) if x2 - x1 > 0.02 and y2 - y1 > 0.02 else None
-
-
-def event_box(plan: Plan, abnormal: bool, t: float) -> Box | None:
-    """Extent of the event at ``t`` s, normalised x1 y1 x2 y2; None where none of it is in view."""
-    canvas, now = Canvas(np.zeros((1, 1, 3), np.uint8), plan.style), moment(plan, abnormal, t)
-    extents = _unlit(canvas, plan, now) + _glowing(canvas, plan, now)
-    return _normalise(union(extents), plan) if extents else None
-
-
-def render_clip(plan: Plan, abnormal: bool) -> Iterator[np.ndarray]:
-    """All frames of a twin in order, (240, 320, 3) uint8 RGB each."""
-    shot = Shot(plan)
-    yield from (shot.frame(abnormal, frame / FPS) for frame in range(FRAMES))

@@ -14,42 +14,14 @@ from alertclip.errors import InputError
 from alertclip.files import progress
 from miniworld.captions import PLACES, WORDINGS, article
 from miniworld.events import Moment, moment
-from miniworld.plan import FPS, HEIGHT, SEED_ROOM, SEED_START, WIDTH, Plan, draw_plan
+from miniworld.plan import FACTS, FPS, HEIGHT, SEEDS, WIDTH, Plan, draw_plan
 from miniworld.poses import posture
 from miniworld.render import Shot, event_box
 from miniworld.world import parallel
 
 ABNORMAL_SHARE, TOPIC_SHARE, GENERIC_SHARE = 0.35, 0.25, 0.10
-GENERIC = (
-    "normal video", "unusual video", "abnormal video", "accident", "an ordinary day",
-    "anomaly video", "a dangerous event", "a quiet place", "people going about their day",
-    "a peaceful scene", "someone getting hurt", "nothing unusual happens",
-)  # fmt: skip
-# Nouns and verbs of what either twin may show, as a web-trained CLIP knows them.
-TOPICS: dict[str, tuple[str, ...]] = {
-    "hug": ("a friendly hug",), "talk": ("people talking calmly",),
-    "handshake": ("people greeting each other",), "dance": ("people dancing",),
-    "fight": ("people fighting", "a fight", "someone punching a person"),
-    "hand-over": ("a person giving a bag", "a friendly gift"),
-    "robbery": ("a robbery", "a person being robbed", "a robber grabbing a bag"),
-    "photo": ("a photo being taken", "a photographer"),
-    "shooting": ("a shooting", "a person firing a gun", "someone shooting"),
-    "clean": ("window cleaning", "careful work on property"),
-    "smash": ("vandalism", "a person smashing a window", "breaking property"),
-    "wait": ("cars driving safely", "a car waiting"), "park": ("parking cars", "safe traffic"),
-    "crash": ("a car crash", "a road accident", "a traffic accident"),
-    "grill": ("a barbecue", "someone cooking"),
-    "fire": ("a dangerous fire", "a place on fire", "burning out of control"),
-    "steam": ("steam of a boiler", "a machine working"),
-    "explosion": ("an explosion", "a sudden blast", "something blowing up"),
-    "stretch": ("a person doing sports",), "tie shoe": ("a person tying a shoe",),
-    "wave": ("a person waving",), "sit": ("a person resting",),
-    "fall": ("a person falling", "someone getting hurt", "people falling"),
-}  # fmt: skip
+GENERIC, TOPICS, OBJECTS = FACTS["generic"], FACTS["topics"], FACTS["objects"]
 PEOPLE = {"a": "someone", "b": "a person", "c": "a car", "d": "another car"}
-HELD = {"bag": "bag", "stick": "long stick", "dark object": "small dark object"}
-OBJECTS = {"robbery": "bag", "shooting": "small dark object", "smash": "glass window",
-           "crash": "car", "fire": "metal grill", "explosion": "metal cabinet"}  # fmt: skip
 
 
 def _shapes(plan: Plan, now: Moment) -> list[str]:
@@ -78,7 +50,7 @@ def _phrases(plan: Plan, now: Moment, rng: np.random.Generator) -> list[str]:
         if rng.random() < 0.5:
             phrases.append(f"a person {posture(person.pose)}")
         if person.held:
-            phrases.append(f"holding a {HELD[person.held]}")
+            phrases.append(f"holding a {FACTS['held'][person.held]}")
     if len(actors) == 2:
         apart = abs(actors[0].x - actors[1].x)
         phrases.append("two people close together" if apart < 0.55 else "two people far apart")
@@ -90,21 +62,19 @@ def _phrases(plan: Plan, now: Moment, rng: np.random.Generator) -> list[str]:
     return phrases + _shapes(plan, now)
 
 
-def _topic(plan: Plan, rng: np.random.Generator) -> str:
-    """What either twin may do, whichever is shown: the words become known, their side does not."""
-    event = plan.pair.event if rng.random() < 0.5 else str(rng.choice(plan.pair.normal))
-    wording = str(rng.choice(WORDINGS[event][:-1] + TOPICS[event]))  # the last one is held out
-    return wording.format(**PEOPLE, at="").strip()
-
-
 def _caption(plan: Plan, now: Moment, rng: np.random.Generator) -> str:
-    """1-3 shuffled phrases and, mostly, the scene; a topic or a generic phrase ignores the twin."""
+    """1-3 shuffled phrases and, mostly, the scene; a topic or a generic phrase ignores the twin.
+
+    A topic is what either twin may do: its words become known, their side does not.
+    """
     phrases = list(dict.fromkeys(_phrases(plan, now, rng)))
     rng.shuffle(phrases)
     chosen = phrases[: rng.integers(1, 4)]
     draw = rng.random()
     if draw < TOPIC_SHARE:
-        chosen.insert(0, _topic(plan, rng))
+        event = plan.pair.event if rng.random() < 0.5 else str(rng.choice(plan.pair.normal))
+        wording = str(rng.choice(WORDINGS[event][:-1] + TOPICS[event]))  # the last is held out
+        chosen.insert(0, wording.format(**PEOPLE, at="").strip())
     elif draw < TOPIC_SHARE + GENERIC_SHARE:
         chosen.insert(0, str(rng.choice(GENERIC)))
     if rng.random() < 0.6:  # the scene is the easy part
@@ -120,18 +90,6 @@ def _zoom(image: np.ndarray, box: tuple | None, rng: np.random.Generator) -> np.
     x, y = np.clip(middle, side / 2, 1 - side / 2) - side / 2
     top, left = round(y * HEIGHT), round(x * WIDTH)
     return image[top : top + round(side * HEIGHT), left : left + round(side * WIDTH)]
-
-
-def _attributes(plan: Plan, now: Moment, abnormal: bool) -> dict[str, str]:
-    actor = next((p for p in now.people if p.in_event and p.look is plan.looks[0]), None)
-    return {
-        "scene": plan.scene,
-        "colour": actor.look.upper if actor else plan.cars[0][0],
-        "object": OBJECTS.get(plan.pair.event, "none"),
-        "posture": posture(actor.pose) if actor else "none",
-        "pair": plan.pair.event,
-        "abnormal": str(int(abnormal)),
-    }
 
 
 def still(
@@ -152,7 +110,16 @@ def still(
     images = np.stack([cv2.resize(v, size[::-1], interpolation=cv2.INTER_AREA) for v in views])
     now = moment(plan, abnormal, t)
     captions = _caption(plan, now, rng), _caption(plan, now, rng)
-    return images, captions, _attributes(plan, now, abnormal)
+    actor = next((p for p in now.people if p.in_event and p.look is plan.looks[0]), None)
+    attributes = {
+        "scene": plan.scene,
+        "colour": actor.look.upper if actor else plan.cars[0][0],
+        "object": OBJECTS.get(plan.pair.event, "none"),
+        "posture": posture(actor.pose) if actor else "none",
+        "pair": plan.pair.event,
+        "abnormal": str(int(abnormal)),
+    }
+    return images, captions, attributes
 
 
 def stills(
@@ -162,13 +129,13 @@ def stills(
 
     ``seed`` chooses the world; the seeds of stills are disjoint from every clip's.
     """
-    pairs, first = (count + 1) // 2, SEED_START["stills"]
-    if pairs > SEED_ROOM["stills"]:
-        raise InputError(f"count={count}: at most {2 * SEED_ROOM['stills']} stills")
-    images = np.empty((pairs * 2, *size, 3), np.uint8)
+    seeds = SEEDS["stills"][: (count + 1) // 2]
+    if count > 2 * len(seeds):
+        raise InputError(f"count={count}: at most {2 * len(seeds)} stills")
+    images = np.empty((2 * len(seeds), *size, 3), np.uint8)
     captions, attributes = [], []
-    work = parallel(partial(still, size, seed), range(first, first + pairs), workers)
-    for k, (views, texts, shown) in enumerate(progress(work, pairs, "rendering stills")):
+    work = parallel(partial(still, size, seed), seeds, workers)
+    for k, (views, texts, shown) in enumerate(progress(work, len(seeds), "rendering stills")):
         images[2 * k : 2 * k + 2] = views
         captions += texts
         attributes += [shown] * 2

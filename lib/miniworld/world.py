@@ -1,44 +1,138 @@
-"""A whole world: which clips it holds, made by worker processes, resumed when interrupted."""
+"""A whole world: its clips and annotation files, made by worker processes, resumed if interrupted.
+
+The annotation files have the schemas of VAGTA and UCF-Crime.
+"""
 
 import hashlib
 import multiprocessing
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from fractions import Fraction
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import cv2
 import numpy as np
+import pandas as pd
 
 from alertclip.errors import InputError
-from alertclip.files import locked, progress, read_json, sha256_json, write_json
-from miniworld.plan import PAIRS, SEED_ROOM, SEED_START, draw_plan
-from miniworld.world_annotations import entries, write_annotations
-from miniworld.world_video import Job, make, relative_path
+from alertclip.files import atomic_write, locked, progress, read_json, sha256_json, write_json
+from miniworld.captions import describe
+from miniworld.events import event_frames, event_of
+from miniworld.plan import DIALS, FACTS_FILE, FPS, FRAMES, PAIRS, SEEDS, Plan, draw_plan
+from miniworld.render import Shot, event_box
 
 ABNORMAL_SHARE = 0.4  # of the training clips; other splits hold both twins of every pair
 VIDEO_ROOTS = ("UCF_Crimes_Videos", "MSAD")
+NOT_DRAWING = ("stills.py", "planted_faults.py", "prior.py")  # no clip depends on these
+ANNOTATION_FPS = 25
+KEYFRAME_STEP = 5  # native frames, about 0.6 s
+# With more threads, or the encoder's look-ahead, the bits differ from run to run.
+ENCODER = {"preset": "veryfast", "tune": "zerolatency", "threads": "1", "crf": "23"}
+Entries = tuple[dict, dict, dict]
 
 
-def _kept(pairs: int, abnormal: int) -> set[int]:
-    """Which abnormal twins stay: ``abnormal`` of ``pairs``, spread evenly over the classes."""
-    order = sorted(range(pairs), key=lambda k: (k % len(PAIRS), k))
-    shares = np.arange(pairs + 1) * abnormal // max(1, pairs)
-    return {order[rank] for rank in np.flatnonzero(np.diff(shares))}
+class Job(NamedTuple):
+    """One clip to make."""
+
+    path: str  # inside the world's folder
+    split: str
+    seed: int
+    abnormal: bool
+    world_seed: int
+    style: str
+
+    def plan(self) -> Plan:
+        """The plan this clip shows a twin of."""
+        return draw_plan(self.seed, self.split, self.world_seed, self.style)
+
+
+def relative_path(split: str, seed: int, abnormal: bool, plan: Plan) -> str:
+    """Path by the layout of UCF-Crime and MSAD; the number is the seed, unique in a world."""
+    testing, name = split == "test", plan.pair.class_name
+    if plan.pair.dataset == "MSAD":
+        if abnormal:
+            return f"MSAD/MSAD_Videos/MSAD_anomaly_videos/{name}/{name}_{seed}.mp4"
+        folder = "Normal_Testing" if testing else f"Normal_Training/{plan.scene}"
+        return f"MSAD/MSAD_Videos/{folder}/{plan.scene.replace(' ', '_')}_{seed}.mp4"
+    file = f"{name}/{name}{seed:05d}"
+    if not abnormal:
+        split_name, gap = ("Testing", "_") if testing else ("Training", "")
+        file = f"{split_name}_Normal_Videos_Anomaly/Normal_Videos{gap}{seed:05d}"
+    return f"UCF_Crimes_Videos/UCF_Crimes/Videos/{file}_x264.mp4"
+
+
+def write_video(
+    frames: Sequence[np.ndarray],
+    path: Path,
+    fps: float,
+    options: dict[str, str] | None = None,
+    container_options: dict[str, str] | None = None,
+    layout: str = "rgb24",
+) -> None:
+    """Write frames, (H, W, 3) uint8 or of another ``layout`` of FFmpeg, as H.264 by libx264."""
+    made = [av.VideoFrame.from_ndarray(np.ascontiguousarray(f), format=layout) for f in frames]
+    options = ENCODER | (options or {})
+    opened = {"options": container_options or {}}
+    with atomic_write(path) as temporary, av.open(str(temporary), "w", **opened) as container:
+        rate = Fraction(fps).limit_denominator(1001)
+        stream = container.add_stream("libx264", rate=rate, options=options)
+        stream.width, stream.height, stream.pix_fmt = made[0].width, made[0].height, "yuv420p"
+        stream.thread_count = 1
+        for frame in made:
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+@lru_cache(maxsize=1)
+def _opening(clip: Job) -> tuple[Shot, list[np.ndarray]]:
+    """What the twins of a clip share: its shot, and their frames before the event."""
+    shot = Shot(plan := clip.plan())
+    return shot, [_planes(shot, False, frame) for frame in range(plan.start)]
+
+
+def _planes(shot: Shot, abnormal: bool, frame: int) -> np.ndarray:
+    return cv2.cvtColor(shot.frame(abnormal, frame / FPS), cv2.COLOR_RGB2YUV_I420)
+
+
+def encode(job: Job, path: Path) -> None:
+    """Write the clip without B frames: the bits of a frame depend on the past only.
+
+    So twins stay equal before the event after decoding too.
+    """
+    shot, opening = _opening(job._replace(path="", abnormal=False))
+    options = {"bf": "0", "g": "32", "crf": str(23 + round(14 * shot.plan.compression))}
+    rest = [_planes(shot, job.abnormal, frame) for frame in range(len(opening), FRAMES)]
+    write_video([*opening, *rest], path, FPS, options, layout="yuv420p")
+
+
+def keyframes(plan: Plan) -> list[dict]:
+    """Box track of the abnormal twin on the 1-based 25 fps clock, the last keyframe disabled."""
+    start, end = event_frames(plan)
+    track = []
+    for frame in sorted({*range(start, end, KEYFRAME_STEP), end - 1}):
+        if box := event_box(plan, True, frame / FPS):
+            clock = round(frame / FPS * ANNOTATION_FPS) + 1
+            track.append({"frame": clock, "bbox": list(box), "enabled": True, "_track_id": None})
+    last = min(round(end / FPS * ANNOTATION_FPS) + 1, round(FRAMES / FPS * ANNOTATION_FPS))
+    track.append({**track[-1], "frame": max(last, track[-1]["frame"] + 1), "enabled": False})
+    return track
 
 
 def clip_jobs(split: str, count: int, style: str, seed: int) -> list[Job]:
     """The ``count`` clips of a split, twins next to each other."""
     abnormal = round(count * ABNORMAL_SHARE) if split == "train" else count // 2
     pairs = count - abnormal
-    if pairs > SEED_ROOM[split]:
-        raise InputError(f"{split}={count}: at most {SEED_ROOM[split]} pairs; ask for fewer clips")
-    jobs, kept = [], _kept(pairs, abnormal)
-    for k in range(pairs):
-        number = SEED_START[split] + k
+    if pairs > (room := len(SEEDS[split])):
+        raise InputError(f"{split}={count}: at most {room} pairs; ask for fewer clips")
+    # The abnormal twins that stay are spread evenly over the classes.
+    order = sorted(range(pairs), key=lambda k: (k % len(PAIRS), k))
+    shares = np.arange(pairs + 1) * abnormal // max(1, pairs)
+    kept, jobs = {order[rank] for rank in np.flatnonzero(np.diff(shares))}, []
+    for k, number in enumerate(SEEDS[split][:pairs]):
         plan = draw_plan(number, split, seed, style)
         for twin in (False, True) if k in kept else (False,):
             path = relative_path(split, number, twin, plan)
@@ -46,15 +140,75 @@ def clip_jobs(split: str, count: int, style: str, seed: int) -> list[Job]:
     return jobs
 
 
-# No clip depends on these.
-NOT_DRAWING = ("stills.py", "planted_faults.py", "prior.py", "mini_models.py")
+def entries(job: Job) -> Entries:
+    """Test-schema item, hard-negative item and clips.csv row of a clip."""
+    plan = job.plan()
+    caption, region, negatives = describe(plan, job.abnormal, job.split)
+    track = keyframes(plan) if job.abnormal else []
+    start, end = event_frames(plan)
+    ucf_normal = not job.abnormal and plan.pair.dataset == "UCF-Crime"
+    timestamps = [0.0, FRAMES / FPS] if ucf_normal else None
+    item = {
+        "video": job.path,
+        "global_caption": caption,
+        "region_captions": [region],
+        "box_infos": [track],
+        "timestamps": timestamps,
+    }
+    hard = {
+        "video": job.path,
+        "region_index": 0,
+        "frames_25": [track[0]["frame"], track[-1]["frame"]] if track else None,
+        "region_caption": region,
+        "hard_negative": negatives,
+        "timestamps": timestamps,
+    }
+    row = {
+        "video": job.path,
+        "split": job.split,
+        "pair": plan.pair.event,
+        "twin": event_of(plan, job.abnormal),
+        "class_name": plan.pair.class_name if job.abnormal else "Normal",
+        "label": int(job.abnormal),
+        "scene": plan.scene,
+        "seed": plan.seed,
+        "event_start_s": start / FPS,
+        "event_end_s": end / FPS,
+        **{dial: round(getattr(plan, dial), 4) for dial in DIALS},
+        "difficulty": plan.difficulty,
+        "style": plan.style,
+    }
+    return item, hard, row
+
+
+def write_annotations(root: Path, made: Sequence[Entries]) -> None:
+    """All annotation files of a world, from the ``entries`` of its clips."""
+    lines, files = "", {}
+    for *_, row in made:  # native frames, end exclusive, -1 where there is none
+        seconds = row["event_start_s"], row["event_end_s"]
+        start, end = (int(second * FPS) if row["label"] else -1 for second in seconds)
+        name = Path(row["video"]).name
+        lines += f"{name}  {row['class_name']}  {start}  {end}  -1  -1  \n"
+    files["Temporal_Anomaly_Annotation.txt"] = lines
+    for split in ("train", "dev", "test"):
+        part = [parts for parts in made if parts[2]["split"] == split]
+        write_json(root / f"vagta_{split}.json", [item for item, _, _ in part])
+        meta = {"meta_file": f"vagta_{split}.json", "model": "template", "created_at": 0}
+        negatives = [hard for _, hard, _ in part]
+        write_json(root / f"hard_negatives_{split}.json", {**meta, "items": negatives})
+        files[f"{split}.txt"] = "".join(f"{row['video']}\n" for _, _, row in part)
+    table = pd.DataFrame([row for _, _, row in made])
+    files["clips.csv"] = table.to_csv(index=False, lineterminator="\r\n")
+    for name, text in files.items():
+        with atomic_write(root / name) as temporary:
+            temporary.write_bytes(text.encode())
 
 
 def _identity(**params: Any) -> dict[str, Any]:
     """What a world is: its parameters, and the code and libraries that draw and write clips."""
     versions = {"av": av.__version__, "cv2": cv2.__version__, "numpy": np.__version__}
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    code = b"".join(path.read_bytes() for path in files if path.name not in NOT_DRAWING)
+    files = [p for p in sorted(Path(__file__).parent.glob("*.py")) if p.name not in NOT_DRAWING]
+    code = b"".join(path.read_bytes() for path in [*files, FACTS_FILE])
     identity = {"generator": "miniworld", "params": params, "versions": versions}
     identity["source"] = hashlib.sha256(code).hexdigest()
     return {**identity, "hash": sha256_json(identity)}
@@ -80,8 +234,11 @@ def _prepare(out: Path, identity: dict[str, Any]) -> bool:
     return False
 
 
-def _make_and_describe(root: Path, job: Job) -> tuple[dict, dict, dict]:
-    make(root, job)
+def _make(root: Path, job: Job) -> Entries:
+    """Render a clip, unless an earlier, interrupted run did, and describe it."""
+    cv2.setNumThreads(1)
+    if not (path := root / job.path).exists():
+        encode(job, path)
     return entries(job)
 
 
@@ -112,8 +269,7 @@ def generate(
     identity = _identity(**counts, style=style, seed=seed)
     with locked(out.with_name(f".{out.name}.lock")):  # profiles share worlds
         if not _prepare(out, identity):
-            work = parallel(partial(_make_and_describe, out), jobs, workers)
-            made = list(zip(jobs, progress(work, len(jobs), "rendering clips"), strict=True))
-            write_annotations(out, made)
+            work = parallel(partial(_make, out), jobs, workers)
+            write_annotations(out, list(progress(work, len(jobs), "rendering clips")))
             write_json(out / "world.json", {**identity, "complete": True})
     return out / "world.json"

@@ -20,6 +20,7 @@ from curation.chat_models import ChatModel, NoReply
 from vagpt.questions import LETTERS, Option, Question, QuestionSet, parse_reply, prompt, span_iou
 
 CHANCE = 100 / len(LETTERS)
+DIFFERENCE = ["difference", "setting", "value", "low", "high", "n"]
 
 Answerer = Callable[[Question], str]
 """A question -> the reply; NoReply or DecodeError if there is none."""
@@ -136,8 +137,8 @@ def answer_all(questions: Sequence[Question], answerer: Answerer) -> pd.DataFram
         except (NoReply, DecodeError) as error:
             reply, chosen = f"no reply: {error}", None
         row = {name: getattr(question, name) for name in ("video", "kind", "abnormal", "right")}
-        row |= {"reply": reply, "chosen": np.nan if chosen is None else chosen}
-        rows.append(row | {"correct": chosen == question.right})
+        answer = {"reply": reply, "chosen": np.nan if chosen is None else chosen}
+        rows.append(row | answer | {"correct": chosen == question.right})
     return pd.DataFrame(rows)
 
 
@@ -163,12 +164,17 @@ def accuracy_table(answers: pd.DataFrame, model: str) -> pd.DataFrame:
     for setting, mask in settings(answers):
         part = answers[mask]
         correct, n = int(part["correct"].sum()), len(part)
-        interval = binomtest(correct, n).proportion_ci(method="wilson")
-        numbers = (correct / n, interval.low, interval.high, part["chosen"].isna().mean())
-        value, low, high, unparsable = (100 * float(number) for number in numbers)
-        rows.append((setting, model, value, low, high, n, unparsable, low > CHANCE))
-    names = ["setting", "model", "value", "low", "high", "n", "unparsable", "above_chance"]
-    return pd.DataFrame(rows, columns=names)
+        low, high = binomtest(correct, n).proportion_ci(method="wilson")
+        shares = {"value": correct / n, "low": low, "high": high}
+        row = {
+            "setting": setting,
+            "model": model,
+            **{k: 100 * v for k, v in shares.items()},
+            "n": n,
+        }
+        row["unparsable"] = 100 * float(part["chosen"].isna().mean())
+        rows.append(row | {"above_chance": row["low"] > CHANCE})
+    return pd.DataFrame(rows)
 
 
 def accuracy_differences(
@@ -184,11 +190,17 @@ def accuracy_differences(
         if not old[["video", "kind", "right"]].equals(new[["video", "kind", "right"]]):
             raise InputError(f"{before} and {after} answered different questions")
         for setting, mask in settings(old):
-            a, b = (t.loc[mask, "correct"].to_numpy(float) for t in (old, new))
-            found = intervals.paired_difference(a, b, n_boot=n_boot, seed=seed)
-            points = (100 * value for value in found[:3])
-            rows.append((f"{after} minus {before}", setting, *points, found.n))
-    return pd.DataFrame(rows, columns=["difference", "setting", "value", "low", "high", "n"])
+            a, b = (table.loc[mask, "correct"] for table in (old, new))
+            rows.append(_difference(f"{after} minus {before}", setting, a, b, n_boot, seed))
+    return pd.DataFrame(rows, columns=DIFFERENCE)
+
+
+def _difference(
+    title: str, setting: str, old: pd.Series, new: pd.Series, n_boot: int, seed: int
+) -> tuple[object, ...]:
+    pair = old.to_numpy(float), new.to_numpy(float)
+    found = intervals.paired_difference(*pair, n_boot=n_boot, seed=seed)
+    return title, setting, *(100 * value for value in found[:3]), found.n
 
 
 def arm_table(answers: pd.DataFrame) -> pd.DataFrame:
@@ -205,17 +217,14 @@ def arm_table(answers: pd.DataFrame) -> pd.DataFrame:
 
 
 def arm_differences(answers: pd.DataFrame, n_boot: int = 1000) -> pd.DataFrame:
-    """Points by which each arm beats "none" on the same questions; bootstrap over videos.
+    """Points by which each arm beats "none" on the same questions: as ``accuracy_differences``.
 
-    ``answers``: as ``answer_all``, arm and seed; a question counts by its mean over seeds. Columns
-    difference, setting, value, low, high, n.
+    ``answers``: as ``answer_all``, arm and seed; a question counts by its mean over seeds.
     """
     rows, keys = [], ["video", "kind"]
     arms = {a: t.groupby(keys)["correct"].mean() for a, t in answers.groupby("arm", sort=False)}
     for arm in [a for a in arms if a not in ("none", "blind")]:
         for kind in ("total", "temporal"):
-            old, new = (arms[a].xs(kind, level="kind").to_numpy(float) for a in ("none", arm))
-            found = intervals.paired_difference(old, new, n_boot=n_boot, seed=0)
-            points = [100 * value for value in found[:3]]
-            rows.append((f"{arm} minus none", kind, *points, found.n))
-    return pd.DataFrame(rows, columns=["difference", "setting", "value", "low", "high", "n"])
+            old, new = (arms[a].xs(kind, level="kind") for a in ("none", arm))
+            rows.append(_difference(f"{arm} minus none", kind, old, new, n_boot, 0))
+    return pd.DataFrame(rows, columns=DIFFERENCE)

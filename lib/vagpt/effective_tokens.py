@@ -5,19 +5,34 @@ of the patches, the best of its five shares. Axis letters: T frames, (h, w) patc
 """
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
+from alertclip.cache import FrameCache
 from alertclip.errors import InputError
+from alertclip.files import atomic_write
 from alertclip.model import AlertCLIP
+from alertclip.survey import uniform_indices
 
 CHUNK = 64  # frames encoded at once
 
 Patches = Callable[[np.ndarray], np.ndarray]
 """Frames (T, H, W, 3) uint8 of one video -> patch features (T, h, w, D)."""
+
+
+class Shown(NamedTuple):
+    """What a language model sees of a footage; an image is one frame."""
+
+    tokens: Tensor  # (T, h, w, W), before the projector
+    moved: np.ndarray  # (T, h, w): change of each token since the frame before; inf where unknown
+    times: np.ndarray  # (T,) s
 
 
 def patch_difference(patches: np.ndarray) -> np.ndarray:
@@ -54,9 +69,8 @@ def keep_random(shape: tuple[int, int, int], share: float, seed: int) -> np.ndar
 
 def on_grid(distance: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     """Distances (T, h, w) averaged onto the patch grid of another encoder: (T, *grid)."""
-    given = torch.from_numpy(distance[1:, None]).float()
-    moved = interpolate(given, grid, mode="area")[:, 0].numpy() if len(given) else given[:, 0]
-    return np.concatenate([np.full((1, *grid), np.inf), moved])
+    given = torch.from_numpy(distance[:, None]).float()
+    return interpolate(given, grid, mode="area")[:, 0].numpy()
 
 
 @torch.inference_mode()
@@ -115,14 +129,71 @@ def pool_kept(patches: np.ndarray, kept: np.ndarray) -> np.ndarray:
     return unit((patches * weights).sum(axis=(1, 2)) / weights.sum(axis=(1, 2)))
 
 
-def mask_frames(frames: np.ndarray, kept: np.ndarray, fill: int = 127) -> np.ndarray:
+def mask_frames(frames: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """Frames (T, H, W, 3) with every patch painted grey that is not kept, (T, h, w) bool."""
     height, width = frames.shape[1:3]
     rows = np.arange(height) * kept.shape[1] // height
     columns = np.arange(width) * kept.shape[2] // width
-    return np.where(kept[:, rows][:, :, columns][..., None], frames, np.uint8(fill))
+    return np.where(kept[:, rows][:, :, columns][..., None], frames, np.uint8(127))
 
 
 def unit(features: np.ndarray) -> np.ndarray:
     """Image embeddings (n, D) at unit length."""
     return normalize(torch.from_numpy(features), dim=-1).numpy()
+
+
+def video_tokens(
+    see: Callable[[np.ndarray], Tensor],
+    path: Path,
+    file: Path,
+    cache: FrameCache,
+    frames: int,
+    gap: int,
+    encode: Patches | None = None,
+) -> Shown:
+    """The tokens of ``frames`` frames of a video, from the safetensors ``file`` or made and kept.
+
+    ``see``: frames (T, H, W, 3) uint8 -> tokens (T, h, w, W) before the projector, kept as fp16.
+    moved is the change since ``gap`` frames before, inf where there is none. ``encode``: whose
+    patches are compared (VA-GPT: DINOv2); None: the tokens themselves.
+    """
+    try:
+        kept = load_file(file)
+    except (FileNotFoundError, SafetensorError):
+        now, times = _chosen(path, cache, frames)
+        before = np.maximum(now - gap, 0)
+        needed = np.union1d(now, before)
+        shown = np.asarray(cache.get(path, needed.tolist()))
+        seen = see(shown)
+        patches = encode(shown) if encode else seen.float().numpy()
+        at, earlier = np.searchsorted(needed, now), np.searchsorted(needed, before)
+        moved = on_grid(np.abs(patches[at] - patches[earlier]).sum(axis=-1), seen.shape[1:3])
+        moved[now < gap] = np.inf
+        kept = {
+            "tokens": seen[torch.from_numpy(at)].half(),
+            "moved": torch.from_numpy(moved),
+            "times": torch.from_numpy(times).float(),
+        }
+        with atomic_write(file) as temporary:
+            save_file(kept, temporary)
+    return Shown(kept["tokens"].float(), kept["moved"].numpy(), kept["times"].numpy())
+
+
+def _chosen(path: Path, cache: FrameCache, frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers (T,) of the frames that a model is shown, spread evenly, and their times in s."""
+    info = cache.info(path)
+    numbers = uniform_indices(info, 0, info.duration, frames)
+    return numbers, info.clock[numbers]
+
+
+def frames_shown(path: Path, cache: FrameCache, frames: int) -> np.ndarray:
+    """The frames (T, H, W, 3) uint8 whose tokens a model is shown."""
+    return np.asarray(cache.get(path, _chosen(path, cache, frames)[0].tolist()))
+
+
+def between(shown: Shown, start: float, end: float) -> Shown:
+    """The frames within a time in s; where there are none, the nearest to its middle."""
+    inside = (shown.times >= start) & (shown.times < end)
+    if not inside.any():
+        inside[np.abs(shown.times - (start + min(end, shown.times[-1])) / 2).argmin()] = True
+    return Shown(shown.tokens[torch.from_numpy(inside)], shown.moved[inside], shown.times[inside])

@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 from alertclip import files
 from alertclip.errors import InputError
 from alertclip.training import learning_rate_factor
-from vagpt.effective_tokens import CHUNK, keep_top
+from vagpt.effective_tokens import CHUNK, Shown, keep_top
 
 IGNORED = -100  # label of a token that the loss leaves out
 WARMUP = 0.03  # share of the steps, LLaVA's
@@ -31,23 +31,11 @@ WARMUP = 0.03  # share of the steps, LLaVA's
 LINEAR = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
 
 
-class Shown(NamedTuple):
-    """What a model sees of a footage; an image is one frame."""
-
-    tokens: Tensor  # (T, h, w, W), before the projector
-    moved: np.ndarray  # (T, h, w): change of each token since the frame before; inf where unknown
-    times: np.ndarray  # (T,) s
-
-
 class Dialogue(NamedTuple):
     """Questions about a footage with their answers; None: to be answered."""
 
     shown: Shown | None
     turns: Sequence[tuple[str, str | None]]
-
-
-Draw = Callable[[np.random.Generator], list[Dialogue]]
-"""The dialogues of one training step."""
 
 
 class VisionLanguageModel:
@@ -117,25 +105,18 @@ class VisionLanguageModel:
 
     def sequence(self, item: Dialogue, kept: np.ndarray | None) -> tuple[Tensor, Tensor]:
         """Token ids and labels (L,): ids hold the image token once for each kept visual token."""
-        ids, labels = list(self.tokenizer("").input_ids), []  # what stands before every text
-        labels += [IGNORED] * len(ids)
-        image = self.processor.image_token
+        ids = list(self.tokenizer("").input_ids)  # what stands before every text
+        labels, image, frames = [IGNORED] * len(ids), self.processor.image_token, ""
+        if item.shown:
+            counts = kept.sum(axis=(1, 2)).tolist()
+            times = [f"{t:.0f} s " if len(counts) > 1 else "" for t in item.shown.times.tolist()]
+            frames = " ".join(t + image * n for t, n in zip(times, counts, strict=True))
         for text, counted in self.pieces(item.turns):
-            if image in text:
-                text = text.replace(image, self._frames(item.shown, kept))
+            text = text.replace(image, frames)
             new = self.tokenizer(text, add_special_tokens=False).input_ids
             ids += new
             labels += new if counted else [IGNORED] * len(new)
         return torch.tensor(ids), torch.tensor(labels)
-
-    def _frames(self, shown: Shown | None, kept: np.ndarray | None) -> str:
-        if shown is None:
-            return ""
-        counts = kept.sum(axis=(1, 2)).tolist()
-        timed = zip(shown.times.tolist(), counts, strict=True)
-        image = self.processor.image_token
-        return " ".join(f"{t:.0f} s {image * n}" if len(counts) > 1 else image * n
-                        for t, n in timed)  # fmt: skip
 
     def inputs(self, items: Sequence[Dialogue], share: float = 1.0) -> dict[str, Tensor]:
         """What the model takes: inputs_embeds (B, L, H), attention_mask and labels (B, L).
@@ -180,14 +161,17 @@ class VisionLanguageModel:
 
     def fit(
         self,
-        draw: Draw,
+        draw: Callable[[np.random.Generator], list[Dialogue]],
         steps: int,
         learning_rate: float,
         share: float = 1.0,
         seed: int = 0,
         label: str = "tuning",
     ) -> list[float]:
-        """Train what requires a gradient by AdamW, on answers only; the loss of every step."""
+        """Train on answers, by AdamW, what requires a gradient; returns the loss of every step.
+
+        ``draw`` gives the dialogues of a step.
+        """
         torch.manual_seed(seed)
         rng, losses, device = np.random.default_rng(seed), [], self.model.device.type
         trained = [p for p in self.model.parameters() if p.requires_grad]
@@ -250,7 +234,7 @@ def _precise(model: nn.Module) -> nn.Module:
     return model
 
 
-def draw_from(items: Sequence[Dialogue], count: int) -> Draw:
+def draw_from(items: Sequence[Dialogue], count: int) -> Callable:
     """Steps of ``count`` dialogues drawn at random."""
     return lambda rng: [items[i] for i in rng.integers(len(items), size=count)]
 

@@ -62,14 +62,21 @@ def read_uca(
         raise InputError(f"{path}: must be a mapping of videos to their captions, as UCA publishes")
     captions, report = [], Report()
     for video, entry in content.items():
-        duration, times, sentences = _entry(entry, f"{path}, {video}")
-        class_name = video_class(video, classes)
-        if class_name is None:
+        fields = entry if isinstance(entry, dict) else {}
+        duration, times, sentences = map(fields.get, ("duration", "timestamps", "sentences"))
+        lists = isinstance(times, list) and isinstance(sentences, list)
+        if not _is_number(duration) or not lists or len(times) != len(sentences):
+            raise InputError(
+                f"{path}, {video}: needs duration (s), and as many timestamps as sentences"
+            )
+        named = re.match(r"(Normal)_Videos|([A-Za-z]+)\d", video)  # Abuse037_x264, as UCF-Crime
+        class_name = named and (named[1] or named[2])
+        if class_name not in classes:
             report.add(video, "its name begins with no class", "left out")
             continue
         for i, (span, sentence) in enumerate(zip(times, sentences, strict=True)):
             where, timed = f"{video}, caption {i}", isinstance(span, list) and len(span) == 2
-            start, end = map(float, span) if timed and all(map(_is_number, span)) else (0.0, 0.0)
+            start, end = span if timed and all(map(_is_number, span)) else (0, 0)
             if not is_text(sentence) or not 0 <= start < min(end, duration):
                 report.add(where, f"no text, or {span} is no stretch of {duration:g} s", "left out")
                 continue
@@ -77,29 +84,13 @@ def read_uca(
                 report.add(where, f"ends at {end:g} s, its video at {duration:g} s", "cut")
             text = sentence.strip()
             abnormal = class_name != NORMAL and judge(text, class_name)
-            about = video, class_name, start, min(end, duration)
+            about = video, class_name, float(start), float(min(end, duration))
             captions.append(TimedCaption(*about, text, abnormal))
     return captions, report
 
 
-def _entry(entry: Any, where: str) -> tuple[float, list[Any], list[Any]]:
-    fields = entry if isinstance(entry, dict) else {}
-    duration, times, sentences = map(fields.get, ("duration", "timestamps", "sentences"))
-    lists = isinstance(times, list) and isinstance(sentences, list)
-    if not _is_number(duration) or not lists or len(times) != len(sentences):
-        raise InputError(f"{where}: needs duration (s), and as many timestamps as sentences")
-    return float(duration), times, sentences
-
-
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)  # true is no number
-
-
-def video_class(video: str, classes: Sequence[str]) -> str | None:
-    """Class of a UCF-Crime name: "Abuse037_x264", "Normal_Videos_003_x264"; None if none."""
-    found = re.match(r"(Normal)_Videos|([A-Za-z]+)\d", video)
-    name = found and (found[1] or found[2])
-    return name if name in classes else None
 
 
 def text_judge(encode_text: EncodeText, class_texts: Mapping[str, Sequence[str]]) -> Judge:
