@@ -11,10 +11,9 @@ from test_video import SIZE, ids, write_ids
 
 from alertclip.cache import FrameCache, in_threads, parts_ahead
 from alertclip.clips import ClipDataset, collate, cover_spans
-from alertclip.decoding import DecodeError
 from alertclip.errors import InputError
 from alertclip.records import WHOLE_FRAME, Item, Keyframe, Region, box_at, region_span
-from alertclip.survey import VideoInfo, uniform_indices
+from alertclip.survey import DecodeError, VideoInfo, uniform_indices
 from alertclip.vagta import load_vagta
 from companion import splits
 

@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 from test_video import encode, spoilt
 
-from alertclip.anomaly_curve import Sampling
+from alertclip.anomaly_curve import sampled_pieces
 from alertclip.cache import FrameCache
-from alertclip.decoding import Scaler
 from alertclip.survey import uniform_indices
-from alertclip.video import probe, read_frames
+from alertclip.video import Scaler, probe, read_frames
 from curation.quality import missing_share
 from detectors.features import SnippetRule, decoded_pieces
 
@@ -107,7 +106,7 @@ def doors(path: Path, info, folder: Path) -> Iterator[tuple[str, np.ndarray, lis
     cache.info(path, lambda info: [chosen])
     yield "training", cache.get(path, chosen), chosen
     yield "screening", read_frames(path, everything, SIZE, info), everything
-    pieces = list(Sampling(SIZE, 1, 1, 7, "AUTO").pieces(path))
+    pieces = list(sampled_pieces(path, SIZE, 1, 1, 7))
     assert pieces[-1].info.report == info.report
     yield "score", np.concatenate([piece.frames for piece in pieces]), pieces[-1].sampled
     parts = list(decoded_pieces([path], SIZE, SnippetRule(4, 4, 1), folder / "features", 1))

@@ -144,25 +144,22 @@ def test_forked_loaders_decode_as_their_parent_does(clip):
     assert ids(read_frames(clip, [4], SIZE)) == [4]
 
 
-def test_counting_keeps_the_chosen_frames(clip, tmp_path, monkeypatch):
+def test_frames_chosen_while_counting_are_not_decoded_again(clip, tmp_path, monkeypatch):
     """What the container promised wrongly is chosen again; too many are not held."""
-    info, found = video.count_and_read(clip, lambda info: [[3, 39], [0, 3]], SIZE)
-    assert info.decoded == FRAMES and [ids(frames) for _, frames in found] == [[3, 39], [0, 3]]
-    promised = []
-    choose = lambda info: promised.append(info.frames) or [[0]]  # noqa: E731
-    bad, found = video.count_and_read(spoilt(clip, tmp_path / "bad.mp4", 9), choose, SIZE)
-    assert promised == [FRAMES] and bad.decoded == FRAMES - 1 and not found
-    monkeypatch.setattr(video, "THROUGH", 1)
-    assert video.count_and_read(clip, lambda info: [[3, 4]], SIZE) == (info, [])
-
-
-def test_frames_kept_while_counting_are_not_decoded_again(clip, tmp_path, monkeypatch):
     monkeypatch.setattr(video, "_known", {})
-    cache = FrameCache(tmp_path, SIZE)
-    infos = parallel_probe(cache, [clip], 1, lambda path, info: [[2, info.frames - 1]])
+    cache, kept, promised = FrameCache(tmp_path / "cache", SIZE), tmp_path / "cache/frames", []
+    choose = lambda path, info: promised.append(info.frames) or [[3, 9]]  # noqa: E731
+    bad = spoilt(clip, tmp_path / "bad.mp4", 9)
+    assert parallel_probe(cache, [bad], 1, choose)[bad].decoded == FRAMES - 1
+    assert promised == [FRAMES] and not kept.exists()
+    infos = parallel_probe(cache, [clip], 1, lambda path, info: [[2, info.frames - 1], [0, 2]])
     assert infos[clip].frames == FRAMES
-    monkeypatch.setattr(video, "read_frames", None)
-    assert ids(cache.get(clip, [2, 39])) == [2, 39]
+    with monkeypatch.context() as patch:
+        patch.setattr("alertclip.cache.read_frames", None)
+        assert ids(cache.get(clip, [2, 39])) == [2, 39] and ids(cache.get(clip, [0, 2])) == [0, 2]
+    monkeypatch.setattr("alertclip.cache.THROUGH", 1)
+    copy = write_ids(tmp_path / "copy.mp4", 20)
+    assert cache.info(copy, lambda info: [[3, 4]]).frames == 20 and len(list(kept.iterdir())) == 2
 
 
 def test_cache_is_keyed_by_content_filled_once_and_survives_damage(tmp_path, clip):
@@ -202,8 +199,8 @@ def test_real_videos_hold_every_official_interval(shared_data):
 def test_decord_serves_a_long_video_of_which_it_gives_the_same_frames(tmp_path, monkeypatch):
     pytest.importorskip("decord")
     path, asked = write_ids(tmp_path / "long.mp4", 40), []
-    opened = video.decord_reader
-    monkeypatch.setattr(video, "decord_reader", lambda *a: asked.append(a[1]) or opened(*a))
+    opened = video._decord_reader
+    monkeypatch.setattr(video, "_decord_reader", lambda *a: asked.append(a[1]) or opened(*a))
     short = video.probe(path)
     assert not short.decord and not asked
     monkeypatch.setattr(video, "THROUGH", 8)

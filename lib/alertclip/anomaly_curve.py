@@ -118,10 +118,13 @@ def score_videos(
     count = max(1, BATCH // num_frames) * num_frames
     scored: dict[Path, list[tuple[np.ndarray, list[int]]]] = {video: [] for video in videos}
     threads = decoder_threads(min(decoders, len(videos)))
-    sampling = Sampling(model.image_size, rate, stride, count, threads)
+
+    def read(video: Path) -> Iterator[Piece]:
+        return sampled_pieces(video, model.image_size, rate, stride, count, threads)
+
     device = model.mean.device.type
     bar = tqdm(total=len(videos), desc="score", bar_format=BAR, mininterval=0.5, delay=2)
-    with bar, closing(parts_ahead(sampling.pieces, videos, decoders)) as pieces:
+    with bar, closing(parts_ahead(read, videos, decoders)) as pieces:
 
         def next_done() -> Piece | None:
             # Leave autocast before yielding, so that caller code keeps its precision. One block
@@ -138,7 +141,12 @@ def score_videos(
 
         while last := next_done():
             parts = scored.pop(last.video)
-            yield last.video, last.error or _curve(last, parts, prompts.sentences)
+            if last.error:
+                yield last.video, last.error
+                continue
+            scores = np.concatenate([scores for scores, _ in parts])
+            captions = [prompts.sentences[i] for _, nearest in parts for i in nearest]
+            yield last.video, ScoreCurve(last.video, last.info, last.sampled, scores, captions)
 
 
 class Piece(NamedTuple):
@@ -155,49 +163,36 @@ class Piece(NamedTuple):
     error: Exception | None = None
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """Size (H, W) of frames, how many per second or else every how many, and how many a piece.
-
-    ``threads`` of FFmpeg, for each video.
-    """
-
-    size: tuple[int, int]
-    rate: float
-    stride: int | None
-    count: int
-    threads: str
-
-    def numbers(self, info: VideoInfo) -> np.ndarray:
-        """Frames to sample: every ``stride``-th, else the first of each 1 / ``rate`` s."""
-        if self.stride or not info.times:
-            return np.arange(0, info.frames, self.stride or max(1, round(info.fps / self.rate)))
-        periods = np.floor(info.clock * self.rate + 1e-6)
-        return np.unique(periods, return_index=True)[1]
-
-    def pieces(self, path: Path) -> Iterator[Piece]:
-        """A video decoded once, from its start."""
-        left = 1.0
-        try:
-            walk = Walk(path, self.numbers, self.size, self.threads)
-            share, frames, sampled = self.count / max(1, len(walk.wanted)), [], []
-            for number, frame in walk:
-                if len(frames) == self.count:
-                    yield Piece(path, min(share, left), np.stack(frames))
-                    left, frames = max(0.0, left - share), []
-                sampled.append(number)
-                frames.append(frame)
-            yield Piece(path, left, np.stack(frames), walk.info, np.array(sampled))
-        except Exception as error:  # whatever is wrong with one file must not stop the others
-            yield Piece(path, left, error=error)
+def frame_numbers(info: VideoInfo, rate: float, stride: int | None) -> np.ndarray:
+    """Frames to sample: every ``stride``-th, else the first of each 1 / ``rate`` s."""
+    if stride or not info.times:
+        return np.arange(0, info.frames, stride or max(1, round(info.fps / rate)))
+    return np.unique(np.floor(info.clock * rate + 1e-6), return_index=True)[1]
 
 
-def _curve(
-    last: Piece, parts: Sequence[tuple[np.ndarray, list[int]]], sentences: Sequence[str]
-) -> ScoreCurve:
-    scores = np.concatenate([scores for scores, _ in parts])
-    captions = [sentences[i] for _, nearest in parts for i in nearest]
-    return ScoreCurve(last.video, last.info, last.sampled, scores, captions)
+def sampled_pieces(
+    path: Path,
+    size: tuple[int, int],
+    rate: float,
+    stride: int | None,
+    count: int,
+    threads: str = "AUTO",
+) -> Iterator[Piece]:
+    """A video decoded once, from its start, in pieces of ``count`` sampled frames."""
+    left = 1.0
+    try:
+        walk = Walk(path, size, threads)
+        wanted = set(frame_numbers(walk.info, rate, stride).tolist())
+        share, frames, sampled = count / len(wanted), [], []
+        for number, frame in walk.frames(wanted):
+            if len(frames) == count:
+                yield Piece(path, min(share, left), np.stack(frames))
+                left, frames = max(0.0, left - share), []
+            sampled.append(number)
+            frames.append(frame)
+        yield Piece(path, left, np.stack(frames), walk.info, np.array(sampled))
+    except Exception as error:  # whatever is wrong with one file must not stop the others
+        yield Piece(path, left, error=error)
 
 
 def has_bf16(device: str) -> bool:

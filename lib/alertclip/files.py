@@ -54,18 +54,15 @@ def find_files(given: Sequence[Path], out: Path) -> tuple[list[Path], list[Path]
 
     What a suffix does not tell is a video where it is given itself. ``out`` is not looked into.
     """
-    videos: dict[Path, None] = {}
-    others: dict[Path, None] = {}
+    found: dict[Path, None] = {}
+    asked = dict.fromkeys(Path(os.path.abspath(path)) for path in given)  # links keep their names
     own = Path(os.path.abspath(out))
-    for path in (Path(os.path.abspath(path)) for path in given):  # links keep their names
-        if path.is_dir():
-            results = own if path in own.parents else None  # --out may hold the videos themselves
-            found = [file for file in files_below(path) if results not in file.parents]
-            videos |= dict.fromkeys(file for file in found if is_video(file))
-            others |= dict.fromkeys(file for file in found if not is_video(file))
-        else:
-            videos[path] = None
-    return list(videos), list(others)
+    for path in asked:
+        below = files_below(path) if path.is_dir() else [path]
+        results = own if path in own.parents else None  # --out may hold the videos themselves
+        found |= dict.fromkeys(file for file in below if results not in file.parents)
+    others = {file for file in found if not is_video(file) and file not in asked}
+    return [file for file in found if file not in others], [f for f in found if f in others]
 
 
 def printable(text: Path | str) -> str:
@@ -89,22 +86,18 @@ def writing(path: Path | str) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        code = _error_number(error)
+        code = getattr(error, "errno", None)
+        # safetensors and numpy give the system's number only in their message, or say what is short
+        if told := re.search(r"os error (\d+)", str(error)):
+            code = int(told[1])
+        elif re.search(r"\d+ requested and \d+ written", str(error)):
+            code = errno.ENOSPC
         if code not in UNWRITABLE:
             raise
         raise InputError(
             f"{path}: cannot be written ({os.strerror(code)}); make room or make it writable, then"
             " start again: what is finished is kept"
         ) from error
-
-
-def _error_number(error: Exception) -> int | None:
-    """The system's number of an error; safetensors and numpy give it only in their message."""
-    if told := re.search(r"os error (\d+)", str(error)):
-        return int(told[1])
-    if re.search(r"\d+ requested and \d+ written", str(error)):  # numpy's short write
-        return errno.ENOSPC
-    return getattr(error, "errno", None)
 
 
 @contextmanager

@@ -123,35 +123,24 @@ def _draw_frame(
 
 
 def output_names(videos: Sequence[Path], known: Mapping[str, str] | None = None) -> dict[Path, str]:
-    """A distinct output name per video: its base name, with parent folders where two share it.
+    """A distinct output name per video: its base name, with its folder's or a hash if two share it.
 
     ``known``: names of the videos of earlier calls, which stay. Compared without case, as some file
     systems do; "summary" is taken by the summary.
     """
     known = known or {}
     names, taken = {}, {"summary", *(name.casefold() for name in known.values())}
-    videos = list(dict.fromkeys(videos))
-    stems = Counter(video.stem.casefold() for video in videos)
-    for video in videos:
-        parts = [*video.parts[1:-1], video.stem]
-        first = 1 if stems[video.stem.casefold()] == 1 else 2
-        candidates = ["__".join(parts[-depth:]) for depth in range(first, len(parts) + 1)]
-        candidates.append(candidates[-1] + video.suffix.replace(".", "_"))  # clip.mp4 and clip.avi
-        path = files.printable(video)  # its hash tells names apart that are alike but for case
-        candidates.append(f"{candidates[-1]}-{files.sha256_json(path)[:8]}")
-        candidates = [_fitting(files.printable(name)) for name in candidates]
-        free = next((n for n in candidates if n.casefold() not in taken), candidates[-1])
-        names[video] = known.get(path, free)
+    stems = Counter(video.stem.casefold() for video in dict.fromkeys(videos))
+    for video in dict.fromkeys(videos):
+        path, stem = files.printable(video), files.printable(video.stem)
+        plain = [stem] if stems[video.stem.casefold()] == 1 else []
+        plain.append(f"{files.printable(video.parent.name)}__{stem}")
+        free = [n for n in plain if n.casefold() not in taken and len(n.encode()) <= NAME_BYTES]
+        beginning = stem.encode()[: NAME_BYTES - 9].decode(errors="ignore")
+        hashed = f"{beginning}-{files.sha256_json(path)[:8]}"
+        names[video] = known.get(path, free[0] if free else hashed)
         taken.add(names[video].casefold())
     return names
-
-
-def _fitting(name: str) -> str:
-    """The name cut to NAME_BYTES; a hash then tells it from others with the same beginning."""
-    if len(name.encode()) <= NAME_BYTES:
-        return name
-    beginning = name.encode()[: NAME_BYTES - 9].decode(errors="ignore")
-    return f"{beginning}-{files.sha256_json(name)[:8]}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

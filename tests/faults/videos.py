@@ -129,8 +129,6 @@ def cache_case(given: str, damage: Callable[[Path], object]) -> Case:
 
 CASES = [
     *(unreadable(*row) for row in UNREADABLE),
-    Case("video: a name of 4000 letters", LEFT_OUT, "cannot be opened",
-         lambda folder: refused(probe, folder / ("x" * 4000))),
     Case("video: a link to itself", LEFT_OUT, "bad.mp4: no such file", linked_to_itself),
     Case("video: changes its size", "read at the size asked for", "12 frames", size_changes),
     Case("video: a still picture", "read as one frame", "1 frame", picture),
