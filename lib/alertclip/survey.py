@@ -216,9 +216,6 @@ def _promise(
     open_frames = int(np.searchsorted(pts, first.pts)) if cut_open else 0
     promised = max(len(shown), stream.frames - (len(packets) - len(shown))) - open_frames
     tick, pts = float(stream.time_base), pts[open_frames:]
-    end = float(pts[-1] * tick) + 1 / fps
-    if (lacking := _stated_end(stream) - end) > 1:
-        promised = len(pts) + round(lacking * fps)
     return VideoInfo(
         frames=len(pts),
         fps=fps,
@@ -260,11 +257,3 @@ def _keyframes(packets: Sequence[_Packet]) -> tuple[int, ...]:
     before, after = np.maximum.accumulate(given), np.minimum.accumulate(given[::-1])[::-1]
     closed = (after[numbers] == given[numbers]) & (before[numbers] == given[numbers])
     return tuple(numbers.tolist()) if packets[0].is_keyframe and closed.all() else ()
-
-
-def _stated_end(stream: Any) -> float:
-    """End (s) of the video as Matroska states it, which has no number of frames; else 0."""
-    with suppress(KeyError, ValueError):  # the tag is free text
-        hours, minutes, seconds = stream.metadata["DURATION"].split(":")
-        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-    return 0.0
