@@ -236,22 +236,6 @@ def test_real_cases_are_read_as_sequential_decoding_shows_them(shared_data, name
     assert all(np.array_equal(a, frames[i]) for a, i in zip(found, order, strict=True))
 
 
-def test_the_gap_of_a_bad_packet_shows_the_frame_before(shared_data):
-    path = shared_data / "cases/one_bad_packet.mp4"
-    info = probe(path)
-    assert info.lost == (49,) and info.clock[50] == pytest.approx(2.0)
-    before, gap = read_frames(path, [48, 49], SIZE, info)
-    assert np.array_equal(before, gap)
-
-
-def test_half_a_matroska_file_says_how_much_is_missing(tmp_path):
-    source = render(tmp_path / "a.mkv", "libx264", 2, Fraction(10))
-    content = source.read_bytes()
-    (tmp_path / "half.mkv").write_bytes(content[: len(content) // 2])
-    info = probe(tmp_path / "half.mkv")
-    assert info.frames < FRAMES and info.report == f"decoded {info.decoded} of {FRAMES} frames"
-
-
 def test_a_changed_rate_misses_nothing_and_a_gap_does():
     steady, slow = np.arange(60) / 30, 2 + np.arange(60.0)
     assert missing_share([*steady, *slow]) == 0

@@ -30,13 +30,17 @@ LEAVES, TIMES = "path leaves the data root", "not two increasing seconds"
 FAR_BOX, MIXED = [[keyframe(bbox=(0, 0, 1e300, 1))]], [[keyframe(), "end"]]
 ITEMS: list[tuple[str, dict[str, Any], str, str]] = [
     ("path back and out", {"video": "a/../../b.mp4"}, LEAVES, LEFT_OUT),
+    ("absolute path", {"video": "/etc/passwd"}, LEAVES, LEFT_OUT),
     ("path with a drive", {"video": "C:\\x.mp4"}, LEAVES, LEFT_OUT),
     ("line break in the path", {"video": "a\nb.mp4"}, "no video path", LEFT_OUT),
     ("blank caption", {"global_caption": " \t"}, "captions missing or not text", LEFT_OUT),
+    ("half a surrogate pair", {"global_caption": "\ud800"}, "captions missing", LEFT_OUT),
+    ("no captions", {"region_captions": []}, "captions missing", LEFT_OUT),
     ("captions as one text", {"region_captions": "two men"}, "captions missing", LEFT_OUT),
     ("boxes as an object", {"box_infos": {"0": []}}, "boxes do not match", LEFT_OUT),
     ("negative time", {"timestamps": [-1, 5]}, TIMES, LEFT_OUT),
     ("NaN time", {"timestamps": [float("nan"), 5]}, TIMES, LEFT_OUT),
+    ("a time of 1e400", {"timestamps": [0, 10**400]}, TIMES, LEFT_OUT),
     ("boolean times", {"timestamps": [False, True]}, TIMES, LEFT_OUT),
     ("an empty segment", {"timestamps": [3, 3]}, TIMES, LEFT_OUT),
     ("a segment of 1e308 s", {"timestamps": [0, 1e308]}, "longer than 1800 s: kept", "kept"),
@@ -62,8 +66,6 @@ def told(report: Report) -> str:
 
 
 def file_case(given: str, content: bytes, says: str) -> Case:
-    """An annotation file of these bytes."""
-
     def run(folder: Path) -> str:
         (folder / "annotations.json").write_bytes(content)
         return refused(load_vagta, folder / "annotations.json")
@@ -72,8 +74,6 @@ def file_case(given: str, content: bytes, says: str) -> Case:
 
 
 def item_case(given: str, changes: dict[str, Any], says: str, done: str) -> Case:
-    """An item with these changes, beside a good one."""
-
     def run(folder: Path) -> str:
         good = item(video="MSAD/MSAD_Videos/Normal_Testing/a b.mp4", box_infos=[[]])
         items, report = load_vagta(written(folder, [item(**changes), good]))
@@ -84,8 +84,6 @@ def item_case(given: str, changes: dict[str, Any], says: str, done: str) -> Case
 
 
 def region_case(given: str, changes: dict[str, Any], says: str, done: str, kept: int) -> Case:
-    """A row of the hard-negative file with these changes, beside a good one."""
-
     def run(folder: Path) -> str:
         rows = [qwen(**changes), qwen(video=NORMAL)]
         items, report = load_surrogate(written(folder, {"items": rows}))
@@ -96,14 +94,12 @@ def region_case(given: str, changes: dict[str, Any], says: str, done: str, kept:
 
 
 def twice(folder: Path) -> str:
-    """One clip annotated twice, differently."""
     items, report = load_vagta(written(folder, [item(), item(global_caption="Fighting: other")]))
     assert len(items) == 1
     return told(report)
 
 
 def far_frames(folder: Path) -> str:
-    """A box a million years after the video."""
     write_ids(folder / "a.mp4")
     track = (Keyframe(10**15, (0, 0, 1, 1)), Keyframe(int(1e308), (0, 0, 1, 1)))
     items = [Item("a.mp4", "Normal video: a", (Region("a", track),), (0.0, 1e308))]
