@@ -28,7 +28,6 @@ FRAMES = 8  # a window where the model does not say
 RATE = 2.0  # sampled frames per second: near the field's 16-frame snippets at 30 fps
 BATCH = 64  # frames through the vision tower at once
 KEY_FRAMES = 4
-BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
 
 
 @dataclass(frozen=True)
@@ -75,11 +74,8 @@ class PromptEmbeddings:
 @torch.inference_mode()
 def embed_prompts(model: AlertCLIP, prompts: Prompts) -> PromptEmbeddings:
     """Encode a prompt file once for any number of videos."""
-    sets, sentences = prompts.sets, prompts.sentences()
-    normal, abnormal, captions = map(
-        model.encode_text, (list(sets.normal), list(sets.abnormal), sentences)
-    )
-    return PromptEmbeddings(normal, abnormal, captions, sentences)
+    texts = [list(prompts.sets.normal), list(prompts.sets.abnormal), prompts.sentences()]
+    return PromptEmbeddings(*map(model.encode_text, texts), texts[-1])
 
 
 def score_video(
@@ -123,7 +119,7 @@ def score_videos(
         return sampled_pieces(video, model.image_size, rate, stride, count, threads)
 
     device = model.mean.device.type
-    bar = tqdm(total=len(videos), desc="score", bar_format=BAR, mininterval=0.5, delay=2)
+    bar = tqdm(total=len(videos), desc="score", delay=2)
     with bar, closing(parts_ahead(read, videos, decoders)) as pieces:
 
         def next_done() -> Piece | None:
@@ -134,8 +130,8 @@ def score_videos(
                     if len(piece.frames):
                         found = _score_frames(model, piece.frames, prompts, num_frames)
                         scored[piece.video].append(found)
-                    bar.update(piece.share)
                     if piece.info or piece.error:
+                        bar.update()
                         return piece
             return None
 
@@ -150,24 +146,23 @@ def score_videos(
 
 
 class Piece(NamedTuple):
-    """Sampled frames (F, H, W, 3), their share of the video.
+    """Sampled frames (F, H, W, 3) of a video.
 
     The last one has what the video holds and the numbers of all frames sampled, or an error.
     """
 
     video: Path
-    share: float
     frames: np.ndarray = np.empty(0)
     info: VideoInfo | None = None
     sampled: np.ndarray = np.empty(0, int)
     error: Exception | None = None
 
 
-def frame_numbers(info: VideoInfo, rate: float, stride: int | None) -> np.ndarray:
+def frame_numbers(info: VideoInfo, rate: float, stride: int | None) -> set[int]:
     """Frames to sample: every ``stride``-th, else the first of each 1 / ``rate`` s."""
     if stride or not info.times:
-        return np.arange(0, info.frames, stride or max(1, round(info.fps / rate)))
-    return np.unique(np.floor(info.clock * rate + 1e-6), return_index=True)[1]
+        return set(range(0, info.frames, stride or max(1, round(info.fps / rate))))
+    return set(np.unique(np.floor(info.clock * rate + 1e-6), return_index=True)[1].tolist())
 
 
 def sampled_pieces(
@@ -179,20 +174,18 @@ def sampled_pieces(
     threads: str = "AUTO",
 ) -> Iterator[Piece]:
     """A video decoded once, from its start, in pieces of ``count`` sampled frames."""
-    left = 1.0
+    frames, sampled = [], []
     try:
         walk = Walk(path, size, threads)
-        wanted = set(frame_numbers(walk.info, rate, stride).tolist())
-        share, frames, sampled = count / len(wanted), [], []
-        for number, frame in walk.frames(wanted):
+        for number, frame in walk.frames(frame_numbers(walk.info, rate, stride)):
             if len(frames) == count:
-                yield Piece(path, min(share, left), np.stack(frames))
-                left, frames = max(0.0, left - share), []
+                yield Piece(path, np.stack(frames))
+                frames = []
             sampled.append(number)
             frames.append(frame)
-        yield Piece(path, left, np.stack(frames), walk.info, np.array(sampled))
+        yield Piece(path, np.stack(frames), walk.info, np.array(sampled))
     except Exception as error:  # whatever is wrong with one file must not stop the others
-        yield Piece(path, left, error=error)
+        yield Piece(path, error=error)
 
 
 def has_bf16(device: str) -> bool:

@@ -186,9 +186,6 @@ class Shard:
     number: int = 1
     count: int = 1
 
-    def __str__(self) -> str:
-        return f"{self.number}/{self.count}"
-
     def take(self, items: Sequence[Item]) -> Sequence[Item]:
         """The items of this share, in order; shares differ by one item at most."""
         return items[self.number - 1 :: self.count]

@@ -7,11 +7,13 @@ the same list; together they write the summary that a single process writes.
 """
 
 import argparse
+import csv
 import sys
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -36,10 +38,10 @@ HELD = "score held from each sampled frame to the next"
 DISPLAY_HEIGHT = 240  # pixels of a key frame in the figure
 LOCK = ".summary.lock"
 NAME_BYTES = 200  # of an output name: file systems take 255, suffix included
-CSV = {"index": False, "float_format": "%.6g", "lineterminator": "\n"}
+UTF_8 = {"encoding": "utf-8", "newline": ""}
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 150}
 
-Row = dict[str, object]
+Row = dict[str, Any]
 """A video's row of the summary."""
 
 
@@ -99,8 +101,7 @@ def draw(
 
 
 def _draw_scores(axes: Axes, table: pd.DataFrame, spans: Sequence[tuple[float, float]]) -> None:
-    style = {"color": "#0072B2", "drawstyle": "steps-post", "label": "anomaly score"}
-    axes.plot(table["time_s"], table["score"], **style)
+    axes.step(table["time_s"], table["score"], "#0072B2", where="post", label="anomaly score")
     for i, span in enumerate(spans):
         label = None if i else "ground truth"
         axes.axvspan(*span, color="#D55E00", alpha=0.2, linewidth=0, label=label)
@@ -167,50 +168,45 @@ def _score_all(
     videos, others = files.find_files(options.videos, options.out)
     others = [file for file in others if file.name != LOCK]
     order = {files.printable(path): number for number, path in enumerate([*videos, *others])}
-    named = {row["video"]: row["output"] for row in _read_summary(summary) if row["output"]}
-    names = output_names(videos, named)
+    known = {video: row["output"] for video, row in _read_summary(summary).items()}
+    names = output_names(videos, {video: name for video, name in known.items() if name})
     skipped = [_row(file, status="skipped", reason="no video suffix") for file in others]
-    _add_rows(summary, order, skipped)
+    if skipped:
+        _add_rows(summary, order, skipped)
     mine, failed = options.shard.take(videos), 0
     spare = torch.get_num_threads() // 2 if torch.cuda.is_available() else 0
     how = options.num_frames, options.fps, options.stride, options.decoders or spare
     for video, found in anomaly_curve.score_videos(model, mine, prompts, *how):
         row = _report(model, video, found, names[video], line, options.out)
         tqdm.write("{video}: {status} {reason}".format(**row).rstrip(), sys.stdout)
-        _append(summary, row)
+        _add_rows(summary, order, [row])
         failed += row["status"] == "failed"
-    _add_rows(summary, order, [])  # in order
     aside = f", {len(skipped)} skipped (not {', '.join(files.VIDEO_SUFFIXES)})" if skipped else ""
     print(f"{len(mine) - failed} scored, {failed} failed{aside}; see {summary}")
     return 1 if failed else 0
 
 
-def _read_summary(path: Path) -> list[Row]:
-    """The rows so far, as text; InputError if the file is something else."""
+def _read_summary(path: Path) -> dict[str, Row]:
+    """The rows so far by video, as text; InputError if the file is something else."""
+    if not path.exists():
+        return {}
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False).fillna("")  # a torn row
-        rows = table.to_dict("records")
-        return [row for row in rows if row["video"]]
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, KeyError) as error:
+        with path.open(**UTF_8) as file:
+            return {row["video"]: row for row in csv.DictReader(file)}
+    except (OSError, ValueError, KeyError, csv.Error) as error:
         raise InputError(f"{path}: not a summary ({error}); give another --out") from None
 
 
 def _add_rows(summary: Path, order: Mapping[str, int], rows: Sequence[Row]) -> None:
     """Add rows in the order of this call, after earlier calls'; shares may write at once."""
     with files.locked(summary.with_name(LOCK)):
-        if table := {row["video"]: row for row in [*_read_summary(summary), *rows]}:
-            ranked = sorted(table.values(), key=lambda row: order.get(str(row["video"]), -1))
-            _write_table(pd.DataFrame(ranked), summary)
-
-
-def _append(summary: Path, row: Row) -> None:
-    """Add a row at the end, where it supersedes the video's earlier one."""
-    with files.locked(summary.with_name(LOCK)), files.writing(summary):
-        known = summary.exists()  # perhaps with columns that someone added
-        columns = pd.read_csv(summary, nrows=0).columns if known else list(row)
-        pd.DataFrame([row], columns=columns).to_csv(summary, mode="a", header=not known, **CSV)
+        table = _read_summary(summary) | {row["video"]: row for row in rows}
+        ranked = sorted(table.values(), key=lambda row: order.get(row["video"], -1))
+        columns = dict.fromkeys(name for row in ranked for name in row)  # and those of others
+        with files.atomic_write(summary) as temporary, temporary.open("w", **UTF_8) as file:
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(ranked)
 
 
 def _row(video: Path, **values: object) -> Row:
@@ -226,7 +222,8 @@ def _report(
     try:
         if isinstance(found, Exception):
             raise found
-        _write_table(found.table, out / f"{name}.csv")
+        with files.atomic_write(out / f"{name}.csv") as temporary:
+            found.table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
         with matplotlib.rc_context(STYLE), files.atomic_write(out / f"{name}.png") as temporary:
             draw(model, found, f"{line}; {HELD}.").savefig(temporary)
     except Exception as error:  # whatever is wrong with one file must not stop the others
@@ -235,11 +232,6 @@ def _report(
     scores = found.table["score"]
     values = {name: f"{round(getattr(scores, name)(), 6):.6g}" for name in ("max", "mean")}
     return row | values | {"frames": len(scores), "status": "scored", "reason": found.info.report}
-
-
-def _write_table(table: pd.DataFrame, path: Path) -> None:
-    with files.atomic_write(path) as temporary:
-        table.to_csv(temporary, **CSV)
 
 
 def _parser() -> argparse.ArgumentParser:
