@@ -16,7 +16,6 @@ from alertclip.anomaly_curve import sampled_pieces
 from alertclip.cache import FrameCache
 from alertclip.survey import uniform_indices
 from alertclip.video import Scaler, probe, read_frames
-from curation.quality import missing_share
 from detectors.features import SnippetRule, decoded_pieces
 
 FRAMES, SIZE, BITS = 40, (32, 64), 8  # H, W; a number is shown as black and white bars
@@ -234,13 +233,6 @@ def test_real_cases_are_read_as_sequential_decoding_shows_them(shared_data, name
     order = np.random.default_rng(0).permutation(len(held))
     found = read_frames(path, np.take(held, order), size, info)
     assert all(np.array_equal(a, frames[i]) for a, i in zip(found, order, strict=True))
-
-
-def test_a_changed_rate_misses_nothing_and_a_gap_does():
-    steady, slow = np.arange(60) / 30, 2 + np.arange(60.0)
-    assert missing_share([*steady, *slow]) == 0
-    assert missing_share(np.delete(steady, range(20, 30))) == pytest.approx(10 / 60)
-    assert missing_share(()) == 0
 
 
 def test_a_damaged_first_key_frame_moves_no_other(tmp_path):

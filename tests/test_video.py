@@ -30,6 +30,7 @@ def encode(
         (stream.height, stream.width), stream.pix_fmt = size, "yuv420p"
         for name, value in tags.items():
             setattr(stream.codec_context, name, value)
+        container.start_encoding()  # without a frame too
         for picture in pictures:
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
             for name, value in tags.items():
