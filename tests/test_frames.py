@@ -105,7 +105,7 @@ def doors(path: Path, info, folder: Path) -> Iterator[tuple[str, np.ndarray, lis
     cache.info(path, lambda info: [chosen])
     yield "training", cache.get(path, chosen), chosen
     yield "screening", read_frames(path, everything, SIZE, info), everything
-    pieces = list(sampled_pieces(path, SIZE, 1, 1, 7))
+    pieces = list(sampled_pieces(path, SIZE, 1, 1, 7, "AUTO"))
     assert pieces[-1].info.report == info.report
     yield "score", np.concatenate([piece.frames for piece in pieces]), pieces[-1].sampled
     parts = list(decoded_pieces([path], SIZE, SnippetRule(4, 4, 1), folder / "features", 1))

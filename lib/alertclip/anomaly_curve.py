@@ -136,20 +136,17 @@ def score_videos(
             return None
 
         while last := next_done():
-            parts = scored.pop(last.video)
-            if last.error:
-                yield last.video, last.error
-                continue
-            scores = np.concatenate([scores for scores, _ in parts])
-            captions = [prompts.sentences[i] for _, nearest in parts for i in nearest]
-            yield last.video, ScoreCurve(last.video, last.info, last.sampled, scores, captions)
+            found = last.error
+            if not found:
+                scores, nearest = map(np.concatenate, zip(*scored[last.video], strict=True))
+                captions = [prompts.sentences[i] for i in nearest]
+                found = ScoreCurve(last.video, last.info, last.sampled, scores, captions)
+            del scored[last.video]
+            yield last.video, found
 
 
 class Piece(NamedTuple):
-    """Sampled frames (F, H, W, 3) of a video.
-
-    The last one has what the video holds and the numbers of all frames sampled, or an error.
-    """
+    """Sampled frames (F, H, W, 3); the last one has info and numbers of all, or an error."""
 
     video: Path
     frames: np.ndarray = np.empty(0)
@@ -166,12 +163,7 @@ def frame_numbers(info: VideoInfo, rate: float, stride: int | None) -> set[int]:
 
 
 def sampled_pieces(
-    path: Path,
-    size: tuple[int, int],
-    rate: float,
-    stride: int | None,
-    count: int,
-    threads: str = "AUTO",
+    path: Path, size: tuple[int, int], rate: float, stride: int | None, count: int, threads: str
 ) -> Iterator[Piece]:
     """A video decoded once, from its start, in pieces of ``count`` sampled frames."""
     frames, sampled = [], []

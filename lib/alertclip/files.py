@@ -71,13 +71,9 @@ def printable(text: Path | str) -> str:
 
 
 def share(folder: Path) -> None:
-    """Give the files below ``folder`` the umask's rights: safetensors keeps them for their owner.
-
-    For what other libraries write; ``atomic_write`` does so for ours.
-    """
-    for file in folder.rglob("*"):
-        if file.is_file():
-            file.chmod(0o666 & ~UMASK)
+    """Give what other libraries wrote below ``folder`` the umask's rights, as atomic_write does."""
+    for file in filter(Path.is_file, folder.rglob("*")):
+        file.chmod(0o666 & ~UMASK)  # safetensors writes files that only the owner can read
 
 
 @contextmanager
@@ -104,8 +100,7 @@ def writing(path: Path | str) -> Iterator[None]:
 def atomic_write(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it onto ``path`` if the block succeeds.
 
-    The suffix is kept because writers such as matplotlib choose the format by it. Raises InputError
-    where the disk is full or nothing may be written.
+    It has the same suffix, as writers choose the format by it. InputError as for ``writing``.
     """
     path = Path(path)
     # The name is not part of it: one of 255 bytes would become too long.
@@ -114,7 +109,7 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
-            temporary.chmod(0o666 & ~UMASK)  # safetensors writes files that only the owner can read
+            temporary.chmod(0o666 & ~UMASK)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

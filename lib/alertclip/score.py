@@ -8,10 +8,11 @@ the same list; together they write the summary that a single process writes.
 
 import argparse
 import csv
+import math
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,11 @@ def output_names(videos: Sequence[Path], known: Mapping[str, str] | None = None)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 1 if any video failed, 2 if the set-up did."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    for name in ("num_frames", "fps", "stride", "decoders"):
+        if (value := getattr(options, name)) is not None and not 0 < value < math.inf:
+            parser.error(f"--{name.replace('_', '-')} {value}: give a number above 0")
     try:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model, line = load_model(options.model, options.pretrained, device)
@@ -244,24 +249,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--pretrained", help="open_clip tag or safetensors file for an open_clip --model")
     add("--prompts", type=Path, default=PROMPTS)
     frames = f"frames per window (default: as the model was trained; untuned {FRAMES})"
-    add("--num-frames", type=_above_zero(int), help=frames)
-    add("--fps", type=_above_zero(float), default=RATE, help="samples per second of video")
-    add("--stride", type=_above_zero(int), help="native frames per sample; overrides fps")
+    add("--num-frames", type=int, help=frames)
+    add("--fps", type=float, default=RATE, help="samples per second of video")
+    add("--stride", type=int, help="native frames per sample; overrides fps")
     decoders = "videos decoded at a time (default: 1; with a GPU, half of the cores)"
-    add("--decoders", type=_above_zero(int), help=decoders)
+    add("--decoders", type=int, help=decoders)
     shard = "score only every n-th video, from the i-th; give each process the same list"
     add("--shard", type=files.parse_shard, default=files.WHOLE, metavar="i/n", help=shard)
     return parser
-
-
-def _above_zero(kind: type[int] | type[float]) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        if not 0 < (value := kind(text)) < float("inf"):
-            raise ValueError
-        return value
-
-    parse.__name__ = f"{kind.__name__} above 0"  # argparse says it of a wrong value
-    return parse
 
 
 if __name__ == "__main__":

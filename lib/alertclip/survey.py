@@ -82,8 +82,8 @@ class VideoInfo:
     @property
     def report(self) -> str:
         """How many frames decode of those promised; empty if all do."""
-        whole = self.decoded >= self.promised
-        return "" if whole else f"decoded {self.decoded:,} of {self.promised:,} frames"
+        told = f"decoded {self.decoded:,} of {self.promised:,} frames"
+        return told if self.decoded < self.promised else ""
 
     @cached_property
     def clock(self) -> np.ndarray:
@@ -169,8 +169,8 @@ class _Packet(NamedTuple):
 def survey(path: Path) -> VideoInfo:
     """What the packets of a file's best video stream promise; only its first frame is decoded.
 
-    The best is the stream with the most packets, then with the most pixels; an attached picture
-    is none. Raises av.FFmpegError or ValueError if there is no video.
+    The best has the most packets, then the most pixels. Raises av.FFmpegError or ValueError if
+    there is no video; an attached picture is none.
     """
     with av.open(str(path)) as container:
         videos = [

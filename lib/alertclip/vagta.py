@@ -35,9 +35,8 @@ Segment = tuple[float, float] | None
 def load_vagta(annotations: Path, hard_negatives: Path | None = None) -> tuple[list[Item], Report]:
     """Items of a file in the test file's schema, with hard negatives from the qwen file if given.
 
-    Negatives are matched by video, region index and timestamps. Raises InputError if a file is
-    missing, malformed or not of this schema; a bad item is left out and becomes a row of the
-    report, which also counts every quirk that was mended or kept.
+    Negatives are matched by video, region index and timestamps. InputError if a file is not of
+    this schema; a bad item is left out. The report has a row for each and for every other quirk.
     """
     rows = read_json(annotations)
     if not isinstance(rows, list):
@@ -52,11 +51,10 @@ def load_vagta(annotations: Path, hard_negatives: Path | None = None) -> tuple[l
 
 
 def load_surrogate(hard_negatives: Path) -> tuple[list[Item], Report]:
-    """Training items from the qwen file alone, with the flagged surrogates.
+    """Training items from the qwen file alone, with the flagged surrogates; else as load_vagta.
 
-    Abnormal regions of one video form one item. Global captions are made from the first region
-    caption in the style of the test file; regions keep their time span and take the whole frame
-    as box. Errors and the report are those of load_vagta.
+    Regions of one clip form one item. Global captions are made from the first region caption in
+    the style of the test file; regions keep their time span and take the whole frame as box.
     """
     report = Report()
     groups: dict[tuple[str, Segment], list[dict]] = defaultdict(list)

@@ -80,13 +80,11 @@ def count_frames(path: Path) -> VideoInfo:
 
 
 def probe(
-    path: Path | str,
-    store: Path | None = None,
-    count: Callable[[Path], VideoInfo] = count_frames,
+    path: Path | str, store: Path | None = None, count: Callable[[Path], VideoInfo] = count_frames
 ) -> VideoInfo:
-    """What a video holds, found by decoding it once; remembered in ``store`` by its content.
+    """What a video holds, found by ``count`` once; remembered in ``store`` by its content.
 
-    ``count`` decodes, and may keep frames on the way. Raises DecodeError naming the file.
+    Raises DecodeError naming the file.
     """
     path = existing(path)
     status = path.stat()
@@ -107,14 +105,13 @@ def _probe_content(path: Path, store: Path | None, count: Callable[[Path], Video
 
 def _kept(file: Path | None, make: Callable[[], VideoInfo]) -> VideoInfo:
     """The info in ``file``, else a new one, which is written there."""
-    # Missing, torn, or written by another version.
-    with suppress(InputError, TypeError, AttributeError):
-        if file:
-            known = read_json(file).items()
-            return VideoInfo(**{k: tuple(v) if isinstance(v, list) else v for k, v in known})
+    if not file:
+        return make()
+    with suppress(InputError, TypeError, AttributeError):  # missing, torn, of another version
+        known = read_json(file).items()
+        return VideoInfo(**{k: tuple(v) if isinstance(v, list) else v for k, v in known})
     info = make()
-    if file:
-        write_json(file, asdict(info))
+    write_json(file, asdict(info))
     return info
 
 
@@ -260,10 +257,7 @@ def _number(info: VideoInfo, seconds: float) -> int:
 
 
 class Scaler:
-    """Scales frames to upright RGB arrays.
-
-    A stream that changes its format half-way gets new filters there.
-    """
+    """Makes upright RGB arrays of a stream's frames; a change of its format gets new filters."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.size, self._form, self._graph = size, None, None

@@ -1,6 +1,7 @@
 """Disks that are full, folders that cannot be written, and files that are not what they seem."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,18 +40,13 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 }
 
 
-def disk_case(name: str, options: str, done: str, says: str) -> Case:
-    """A disk that is too small or may not be written; nothing half-written stays on it."""
-    writer = WRITERS[name.split(": ")[1]]
-
-    def run(folder: Path) -> str:
-        with disk(folder / "disk", options) as small:
-            message = refused(writer, small)
-            left = [p for p in small.rglob("*") if p.is_file() and p.name != "log.jsonl"]
-            assert not [p for p in left if p.parent.name != "surveys-2"], left
-        return message
-
-    return Case(name, done, says, run)
+def write_on(options: str, write: Callable[[Path], object], folder: Path) -> str:
+    """On a disk that is too small or may not be written; nothing half-written stays on it."""
+    with disk(folder / "disk", options) as small:
+        message = refused(write, small)
+        left = [p for p in small.rglob("*") if p.is_file() and p.name != "log.jsonl"]
+        assert not [p for p in left if p.parent.name != "surveys-2"], left
+    return message
 
 
 def second_run(folder: Path) -> str:
@@ -75,15 +71,12 @@ FEATURES: list[tuple[str, Callable[[Path], object], str]] = [
 ]
 
 
-def feature_case(given: str, write: Callable[[Path], object], says: str) -> Case:
-    def run(folder: Path) -> str:
-        for kind in (np.float16, np.float64):
-            np.save(folder / "good.npy", ONE.astype(kind))
-            assert read_features(folder / "good.npy").dtype == np.float32
-        write(folder / "a.npy")
-        return refused(read_features, folder / "a.npy")
-
-    return Case(f"feature file: {given}", "refused by name", rf"a\.npy: .*{says}", run)
+def read_bad_features(write: Callable[[Path], object], folder: Path) -> str:
+    for kind in (np.float16, np.float64):
+        np.save(folder / "good.npy", ONE.astype(kind))
+        assert read_features(folder / "good.npy").dtype == np.float32
+    write(folder / "a.npy")
+    return refused(read_features, folder / "a.npy")
 
 
 def linked_clips(folder: Path) -> str:
@@ -98,9 +91,12 @@ def linked_clips(folder: Path) -> str:
 
 
 CASES = [
-    *(feature_case(*row) for row in FEATURES),
+    *(Case(f"feature file: {given}", "refused by name", rf"a\.npy: .*{says}",
+           partial(read_bad_features, write)) for given, write, says in FEATURES),
     Case("folder: links to another disk", "followed", "^Fight/a.WMV Normal.mp4$", linked_clips),
-    *(disk_case(f"disk full: {name}", "size=64k", STOPS, FULL) for name in WRITERS),
-    *(disk_case(f"read-only folder: {name}", "ro,size=1m", "stops", READ_ONLY) for name in WRITERS),
+    *(Case(f"disk full: {name}", STOPS, FULL, partial(write_on, "size=64k", write))
+      for name, write in WRITERS.items()),
+    *(Case(f"read-only folder: {name}", "stops", READ_ONLY, partial(write_on, "ro,size=1m", write))
+      for name, write in WRITERS.items()),
     Case("two runs at once in one folder", "the second stops", "another run is at", second_run),
-]
+]  # fmt: skip

@@ -6,7 +6,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -51,23 +51,18 @@ def trained() -> tuple[Path, dict]:
     return out, train(out)
 
 
-def damaged(given: str, done: str, damage: Callable[[Path], object], start: int) -> Case:
+def go_on(damage: Callable[[Path], object], start: int, folder: Path) -> str:
     """A stage whose end is lost and something else besides; it ends in the same weights."""
-
-    def run(folder: Path) -> str:
-        whole, weights = trained()
-        out = folder / "stage"
-        shutil.copytree(whole, out)
-        trace = damage(out)
-        found = latest_checkpoint(out)
-        assert found.step == start
-        again = train(out)
-        assert all(torch.equal(again[name], tensor) for name, tensor in weights.items())
-        assert [row["step"] for row in read_history(out).steps] == [1, 2, 3, 4]
-        no_trace(trace)
-        return f"(goes on from step {start})"
-
-    return Case(f"stage: {given}", done, "goes on from", run)
+    whole, weights = trained()
+    out = folder / "stage"
+    shutil.copytree(whole, out)
+    trace = damage(out)
+    assert latest_checkpoint(out).step == start
+    again = train(out)
+    assert all(torch.equal(again[name], tensor) for name, tensor in weights.items())
+    assert [row["step"] for row in read_history(out).steps] == [1, 2, 3, 4]
+    no_trace(trace)
+    return f"(goes on from step {start})"
 
 
 def other_backbone(folder: Path) -> str:
@@ -95,16 +90,13 @@ def out_of_memory(folder: Path) -> str:
     return refused(train, folder / "stage1", model)
 
 
-def weights_case(given: str, change: Callable[[Path], object], says: str) -> Case:
-    def run(folder: Path) -> str:
-        (folder / CONFIG).write_text(json.dumps({"model_cfg": tiny_clip.config()}))
-        save_file(tiny_clip.clip().state_dict(), folder / "open_clip_model.safetensors")
-        trace = change(folder / "open_clip_model.safetensors")
-        message = refused(load_backbone, f"local-dir:{folder}")
-        no_trace(trace)
-        return message
-
-    return Case(f"weights: {given}", NOT_LOADED, says, run)
+def load_changed(change: Callable[[Path], object], folder: Path) -> str:
+    (folder / CONFIG).write_text(json.dumps({"model_cfg": tiny_clip.config()}))
+    save_file(tiny_clip.clip().state_dict(), folder / "open_clip_model.safetensors")
+    trace = change(folder / "open_clip_model.safetensors")
+    message = refused(load_backbone, f"local-dir:{folder}")
+    no_trace(trace)
+    return message
 
 
 def old_pickle(path: Path) -> Path:
@@ -190,8 +182,10 @@ LOADED: list[tuple[str, Callable[[Path], object], str]] = [
 ]
 EARLY = "stops before any work"
 CASES = [
-    *(damaged(*row) for row in STAGES),
-    *(weights_case(*row) for row in LOADED),
+    *(Case(f"stage: {given}", done, "goes on from", partial(go_on, damage, start))
+      for given, done, damage, start in STAGES),
+    *(Case(f"weights: {given}", NOT_LOADED, says, partial(load_changed, change))
+      for given, change, says in LOADED),
     Case("stage: a clip lost on the way", "stops, or skips it if told so",
          r"a.mp4: 1 clips .*a.mp4: no such file.*skip_lost_clips=true", lost_clip),
     Case("weights: an export with NaN", NOT_LOADED, "ln_final.weight .*not finite", not_finite),
