@@ -38,10 +38,6 @@ def test_exact_at_keyframes_and_linear_between(track, share):
         np.testing.assert_allclose(box_at(track, time), expected, atol=1e-6)
 
 
-def test_clock_is_25_fps_from_frame_1():
-    assert frame_time(1) == 0 and frame_time(26) == 1
-
-
 @pytest.mark.parametrize("enabled", [True, False])
 def test_no_box_before_the_first_or_after_the_last_keyframe(enabled):
     track = (Keyframe(26, LEFT), Keyframe(51, RIGHT, enabled))

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from faults import annotations, disks, training, videos
+from faults import data, disks, training
 from faults.harness import Case, disk, forked, killed, refused
 from test_training import Clips, tiny_model
 from test_video import SIZE, ids, write_ids
@@ -25,7 +25,7 @@ from alertclip import checkpoint, score
 from alertclip.cache import FrameCache
 from companion.figures import write_table
 
-CASES: list[Case] = [*annotations.CASES, *videos.CASES, *training.CASES, *disks.CASES]
+CASES: list[Case] = [*data.CASES, *training.CASES, *disks.CASES]
 
 
 @pytest.mark.filterwarnings("ignore:.*clips are left out")

@@ -12,12 +12,10 @@ import numpy as np
 import pytest
 from test_video import encode, spoilt
 
-from alertclip.anomaly_curve import Sampling
+from alertclip.anomaly_curve import sampled_pieces
 from alertclip.cache import FrameCache
-from alertclip.decoding import Scaler
 from alertclip.survey import uniform_indices
-from alertclip.video import probe, read_frames
-from curation.quality import missing_share
+from alertclip.video import Scaler, probe, read_frames
 from detectors.features import SnippetRule, decoded_pieces
 
 FRAMES, SIZE, BITS = 40, (32, 64), 8  # H, W; a number is shown as black and white bars
@@ -107,7 +105,7 @@ def doors(path: Path, info, folder: Path) -> Iterator[tuple[str, np.ndarray, lis
     cache.info(path, lambda info: [chosen])
     yield "training", cache.get(path, chosen), chosen
     yield "screening", read_frames(path, everything, SIZE, info), everything
-    pieces = list(Sampling(SIZE, 1, 1, 7, "AUTO").pieces(path))
+    pieces = list(sampled_pieces(path, SIZE, 1, 1, 7, "AUTO"))
     assert pieces[-1].info.report == info.report
     yield "score", np.concatenate([piece.frames for piece in pieces]), pieces[-1].sampled
     parts = list(decoded_pieces([path], SIZE, SnippetRule(4, 4, 1), folder / "features", 1))
@@ -235,29 +233,6 @@ def test_real_cases_are_read_as_sequential_decoding_shows_them(shared_data, name
     order = np.random.default_rng(0).permutation(len(held))
     found = read_frames(path, np.take(held, order), size, info)
     assert all(np.array_equal(a, frames[i]) for a, i in zip(found, order, strict=True))
-
-
-def test_the_gap_of_a_bad_packet_shows_the_frame_before(shared_data):
-    path = shared_data / "cases/one_bad_packet.mp4"
-    info = probe(path)
-    assert info.lost == (49,) and info.clock[50] == pytest.approx(2.0)
-    before, gap = read_frames(path, [48, 49], SIZE, info)
-    assert np.array_equal(before, gap)
-
-
-def test_half_a_matroska_file_says_how_much_is_missing(tmp_path):
-    source = render(tmp_path / "a.mkv", "libx264", 2, Fraction(10))
-    content = source.read_bytes()
-    (tmp_path / "half.mkv").write_bytes(content[: len(content) // 2])
-    info = probe(tmp_path / "half.mkv")
-    assert info.frames < FRAMES and info.report == f"decoded {info.decoded} of {FRAMES} frames"
-
-
-def test_a_changed_rate_misses_nothing_and_a_gap_does():
-    steady, slow = np.arange(60) / 30, 2 + np.arange(60.0)
-    assert missing_share([*steady, *slow]) == 0
-    assert missing_share(np.delete(steady, range(20, 30))) == pytest.approx(10 / 60)
-    assert missing_share(()) == 0
 
 
 def test_a_damaged_first_key_frame_moves_no_other(tmp_path):

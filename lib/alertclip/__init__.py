@@ -15,7 +15,7 @@ The method in reading order, as the paper tells it:
 Data and evaluation:
 
 - ``records``, ``vagta``: annotations and what is wrong in them.
-- ``survey``, ``decoding``, ``video``, ``cache``, ``clips``: from a file to a batch.
+- ``survey``, ``video``, ``cache``, ``clips``: from a file to a batch.
 - ``prompts``, ``embeddings``, ``intervals``, ``mss``: MeanSignScore and zero-shot detection.
 - ``anomaly_curve``, ``score``: score your own videos, on several machines if need be.
 - ``errors``, ``files``: one error type for bad input, files that are never half-written.

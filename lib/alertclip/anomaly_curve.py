@@ -28,7 +28,6 @@ FRAMES = 8  # a window where the model does not say
 RATE = 2.0  # sampled frames per second: near the field's 16-frame snippets at 30 fps
 BATCH = 64  # frames through the vision tower at once
 KEY_FRAMES = 4
-BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
 
 
 @dataclass(frozen=True)
@@ -75,11 +74,8 @@ class PromptEmbeddings:
 @torch.inference_mode()
 def embed_prompts(model: AlertCLIP, prompts: Prompts) -> PromptEmbeddings:
     """Encode a prompt file once for any number of videos."""
-    sets, sentences = prompts.sets, prompts.sentences()
-    normal, abnormal, captions = map(
-        model.encode_text, (list(sets.normal), list(sets.abnormal), sentences)
-    )
-    return PromptEmbeddings(normal, abnormal, captions, sentences)
+    texts = [list(prompts.sets.normal), list(prompts.sets.abnormal), prompts.sentences()]
+    return PromptEmbeddings(*map(model.encode_text, texts), texts[-1])
 
 
 def score_video(
@@ -118,10 +114,13 @@ def score_videos(
     count = max(1, BATCH // num_frames) * num_frames
     scored: dict[Path, list[tuple[np.ndarray, list[int]]]] = {video: [] for video in videos}
     threads = decoder_threads(min(decoders, len(videos)))
-    sampling = Sampling(model.image_size, rate, stride, count, threads)
+
+    def read(video: Path) -> Iterator[Piece]:
+        return sampled_pieces(video, model.image_size, rate, stride, count, threads)
+
     device = model.mean.device.type
-    bar = tqdm(total=len(videos), desc="score", bar_format=BAR, mininterval=0.5, delay=2)
-    with bar, closing(parts_ahead(sampling.pieces, videos, decoders)) as pieces:
+    bar = tqdm(total=len(videos), desc="score", delay=2)
+    with bar, closing(parts_ahead(read, videos, decoders)) as pieces:
 
         def next_done() -> Piece | None:
             # Leave autocast before yielding, so that caller code keeps its precision. One block
@@ -131,73 +130,54 @@ def score_videos(
                     if len(piece.frames):
                         found = _score_frames(model, piece.frames, prompts, num_frames)
                         scored[piece.video].append(found)
-                    bar.update(piece.share)
                     if piece.info or piece.error:
+                        bar.update()
                         return piece
             return None
 
         while last := next_done():
-            parts = scored.pop(last.video)
-            yield last.video, last.error or _curve(last, parts, prompts.sentences)
+            found = last.error
+            if not found:
+                scores, nearest = map(np.concatenate, zip(*scored[last.video], strict=True))
+                captions = [prompts.sentences[i] for i in nearest]
+                found = ScoreCurve(last.video, last.info, last.sampled, scores, captions)
+            del scored[last.video]
+            yield last.video, found
 
 
 class Piece(NamedTuple):
-    """Sampled frames (F, H, W, 3), their share of the video.
-
-    The last one has what the video holds and the numbers of all frames sampled, or an error.
-    """
+    """Sampled frames (F, H, W, 3); the last one has info and numbers of all, or an error."""
 
     video: Path
-    share: float
     frames: np.ndarray = np.empty(0)
     info: VideoInfo | None = None
     sampled: np.ndarray = np.empty(0, int)
     error: Exception | None = None
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """Size (H, W) of frames, how many per second or else every how many, and how many a piece.
-
-    ``threads`` of FFmpeg, for each video.
-    """
-
-    size: tuple[int, int]
-    rate: float
-    stride: int | None
-    count: int
-    threads: str
-
-    def numbers(self, info: VideoInfo) -> np.ndarray:
-        """Frames to sample: every ``stride``-th, else the first of each 1 / ``rate`` s."""
-        if self.stride or not info.times:
-            return np.arange(0, info.frames, self.stride or max(1, round(info.fps / self.rate)))
-        periods = np.floor(info.clock * self.rate + 1e-6)
-        return np.unique(periods, return_index=True)[1]
-
-    def pieces(self, path: Path) -> Iterator[Piece]:
-        """A video decoded once, from its start."""
-        left = 1.0
-        try:
-            walk = Walk(path, self.numbers, self.size, self.threads)
-            share, frames, sampled = self.count / max(1, len(walk.wanted)), [], []
-            for number, frame in walk:
-                if len(frames) == self.count:
-                    yield Piece(path, min(share, left), np.stack(frames))
-                    left, frames = max(0.0, left - share), []
-                sampled.append(number)
-                frames.append(frame)
-            yield Piece(path, left, np.stack(frames), walk.info, np.array(sampled))
-        except Exception as error:  # whatever is wrong with one file must not stop the others
-            yield Piece(path, left, error=error)
+def frame_numbers(info: VideoInfo, rate: float, stride: int | None) -> set[int]:
+    """Frames to sample: every ``stride``-th, else the first of each 1 / ``rate`` s."""
+    if stride or not info.times:
+        return set(range(0, info.frames, stride or max(1, round(info.fps / rate))))
+    return set(np.unique(np.floor(info.clock * rate + 1e-6), return_index=True)[1].tolist())
 
 
-def _curve(
-    last: Piece, parts: Sequence[tuple[np.ndarray, list[int]]], sentences: Sequence[str]
-) -> ScoreCurve:
-    scores = np.concatenate([scores for scores, _ in parts])
-    captions = [sentences[i] for _, nearest in parts for i in nearest]
-    return ScoreCurve(last.video, last.info, last.sampled, scores, captions)
+def sampled_pieces(
+    path: Path, size: tuple[int, int], rate: float, stride: int | None, count: int, threads: str
+) -> Iterator[Piece]:
+    """A video decoded once, from its start, in pieces of ``count`` sampled frames."""
+    frames, sampled = [], []
+    try:
+        walk = Walk(path, size, threads)
+        for number, frame in walk.frames(frame_numbers(walk.info, rate, stride)):
+            if len(frames) == count:
+                yield Piece(path, np.stack(frames))
+                frames = []
+            sampled.append(number)
+            frames.append(frame)
+        yield Piece(path, np.stack(frames), walk.info, np.array(sampled))
+    except Exception as error:  # whatever is wrong with one file must not stop the others
+        yield Piece(path, error=error)
 
 
 def has_bf16(device: str) -> bool:

@@ -12,12 +12,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from alertclip import video
 from alertclip.files import atomic_write, progress
-from alertclip.survey import VideoInfo
-from alertclip.video import Choice, DecodeError
+from alertclip.survey import DecodeError, VideoInfo
+from alertclip.video import THROUGH, Walk, probe, read_frames
 
-Request = tuple[Path, Sequence[int]]
 Part = TypeVar("Part")
 
 
@@ -27,20 +25,29 @@ class FrameCache:
     def __init__(self, root: Path, size: tuple[int, int]) -> None:
         self.root, self.size = root, size
 
-    def info(self, path: Path, choose: Choice | None = None, threads: str = "AUTO") -> VideoInfo:
-        """What a video holds, counted once per content; ``choose``'s frames are kept on the way.
+    def info(
+        self,
+        path: Path,
+        choose: Callable[[VideoInfo], Sequence[np.ndarray]] = lambda info: [],
+        threads: str = "AUTO",
+    ) -> VideoInfo:
+        """What a video holds, counted once per content; the frames that ``choose`` lists are kept.
 
-        Where its packets promise more than decodes, none is kept: ``get`` decodes them.
+        They are chosen by what the packets promise. Where that proves wrong, or they are more than
+        THROUGH, none is kept: ``get`` decodes them.
         """
-        found: list[tuple[Sequence[int], np.ndarray]] = []
+        found: list[tuple[np.ndarray, np.ndarray]] = []
 
         def count(path: Path) -> VideoInfo:
-            chosen = choose or (lambda info: [])
-            info, frames = video.count_and_read(path, chosen, self.size, threads)
-            found.extend(frames)
-            return info
+            walk = Walk(path, self.size, threads)
+            promised, lists = walk.info, choose(walk.info)
+            wanted = {int(number) for indices in lists for number in indices}
+            taken = dict(walk.frames(wanted if len(wanted) <= THROUGH else ()))
+            if taken and walk.info == promised:
+                found.extend((chosen, np.stack([taken[i] for i in chosen])) for chosen in lists)
+            return walk.info
 
-        info = video.probe(path, self.root / "surveys-2", count)
+        info = probe(path, self.root / "surveys-2", count)
         for indices, frames in found:
             _keep(self.file(path, indices), frames)
         return info
@@ -54,7 +61,7 @@ class FrameCache:
         """Frames (T, H, W, 3) uint8, memory-mapped; decoded now if they are not there yet."""
         file = self.file(path, indices)
         if (frames := _kept(file)) is None:
-            _keep(file, video.read_frames(path, indices, self.size, self.info(path)))
+            _keep(file, read_frames(path, indices, self.size, self.info(path)))
             frames = _kept(file)
         return frames
 
@@ -76,7 +83,7 @@ def parallel_probe(
     cache: FrameCache,
     paths: Iterable[Path],
     workers: int,
-    choose: Callable[[Path, VideoInfo], Sequence[Sequence[int]]] | None = None,
+    choose: Callable[[Path, VideoInfo], Sequence[np.ndarray]] = lambda path, info: [],
 ) -> dict[Path, VideoInfo | str]:
     """Probe many videos in threads: path -> info, or the reason why it has none.
 
@@ -86,12 +93,14 @@ def parallel_probe(
     threads = decoder_threads(min(workers, len(videos)))
 
     def one(path: Path) -> VideoInfo:
-        return cache.info(path, partial(choose, path) if choose else None, threads)
+        return cache.info(path, partial(choose, path), threads)
 
     return in_threads(one, videos, workers, "reading videos")
 
 
-def parallel_fill(cache: FrameCache, requests: Sequence[Request], workers: int) -> dict[int, str]:
+def parallel_fill(
+    cache: FrameCache, requests: Sequence[tuple[Path, Sequence[int]]], workers: int
+) -> dict[int, str]:
     """Decode what is missing, in threads: request number -> reason, for the failed."""
 
     def one(number: int) -> None:

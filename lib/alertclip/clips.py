@@ -74,14 +74,19 @@ class ClipDataset(Dataset):
         self.failures: list[Finding] = []
         if repeated := [key for key, n in Counter(i.key for i in items).items() if n > 1]:
             raise InputError(f"{repeated[0]}: {len(repeated)} clips occur twice; give each once")
-        paths = {item.key: root / item.video for item in items}
-        infos = self._probe(items, paths, workers)
-        found = {i.key: _within(i, infos[paths[i.key]]) for i in items}
-        readable = self._keep(items, {k: why for k, why in found.items() if isinstance(why, str)})
-        self._infos = {item.key: infos[paths[item.key]] for item in readable}
+        by_path: dict[Path, list[Item]] = defaultdict(list)
+        for item in items:
+            by_path[root / item.video].append(item)
+
+        def choose(path: Path, info: VideoInfo) -> list[np.ndarray]:
+            return [self._sample(item, info) for item in by_path[path] if not _lost(item, info)]
+
+        infos = parallel_probe(cache, by_path, workers, choose)
+        self._infos = {item.key: infos[root / item.video] for item in items}
+        readable = self._keep(items, {i.key: _lost(i, self._infos[i.key]) for i in items})
         self._indices = {i.key: self._sample(i, self._infos[i.key]) for i in readable}
         self.notes = [note for item in readable for note in _clipped(item, self._infos[item.key])]
-        requests = [(paths[item.key], self._indices[item.key]) for item in readable]
+        requests = [(root / item.video, self._indices[item.key]) for item in readable]
         failed = parallel_fill(cache, requests, workers)
         self.items = self._keep(readable, {readable[i].key: why for i, why in failed.items()})
         if not self.items:
@@ -91,36 +96,28 @@ class ClipDataset(Dataset):
             left_out = f"{len(self.failures)} of {len(items)} clips are left out"
             warnings.warn(f"{left_out}; the first: {self.failures[0].reason}", stacklevel=2)
 
-    def _probe(
-        self, items: Sequence[Item], paths: dict[str, Path], workers: int
-    ) -> dict[Path, VideoInfo | str]:
-        by_path: dict[Path, list[Item]] = defaultdict(list)
-        for item in items:
-            by_path[paths[item.key]].append(item)
-
-        def choose(path: Path, info: VideoInfo) -> list[np.ndarray]:
-            inside = (i for i in by_path[path] if not isinstance(_within(i, info), str))
-            return [self._sample(item, info) for item in inside]
-
-        return parallel_probe(self.cache, paths.values(), workers, choose)
-
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         """One sample: frames (T,H,W,3) uint8, mask, times (s), captions, regions, label, names."""
         item = self.items[number]
-        indices, info = self._indices[item.key], self._infos[item.key]
+        indices = self._indices[item.key]
         frames = self.cache.get(self.root / item.video, indices)
+        times = self._infos[item.key].clock[indices]
         order = np.minimum(np.arange(self.num_frames), len(frames) - 1)  # repeats the last frame
-        times = info.clock[indices]
         mask = np.arange(self.num_frames) < len(frames)
+        regions = []
+        for region in item.regions:
+            boxes, present = boxes_at(region, times)
+            found = boxes[order], present[order] & mask
+            regions.append((*found, region.caption, list(region.hard_negatives)))
         return {
             "frames": np.ascontiguousarray(frames[order]),
             "mask": mask,
             "times": times[order],
             "global_caption": item.global_caption,
-            "regions": [_region_sample(region, times, order, mask) for region in item.regions],
+            "regions": regions,
             "label": int(item.is_abnormal),
             "class_name": item.class_name,
             "key": item.key,
@@ -132,28 +129,35 @@ class ClipDataset(Dataset):
         return sha256_json(parts)
 
     def _keep(self, items: Sequence[Item], lost: dict[str, str]) -> list[Item]:
-        self.failures += [Finding(key, reason, "left out") for key, reason in lost.items()]
-        return [item for item in items if item.key not in lost]
+        """The items of which ``lost`` (key -> reason) gives no reason; the others' are noted."""
+        self.failures += [Finding(key, why, "left out") for key, why in lost.items() if why]
+        return [item for item in items if not lost.get(item.key)]
 
     def _sample(self, item: Item, info: VideoInfo) -> np.ndarray:
-        start, end = _segment(item, info)
+        start, end = item.timestamps or (0.0, info.duration)
         indices = uniform_indices(info, start, end, self.num_frames, self.spacing)
         return cover_spans(indices, _spans(item), info) if self.cover else indices
-
-
-def _segment(item: Item, info: VideoInfo) -> tuple[float, float]:
-    return item.timestamps or (0.0, info.duration)
 
 
 def _spans(item: Item) -> list[tuple[float, float]]:
     return [span for region in item.regions if (span := region_span(region))]
 
 
+def _lost(item: Item, info: VideoInfo | str) -> str:
+    """Why the item has no frame in its video; empty if it has."""
+    if isinstance(info, str):
+        return info
+    start = item.timestamps[0] if item.timestamps else 0.0
+    late = f"segment begins at {start:.2f} s, the video ends at {info.duration:.2f} s"
+    return f"{item.video}: {late}" if start >= info.duration else ""
+
+
 def _clipped(item: Item, info: VideoInfo) -> Iterator[Finding]:
     """The parts of an item that lie after the end of its video."""
-    for name, span in [("segment", _segment(item, info)), *(("region", s) for s in _spans(item))]:
-        if span[1] > info.duration + 1 / info.fps:
-            reason = f"{name} ends at {span[1]:.2f} s, its video at {info.duration:.2f} s"
+    parts = [("segment", item.timestamps)] if item.timestamps else []
+    for name, (_, end) in [*parts, *(("region", span) for span in _spans(item))]:
+        if end > info.duration + 1 / info.fps:
+            reason = f"{name} ends at {end:.2f} s, its video at {info.duration:.2f} s"
             yield Finding(item.key, reason, "clipped")
 
 
@@ -179,21 +183,6 @@ def cover_spans(
 def _holds(span: tuple[float, float], indices: np.ndarray, info: VideoInfo) -> bool:
     times = info.clock[indices]
     return bool(((times >= span[0]) & (times <= span[1])).any())
-
-
-def _within(item: Item, info: VideoInfo | str) -> VideoInfo | str:
-    """The video's info, or why the item has no frame in it."""
-    if isinstance(info, str) or item.timestamps is None or item.timestamps[0] < info.duration:
-        return info
-    start, length = item.timestamps[0], info.duration
-    return f"{item.video}: segment begins at {start:.2f} s, the video ends at {length:.2f} s"
-
-
-def _region_sample(
-    region: Any, times: np.ndarray, order: np.ndarray, mask: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, str, list[str]]:
-    boxes, present = boxes_at(region, times)
-    return boxes[order], present[order] & mask, region.caption, list(region.hard_negatives)
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> Batch:

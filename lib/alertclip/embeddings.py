@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+from torch.nn.functional import normalize
 
 from alertclip.clips import collate
 from alertclip.errors import InputError
@@ -35,27 +36,8 @@ class ClipEmbeddings:
     classes: list[str]
     keys: list[str]
 
-    def save(self, path: Path, digest: str) -> None:
-        """Write ``path`` (safetensors), with names and ``digest`` among its metadata."""
-        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in ARRAYS}
-        names = json.dumps({"digest": digest, "classes": self.classes, "keys": self.keys})
-        with atomic_write(path) as temporary:
-            save_file(arrays, temporary, {"names": names})
 
-    @classmethod
-    def load(cls, path: Path, digest: str) -> "ClipEmbeddings | None":
-        """What ``save`` wrote, None under another ``digest``; InputError if the file is damaged."""
-        try:
-            with safe_open(path, "numpy") as file:
-                names = json.loads((file.metadata() or {}).get("names", "{}"))
-                if names.get("digest") != digest:
-                    return None
-                arrays = map(file.get_tensor, ARRAYS)
-                return cls(*arrays, names["classes"], names["keys"])
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"{path}: not embeddings ({error}); delete it and run again") from None
-
-
+@torch.inference_mode()
 def embed_clips(
     model: torch.nn.Module, dataset: Sized, batch_size: int = 8, device: str | torch.device = "cpu"
 ) -> ClipEmbeddings:
@@ -63,14 +45,19 @@ def embed_clips(
     if not len(dataset):
         raise InputError("no clips to embed: the dataset is empty")
     model = model.to(device).eval()
-    starts, parts, samples = range(0, len(dataset), batch_size), [], []
+    starts, parts, classes, keys = range(0, len(dataset), batch_size), [], [], []
     for start in progress(starts, len(starts), "embed clips"):
-        batch = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
-        parts.append(_embed(model, batch, torch.device(device)))
-        samples += [(sample["class_name"], sample["key"]) for sample in batch]
-    arrays = [np.concatenate([part[name] for part in parts]) for name in ARRAYS]
-    classes, keys = map(list, zip(*samples, strict=True))
-    return ClipEmbeddings(*arrays, classes, keys)
+        samples = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
+        batch = collate(samples)
+        frames = model.encode_frames(batch.frames.to(device))
+        clip = model.pool_frames(frames.v, batch.mask.to(device))
+        vectors = [normalize(x.float(), dim=-1) for x in (clip.embedding, clip.z, frames.v)]
+        times = np.stack([np.asarray(sample["times"], np.float32) for sample in samples])
+        part = [*(x.cpu().numpy() for x in vectors), batch.mask.numpy(), times]
+        parts.append([*part, batch.labels.numpy()])
+        classes += [sample["class_name"] for sample in samples]
+        keys += batch.keys
+    return ClipEmbeddings(*map(np.concatenate, zip(*parts, strict=True)), classes, keys)
 
 
 def reuse_or_embed(
@@ -78,32 +65,22 @@ def reuse_or_embed(
 ) -> ClipEmbeddings:
     """Load ``path`` if it was made under the same ``identity``, else embed and save.
 
-    ``identity`` is anything JSON that decides the result: hashes of weights and data, frames.
+    ``identity`` is anything JSON that decides the result: hashes of weights and data, frames. The
+    file is safetensors; InputError if it is damaged.
     """
     digest = sha256_json(identity)
-    found = ClipEmbeddings.load(path, digest) if path.exists() else None
-    if found is None:
-        found = embed()
-        found.save(path, digest)
+    if path.exists():
+        try:
+            with safe_open(path, "numpy") as file:
+                names = json.loads((file.metadata() or {}).get("names", "{}"))
+                if names.get("digest") == digest:
+                    arrays = map(file.get_tensor, ARRAYS)
+                    return ClipEmbeddings(*arrays, names["classes"], names["keys"])
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path}: not embeddings ({error}); delete it and run again") from None
+    found = embed()
+    arrays = {name: np.ascontiguousarray(getattr(found, name)) for name in ARRAYS}
+    names = json.dumps({"digest": digest, "classes": found.classes, "keys": found.keys})
+    with atomic_write(path) as temporary:
+        save_file(arrays, temporary, {"names": names})
     return found
-
-
-@torch.inference_mode()
-def _embed(
-    model: torch.nn.Module, samples: list[dict], device: torch.device
-) -> dict[str, np.ndarray]:
-    batch = collate(samples)
-    frames = model.encode_frames(batch.frames.to(device))
-    clip = model.pool_frames(frames.v, batch.mask.to(device))
-    return {
-        "embedding": _unit(clip.embedding),
-        "z": _unit(clip.z),
-        "v": _unit(frames.v),
-        "mask": batch.mask.numpy(),
-        "times": np.stack([np.asarray(sample["times"], np.float32) for sample in samples]),
-        "labels": batch.labels.numpy(),
-    }
-
-
-def _unit(x: torch.Tensor) -> np.ndarray:
-    return torch.nn.functional.normalize(x.float(), dim=-1).cpu().numpy()

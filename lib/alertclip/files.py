@@ -54,18 +54,15 @@ def find_files(given: Sequence[Path], out: Path) -> tuple[list[Path], list[Path]
 
     What a suffix does not tell is a video where it is given itself. ``out`` is not looked into.
     """
-    videos: dict[Path, None] = {}
-    others: dict[Path, None] = {}
+    found: dict[Path, None] = {}
+    asked = dict.fromkeys(Path(os.path.abspath(path)) for path in given)  # links keep their names
     own = Path(os.path.abspath(out))
-    for path in (Path(os.path.abspath(path)) for path in given):  # links keep their names
-        if path.is_dir():
-            results = own if path in own.parents else None  # --out may hold the videos themselves
-            found = [file for file in files_below(path) if results not in file.parents]
-            videos |= dict.fromkeys(file for file in found if is_video(file))
-            others |= dict.fromkeys(file for file in found if not is_video(file))
-        else:
-            videos[path] = None
-    return list(videos), list(others)
+    for path in asked:
+        below = files_below(path) if path.is_dir() else [path]
+        results = own if path in own.parents else None  # --out may hold the videos themselves
+        found |= dict.fromkeys(file for file in below if results not in file.parents)
+    others = {file for file in found if not is_video(file) and file not in asked}
+    return [file for file in found if file not in others], [f for f in found if f in others]
 
 
 def printable(text: Path | str) -> str:
@@ -74,13 +71,9 @@ def printable(text: Path | str) -> str:
 
 
 def share(folder: Path) -> None:
-    """Give the files below ``folder`` the umask's rights: safetensors keeps them for their owner.
-
-    For what other libraries write; ``atomic_write`` does so for ours.
-    """
-    for file in folder.rglob("*"):
-        if file.is_file():
-            file.chmod(0o666 & ~UMASK)
+    """Give what other libraries wrote below ``folder`` the umask's rights, as atomic_write does."""
+    for file in filter(Path.is_file, folder.rglob("*")):
+        file.chmod(0o666 & ~UMASK)  # safetensors writes files that only the owner can read
 
 
 @contextmanager
@@ -89,7 +82,12 @@ def writing(path: Path | str) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        code = _error_number(error)
+        code = getattr(error, "errno", None)
+        # safetensors and numpy give the system's number only in their message, or say what is short
+        if told := re.search(r"os error (\d+)", str(error)):
+            code = int(told[1])
+        elif re.search(r"\d+ requested and \d+ written", str(error)):
+            code = errno.ENOSPC
         if code not in UNWRITABLE:
             raise
         raise InputError(
@@ -98,21 +96,11 @@ def writing(path: Path | str) -> Iterator[None]:
         ) from error
 
 
-def _error_number(error: Exception) -> int | None:
-    """The system's number of an error; safetensors and numpy give it only in their message."""
-    if told := re.search(r"os error (\d+)", str(error)):
-        return int(told[1])
-    if re.search(r"\d+ requested and \d+ written", str(error)):  # numpy's short write
-        return errno.ENOSPC
-    return getattr(error, "errno", None)
-
-
 @contextmanager
 def atomic_write(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it onto ``path`` if the block succeeds.
 
-    The suffix is kept because writers such as matplotlib choose the format by it. Raises InputError
-    where the disk is full or nothing may be written.
+    It has the same suffix, as writers choose the format by it. InputError as for ``writing``.
     """
     path = Path(path)
     # The name is not part of it: one of 255 bytes would become too long.
@@ -121,7 +109,7 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
-            temporary.chmod(0o666 & ~UMASK)  # safetensors writes files that only the owner can read
+            temporary.chmod(0o666 & ~UMASK)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -192,9 +180,6 @@ class Shard:
 
     number: int = 1
     count: int = 1
-
-    def __str__(self) -> str:
-        return f"{self.number}/{self.count}"
 
     def take(self, items: Sequence[Item]) -> Sequence[Item]:
         """The items of this share, in order; shares differ by one item at most."""

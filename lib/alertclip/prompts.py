@@ -49,10 +49,8 @@ def load_prompts(path: Path | str) -> Prompts:
         sets = {name: raw[name] for name in raw if name not in entries}
         digest = sha256_json(raw)
         return TypeAdapter(Prompts).validate_python({"sets": sets, "digest": digest, **entries})
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the prompt file ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid UTF-8 YAML: {error}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot be read as YAML in UTF-8 ({error})") from None
     except ValidationError as error:
         first = error.errors()[0]
         entry = ".".join(map(str, first["loc"])).removeprefix("sets.")

@@ -7,11 +7,14 @@ the same list; together they write the summary that a single process writes.
 """
 
 import argparse
+import csv
+import math
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -36,10 +39,10 @@ HELD = "score held from each sampled frame to the next"
 DISPLAY_HEIGHT = 240  # pixels of a key frame in the figure
 LOCK = ".summary.lock"
 NAME_BYTES = 200  # of an output name: file systems take 255, suffix included
-CSV = {"index": False, "float_format": "%.6g", "lineterminator": "\n"}
+UTF_8 = {"encoding": "utf-8", "newline": ""}
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 150}
 
-Row = dict[str, object]
+Row = dict[str, Any]
 """A video's row of the summary."""
 
 
@@ -99,8 +102,7 @@ def draw(
 
 
 def _draw_scores(axes: Axes, table: pd.DataFrame, spans: Sequence[tuple[float, float]]) -> None:
-    style = {"color": "#0072B2", "drawstyle": "steps-post", "label": "anomaly score"}
-    axes.plot(table["time_s"], table["score"], **style)
+    axes.step(table["time_s"], table["score"], "#0072B2", where="post", label="anomaly score")
     for i, span in enumerate(spans):
         label = None if i else "ground truth"
         axes.axvspan(*span, color="#D55E00", alpha=0.2, linewidth=0, label=label)
@@ -123,40 +125,33 @@ def _draw_frame(
 
 
 def output_names(videos: Sequence[Path], known: Mapping[str, str] | None = None) -> dict[Path, str]:
-    """A distinct output name per video: its base name, with parent folders where two share it.
+    """A distinct output name per video: its base name, with its folder's or a hash if two share it.
 
     ``known``: names of the videos of earlier calls, which stay. Compared without case, as some file
     systems do; "summary" is taken by the summary.
     """
     known = known or {}
     names, taken = {}, {"summary", *(name.casefold() for name in known.values())}
-    videos = list(dict.fromkeys(videos))
-    stems = Counter(video.stem.casefold() for video in videos)
-    for video in videos:
-        parts = [*video.parts[1:-1], video.stem]
-        first = 1 if stems[video.stem.casefold()] == 1 else 2
-        candidates = ["__".join(parts[-depth:]) for depth in range(first, len(parts) + 1)]
-        candidates.append(candidates[-1] + video.suffix.replace(".", "_"))  # clip.mp4 and clip.avi
-        path = files.printable(video)  # its hash tells names apart that are alike but for case
-        candidates.append(f"{candidates[-1]}-{files.sha256_json(path)[:8]}")
-        candidates = [_fitting(files.printable(name)) for name in candidates]
-        free = next((n for n in candidates if n.casefold() not in taken), candidates[-1])
-        names[video] = known.get(path, free)
+    stems = Counter(video.stem.casefold() for video in dict.fromkeys(videos))
+    for video in dict.fromkeys(videos):
+        path, stem = files.printable(video), files.printable(video.stem)
+        plain = [stem] if stems[video.stem.casefold()] == 1 else []
+        plain.append(f"{files.printable(video.parent.name)}__{stem}")
+        free = [n for n in plain if n.casefold() not in taken and len(n.encode()) <= NAME_BYTES]
+        beginning = stem.encode()[: NAME_BYTES - 9].decode(errors="ignore")
+        hashed = f"{beginning}-{files.sha256_json(path)[:8]}"
+        names[video] = known.get(path, free[0] if free else hashed)
         taken.add(names[video].casefold())
     return names
 
 
-def _fitting(name: str) -> str:
-    """The name cut to NAME_BYTES; a hash then tells it from others with the same beginning."""
-    if len(name.encode()) <= NAME_BYTES:
-        return name
-    beginning = name.encode()[: NAME_BYTES - 9].decode(errors="ignore")
-    return f"{beginning}-{files.sha256_json(name)[:8]}"
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 1 if any video failed, 2 if the set-up did."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    for name in ("num_frames", "fps", "stride", "decoders"):
+        if (value := getattr(options, name)) is not None and not 0 < value < math.inf:
+            parser.error(f"--{name.replace('_', '-')} {value}: give a number above 0")
     try:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model, line = load_model(options.model, options.pretrained, device)
@@ -178,50 +173,45 @@ def _score_all(
     videos, others = files.find_files(options.videos, options.out)
     others = [file for file in others if file.name != LOCK]
     order = {files.printable(path): number for number, path in enumerate([*videos, *others])}
-    named = {row["video"]: row["output"] for row in _read_summary(summary) if row["output"]}
-    names = output_names(videos, named)
+    known = {video: row["output"] for video, row in _read_summary(summary).items()}
+    names = output_names(videos, {video: name for video, name in known.items() if name})
     skipped = [_row(file, status="skipped", reason="no video suffix") for file in others]
-    _add_rows(summary, order, skipped)
+    if skipped:
+        _add_rows(summary, order, skipped)
     mine, failed = options.shard.take(videos), 0
     spare = torch.get_num_threads() // 2 if torch.cuda.is_available() else 0
     how = options.num_frames, options.fps, options.stride, options.decoders or spare
     for video, found in anomaly_curve.score_videos(model, mine, prompts, *how):
         row = _report(model, video, found, names[video], line, options.out)
         tqdm.write("{video}: {status} {reason}".format(**row).rstrip(), sys.stdout)
-        _append(summary, row)
+        _add_rows(summary, order, [row])
         failed += row["status"] == "failed"
-    _add_rows(summary, order, [])  # in order
     aside = f", {len(skipped)} skipped (not {', '.join(files.VIDEO_SUFFIXES)})" if skipped else ""
     print(f"{len(mine) - failed} scored, {failed} failed{aside}; see {summary}")
     return 1 if failed else 0
 
 
-def _read_summary(path: Path) -> list[Row]:
-    """The rows so far, as text; InputError if the file is something else."""
+def _read_summary(path: Path) -> dict[str, Row]:
+    """The rows so far by video, as text; InputError if the file is something else."""
+    if not path.exists():
+        return {}
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False).fillna("")  # a torn row
-        rows = table.to_dict("records")
-        return [row for row in rows if row["video"]]
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, KeyError) as error:
+        with path.open(**UTF_8) as file:
+            return {row["video"]: row for row in csv.DictReader(file)}
+    except (OSError, ValueError, KeyError, csv.Error) as error:
         raise InputError(f"{path}: not a summary ({error}); give another --out") from None
 
 
 def _add_rows(summary: Path, order: Mapping[str, int], rows: Sequence[Row]) -> None:
     """Add rows in the order of this call, after earlier calls'; shares may write at once."""
     with files.locked(summary.with_name(LOCK)):
-        if table := {row["video"]: row for row in [*_read_summary(summary), *rows]}:
-            ranked = sorted(table.values(), key=lambda row: order.get(str(row["video"]), -1))
-            _write_table(pd.DataFrame(ranked), summary)
-
-
-def _append(summary: Path, row: Row) -> None:
-    """Add a row at the end, where it supersedes the video's earlier one."""
-    with files.locked(summary.with_name(LOCK)), files.writing(summary):
-        known = summary.exists()  # perhaps with columns that someone added
-        columns = pd.read_csv(summary, nrows=0).columns if known else list(row)
-        pd.DataFrame([row], columns=columns).to_csv(summary, mode="a", header=not known, **CSV)
+        table = _read_summary(summary) | {row["video"]: row for row in rows}
+        ranked = sorted(table.values(), key=lambda row: order.get(row["video"], -1))
+        columns = dict.fromkeys(name for row in ranked for name in row)  # and those of others
+        with files.atomic_write(summary) as temporary, temporary.open("w", **UTF_8) as file:
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(ranked)
 
 
 def _row(video: Path, **values: object) -> Row:
@@ -237,7 +227,8 @@ def _report(
     try:
         if isinstance(found, Exception):
             raise found
-        _write_table(found.table, out / f"{name}.csv")
+        with files.atomic_write(out / f"{name}.csv") as temporary:
+            found.table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
         with matplotlib.rc_context(STYLE), files.atomic_write(out / f"{name}.png") as temporary:
             draw(model, found, f"{line}; {HELD}.").savefig(temporary)
     except Exception as error:  # whatever is wrong with one file must not stop the others
@@ -246,11 +237,6 @@ def _report(
     scores = found.table["score"]
     values = {name: f"{round(getattr(scores, name)(), 6):.6g}" for name in ("max", "mean")}
     return row | values | {"frames": len(scores), "status": "scored", "reason": found.info.report}
-
-
-def _write_table(table: pd.DataFrame, path: Path) -> None:
-    with files.atomic_write(path) as temporary:
-        table.to_csv(temporary, **CSV)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -263,24 +249,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--pretrained", help="open_clip tag or safetensors file for an open_clip --model")
     add("--prompts", type=Path, default=PROMPTS)
     frames = f"frames per window (default: as the model was trained; untuned {FRAMES})"
-    add("--num-frames", type=_above_zero(int), help=frames)
-    add("--fps", type=_above_zero(float), default=RATE, help="samples per second of video")
-    add("--stride", type=_above_zero(int), help="native frames per sample; overrides fps")
+    add("--num-frames", type=int, help=frames)
+    add("--fps", type=float, default=RATE, help="samples per second of video")
+    add("--stride", type=int, help="native frames per sample; overrides fps")
     decoders = "videos decoded at a time (default: 1; with a GPU, half of the cores)"
-    add("--decoders", type=_above_zero(int), help=decoders)
+    add("--decoders", type=int, help=decoders)
     shard = "score only every n-th video, from the i-th; give each process the same list"
     add("--shard", type=files.parse_shard, default=files.WHOLE, metavar="i/n", help=shard)
     return parser
-
-
-def _above_zero(kind: type[int] | type[float]) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        if not 0 < (value := kind(text)) < float("inf"):
-            raise ValueError
-        return value
-
-    parse.__name__ = f"{kind.__name__} above 0"  # argparse says it of a wrong value
-    return parse
 
 
 if __name__ == "__main__":

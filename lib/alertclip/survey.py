@@ -1,8 +1,10 @@
-"""What a video holds, as its packets tell: which frames it shows, when, and where to seek."""
+"""A video file opened, and what its packets tell: which frames it shows, when, where to seek."""
 
+import os
+import struct
 from collections import defaultdict
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +14,34 @@ import av
 import numpy as np
 from av.stream import Disposition
 
-from alertclip.decoding import all_packets, decoded, display_matrix, opened
+from alertclip.errors import InputError
 
 SEEKABLE = {"mov", "matroska"}  # containers with an index of key frames by time
 Spacing = Literal["index", "time"]
 REORDERED = 64  # frames by which decoding order and presentation order differ at most
+
+
+class DecodeError(InputError):
+    """A video that cannot be decoded: the message names the file and the reason."""
+
+
+@contextmanager
+def decoding_errors(path: Path) -> Iterator[None]:
+    """Turn what FFmpeg raises into a DecodeError that names the file."""
+    try:
+        yield
+    except (av.FFmpegError, ValueError, OSError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise DecodeError(f"{path}: cannot be decoded ({reason}); convert or replace it") from None
+
+
+def existing(path: Path | str) -> Path:
+    """The path of a file that is not empty; DecodeError else."""
+    if not os.path.isfile(path):  # a pipe would wait for its writer
+        raise DecodeError(f"{path}: no such file")
+    if not os.path.getsize(path):
+        raise DecodeError(f"{path}: the file is empty; fetch it again")
+    return Path(path)
 
 
 @dataclass(frozen=True)
@@ -57,8 +82,8 @@ class VideoInfo:
     @property
     def report(self) -> str:
         """How many frames decode of those promised; empty if all do."""
-        whole = self.decoded >= self.promised
-        return "" if whole else f"decoded {self.decoded:,} of {self.promised:,} frames"
+        told = f"decoded {self.decoded:,} of {self.promised:,} frames"
+        return told if self.decoded < self.promised else ""
 
     @cached_property
     def clock(self) -> np.ndarray:
@@ -104,6 +129,37 @@ def uniform_indices(
     return (first + (np.arange(count) + 0.5) * (last - first) / count).astype(int)
 
 
+def display_matrix(frame: av.VideoFrame) -> tuple[int, ...]:
+    """Signs of a b c d of the display matrix."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    a, b, _, c, d, *_ = struct.unpack("<9i", bytes(data)) if data else (1, 0, 0, 0, 1)
+    return tuple(int(np.sign(x)) for x in (a, b, c, d))
+
+
+@contextmanager
+def opened(path: Path, stream: int, threads: str) -> Iterator[tuple[Any, Any]]:
+    """A container and one of its streams, to be decoded in ``threads`` (FFmpeg's word)."""
+    with av.open(str(path)) as container:
+        video = container.streams[stream]
+        video.thread_type = threads
+        yield container, video
+
+
+def all_packets(container: Any, streams: Any) -> Iterator[av.Packet]:
+    """All packets up to a torn end; those without data make the decoder give its last frames."""
+    with suppress(av.FFmpegError):
+        yield from container.demux(streams)
+
+
+def decoded(container: Any, stream: Any) -> Iterator[av.VideoFrame]:
+    """Frames of all packets that can be decoded."""
+    for packet in all_packets(container, stream):
+        with suppress(av.FFmpegError):
+            yield from packet.decode()
+    with suppress(av.FFmpegError, EOFError):  # frames that were under way at a torn end
+        yield from stream.decode(None)
+
+
 class _Packet(NamedTuple):
     pts: int | None
     is_keyframe: bool
@@ -113,8 +169,8 @@ class _Packet(NamedTuple):
 def survey(path: Path) -> VideoInfo:
     """What the packets of a file's best video stream promise; only its first frame is decoded.
 
-    The best is the stream with the most packets, then with the most pixels; an attached picture
-    is none. Raises av.FFmpegError or ValueError if there is no video.
+    The best has the most packets, then the most pixels. Raises av.FFmpegError or ValueError if
+    there is no video; an attached picture is none.
     """
     with av.open(str(path)) as container:
         videos = [
@@ -129,14 +185,11 @@ def survey(path: Path) -> VideoInfo:
                 found = _Packet(packet.pts, packet.is_keyframe, packet.is_discard)
                 packets[packet.stream.index].append(found)
         best = max(videos, key=lambda s: (len(packets[s.index]), s.width * s.height))
-        return _promise(container, best, packets[best.index], _first_frame(path, best.index))
-
-
-def _first_frame(path: Path, stream: int) -> av.VideoFrame:
-    with opened(path, stream, "NONE") as (container, video):
-        for frame in decoded(container, video):
-            return frame
-    raise ValueError("no decodable video frame")
+        with opened(path, best.index, "NONE") as again:
+            first = next(decoded(*again), None)
+        if first is None:
+            raise ValueError("no decodable video frame")
+        return _promise(container, best, packets[best.index], first)
 
 
 def _promise(
@@ -157,17 +210,12 @@ def _promise(
         return VideoInfo(len(shown), fps, width, height, stream=stream.index, promised=promised)
     # A stream that was cut open shows nothing until its first key frame. A file with an index does
     # not begin so: there the first key frame is damaged.
-    indexed = SEEKABLE & set(container.format.name.split(","))
+    indexed = bool(SEEKABLE & set(container.format.name.split(",")))
     opening = next((packet.pts for packet in shown if packet.is_keyframe), pts[0])
-    open_frames = (
-        int(np.searchsorted(pts, first.pts)) if first.pts <= opening and not indexed else 0
-    )
+    cut_open = first.pts <= opening and not indexed
+    open_frames = int(np.searchsorted(pts, first.pts)) if cut_open else 0
     promised = max(len(shown), stream.frames - (len(packets) - len(shown))) - open_frames
     tick, pts = float(stream.time_base), pts[open_frames:]
-    times = _times(pts, tick, fps)
-    end = float(pts[-1] * tick) + 1 / fps
-    if (lacking := _stated_end(container, stream) - end) > 1:
-        promised = len(pts) + round(lacking * fps)
     return VideoInfo(
         frames=len(pts),
         fps=fps,
@@ -175,8 +223,8 @@ def _promise(
         height=height,
         stream=stream.index,
         start=float(pts[0] * tick),
-        times=times,
-        keyframes=_keyframes(container, packets, pts),
+        times=_times(pts, tick, fps),
+        keyframes=_keyframes(packets) if indexed and len(pts) == len(packets) else (),
         promised=promised,
     )
 
@@ -199,27 +247,13 @@ def _presentation(packets: Sequence[_Packet]) -> np.ndarray | None:
     return pts[order] if moved <= REORDERED and (np.diff(pts[order]) > 0).all() else None
 
 
-def _keyframes(container: Any, packets: Sequence[_Packet], pts: np.ndarray) -> tuple[int, ...]:
+def _keyframes(packets: Sequence[_Packet]) -> tuple[int, ...]:
     """Key frames at which decoding can begin: all before are shown before, all after are not.
 
-    Empty unless this holds for all of them and the container finds them by time.
+    Empty unless this holds for all of them.
     """
-    known = SEEKABLE & set(container.format.name.split(","))
-    if not known or len(pts) < len(packets) or not packets[0].is_keyframe:
-        return ()
     given = np.array([packet.pts for packet in packets])
     numbers = np.flatnonzero([packet.is_keyframe for packet in packets])
     before, after = np.maximum.accumulate(given), np.minimum.accumulate(given[::-1])[::-1]
     closed = (after[numbers] == given[numbers]) & (before[numbers] == given[numbers])
-    return tuple(numbers.tolist()) if closed.all() else ()
-
-
-def _stated_end(container: Any, stream: Any) -> float:
-    """End (s) of the video as Matroska states it, which has no number of frames; else 0."""
-    if "matroska" not in container.format.name:
-        return 0.0
-    with suppress(KeyError, ValueError):  # the tag is free text
-        hours, minutes, seconds = stream.metadata["DURATION"].split(":")
-        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-    alone = container.duration and not container.streams.audio
-    return container.duration / av.time_base if alone else 0.0
+    return tuple(numbers.tolist()) if packets[0].is_keyframe and closed.all() else ()

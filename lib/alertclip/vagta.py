@@ -1,7 +1,7 @@
 """Read VAGTA exactly as published: both JSON shapes, every quirk counted."""
 
-import math
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -30,35 +30,31 @@ SHORT, LONG = 1.0, 1800.0  # s; segments outside are kept and counted
 SAME_TIME = 0.05  # s; segments that touch within the annotations' rounding do not overlap
 ROUNDING = 0.01  # a box may leave the frame by this share; VAGTA's do by 1e-14
 Segment = tuple[float, float] | None
-RegionId = tuple[str, int, Segment]
 
 
 def load_vagta(annotations: Path, hard_negatives: Path | None = None) -> tuple[list[Item], Report]:
     """Items of a file in the test file's schema, with hard negatives from the qwen file if given.
 
-    Negatives are matched by video, region index and timestamps. Raises InputError if a file is
-    missing, malformed or not of this schema; a bad item is left out and becomes a row of the
-    report, which also counts every quirk that was mended or kept.
+    Negatives are matched by video, region index and timestamps. InputError if a file is not of
+    this schema; a bad item is left out. The report has a row for each and for every other quirk.
     """
     rows = read_json(annotations)
     if not isinstance(rows, list):
         raise InputError(f"{annotations}: expected a list of items as in VAGTA's test file")
-    report = Report()
-    negatives = None
+    report, negatives = Report(), None
     if hard_negatives:
-        negatives = {_region_id(row): row for row in _qwen_rows(hard_negatives, report)}
+        negatives = {_region_key(row): row for row in _qwen_rows(hard_negatives, report)}
     items = [i for row in rows if (i := _item(row, negatives, report)) is not None]
-    for region in sorted(negatives or (), key=str):
-        report.add(_row_key(negatives[region]), "hard negatives without a region", "not used")
+    for region in sorted(negatives or ()):
+        report.add(region, "hard negatives without a region", "not used")
     return _unique(items, report), report
 
 
 def load_surrogate(hard_negatives: Path) -> tuple[list[Item], Report]:
-    """Training items from the qwen file alone, with the flagged surrogates.
+    """Training items from the qwen file alone, with the flagged surrogates; else as load_vagta.
 
-    Abnormal regions of one video form one item. Global captions are made from the first region
-    caption in the style of the test file; regions keep their time span and take the whole frame
-    as box. Errors and the report are those of load_vagta.
+    Regions of one clip form one item. Global captions are made from the first region caption in
+    the style of the test file; regions keep their time span and take the whole frame as box.
     """
     report = Report()
     groups: dict[tuple[str, Segment], list[dict]] = defaultdict(list)
@@ -66,7 +62,7 @@ def load_surrogate(hard_negatives: Path) -> tuple[list[Item], Report]:
         if is_text(row.get("region_caption")):
             groups[row["video"], row["timestamps"]].append(row)
         else:
-            report.add(_row_key(row), "no region caption", "region left out")
+            report.add(_region_key(row), "no region caption", "region left out")
     items = [_surrogate_item(*group, rows, report) for group, rows in groups.items()]
     return _unique(items, report), report
 
@@ -76,11 +72,10 @@ def strip_prefix(caption: str) -> str:
     return PREFIX.sub("", caption)
 
 
-def _item(row: Any, negatives: dict[RegionId, dict] | None, report: Report) -> Item | None:
-    if (video := _video_path(row, report)) is None:
+def _item(row: Any, negatives: dict[str, dict] | None, report: Report) -> Item | None:
+    if (clip := _clip(row, report)) is None:
         return None
-    valid, timestamps = _segment(video, row.get("timestamps"), report)
-    key = item_key(video, timestamps)
+    key = item_key(*clip)
     caption, captions, boxes = map(row.get, ("global_caption", "region_captions", "box_infos"))
     texts = [caption, *captions] if isinstance(captions, list) and captions else [None]
     if not all(map(is_text, texts)):
@@ -88,8 +83,6 @@ def _item(row: Any, negatives: dict[RegionId, dict] | None, report: Report) -> I
         return None
     if not isinstance(boxes, list) or len(boxes) != len(captions):
         report.add(key, "boxes do not match region captions", "item left out")
-        return None
-    if not valid:
         return None
     if not PREFIX.match(caption):
         report.add(key, "global caption without class prefix", "kept")
@@ -99,10 +92,12 @@ def _item(row: Any, negatives: dict[RegionId, dict] | None, report: Report) -> I
         count_text(key, "region caption", text, report)
         found: tuple[str, ...] = ()
         if negatives is not None:
-            match = negatives.pop((video, index, _rounded(timestamps)), None)
-            found = _matched_negatives(key, text, match, report)
+            match = negatives.pop(f"{key} region {index}", {"hard_negative": []})
+            if match.get("region_caption", text) != text:
+                report.add(key, "hard negatives written for another caption", "kept")
+            found = clean_negatives(key, text, match.get("hard_negative"), report)
         regions.append(Region(text, _track(key, raw, report), found))
-    item = Item(video, caption, tuple(regions), timestamps)
+    item = Item(clip[0], caption, tuple(regions), clip[1])
     if item.is_abnormal and not all(boxes):
         report.add(key, "abnormal region without boxes", "whole frame instead")
     return item
@@ -135,31 +130,22 @@ def _qwen_rows(path: Path, report: Report) -> Iterable[dict]:
         raise InputError(f"{path}: expected VAGTA's qwen file, an object with a list named items")
     seen = set()
     for row in rows:
-        if (video := _video_path(row, report)) is None:
+        if (clip := _clip(row, report)) is None:
             continue
-        valid, timestamps = _segment(video, row.get("timestamps"), report)
         index = row.get("region_index")
         if type(index) is not int or index < 0:
-            report.add(video, "region_index is not a whole number from 0", "region left out")
-        elif valid:
-            row = row | {"timestamps": timestamps}
-            if _region_id(row) in seen:
-                report.add(_row_key(row), "duplicate region", "first one kept")
-            else:
-                seen.add(_region_id(row))
-                yield row
+            report.add(clip[0], "region_index is not a whole number from 0", "region left out")
+            continue
+        row = row | {"timestamps": clip[1]}
+        if (key := _region_key(row)) in seen:
+            report.add(key, "duplicate region", "first one kept")
+        else:
+            seen.add(key)
+            yield row
 
 
-def _region_id(row: dict) -> RegionId:
-    return row["video"], row["region_index"], _rounded(row["timestamps"])
-
-
-def _row_key(row: dict) -> str:
+def _region_key(row: dict) -> str:
     return f"{item_key(row['video'], row['timestamps'])} region {row['region_index']}"
-
-
-def _rounded(segment: Segment) -> Segment:
-    return segment and (round(segment[0], 3), round(segment[1], 3))
 
 
 def _unique(items: list[Item], report: Report) -> list[Item]:
@@ -191,12 +177,8 @@ def _count_overlaps(items: Iterable[Item], report: Report) -> None:
 
 def _number(value: Any) -> float | None:
     """A finite JSON number as float, else None; true and "1" are not numbers."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if known and abs(value) <= sys.float_info.max else None
 
 
 def _ordered_pair(raw: Any) -> Segment:
@@ -205,8 +187,11 @@ def _ordered_pair(raw: Any) -> Segment:
     return pair if len(pair) == 2 and None not in pair and 0 <= pair[0] <= pair[1] else None
 
 
-def _video_path(row: Any, report: Report) -> str | None:
-    """The item's path below the data root; None, reported, if there is none or it climbs out."""
+def _clip(row: Any, report: Report) -> tuple[str, Segment] | None:
+    """A row's video, a path below the data root, and segment (s); None, reported, if it has none.
+
+    No timestamps are the whole video.
+    """
     video = row.get("video") if isinstance(row, dict) else None
     if not is_text(video) or not video.isprintable():
         report.add(ascii(row)[:80], "no video path", "item left out")
@@ -215,24 +200,20 @@ def _video_path(row: Any, report: Report) -> str | None:
     if path.is_absolute() or ".." in path.parts or "\\" in video or not path.name:
         report.add(video, "path leaves the data root", "item left out")
         return None
-    return video
-
-
-def _segment(video: str, raw: Any, report: Report) -> tuple[bool, Segment]:
-    """Whether ``timestamps`` are usable, and the segment in s; null is the whole video."""
+    raw = row.get("timestamps")
     pair = _ordered_pair(raw)
     if raw is not None and (pair is None or pair[0] == pair[1]):
         report.add(video, "timestamps are not two increasing seconds", "item left out")
-        return False, None
-    return True, pair
+        return None
+    return video, pair
 
 
 def _span(key: str, raw: Any, report: Report) -> Segment:
     """Seconds of ``frames_25`` = [first, last], 1-based frames of the annotation clock."""
     pair = _ordered_pair(raw)
-    if raw is not None and (pair is None or pair[0] < 1):
-        report.add(key, "frames_25 are not two increasing frames", "whole clip instead")
     if pair is None or pair[0] < 1:
+        if raw is not None:
+            report.add(key, "frames_25 are not two increasing frames", "whole clip instead")
         return None
     if pair[0] == pair[1]:
         report.add(key, "region of a single frame", "kept with its nearest sampled frame")
@@ -279,10 +260,3 @@ def _box(key: str, raw: Any, report: Report) -> Box:
     if clamped != corners:
         report.add(key, "box beyond the frame by rounding", "clamped")
     return clamped
-
-
-def _matched_negatives(key: str, caption: str, row: dict | None, report: Report) -> tuple[str, ...]:
-    row = row or {"hard_negative": [], "region_caption": caption}
-    if row.get("region_caption") != caption:
-        report.add(key, "hard negatives written for another caption", "kept")
-    return clean_negatives(key, caption, row.get("hard_negative"), report)

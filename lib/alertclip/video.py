@@ -1,4 +1,4 @@
-"""Videos: what they truly hold, frames by number, and which frames to take.
+"""Videos: what they truly hold, frames by number, as upright RGB arrays.
 
 Frames are numbered from 0 in the order in which they are shown. A frame gets its number from its
 presentation time, so one that does not decode leaves a gap and moves no other.
@@ -6,48 +6,85 @@ presentation time, so one that does not decode leaves a gap and moves no other.
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+from av.filter import Graph
 
-from alertclip.decoding import (
-    DecodeError,
-    Scaler,
-    decoded,
-    decoding_errors,
-    decord_reader,
-    existing,
-    opened,
-)
 from alertclip.errors import InputError
 from alertclip.files import read_json, sha256_file, sha256_json, write_json
-from alertclip.survey import VideoInfo, survey
+from alertclip.survey import (
+    DecodeError,
+    VideoInfo,
+    decoded,
+    decoding_errors,
+    display_matrix,
+    existing,
+    opened,
+    survey,
+)
 
 JUMP = 32  # a key frame within this many frames is reached sooner by decoding on
 PROOF = (32, 32)  # size of the frames by which decord is compared
 THROUGH = 512  # frames kept at most at once: 80 MB at 224 x 224, each copy
 
-
-Choice = Callable[[VideoInfo], Sequence[Sequence[int]]]
-"""Lists of frames to take from a video, once it is known what it holds."""
-
+Numbered = Iterator[tuple[int, av.VideoFrame]]
 _known: dict[tuple[str, int, int], VideoInfo] = {}
 
 
-def probe(
-    path: Path | str,
-    store: Path | None = None,
-    count: Callable[[Path], VideoInfo] | None = None,
-) -> VideoInfo:
-    """What a video holds, found by decoding it once; remembered in ``store`` by its content.
+class Walk:
+    """A video decoded once from its start.
 
-    ``count`` decodes, and may keep frames on the way. Raises DecodeError naming the file.
+    ``info`` is what its packets promise and, once its ``frames`` have been decoded, what it holds.
+    ``threads`` are FFmpeg's: AUTO, or NONE where other threads decode on every core. Raises
+    DecodeError naming the file.
+    """
+
+    def __init__(self, path: Path, size: tuple[int, int], threads: str = "AUTO") -> None:
+        self.path, self.size, self.threads = existing(path), size, threads
+        with decoding_errors(path):
+            self.info = survey(path)
+
+    def frames(self, wanted: Collection[int]) -> Iterator[tuple[int, np.ndarray]]:
+        """The ``wanted`` frames as (number, (H, W, 3) uint8)."""
+        seen, scale = [], Scaler(self.size)
+        with decoding_errors(self.path):
+            for number, frame in _all(self.path, self.info, self.threads):
+                seen.append(number)
+                if number in wanted:
+                    yield number, scale(frame)
+        frames, promised = seen[-1] + 1, self.info
+        lost = tuple(np.setdiff1d(np.arange(frames), seen).tolist())
+        self.info = replace(
+            promised,
+            frames=frames,
+            times=promised.times[: frames + 1],
+            keyframes=() if lost else promised.keyframes,  # behind damage decoders differ
+            lost=lost,
+            promised=max(promised.promised, frames),
+        )
+
+
+def count_frames(path: Path) -> VideoInfo:
+    """What a video holds, by decoding it once."""
+    walk = Walk(path, (1, 1))
+    list(walk.frames(()))
+    return walk.info
+
+
+def probe(
+    path: Path | str, store: Path | None = None, count: Callable[[Path], VideoInfo] = count_frames
+) -> VideoInfo:
+    """What a video holds, found by ``count`` once; remembered in ``store`` by its content.
+
+    Raises DecodeError naming the file.
     """
     path = existing(path)
     status = path.stat()
@@ -55,21 +92,27 @@ def probe(
     if key not in _known:
         # Hashing a hundred gigabytes takes minutes: the file's size and time stand for its content.
         seen = store / f"seen-{sha256_json(key)[:32]}.json" if store else None
-        _known[key] = _kept(seen, partial(_probe_content, path, store, count or _count))
+        _known[key] = _kept(seen, partial(_probe_content, path, store, count))
     return _known[key]
 
 
-def _count(path: Path) -> VideoInfo:
-    return count_and_read(path, lambda info: [], (1, 1))[0]
-
-
 def _probe_content(path: Path, store: Path | None, count: Callable[[Path], VideoInfo]) -> VideoInfo:
-    try:
+    with decoding_errors(path):
         digest = sha256_file(path)
-    except OSError as error:
-        raise DecodeError(f"{path}: cannot be read ({error.strerror})") from None
     file = store / f"{digest}.json" if store else None
     return _kept(file, lambda: replace(_with_decord(path, count(path)), sha256=digest))
+
+
+def _kept(file: Path | None, make: Callable[[], VideoInfo]) -> VideoInfo:
+    """The info in ``file``, else a new one, which is written there."""
+    if not file:
+        return make()
+    with suppress(InputError, TypeError, AttributeError):  # missing, torn, of another version
+        known = read_json(file).items()
+        return VideoInfo(**{k: tuple(v) if isinstance(v, list) else v for k, v in known})
+    info = make()
+    write_json(file, asdict(info))
+    return info
 
 
 def _with_decord(path: Path, info: VideoInfo) -> VideoInfo:
@@ -77,91 +120,24 @@ def _with_decord(path: Path, info: VideoInfo) -> VideoInfo:
 
     It is asked only where random access can be exact: on a transport stream it may never return.
     """
-    numbers, same = sorted({0, info.frames // 2, info.frames - 1}), False
+    if not info.keyframes or info.frames <= THROUGH:  # a short one is decoded in no time
+        return info
     with suppress(Exception):  # decord may be missing or fail, with no narrower class of errors
-        long = info.keyframes and info.frames > THROUGH  # a short one is decoded in no time
-        reader = decord_reader(path, PROOF) if long else ()
-        if len(reader) == info.frames:
-            times = reader.get_frame_timestamp(np.arange(info.frames))[:, 0]
-            found = reader.get_batch(numbers).asnumpy()
-            near = np.abs(times - times[0] - info.clock).max() < 0.25 / info.fps
-            same = near and np.array_equal(found, read_frames(path, numbers, PROOF, info))
-    return replace(info, decord=bool(same))
-
-
-def _kept(file: Path | None, make: Callable[[], VideoInfo]) -> VideoInfo:
-    """The info in ``file``, else a new one, which is written there."""
-    # Missing, torn, or written by another version.
-    with suppress(InputError, TypeError, AttributeError):
-        if file:
-            known = read_json(file).items()
-            return VideoInfo(**{k: tuple(v) if isinstance(v, list) else v for k, v in known})
-    info = make()
-    if file:
-        write_json(file, asdict(info))
+        reader = _decord_reader(path, PROOF)
+        times = reader.get_frame_timestamp(np.arange(info.frames))[:, 0]
+        near = np.abs(times - times[0] - info.clock).max() < 0.25 / info.fps
+        numbers = [0, info.frames // 2, info.frames - 1]
+        same = np.array_equal(
+            reader.get_batch(numbers).asnumpy(), read_frames(path, numbers, PROOF, info)
+        )
+        return replace(info, decord=bool(len(reader) == info.frames and near and same))
     return info
 
 
-def count_and_read(
-    path: Path, choose: Choice, size: tuple[int, int], threads: str = "AUTO"
-) -> tuple[VideoInfo, list[tuple[Sequence[int], np.ndarray]]]:
-    """What a video holds, and the frames (T, H, W, 3) of each chosen list, in one pass.
+def _decord_reader(path: Path, size: tuple[int, int]) -> Any:
+    import decord
 
-    The lists are chosen by what the packets promise. Where that proves wrong, or they hold more
-    than THROUGH frames, none is returned: choose and read them again.
-    """
-    lists: list[Sequence[int]] = []
-
-    def wanted(promised: VideoInfo) -> set[int]:
-        lists.extend(choose(promised))
-        numbers = {int(i) for indices in lists for i in indices}
-        return numbers if len(numbers) <= THROUGH else set()
-
-    walk = Walk(path, wanted, size, threads)
-    taken = dict(walk)
-    if walk.info != walk.promised or not taken:
-        return walk.info, []
-    return walk.info, [(indices, np.stack([taken[int(i)] for i in indices])) for indices in lists]
-
-
-class Walk:
-    """A video decoded once from its start: its ``wanted`` frames as (number, (H, W, 3) uint8).
-
-    ``wanted`` chooses by what the packets promise. ``info`` is what the video holds, once it has
-    been decoded to its end. ``threads`` are FFmpeg's: AUTO, or NONE where other threads decode on
-    every core. Raises DecodeError naming the file.
-    """
-
-    def __init__(
-        self, path: Path, wanted: Callable, size: tuple[int, int], threads: str = "AUTO"
-    ) -> None:
-        self.path, self.size, self.threads = existing(path), size, threads
-        with decoding_errors(path):
-            self.info = self.promised = survey(path)
-        self.wanted = set(wanted(self.promised))
-
-    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
-        seen, scale = [], Scaler(self.size)
-        with decoding_errors(self.path):
-            for number, frame in _all(self.path, self.promised, self.threads):
-                seen.append(number)
-                if number in self.wanted:
-                    yield number, scale(frame)
-        self.info = _verified(self.promised, seen)
-
-
-def _verified(promised: VideoInfo, numbers: Sequence[int]) -> VideoInfo:
-    """The info of a video of which the frames ``numbers`` decode, in increasing order."""
-    frames = numbers[-1] + 1
-    lost = tuple(np.setdiff1d(np.arange(frames), numbers).tolist())
-    return replace(
-        promised,
-        frames=frames,
-        times=promised.times[: frames + 1],
-        keyframes=() if lost else promised.keyframes,  # behind damage decoders differ
-        lost=lost,
-        promised=max(promised.promised, frames),
-    )
+    return decord.VideoReader(str(path), width=size[1], height=size[0], num_threads=1)
 
 
 def read_frames(
@@ -202,7 +178,48 @@ def read_in_order(
             yield frame
 
 
-def _all(path: Path, info: VideoInfo, threads: str) -> Iterator[tuple[int, av.VideoFrame]]:
+def _picked(
+    path: Path, info: VideoInfo, wanted: Sequence[int], size: tuple[int, int]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """The ``wanted`` frames (increasing numbers), as (number, (H, W, 3)), squashed to ``size``."""
+    if info.decord and len(wanted) <= THROUGH:
+        with suppress(Exception):  # such as some widths that are no multiple of 32
+            found = _decord_reader(path, size).get_batch(wanted).asnumpy()
+            yield from zip(wanted, found, strict=True)
+            return
+    scale = Scaler(size)
+    for frames, run in _runs(path, info, wanted):
+        left = set(run)
+        for number, frame in frames:
+            if number in left:
+                yield number, scale(frame)
+            if number >= run[-1]:
+                break
+
+
+def _runs(
+    path: Path, info: VideoInfo, wanted: Sequence[int]
+) -> Iterator[tuple[Numbered, Sequence[int]]]:
+    """Parts of ``wanted`` between which a jump to a key frame saves decoding, each with frames.
+
+    These begin at or before the part's first: where the container's index misleads, at the start.
+    """
+    if not info.keyframes:
+        yield _all(path, info, "NONE" if info.lost else "AUTO"), wanted
+        return
+    keys = np.array(info.keyframes)
+    before = keys[np.searchsorted(keys, wanted, "right") - 1]
+    jumps = np.flatnonzero(before[1:] > np.add(wanted[:-1], JUMP)) + 1
+    with opened(path, info.stream, "NONE") as (container, stream):
+        for key, run in zip(before[[0, *jumps]], np.split(wanted, jumps), strict=True):
+            container.seek(round((info.start + info.clock[key]) / stream.time_base), stream=stream)
+            frames = _numbered(container, stream, info)
+            first = next(frames, None)
+            exact = first and first[0] <= run[0]
+            yield chain([first], frames) if exact else _all(path, info, "NONE"), run
+
+
+def _all(path: Path, info: VideoInfo, threads: str) -> Numbered:
     """Every numbered frame that decodes, the same for any ``threads``.
 
     A bad packet takes along frames that other threads have under way: at a gap, decode alone.
@@ -220,7 +237,7 @@ def _all(path: Path, info: VideoInfo, threads: str) -> Iterator[tuple[int, av.Vi
             return
 
 
-def _numbered(container: Any, stream: Any, info: VideoInfo) -> Iterator[tuple[int, av.VideoFrame]]:
+def _numbered(container: Any, stream: Any, info: VideoInfo) -> Numbered:
     last = -1
     for frame in decoded(container, stream):
         number = last + 1
@@ -239,60 +256,30 @@ def _number(info: VideoInfo, seconds: float) -> int:
     return min(near, key=lambda number: abs(info.times[number] - seconds))
 
 
-def _picked(
-    path: Path, info: VideoInfo, wanted: Sequence[int], size: tuple[int, int]
-) -> Iterator[tuple[int, np.ndarray]]:
-    """The ``wanted`` frames (increasing numbers), as (number, (H, W, 3)), squashed to ``size``."""
-    if info.decord and len(wanted) <= THROUGH:
-        with suppress(Exception):  # such as some widths that are no multiple of 32
-            found = decord_reader(path, size).get_batch(wanted).asnumpy()
-            yield from zip(wanted, found, strict=True)
-            return
-    scale = Scaler(size)
-    if not info.keyframes:
-        left = set(wanted)
-        for number, frame in _all(path, info, "NONE" if info.lost else "AUTO"):
-            if number in left:
-                yield number, scale(frame)
-            if number >= wanted[-1]:
-                return
-        return
-    with opened(path, info.stream, "NONE") as (container, stream):
-        for run in _runs(wanted, info.keyframes):
-            left = set(run)
-            for number, frame in _from(path, container, stream, info, run[0]):
-                if number in left:
-                    yield number, scale(frame)
-                if number >= run[-1]:
-                    break
+class Scaler:
+    """Makes upright RGB arrays of a stream's frames; a change of its format gets new filters."""
 
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.size, self._form, self._graph = size, None, None
 
-def _from(
-    path: Path, container: Any, stream: Any, info: VideoInfo, first: int
-) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Numbered frames from the last key frame up to ``first``.
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        """A decoded frame as (H, W, 3) uint8, turned upright and squashed to the size."""
+        form = (frame.width, frame.height, frame.format.name, display_matrix(frame))
+        if form != self._form:
+            self._form, self._graph = form, self._filters(frame)
+        self._graph.push(frame)
+        return self._graph.pull().to_ndarray()
 
-    Where the container's index misleads: from the start, in a container opened anew.
-    """
-    key = info.keyframes[bisect_right(info.keyframes, first) - 1]
-    container.seek(round((info.start + info.clock[key]) / stream.time_base), stream=stream)
-    frames = _numbered(container, stream, info)
-    begin = next(frames, None)
-    if begin and begin[0] <= first:
-        yield begin
-        yield from frames
-    else:
-        yield from _all(path, info, "NONE")
-
-
-def _runs(wanted: Sequence[int], keyframes: Sequence[int]) -> Iterator[list[int]]:
-    """Parts of ``wanted`` between which a jump to a key frame saves decoding."""
-    run: list[int] = []
-    for number in wanted:
-        place = bisect_right(keyframes, number)
-        if run and place and keyframes[place - 1] > run[-1] + JUMP:
-            yield run
-            run = []
-        run.append(number)
-    if run:
-        yield run
+    def _filters(self, frame: av.VideoFrame) -> Graph:
+        graph = Graph()
+        form = {"width": frame.width, "height": frame.height, "format": frame.format}
+        nodes = [graph.add_buffer(**form, time_base=frame.time_base)]
+        a, b, c, d = display_matrix(frame)
+        turns = [f"transpose={2 * (b < 0) + (c < 0)}"] if a == d == 0 else []
+        flips = [name for name, sign in (("hflip", a), ("vflip", d)) if sign < 0]
+        scale = f"scale={self.size[1]}:{self.size[0]}:flags=bilinear"
+        for step in (*turns, *flips, scale, "format=rgb24", "buffersink"):
+            name, _, options = step.partition("=")
+            nodes.append(graph.add(name, options or None))
+        graph.link_nodes(*nodes).configure()
+        return graph

@@ -1,48 +1,33 @@
 """Disks that are full, folders that cannot be written, and files that are not what they seem."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-import nbformat
 import numpy as np
-import pandas as pd
 import torch
 from test_training import tiny_model
 from test_video import SIZE, write_ids
 
 from alertclip import checkpoint
 from alertclip.cache import FrameCache, parallel_fill
-from alertclip.files import atomic_write, locked, write_json
-from companion.figures import write_table
+from alertclip.files import locked, write_json
 from curation.__main__ import find_videos
 from detectors.features import read_features
 
 from .harness import Case, disk, refused
 
+STOPS = "stops; nothing torn is left"
 FULL, READ_ONLY = r"No space left.*make room", r"cannot be written \((Read-only|Not a dir|File ex)"
 
 
 def save_stage(folder: Path, step: int = 2) -> None:
-    """A checkpoint of the tiny model."""
     model = tiny_model()
     optimizer = torch.optim.AdamW(checkpoint.trainable(model).values())
     checkpoint.save_checkpoint(folder, step, model, optimizer, torch.device("cpu"), 2)
 
 
-def save_table(folder: Path) -> None:
-    """A table of half a megabyte."""
-    write_table(pd.DataFrame({"x": np.arange(1e5)}), folder / "a.csv")
-
-
-def save_notebook(folder: Path) -> None:
-    """A notebook of half a megabyte."""
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("text " * 100_000)])
-    with atomic_write(folder / "notebook.ipynb") as temporary:
-        nbformat.write(book, temporary)
-
-
 def fill_cache(folder: Path) -> None:
-    """Decode a clip into a frame cache."""
     path = write_ids(folder.parent / "a.mp4")
     parallel_fill(FrameCache(folder, SIZE), [(path, range(40))], 1)
 
@@ -50,44 +35,26 @@ def fill_cache(folder: Path) -> None:
 WRITERS: dict[str, Callable[[Path], object]] = {
     "checkpoint": save_stage,
     "frame cache": fill_cache,
-    "CSV": save_table,
     "JSON": lambda folder: write_json(folder / "a.json", list(range(100_000))),
-    "notebook": save_notebook,
     "log": lambda folder: checkpoint.append_row(folder, {"row": "x" * 500_000}),
 }
 
 
-def full_disk(name: str, write: Callable[[Path], object]) -> Case:
-    """A disk of 64 kB; nothing half-written stays on it."""
-
-    def run(folder: Path) -> str:
-        with disk(folder / "disk", "size=64k") as small:
-            message = refused(write, small)
-            left = [p for p in small.rglob("*") if p.is_file() and p.name != "log.jsonl"]
-            assert not [p for p in left if p.parent.name != "surveys-2"], left
-        return message
-
-    return Case(f"disk full: {name}", "stops; nothing torn is left", FULL, run)
-
-
-def read_only(name: str, write: Callable[[Path], object]) -> Case:
-    """A disk that may not be written."""
-
-    def run(folder: Path) -> str:
-        with disk(folder / "disk", "ro,size=1m") as small:
-            return refused(write, small)
-
-    return Case(f"read-only folder: {name}", "stops", READ_ONLY, run)
+def write_on(options: str, write: Callable[[Path], object], folder: Path) -> str:
+    """On a disk that is too small or may not be written; nothing half-written stays on it."""
+    with disk(folder / "disk", options) as small:
+        message = refused(write, small)
+        left = [p for p in small.rglob("*") if p.is_file() and p.name != "log.jsonl"]
+        assert not [p for p in left if p.parent.name != "surveys-2"], left
+    return message
 
 
 def second_run(folder: Path) -> str:
-    """Two runs of one folder at once."""
     with locked(folder / ".lock", wait=False):
         return refused(locked(folder / ".lock", wait=False).__enter__)
 
 
 def save_archive(path: Path, write: Callable[[Path], object]) -> None:
-    """An archive that was given the name of an array."""
     write(path.with_suffix(".npz"))
     path.with_suffix(".npz").rename(path)
 
@@ -104,17 +71,12 @@ FEATURES: list[tuple[str, Callable[[Path], object], str]] = [
 ]
 
 
-def feature_case(given: str, write: Callable[[Path], object], says: str) -> Case:
-    """A feature file of a detector, beside good ones of other precisions."""
-
-    def run(folder: Path) -> str:
-        for kind in (np.float16, np.float64):
-            np.save(folder / "good.npy", ONE.astype(kind))
-            assert read_features(folder / "good.npy").dtype == np.float32
-        write(folder / "a.npy")
-        return refused(read_features, folder / "a.npy")
-
-    return Case(f"feature file: {given}", "refused by name", rf"a\.npy: .*{says}", run)
+def read_bad_features(write: Callable[[Path], object], folder: Path) -> str:
+    for kind in (np.float16, np.float64):
+        np.save(folder / "good.npy", ONE.astype(kind))
+        assert read_features(folder / "good.npy").dtype == np.float32
+    write(folder / "a.npy")
+    return refused(read_features, folder / "a.npy")
 
 
 def linked_clips(folder: Path) -> str:
@@ -129,9 +91,12 @@ def linked_clips(folder: Path) -> str:
 
 
 CASES = [
-    *(feature_case(*row) for row in FEATURES),
+    *(Case(f"feature file: {given}", "refused by name", rf"a\.npy: .*{says}",
+           partial(read_bad_features, write)) for given, write, says in FEATURES),
     Case("folder: links to another disk", "followed", "^Fight/a.WMV Normal.mp4$", linked_clips),
-    *(full_disk(*writer) for writer in WRITERS.items()),
-    *(read_only(*writer) for writer in WRITERS.items()),
+    *(Case(f"disk full: {name}", STOPS, FULL, partial(write_on, "size=64k", write))
+      for name, write in WRITERS.items()),
+    *(Case(f"read-only folder: {name}", "stops", READ_ONLY, partial(write_on, "ro,size=1m", write))
+      for name, write in WRITERS.items()),
     Case("two runs at once in one folder", "the second stops", "another run is at", second_run),
-]
+]  # fmt: skip
