@@ -8,12 +8,12 @@ from torch import nn
 from torch.nn.functional import normalize
 from torchvision.ops import roi_align
 
+from alertclip.backbone import image_and_patches
 from alertclip.clips import Batch
 from alertclip.errors import InputError
 from alertclip.lora import add_lora
 from alertclip.losses import total_loss
 from alertclip.model import AttentionPooling, TemporalTransformer, region_sequence, roi_features
-from alertclip.tower import image_and_patches
 
 WHOLE = [0.0, 0.0, 1.0, 1.0]
 

@@ -15,10 +15,11 @@ from torch.multiprocessing import get_context
 
 from alertclip import distributed
 from alertclip.checkpoint import read_history, trainable
+from alertclip.clips import collate
 from alertclip.errors import InputError
 from alertclip.files import Shard, parse_shard
 from alertclip.hyperparameters import TrainingParams
-from alertclip.training import Run, collate_seen, fit, micro_batches
+from alertclip.training import Run, fit, micro_batches
 
 CPU = torch.device("cpu")
 TRACKED = ("loss", "loss_hard", "grad_norm", "validation_loss", "recall_at_1", "signed_gap")
@@ -68,7 +69,7 @@ def one_step(_: Path, negatives: str) -> dict[str, Any]:
     stage = changed(batch_size=5, accumulation=2, steps=1)
     sampler = micro_batches(10, stage, 3, 0, distributed.own_shard())
     data = Uneven()
-    batches = [collate_seen([data[i] for i in indices]) for indices in sampler]
+    batches = [collate([data[i] for i in indices]) for indices in sampler]
     return dict(zip(("losses", "gradients"), gradients(batches, negatives), strict=True))
 
 

@@ -12,7 +12,7 @@ from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from alertclip.backbone import load_backbone
 from alertclip.errors import InputError
-from alertclip.export import HEAD, META, export_huggingface, export_open_clip, load_alertclip, main
+from alertclip.export import HEAD, META, export_huggingface, export_open_clip, load_alertclip
 from alertclip.files import UMASK, read_json
 from alertclip.lora import add_lora
 from alertclip.model import AlertCLIP
@@ -97,19 +97,6 @@ def test_adapter_fits_the_weights_the_stage_started_from(tuned, tmp_path):
     tuned.adapted = PeftModel.from_pretrained(tuned.adapted, str(tmp_path / "adapter")).eval()
     for old, new in zip(before, embeddings(tuned), strict=True):
         torch.testing.assert_close(new, old, atol=1e-5, rtol=0)
-
-
-def test_command_line_writes_the_other_formats(tuned, tmp_path):
-    before = embeddings(tuned)
-    folder = str(export_open_clip(tuned, tmp_path / "full", {"stage": 2}))
-    main([folder, "--format", "open_clip", "--out", str(tmp_path / "copy")])
-    for old, new in zip(before, embeddings(load_alertclip(tmp_path / "copy")), strict=True):
-        torch.testing.assert_close(new, old, atol=1e-5, rtol=0)
-    assert read_json(tmp_path / "copy" / META)["stage"] == 2
-    main([folder, "--format", "peft", "--out", str(tmp_path / "adapter")])
-    assert (tmp_path / "adapter/adapter_model.safetensors").is_file()
-    with pytest.raises(SystemExit, match="not a finished Alert-CLIP export"):
-        main([str(tmp_path), "--format", "huggingface", "--out", str(tmp_path / "hf")])
 
 
 def test_unfinished_and_foreign_folders_are_refused(tuned, tmp_path):

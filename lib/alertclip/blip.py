@@ -143,18 +143,14 @@ def save_blip(backbone: Any, out: Path) -> None:
     config = transformers.BlipConfig.from_dict(model.architecture.to_dict())
     config.logit_scale_init_value = model.logit_scale.item()
     blip = transformers.BlipForImageTextRetrieval(config)
-    blip.load_state_dict(stock_names(model.state_dict()), strict=True)
+    packed = pack_state_dict(model.state_dict())
+    del packed["logit_scale"]
+    blip.load_state_dict({rename(name, NAMES): packed[name] for name in packed}, strict=True)
     blip.save_pretrained(out)
     size = dict(zip(("height", "width"), model.visual.image_size, strict=True))
     statistics = {"image_mean": list(backbone.mean), "image_std": list(backbone.std)}
     images = transformers.BlipImageProcessor(size=size, **statistics)
     transformers.BlipProcessor(images, backbone.tokenizer.tokenizer).save_pretrained(out)
-
-
-def stock_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """State dict of a ``BlipRetrieval`` under transformers' names, the temperature left out."""
-    packed = pack_state_dict(state)
-    return {rename(name, NAMES): packed[name] for name in packed if name != "logit_scale"}
 
 
 def rename(name: str, patterns: Sequence[tuple[str, str]]) -> str:

@@ -1,6 +1,6 @@
 """Export the tuned model for other libraries, and load an export as AlertCLIP again.
 
-``python -m alertclip.export runs/mini/full --format huggingface --out FOLDER``
+``python -m alertclip.export runs/mini/full --out FOLDER``: as a transformers ``CLIPModel``.
 
 An Alert-CLIP folder holds:
 open_clip_config.json, open_clip_model.safetensors   stock open_clip loads it: local-dir:FOLDER
@@ -161,7 +161,10 @@ def export_huggingface(model: AlertCLIP, out: Path) -> Path:
     from transformers import CLIPImageProcessor, CLIPModel
 
     clip = CLIPModel(_clip_config(model))
-    clip.load_state_dict(_transformers_names(model.clip.state_dict()), strict=True)
+    state = model.clip.state_dict()
+    for name in ("visual.proj", "text_projection"):  # parameters here, nn.Linear there
+        state[name] = state[name].T.contiguous()
+    clip.load_state_dict({rename(name, NAMES): state[name] for name in state}, strict=True)
     clip.save_pretrained(out)
     height, width = model.image_size
     CLIPImageProcessor(
@@ -187,38 +190,26 @@ def _clip_config(model: AlertCLIP) -> "CLIPConfig":
             f"{model.backbone.name}: CLIPModel needs a CLIP with class-token pooling, square images"
             " and CLIP's vocabulary; use the open_clip export"
         )
-    shared = {
-        "projection_dim": model.backbone.embed_dim,
-        "hidden_act": "quick_gelu" if model.backbone.config.get("quick_gelu") else "gelu",
-    }
-    vision = {"image_size": height, "patch_size": visual.patch_size[0]}
-    text = {
-        "vocab_size": clip.vocab_size,
-        "max_position_embeddings": clip.context_length,
-        "bos_token_id": 49406,
-        "eos_token_id": 49407,
-        "pad_token_id": 49407,
-    }
+    activation = "quick_gelu" if model.backbone.config.get("quick_gelu") else "gelu"
+
+    def tower(transformer: nn.Module, **own: int) -> dict[str, Any]:
+        block = transformer.resblocks[0]
+        return own | {
+            "projection_dim": model.backbone.embed_dim,
+            "hidden_act": activation,
+            "hidden_size": transformer.width,
+            "num_hidden_layers": transformer.layers,
+            "num_attention_heads": block.attn.num_heads,
+            "intermediate_size": block.mlp.c_fc.out_features,
+        }
+
+    words = {"vocab_size": clip.vocab_size, "max_position_embeddings": clip.context_length}
+    ends = {"bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407}
     return CLIPConfig(
-        text_config=text | _sizes(clip.transformer) | shared,
-        vision_config=vision | _sizes(visual.transformer) | shared,
+        text_config=tower(clip.transformer, **words, **ends),
+        vision_config=tower(visual.transformer, image_size=height, patch_size=visual.patch_size[0]),
         projection_dim=model.backbone.embed_dim,
     )
-
-
-def _transformers_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """State dict of a split open_clip CLIP under transformers' names."""
-    state = {name: tensor for name, tensor in state.items() if not name.endswith("attn_mask")}
-    for name in ("visual.proj", "text_projection"):  # parameters here, nn.Linear there
-        state[name] = state[name].T.contiguous()
-    return {rename(name, NAMES): tensor for name, tensor in state.items()}
-
-
-def _sizes(transformer: nn.Module) -> dict[str, int]:
-    block = transformer.resblocks[0]
-    names = "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"
-    sizes = transformer.width, transformer.layers, block.attn.num_heads, block.mlp.c_fc.out_features
-    return dict(zip(names, sizes, strict=True))
 
 
 def _clip_tokenizer(context_length: int) -> "CLIPTokenizer":
@@ -239,29 +230,16 @@ def _clip_tokenizer(context_length: int) -> "CLIPTokenizer":
     )
 
 
-def convert(folder: Path, kind: str, out: Path) -> Path:
-    """Write an Alert-CLIP folder to ``out`` as ``open_clip``, ``huggingface`` or ``peft``."""
-    if kind == "huggingface":
-        return export_huggingface(load_alertclip(folder), out)
-    if kind == "open_clip":
-        return export_open_clip(load_alertclip(folder), out, read_json(folder / META))
-    if not (folder / ADAPTER).is_dir():
-        raise InputError(f"{folder}: no {ADAPTER}/; give the folder of a training stage")
-    shutil.copytree(folder / ADAPTER, out, copy_function=shutil.copyfile, dirs_exist_ok=True)
-    return out
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line: convert an Alert-CLIP folder."""
+    """Command line: write an Alert-CLIP folder as a ``CLIPModel``."""
     parser = argparse.ArgumentParser(
-        prog="python -m alertclip.export", description="Export a tuned model for other libraries."
+        prog="python -m alertclip.export", description="Export a tuned model for transformers."
     )
     parser.add_argument("folder", type=Path, help="a tuned model, such as runs/mini/full")
-    parser.add_argument("--format", choices=("open_clip", "huggingface", "peft"), required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(arguments)
     try:
-        print(convert(args.folder, args.format, args.out))
+        print(export_huggingface(load_alertclip(args.folder), args.out))
     except InputError as error:
         sys.exit(str(error))
 
