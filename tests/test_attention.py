@@ -109,7 +109,7 @@ def test_token_embedding_is_adapted_where_it_is_asked_for():
     assert (tuned - plain).abs().max() > 1e-3
     torch.testing.assert_close(towers(merge_lora(model)), tuned, atol=1e-5, rtol=1e-5)
     with pytest.raises(InputError, match="add text"):
-        target_pattern(["embedding"], ["visual"])
+        target_pattern(model, ["embedding"], ["visual"])
 
 
 def test_lora_needs_a_split_model_without_adapters():

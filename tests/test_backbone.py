@@ -165,7 +165,7 @@ def test_weights_of_openai_and_open_clip_files_are_those_that_were_saved(state, 
         assert (made.stat().st_mtime_ns, (tmp_path / name).stat().st_mtime_ns) == (written, before)
     with pytest.raises(InputError, match="QuickGELU.*backbone=ViT-B-32-quickgelu"):
         load_backbone(BASE, str(tmp_path / "ViT-B-32.pt"))
-    with pytest.raises(InputError, match="size mismatch.*(.|\n)*weights of another model"):
+    with pytest.raises(InputError, match="weights of another model than ViT-B-16-quickgelu"):
         load_backbone("ViT-B-16-quickgelu", str(tmp_path / "epoch_3.pt"))
 
 

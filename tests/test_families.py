@@ -174,7 +174,6 @@ def test_blip_scores_are_those_of_transformers(folders):
     text = backbone.model.encode_text(inputs.input_ids)
     found = normalize(image, dim=-1) @ normalize(text, dim=-1).T
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(backbone.model.encode_image(pixels), image)
     states = stock.vision_model(pixels).last_hidden_state  # normed
     patch = stock.vision_proj(states[:, 1 + 3 * 2 + 1])
     torch.testing.assert_close(grid[:, :, 2, 1], patch, atol=1e-5, rtol=1e-5)
@@ -204,7 +203,7 @@ def test_value_path_equals_a_last_block_whose_attention_is_the_identity(folders,
     image, grid = image_and_patches(visual, pixels, "value")
     plain = image_and_patches(visual, pixels, "plain")
     assert torch.equal(image, plain[0]) and not torch.allclose(grid, plain[1], atol=1e-2)
-    last = take_apart(visual).last.modules()
+    last = take_apart(visual)[0].modules()
     attention = next(part for part in last if isinstance(part, Projections))
     attention.attend = lambda q, k, v, mask=None: attention.out_proj(attention.v_proj(v))
     torch.testing.assert_close(image_and_patches(visual, pixels, "plain")[1], grid)

@@ -9,9 +9,8 @@ import os
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import open_clip
 from open_clip.pretrained import list_pretrained_tags_by_model
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 from alertclip.attention import Projections, split_attention
 from alertclip.blip import BlipVision, is_blip, read_blip
-from alertclip.checkpoint import ARCHIVE, as_safetensors, file_metadata
+from alertclip.checkpoint import ARCHIVE, as_safetensors, file_header
 from alertclip.errors import InputError
 from alertclip.files import read_json
 
@@ -31,13 +30,14 @@ WEIGHTS = Path(__file__).resolve().parents[1] / "miniworld/weights"
 PACKAGED = {name: WEIGHTS / name for name in ("miniclip", "minisiglip")}  # need no download
 CONFIG = "open_clip_config.json"
 PatchTokens = Literal["plain", "value"]
+Projection = Callable[[Tensor], Tensor]
 
 
 @dataclass
 class Backbone:
     """A model with split attention, its tokenizer and its geometry.
 
-    ``model`` has ``visual``, ``encode_image``, ``encode_text`` and ``logit_scale`` as open_clip's.
+    ``model`` has ``visual``, ``encode_text`` and ``logit_scale`` as open_clip's.
     """
 
     model: nn.Module
@@ -66,31 +66,35 @@ def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
     missing, are of another model or were trained with another activation.
     """
     keep_freed_memory()  # every long computation starts here
+    folder, options = None, {}
     if brings_weights(name):
         if pretrained is not None:
             raise InputError(
                 f"backbone {name} brings its own weights: leave pretrained empty, not {pretrained}"
             )
-        source = PACKAGED.get(name) or Path(name.partition(":")[2])
-        if name.startswith("blip:") or is_blip(source):
-            model, tokenizer = read_blip(str(source))
+        folder = PACKAGED.get(name) or Path(name.partition(":")[2])
+        if name.startswith("blip:") or is_blip(folder):
+            model, tokenizer = read_blip(str(folder))
             config = model.architecture.to_dict()
             return _describe(model, tokenizer, name, config["image_text_hidden_size"], config)
-        return _load_folder(name, source)
-    config = open_clip.get_model_config(name)
-    if config is None:
+        if not (folder / CONFIG).is_file():
+            make = "; python -m miniworld.prior makes it" if name in PACKAGED else ""
+            raise InputError(f"backbone {name}: no {CONFIG} in {folder}{make}")
+        config = read_json(folder / CONFIG).get("model_cfg")
+        options["require_pretrained"] = True  # otherwise open_clip goes on with random weights
+    elif (config := open_clip.get_model_config(name)) is None:
         raise InputError(f"backbone {name}: no such open_clip model; see open_clip.list_models()")
-    pixels: dict[str, Any] = {}
-    if pretrained is not None:
+    elif pretrained is not None:
         if Path(pretrained).is_file():
             pretrained = str(as_safetensors(Path(pretrained)))
-        pixels = _check_weights(name, pretrained, config)
+        options = _check_weights(name, pretrained, config) | {"pretrained": pretrained}
+    source = f"local-dir:{folder}" if folder else name
     try:
-        model, _, _ = open_clip.create_model_and_transforms(name, pretrained=pretrained, **pixels)
-        tokenizer = open_clip.get_tokenizer(name)  # SigLIP's comes from the hub
-    except Exception as error:  # hub, network and file errors share no base class
-        raise InputError(_missing(name, pretrained, error)) from error
-    return from_clip(model, tokenizer, name, config)
+        model, _, _ = open_clip.create_model_and_transforms(source, **options)
+        tokenizer = open_clip.get_tokenizer(source)  # SigLIP's comes from the hub
+    except Exception as error:  # hub, network, parsing and misfit files share no base class
+        raise InputError(_missing(name, pretrained, folder, error)) from error
+    return from_clip(model, tokenizer, name, config, folder)
 
 
 def from_clip(
@@ -119,32 +123,14 @@ def from_clip(
 
 def _describe(model: nn.Module, tokenizer: Callable, name: str, *rest: Any) -> Backbone:
     visual = model.visual
-    size, grid = tuple(visual.image_size), take_apart(visual).grid
+    size, grid = tuple(visual.image_size), take_apart(visual)[1]
     mean = tuple(getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN)
     std = tuple(getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD)
     return Backbone(model.eval(), tokenizer, name, size, mean, std, grid, *rest)
 
 
-def _load_folder(name: str, folder: Path) -> Backbone:
-    if not (folder / CONFIG).is_file():
-        make = "; python -m miniworld.prior makes it" if name in PACKAGED else ""
-        raise InputError(f"backbone {name}: no {CONFIG} in {folder}{make}")
-    settings = read_json(folder / CONFIG)
-    source = f"local-dir:{folder}"
-    try:
-        # require_pretrained: otherwise open_clip goes on with random weights.
-        model, _, _ = open_clip.create_model_and_transforms(source, require_pretrained=True)
-        tokenizer = open_clip.get_tokenizer(source)
-    except Exception as error:  # parsing, missing and misfit files share no base class
-        raise InputError(
-            f"backbone {name}: {folder} needs {CONFIG}, open_clip_model.safetensors that fits it"
-            f" and, if it names one, its tokenizer ({type(error).__name__}: {error})"
-        ) from error
-    return from_clip(model, tokenizer, name, settings.get("model_cfg", {}), folder)
-
-
 def _check_weights(name: str, pretrained: str, config: dict[str, Any]) -> dict[str, Any]:
-    """Refuse weights that are missing or expect the other activation.
+    """Refuse weights that are missing, of another CLIP or for the other activation.
 
     Returns the mean and standard deviation of the pixels for weights in a file, which open_clip
     would take to be CLIP's: those of the config beside it, else of the model's published weights.
@@ -158,7 +144,11 @@ def _check_weights(name: str, pretrained: str, config: dict[str, Any]) -> dict[s
             raise InputError(f"pretrained {path}: no such file, and {name} has the tags {known}")
         beside = path.with_name(CONFIG)  # our exports have one
         found = read_json(beside) if beside.is_file() else {}
-        archive = file_metadata(path).get("source") == ARCHIVE
+        metadata, shapes = file_header(path)
+        stem, vision = shapes.get("visual.conv1.weight"), config["vision_cfg"]
+        if stem and stem[::2] != [vision.get("width"), vision.get("patch_size")]:
+            raise InputError(f"pretrained {path}: weights of another model than {name}")
+        archive = metadata.get("source") == ARCHIVE
         trained = {"quick_gelu": True} if archive else found.get("model_cfg")
         published = open_clip.get_pretrained_cfg(name, tags[0]) if tags else {}
         pixels = found.get("preprocess_cfg") or published
@@ -172,11 +162,17 @@ def _check_weights(name: str, pretrained: str, config: dict[str, Any]) -> dict[s
     return {f"image_{key}": tuple(pixels[key]) for key in ("mean", "std") if pixels.get(key)}
 
 
-def _missing(name: str, pretrained: str | None, error: Exception) -> str:
-    message = f"backbone {name}, pretrained {pretrained}: {type(error).__name__}: {error}"
+def _missing(name: str, pretrained: str | None, folder: Path | None, error: Exception) -> str:
+    reason = f"{type(error).__name__}: {error}"
+    if folder:
+        return (
+            f"backbone {name}: {folder} needs {CONFIG}, open_clip_model.safetensors that fits it"
+            f" and, if it names one, its tokenizer ({reason})"
+        )
+    message = f"backbone {name}, pretrained {pretrained}: {reason}"
     tag = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else None
     if not tag:
-        return message + (pretrained is not None) * "; are these the weights of another model?"
+        return message
     return (
         f"{message}. Download {tag.get('hf_hub', '').rstrip('/') or tag.get('url')} from the"
         " Hugging Face hub into a folder and pass backbone=local-dir:FOLDER with pretrained empty"
@@ -196,41 +192,33 @@ def keep_freed_memory() -> None:
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
-class Tower(NamedTuple):
-    """What the families name differently in a vision tower.
+def take_apart(visual: nn.Module) -> tuple[nn.Module, tuple[int, int], Projection]:
+    """What the families name differently in a vision tower: BLIP, SigLIP (timm), CLIP (open_clip).
 
-    ``patches``: tokens (F, N, width) after the last block -> patch tokens (F, h * w, D) in the
-    space of the texts; F frames, N tokens, D dimensions.
+    Its last block; the patch grid (h, w); and what maps the tokens (F, N, width) after that block
+    to patch tokens (F, h * w, D) in the space of the texts.
     """
-
-    last: nn.Module  # its last block
-    grid: tuple[int, int]  # h, w
-    patches: Callable[[Tensor], Tensor]
-
-
-def take_apart(visual: nn.Module) -> Tower:
-    """The parts of a vision tower: BLIP's, SigLIP's (timm) or CLIP's (open_clip's own)."""
     if isinstance(visual, BlipVision):
-        return Tower(visual.model.encoder.layers[-1], visual.grid, visual.patches)
+        blip = visual.model
+
+        def patches(tokens: Tensor) -> Tensor:
+            return visual.proj(blip.post_layernorm(tokens[:, 1:]))  # without the class token
+
+        return blip.encoder.layers[-1], visual.grid, patches
     if isinstance(visual, TimmModel):
         trunk = visual.trunk
-        grid = tuple(trunk.patch_embed.grid_size)
-        return Tower(trunk.blocks[-1], grid, partial(_siglip_patches, visual))
+
+        def patches(tokens: Tensor) -> Tensor:
+            # Each pooled alone: the feature of an image that has only this token, just as CLIP's.
+            x = trunk.attn_pool.values(trunk.norm(tokens[:, trunk.num_prefix_tokens :]))
+            return visual.head(trunk.head(trunk.fc_norm(x)))
+
+        return trunk.blocks[-1], tuple(trunk.patch_embed.grid_size), patches
 
     def patches(tokens: Tensor) -> Tensor:
-        return visual.ln_post(tokens[:, 1:]) @ visual.proj  # without the class token
+        return visual.ln_post(tokens[:, 1:]) @ visual.proj
 
-    return Tower(visual.transformer.resblocks[-1], tuple(visual.grid_size), patches)
-
-
-def _siglip_patches(visual: TimmModel, tokens: Tensor) -> Tensor:
-    """Each patch token pooled alone, where it gets all the attention.
-
-    That is the feature of an image that has only this token, just as CLIP projects a patch.
-    """
-    trunk = visual.trunk
-    x = trunk.attn_pool.values(trunk.norm(tokens[:, trunk.num_prefix_tokens :]))
-    return visual.head(trunk.head(trunk.fc_norm(x)))
+    return visual.transformer.resblocks[-1], tuple(visual.grid_size), patches
 
 
 def image_and_patches(
@@ -244,22 +232,18 @@ def image_and_patches(
     """
     if patch_tokens is None:
         return visual(pixels), None
-    tower, seen = take_apart(visual), []
-    hook = tower.last.register_forward_hook(lambda _block, x, y: seen.append((x[0], y)))
+    (last, grid, project), seen = take_apart(visual), []
+    hook = last.register_forward_hook(lambda _block, x, y: seen.append((x[0], y)))
     try:
         image = visual(pixels)
     finally:
         hook.remove()
-    x, y = seen[0]
-    tokens = value_path(tower.last, x) if patch_tokens == "value" else y
-    return image, tower.patches(tokens).transpose(1, 2).unflatten(2, tower.grid)
-
-
-def value_path(block: nn.Module, x: Tensor) -> Tensor:
-    """A block in which each token attends to itself only: x (F, N, width) -> same shape."""
-    parts = block.named_children()
-    name, attention = next(part for part in parts if isinstance(part[1], Projections))
-    # Copies share the weights, and are still local when checkpointing recomputes them.
-    block, attention = copy(block), copy(attention)
-    attention.local, block._modules = True, block._modules | {name: attention}
-    return block(x)
+    x, tokens = seen[0]
+    if patch_tokens == "value":
+        parts = last.named_children()
+        name, attention = next(part for part in parts if isinstance(part[1], Projections))
+        # Copies share the weights, and are still local when checkpointing recomputes them.
+        block, attention = copy(last), copy(attention)
+        attention.local, block._modules = True, block._modules | {name: attention}
+        tokens = block(x)
+    return image, project(tokens).transpose(1, 2).unflatten(2, grid)

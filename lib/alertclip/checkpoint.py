@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, _weights_only_unpickler, nn
 from torch._weights_only_unpickler import get_globals_in_pkl
@@ -191,7 +191,7 @@ def as_safetensors(path: Path) -> Path:
     made = path.with_name(f"{path.name}.safetensors")
     source = f"{path.stat().st_size} bytes of {path.stat().st_mtime_ns}"
     try:
-        if made.is_file() and file_metadata(made).get("of") == source:
+        if made.is_file() and file_header(made)[0].get("of") == source:
             return made
         names = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
         archive = any("/code/" in name for name in names)
@@ -208,10 +208,14 @@ def as_safetensors(path: Path) -> Path:
     return made
 
 
-def file_metadata(path: Path) -> dict[str, str]:
-    """What a safetensors file says of itself."""
-    with safe_open(path, "pt") as file:
-        return file.metadata() or {}
+def file_header(path: Path) -> tuple[dict[str, str], dict[str, list[int]]]:
+    """What a safetensors file says of itself, and its tensors' shapes; InputError if it is none."""
+    try:
+        with safe_open(path, "pt") as file:
+            names = file.keys()
+            return file.metadata() or {}, {n: file.get_slice(n).get_shape() for n in names}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a safetensors file ({error})") from None
 
 
 def _whole(name: str, tensor: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from alertclip.attention import pack_state_dict
 from alertclip.backbone import CONFIG, Backbone, load_backbone
-from alertclip.blip import BlipRetrieval, rename, save_blip
+from alertclip.blip import BlipRetrieval, renamed, save_blip
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, read_json, share, write_json, writing
 from alertclip.lora import has_lora, merge_lora
@@ -37,24 +37,6 @@ if TYPE_CHECKING:
 WEIGHTS, HEAD, META = "open_clip_model.safetensors", "alert_temporal.safetensors", "alert_clip.json"
 ADAPTER = "adapter"
 TOKENIZER = ("*token*.json", "vocab.*", "merges.txt", "*.model")  # Hugging Face tokenizer files
-NAMES = (  # open_clip (attention split) -> transformers, applied in order
-    (r"^visual\.proj$", "visual_projection.weight"),
-    (r"^text_projection$", "text_projection.weight"),
-    (r"^visual\.class_embedding$", "vision_model.embeddings.class_embedding"),
-    (r"^visual\.conv1", "vision_model.embeddings.patch_embedding"),
-    (r"^visual\.positional_embedding$", "vision_model.embeddings.position_embedding.weight"),
-    (r"^visual\.ln_pre", "vision_model.pre_layrnorm"),
-    (r"^visual\.ln_post", "vision_model.post_layernorm"),
-    (r"^token_embedding", "text_model.embeddings.token_embedding"),
-    (r"^positional_embedding$", "text_model.embeddings.position_embedding.weight"),
-    (r"^ln_final", "text_model.final_layer_norm"),
-    (r"^visual\.transformer\.resblocks", "vision_model.encoder.layers"),
-    (r"^transformer\.resblocks", "text_model.encoder.layers"),
-    (r"\.ln_([12])\.", r".layer_norm\1."),
-    (r"\.mlp\.c_fc\.", ".mlp.fc1."),
-    (r"\.mlp\.c_proj\.", ".mlp.fc2."),
-    (r"\.attn\.", ".self_attn."),
-)
 
 
 def export_open_clip(model: AlertCLIP, out: Path, meta: dict[str, Any]) -> Path:
@@ -164,7 +146,7 @@ def export_huggingface(model: AlertCLIP, out: Path) -> Path:
     state = model.clip.state_dict()
     for name in ("visual.proj", "text_projection"):  # parameters here, nn.Linear there
         state[name] = state[name].T.contiguous()
-    clip.load_state_dict({rename(name, NAMES): state[name] for name in state}, strict=True)
+    clip.load_state_dict(renamed(state, "clip"), strict=True)
     clip.save_pretrained(out)
     height, width = model.image_size
     CLIPImageProcessor(

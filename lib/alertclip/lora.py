@@ -23,19 +23,29 @@ PROJECTIONS = {
 WORDS = r"(text\.)?token_embedding|text\.encoder\.embeddings\.word_embeddings"
 
 
-def target_pattern(targets: Sequence[str], towers: Sequence[str]) -> str:
+def target_pattern(
+    clip: nn.Module, targets: Sequence[str], towers: Sequence[str], blocks: int | None = None
+) -> str:
     """Regular expression of the adapted layers, in the visual and/or text tower.
 
     Targets: the projections q, k, v, out, and "embedding", the text tower's token embedding; any
-    other name is a KeyError.
+    other name is a KeyError. ``blocks``: only in so many upper blocks of each tower.
     """
-    words = "embedding" in targets
-    if words and "text" not in towers:
-        raise InputError("LoRA target embedding: it is in the text tower; add text to lora_towers")
-    attention = "|".join(TOWERS[tower] for tower in towers)
+    names = [name for name, _ in clip.named_modules()]
     projections = "|".join(PROJECTIONS[target] for target in targets if target != "embedding")
-    pattern = rf"({attention})\.({projections})"
-    return f"{pattern}|{WORDS}" if words else pattern
+    found = []
+    for tower in towers:
+        own = [n for n in names if re.fullmatch(rf"({TOWERS[tower]})\.({projections})", n)]
+        number = {name: int(re.search(r"\.(\d+)\.", name)[1]) for name in own}
+        last = max(number.values(), default=0)
+        found += [name for name in own if blocks is None or number[name] > last - blocks]
+    if "embedding" in targets:
+        if "text" not in towers:
+            raise InputError(
+                "LoRA target embedding: it is in the text tower; add text to lora_towers"
+            )
+        found += [name for name in names if re.fullmatch(WORDS, name)]
+    return "|".join(map(re.escape, found))
 
 
 def has_lora(clip: nn.Module) -> bool:
@@ -62,27 +72,13 @@ def add_lora(
     from peft import LoraConfig, get_peft_model  # slow to import, and only training needs it
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    pattern = target_pattern(targets, towers)
-    if blocks is not None:
-        pattern = _in_upper_blocks(clip, pattern, blocks)
+    pattern = target_pattern(clip, targets, towers, blocks)
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=pattern)
     adapted = get_peft_model(clip, config)
     for layer in (m for m in adapted.modules() if isinstance(m, BaseTunerLayer)):
         # PEFT would copy bf16 inputs to fp32, and autocast back: a tenth of a step for nothing.
         layer.cast_input_dtype_enabled = False
     return adapted
-
-
-def _in_upper_blocks(clip: nn.Module, pattern: str, blocks: int) -> str:
-    """The pattern of the layers in the last blocks of each tower; the word embedding stays."""
-    names = [name for name, _ in clip.named_modules() if re.fullmatch(pattern, name)]
-    kept = []
-    for visual in (True, False):
-        own = [name for name in names if name.startswith("visual") == visual]
-        number = {n: int(found[1]) for n in own if (found := re.search(r"\.(\d+)\.", n))}
-        first = max(number.values(), default=0) - blocks
-        kept += [name for name in own if name not in number or number[name] > first]
-    return "|".join(map(re.escape, kept))
 
 
 def merge_lora(clip: nn.Module) -> nn.Module:

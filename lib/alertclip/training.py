@@ -22,7 +22,6 @@ from alertclip.hyperparameters import StageParams, TrainingParams
 from alertclip.lora import parameter_groups
 from alertclip.objective import StageObjective, validate
 
-MAX_LOGIT_SCALE = math.log(100)  # CLIP's own limit on the temperature
 BOOKKEEPING = {"save_steps", "save_limit"}  # they decide what is written, not what is learned
 
 
@@ -49,13 +48,20 @@ def fit(
     ``regions`` adds the region and hard-negative losses (Stage II). ``provenance`` (the data's
     hash) joins settings, seed and initial weights in what identifies the run: a finished run of
     the same settings is loaded, an unfinished one goes on from its last whole checkpoint, the
-    folder of other settings is set aside. Raises TrainingError on a loss or gradient not finite.
+    folder of other settings is set aside. Raises TrainingError on a loss or gradient not finite,
+    InputError if another run is at work in ``out`` or the processes of this one differ.
     """
     if len(train) == 0:
         raise InputError(f"{out.name}: no training clips; see the report of the annotation reader")
     run = Run(model.to(device), stage, training, out, regions, torch.device(device))
     identity = run.identity(seed, len(train), provenance or {})
-    with _claimed(out, identity), out_of_memory_advice(run.name):
+    distributed.require_equal(identity, "settings, data or weights")
+    first = distributed.rank() == 0
+    lock = locked(out.with_name(f".{out.name}.lock"), wait=False) if first else nullcontext()
+    with lock, out_of_memory_advice(run.name):
+        if first:
+            checkpoint.claim(out, identity)
+        distributed.barrier()
         start = run.resume(seed)
         if start < stage.total_steps(len(train)):
             _train(run, train, validation, seed, workers, start)
@@ -160,7 +166,7 @@ class Run:
         self.optimizer.step()
         self.optimizer.zero_grad()
         with torch.no_grad():
-            self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+            self.model.logit_scale.clamp_(0, math.log(100))  # CLIP's own limit
         values["logit_scale"] = float(self.model.logit_scale.detach().exp())
         speed = self.stage.items_per_step / (time.perf_counter() - began)
         groups = (g for g in self.optimizer.param_groups if not g["name"].endswith("_no_decay"))
@@ -198,21 +204,6 @@ def micro_batches(
     orders = [np.random.default_rng([seed, epoch]).permutation(items) for epoch in epochs]
     order = np.concatenate(orders)[first % items :][: last - first].reshape(-1, stage.batch_size)
     return [shard.take(batch) for batch in order.tolist()]
-
-
-@contextmanager
-def _claimed(out: Path, identity: dict[str, Any]) -> Iterator[None]:
-    """Own the folder ``out`` for the length of the block.
-
-    Raises InputError if another run is at work there, or if the processes of this one differ.
-    """
-    distributed.require_equal(identity, "settings, data or weights")
-    first = distributed.rank() == 0
-    with locked(out.with_name(f".{out.name}.lock"), wait=False) if first else nullcontext():
-        if first:
-            checkpoint.claim(out, identity)
-        distributed.barrier()
-        yield
 
 
 @contextmanager
