@@ -1,6 +1,7 @@
 """Several processes against one: the same gradients, losses and weights. gloo on the CPU."""
 
 import os
+import re
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -141,12 +142,13 @@ def refused(folder: Path, kind: str) -> str:
 
 
 def test_what_cannot_be_shared_is_said_by_all(tmp_path):
-    for message in together(refused, tmp_path, "few clips"):
-        assert "stage2_batch_size is 1: 2 processes need a clip each" in message
-    for message in together(refused, tmp_path, "other data"):
-        assert "process 1 and process 0 differ in settings, data or weights" in message
-    for message in together(refused, tmp_path, "not a number"):
-        assert message.startswith("TrainingError") and message.count("clip") >= 5
+    for kind, says in (
+        ("few clips", "stage2_batch_size is 1: 2 processes need a clip each"),
+        ("other data", "process 1 and process 0 differ in settings, data or weights"),
+        ("not a number", r"TrainingError.*step 1; the clips were (clip\d, ){3}clip\d\."),
+    ):
+        for message in together(refused, tmp_path, kind):
+            assert re.search(says, message)
 
 
 def drawn(_: Path) -> list[float]:

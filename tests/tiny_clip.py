@@ -18,16 +18,10 @@ def config(pool: str = "tok", quick_gelu: bool = True) -> dict[str, Any]:
     return {
         "embed_dim": 16,
         "quick_gelu": quick_gelu,
-        "vision_cfg": {
-            "layers": 2,
-            "width": 32,
-            "head_width": 8,
-            "patch_size": 8,
-            "image_size": [24, 32],
-            "pool_type": pool,
-        },
+        "vision_cfg": {"layers": 2, "width": 32, "head_width": 8, "patch_size": 8,
+                       "image_size": [24, 32], "pool_type": pool},
         "text_cfg": {"context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 2},
-    }
+    }  # fmt: skip
 
 
 def clip(pool: str = "tok", seed: int = 0, **options: Any) -> open_clip.CLIP:
