@@ -49,7 +49,6 @@ class Backbone:
     grid: tuple[int, int]  # patches: rows, columns
     embed_dim: int
     config: dict[str, Any]  # open_clip's model_cfg; of BLIP, transformers' config
-    folder: Path | None = None  # where it came from, if an open_clip local-dir
 
 
 def brings_weights(name: str) -> bool:
@@ -94,15 +93,11 @@ def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
         tokenizer = open_clip.get_tokenizer(source)  # SigLIP's comes from the hub
     except Exception as error:  # hub, network, parsing and misfit files share no base class
         raise InputError(_missing(name, pretrained, folder, error)) from error
-    return from_clip(model, tokenizer, name, config, folder)
+    return from_clip(model, tokenizer, name, config)
 
 
 def from_clip(
-    model: nn.Module,
-    tokenizer: Callable[[list[str]], Tensor],
-    name: str,
-    config: dict[str, Any],
-    folder: Path | None = None,
+    model: nn.Module, tokenizer: Callable[[list[str]], Tensor], name: str, config: dict[str, Any]
 ) -> Backbone:
     """Split a stock open_clip CLIP or SigLIP in place and wrap it. ``config`` is its model_cfg."""
     visual = model.visual
@@ -118,7 +113,7 @@ def from_clip(
             " or SigLIP's, like ViT-B-16-SigLIP"
         )
     split_attention(model)
-    return _describe(model, tokenizer, name, config["embed_dim"], config, folder)
+    return _describe(model, tokenizer, name, config["embed_dim"], config)
 
 
 def _describe(model: nn.Module, tokenizer: Callable, name: str, *rest: Any) -> Backbone:

@@ -108,21 +108,15 @@ def checkpoints(out: Path) -> list[Path]:
     return sorted(path for path in out.glob("checkpoint-??????") if path.is_dir())
 
 
-class Checkpoint(NamedTuple):
-    """Trainable tensors after ``step`` optimiser steps, and what a resume needs beside them."""
+def latest_checkpoint(out: Path) -> dict[str, Any] | None:
+    """The newest checkpoint that can be read: step, tensors, optimizer, random (states).
 
-    step: int
-    tensors: dict[str, Tensor]
-    optimizer: dict[str, Any]
-    random: list[Tensor]
-
-
-def latest_checkpoint(out: Path) -> Checkpoint | None:
-    """The newest checkpoint that can be read; damaged ones are named and skipped."""
+    Damaged ones are named and skipped.
+    """
     for folder in reversed(checkpoints(out)):
         try:
             state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-            return Checkpoint(tensors=load_file(folder / TRAINABLE), **state)
+            return state | {"tensors": load_file(folder / TRAINABLE)}
         except Exception as error:  # what damaged files raise has no common class
             print(f"{folder}: damaged, and skipped ({type(error).__name__})")
     return None
@@ -196,7 +190,7 @@ def as_safetensors(path: Path) -> Path:
         names = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
         archive = any("/code/" in name for name in names)
         state = dict(_archive_module(path).tensors()) if archive else _file_state(path)
-        state = {k: _whole(k, v) for k, v in state.items() if k not in NOT_WEIGHTS}
+        state = {k: v.contiguous().clone() for k, v in state.items() if k not in NOT_WEIGHTS}
     except Exception as error:  # what damaged files raise has no common class
         reason = f"{type(error).__name__} {error}".splitlines()[0]
         raise InputError(
@@ -216,13 +210,6 @@ def file_header(path: Path) -> tuple[dict[str, str], dict[str, list[int]]]:
             return file.metadata() or {}, {n: file.get_slice(n).get_shape() for n in names}
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a safetensors file ({error})") from None
-
-
-def _whole(name: str, tensor: Tensor) -> Tensor:
-    """A tensor of its own; one that is larger than what is stored of it would fill the memory."""
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise ValueError(f"{name} is larger than what is stored of it")
-    return tensor.contiguous().clone()
 
 
 def _file_state(path: Path) -> dict[str, Tensor]:

@@ -11,7 +11,6 @@ adapter/                                             the stage's LoRA as PEFT sa
 """
 
 import argparse
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
 WEIGHTS, HEAD, META = "open_clip_model.safetensors", "alert_temporal.safetensors", "alert_clip.json"
 ADAPTER = "adapter"
-TOKENIZER = ("*token*.json", "vocab.*", "merges.txt", "*.model")  # Hugging Face tokenizer files
 
 
 def export_open_clip(model: AlertCLIP, out: Path, meta: dict[str, Any]) -> Path:
@@ -55,7 +53,7 @@ def export_open_clip(model: AlertCLIP, out: Path, meta: dict[str, Any]) -> Path:
         (out / ADAPTER / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     model.adapted = model.backbone.model = merge_lora(model.adapted)
     _save_backbone(model.backbone, out)
-    _save(_head(model), out / HEAD)
+    _save(_head(model).state_dict(), out / HEAD)
     layers = model.temporal.encoder.layers
     options = {
         "temporal": {"layers": len(layers), "heads": layers[0].self_attn.num_heads},
@@ -81,10 +79,7 @@ def load_alertclip(folder: Path | str) -> AlertCLIP:
         patch_tokens=options["patch_tokens"],
     )
     try:
-        state = load_file(folder / HEAD)
-        if state.keys() != _head(model).keys():
-            raise RuntimeError("other names")
-        model.load_state_dict(state, strict=False)
+        _head(model).load_state_dict(load_file(folder / HEAD))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise InputError(
             f"{folder / HEAD}: not the head that {META} describes ({error}); export it again"
@@ -107,11 +102,7 @@ def _save_backbone(backbone: Backbone, out: Path) -> None:
     if isinstance(backbone.model, BlipRetrieval):
         save_blip(backbone, out)
         return
-    source = backbone.folder
-    if source is not None and source.resolve() != out.resolve():
-        for file in (file for pattern in TOKENIZER for file in source.glob(pattern)):
-            shutil.copyfile(file, out / file.name)
-    elif source is None and isinstance(backbone.tokenizer, HFTokenizer):  # SigLIP from the hub
+    if isinstance(backbone.tokenizer, HFTokenizer):  # any but CLIP's own
         backbone.tokenizer.save_pretrained(out)
     preprocess = {
         "mean": backbone.mean,
@@ -123,9 +114,8 @@ def _save_backbone(backbone: Backbone, out: Path) -> None:
     _save(pack_state_dict(backbone.model.state_dict()), out / WEIGHTS)
 
 
-def _head(model: AlertCLIP) -> dict[str, Tensor]:
-    state = model.state_dict()
-    return {k: v for k, v in state.items() if k.startswith(("temporal.", "pooling."))}
+def _head(model: AlertCLIP) -> nn.Module:
+    return nn.ModuleDict({"temporal": model.temporal, "pooling": model.pooling})
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:

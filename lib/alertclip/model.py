@@ -229,10 +229,7 @@ def region_sequence(
     """f_t^roi of R regions in every frame: (R, T, D), zero where the region has no box.
 
     patches (B * T, D, h, w); region_clip (R,) which clip; boxes (R, T, 4); region_mask (R, T).
-    Raises ValueError if a region has a box in no frame: it has no feature.
     """
-    if empty := (~region_mask.any(dim=1)).nonzero().flatten().tolist():
-        raise ValueError(f"regions {empty} of the batch have a box in none of the sampled frames")
     regions, frames = region_mask.shape
     number = region_clip[:, None] * frames + torch.arange(frames, device=boxes.device)  # (R, T)
     found = roi_features(patches, number[region_mask], boxes[region_mask])

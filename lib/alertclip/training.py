@@ -139,10 +139,10 @@ class Run:
         if saved is None:
             torch.manual_seed(seed)
             return 0
-        checkpoint.restore(self.model, saved.tensors)
-        self.optimizer.load_state_dict(saved.optimizer)
-        checkpoint.set_random_states(saved.random, self.device)
-        return saved.step
+        checkpoint.restore(self.model, saved["tensors"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        checkpoint.set_random_states(saved["random"], self.device)
+        return saved["step"]
 
     def step(self, step: int, total: int, batches: Sequence[Batch], epoch: float) -> None:
         """One optimiser step (0-based ``step``) on its micro-batches; one line in the log."""
