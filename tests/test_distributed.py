@@ -4,15 +4,13 @@ import os
 import re
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from test_training import STAGE, TRAINING, Clips, changed, gradients, tiny_model
-from torch import nn
-from torch.multiprocessing import get_context
+from test_training import STAGE, TRAINING, Clips, changed, gradients, interrupted, tiny_model
+from torch.multiprocessing import start_processes
 
 from alertclip import distributed
 from alertclip.checkpoint import read_history, trainable
@@ -20,14 +18,14 @@ from alertclip.clips import collate
 from alertclip.errors import InputError
 from alertclip.files import Shard, parse_shard
 from alertclip.hyperparameters import TrainingParams
-from alertclip.training import Run, fit, micro_batches
+from alertclip.training import fit, micro_batches
 
 CPU = torch.device("cpu")
 TRACKED = ("loss", "loss_hard", "grad_norm", "validation_loss", "recall_at_1", "signed_gap")
 EXACT = {"atol": 2e-6, "rtol": 2e-5}  # float32: other batch sizes sum in another order
 
 
-def _process(work: Callable, folder: Path, rank: int, world: int, port: int, *args: Any) -> None:
+def _process(rank: int, work: Callable, folder: Path, world: int, port: int, *args: Any) -> None:
     torch.set_num_threads(1)
     names = {"RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in names.items()})
@@ -42,17 +40,8 @@ def together(work: Callable, folder: Path, *args: Any, world: int = 2) -> list[A
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     # Imports take seconds: a fork has them already, but may not follow a use of CUDA.
-    context = get_context("spawn" if torch.cuda.is_available() else "fork")
-    each = [
-        context.Process(target=_process, args=(work, folder, rank, world, port, *args))
-        for rank in range(world)
-    ]
-    for process in each:
-        process.start()
-    for process in each:
-        process.join(60)
-        process.kill()
-    assert [process.exitcode for process in each] == [0] * world
+    method = "spawn" if torch.cuda.is_available() else "fork"
+    start_processes(_process, (work, folder, world, port, *args), world, start_method=method)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]
 
 
@@ -84,22 +73,9 @@ def test_a_step_is_the_same_on_any_number_of_processes(tmp_path, negatives, worl
 def train(folder: Path, dropout: float, stop: int | None = None) -> dict[str, Any]:
     """A stage of 4 steps, validated at each; interrupted before step ``stop``."""
     stage, training = changed(batch_size=3, accumulation=2), TrainingParams(validate_steps=1)
-    model, step, out = tiny_model(dropout=dropout), Run.step, folder / "stage"
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = dropout
-        if isinstance(module, nn.MultiheadAttention):
-            module.dropout = dropout
-
-    def stopped(self: Run, number: int, *args: Any) -> None:
-        if number == stop:
-            raise KeyboardInterrupt
-        step(self, number, *args)
-
-    Run.step = stopped
-    with suppress(KeyboardInterrupt):
+    model, out = tiny_model(dropout=dropout), folder / "stage"
+    with interrupted(stop):
         fit(model, Uneven(), Uneven(5), stage, training, out, regions=True, seed=3, device=CPU)
-    Run.step = step
     history = read_history(out)
     rows = [[row[n] for n in TRACKED if n in row] for row in history.steps + history.validation]
     return {"weights": {n: p.data for n, p in trainable(model).items()}, "rows": rows}

@@ -88,16 +88,14 @@ def model(family, folders):
 
 
 def frames(model: AlertCLIP, *shape: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(3)
-    size = (*shape, 3, *model.image_size)
-    return torch.randint(0, 256, size, generator=generator, dtype=torch.uint8)
+    return tiny_clip.frames(*shape, seed=3, size=model.image_size)
 
 
 @torch.no_grad()
 def embeddings(model: AlertCLIP) -> list[torch.Tensor]:
     clip = model.encode_clip(frames(model, 1, 3), torch.ones(1, 3, dtype=torch.bool))
-    return [model.encode_frames(frames(model, 3)[None]).v[0], clip.embedding,
-            model.encode_text(TEXTS)]  # fmt: skip
+    v = model.encode_frames(frames(model, 1, 3)).v[0]
+    return [v, clip.embedding, model.encode_text(TEXTS)]
 
 
 @torch.no_grad()

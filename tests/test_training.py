@@ -1,5 +1,8 @@
 """Training: schedule, order, gradients, checkpoints, resume. Tiny CLIP, synthetic clips."""
 
+from contextlib import contextmanager, suppress
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import tiny_clip
@@ -61,7 +64,7 @@ def test_order_depends_on_seed_and_epoch_only():
 
 def tiny_model(seed: int = 0, dropout: float = 0.1) -> AlertCLIP:
     """An untrained AlertCLIP with adapters."""
-    model = tiny_clip.alertclip(seed=seed)
+    model = tiny_clip.alertclip(seed=seed, temporal_dropout=dropout)
     model.adapted = add_lora(model.adapted, 4, 8, dropout)
     model.logit_scale.requires_grad_(True)
     return model
@@ -125,18 +128,25 @@ def test_loss_falls_and_only_adapters_head_and_temperature_move(tmp_path):
     assert any("lora_B" in name and "visual" not in name for name in moved)
 
 
-def test_resume_is_equal_to_the_bit(tmp_path, monkeypatch):
-    whole, history = train(tmp_path / "whole")
+@contextmanager
+def interrupted(number):
+    """Training inside ends before optimiser step ``number`` (0-based)."""
     step = Run.step
 
-    def killed(self, number, *args):
-        if number == 3:  # after the checkpoint of step 2, with step 3 already in the log
+    def stopped(self, n, *args):
+        if n == number:
             raise KeyboardInterrupt
-        step(self, number, *args)
+        step(self, n, *args)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Run, "step", killed)
+    with patch.object(Run, "step", stopped), suppress(KeyboardInterrupt):
+        yield
+
+
+def test_resume_is_equal_to_the_bit(tmp_path):
+    whole, history = train(tmp_path / "whole")
+    with interrupted(3):  # after the checkpoint of step 2, with step 3 already in the log
         train(tmp_path / "cut")
+    assert [path.name for path in checkpoints(tmp_path / "cut")] == ["checkpoint-000002"]
     resumed, again = train(tmp_path / "cut")
     assert_same(whole, resumed)
     assert [r["loss"] for r in history.steps] == [r["loss"] for r in again.steps]
