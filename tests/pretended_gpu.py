@@ -11,14 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map, tree_map_only
 
 CUDA = torch.device("cuda", 0)
-MAY_MIX = (
-    "copy_",
-    "_to_copy",
-    "index",
-    "index_put",
-    "index_put_",
-    "_index_put_impl_",
-)  # as on a GPU
+MAY_MIX = "copy_", "_to_copy", "index", "index_put", "index_put_", "_index_put_impl_"  # as on a GPU
 
 
 class OnGPU(torch.Tensor):

@@ -18,25 +18,19 @@ def towers(model) -> torch.Tensor:
     return torch.cat([model.encode_image(PIXELS), model.encode_text(TOKENS)])
 
 
-def adapted(rank=2, dropout=0.0, targets=("q", "k", "v"), which=("visual", "text"), seed=0):
-    model = tiny_clip.clip(seed=seed)
+def adapted(targets=("q", "k", "v")):
+    model = tiny_clip.clip()
     split_attention(model)
-    torch.manual_seed(seed)
-    return add_lora(model, rank, 2.0 * rank, dropout, targets, which).eval()
+    return add_lora(model, 2, 4.0, 0.0, targets).eval()
 
 
-@pytest.mark.parametrize("pool", ["tok", "avg"])
-def test_split_equals_stock_and_packs_back(pool):
-    model = tiny_clip.clip(pool)
+def test_split_equals_stock_and_packs_back():
+    model = tiny_clip.clip()
     expected, stock_state = towers(model), {k: v.clone() for k, v in model.state_dict().items()}
     assert split_attention(model) == 4
     torch.testing.assert_close(towers(model), expected, atol=1e-5, rtol=0)
     packed = pack_state_dict(model.state_dict())
-    assert packed.keys() == stock_state.keys()
-    assert all(torch.equal(packed[name], stock_state[name]) for name in packed)
-    stock = tiny_clip.clip(pool, seed=5)
-    stock.load_state_dict(packed, strict=True)
-    assert torch.equal(towers(stock), expected)
+    torch.testing.assert_close(packed, stock_state, atol=0, rtol=0)
 
 
 def test_dtype_device_and_frozen_state_are_kept():
@@ -63,7 +57,7 @@ def test_bf16_backward_on_cpu_equals_fp32_roughly():
 
 
 def test_adapter_adds_alpha_over_rank_b_a_and_starts_at_zero():
-    model = adapted(rank=2)
+    model = adapted()
     split = tiny_clip.clip()
     split_attention(split)
     assert torch.equal(towers(model), towers(split))  # B starts at zero
@@ -76,7 +70,7 @@ def test_adapter_adds_alpha_over_rank_b_a_and_starts_at_zero():
 
 
 def test_merged_equals_unmerged_through_two_stages():
-    model = adapted(rank=2)
+    model = adapted()
     tiny_clip.stir(model)
     first = towers(model)
     merged = merge_lora(model)
@@ -95,9 +89,6 @@ def test_merged_equals_unmerged_through_two_stages():
 
 def test_token_embedding_is_adapted_where_it_is_asked_for():
     model = adapted(targets=("q", "embedding"))
-    plain = towers(model)
-    names = [n for n, p in model.named_parameters() if p.requires_grad and "token_embedding" in n]
-    assert len(names) == 2 and all("lora_embedding_" in n for n in names)
     layer = model.get_base_model().token_embedding
     with torch.no_grad():  # 2.0 = alpha / rank; one word moves, the others stay
         layer.lora_embedding_A.default.zero_()
@@ -106,34 +97,22 @@ def test_token_embedding_is_adapted_where_it_is_asked_for():
     word = layer.base_layer.weight[TOKENS[0, 1]] + torch.eye(16)[0]
     torch.testing.assert_close(layer(TOKENS[0, 1:2])[0], word)
     tuned = towers(model)
-    assert (tuned - plain).abs().max() > 1e-3
     torch.testing.assert_close(towers(merge_lora(model)), tuned, atol=1e-5, rtol=1e-5)
     with pytest.raises(InputError, match="add text"):
-        target_pattern(["embedding"], ["visual"])
-
-
-@pytest.mark.parametrize("targets", [["attn"], ["out_proj"], ["q_proj"], []])
-def test_targets_that_peft_gets_wrong_are_refused(targets):
-    with pytest.raises(InputError, match="'q', 'k', 'v', 'out'"):
-        target_pattern(targets, ["visual"])
+        target_pattern(model, ["embedding"], ["visual"])
 
 
 def test_lora_needs_a_split_model_without_adapters():
     with pytest.raises(InputError, match="split"):
         add_lora(tiny_clip.clip(), 2, 4, 0.0)
-    half = tiny_clip.clip()
-    split_attention(half.visual)
-    with pytest.raises(InputError, match="split"):
-        add_lora(half, 2, 4, 0.0)
     with pytest.raises(InputError, match="merge"):
         add_lora(adapted(), 2, 4, 0.0)
 
 
-def test_attention_that_is_not_packed_is_refused():
-    with pytest.raises(InputError, match="packed"):
-        SplitAttention(torch.nn.MultiheadAttention(8, 2, bias=False, batch_first=True))
-    with pytest.raises(InputError, match="batch-first"):
-        SplitAttention(torch.nn.MultiheadAttention(8, 2))
+@pytest.mark.parametrize("options", [{"bias": False, "batch_first": True}, {}])
+def test_attention_of_another_kind_is_refused(options):
+    with pytest.raises(InputError, match="only packed, biased, batch-first"):
+        SplitAttention(torch.nn.MultiheadAttention(8, 2, **options))
 
 
 def test_parameter_groups_partition_what_is_trained():
@@ -145,12 +124,9 @@ def test_parameter_groups_partition_what_is_trained():
     members = {name: [names[id(p)] for p in g["params"]] for name, g in groups.items()}
     assert sorted(n for ns in members.values() for n in ns) == sorted(names.values())
     assert {n: (g["lr"], g["weight_decay"]) for n, g in groups.items()} == {
-        "base": (1.0, 0.1),
-        "base_no_decay": (1.0, 0.0),
-        "text": (2.0, 0.1),
-        "temporal": (3.0, 0.1),
-        "temporal_no_decay": (3.0, 0.0),
-    }
+        "base": (1.0, 0.1), "base_no_decay": (1.0, 0.0), "text": (2.0, 0.1),
+        "temporal": (3.0, 0.1), "temporal_no_decay": (3.0, 0.0),
+    }  # fmt: skip
     assert all(".visual." in n for n in members["base"]) and len(members["base"]) == 12
     assert all("lora_" in n and ".visual." not in n for n in members["text"])
     assert [n.rpartition(".")[2] for n in members["base_no_decay"]] == ["logit_scale"]

@@ -5,6 +5,7 @@ import os
 import pickle
 import zipfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import open_clip
 import pytest
@@ -12,7 +13,6 @@ import tiny_clip
 import torch
 from safetensors.torch import load_file, save_file
 
-from alertclip.attention import SplitAttention
 from alertclip.backbone import CONFIG, from_clip, load_backbone
 from alertclip.checkpoint import as_safetensors
 from alertclip.errors import InputError
@@ -35,10 +35,7 @@ def offline(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
-
-    def unreachable(*_, **__):
-        raise OSError("no network")
-
+    unreachable = Mock(side_effect=OSError("no network"))
     monkeypatch.setattr("open_clip.pretrained.hf_hub_download", unreachable)
     monkeypatch.setattr("urllib.request.urlopen", unreachable)
 
@@ -47,42 +44,26 @@ def test_folder_gives_model_and_geometry(folder):
     backbone = load_backbone(f"local-dir:{folder}")
     assert (backbone.image_size, backbone.grid, backbone.embed_dim) == ((24, 32), (3, 4), 16)
     assert backbone.mean == (0.1, 0.2, 0.3) and backbone.std == open_clip.OPENAI_DATASET_STD
-    assert backbone.folder == folder and not backbone.model.training
-    assert isinstance(backbone.model.visual.transformer.resblocks[0].attn, SplitAttention)
+    assert not backbone.model.training
     pixels = torch.randn(2, 3, 24, 32)
     stock = tiny_clip.clip().encode_image(pixels)
     torch.testing.assert_close(backbone.model.encode_image(pixels), stock, atol=1e-5, rtol=0)
 
 
-def test_miniclip_is_packaged():
-    backbone = load_backbone("miniclip")
-    tokens = backbone.tokenizer(["a man runs across the street", "Zebra ünknown"])
-    assert backbone.model.encode_text(tokens).shape == (2, backbone.embed_dim)
-    assert backbone.image_size == (128, 128)
-
-
 def test_missing_weights_say_what_from_where_and_where_to_put_it(offline):
     with pytest.raises(InputError) as caught:
         load_backbone(f"{BASE}-quickgelu", "openai")
-    message = str(caught.value)
-    assert "ViT-B-32-quickgelu, pretrained openai" in message
-    assert "timm/vit_base_patch32_clip_224.openai from the Hugging Face hub" in message
-    assert "pretrained=" in message and ".safetensors" in message
+    for part in (
+        "ViT-B-32-quickgelu, pretrained openai",
+        "timm/vit_base_patch32_clip_224.openai from the Hugging Face hub",
+        "pretrained=FILE (.safetensors",
+    ):
+        assert part in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "name, pretrained, right",
-    [
-        (BASE, "openai", "backbone=ViT-B-32-quickgelu"),
-        ("ViT-B-16", "openai", "backbone=ViT-B-16-quickgelu"),
-    ],
-)
-def test_weights_of_another_activation_are_refused(name, pretrained, right, offline):
-    with pytest.raises(InputError, match=right):
-        load_backbone(name, pretrained)
-
-
-def test_a_file_with_a_config_of_another_activation_beside_it_is_refused(folder):
+def test_weights_of_another_activation_are_refused(folder):
+    with pytest.raises(InputError, match="backbone=ViT-B-16-quickgelu"):
+        load_backbone("ViT-B-16", "openai")
     weights = os.fspath(folder / "open_clip_model.safetensors")
     save_file({"logit_scale": torch.ones(1)}, weights)
     with pytest.raises(InputError, match="QuickGELU.*backbone=ViT-B-32-quickgelu"):
@@ -97,8 +78,7 @@ def test_files_that_are_absent_or_may_hold_code_are_refused(tmp_path):
         archive.writestr("archive/data.pkl", pickle.dumps(Path(tmp_path)))
     (tmp_path / "empty.pt").write_bytes(b"")
     (tmp_path / "pickled.pt").write_bytes(pickle.dumps({"state_dict": Path(tmp_path)}))
-    torch.save({"x": torch.zeros(1).expand(10**6)}, tmp_path / "vast.pt")
-    for name in ("archive.pt", "empty.pt", "pickled.pt", "vast.pt"):
+    for name in ("archive.pt", "empty.pt", "pickled.pt"):
         with pytest.raises(InputError, match=f"{name}: not readable as plain weights.*safetens"):
             load_backbone(BASE, str(tmp_path / name))
 
@@ -116,20 +96,9 @@ def test_unknown_and_unfit_models_are_refused():
         load_backbone("ViT-B-33")
     config = tiny_clip.config()
     config["vision_cfg"]["attentional_pool"] = True
-    model = open_clip.CLIP(**config)
-    with pytest.raises(InputError, match="own ViT"):
-        from_clip(model, tiny_clip.tokenize, "pooler", config)
-    custom = open_clip.CustomTextCLIP(**tiny_clip.config())
-    with pytest.raises(InputError, match="own ViT"):
-        from_clip(custom, tiny_clip.tokenize, "custom", tiny_clip.config())
-
-
-@pytest.fixture(scope="module")
-def state(tmp_path_factory) -> dict[str, torch.Tensor]:
-    """Random weights of the true ViT-B/32, in half precision as OpenAI's."""
-    torch.manual_seed(0)
-    model = open_clip.create_model(f"{BASE}-quickgelu")
-    return {key: value.half() for key, value in model.state_dict().items()}
+    for model in (open_clip.CLIP(**config), open_clip.CustomTextCLIP(**tiny_clip.config())):
+        with pytest.raises(InputError, match="own ViT"):
+            from_clip(model, tiny_clip.tokenize, "unfit", config)
 
 
 def as_archive(state: dict[str, torch.Tensor], path: Path) -> None:
@@ -142,14 +111,13 @@ def as_archive(state: dict[str, torch.Tensor], path: Path) -> None:
             if not hasattr(module, parent):
                 module.add_module(parent, torch.nn.Module())
             module = getattr(module, parent)
-        if name == "logit_scale":
-            module.register_buffer(name, value)
-        else:
-            module.register_parameter(name, torch.nn.Parameter(value, False))
+        module.register_parameter(name, torch.nn.Parameter(value, False))
     torch.jit.script(top).save(path)
 
 
-def test_weights_of_openai_and_open_clip_files_are_those_that_were_saved(state, tmp_path):
+def test_weights_of_openai_and_open_clip_files_are_those_that_were_saved(tmp_path):
+    model = open_clip.create_model(f"{BASE}-quickgelu")
+    state = {key: value.half() for key, value in model.state_dict().items()}  # as OpenAI's
     as_archive(state, tmp_path / "ViT-B-32.pt")
     checkpoint = {"epoch": 3, "state_dict": {f"module.{k}": v for k, v in state.items()}}
     torch.save(checkpoint, tmp_path / "epoch_3.pt")
@@ -165,22 +133,5 @@ def test_weights_of_openai_and_open_clip_files_are_those_that_were_saved(state, 
         assert (made.stat().st_mtime_ns, (tmp_path / name).stat().st_mtime_ns) == (written, before)
     with pytest.raises(InputError, match="QuickGELU.*backbone=ViT-B-32-quickgelu"):
         load_backbone(BASE, str(tmp_path / "ViT-B-32.pt"))
-    with pytest.raises(
-        InputError, match="another model than ViT-B-16-quickgelu; they fit ViT-B-32"
-    ):
+    with pytest.raises(InputError, match="weights of another model than ViT-B-16-quickgelu"):
         load_backbone("ViT-B-16-quickgelu", str(tmp_path / "epoch_3.pt"))
-
-
-def test_weights_come_from_the_hubs_cache_without_a_network(state, offline, tmp_path, monkeypatch):
-    monkeypatch.undo()  # of a hub that cannot be reached: its own look into the cache is tested
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    folder = tmp_path / "models--timm--vit_base_patch32_clip_224.openai"
-    (folder / "refs").mkdir(parents=True)
-    (folder / "refs/main").write_text("0" * 40)
-    (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
-    save_file(state, folder / "snapshots" / ("0" * 40) / "open_clip_model.safetensors")
-    model = load_backbone(f"{BASE}-quickgelu", "openai").model
-    torch.testing.assert_close(
-        model.state_dict()["text_projection"], state["text_projection"].float()
-    )

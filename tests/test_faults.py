@@ -48,11 +48,11 @@ class TestKilledWhileWriting:
         disks.save_stage(tmp_path, 2)
         killed(tmp_path, checkpoint, "save_file", lambda out: disks.save_stage(out, 4))
         assert len(list(tmp_path.iterdir())) == 2  # the half is not one of them
-        assert checkpoint.latest_checkpoint(tmp_path).step == 2
+        assert checkpoint.latest_checkpoint(tmp_path)["step"] == 2
         checkpoint.claim(tmp_path, {})
         assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-000002", "run.json"}
         disks.save_stage(tmp_path, 4)
-        assert checkpoint.latest_checkpoint(tmp_path).step == 4
+        assert checkpoint.latest_checkpoint(tmp_path)["step"] == 4
 
 
 def same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:

@@ -18,16 +18,10 @@ def config(pool: str = "tok", quick_gelu: bool = True) -> dict[str, Any]:
     return {
         "embed_dim": 16,
         "quick_gelu": quick_gelu,
-        "vision_cfg": {
-            "layers": 2,
-            "width": 32,
-            "head_width": 8,
-            "patch_size": 8,
-            "image_size": [24, 32],
-            "pool_type": pool,
-        },
+        "vision_cfg": {"layers": 2, "width": 32, "head_width": 8, "patch_size": 8,
+                       "image_size": [24, 32], "pool_type": pool},
         "text_cfg": {"context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 2},
-    }
+    }  # fmt: skip
 
 
 def clip(pool: str = "tok", seed: int = 0, **options: Any) -> open_clip.CLIP:
@@ -59,10 +53,10 @@ def alertclip(pool: str = "tok", seed: int = 0, **options: Any) -> AlertCLIP:
     return AlertCLIP(backbone(pool, seed), temporal_heads=2, **options).eval()
 
 
-def frames(*shape: int, seed: int = 0) -> Tensor:
-    """Random uint8 frames (*shape, 3, 24, 32)."""
+def frames(*shape: int, seed: int = 0, size: tuple[int, int] = (24, 32)) -> Tensor:
+    """Random uint8 frames (*shape, 3, *size)."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (*shape, 3, 24, 32), generator=generator, dtype=torch.uint8)
+    return torch.randint(0, 256, (*shape, 3, *size), generator=generator, dtype=torch.uint8)
 
 
 def stir(model: torch.nn.Module, seed: int = 1, scale: float = 0.3) -> None:

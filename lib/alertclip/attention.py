@@ -7,7 +7,7 @@ projection twice; a fused qkv layer (timm, BLIP) would get one adapter for all t
 
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from timm.layers import Attention, AttentionPoolLatent
@@ -17,22 +17,14 @@ from torch.nn.functional import dropout, scaled_dot_product_attention
 from alertclip.errors import InputError
 
 PARTS = ("q_proj", "k_proj", "v_proj")
-
-
-class Layout(NamedTuple):
-    """Names under which a library stores an attention: fused weights, output projection."""
-
-    owner: str  # pattern of the attention's own name
-    fused: dict[str, tuple[str, ...]]  # stem of a stored name -> our projections, in its order
-    out: str
-
-
-LAYOUTS = (  # the first whose pattern is found holds
-    Layout(r"\btrunk\.blocks\.\d+\.attn$", {"qkv.": PARTS}, "proj"),  # timm
-    Layout(r"\btrunk\.attn_pool$", {"q.": PARTS[:1], "kv.": PARTS[1:]}, "proj"),  # timm
-    Layout(r"\bself_attn$", {"qkv.": PARTS}, "projection"),  # BLIP
-    Layout("", {"in_proj_": PARTS}, "out_proj"),  # torch
-)
+OUT = ("out_proj",)
+LAYOUTS = {  # pattern of an attention's name -> stems of its stored names, of which projections;
+    # the first pattern that is found holds
+    r"\btrunk\.blocks\.\d+\.attn$": {"qkv.": PARTS, "proj.": OUT},  # timm
+    r"\btrunk\.attn_pool$": {"q.": PARTS[:1], "kv.": PARTS[1:], "proj.": OUT},  # timm
+    r"\bself_attn$": {"qkv.": PARTS, "projection.": OUT},  # BLIP
+    "": {"in_proj_": PARTS, "out_proj.": OUT},  # torch
+}
 
 
 class Projections(nn.Module):
@@ -74,17 +66,11 @@ class Projections(nn.Module):
         rate = self.dropout if self.training else 0.0
         # The fused kernel's backward pass in bf16 takes six times as long on a CPU.
         slow = self.training and q.is_cpu and q.dtype == torch.bfloat16
-        if slow or self.kept is not None:
-            x = self._explicit(q, k, v, mask, rate).to(v.dtype)
-        else:
+        if self.kept is None and not slow:
             x = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=rate)
-        return self.out_proj(x.transpose(1, 2).flatten(2))
-
-    def _explicit(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, rate: float
-    ) -> Tensor:
-        """softmax(q k^T / sqrt d + mask) v per head; in fp32 where its probabilities are kept."""
-        if self.kept is not None:
+            return self.out_proj(x.transpose(1, 2).flatten(2))
+        dtype = v.dtype
+        if self.kept is not None:  # probabilities are kept in fp32
             q, k, v = q.float(), k.float(), v.float()
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         probabilities = (scores if mask is None else scores + mask).softmax(dim=-1).to(v.dtype)
@@ -92,7 +78,8 @@ class Projections(nn.Module):
             if torch.is_grad_enabled() and not probabilities.requires_grad:
                 probabilities.requires_grad_()
             self.kept.append(probabilities)
-        return dropout(probabilities, rate) @ v
+        x = (dropout(probabilities, rate) @ v).to(dtype)
+        return self.out_proj(x.transpose(1, 2).flatten(2))
 
 
 class SplitAttention(Projections):
@@ -138,13 +125,12 @@ class SplitPool(Projections):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, N, width) -> (B, width)."""
-        return self._finish(self.attend(self.latent.expand(len(x), -1, -1), x, x))[:, 0]
+        pooled = self.attend(self.latent.expand(len(x), -1, -1), x, x)
+        return (pooled + self.mlp(self.norm(pooled)))[:, 0]
 
     def values(self, x: Tensor) -> Tensor:
         """Every token pooled alone: x (B, N, width) -> the same shape."""
-        return self._finish(self.out_proj(self.v_proj(x)))  # all the attention is its own
-
-    def _finish(self, pooled: Tensor) -> Tensor:
+        pooled = self.out_proj(self.v_proj(x))  # all the attention is its own
         return pooled + self.mlp(self.norm(pooled))
 
 
@@ -187,14 +173,12 @@ def pack_state_dict(state: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in state.items():
         stem, _, tail = name.rpartition(".")
         owner, _, part = stem.rpartition(".")
-        if part not in (*PARTS, "out_proj"):
+        if part not in PARTS + OUT:
             packed[name] = tensor
             continue
-        layout = next(found for found in LAYOUTS if re.search(found.owner, owner))
-        if part == "out_proj":
-            packed[f"{owner}.{layout.out}.{tail}"] = tensor
-        for fused, parts in layout.fused.items():
+        layout = next(stems for pattern, stems in LAYOUTS.items() if re.search(pattern, owner))
+        for stem, parts in layout.items():
             if part == parts[0]:
                 pieces = [state[f"{owner}.{p}.{tail}"] for p in parts]
-                packed[f"{owner}.{fused}{tail}"] = torch.cat(pieces)
+                packed[f"{owner}.{stem}{tail}"] = torch.cat(pieces)
     return packed

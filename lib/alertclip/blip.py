@@ -7,11 +7,12 @@ has no parameter for this model's temperature: its logarithm is read from and wr
 
 import re
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import yaml
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:  # importing takes 1.5 s, which only BLIP's users should wait
     from transformers import BlipForImageTextRetrieval, PreTrainedTokenizerBase
 
 MAX_TOKENS = 77  # captions are cut where CLIP cuts them; BLIP itself has 512 positions
-NAMES = [(r"^visual\.", "vision_"), (r"^text\.", "text_")]  # ours -> transformers
+LAYER_NAMES = Path(__file__).resolve().parents[2] / "params" / "layer_names.yaml"
 
 
 class BlipAttention(SplitSelfAttention):
@@ -46,16 +47,12 @@ class BlipVision(nn.Module):
             fused = layer.self_attn
             parts = fused.qkv, fused.projection, fused.num_heads, fused.dropout.p
             layer.self_attn = BlipAttention(*parts)
-        side = model.config.image_size // model.config.patch_size
-        self.image_size, self.grid = (model.config.image_size,) * 2, (side, side)
+        size, side = model.config.image_size, model.config.image_size // model.config.patch_size
+        self.image_size, self.grid = (size, size), (side, side)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute every block in the backward pass, as open_clip's towers do under this name."""
         self.model._set_gradient_checkpointing(enable, partial(checkpoint, use_reentrant=False))
-
-    def patches(self, tokens: Tensor) -> Tensor:
-        """Tokens after the last block (F, N, width) -> projected patch tokens (F, h * w, D)."""
-        return self.proj(self.model.post_layernorm(tokens[:, 1:]))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalised pixels (F, 3, H, W) -> image features (F, D), not normalised."""
@@ -63,7 +60,7 @@ class BlipVision(nn.Module):
 
 
 class BlipRetrieval(nn.Module):
-    """BLIP behind CLIP's interface: visual, encode_image, encode_text, logit_scale."""
+    """BLIP behind CLIP's interface: visual, encode_text, logit_scale."""
 
     def __init__(self, blip: "BlipForImageTextRetrieval") -> None:
         super().__init__()
@@ -72,10 +69,6 @@ class BlipRetrieval(nn.Module):
         self.itm_head = blip.itm_head
         self.logit_scale = nn.Parameter(torch.tensor(blip.config.logit_scale_init_value))
         self.architecture = blip.config
-
-    def encode_image(self, pixels: Tensor) -> Tensor:
-        """Normalised pixels (F, 3, H, W) -> (F, D), not normalised."""
-        return self.visual(pixels)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Token ids (C, L), padding with the config's pad id -> (C, D), not normalised."""
@@ -143,7 +136,9 @@ def save_blip(backbone: Any, out: Path) -> None:
     config = transformers.BlipConfig.from_dict(model.architecture.to_dict())
     config.logit_scale_init_value = model.logit_scale.item()
     blip = transformers.BlipForImageTextRetrieval(config)
-    blip.load_state_dict(stock_names(model.state_dict()), strict=True)
+    packed = pack_state_dict(model.state_dict())
+    del packed["logit_scale"]
+    blip.load_state_dict(renamed(packed, "blip"), strict=True)
     blip.save_pretrained(out)
     size = dict(zip(("height", "width"), model.visual.image_size, strict=True))
     statistics = {"image_mean": list(backbone.mean), "image_std": list(backbone.std)}
@@ -151,14 +146,11 @@ def save_blip(backbone: Any, out: Path) -> None:
     transformers.BlipProcessor(images, backbone.tokenizer.tokenizer).save_pretrained(out)
 
 
-def stock_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """State dict of a ``BlipRetrieval`` under transformers' names, the temperature left out."""
-    packed = pack_state_dict(state)
-    return {rename(name, NAMES): packed[name] for name in packed if name != "logit_scale"}
+def renamed(state: dict[str, Tensor], family: str) -> dict[str, Tensor]:
+    """State dict of a model with split attention under transformers' names of a family."""
+    patterns = yaml.safe_load(LAYER_NAMES.read_text(encoding="utf-8"))[family]
 
+    def rename(name: str) -> str:
+        return reduce(lambda n, pattern: re.sub(pattern, patterns[pattern], n), patterns, name)
 
-def rename(name: str, patterns: Sequence[tuple[str, str]]) -> str:
-    """The name after each (pattern, replacement) in order."""
-    for pattern, replacement in patterns:
-        name = re.sub(pattern, replacement, name)
-    return name
+    return {rename(name): tensor for name, tensor in state.items()}

@@ -7,24 +7,20 @@ checkpoint-000100/    trainable.safetensors; state.pt with step, optimiser and r
 
 import hashlib
 import json
-import pickle
 import shutil
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cache
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch._weights_only_unpickler import Unpickler, get_globals_in_pkl
-from torch.serialization import safe_globals
+from torch import Tensor, _weights_only_unpickler, nn
+from torch._weights_only_unpickler import get_globals_in_pkl
+from torch.serialization import _load, safe_globals
 
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, read_json, sha256_json, share, write_json, writing
@@ -112,21 +108,15 @@ def checkpoints(out: Path) -> list[Path]:
     return sorted(path for path in out.glob("checkpoint-??????") if path.is_dir())
 
 
-class Checkpoint(NamedTuple):
-    """Trainable tensors after ``step`` optimiser steps, and what a resume needs beside them."""
+def latest_checkpoint(out: Path) -> dict[str, Any] | None:
+    """The newest checkpoint that can be read: step, tensors, optimizer, random (states).
 
-    step: int
-    tensors: dict[str, Tensor]
-    optimizer: dict[str, Any]
-    random: list[Tensor]
-
-
-def latest_checkpoint(out: Path) -> Checkpoint | None:
-    """The newest checkpoint that can be read; damaged ones are named and skipped."""
+    Damaged ones are named and skipped.
+    """
     for folder in reversed(checkpoints(out)):
         try:
             state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-            return Checkpoint(tensors=load_file(folder / TRAINABLE), **state)
+            return state | {"tensors": load_file(folder / TRAINABLE)}
         except Exception as error:  # what damaged files raise has no common class
             print(f"{folder}: damaged, and skipped ({type(error).__name__})")
     return None
@@ -139,20 +129,18 @@ def restore(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
             parameter.copy_(saved[name])
 
 
-@dataclass
-class History:
+class History(NamedTuple):
     """Rows for ``pandas.DataFrame``: ``steps`` one per optimiser step, ``validation`` one each."""
 
-    steps: list[dict[str, Any]] = field(default_factory=list)
-    validation: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[dict[str, Any]]
+    validation: list[dict[str, Any]]
 
 
 def read_history(out: Path) -> History:
     """The history of the stage in ``out``; empty before its first step."""
-    history = History()
-    for row in _rows(out):
-        (history.steps if row["split"] == "train" else history.validation).append(row)
-    return history
+    rows = list(_rows(out))
+    splits = [[row for row in rows if row["split"] == name] for name in ("train", "validation")]
+    return History(*splits)
 
 
 def append_row(out: Path, row: dict[str, Any]) -> None:
@@ -184,9 +172,6 @@ def _rows(out: Path) -> Iterator[dict[str, Any]]:
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # numbers in OpenAI's archives
 ARCHIVE = "TorchScript"  # OpenAI's models, all with QuickGELU
-REFUSALS = (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, RuntimeError,
-            StopIteration, IndexError, MemoryError, OverflowError, pickle.UnpicklingError,
-            zipfile.BadZipFile, zlib.error)  # fmt: skip
 
 
 def as_safetensors(path: Path) -> Path:
@@ -198,14 +183,15 @@ def as_safetensors(path: Path) -> Path:
     if path.suffix not in PICKLED:
         return path
     made = path.with_name(f"{path.name}.safetensors")
+    source = f"{path.stat().st_size} bytes of {path.stat().st_mtime_ns}"
     try:
-        source = f"{path.stat().st_size} bytes of {path.stat().st_mtime_ns}"
-        if made.is_file() and _source(made) == source:
+        if made.is_file() and file_header(made)[0].get("of") == source:
             return made
-        archive = zipfile.is_zipfile(path) and _is_archive(path)
-        state = _archive_state(path) if archive else _file_state(path)
-        state = {k: _whole(k, v) for k, v in state.items() if k not in NOT_WEIGHTS}
-    except REFUSALS as error:
+        names = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
+        archive = any("/code/" in name for name in names)
+        state = dict(_archive_module(path).tensors()) if archive else _file_state(path)
+        state = {k: v.contiguous().clone() for k, v in state.items() if k not in NOT_WEIGHTS}
+    except Exception as error:  # what damaged files raise has no common class
         reason = f"{type(error).__name__} {error}".splitlines()[0]
         raise InputError(
             f"pretrained {path}: not readable as plain weights ({reason}); fetch it again, or"
@@ -216,21 +202,14 @@ def as_safetensors(path: Path) -> Path:
     return made
 
 
-def _source(made: Path) -> str | None:
-    with safe_open(made, "pt") as file:
-        return (file.metadata() or {}).get("of")
-
-
-def _is_archive(path: Path) -> bool:
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in name for name in archive.namelist())
-
-
-def _whole(name: str, tensor: Tensor) -> Tensor:
-    """A tensor of its own; one that is larger than what is stored of it would fill the memory."""
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise ValueError(f"{name} is larger than what is stored of it")
-    return tensor.contiguous().clone()
+def file_header(path: Path) -> tuple[dict[str, str], dict[str, list[int]]]:
+    """What a safetensors file says of itself, and its tensors' shapes; InputError if it is none."""
+    try:
+        with safe_open(path, "pt") as file:
+            names = file.keys()
+            return file.metadata() or {}, {n: file.get_slice(n).get_shape() for n in names}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a safetensors file ({error})") from None
 
 
 def _file_state(path: Path) -> dict[str, Tensor]:
@@ -243,51 +222,24 @@ def _file_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
-class _Record:
+class _Module:
     """A module of an archive: its attributes, without its class or its code."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
 
-
-def _archive_state(path: Path) -> dict[str, Tensor]:
-    """State of a TorchScript archive by name, as its module's state_dict() would be."""
-    with zipfile.ZipFile(path) as archive:
-        tree = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
-        state, seen = {}, set()
-        waiting = [("", _modules(archive, tree))]
-        while waiting:
-            prefix, record = waiting.pop()
-            if id(record) in seen:
-                raise ValueError("its modules are not a tree")
-            seen.add(id(record))
-            for name, value in vars(record).items():
-                if isinstance(value, Tensor):
-                    state[prefix + name] = value
-                elif isinstance(value, _Record):
-                    waiting.append((f"{prefix}{name}.", value))
-    return state
+    def tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+        """Parameters and buffers by name, as ``state_dict`` has them."""
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                yield prefix + name, value
+            elif isinstance(value, _Module):
+                yield from value.tensors(f"{prefix}{name}.")
 
 
-def _modules(archive: zipfile.ZipFile, tree: str) -> Any:
-    """The archive's module by torch's own reader of plain weights, its classes as records."""
-    content, folder = _stored(archive, tree), tree.removesuffix("data.pkl")
-    named = get_globals_in_pkl(BytesIO(content))
-    records = [(_Record, name) for name in named if name.startswith("__torch__")]
-
-    @cache
-    def storage(number: str, dtype: torch.dtype) -> torch.TypedStorage:
-        numbers = bytearray(_stored(archive, f"{folder}data/{number}"))
-        plain = torch.frombuffer(numbers, dtype=torch.uint8).untyped_storage()
-        return torch.TypedStorage(wrap_storage=plain, dtype=dtype, _internal=True)
-
-    with safe_globals(records):
-        reader = Unpickler(BytesIO(content), encoding="utf-8")
-        reader.persistent_load = lambda key: storage(key[2], key[1].dtype)
-        return reader.load()
-
-
-def _stored(archive: zipfile.ZipFile, name: str) -> bytes:
-    if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
-        raise ValueError(f"its {name} is compressed, which weights never are")
-    return archive.read(name)
+def _archive_module(path: Path) -> _Module:
+    """The module of a TorchScript archive by torch's own reader of plain weights."""
+    reader = torch._C.PyTorchFileReader(str(path))
+    named = get_globals_in_pkl(BytesIO(reader.get_record("data.pkl")))
+    with safe_globals([(_Module, name) for name in named if name.startswith("__torch__")]):
+        return _load(reader, "cpu", _weights_only_unpickler, encoding="utf-8")

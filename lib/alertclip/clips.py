@@ -186,8 +186,12 @@ def _holds(span: tuple[float, float], indices: np.ndarray, info: VideoInfo) -> b
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> Batch:
-    """Samples of equal length to a Batch; regions of all clips stand in one list."""
-    regions = [(b, region) for b, s in enumerate(samples) for region in s["regions"]]
+    """Samples of equal length to a Batch; regions of all clips stand in one list.
+
+    A region that no frame shows is left out.
+    """
+    shown = [[region for region in s["regions"] if region[1].any()] for s in samples]
+    regions = [(b, region) for b, found in enumerate(shown) for region in found]
     boxes = np.array([r[0] for _, r in regions], np.float32)
     present = np.array([r[1] for _, r in regions], bool)
     frames = torch.from_numpy(np.stack([s["frames"] for s in samples]))

@@ -1,6 +1,6 @@
 """Export the tuned model for other libraries, and load an export as AlertCLIP again.
 
-``python -m alertclip.export runs/mini/full --format huggingface --out FOLDER``
+``python -m alertclip.export runs/mini/full --out FOLDER``: as a transformers ``CLIPModel``.
 
 An Alert-CLIP folder holds:
 open_clip_config.json, open_clip_model.safetensors   stock open_clip loads it: local-dir:FOLDER
@@ -11,7 +11,6 @@ adapter/                                             the stage's LoRA as PEFT sa
 """
 
 import argparse
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 
 from alertclip.attention import pack_state_dict
 from alertclip.backbone import CONFIG, Backbone, load_backbone
-from alertclip.blip import BlipRetrieval, rename, save_blip
+from alertclip.blip import BlipRetrieval, renamed, save_blip
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, read_json, share, write_json, writing
 from alertclip.lora import has_lora, merge_lora
@@ -36,25 +35,6 @@ if TYPE_CHECKING:
 
 WEIGHTS, HEAD, META = "open_clip_model.safetensors", "alert_temporal.safetensors", "alert_clip.json"
 ADAPTER = "adapter"
-TOKENIZER = ("*token*.json", "vocab.*", "merges.txt", "*.model")  # Hugging Face tokenizer files
-NAMES = (  # open_clip (attention split) -> transformers, applied in order
-    (r"^visual\.proj$", "visual_projection.weight"),
-    (r"^text_projection$", "text_projection.weight"),
-    (r"^visual\.class_embedding$", "vision_model.embeddings.class_embedding"),
-    (r"^visual\.conv1", "vision_model.embeddings.patch_embedding"),
-    (r"^visual\.positional_embedding$", "vision_model.embeddings.position_embedding.weight"),
-    (r"^visual\.ln_pre", "vision_model.pre_layrnorm"),
-    (r"^visual\.ln_post", "vision_model.post_layernorm"),
-    (r"^token_embedding", "text_model.embeddings.token_embedding"),
-    (r"^positional_embedding$", "text_model.embeddings.position_embedding.weight"),
-    (r"^ln_final", "text_model.final_layer_norm"),
-    (r"^visual\.transformer\.resblocks", "vision_model.encoder.layers"),
-    (r"^transformer\.resblocks", "text_model.encoder.layers"),
-    (r"\.ln_([12])\.", r".layer_norm\1."),
-    (r"\.mlp\.c_fc\.", ".mlp.fc1."),
-    (r"\.mlp\.c_proj\.", ".mlp.fc2."),
-    (r"\.attn\.", ".self_attn."),
-)
 
 
 def export_open_clip(model: AlertCLIP, out: Path, meta: dict[str, Any]) -> Path:
@@ -73,7 +53,7 @@ def export_open_clip(model: AlertCLIP, out: Path, meta: dict[str, Any]) -> Path:
         (out / ADAPTER / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     model.adapted = model.backbone.model = merge_lora(model.adapted)
     _save_backbone(model.backbone, out)
-    _save(_head(model), out / HEAD)
+    _save(_head(model).state_dict(), out / HEAD)
     layers = model.temporal.encoder.layers
     options = {
         "temporal": {"layers": len(layers), "heads": layers[0].self_attn.num_heads},
@@ -99,10 +79,7 @@ def load_alertclip(folder: Path | str) -> AlertCLIP:
         patch_tokens=options["patch_tokens"],
     )
     try:
-        state = load_file(folder / HEAD)
-        if state.keys() != _head(model).keys():
-            raise RuntimeError("other names")
-        model.load_state_dict(state, strict=False)
+        _head(model).load_state_dict(load_file(folder / HEAD))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise InputError(
             f"{folder / HEAD}: not the head that {META} describes ({error}); export it again"
@@ -125,11 +102,7 @@ def _save_backbone(backbone: Backbone, out: Path) -> None:
     if isinstance(backbone.model, BlipRetrieval):
         save_blip(backbone, out)
         return
-    source = backbone.folder
-    if source is not None and source.resolve() != out.resolve():
-        for file in (file for pattern in TOKENIZER for file in source.glob(pattern)):
-            shutil.copyfile(file, out / file.name)
-    elif source is None and isinstance(backbone.tokenizer, HFTokenizer):  # SigLIP from the hub
+    if isinstance(backbone.tokenizer, HFTokenizer):  # any but CLIP's own
         backbone.tokenizer.save_pretrained(out)
     preprocess = {
         "mean": backbone.mean,
@@ -141,9 +114,8 @@ def _save_backbone(backbone: Backbone, out: Path) -> None:
     _save(pack_state_dict(backbone.model.state_dict()), out / WEIGHTS)
 
 
-def _head(model: AlertCLIP) -> dict[str, Tensor]:
-    state = model.state_dict()
-    return {k: v for k, v in state.items() if k.startswith(("temporal.", "pooling."))}
+def _head(model: AlertCLIP) -> nn.Module:
+    return nn.ModuleDict({"temporal": model.temporal, "pooling": model.pooling})
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:
@@ -161,7 +133,10 @@ def export_huggingface(model: AlertCLIP, out: Path) -> Path:
     from transformers import CLIPImageProcessor, CLIPModel
 
     clip = CLIPModel(_clip_config(model))
-    clip.load_state_dict(_transformers_names(model.clip.state_dict()), strict=True)
+    state = model.clip.state_dict()
+    for name in ("visual.proj", "text_projection"):  # parameters here, nn.Linear there
+        state[name] = state[name].T.contiguous()
+    clip.load_state_dict(renamed(state, "clip"), strict=True)
     clip.save_pretrained(out)
     height, width = model.image_size
     CLIPImageProcessor(
@@ -187,38 +162,26 @@ def _clip_config(model: AlertCLIP) -> "CLIPConfig":
             f"{model.backbone.name}: CLIPModel needs a CLIP with class-token pooling, square images"
             " and CLIP's vocabulary; use the open_clip export"
         )
-    shared = {
-        "projection_dim": model.backbone.embed_dim,
-        "hidden_act": "quick_gelu" if model.backbone.config.get("quick_gelu") else "gelu",
-    }
-    vision = {"image_size": height, "patch_size": visual.patch_size[0]}
-    text = {
-        "vocab_size": clip.vocab_size,
-        "max_position_embeddings": clip.context_length,
-        "bos_token_id": 49406,
-        "eos_token_id": 49407,
-        "pad_token_id": 49407,
-    }
+    activation = "quick_gelu" if model.backbone.config.get("quick_gelu") else "gelu"
+
+    def tower(transformer: nn.Module, **own: int) -> dict[str, Any]:
+        block = transformer.resblocks[0]
+        return own | {
+            "projection_dim": model.backbone.embed_dim,
+            "hidden_act": activation,
+            "hidden_size": transformer.width,
+            "num_hidden_layers": transformer.layers,
+            "num_attention_heads": block.attn.num_heads,
+            "intermediate_size": block.mlp.c_fc.out_features,
+        }
+
+    words = {"vocab_size": clip.vocab_size, "max_position_embeddings": clip.context_length}
+    ends = {"bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407}
     return CLIPConfig(
-        text_config=text | _sizes(clip.transformer) | shared,
-        vision_config=vision | _sizes(visual.transformer) | shared,
+        text_config=tower(clip.transformer, **words, **ends),
+        vision_config=tower(visual.transformer, image_size=height, patch_size=visual.patch_size[0]),
         projection_dim=model.backbone.embed_dim,
     )
-
-
-def _transformers_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """State dict of a split open_clip CLIP under transformers' names."""
-    state = {name: tensor for name, tensor in state.items() if not name.endswith("attn_mask")}
-    for name in ("visual.proj", "text_projection"):  # parameters here, nn.Linear there
-        state[name] = state[name].T.contiguous()
-    return {rename(name, NAMES): tensor for name, tensor in state.items()}
-
-
-def _sizes(transformer: nn.Module) -> dict[str, int]:
-    block = transformer.resblocks[0]
-    names = "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"
-    sizes = transformer.width, transformer.layers, block.attn.num_heads, block.mlp.c_fc.out_features
-    return dict(zip(names, sizes, strict=True))
 
 
 def _clip_tokenizer(context_length: int) -> "CLIPTokenizer":
@@ -239,29 +202,16 @@ def _clip_tokenizer(context_length: int) -> "CLIPTokenizer":
     )
 
 
-def convert(folder: Path, kind: str, out: Path) -> Path:
-    """Write an Alert-CLIP folder to ``out`` as ``open_clip``, ``huggingface`` or ``peft``."""
-    if kind == "huggingface":
-        return export_huggingface(load_alertclip(folder), out)
-    if kind == "open_clip":
-        return export_open_clip(load_alertclip(folder), out, read_json(folder / META))
-    if not (folder / ADAPTER).is_dir():
-        raise InputError(f"{folder}: no {ADAPTER}/; give the folder of a training stage")
-    shutil.copytree(folder / ADAPTER, out, copy_function=shutil.copyfile, dirs_exist_ok=True)
-    return out
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line: convert an Alert-CLIP folder."""
+    """Command line: write an Alert-CLIP folder as a ``CLIPModel``."""
     parser = argparse.ArgumentParser(
-        prog="python -m alertclip.export", description="Export a tuned model for other libraries."
+        prog="python -m alertclip.export", description="Export a tuned model for transformers."
     )
     parser.add_argument("folder", type=Path, help="a tuned model, such as runs/mini/full")
-    parser.add_argument("--format", choices=("open_clip", "huggingface", "peft"), required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(arguments)
     try:
-        print(convert(args.folder, args.format, args.out))
+        print(export_huggingface(load_alertclip(args.folder), args.out))
     except InputError as error:
         sys.exit(str(error))
 

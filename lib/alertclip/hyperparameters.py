@@ -9,7 +9,6 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Projection = Literal["q", "k", "v", "out", "embedding"]
-Tower = Literal["visual", "text"]
 
 
 class Group(BaseModel):
@@ -47,7 +46,7 @@ class ModelParams(Group):
     backbone: str = "ViT-B-32-quickgelu"  # Table 4 text; B/16 is an overlay
     pretrained: str | None = "openai"
     lora_targets: list[Projection] = Field(["q", "k", "v"], min_length=1)  # Table 4 "include k"
-    lora_towers: list[Tower] = Field(["visual", "text"], min_length=1)
+    lora_towers: list[Literal["visual", "text"]] = Field(["visual", "text"], min_length=1)
     lora_blocks: int | None = Field(None, ge=1)  # adapters in so many upper blocks; None: in all
     region_pooling: Literal["mean", "temporal"] = "mean"  # supplementary C.2
     patch_tokens: Literal["plain", "value"] = "plain"

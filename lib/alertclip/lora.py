@@ -20,29 +20,32 @@ PROJECTIONS = {
     "v": r"v_proj|self\.value",
     "out": r"out_proj|output\.dense",
 }
-EMBEDDING = "embedding"
-_BLOCK = re.compile(r"\.(\d+)\.")  # its number, the only one in a layer's name
 WORDS = r"(text\.)?token_embedding|text\.encoder\.embeddings\.word_embeddings"
 
 
-def target_pattern(targets: Sequence[str], towers: Sequence[str]) -> str:
+def target_pattern(
+    clip: nn.Module, targets: Sequence[str], towers: Sequence[str], blocks: int | None = None
+) -> str:
     """Regular expression of the adapted layers, in the visual and/or text tower.
 
-    Targets: the projections q, k, v, out, and "embedding", the text tower's token embedding.
-    Raises InputError on any other name: PEFT would accept "attn" or "out_proj" and train nothing.
+    Targets: the projections q, k, v, out, and "embedding", the text tower's token embedding; any
+    other name is a KeyError. ``blocks``: only in so many upper blocks of each tower.
     """
-    known = set(targets) <= {*PROJECTIONS, EMBEDDING} and set(towers) <= set(TOWERS)
-    if not known or not targets or not towers:
-        raise InputError(
-            f"LoRA targets {list(targets)} in towers {list(towers)}: choose targets from"
-            f" {[*PROJECTIONS, EMBEDDING]} and towers from {list(TOWERS)}"
-        )
-    if EMBEDDING in targets and "text" not in towers:
-        raise InputError("LoRA target embedding: it is in the text tower; add text to lora_towers")
-    attention = "|".join(TOWERS[tower] for tower in towers)
-    projections = "|".join(PROJECTIONS[target] for target in targets if target != EMBEDDING)
-    pattern = rf"({attention})\.({projections})"
-    return f"{pattern}|{WORDS}" if EMBEDDING in targets else pattern
+    names = [name for name, _ in clip.named_modules()]
+    projections = "|".join(PROJECTIONS[target] for target in targets if target != "embedding")
+    found = []
+    for tower in towers:
+        own = [n for n in names if re.fullmatch(rf"({TOWERS[tower]})\.({projections})", n)]
+        number = {name: int(re.search(r"\.(\d+)\.", name)[1]) for name in own}
+        last = max(number.values(), default=0)
+        found += [name for name in own if blocks is None or number[name] > last - blocks]
+    if "embedding" in targets:
+        if "text" not in towers:
+            raise InputError(
+                "LoRA target embedding: it is in the text tower; add text to lora_towers"
+            )
+        found += [name for name in names if re.fullmatch(WORDS, name)]
+    return "|".join(map(re.escape, found))
 
 
 def has_lora(clip: nn.Module) -> bool:
@@ -69,24 +72,13 @@ def add_lora(
     from peft import LoraConfig, get_peft_model  # slow to import, and only training needs it
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    pattern = target_pattern(targets, towers)
-    if blocks is not None:
-        pattern = _in_upper_blocks(clip, pattern, blocks)
+    pattern = target_pattern(clip, targets, towers, blocks)
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=pattern)
     adapted = get_peft_model(clip, config)
     for layer in (m for m in adapted.modules() if isinstance(m, BaseTunerLayer)):
         # PEFT would copy bf16 inputs to fp32, and autocast back: a tenth of a step for nothing.
         layer.cast_input_dtype_enabled = False
     return adapted
-
-
-def _in_upper_blocks(clip: nn.Module, pattern: str, blocks: int) -> str:
-    """The pattern of the layers in the last blocks of each tower; the word embedding stays."""
-    names = [name for name, _ in clip.named_modules() if re.fullmatch(pattern, name)]
-    place = {n: (n.startswith("visual"), int(b[1])) for n in names if (b := _BLOCK.search(n))}
-    depth = {tower: max(b for t, b in place.values() if t == tower) for tower, _ in place.values()}
-    kept = (n for n in names if n not in place or place[n][1] > depth[place[n][0]] - blocks)
-    return "|".join(map(re.escape, kept))
 
 
 def merge_lora(clip: nn.Module) -> nn.Module:
@@ -101,20 +93,18 @@ def parameter_groups(
 
     Biases, norms and other vectors or scalars have no weight decay.
     """
-    rates = {"base": base_lr, "text": text_lr, "temporal": temporal_lr}
-    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    groups: dict[str, dict] = {}
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups.setdefault((_kind(name), parameter.ndim > 1), []).append(parameter)
-    found = []
-    for (kind, decays), members in groups.items():
-        group = {"name": kind if decays else f"{kind}_no_decay", "params": members}
-        rate = {"lr": rates[kind], "initial_lr": rates[kind]}
-        found.append(group | rate | {"weight_decay": weight_decay if decays else 0.0})
-    return found
-
-
-def _kind(name: str) -> str:
-    if name.startswith(("temporal", "pooling")):
-        return "temporal"
-    return "base" if "visual." in name or "logit_scale" in name else "text"
+        if not parameter.requires_grad:
+            continue
+        if name.startswith(("temporal", "pooling")):
+            kind, rate = "temporal", temporal_lr
+        elif "visual." in name or "logit_scale" in name:
+            kind, rate = "base", base_lr
+        else:
+            kind, rate = "text", text_lr
+        decays = parameter.ndim > 1
+        label, decay = (kind, weight_decay) if decays else (f"{kind}_no_decay", 0.0)
+        group = {"name": label, "params": [], "lr": rate, "initial_lr": rate, "weight_decay": decay}
+        groups.setdefault(label, group)["params"].append(parameter)
+    return list(groups.values())

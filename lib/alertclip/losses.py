@@ -57,7 +57,10 @@ def concatenate(parts: Sequence[Embeddings]) -> Embeddings:
 
 
 def info_nce(x: Tensor, t: Tensor, scale: Tensor, captions: list[str]) -> Tensor:
-    """Symmetric InfoNCE of pairs x (N, D), t (N, D): mean of both directions' cross entropies."""
+    """Symmetric InfoNCE of pairs x (N, D), t (N, D): mean of both directions' cross entropies.
+
+    L_global (Key Design 2) for clips and their captions, L_region (3) for regions and theirs.
+    """
     place = {text: i for i, text in enumerate(dict.fromkeys(captions))}
     ids = torch.tensor([place[text] for text in captions], device=x.device)
     same = ids[:, None] == ids[None, :]
@@ -65,16 +68,6 @@ def info_nce(x: Tensor, t: Tensor, scale: Tensor, captions: list[str]) -> Tensor
     logits = (scale * x @ t.T).masked_fill(same & ~eye, float("-inf"))
     target = torch.arange(len(x), device=x.device)
     return (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
-
-
-def global_loss(v: Tensor, t: Tensor, scale: Tensor, captions: list[str]) -> Tensor:
-    """L_global (Key Design 2): clips v (B, D) against their captions t (B, D)."""
-    return info_nce(v, t, scale, captions)
-
-
-def region_loss(v_r: Tensor, t_r: Tensor, scale: Tensor, captions: list[str]) -> Tensor:
-    """L_region (Key Design 3): regions v_r (R, D) against their captions t_r (R, D)."""
-    return info_nce(v_r, t_r, scale, captions)
 
 
 def hard_negative_loss(
@@ -112,10 +105,10 @@ def total_loss(
 
     Without regions, as in Stage I, it is the weighted L_global.
     """
-    global_ = global_loss(e.v, e.t, scale, e.captions)
+    global_ = info_nce(e.v, e.t, scale, e.captions)
     if e.v_r is None:
         return Losses(weights[0] * global_, global_)
-    region = region_loss(e.v_r, e.t_r, scale, e.region_captions)
+    region = info_nce(e.v_r, e.t_r, scale, e.region_captions)
     hard = hard_negative_loss(e.v_r, e.t_r, e.t_neg, scale, e.negative_mask)
     total = weights[0] * global_ + weights[1] * region + weights[2] * hard
     return Losses(total, global_, region, hard)

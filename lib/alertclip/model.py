@@ -5,35 +5,31 @@ h w patch grid. Every embedding that leaves this module is a unit vector in fp32
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, normalize
 from torchvision.ops import roi_align
 
-from alertclip.backbone import Backbone
+from alertclip.backbone import Backbone, PatchTokens, image_and_patches
 from alertclip.clips import Batch
 from alertclip.errors import InputError
 from alertclip.lora import has_lora
 from alertclip.losses import Embeddings
-from alertclip.tower import PatchTokens, image_and_patches
 
 K = 3  # hard negatives per region (supplementary A.4)
 MAX_FRAMES = 256  # Table 4
 
 
-@dataclass(frozen=True)
-class Frames:
+class Frames(NamedTuple):
     """Frame embeddings v (B, T, D), unit length; projected patch grids (B*T, D, h, w) or None."""
 
     v: Tensor
     patches: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class ClipEmbedding:
+class ClipEmbedding(NamedTuple):
     """Unit clip embedding (B, D), frames after the temporal transformer z (B, T, D), alpha."""
 
     embedding: Tensor
@@ -59,6 +55,7 @@ class AlertCLIP(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone, self.adapted = backbone, backbone.model
+        self.image_size, self.grid = backbone.image_size, backbone.grid  # (H, W), patches (h, w)
         width = backbone.embed_dim
         self.temporal = TemporalTransformer(
             width, temporal_layers, temporal_heads, temporal_dropout
@@ -86,16 +83,6 @@ class AlertCLIP(nn.Module):
         """Logarithm of the inverse temperature: the backbone's own."""
         return self.clip.logit_scale
 
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Frame size (H, W)."""
-        return self.backbone.image_size
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Patch grid (h, w)."""
-        return self.backbone.grid
-
     def forward(self, batch: Batch, regions: bool = False) -> Embeddings:
         """Embeddings for the global loss and, with ``regions``, for region and hard losses."""
         regions = regions and bool(batch.region_captions)
@@ -104,12 +91,18 @@ class AlertCLIP(nn.Module):
         if not regions:
             return Embeddings(v, self.encode_text(batch.global_captions), batch.global_captions)
         v_r = self.encode_regions(frames.patches, batch.region_clip, batch.boxes, batch.region_mask)
-        return self.pair_with_captions(v, v_r, batch)
+        negatives, mask = fill_negatives(batch.hard_negatives, batch.region_captions)
+        t = self.encode_text([*batch.global_captions, *batch.region_captions, *negatives])
+        t, t_r, t_neg = t.split([len(v), len(v_r), len(negatives)])
+        t_neg, mask = t_neg.unflatten(0, mask.shape), mask.to(t.device)
+        captions = batch.global_captions, batch.region_captions
+        return Embeddings(v, t, captions[0], v_r, t_r, t_neg, mask, captions[1])
 
     def encode_frames(self, frames: Tensor, patches: bool = False) -> Frames:
         """frames (B, T, 3, H, W) uint8 -> v, and patch grids: one pass of the vision tower."""
-        pixels, kind = self.normalise_pixels(frames.flatten(0, 1)), self.patch_tokens
-        v, grids = image_and_patches(self.clip.visual, pixels, kind if patches else None)
+        kind = self.patch_tokens if patches else None
+        pixels = self.normalise_pixels(frames.flatten(0, 1))
+        v, grids = image_and_patches(self.clip.visual, pixels, kind)
         return Frames(normalize(v.float(), dim=-1).unflatten(0, frames.shape[:2]), grids)
 
     def pool_frames(self, v: Tensor, mask: Tensor) -> ClipEmbedding:
@@ -138,15 +131,6 @@ class AlertCLIP(nn.Module):
         tokens = self.backbone.tokenizer(list(place)).to(self.mean.device)
         embeddings = normalize(self.clip.encode_text(tokens).float(), dim=-1)
         return embeddings[[place[text] for text in texts]]
-
-    def pair_with_captions(self, v: Tensor, v_r: Tensor, batch: Batch) -> Embeddings:
-        """Clips v (B, D) and regions v_r (R, D) with their captions and hard negatives."""
-        negatives, mask = fill_negatives(batch.hard_negatives, batch.region_captions)
-        t = self.encode_text([*batch.global_captions, *batch.region_captions, *negatives])
-        t, t_r, t_neg = t.split([len(v), len(v_r), len(negatives)])
-        t_neg, mask = t_neg.unflatten(0, mask.shape), mask.to(t.device)
-        captions = batch.global_captions, batch.region_captions
-        return Embeddings(v, t, captions[0], v_r, t_r, t_neg, mask, captions[1])
 
     def image_features(self, frames: Tensor) -> Tensor:
         """frames (F, 3, H, W) uint8 -> features (F, D) as projected, not normalised."""
@@ -227,20 +211,16 @@ def roi_features(patches: Tensor, frame: Tensor, boxes: Tensor) -> Tensor:
     patches (F, D, h, w), frame (M,) the grid that each box lies on, boxes (M, 4) normalised
     x1 y1 x2 y2 -> (M, D). Coordinates stay continuous; the whole frame gives the grid's mean.
     """
-    weights = cell_weights(boxes, *patches.shape[-2:])
+    height, width = patches.shape[-2:]
+    corners = boxes.float() * boxes.new_tensor([width, height, width, height])
+    one_hot = torch.eye(height * width, device=boxes.device).view(1, -1, height, width)
+    pooled = roi_align(one_hot, [corners], (height, width), sampling_ratio=2, aligned=True)
+    weights = pooled.mean(dim=(2, 3))  # (M, h * w): of each cell in the mean over a box's ROI Align
     # Each f is a weighted sum of the frame's cells. ROI Align on the D channels costs 7x as much.
     cells = patches.float().flatten(2).transpose(1, 2)  # bf16 would move boxes by a sixteenth
     first = frame.long()[:, None] * weights.shape[1]
     rows = first + torch.arange(weights.shape[1], device=first.device)
     return embedding_bag(rows, cells.flatten(0, 1), per_sample_weights=weights, mode="sum")
-
-
-def cell_weights(boxes: Tensor, height: int, width: int) -> Tensor:
-    """Weight (M, h * w) of each cell in the mean over a box's ROI Align; boxes as above."""
-    corners = boxes.float() * boxes.new_tensor([width, height, width, height])
-    one_hot = torch.eye(height * width, device=boxes.device).view(1, -1, height, width)
-    pooled = roi_align(one_hot, [corners], (height, width), sampling_ratio=2, aligned=True)
-    return pooled.mean(dim=(2, 3))
 
 
 def region_sequence(
@@ -249,11 +229,7 @@ def region_sequence(
     """f_t^roi of R regions in every frame: (R, T, D), zero where the region has no box.
 
     patches (B * T, D, h, w); region_clip (R,) which clip; boxes (R, T, 4); region_mask (R, T).
-    Raises ValueError if a region has a box in no frame: it has no feature.
     """
-    if not region_mask.any(dim=1).all():
-        empty = (~region_mask.any(dim=1)).nonzero().flatten().tolist()
-        raise ValueError(f"regions {empty} of the batch have a box in none of the sampled frames")
     regions, frames = region_mask.shape
     number = region_clip[:, None] * frames + torch.arange(frames, device=boxes.device)  # (R, T)
     found = roi_features(patches, number[region_mask], boxes[region_mask])

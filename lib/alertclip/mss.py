@@ -12,10 +12,7 @@ import torch
 from alertclip.intervals import bootstrap_interval
 from alertclip.prompts import PromptSets
 
-EncodeText = Callable[[list[str]], torch.Tensor]
-"""Sentences (C) -> unit vectors (C, D), such as AlertCLIP.encode_text."""
-
-Spans = Sequence[tuple[float, float]]
+EncodeText = Callable[[list[str]], torch.Tensor]  # (C) -> unit (C, D): AlertCLIP.encode_text
 
 
 @torch.inference_mode()
@@ -41,17 +38,12 @@ def zero_shot_margin(embedding: np.ndarray, normal: np.ndarray, abnormal: np.nda
 
 
 def signed_score(similarities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """SS(x) of the paper: S_A - S_N if x is abnormal, S_N - S_A if it is normal.
+    """SS(x) of the paper: S_A - S_N if x is abnormal, S_N - S_A if it is normal; MSS is its mean.
 
     similarities (B, 2) holds S_N, S_A; labels (B,) is 1 where abnormal -> (B,) in [-2, 2].
     """
     normal, abnormal = np.asarray(similarities, float).T
     return np.where(labels, 1.0, -1.0) * (abnormal - normal)
-
-
-def mean_sign_score(similarities: np.ndarray, labels: np.ndarray) -> float:
-    """MSS of the paper: the mean of SS(x) over the videos. Swapping labels negates it."""
-    return float(signed_score(similarities, labels).mean())
 
 
 def mss_table(
@@ -78,7 +70,7 @@ def mss_table(
     return pd.DataFrame(rows, columns=["class_name", "n", "mss", "low", "high", "right_signed"])
 
 
-def inside(positions: np.ndarray, spans: Spans) -> np.ndarray:
+def inside(positions: np.ndarray, spans: Sequence[tuple[float, float]]) -> np.ndarray:
     """Truth at frame numbers or times: True where start <= position < end of any span."""
     positions = np.asarray(positions)
     truth = np.zeros(positions.shape, bool)

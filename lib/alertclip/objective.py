@@ -74,9 +74,10 @@ class StageObjective:
         after = random_states(self.device)
         for batch, state, leaf in zip(batches, states, leaves, strict=True):
             set_random_states(state, self.device)
-            again, kept = self.embed(batch).tensors(), leaf.tensors()
-            names = [n for n in kept if kept[n].grad is not None and again[n].requires_grad]
-            torch.autograd.backward([again[n] for n in names], [kept[n].grad for n in names])
+            again = self.embed(batch).tensors()
+            kept = {n: t.grad for n, t in leaf.tensors().items() if t.grad is not None}
+            names = [name for name in kept if again[name].requires_grad]
+            torch.autograd.backward([again[n] for n in names], [kept[n] for n in names])
         set_random_states(after, self.device)
         return Losses(*(None if x is None else x.detach() for x in losses))
 

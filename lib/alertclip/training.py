@@ -5,15 +5,13 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from functools import partial
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from alertclip import checkpoint, distributed
@@ -24,7 +22,6 @@ from alertclip.hyperparameters import StageParams, TrainingParams
 from alertclip.lora import parameter_groups
 from alertclip.objective import StageObjective, validate
 
-MAX_LOGIT_SCALE = math.log(100)  # CLIP's own limit on the temperature
 BOOKKEEPING = {"save_steps", "save_limit"}  # they decide what is written, not what is learned
 
 
@@ -51,15 +48,22 @@ def fit(
     ``regions`` adds the region and hard-negative losses (Stage II). ``provenance`` (the data's
     hash) joins settings, seed and initial weights in what identifies the run: a finished run of
     the same settings is loaded, an unfinished one goes on from its last whole checkpoint, the
-    folder of other settings is set aside. Raises TrainingError on a loss or gradient not finite.
+    folder of other settings is set aside. Raises TrainingError on a loss or gradient not finite,
+    InputError if another run is at work in ``out`` or the processes of this one differ.
     """
     if len(train) == 0:
         raise InputError(f"{out.name}: no training clips; see the report of the annotation reader")
     run = Run(model.to(device), stage, training, out, regions, torch.device(device))
     identity = run.identity(seed, len(train), provenance or {})
-    with _claimed(out, identity), out_of_memory_advice(run.name):
-        start, total = run.resume(seed), stage.total_steps(len(train))
-        if start < total:
+    distributed.require_equal(identity, "settings, data or weights")
+    first = distributed.rank() == 0
+    lock = locked(out.with_name(f".{out.name}.lock"), wait=False) if first else nullcontext()
+    with lock, out_of_memory_advice(run.name):
+        if first:
+            checkpoint.claim(out, identity)
+        distributed.barrier()
+        start = run.resume(seed)
+        if start < stage.total_steps(len(train)):
             _train(run, train, validation, seed, workers, start)
         distributed.barrier()
     return checkpoint.read_history(out)
@@ -69,16 +73,14 @@ def _train(
     run: "Run", train: Dataset, validation: Dataset | None, seed: int, workers: int, start: int
 ) -> None:
     stage, mine, total = run.stage, distributed.own_shard(), run.stage.total_steps(len(train))
+    # A generator of their own keeps the loaders from drawing on the state that dropout draws on.
+    load = partial(DataLoader, collate_fn=collate, num_workers=workers, generator=torch.Generator())
+    order = micro_batches(len(train), stage, seed, start, mine)
+    batches, steps = iter(load(train, batch_sampler=order)), range(start, total)
     if distributed.rank() == 0:
         checkpoint.trim_log(run.out, start)
-    # A generator of their own keeps the loaders from drawing on the state that dropout draws on.
-    load = partial(
-        DataLoader, collate_fn=collate_seen, num_workers=workers, generator=torch.Generator()
-    )
-    order = micro_batches(len(train), stage, seed, start, mine)
-    batches = iter(load(train, batch_sampler=order))
-    steps, label = range(start, total), f"{run.out.name} step"
-    for step in progress(steps, len(steps), label) if distributed.rank() == 0 else steps:
+        steps = progress(steps, len(steps), f"{run.out.name} step")
+    for step in steps:
         group = [next(batches) for _ in range(stage.accumulation)]
         distributed.seed_step(seed, step)
         run.step(step, total, group, step * stage.items_per_step / len(train))
@@ -86,9 +88,12 @@ def _train(
         last = step + 1 == total
         if validation is not None and (last or (step + 1) % run.validate_steps == 0):
             chunks = list(BatchSampler(range(len(validation)), stage.batch_size, False))
-            run.validate(step + 1, load(validation, batch_sampler=mine.take(chunks)))
-        if last or (step + 1) % stage.save_steps == 0:
-            run.save(step + 1)
+            loader = load(validation, batch_sampler=mine.take(chunks))
+            run.model.eval()
+            run.log("validation", step + 1, **validate(loader, run.objective))
+        if distributed.rank() == 0 and (last or (step + 1) % stage.save_steps == 0):
+            what = run.model, run.optimizer, run.device, stage.save_limit
+            checkpoint.save_checkpoint(run.out, step + 1, *what)
 
 
 class Run:
@@ -134,16 +139,10 @@ class Run:
         if saved is None:
             torch.manual_seed(seed)
             return 0
-        checkpoint.restore(self.model, saved.tensors)
-        self.optimizer.load_state_dict(saved.optimizer)
-        checkpoint.set_random_states(saved.random, self.device)
-        return saved.step
-
-    def save(self, step: int) -> None:
-        """Write the checkpoint after ``step`` optimiser steps."""
-        if distributed.rank() == 0:
-            what = self.model, self.optimizer, self.device, self.stage.save_limit
-            checkpoint.save_checkpoint(self.out, step, *what)
+        checkpoint.restore(self.model, saved["tensors"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        checkpoint.set_random_states(saved["random"], self.device)
+        return saved["step"]
 
     def step(self, step: int, total: int, batches: Sequence[Batch], epoch: float) -> None:
         """One optimiser step (0-based ``step``) on its micro-batches; one line in the log."""
@@ -157,36 +156,25 @@ class Run:
         distributed.sum_gradients(parameters, self.model.logit_scale)
         norm = nn.utils.clip_grad_norm_(parameters, self.stage.grad_norm)
         terms = zip(("loss", "loss_global", "loss_region", "loss_hard"), losses, strict=True)
-        values = {name: x for name, x in terms if x is not None} | {"grad_norm": norm}
-        self._require_finite(step, batches, values)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        with torch.no_grad():
-            self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
-        values["logit_scale"] = self.model.logit_scale.detach().exp()
-        speed = self.stage.items_per_step / (time.perf_counter() - began)
-        groups = (g for g in self.optimizer.param_groups if not g["name"].endswith("_no_decay"))
-        rates = {f"lr_{group['name']}": group["lr"] for group in groups}
-        numbers = {name: float(value) for name, value in values.items()}
-        self._log("train", step + 1, epoch=epoch, **rates, **numbers, clips_per_s=speed)
-
-    def validate(self, step: int, loader: DataLoader) -> None:
-        """Validation scores after ``step`` optimiser steps; one line in the log."""
-        self.model.eval()
-        self._log("validation", step, **validate(loader, self.objective))
-
-    def _require_finite(
-        self, step: int, batches: Sequence[Batch], values: Mapping[str, Tensor]
-    ) -> None:
-        broken = [name for name, value in values.items() if not math.isfinite(value)]
-        if broken:
+        values = {name: float(x) for name, x in terms if x is not None} | {"grad_norm": float(norm)}
+        if broken := [name for name, value in values.items() if not math.isfinite(value)]:
             keys = sum(distributed.gather([key for batch in batches for key in batch.keys]), [])
             raise TrainingError(
                 f"{self.name}: {', '.join(broken)} not finite at optimiser step {step + 1}; the"
                 f" clips were {', '.join(keys)}. Look at these clips, or lower the learning rates"
             )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        with torch.no_grad():
+            self.model.logit_scale.clamp_(0, math.log(100))  # CLIP's own limit
+        values["logit_scale"] = float(self.model.logit_scale.detach().exp())
+        speed = self.stage.items_per_step / (time.perf_counter() - began)
+        groups = (g for g in self.optimizer.param_groups if not g["name"].endswith("_no_decay"))
+        rates = {f"lr_{group['name']}": group["lr"] for group in groups}
+        self.log("train", step + 1, epoch=epoch, **rates, **values, clips_per_s=speed)
 
-    def _log(self, split: str, step: int, **row: Any) -> None:
+    def log(self, split: str, step: int, **row: Any) -> None:
+        """One line in the log of the stage."""
         if distributed.rank() == 0:
             checkpoint.append_row(self.out, {"split": split, "step": step, **row})
 
@@ -216,32 +204,6 @@ def micro_batches(
     orders = [np.random.default_rng([seed, epoch]).permutation(items) for epoch in epochs]
     order = np.concatenate(orders)[first % items :][: last - first].reshape(-1, stage.batch_size)
     return [shard.take(batch) for batch in order.tolist()]
-
-
-def collate_seen(samples: Sequence[dict[str, Any]]) -> Batch:
-    """``collate`` without the regions that no sampled frame shows."""
-    batch = collate(samples)
-    seen = batch.region_mask.any(dim=1)
-    tensors = {n: getattr(batch, n)[seen] for n in ("region_clip", "boxes", "region_mask")}
-    lists = {
-        n: list(compress(getattr(batch, n), seen)) for n in ("region_captions", "hard_negatives")
-    }
-    return replace(batch, **tensors, **lists)
-
-
-@contextmanager
-def _claimed(out: Path, identity: dict[str, Any]) -> Iterator[None]:
-    """Own the folder ``out`` for the length of the block.
-
-    Raises InputError if another run is at work there, or if the processes of this one differ.
-    """
-    distributed.require_equal(identity, "settings, data or weights")
-    first = distributed.rank() == 0
-    with locked(out.with_name(f".{out.name}.lock"), wait=False) if first else nullcontext():
-        if first:
-            checkpoint.claim(out, identity)
-        distributed.barrier()
-        yield
 
 
 @contextmanager

@@ -35,8 +35,9 @@ ABLATIONS = PROFILES / "ablations.yaml"
 TYPICAL_TIMES = PROFILES / "typical_times.yaml"
 BUDGETS = PROFILES / "budgets.yaml"
 NOT_PROFILES = {  # other files there
-    "ablations", "benchmarks", "budgets", "fantastical", "instructions", "mini_models", "miniworld",
-    "negative_prompts", "negative_prompts_paper", "paper_results", "prompts", "typical_times",
+    "ablations", "benchmarks", "budgets", "fantastical", "figures", "inconsistencies",
+    "instructions", "layer_names", "mini_models", "miniworld", "negative_prompts",
+    "negative_prompts_paper", "paper_results", "prompts", "typical_times",
 }  # fmt: skip
 TESTING = {"evaluation", "detector", "qa", "ablation", "failure"}  # groups that tune nothing
 
