@@ -54,9 +54,7 @@ def changed_parameters(P: Params) -> list[str]:
     published, ours = from_flat({}).flat(), P.flat()
     names = [name for name, (group, _) in FLAT.items() if group in METHOD and name not in FREE]
     changed = [name for name in names if ours[name] != published[name]]
-    nested = [P.ablation.changes, P.evaluation.open_vocabulary_changes]
-    nested += P.evaluation.transfer.values()
-    return changed + sorted({name for changes in nested for name in changes} - FREE)
+    return changed + sorted({name for c in P.nested().values() for name in c} - FREE)
 
 
 def _lists(cell: Cell, P: Params, counts: Counts) -> str:

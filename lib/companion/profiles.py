@@ -36,8 +36,11 @@ BENCHMARKS = PROFILES / "benchmarks.yaml"
 ABLATIONS = PROFILES / "ablations.yaml"
 TYPICAL_TIMES = PROFILES / "typical_times.yaml"
 BUDGETS = PROFILES / "budgets.yaml"
-NOT_PROFILES = {"ablations", "benchmarks", "negative_prompts", "paper_results", "prompts"}
-NOT_PROFILES |= {"budgets", "negative_prompts_paper", "typical_times"}  # other files there
+INCONSISTENCIES = PROFILES / "inconsistencies.yaml"
+NOT_PROFILES = {"ablations", "benchmarks", "budgets", "inconsistencies", "negative_prompts",
+                "negative_prompts_paper", "paper_results", "prompts", "typical_times"}  # fmt: skip
+NESTED = {("evaluation", "transfer"), ("evaluation", "open_vocabulary_changes"),
+          ("ablation", "changes")}  # fmt: skip
 TESTING = {"evaluation", "detector", "qa", "ablation", "failure"}  # groups that tune nothing
 
 Degradation = Literal[
@@ -134,6 +137,13 @@ class Params(Group):
         """These parameters with some changed by their flat names, checked again."""
         return from_flat(self.flat() | changes)
 
+    def nested(self) -> dict[str, dict[str, Any]]:
+        """Changes for other domains and for ablations, by where they stand."""
+        found = {f"transfer: {title}": c for title, c in self.evaluation.transfer.items()}
+        found["open_vocabulary_changes"] = self.evaluation.open_vocabulary_changes
+        found["ablation_changes"] = self.ablation.changes
+        return {where: changes for where, changes in found.items() if changes}
+
     @property
     def run_dir(self) -> Path:
         """Folder into which this profile's run writes."""
@@ -210,7 +220,11 @@ def from_flat(values: dict[str, Any]) -> Params:
         P = Params.model_validate(tree)
     except ValidationError as error:
         raise InputError("; ".join(_explain(e) for e in error.errors())) from None
-    _check_changes(P)
+    for settings in (vadclip_settings, anomalyclip_settings, sultani_settings, rtfm_settings):
+        settings(P.detector)  # refuses what a nested change misspells
+    own = {name: value for name, value in values.items() if FLAT[name] not in NESTED}
+    for where, changes in P.nested().items():
+        within(where, from_flat, own | changes)
     return P
 
 
@@ -220,22 +234,10 @@ def _tunes(overlay: str) -> bool:
     return not path.is_file() or any(FLAT[k][0] not in TESTING for k in _read_yaml(path))
 
 
-def _check_changes(P: Params) -> None:
-    """Raise InputError on what a nested change misspells, before any work."""
-    for settings in (vadclip_settings, anomalyclip_settings, sultani_settings, rtfm_settings):
-        settings(P.detector)
-    nested = {f"transfer: {title}": changes for title, changes in P.evaluation.transfer.items()}
-    nested["open_vocabulary_changes"] = P.evaluation.open_vocabulary_changes
-    nested["ablation_changes"] = P.ablation.changes
-    for where, changes in nested.items():
-        if changes:
-            within(where, from_flat, changes)
-
-
-def within(where: str, call: Callable[..., Result], *args: Any, **options: Any) -> Result:
+def within(where: str, call: Callable[..., Result], *args: Any) -> Result:
     """What ``call`` returns; where it raises an InputError, its message begins with ``where``."""
     try:
-        return call(*args, **options)
+        return call(*args)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
 
@@ -252,7 +254,7 @@ def _explain(error: Any) -> str:
 
 def _from_root(value: str | None) -> str | None:
     """Files are named from the project root, wherever the notebook runs."""
-    kind, _, name = (value or "").partition(":")
+    kind, _, name = str(value or "").partition(":")
     if kind == "local-dir" or (kind == "blip" and (ROOT / name).is_dir()):
         return f"{kind}:{ROOT / name}"
     return str(ROOT / value) if value and (ROOT / value).is_file() else value
