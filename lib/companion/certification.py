@@ -1,6 +1,7 @@
 """What a run lacks to reproduce a number of the papers: the conditions of "reproduced"."""
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from alertclip.errors import InputError
 from alertclip.files import read_json
@@ -18,11 +19,11 @@ FREE = {"stage1_save_steps", "stage1_save_limit", "stage2_save_steps", "stage2_s
         "open_vocabulary_changes", "retention_imagenet", "retention_coco"}  # fmt: skip
 SPLITS = {"05_zero_shot": ("test",), "06_weakly_supervised": ("train", "test"),
           "07_ablations": ("train", "test")}  # fmt: skip
+Counts = dict[str, dict[str, int]]  # videos by split and label
 TRAINING_ITEMS = "Alert-CLIP | VAGTA | training clips | count"
-Counts = Callable[[str], dict[str, dict[str, int]]]  # benchmark -> videos by split and label
 
 
-def shortfall(cell: Cell, width: float, P: Params, counts: Counts) -> str:
+def shortfall(cell: Cell, width: float, P: Params, counts: Callable[[str], Counts]) -> str:
     """The first thing that keeps our number from being a reproduction of the cell; "" if nothing.
 
     In this order: real data, the paper's backbone with OpenAI's weights, the published schedule and
@@ -36,12 +37,13 @@ def shortfall(cell: Cell, width: float, P: Params, counts: Counts) -> str:
         return "needs the paper's backbone and OpenAI's weights"
     if changed := changed_parameters(P):
         return f"needs the published protocol ({', '.join(changed)})"
-    tuned = cell.document.startswith("Alert-CLIP")
-    lacking = _lists(cell, P, counts) or (_annotations(P) if tuned else "")
+    if lacking := _lists(cell, P, counts):
+        return lacking
+    if cell.document.startswith("Alert-CLIP") and not _published_annotations(P):
+        names = DataParams().annotations_train, DataParams().hard_negatives_train
+        return f"needs VAGTA's published annotations ({' and '.join(names)})"
     widest = WIDEST.get(cell.unit, abs(float(cell.paper)) / 20)
-    if not lacking and width > widest:
-        return f"needs an interval of at most {widest:g}, has {width:.3g}"
-    return lacking
+    return f"needs an interval of at most {widest:g}, has {width:.3g}" if width > widest else ""
 
 
 def backbones(document: str) -> list[str]:
@@ -57,7 +59,7 @@ def changed_parameters(P: Params) -> list[str]:
     return changed + sorted({name for c in P.nested().values() for name in c} - FREE)
 
 
-def _lists(cell: Cell, P: Params, counts: Counts) -> str:
+def _lists(cell: Cell, P: Params, counts: Callable[[str], Counts]) -> str:
     """Whether the lists of the number's benchmark hold as many videos as were published."""
     measure = cell.measure
     for split in SPLITS.get(measure.notebook, ()) if measure else ():
@@ -69,25 +71,19 @@ def _lists(cell: Cell, P: Params, counts: Counts) -> str:
     return ""
 
 
-def counts_in_use(P: Params, name: str) -> dict[str, dict[str, int]]:
+def counts_in_use(P: Params, name: str) -> Counts:
     """Videos by split and label in the lists of this run; a split without list is absent."""
     benchmark, counts = load_benchmark(name), {}
     for split in benchmark.counts:
-        try:
+        with suppress(InputError):  # not there, or unreadable
             counts[split] = list_counts(benchmark, P.data_dir, split)
-        except InputError:  # not there, or unreadable
-            continue
     return counts
 
 
-def _annotations(P: Params) -> str:
+def _published_annotations(P: Params) -> bool:
     """Whether VAGTA's training files are there, with as many items as the paper counts."""
     try:
         items = len(read_json(P.data_dir / P.data.hard_negatives_train)["items"])
-        captions = (P.data_dir / P.data.annotations_train).is_file()
     except (InputError, KeyError, TypeError):
-        items, captions = 0, False
-    if captions and items == value(TRAINING_ITEMS):
-        return ""
-    names = DataParams().annotations_train, DataParams().hard_negatives_train
-    return f"needs VAGTA's published annotations ({' and '.join(names)})"
+        return False
+    return items == value(TRAINING_ITEMS) and (P.data_dir / P.data.annotations_train).is_file()

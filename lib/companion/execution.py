@@ -27,7 +27,6 @@ from companion.workflow import NOTEBOOKS
 BAR = "{l_bar}{bar:20}| {n_fmt}/{total_fmt} cells, {elapsed}{postfix}"
 REFERENCE = re.compile(r"!\[[^\]]*\]\(\.\./figures/\w+\.png\)\n*")
 FORMULA = re.compile(r"`[^`]*`|(\$\$?)(.+?)\1", re.DOTALL)
-QUIET = ["--IPKernelApp.log_level=50"]  # no remarks on ports and shutdown
 
 
 def execute(
@@ -50,7 +49,7 @@ def execute(
             left_out(notebook, lacking or {}), str(partial), parameters, kernel_name="python3",
             cwd=str(notebook.parent), progress_bar=_bar(out) | {"position": line or 0},
             stderr_file=sys.stderr if line is None else None,
-            coalesce_streams=True, extra_arguments=QUIET,
+            coalesce_streams=True, extra_arguments=["--IPKernelApp.log_level=50"],
         )  # fmt: skip
     except PapermillExecutionError as error:
         failed = out.with_suffix(".failed.ipynb")

@@ -10,7 +10,7 @@ import pandas as pd
 
 from alertclip.errors import InputError
 from companion.certification import Counts, backbones, counts_in_use, shortfall
-from companion.paper_numbers import Cell, Measure, cells, load, number, same_digits
+from companion.paper_numbers import Cell, cells, load, number, same_digits
 from companion.profiles import Params
 from detectors.anomalyclip.settings import anomalyclip_settings
 from detectors.benchmarks import load_benchmark
@@ -53,13 +53,13 @@ def ledger(folder: Path, P: Params, inconsistent: Collection[str] = ()) -> pd.Da
     rows = []
     for cell in cells().values():
         ours = our_number(cell, P, read)
-        status = INCONSISTENT if cell.key in inconsistent else status_of(cell, ours, P, counts)
+        status = INCONSISTENT if cell.key in inconsistent else _status(cell, ours, P, counts)
         source = "" if ours.lacking or not cell.measure else f"{cell.measure.csv}.csv"
         rows.append((*cell[:6], *ours[:4], source, status))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def status_of(cell: Cell, ours: Ours, P: Params, counts: Counts) -> str:
+def _status(cell: Cell, ours: Ours, P: Params, counts: Callable[[str], Counts]) -> str:
     """How our number relates to the printed one, if no check refutes the latter.
 
     "reproduced" needs all that companion.certification asks, and the printed number inside our 95%
@@ -71,7 +71,7 @@ def status_of(cell: Cell, ours: Ours, P: Params, counts: Counts) -> str:
     if ours.lacking:
         return NOT_RUN + ours.lacking
     same = same_digits(cell.paper, str(ours.value))
-    if cell.measure and cell.measure.kind in COMPARED:
+    if cell.measure and cell.measure.kind != "measured":
         return COMPARED[cell.measure.kind][same]
     if lacking := shortfall(cell, ours.high - ours.low, P, counts):
         return f"{DIRECTION}: {lacking}"
@@ -86,7 +86,7 @@ def our_number(cell: Cell, P: Params, read: Read) -> Ours:
         return Ours(lacking=cell.otherwise or BLANK)
     measure, where, synthetic = cell.measure, cell.where, P.data.world == "miniworld"
     domain = load()["synthetic"].get(measure.on, "") if synthetic else measure.on
-    own = domain == benchmark_title(P.detector.benchmark)
+    own = domain == title(P.detector.benchmark)
     if measure.on and not own and "{domain}" not in "".join(where.values()):
         return Ours(lacking=f"needs a run on {measure.on}")
     allowed = backbones(cell.document)
@@ -100,11 +100,11 @@ def our_number(cell: Cell, P: Params, read: Read) -> Ours:
     if row is None or not row[measure.value]:
         needs = f"needs {measure.on}" if measure.on and synthetic else "not in this run"
         return Ours(lacking=f"{needs} ({_words(where)})")
-    return _ours(row, measure)
+    return _ours(row, measure.value)
 
 
 @cache
-def benchmark_title(name: str) -> str:
+def title(name: str) -> str:
     """The data set that a benchmark's file names."""
     return load_benchmark(name).title
 
@@ -125,24 +125,16 @@ def find_row(table: pd.DataFrame, name: str, where: dict[str, str]) -> "pd.Serie
     return found.iloc[0] if len(found) else None
 
 
-def _ours(row: "pd.Series", measure: Measure) -> Ours:
-    text = row[measure.value]
-    value, low, high, n, spread = (
-        float(found) if number(found or "") is not None else np.nan
-        for found in (text, *(row.get(name) for name in ("low", "high", "n", "seed_sd")))
-    )
+def _ours(row: "pd.Series", column: str = "value") -> Ours:
+    texts = (row.get(name) or "" for name in (column, "low", "high", "n", "seed_sd"))
+    value, low, high, n, spread = (np.nan if number(x) is None else float(x) for x in texts)
     if np.isnan(low) and not np.isnan(spread):  # two spreads over seeds stand for the interval
         low, high = value - 2 * spread, value + 2 * spread
-    return Ours(text if number(text) is None else value, low, high, n)
+    return Ours(row[column] if np.isnan(value) else value, low, high, n)
 
 
 def _words(where: dict[str, str]) -> str:
     return ", ".join(f"{name} = {text}" for name, text in where.items())
-
-
-def _measured(row: Any) -> Ours:
-    """Value and interval of a row whose columns are text or numbers."""
-    return Ours(*(float(row[k]) for k in ("ours" if "ours" in row else "value", "low", "high")))
 
 
 def claims(book: pd.DataFrame, folder: Path) -> pd.DataFrame:
@@ -189,13 +181,13 @@ def _orderings(table: dict[str, Any]) -> Iterator[tuple[str, list[tuple]]]:
 def _decide(rows: dict, place: tuple, text: str, sides: list[tuple]) -> tuple | None:
     """The row of a claim; () if the paper states no order, None if ours is not measured."""
     names = "paper", "ours", "low", "high"
-    found = [rows[s] if s in rows else dict.fromkeys(names, s[0]) | {"source": ""} for s in sides]
+    found = [rows.get(s, dict.fromkeys(names, s[0]) | {"source": ""}) for s in sides]
     stated = [number(row["paper"]) for row in found]
     if None in stated or stated[0] == stated[1]:
         return ()
     if any(pd.isna(row["low"]) for row in found):
         return None
-    first, second = map(_measured, found)
+    first, second = (Ours(*(float(row[name]) for name in names[1:])) for row in found)
     paper, change = float(stated[0] - stated[1]), first.value - second.value
     decided = verdict(first, second) if paper > 0 else verdict(second, first)
     text = text.format("above" if paper > 0 else "below")
@@ -209,7 +201,7 @@ def _kept_knowledge(folder: Path) -> Iterator[tuple]:
         pair = [find_row(table, "retention", {"setting": setting, "model": model})
                 for model in ("Full", "CLIP")]  # fmt: skip
         if all(row is not None for row in pair):
-            full, clip = map(_measured, pair)
+            full, clip = map(_ours, pair)
             text, change = f"general knowledge is kept: {setting}", full.value - clip.value
             yield "Alert-CLIP", "", text, np.nan, change, verdict(full, clip), "retention.csv"
 
@@ -245,7 +237,7 @@ def settings_table(P: Params) -> pd.DataFrame:
     return pd.DataFrame(values.items(), columns=["name", "value"])
 
 
-def benchmark_counts(name: str, counts: dict[str, dict[str, int]] | None = None) -> dict[str, int]:
+def benchmark_counts(name: str, counts: Counts | None = None) -> dict[str, int]:
     """Videos of a benchmark by split and label, by split, and in all; abnormal classes.
 
     ``counts`` by split and label; None: the published ones.
@@ -253,6 +245,6 @@ def benchmark_counts(name: str, counts: dict[str, dict[str, int]] | None = None)
     benchmark = load_benchmark(name)
     counts = benchmark.counts if counts is None else counts
     found = {f"{split}.{k}": n for split, labels in counts.items() for k, n in labels.items()}
+    videos = sum(found.values())
     found |= {split: sum(labels.values()) for split, labels in counts.items()}
-    videos = sum(found[split] for split in counts)
     return found | {"videos": videos, "classes": len(benchmark.abnormal_classes)}

@@ -47,7 +47,6 @@ SIZES = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4,
          "num_attention_heads": 4}  # fmt: skip
 READING = 0.5  # share of the steps that come first and read only
 CLASSES = sorted(miniworld.CLASSES)  # as a benchmark lists them
-SEEN = "What can be seen in it, and when?"
 
 
 class Exercises:
@@ -86,8 +85,8 @@ class Exercises:
         picked = rng.integers(len(self.captions), size=PARTS)
         right, shift = int(rng.integers(PARTS)), rng.uniform(0, 2.5, PARTS)
         order = rng.permutation(PARTS)  # of the times; the right option has its own
-        order[[right, np.flatnonzero(order == right)[0]]] = order[[np.flatnonzero(
-            order == right)[0], right]]  # fmt: skip
+        place = np.flatnonzero(order == right)[0]
+        order[[right, place]] = order[[place, right]]
         others = rng.integers(len(self.captions), size=PARTS)
         names = [self.captions[picked[k] if k == right else others[k]] for k in range(PARTS)]
         part = LENGTH / PARTS
@@ -97,14 +96,18 @@ class Exercises:
         )
         question = Question("stills", "total", LENGTH, options, right)
         lines = prompt(question).splitlines()
-        lines[1] = SEEN
+        lines[1] = "What can be seen in it, and when?"
         shown = self._show(np.repeat(picked, FRAMES // PARTS))
         return Dialogue(shown, [("\n".join(lines), LETTERS[right])])
 
     def read(self, rng: np.random.Generator) -> Dialogue:
         """No frames: which option's time is nearest to the time that a sentence names?"""
         if not self.questions:
-            items = [_footage(rng, str(i)) for i in range(200)]
+            items = []
+            for i in range(200):
+                end = LENGTH / PARTS * float(rng.integers(1, PARTS + 1))
+                span = end - float(rng.uniform(3, 7)), end
+                items.append(Footage(str(i), LENGTH, (span,), (str(rng.choice(CLASSES)),)))
             self.questions = make_questions(items, CLASSES, int(rng.integers(1 << 30)))
         question = self.questions.pop()
         noise = 0.0 if self.left > 0 else 0.5  # s, of a classifier
@@ -127,12 +130,6 @@ class Exercises:
         tokens = self.tokens[torch.as_tensor(np.asarray(numbers))].float()
         times = STEP * (np.arange(len(numbers)) + 0.5)
         return Shown(tokens, np.full(tokens.shape[:3], np.inf), times)
-
-
-def _footage(rng: np.random.Generator, name: str) -> Footage:
-    end = LENGTH / PARTS * float(rng.integers(1, PARTS + 1))
-    start = end - float(rng.uniform(3, 7))
-    return Footage(name, LENGTH, ((start, end),), (str(rng.choice(CLASSES)),))
 
 
 def build(captions: Sequence[str], out: Path) -> None:
@@ -209,13 +206,11 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m companion.mini_vlm", description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    options = {"stills": 6000, "steps": 6000, "batch-size": 10, "seed": 0}
-    for name, default in options.items():
+    for name, default in {"stills": 6000, "steps": 6000, "batch-size": 10, "seed": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    args = parser.parse_args()
-    start = time.monotonic()
+    args, start = parser.parse_args(), time.monotonic()
     losses = train(args.stills, args.steps, args.batch_size, args.seed, args.out)
-    told = vars(args) | {"out": "DIR"}
+    told = [f"--{k.replace('_', '-')} {v}" for k, v in (vars(args) | {"out": "DIR"}).items()]
     card = {
         "what": "MiniVLM, a LLaVA over MiniCLIP's tokens; it knows the mini world only",
         "trained on": "stills under neutral captions, and exercises in reading options and times;"
@@ -224,9 +219,8 @@ def main() -> None:
         "minutes": round((time.monotonic() - start) / 60, 1),
         "machine": platform.machine(),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "command": " ".join(["python -m companion.mini_vlm", *(
-            f"--{k.replace('_', '-')} {v}" for k, v in told.items())]),
-    }  # fmt: skip
+        "command": " ".join(["python -m companion.mini_vlm", *told]),
+    }
     write_json(args.out / "card.json", card)
 
 

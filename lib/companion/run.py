@@ -102,7 +102,7 @@ def summary(P: Params) -> str:
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     own = list(argv)
-    rest = own[own.index("--") + 1 :] if "--" in own else []
+    end = own.index("--") if "--" in own else len(own)
     parser = argparse.ArgumentParser(prog="run_all.sh", epilog="after --: options for Snakemake")
     add = parser.add_argument
     add("profile", nargs="?", default="mini", help="smoke, mini (default) or paper")
@@ -112,8 +112,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--force", action="store_true", help="run even what has not changed")
     add("-p", dest="parameter", action="append", default=[], metavar="NAME=VALUE")
     add("--cores", type=int, default=os.cpu_count() or 1, help="default: all")
-    args = parser.parse_args(own[: len(own) - len(rest) - bool("--" in own)])
-    args.snakemake = rest
+    args = parser.parse_args(own[:end])
+    args.snakemake = own[end + 1 :]
     return args
 
 

@@ -14,7 +14,6 @@ from alertclip.hyperparameters import Group
 from companion.profiles import ABLATIONS, BENCHMARKS, PAPER_RESULTS, PROFILES, ROOT, Params
 from detectors.benchmarks import load_benchmark
 
-FOLDER = ROOT / "notebooks"
 WEIGHTS = ROOT / "lib/miniworld/weights"
 BASE = ("seed", "device", "data", "world", "model", "rehearsal",
         "evaluation.batch_size", "evaluation.bootstrap_samples", "evaluation.prompts")  # fmt: skip
@@ -40,7 +39,7 @@ class Notebook:
     @property
     def path(self) -> Path:
         """The committed notebook."""
-        return FOLDER / f"{self.name}.ipynb"
+        return ROOT / "notebooks" / f"{self.name}.ipynb"
 
 
 FIRST, TUNED = ("01_data_filtering",), ("04_stage2_joint",)
@@ -77,8 +76,7 @@ def runnable(P: Params) -> tuple[Notebook, ...]:
 
 def upstream(book: Notebook) -> set[str]:
     """Names of the notebooks that run before it, directly or not."""
-    direct = [b for b in NOTEBOOKS if b.name in book.needs]
-    return set(book.needs).union(*(upstream(b) for b in direct))
+    return set(book.needs).union(*(upstream(b) for b in NOTEBOOKS if b.name in book.needs))
 
 
 def priority(book: Notebook) -> int:
@@ -112,6 +110,6 @@ def input_files(book: Notebook, P: Params) -> list[Path]:
     found += sorted((WEIGHTS / P.model.backbone).glob("*.*"))
     if P.data.world == "vagta":
         found += [P.data_dir / v for k, v in P.data if k.startswith(("annotations", "hard")) and v]
-    if P.data.world == "vagta" and "detector" in book.params:
-        found += load_benchmark(P.detector.benchmark).files(P.data_dir)
+        if "detector" in book.params:
+            found += load_benchmark(P.detector.benchmark).files(P.data_dir)
     return [file for file in found if file.is_file()]
