@@ -6,8 +6,8 @@ from test_ledger import WEAK, backbones, book_of
 
 from alertclip.files import write_json
 from companion import ledger
-from companion.ledger import settings_table
 from companion.profiles import load_params
+from companion.report import settings_table
 from detectors.benchmarks import load_benchmark
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from alertclip.errors import InputError
 from companion import inconsistencies, ledger, paper_numbers, report, result_tables
-from companion.ledger import settings_table
 from companion.paper_numbers import EMPTY, cells, load, printed, same_digits
 from companion.profiles import ROOT, load_params
+from companion.report import settings_table
 
 SIZES = {  # cells, of which empty: counted in the documents, not in the file
     "Alert-CLIP": (49, 2),

@@ -13,7 +13,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from alertclip.errors import InputError
 from companion import execution, workflow
-from companion.profiles import ROOT, TYPICAL_TIMES, Params
+from companion.profiles import PROFILES, ROOT, Params
 
 BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FORBIDDEN = {
@@ -125,7 +125,7 @@ def test_a_failed_notebook_is_kept_apart(tmp_path: Path) -> None:
 
 
 def test_a_first_run_says_how_long_it_takes() -> None:
-    times = yaml.safe_load(TYPICAL_TIMES.read_text())
+    times = yaml.safe_load((PROFILES / "typical_times.yaml").read_text())
     assert all(set(seconds) == {b.name for b in workflow.NOTEBOOKS} for seconds in times.values())
     bar = execution._bar(ROOT / "elsewhere/mini/03_stage1_global.ipynb")
     assert bar["postfix"] == f"about {times['mini']['03_stage1_global']} s in all"

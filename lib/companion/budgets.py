@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from companion.profiles import BUDGETS, Params, load_params
+from companion.profiles import PROFILES, Params, load_params
 from companion.variants import load_variants
 from detectors.benchmarks import load_benchmark
 
@@ -32,7 +32,7 @@ def needs(P: Params) -> pd.DataFrame:
 
 
 def _rows(P: Params) -> list[dict[str, Any]]:
-    known = yaml.safe_load(BUDGETS.read_text())
+    known = yaml.safe_load((PROFILES / "budgets.yaml").read_text())
     gflop = known["gflop_per_frame"]
     tflop = gflop.get(P.model.backbone, max(gflop.values())) / 1000
     first, second = (_stage(P, number, known, tflop) for number in (1, 2))
@@ -87,7 +87,7 @@ def _features(P: Params, frames: float, length: int, tflop: float) -> dict[str, 
 
 def budget_table(P: Params) -> pd.DataFrame:
     """Columns notebook, a column of hours per card, disk and memory in GB; the last row: all."""
-    cards, need = yaml.safe_load(BUDGETS.read_text())["cards"], needs(P)
+    cards, need = yaml.safe_load((PROFILES / "budgets.yaml").read_text())["cards"], needs(P)
     hours = {
         f"{card}, h": (need["fp32"] / speed["fp32"] + need["bf16"] / speed["bf16"]) / 3600
         for card, speed in cards.items()

@@ -21,7 +21,7 @@ from papermill.exceptions import PapermillExecutionError
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, read_json, write_json
 from companion.extraction import detectors_at_hand
-from companion.profiles import TYPICAL_TIMES, Params, load_params, parse_overrides
+from companion.profiles import PROFILES, Params, load_params, parse_overrides
 from companion.workflow import NOTEBOOKS
 
 BAR = "{l_bar}{bar:20}| {n_fmt}/{total_fmt} cells, {elapsed}{postfix}"
@@ -110,7 +110,11 @@ def _mathml(found: re.Match[str]) -> str:
 
 def _bar(out: Path) -> dict[str, Any]:
     """Options of the bar; the time to expect is the last run's, or the profile's typical one."""
-    typical = yaml.safe_load(TYPICAL_TIMES.read_text()).get(out.parent.name, {}).get(out.stem)
+    typical = (
+        yaml.safe_load((PROFILES / "typical_times.yaml").read_text())
+        .get(out.parent.name, {})
+        .get(out.stem)
+    )
     seconds = sum(read_json(_timings(out))) if _timings(out).exists() else typical
     options = {"desc": out.stem, "bar_format": BAR}
     options["mininterval"] = 0.1 if sys.stderr.isatty() else 10

@@ -17,9 +17,9 @@ from alertclip.files import read_json
 from alertclip.records import MAX_TOKENS, token_count
 from alertclip.vagta import strip_prefix
 from companion import flops
-from companion.ledger import benchmark_counts
 from companion.paper_numbers import cells, load, number, printed, same_digits, value
-from companion.profiles import INCONSISTENCIES, Params
+from companion.profiles import PROFILES, Params
+from companion.report import benchmark_counts
 
 HOLDS, CONTRADICTED, DOUBTFUL = "holds", "contradicted", "doubtful"
 NOT_RUN = "not run"
@@ -40,7 +40,9 @@ def check_table(P: Params) -> pd.DataFrame:
     for name in ("ucf_crime", "msad"):
         facts[f"{name.split('_')[0]}_videos"] = benchmark_counts(name)["videos"]
     rows = []
-    for check in yaml.safe_load(INCONSISTENCIES.read_text(encoding="utf-8"))["checks"]:
+    for check in yaml.safe_load((PROFILES / "inconsistencies.yaml").read_text(encoding="utf-8"))[
+        "checks"
+    ]:
         stated = check["stated"]
         shown = printed(stated) if stated in cells() else stated
         found = MISSING if check.get("needs_vagta") and not vagta else _judge(check, shown, facts)

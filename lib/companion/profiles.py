@@ -32,11 +32,7 @@ Result = TypeVar("Result")
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ROOT / "params"
 PAPER_RESULTS = PROFILES / "paper_results.yaml"
-BENCHMARKS = PROFILES / "benchmarks.yaml"
 ABLATIONS = PROFILES / "ablations.yaml"
-TYPICAL_TIMES = PROFILES / "typical_times.yaml"
-BUDGETS = PROFILES / "budgets.yaml"
-INCONSISTENCIES = PROFILES / "inconsistencies.yaml"
 NOT_PROFILES = {"ablations", "benchmarks", "budgets", "inconsistencies", "negative_prompts",
                 "negative_prompts_paper", "paper_results", "prompts", "typical_times"}  # fmt: skip
 NESTED = {("evaluation", "transfer"), ("evaluation", "open_vocabulary_changes"),
@@ -257,7 +253,7 @@ def _from_root(value: str | None) -> str | None:
     kind, _, name = str(value or "").partition(":")
     if kind == "local-dir" or (kind == "blip" and (ROOT / name).is_dir()):
         return f"{kind}:{ROOT / name}"
-    return str(ROOT / value) if value and (ROOT / value).is_file() else value
+    return str(ROOT / value) if value and (ROOT / str(value)).is_file() else value
 
 
 def load_params(profile: str, overrides: dict[str, Any] | None = None) -> Params:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alertclip.hyperparameters import Group
-from companion.profiles import ABLATIONS, BENCHMARKS, PAPER_RESULTS, PROFILES, ROOT, Params
+from companion.profiles import ABLATIONS, PAPER_RESULTS, PROFILES, ROOT, Params
 from detectors.benchmarks import load_benchmark
 
 WEIGHTS = ROOT / "lib/miniworld/weights"
@@ -43,6 +43,7 @@ class Notebook:
 
 
 FIRST, TUNED = ("01_data_filtering",), ("04_stage2_joint",)
+BENCHMARKS = PROFILES / "benchmarks.yaml"
 TABLES = (PAPER_RESULTS, BENCHMARKS)
 NOTEBOOKS = (
     Notebook("00_quickstart", (), (*BASE, "video"),
