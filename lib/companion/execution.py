@@ -7,7 +7,7 @@ beside it as ``NN_name.failed.ipynb``.
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -110,12 +110,10 @@ def _mathml(found: re.Match[str]) -> str:
 
 def _bar(out: Path) -> dict[str, Any]:
     """Options of the bar; the time to expect is the last run's, or the profile's typical one."""
-    typical = (
-        yaml.safe_load((PROFILES / "typical_times.yaml").read_text())
-        .get(out.parent.name, {})
-        .get(out.stem)
-    )
-    seconds = sum(read_json(_timings(out))) if _timings(out).exists() else typical
+    typical = yaml.safe_load((PROFILES / "typical_times.yaml").read_text())
+    seconds = typical.get(out.parent.name, {}).get(out.stem)
+    if _timings(out).exists():
+        seconds = sum(read_json(_timings(out)))
     options = {"desc": out.stem, "bar_format": BAR}
     options["mininterval"] = 0.1 if sys.stderr.isatty() else 10
     return options | ({"postfix": f"about {seconds:.0f} s in all"} if seconds else {})
@@ -125,9 +123,9 @@ def _timings(out: Path) -> Path:
     return out.parent / "timings" / f"{out.stem}.json"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main() -> int:
     """NAME PROFILE [name=value ...]: execute one notebook into its run folder."""
-    name, profile, *pairs = sys.argv[1:] if arguments is None else arguments
+    name, profile, *pairs = sys.argv[1:]
     try:
         book = next(b for b in NOTEBOOKS if b.name == name)
         overrides = parse_overrides(pairs)

@@ -35,14 +35,11 @@ def check_table(P: Params) -> pd.DataFrame:
 
     Those of VAGTA's files run where the profile reads them (world: vagta) and they are there.
     """
-    vagta = vagta_facts(P)
-    facts = flops_facts() | comparisons() | deviations() | vagta
-    for name in ("ucf_crime", "msad"):
-        facts[f"{name.split('_')[0]}_videos"] = benchmark_counts(name)["videos"]
-    rows = []
-    for check in yaml.safe_load((PROFILES / "inconsistencies.yaml").read_text(encoding="utf-8"))[
-        "checks"
-    ]:
+    vagta, facts = vagta_facts(P), flops_facts() | comparisons() | deviations()
+    facts |= {"ucf_videos": benchmark_counts("ucf_crime")["videos"], **vagta}
+    facts["msad_videos"] = benchmark_counts("msad")["videos"]
+    known, rows = (PROFILES / "inconsistencies.yaml").read_text(encoding="utf-8"), []
+    for check in yaml.safe_load(known)["checks"]:
         stated = check["stated"]
         shown = printed(stated) if stated in cells() else stated
         found = MISSING if check.get("needs_vagta") and not vagta else _judge(check, shown, facts)

@@ -6,9 +6,6 @@ picture is abnormal. ``python -m companion.mini_vlm --out DIR`` makes it again.
 """
 
 import argparse
-import platform
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,7 +27,6 @@ import miniworld
 from alertclip.backbone import load_backbone
 from alertclip.blip import rename
 from alertclip.export import NAMES
-from alertclip.files import write_json
 from miniworld.prior import START, train_tokenizer
 from vagpt.language_model import Dialogue, Shown, VisionLanguageModel
 from vagpt.questions import LETTERS, Footage, Option, Question, make_questions, prompt
@@ -185,8 +181,8 @@ def _tokenizer(captions: Sequence[str]) -> transformers.PreTrainedTokenizerFast:
     return tokenizer
 
 
-def train(stills: int, steps: int, batch_size: int, seed: int, out: Path) -> list[float]:
-    """Write a trained MiniVLM (fp16) to ``out``; the loss of every step."""
+def train(stills: int, steps: int, batch_size: int, seed: int, out: Path) -> None:
+    """Write a trained MiniVLM (fp16) to ``out``."""
     images, captions, _ = miniworld.stills(stills, seed, workers=1)
     torch.manual_seed(seed)
     build(captions, out)
@@ -196,33 +192,14 @@ def train(stills: int, steps: int, batch_size: int, seed: int, out: Path) -> lis
         part.requires_grad_(True)
     draw = Exercises(tokens.half(), captions, batch_size)
     draw.left = round(READING * steps)
-    losses = vlm.fit(draw, steps, 2e-3, seed=seed, label="pre-training MiniVLM")
+    vlm.fit(draw, steps, 2e-3, seed=seed, label="pre-training MiniVLM")
     vlm.model.half()
     vlm.save(out)
-    return losses
 
 
-def main() -> None:
-    """Command line."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m companion.mini_vlm", description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     for name, default in {"stills": 6000, "steps": 6000, "batch-size": 10, "seed": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    args, start = parser.parse_args(), time.monotonic()
-    losses = train(args.stills, args.steps, args.batch_size, args.seed, args.out)
-    told = [f"--{k.replace('_', '-')} {v}" for k, v in (vars(args) | {"out": "DIR"}).items()]
-    card = {
-        "what": "MiniVLM, a LLaVA over MiniCLIP's tokens; it knows the mini world only",
-        "trained on": "stills under neutral captions, and exercises in reading options and times;"
-        " none says what in a picture is abnormal",
-        "final loss": round(float(np.mean(losses[-100:])), 3),
-        "minutes": round((time.monotonic() - start) / 60, 1),
-        "machine": platform.machine(),
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "command": " ".join(["python -m companion.mini_vlm", *told]),
-    }
-    write_json(args.out / "card.json", card)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    train(**vars(parser.parse_args()))

@@ -175,8 +175,8 @@ class Params(Group):
         if "$" in expanded:
             raise InputError(
                 f"data_root is {self.data.data_root} and that variable is not set: set it to the"
-                " folder that holds UCF_Crimes_Videos/, MSAD/ and the VAGTA json files, or pass"
-                " -p data_root=FOLDER"
+                " folder that holds UCF_Crimes_Videos/, MSAD/ and the VAGTA json files (from where:"
+                " docs/real-data.md), or pass -p data_root=FOLDER"
             )
         return ROOT / expanded
 

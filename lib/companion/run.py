@@ -17,7 +17,7 @@ import yaml
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, locked, read_json
 from companion.profiles import ROOT, Params, load_params, parse_overrides
-from companion.sources import gap_table, missing_data, settings_gaps
+from companion.sources import gap_table, settings_gaps
 from companion.variants import require_variants
 from companion.workflow import NOTEBOOKS, Notebook, runnable
 
@@ -25,13 +25,8 @@ from companion.workflow import NOTEBOOKS, Notebook, runnable
 def check_parameters(P: Params) -> None:
     """Raise InputError on parameters with which not even the plan can be made."""
     require_variants(P.ablation.variants)
-    if P.data.world != "miniworld":
-        try:
-            root = P.data_dir
-        except InputError:
-            raise InputError(gap_table(missing_data(P))) from None
-        if "{" in os.path.relpath(root, ROOT):
-            raise InputError(f"data_root={root}: Snakemake reads braces as wildcards; link it")
+    if "{" in os.path.relpath(P.data_dir, ROOT):
+        raise InputError(f"data_root={P.data_dir}: Snakemake reads braces as wildcards; link it")
 
 
 def check_inputs(P: Params, books: Sequence[Notebook], fetch: bool = True) -> str:

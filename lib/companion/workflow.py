@@ -75,21 +75,14 @@ def runnable(P: Params) -> tuple[Notebook, ...]:
     return tuple(book for book in NOTEBOOKS if not P.features or book.name in ON_FEATURES)
 
 
-def upstream(book: Notebook) -> set[str]:
-    """Names of the notebooks that run before it, directly or not."""
-    return set(book.needs).union(*(upstream(b) for b in NOTEBOOKS if b.name in book.needs))
-
-
 def priority(book: Notebook) -> int:
-    """Larger = started earlier: what most others wait for, then the last first.
+    """Larger = started earlier: what most others wait for, and 05 after 06, whose features it uses.
 
-    So 05 finds the features that 06 extracts, and a long one is not left over at the end. 00 needs
-    nothing and comes first: a page to read while the others run.
+    00 needs nothing and comes first: a page to read while the others run.
     """
-    if book is NOTEBOOKS[0]:
-        return len(NOTEBOOKS) ** 2
-    waiting = sum(book.name in upstream(other) for other in NOTEBOOKS)
-    return waiting * len(NOTEBOOKS) + NOTEBOOKS.index(book)
+    return -["00", "01", "03", "04", "06", "10", "09", "08", "07", "05", "02", "11"].index(
+        book.name[:2]
+    )
 
 
 def threads(book: Notebook, P: Params, cores: int) -> int:
