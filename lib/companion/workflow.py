@@ -22,6 +22,8 @@ DETECTION = (*BASE, "features", "detector", "evaluation.precision")
 ON_FEATURES = ("05_zero_shot", "06_weakly_supervised")
 DOMAINS = ("evaluation.transfer", "evaluation.open_vocabulary_changes",
            "evaluation.retention_imagenet", "evaluation.retention_coco")  # fmt: skip
+# 00 is a page to read while others run; then what most wait for; 05 uses features of 06.
+ORDER = ["00", "01", "03", "04", "06", "10", "09", "08", "07", "05", "02", "11"]
 CORE = ("alertclip", "companion", "detectors", "miniworld")
 
 
@@ -76,13 +78,8 @@ def runnable(P: Params) -> tuple[Notebook, ...]:
 
 
 def priority(book: Notebook) -> int:
-    """Larger = started earlier: what most others wait for, and 05 after 06, whose features it uses.
-
-    00 needs nothing and comes first: a page to read while the others run.
-    """
-    return -["00", "01", "03", "04", "06", "10", "09", "08", "07", "05", "02", "11"].index(
-        book.name[:2]
-    )
+    """Larger = started earlier, by ORDER."""
+    return -ORDER.index(book.name[:2])
 
 
 def threads(book: Notebook, P: Params, cores: int) -> int:
