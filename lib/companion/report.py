@@ -8,7 +8,6 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import HTML, Image
 
-from alertclip.errors import InputError
 from alertclip.files import read_json
 from companion import workflow
 from companion.figures.catalogue import CATALOGUE
@@ -58,11 +57,9 @@ def folded(book: pd.DataFrame) -> HTML:
 
 
 def pictures(folder: Path) -> list[Image]:
-    """Every PNG of the run, in reading order; InputError if there is none."""
+    """Every PNG of the run, in reading order."""
     order = {name: i for i, name in enumerate(CATALOGUE)}
     paths = sorted(folder.glob("*.png"), key=lambda p: (order.get(p.stem, len(order)), p.stem))
-    if not paths:
-        raise InputError(f"{folder}: no figures yet; run the other notebooks first")
     return [Image(filename=str(path)) for path in paths]
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import yaml
 
 from alertclip.errors import InputError
-from alertclip.files import atomic_write, locked, read_json
+from alertclip.files import atomic_write, locked
 from companion.profiles import ROOT, Params, load_params, parse_overrides
 from companion.sources import gap_table, settings_gaps
 from companion.variants import require_variants
@@ -83,18 +83,6 @@ def plan(call: Sequence[str]) -> dict[str, str]:
     return {k: "asked for, or after another" if v == "ok" else v for k, v in found.items()}
 
 
-def summary(P: Params) -> str:
-    """Time per notebook, and where pages and figures are."""
-    lines = [f"{P.profile}:"]
-    for book in NOTEBOOKS:
-        page, timings = P.run_dir / f"{book.name}.html", P.run_dir / "timings" / f"{book.name}.json"
-        if page.exists() and timings.exists():
-            seconds = sum(read_json(timings))
-            lines.append(f"  {book.name:20} {seconds:7.0f} s   {os.path.relpath(page)}")
-    lines.append(f"  figures and their tables: {os.path.relpath(P.run_dir / 'figures')}")
-    return "\n".join(lines)
-
-
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     own = list(argv)
     end = own.index("--") if "--" in own else len(own)
@@ -135,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    print(summary(P))
+    print(f"one page per notebook: {os.path.relpath(P.run_dir)}/*.html; figures/ has their tables")
     if code not in (0, 130):  # Snakemake itself is told to be quiet
         logs = max((ROOT / ".snakemake/log").glob("*.log"), default="", key=os.path.getmtime)
         print(f"not finished: Snakemake ended with status {code}; its log: {logs}", file=sys.stderr)

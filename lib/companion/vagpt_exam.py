@@ -11,7 +11,6 @@ what is there is not made again.
 
 import argparse
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -86,8 +85,6 @@ class Course:
         cache, gap = FrameCache(P.cache_dir, self.vlm.image_size), P.detector.snippet_length
         folder = self.seen / extraction.source_hash(P)
         files = [folder / f"{path.stem}.safetensors" for path in paths]
-        if repeated := [file.stem for file, n in Counter(files).items() if n > 1]:
-            raise InputError(f"{repeated[0]}: two videos of this name; name them apart")
         pairs = progress(zip(paths, files, strict=True), len(paths), "visual tokens")
         given = cache, P.qa.vlm_frames, gap, self.encode
         return [video_tokens(self.vlm, path, file, *given) for path, file in pairs]
