@@ -69,7 +69,7 @@ class TestStructure:
         source = "\n".join(c.source for c in code_cells(path))
         for group, field in re.findall(r"\bP\.(\w+)\.(\w+)", source):
             if group in Params.model_fields:
-                assert {group, f"{group}.{field}"} & set(book.params)
+                assert {group, f"{group}.{field}"} & set(book.fields)
 
     def test_reference_figures_are_there(self, path: Path) -> None:
         book = nbformat.read(path, as_version=4)

@@ -31,7 +31,7 @@ def find_gaps(P: Params, books: Sequence[Notebook], fetch: bool = True) -> list[
     """
     numbers = [book.name[:2] for book in books]
     clips = " ".join(number for number in numbers if number not in NO_CLIPS)
-    scored = " ".join(book.name[:2] for book in books if "detector" in book.params)
+    scored = " ".join(book.name[:2] for book in books if "detector" in book.fields)
     gaps = [*weight_gaps(P, fetch), *refusal(resolve_device, P)]
     if P.data.world == "miniworld":
         return gaps

@@ -33,8 +33,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ROOT / "params"
 PAPER_RESULTS = PROFILES / "paper_results.yaml"
 ABLATIONS = PROFILES / "ablations.yaml"
-NOT_PROFILES = {"ablations", "benchmarks", "budgets", "inconsistencies", "negative_prompts",
-                "negative_prompts_paper", "paper_results", "prompts", "typical_times"}  # fmt: skip
+NOT_PROFILES = {"ablations", "benchmarks", "budgets", "inconsistencies", "notebooks", "prompts",
+                "negative_prompts", "negative_prompts_paper", "paper_results",
+                "typical_times"}  # fmt: skip
 NESTED = {("evaluation", "transfer"), ("evaluation", "open_vocabulary_changes"),
           ("ablation", "changes")}  # fmt: skip
 TESTING = {"evaluation", "detector", "qa", "ablation", "failure"}  # groups that tune nothing
