@@ -98,7 +98,6 @@ def test_ten_planted_gaps_are_in_one_table(root, monkeypatch) -> None:
     wrong = {"pretrained": str(root / "b32.pt"), "device": "cuda:99", "failure_videos": "nowhere"}
     with pytest.raises(InputError) as caught:
         run.check_inputs(paper(root, **wrong), NOTEBOOKS, fetch=False)
-    print(caught.value)  # pytest -s shows it
     lines = str(caught.value).splitlines()[2:]
     told = [
         ("stops", "05 06 07 10 ", "UCF-Crime, test: 1 of 290 videos missing.*abnormaltest7"),

@@ -31,9 +31,9 @@ def check_table(P: Params) -> pd.DataFrame:
 
     Those of VAGTA's files run where the profile reads them (world: vagta) and they are there.
     """
-    vagta, facts = vagta_facts(P), flops_facts() | deviations()
-    facts |= {"ucf_videos": benchmark_counts("ucf_crime")["videos"], **vagta}
-    facts["msad_videos"] = benchmark_counts("msad")["videos"]
+    vagta = vagta_facts(P)
+    facts = flops_facts() | deviations() | vagta
+    facts |= {f"{name}_videos": benchmark_counts(name)["videos"] for name in ("ucf_crime", "msad")}
     known, rows = (PROFILES / "inconsistencies.yaml").read_text(encoding="utf-8"), []
     for check in yaml.safe_load(known)["checks"]:
         stated = check["stated"]

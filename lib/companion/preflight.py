@@ -15,7 +15,7 @@ from alertclip.errors import InputError
 from companion.budgets import needs
 from companion.extraction import check_features, domain_gaps
 from companion.profiles import Params
-from companion.sources import FOLDERS, LISTS, SOURCES, Gap, missing_data, missing_videos, refusal
+from companion.sources import FOLDERS, LISTS, VAGTA, Gap, missing_data, missing_videos, refusal
 from companion.splits import load_split
 from companion.stage_runs import resolve_device
 from companion.workflow import Notebook
@@ -95,7 +95,7 @@ def clip_gaps(P: Params) -> list[Gap]:
             paths |= {P.data_dir / item.video for item in load_split(P, split)[0]}
         except InputError as error:
             if "no such file" not in str(error):  # missing_data has said so
-                gaps.append(Gap(str(error), SOURCES["annotations"]))
+                gaps.append(Gap(str(error), VAGTA))
     for folder in (name for name in FOLDERS if (P.data_dir / name).is_dir()):
         own = sorted(path for path in paths if path.is_relative_to(P.data_dir / folder))
         gaps += missing_videos("VAGTA's clips", FOLDERS[folder], own)

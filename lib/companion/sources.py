@@ -12,15 +12,11 @@ from companion.variants import load_variants
 from detectors.benchmarks import Benchmark, Split, read_list, read_truth
 from detectors.event_annotations import SNIPPET, load_array
 
-VAGTA_PAGE = "https://github.com/ClarkZhu216/Alert-CLIP_dataset"
+VAGTA = "VAGTA's annotations, https://github.com/ClarkZhu216/Alert-CLIP_dataset"
 FOLDERS = {  # of VAGTA's videos
     "UCF_Crimes_Videos/UCF_Crimes/Videos": "UCF-Crime (Sultani et al. 2018), the dataset's page",
     "MSAD/MSAD_Videos": "MSAD (Zhu et al. 2024), on request from its authors",
 }
-SOURCES = {
-    "annotations": f"VAGTA's annotations, {VAGTA_PAGE}",
-    "hard_negatives": f"VAGTA's hard negatives, {VAGTA_PAGE}",
-} | FOLDERS
 LISTS = "official lists and temporal annotation of {}, from the dataset's or VadCLIP's page"
 Verdict = Literal["stops", "left out", "warns"]
 VERDICTS = get_args(Verdict)
@@ -36,7 +32,7 @@ class Gap:
     books: str = "all"  # numbers of the notebooks that need it
 
     def __str__(self) -> str:
-        return f"- {self.what}: {self.source}" if self.source else f"- {self.what}"
+        return f"{self.what}: {self.source}" if self.source else self.what
 
 
 def gap_table(gaps: Sequence[Gap]) -> str:
@@ -44,7 +40,7 @@ def gap_table(gaps: Sequence[Gap]) -> str:
     row = "{:9} {:27} {}"
     lines = [row.format("", "notebooks", "missing or wrong: where to get it, what to do")]
     for gap in sorted(gaps, key=lambda gap: VERDICTS.index(gap.verdict)):
-        lines.append(row.format(gap.verdict, gap.books, str(gap)[2:]))
+        lines.append(row.format(gap.verdict, gap.books, str(gap)))
     return "\n".join(lines)
 
 
@@ -71,10 +67,7 @@ def missing_data(P: Params) -> list[Gap]:
     training = [field for field in names if field.endswith("_train")]
     if set(training) - set(missing):
         missing = [field for field in missing if field not in training]
-    gaps = [
-        Gap(f"{field}: {root / names[field]} is missing", SOURCES[field.rsplit("_", 1)[0]])
-        for field in missing
-    ]
+    gaps = [Gap(f"{field}: {root / names[field]} is missing", VAGTA) for field in missing]
     return gaps + [
         Gap(f"{root / name}: no such folder", f"{source}; unpack it there")
         for name, source in FOLDERS.items()

@@ -31,7 +31,7 @@ def prepare_data(P: Params) -> Path:
         world, sizes = P.world, (P.world.train, P.world.dev, P.world.test)
         miniworld.generate(P.data_dir, *sizes, world.style, world.seed, max(1, P.workers))
     if missing := missing_data(P):
-        raise InputError("\n".join([f"profile {P.profile} lacks data:", *map(str, missing)]))
+        raise InputError("\n- ".join([f"profile {P.profile} lacks data:", *map(str, missing)]))
     return P.data_dir
 
 

@@ -149,8 +149,7 @@ def _clips(P: Params, split: Split, size: int = 64) -> tuple[torch.Tensor, torch
     return torch.stack(clips), torch.tensor([item.is_abnormal for item in dataset.items]).long()
 
 
-def main() -> None:
-    """Command line: print the gates and write them to runs/<profile>/gates_<split>.csv."""
+if __name__ == "__main__":  # prints the gates and writes them to runs/<profile>/gates_<split>.csv
     parser = argparse.ArgumentParser(prog="python -m companion.world_gates", description=__doc__)
     parser.add_argument("--profile", default="mini")
     parser.add_argument("--split", choices=("dev", "test"), default="dev")
@@ -161,7 +160,3 @@ def main() -> None:
     table = pd.DataFrame(prior_gate(P, args.split) + world_gate(P, args.split))
     write_table(table, P.run_dir / f"gates_{args.split}.csv")
     print(table.round(3).to_string(index=False))
-
-
-if __name__ == "__main__":
-    main()
