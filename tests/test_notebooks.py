@@ -37,12 +37,9 @@ def test_workflow_lists_exactly_the_notebooks() -> None:
 
 @pytest.mark.parametrize("path", BOOKS, ids=lambda p: p.stem)
 class TestStructure:
-    def test_no_outputs(self, path: Path) -> None:
-        for cell in code_cells(path):
-            assert cell.outputs == [] and cell.execution_count is None
-
-    def test_parameters_are_literals_in_the_first_code_cell(self, path: Path) -> None:
+    def test_no_outputs_and_literal_parameters_in_the_first_code_cell(self, path: Path) -> None:
         cells = code_cells(path)
+        assert all(cell.outputs == [] and cell.execution_count is None for cell in cells)
         tagged = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
         assert tagged == cells[:1]
         for statement in ast.parse(cells[0].source).body:

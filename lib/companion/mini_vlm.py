@@ -14,14 +14,6 @@ import torch
 import transformers
 from tokenizers import AddedToken, processors
 from torch import Tensor
-from transformers import (
-    CLIPImageProcessor,
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-)
 
 import miniworld
 from alertclip.backbone import load_backbone
@@ -134,20 +126,20 @@ def build(captions: Sequence[str], out: Path) -> None:
     tokenizer = _tokenizer(captions)
     visual, size = backbone.model.visual, backbone.image_size
     block = visual.transformer.resblocks[0]
-    vision = CLIPVisionConfig(
+    vision = transformers.CLIPVisionConfig(
         hidden_size=visual.transformer.width, num_hidden_layers=visual.transformer.layers,
         num_attention_heads=block.attn.num_heads, intermediate_size=block.mlp.c_fc.out_features,
         image_size=size[0], patch_size=visual.patch_size[0], hidden_act="gelu",
     )  # fmt: skip
-    text = LlamaConfig(
+    text = transformers.LlamaConfig(
         vocab_size=len(tokenizer), tie_word_embeddings=True, max_position_embeddings=2048,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id, **SIZES,
     )  # fmt: skip
     number = tokenizer.convert_tokens_to_ids(IMAGE)
     parts = {"vision_config": vision, "text_config": text, "image_token_id": number}
-    config = LlavaConfig(**parts, vision_feature_layer=-1, tie_word_embeddings=True)
-    model = LlavaForConditionalGeneration(config)
+    config = transformers.LlavaConfig(**parts, vision_feature_layer=-1, tie_word_embeddings=True)
+    model = transformers.LlavaForConditionalGeneration(config)
     state = {rename(k, NAMES): v for k, v in backbone.model.state_dict().items()}
     prefix = "vision_model."
     own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
@@ -155,11 +147,11 @@ def build(captions: Sequence[str], out: Path) -> None:
     missing, unexpected = getattr(tower, "vision_model", tower).load_state_dict(own, strict=False)
     assert not missing and not unexpected, (missing, unexpected)
     model.save_pretrained(out)
-    images = CLIPImageProcessor(
+    images = transformers.CLIPImageProcessor(
         size={"height": size[0], "width": size[1]}, do_center_crop=False, resample=2,
         image_mean=list(backbone.mean), image_std=list(backbone.std),
     )  # fmt: skip
-    processor = LlavaProcessor(
+    processor = transformers.LlavaProcessor(
         images, tokenizer, patch_size=visual.patch_size[0], image_token=IMAGE, chat_template=CHAT,
         vision_feature_select_strategy="default", num_additional_image_tokens=1,
     )  # fmt: skip
