@@ -36,8 +36,7 @@ ABLATIONS = PROFILES / "ablations.yaml"
 NOT_PROFILES = {"ablations", "benchmarks", "budgets", "inconsistencies", "notebooks", "prompts",
                 "negative_prompts", "negative_prompts_paper", "paper_results",
                 "typical_times"}  # fmt: skip
-NESTED = {("evaluation", "transfer"), ("evaluation", "open_vocabulary_changes"),
-          ("ablation", "changes")}  # fmt: skip
+NESTED = {"transfer", "open_vocabulary_changes", "ablation_changes"}  # hold changes themselves
 TESTING = {"evaluation", "detector", "qa", "ablation", "failure"}  # groups that tune nothing
 
 Degradation = Literal[
@@ -219,7 +218,7 @@ def from_flat(values: dict[str, Any]) -> Params:
         raise InputError("; ".join(_explain(e) for e in error.errors())) from None
     for settings in (vadclip_settings, anomalyclip_settings, sultani_settings, rtfm_settings):
         settings(P.detector)  # refuses what a nested change misspells
-    own = {name: value for name, value in values.items() if FLAT[name] not in NESTED}
+    own = {name: value for name, value in values.items() if name not in NESTED}
     for where, changes in P.nested().items():
         within(where, from_flat, own | changes)
     return P
