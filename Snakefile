@@ -38,7 +38,7 @@ for book in books.runnable(PARAMS):
             f"{RUN}/{book.name}.html",
         params:
             name=book.name,
-            settings=lambda wildcards, book=book: json.dumps(books.selected(PARAMS, book)),
+            settings=lambda wildcards, book=book: json.dumps(books.selected(PARAMS, book.fields)),
         threads: books.threads(book, PARAMS, workflow.cores or 1)
         priority: books.priority(book)
         shell:

@@ -5,6 +5,7 @@ checkpoints are not outputs: Snakemake deletes outputs before it runs a rule, an
 by content.
 """
 
+from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,7 +39,7 @@ class Notebook(NamedTuple):
 
     @property
     def fields(self) -> list[str]:
-        """Groups and fields of Params that it reads ("stage1", "evaluation.prompts")."""
+        """Groups and fields of Params that it reads."""
         found = list(self.params)
         while named := [name for name in found if name in KNOWN["groups"]]:
             at = found.index(named[0])
@@ -64,9 +65,9 @@ def threads(book: Notebook, P: Params, cores: int) -> int:
     return cores if book.alone else max(1, cores // P.notebooks_at_once)
 
 
-def selected(P: Params, book: Notebook) -> dict[str, Any]:
-    """The groups and fields that a notebook reads, as plain values."""
-    found = {name: attrgetter(name)(P) for name in book.fields}
+def selected(P: Params, names: Sequence[str]) -> dict[str, Any]:
+    """The groups and fields of ``names`` ("stage1", "evaluation.prompts"), as plain values."""
+    found = {name: attrgetter(name)(P) for name in names}
     return {k: v.model_dump() if isinstance(v, Group) else v for k, v in found.items()}
 
 
