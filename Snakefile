@@ -1,4 +1,4 @@
-# One rule per notebook, made from the table in lib/companion/workflow.py. Snakemake's own triggers
+# One rule per notebook, made from params/facts/notebooks.yaml. Snakemake's own triggers
 # (content of small inputs, dates of large ones, parameters, set of inputs) decide what runs again.
 # ./run_all.sh calls this; directly, e.g. on a cluster:
 #   snakemake --config profile=paper --executor slurm --jobs 4
@@ -38,7 +38,7 @@ for book in books.runnable(PARAMS):
             f"{RUN}/{book.name}.html",
         params:
             name=book.name,
-            settings=lambda wildcards, book=book: json.dumps(books.selected(PARAMS, book.params)),
+            settings=lambda wildcards, book=book: json.dumps(books.selected(PARAMS, book.fields)),
         threads: books.threads(book, PARAMS, workflow.cores or 1)
         priority: books.priority(book)
         shell:

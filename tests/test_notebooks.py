@@ -13,7 +13,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from alertclip.errors import InputError
 from companion import execution, workflow
-from companion.profiles import ROOT, TYPICAL_TIMES, Params
+from companion.profiles import PROFILES, ROOT, Params
 
 BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FORBIDDEN = {
@@ -37,12 +37,9 @@ def test_workflow_lists_exactly_the_notebooks() -> None:
 
 @pytest.mark.parametrize("path", BOOKS, ids=lambda p: p.stem)
 class TestStructure:
-    def test_no_outputs(self, path: Path) -> None:
-        for cell in code_cells(path):
-            assert cell.outputs == [] and cell.execution_count is None
-
-    def test_parameters_are_literals_in_the_first_code_cell(self, path: Path) -> None:
+    def test_no_outputs_and_literal_parameters_in_the_first_code_cell(self, path: Path) -> None:
         cells = code_cells(path)
+        assert all(cell.outputs == [] and cell.execution_count is None for cell in cells)
         tagged = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
         assert tagged == cells[:1]
         for statement in ast.parse(cells[0].source).body:
@@ -69,7 +66,7 @@ class TestStructure:
         source = "\n".join(c.source for c in code_cells(path))
         for group, field in re.findall(r"\bP\.(\w+)\.(\w+)", source):
             if group in Params.model_fields:
-                assert {group, f"{group}.{field}"} & set(book.params)
+                assert {group, f"{group}.{field}"} & set(book.fields)
 
     def test_reference_figures_are_there(self, path: Path) -> None:
         book = nbformat.read(path, as_version=4)
@@ -125,7 +122,7 @@ def test_a_failed_notebook_is_kept_apart(tmp_path: Path) -> None:
 
 
 def test_a_first_run_says_how_long_it_takes() -> None:
-    times = yaml.safe_load(TYPICAL_TIMES.read_text())
+    times = yaml.safe_load((PROFILES / "typical_times.yaml").read_text())
     assert all(set(seconds) == {b.name for b in workflow.NOTEBOOKS} for seconds in times.values())
     bar = execution._bar(ROOT / "elsewhere/mini/03_stage1_global.ipynb")
     assert bar["postfix"] == f"about {times['mini']['03_stage1_global']} s in all"

@@ -16,7 +16,12 @@ from companion.workflow import NOTEBOOKS
 from detectors.benchmarks import fill, load_benchmark
 
 UCF_VIDEOS = "UCF_Crimes_Videos/UCF_Crimes/Videos"
-LABEL = {"abnormal": "B1-0-0", "normal": "A"}  # XD-Violence's names end in their classes
+NAMES = {  # XD-Violence's end in their classes
+    "ucf_crime": {"abnormal": "Abuse/abnormal{}_x264.mp4", "normal": "Normal/normal{}_x264.mp4"},
+    "xd_violence": {"abnormal": "{}_label_B1-0-0", "normal": "{}_label_A"},
+    "ubnormal": {k: k + "_scene_1_scenario_{}" for k in ("abnormal", "normal")},
+    "msad": {"abnormal": "Fire/Fire_{}.mp4", "normal": "n/MSAD_normal_{}.mp4"},
+}
 
 
 def write(path: Path, text: str = "content") -> None:
@@ -26,20 +31,11 @@ def write(path: Path, text: str = "content") -> None:
 
 def names(benchmark: str) -> dict[str, list[str]]:
     """As many list entries per split as were published, in the benchmark's naming."""
-    made = {}
+    made: dict[str, list[str]] = {}
     for split, counts in load_benchmark(benchmark).counts.items():
-        if split != "test" and benchmark != "ucf_crime":
-            continue  # sets that only test are asked for nothing else
-        numbered = [(kind, i) for kind, n in counts.items() for i in range(n)]
-        made[split] = [
-            {
-                "ucf_crime": f"{'Abuse' if k == 'abnormal' else 'Normal'}/{k}{split}{i}_x264.mp4",
-                "xd_violence": f"{split}{i}_label_{LABEL[k]}",
-                "ubnormal": f"{k}_scene_1_scenario_{split}{i}",
-                "msad": f"{'Fire/Fire' if k == 'abnormal' else 'n/MSAD_normal'}_{split}{i}.mp4",
-            }[benchmark]
-            for k, i in numbered
-        ]
+        if split == "test" or benchmark == "ucf_crime":  # the others only test
+            numbered = [(kind, f"{split}{i}") for kind, n in counts.items() for i in range(n)]
+            made[split] = [NAMES[benchmark][k].format(number) for k, number in numbered]
     return made
 
 
@@ -102,7 +98,6 @@ def test_ten_planted_gaps_are_in_one_table(root, monkeypatch) -> None:
     wrong = {"pretrained": str(root / "b32.pt"), "device": "cuda:99", "failure_videos": "nowhere"}
     with pytest.raises(InputError) as caught:
         run.check_inputs(paper(root, **wrong), NOTEBOOKS, fetch=False)
-    print(caught.value)  # pytest -s shows it
     lines = str(caught.value).splitlines()[2:]
     told = [
         ("stops", "05 06 07 10 ", "UCF-Crime, test: 1 of 290 videos missing.*abnormaltest7"),

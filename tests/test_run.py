@@ -21,41 +21,33 @@ for suffix in (".ipynb", ".html"):
 """
 
 
-class Project:
-    """A copy of the project whose notebooks only leave a file each."""
+def test_only_what_changed_runs_again(root: Path, tmp_path: Path) -> None:
+    ignore = shutil.ignore_patterns("weights", "__pycache__", "runs")
+    for name in ("lib", "params", "notebooks"):  # whose notebooks only leave a file each
+        shutil.copytree(root / name, tmp_path / name, ignore=ignore)
+    shutil.copy(root / "Snakefile", tmp_path)
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "lib/companion/execution.py").write_text(STUB)
+    weights = tmp_path / "lib/miniworld/weights/miniclip/model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
 
-    def __init__(self, root: Path, folder: Path) -> None:
-        self.folder = folder
-        ignore = shutil.ignore_patterns("weights", "__pycache__", "runs")
-        for name in ("lib", "params", "notebooks"):
-            shutil.copytree(root / name, folder / name, ignore=ignore)
-        shutil.copy(root / "Snakefile", folder)
-        (folder / "figures").mkdir()
-        (folder / "lib/companion/execution.py").write_text(STUB)
-        weights = folder / "lib/miniworld/weights/miniclip/model.safetensors"
-        weights.parent.mkdir(parents=True)
-        weights.touch()
-
-    def __call__(self, *options: str) -> str:
-        """Run the smoke profile; returns the notebooks of the plan as "01 02 ..."."""
-        environment = os.environ | {"PYTHONPATH": str(self.folder / "lib")}
+    def planned(*options: str) -> str:
+        environment = os.environ | {"PYTHONPATH": str(tmp_path / "lib")}
         call = [sys.executable, "-m", "companion.run", "smoke", "--cores", "2", *options]
         done = subprocess.run(call, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         lines = [line.split() for line in done.stdout.splitlines()[: len(workflow.NOTEBOOKS)]]
         return " ".join(sorted(name[:2] for name, *reason in lines if reason != ["-"]))
 
-
-def test_only_what_changed_runs_again(root: Path, tmp_path: Path) -> None:
-    project = Project(root, tmp_path)
-    assert project() == "00 01 02 03 04 05 06 07 08 09 10 11"
+    assert planned() == "00 01 02 03 04 05 06 07 08 09 10 11"
     book = tmp_path / "notebooks/02_mss_diagnosis.ipynb"
     os.utime(book)  # as after a fresh checkout of the same files
-    assert project("-n", "-p", "workers=7") == ""
-    assert project("-n", "-p", "stage2_steps=9") == "04 05 06 07 08 09 10 11"
+    assert planned("-n", "-p", "workers=7") == ""
+    assert planned("-n", "-p", "stage2_steps=9") == "04 05 06 07 08 09 10 11"
     book.write_text(book.read_text() + "\n")
     (tmp_path / "lib/vagpt/exam.py").write_text("")
-    assert project("-n") == "02 10 11"
+    assert planned("-n") == "02 10 11"
 
 
 def test_a_part_of_the_notebooks_is_chosen_by_number_or_name() -> None:
@@ -66,10 +58,7 @@ def test_a_part_of_the_notebooks_is_chosen_by_number_or_name() -> None:
     args = run._arguments(["smoke", "-p", "seed=1", "--from", "10", "--", "--executor", "slurm"])
     assert args.profile == "smoke" and args.snakemake == ["--executor", "slurm"]
     call = run.command(args, run.select(start=args.start))
-    assert call[call.index("--forcerun") + 1 :] == [
-        "nb_10_anomaly_qa",
-        "nb_11_report",
-    ]
+    assert call[call.index("--forcerun") + 1 :] == ["nb_10_anomaly_qa", "nb_11_report"]
     assert 'overrides=["seed=1"]' in call
 
 
@@ -104,8 +93,9 @@ def test_missing_data_is_one_message(tmp_path: Path) -> None:
 
 
 def test_what_others_wait_for_starts_first_and_has_every_core() -> None:
-    order = sorted(workflow.NOTEBOOKS, key=workflow.priority, reverse=True)
-    assert " ".join(book.name[:2] for book in order) == "00 01 03 04 06 10 09 08 07 05 02 11"
+    started = {book.name: workflow.priority(book) for book in workflow.NOTEBOOKS}
+    for book in workflow.NOTEBOOKS:
+        assert all(started[name] > started[book.name] for name in book.needs)
     mini, paper = load_params("mini"), load_params("paper")
     shares = {book.name[:2]: workflow.threads(book, mini, 5) for book in workflow.NOTEBOOKS}
     assert [name for name, cores in shares.items() if cores == 5] == ["01", "03", "04", "09"]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # importing takes 1.5 s, which only BLIP's users should wait
     from transformers import BlipForImageTextRetrieval, PreTrainedTokenizerBase
 
 MAX_TOKENS = 77  # captions are cut where CLIP cuts them; BLIP itself has 512 positions
-LAYER_NAMES = Path(__file__).resolve().parents[2] / "params" / "layer_names.yaml"
+LAYER_NAMES = Path(__file__).resolve().parents[2] / "params" / "facts" / "layer_names.yaml"
 
 
 class BlipAttention(SplitSelfAttention):

@@ -7,7 +7,7 @@ beside it as ``NN_name.failed.ipynb``.
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,12 @@ from papermill.exceptions import PapermillExecutionError
 from alertclip.errors import InputError
 from alertclip.files import atomic_write, read_json, write_json
 from companion.extraction import detectors_at_hand
-from companion.profiles import TYPICAL_TIMES, Params, load_params, parse_overrides
+from companion.profiles import PROFILES, Params, load_params, parse_overrides
 from companion.workflow import NOTEBOOKS
 
 BAR = "{l_bar}{bar:20}| {n_fmt}/{total_fmt} cells, {elapsed}{postfix}"
 REFERENCE = re.compile(r"!\[[^\]]*\]\(\.\./figures/\w+\.png\)\n*")
 FORMULA = re.compile(r"`[^`]*`|(\$\$?)(.+?)\1", re.DOTALL)
-QUIET = ["--IPKernelApp.log_level=50"]  # no remarks on ports and shutdown
 
 
 def execute(
@@ -50,7 +49,7 @@ def execute(
             left_out(notebook, lacking or {}), str(partial), parameters, kernel_name="python3",
             cwd=str(notebook.parent), progress_bar=_bar(out) | {"position": line or 0},
             stderr_file=sys.stderr if line is None else None,
-            coalesce_streams=True, extra_arguments=QUIET,
+            coalesce_streams=True, extra_arguments=["--IPKernelApp.log_level=50"],
         )  # fmt: skip
     except PapermillExecutionError as error:
         failed = out.with_suffix(".failed.ipynb")
@@ -111,8 +110,10 @@ def _mathml(found: re.Match[str]) -> str:
 
 def _bar(out: Path) -> dict[str, Any]:
     """Options of the bar; the time to expect is the last run's, or the profile's typical one."""
-    typical = yaml.safe_load(TYPICAL_TIMES.read_text()).get(out.parent.name, {}).get(out.stem)
-    seconds = sum(read_json(_timings(out))) if _timings(out).exists() else typical
+    typical = yaml.safe_load((PROFILES / "typical_times.yaml").read_text())
+    seconds = typical.get(out.parent.name, {}).get(out.stem)
+    if _timings(out).exists():
+        seconds = sum(read_json(_timings(out)))
     options = {"desc": out.stem, "bar_format": BAR}
     options["mininterval"] = 0.1 if sys.stderr.isatty() else 10
     return options | ({"postfix": f"about {seconds:.0f} s in all"} if seconds else {})
@@ -122,9 +123,9 @@ def _timings(out: Path) -> Path:
     return out.parent / "timings" / f"{out.stem}.json"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main() -> int:
     """NAME PROFILE [name=value ...]: execute one notebook into its run folder."""
-    name, profile, *pairs = sys.argv[1:] if arguments is None else arguments
+    name, profile, *pairs = sys.argv[1:]
     try:
         book = next(b for b in NOTEBOOKS if b.name == name)
         overrides = parse_overrides(pairs)

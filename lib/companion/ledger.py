@@ -1,6 +1,7 @@
 """The ledger: every number and setting of the papers beside ours, and the claims we test."""
 
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from alertclip.errors import InputError
-from companion.certification import Counts, backbones, counts_in_use, shortfall
-from companion.paper_numbers import Cell, Measure, cells, load, number, same_digits
-from companion.profiles import Params
-from detectors.benchmarks import load_benchmark
-from detectors.training_protocol import DetectorParams, detector_settings
+from alertclip.files import read_json
+from alertclip.hyperparameters import DataParams
+from companion.paper_numbers import Cell, cells, load, number, same_digits, value
+from companion.profiles import FLAT, Params, from_flat
+from detectors.benchmarks import list_counts, load_benchmark
 
 INTERVAL, ROUNDING = "reproduced within the interval", "reproduced within rounding"
 DIFFERS, DIRECTION = "differs", "direction only"
@@ -26,10 +27,13 @@ STATUSES = (INTERVAL, ROUNDING, DIFFERS, DIRECTION, EQUAL, UNEQUAL, SAME, OTHER,
 COMPARED = {"computed": (UNEQUAL, EQUAL), "set": (OTHER, SAME)}
 COLUMNS = ["document", "table", "row", "column", "unit", "paper", "ours", "low", "high", "n",
            "source", "status"]  # fmt: skip
-COUNTED = ("ucf_crime", "xd_violence", "shanghaitech", "ubnormal", "msad")
-
+WIDEST = {"%": 5.0, "difference of cosines": 0.05}  # of an interval that still says something
+METHOD = ("stage1", "stage2", "training", "model", "data", "detector", "evaluation", "rehearsal")
+SPLITS = {"05_zero_shot": ("test",), "06_weakly_supervised": ("train", "test"),
+          "07_ablations": ("train", "test")}  # fmt: skip
 HOLDS, FAILS, OPEN, UNTESTED = "holds", "fails", "not decided", "not tested here"
-Read = Callable[[str], "pd.DataFrame | None"]
+Counts = dict[str, dict[str, int]]  # videos by split and label
+Read = Callable[[str], Any]  # a benchmark or a CSV, by name
 
 
 class Ours(NamedTuple):
@@ -50,44 +54,44 @@ def ledger(folder: Path, P: Params, inconsistent: Collection[str] = ()) -> pd.Da
     read, counts = cache(partial(read_csv, folder)), cache(partial(counts_in_use, P))
     rows = []
     for cell in cells().values():
-        ours = our_number(cell, P, read)
-        status = INCONSISTENT if cell.key in inconsistent else status_of(cell, ours, P, counts)
+        ours = _our_number(cell, P, read)
+        status = INCONSISTENT if cell.key in inconsistent else _status(cell, ours, P, counts)
         source = "" if ours.lacking or not cell.measure else f"{cell.measure.csv}.csv"
         rows.append((*cell[:6], *ours[:4], source, status))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def status_of(cell: Cell, ours: Ours, P: Params, counts: Counts) -> str:
+def _status(cell: Cell, ours: Ours, P: Params, counts: Read) -> str:
     """How our number relates to the printed one, if no check refutes the latter.
 
-    "reproduced" needs all that companion.certification asks, and the printed number inside our 95%
-    interval (or, without an interval, equal digits). Anything else that is measured shows the
-    direction only, and the status says what is missing.
+    "reproduced" needs all that ``_shortfall`` asks, and the printed number inside our 95% interval
+    (or, without an interval, equal digits). Anything else that is measured shows the direction
+    only, and the status says what is missing.
     """
     if not cell.paper:
         return BLANK
-    if ours.lacking:
+    if ours.lacking or not cell.measure:
         return NOT_RUN + ours.lacking
     same = same_digits(cell.paper, str(ours.value))
-    if cell.measure and cell.measure.kind in COMPARED:
+    if cell.measure.kind != "measured":
         return COMPARED[cell.measure.kind][same]
-    if lacking := shortfall(cell, ours.high - ours.low, P, counts):
+    if lacking := _shortfall(cell, ours.high - ours.low, P, counts):
         return f"{DIRECTION}: {lacking}"
     if np.isnan(ours.low):
         return ROUNDING if same else DIFFERS
     return INTERVAL if ours.low <= float(cell.paper) <= ours.high else DIFFERS
 
 
-def our_number(cell: Cell, P: Params, read: Read) -> Ours:
+def _our_number(cell: Cell, P: Params, read: Read) -> Ours:
     """Our number for a cell; lacking where this run has none or is on another data set."""
     if not cell.paper or cell.measure is None:
         return Ours(lacking=cell.otherwise or BLANK)
     measure, where, synthetic = cell.measure, cell.where, P.data.world == "miniworld"
     domain = load()["synthetic"].get(measure.on, "") if synthetic else measure.on
-    own = domain == benchmark_title(P.detector.benchmark)
+    own = domain == _title(P.detector.benchmark)
     if measure.on and not own and "{domain}" not in "".join(where.values()):
         return Ours(lacking=f"needs a run on {measure.on}")
-    allowed = backbones(cell.document)
+    allowed = load()["backbones"].get(cell.document, [])
     if measure.kind == "measured" and not synthetic and P.model.backbone not in allowed:
         return Ours(lacking=f"needs a run with {' or '.join(allowed)}")
     where = {name: text.replace("{domain}", domain) for name, text in where.items()}
@@ -98,12 +102,65 @@ def our_number(cell: Cell, P: Params, read: Read) -> Ours:
     if row is None or not row[measure.value]:
         needs = f"needs {measure.on}" if measure.on and synthetic else "not in this run"
         return Ours(lacking=f"{needs} ({_words(where)})")
-    return _ours(row, measure)
+    return _ours(row, measure.value)
+
+
+def _shortfall(cell: Cell, width: float, P: Params, counts: Read) -> str:
+    """The first thing that keeps our number from being a reproduction of the cell; "" if nothing.
+
+    In this order: real data, the paper's backbone with OpenAI's weights, the published schedule and
+    protocol, full lists (their published counts), VAGTA's published annotations, and an interval
+    of ``width`` (nan: none) that is not wider than WIDEST of its unit, or 5% of the number.
+    """
+    if P.data.world == "miniworld":
+        return "synthetic data"
+    if P.model.backbone not in load()["backbones"][cell.document] or P.model.pretrained != "openai":
+        return "needs the paper's backbone and OpenAI's weights"
+    if changed := _changed_parameters(P):
+        return f"needs the published protocol ({', '.join(changed)})"
+    for split in SPLITS.get(cell.measure.notebook, ()):
+        on = cell.measure.on.lower().replace("-", "_") or P.detector.benchmark
+        ours, published = counts(on).get(split), load_benchmark(on).counts.get(split)
+        if ours != published:
+            found = "none" if ours is None else sum(ours.values())
+            return f"needs the full {split} list, {sum(published.values())} videos, has {found}"
+    if cell.document.startswith("Alert-CLIP") and not _published_annotations(P):
+        names = DataParams().annotations_train, DataParams().hard_negatives_train
+        return f"needs VAGTA's published annotations ({' and '.join(names)})"
+    widest = WIDEST.get(cell.unit, abs(float(cell.paper)) / 20)
+    return f"needs an interval of at most {widest:g}, has {width:.3g}" if width > widest else ""
+
+
+def _changed_parameters(P: Params) -> list[str]:
+    """Names of the parameters of method and protocol that are not the published ones."""
+    published, ours, free = from_flat({}).flat(), P.flat(), load()["free_parameters"]
+    nested = {name for changes in P.nested().values() for name in changes}
+    method = [name for name, (group, _) in FLAT.items() if group in METHOD]
+    changed = [name for name in method if ours[name] != published[name]]
+    return [name for name in (*changed, *sorted(nested)) if name not in free]
+
+
+def counts_in_use(P: Params, name: str) -> Counts:
+    """Videos by split and label in the lists of this run; a split without list is absent."""
+    benchmark, counts = load_benchmark(name), {}
+    for split in benchmark.counts:
+        with suppress(InputError):  # not there, or unreadable
+            counts[split] = list_counts(benchmark, P.data_dir, split)
+    return counts
+
+
+def _published_annotations(P: Params) -> bool:
+    """Whether VAGTA's training files are there, with as many items as the paper counts."""
+    try:
+        items = len(read_json(P.data_dir / P.data.hard_negatives_train)["items"])
+    except (InputError, KeyError, TypeError):
+        return False
+    published = value("Alert-CLIP | VAGTA | training clips | count")
+    return items == published and (P.data_dir / P.data.annotations_train).is_file()
 
 
 @cache
-def benchmark_title(name: str) -> str:
-    """The data set that a benchmark's file names."""
+def _title(name: str) -> str:
     return load_benchmark(name).title
 
 
@@ -123,24 +180,16 @@ def find_row(table: pd.DataFrame, name: str, where: dict[str, str]) -> "pd.Serie
     return found.iloc[0] if len(found) else None
 
 
-def _ours(row: "pd.Series", measure: Measure) -> Ours:
-    text = row[measure.value]
-    value, low, high, n, spread = (
-        float(found) if number(found or "") is not None else np.nan
-        for found in (text, *(row.get(name) for name in ("low", "high", "n", "seed_sd")))
-    )
-    if np.isnan(low) and not np.isnan(spread):  # two spreads over seeds stand for the interval
-        low, high = value - 2 * spread, value + 2 * spread
-    return Ours(text if number(text) is None else value, low, high, n)
-
-
 def _words(where: dict[str, str]) -> str:
     return ", ".join(f"{name} = {text}" for name, text in where.items())
 
 
-def _measured(row: Any) -> Ours:
-    """Value and interval of a row whose columns are text or numbers."""
-    return Ours(*(float(row[k]) for k in ("ours" if "ours" in row else "value", "low", "high")))
+def _ours(row: "pd.Series", column: str = "value") -> Ours:
+    texts = (row.get(name) or "" for name in (column, "low", "high", "n", "seed_sd"))
+    value, low, high, n, spread = (np.nan if number(x) is None else float(x) for x in texts)
+    if np.isnan(low) and not np.isnan(spread):  # two spreads over seeds stand for the interval
+        low, high = value - 2 * spread, value + 2 * spread
+    return Ours(row[column] if np.isnan(value) else value, low, high, n)
 
 
 def claims(book: pd.DataFrame, folder: Path) -> pd.DataFrame:
@@ -163,7 +212,7 @@ def claims(book: pd.DataFrame, folder: Path) -> pd.DataFrame:
     return pd.DataFrame(found, columns=columns)
 
 
-def verdict(first: Ours, second: Ours) -> str:
+def _verdict(first: Ours, second: Ours) -> str:
     """Whether first is above second, by intervals that do not touch."""
     if first.low > second.high:
         return HOLDS
@@ -187,15 +236,15 @@ def _orderings(table: dict[str, Any]) -> Iterator[tuple[str, list[tuple]]]:
 def _decide(rows: dict, place: tuple, text: str, sides: list[tuple]) -> tuple | None:
     """The row of a claim; () if the paper states no order, None if ours is not measured."""
     names = "paper", "ours", "low", "high"
-    found = [rows[s] if s in rows else dict.fromkeys(names, s[0]) | {"source": ""} for s in sides]
+    found = [rows.get(side, dict.fromkeys(names, side[0])) for side in sides]
     stated = [number(row["paper"]) for row in found]
     if None in stated or stated[0] == stated[1]:
         return ()
     if any(pd.isna(row["low"]) for row in found):
         return None
-    first, second = map(_measured, found)
+    first, second = (Ours(*(float(row[name]) for name in names[1:])) for row in found)
     paper, change = float(stated[0] - stated[1]), first.value - second.value
-    decided = verdict(first, second) if paper > 0 else verdict(second, first)
+    decided = _verdict(first, second) if paper > 0 else _verdict(second, first)
     text = text.format("above" if paper > 0 else "below")
     return *place, text, paper, change, decided, found[0]["source"]
 
@@ -207,51 +256,6 @@ def _kept_knowledge(folder: Path) -> Iterator[tuple]:
         pair = [find_row(table, "retention", {"setting": setting, "model": model})
                 for model in ("Full", "CLIP")]  # fmt: skip
         if all(row is not None for row in pair):
-            full, clip = map(_measured, pair)
+            full, clip = map(_ours, pair)
             text, change = f"general knowledge is kept: {setting}", full.value - clip.value
-            yield "Alert-CLIP", "", text, np.nan, change, verdict(full, clip), "retention.csv"
-
-
-def settings_table(P: Params) -> pd.DataFrame:
-    """Columns name, value: parameters of the run, presets of the detectors, counts of benchmarks.
-
-    Presets are the published ones in the run's variant (official code or paper), before the
-    profile's changes to them. Counts are those of the lists in use, "" where a list is missing.
-    """
-    values = {name: v for name, v in P.flat().items() if not isinstance(v, dict)}
-    for stage in ("stage1", "stage2"):
-        if steps := values[f"{stage}_steps"]:
-            values[f"{stage}_epochs"] = f"{steps} steps"  # they override the epochs
-    groups = {}
-    for name in ("ucf", "xd"):
-        published = DetectorParams(vadclip_preset=name, variant=P.detector.variant)
-        preset = groups[f"vadclip.{name}"] = detector_settings("vadclip", published).model_dump()
-        preset["context_tokens"] = preset["prefix"] + preset["postfix"]
-    for name in ("ucf", "xd", "sht"):
-        published = DetectorParams(anomalyclip_preset=name, variant=P.detector.variant)
-        preset = detector_settings("anomalyclip", published).model_dump()
-        preset["videos_per_batch"] = 2 * preset["batch_size"]
-        preset["masked_per_cent"] = round(100 * (1 - preset["keep_probability"]), 6)
-        preset["warmup_per_cent"] = 100 * preset["warmup_epochs"] / preset["epochs"]
-        groups[f"anomalyclip.{name}"] = preset
-    names = ("learning_rate", "batch_size", "hidden", "epochs")
-    groups["temporal_classifier"] = {name: getattr(P.qa, name) for name in names} | {"seed": P.seed}
-    for name in COUNTED:
-        published, ours = load_benchmark(name).counts, counts_in_use(P, name)
-        known = benchmark_counts(name, ours) if ours.keys() == published.keys() else {}
-        groups[name] = dict.fromkeys(benchmark_counts(name, published), "") | known
-    values |= {f"{group}.{k}": v for group, found in groups.items() for k, v in found.items()}
-    return pd.DataFrame(values.items(), columns=["name", "value"])
-
-
-def benchmark_counts(name: str, counts: dict[str, dict[str, int]] | None = None) -> dict[str, int]:
-    """Videos of a benchmark by split and label, by split, and in all; abnormal classes.
-
-    ``counts`` by split and label; None: the published ones.
-    """
-    benchmark = load_benchmark(name)
-    counts = benchmark.counts if counts is None else counts
-    found = {f"{split}.{k}": n for split, labels in counts.items() for k, n in labels.items()}
-    found |= {split: sum(labels.values()) for split, labels in counts.items()}
-    videos = sum(found[split] for split in counts)
-    return found | {"videos": videos, "classes": len(benchmark.abnormal_classes)}
+            yield "Alert-CLIP", "", text, np.nan, change, _verdict(full, clip), "retention.csv"

@@ -6,9 +6,6 @@ picture is abnormal. ``python -m companion.mini_vlm --out DIR`` makes it again.
 """
 
 import argparse
-import platform
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,20 +14,11 @@ import torch
 import transformers
 from tokenizers import AddedToken, processors
 from torch import Tensor
-from transformers import (
-    CLIPImageProcessor,
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-)
 
 import miniworld
 from alertclip.backbone import load_backbone
 from alertclip.blip import rename
 from alertclip.export import NAMES
-from alertclip.files import write_json
 from miniworld.prior import START, train_tokenizer
 from vagpt.language_model import Dialogue, Shown, VisionLanguageModel
 from vagpt.questions import LETTERS, Footage, Option, Question, make_questions, prompt
@@ -47,7 +35,6 @@ SIZES = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4,
          "num_attention_heads": 4}  # fmt: skip
 READING = 0.5  # share of the steps that come first and read only
 CLASSES = sorted(miniworld.CLASSES)  # as a benchmark lists them
-SEEN = "What can be seen in it, and when?"
 
 
 class Exercises:
@@ -86,8 +73,8 @@ class Exercises:
         picked = rng.integers(len(self.captions), size=PARTS)
         right, shift = int(rng.integers(PARTS)), rng.uniform(0, 2.5, PARTS)
         order = rng.permutation(PARTS)  # of the times; the right option has its own
-        order[[right, np.flatnonzero(order == right)[0]]] = order[[np.flatnonzero(
-            order == right)[0], right]]  # fmt: skip
+        place = np.flatnonzero(order == right)[0]
+        order[[right, place]] = order[[place, right]]
         others = rng.integers(len(self.captions), size=PARTS)
         names = [self.captions[picked[k] if k == right else others[k]] for k in range(PARTS)]
         part = LENGTH / PARTS
@@ -97,14 +84,18 @@ class Exercises:
         )
         question = Question("stills", "total", LENGTH, options, right)
         lines = prompt(question).splitlines()
-        lines[1] = SEEN
+        lines[1] = "What can be seen in it, and when?"
         shown = self._show(np.repeat(picked, FRAMES // PARTS))
         return Dialogue(shown, [("\n".join(lines), LETTERS[right])])
 
     def read(self, rng: np.random.Generator) -> Dialogue:
         """No frames: which option's time is nearest to the time that a sentence names?"""
         if not self.questions:
-            items = [_footage(rng, str(i)) for i in range(200)]
+            items = []
+            for i in range(200):
+                end = LENGTH / PARTS * float(rng.integers(1, PARTS + 1))
+                span = end - float(rng.uniform(3, 7)), end
+                items.append(Footage(str(i), LENGTH, (span,), (str(rng.choice(CLASSES)),)))
             self.questions = make_questions(items, CLASSES, int(rng.integers(1 << 30)))
         question = self.questions.pop()
         noise = 0.0 if self.left > 0 else 0.5  # s, of a classifier
@@ -129,32 +120,26 @@ class Exercises:
         return Shown(tokens, np.full(tokens.shape[:3], np.inf), times)
 
 
-def _footage(rng: np.random.Generator, name: str) -> Footage:
-    end = LENGTH / PARTS * float(rng.integers(1, PARTS + 1))
-    start = end - float(rng.uniform(3, 7))
-    return Footage(name, LENGTH, ((start, end),), (str(rng.choice(CLASSES)),))
-
-
 def build(captions: Sequence[str], out: Path) -> None:
     """Write a MiniVLM to ``out`` with MiniCLIP's vision tower and a random language model."""
     backbone = load_backbone("miniclip")
     tokenizer = _tokenizer(captions)
     visual, size = backbone.model.visual, backbone.image_size
     block = visual.transformer.resblocks[0]
-    vision = CLIPVisionConfig(
+    vision = transformers.CLIPVisionConfig(
         hidden_size=visual.transformer.width, num_hidden_layers=visual.transformer.layers,
         num_attention_heads=block.attn.num_heads, intermediate_size=block.mlp.c_fc.out_features,
         image_size=size[0], patch_size=visual.patch_size[0], hidden_act="gelu",
     )  # fmt: skip
-    text = LlamaConfig(
+    text = transformers.LlamaConfig(
         vocab_size=len(tokenizer), tie_word_embeddings=True, max_position_embeddings=2048,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id, **SIZES,
     )  # fmt: skip
     number = tokenizer.convert_tokens_to_ids(IMAGE)
     parts = {"vision_config": vision, "text_config": text, "image_token_id": number}
-    config = LlavaConfig(**parts, vision_feature_layer=-1, tie_word_embeddings=True)
-    model = LlavaForConditionalGeneration(config)
+    config = transformers.LlavaConfig(**parts, vision_feature_layer=-1, tie_word_embeddings=True)
+    model = transformers.LlavaForConditionalGeneration(config)
     state = {rename(k, NAMES): v for k, v in backbone.model.state_dict().items()}
     prefix = "vision_model."
     own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
@@ -162,11 +147,11 @@ def build(captions: Sequence[str], out: Path) -> None:
     missing, unexpected = getattr(tower, "vision_model", tower).load_state_dict(own, strict=False)
     assert not missing and not unexpected, (missing, unexpected)
     model.save_pretrained(out)
-    images = CLIPImageProcessor(
+    images = transformers.CLIPImageProcessor(
         size={"height": size[0], "width": size[1]}, do_center_crop=False, resample=2,
         image_mean=list(backbone.mean), image_std=list(backbone.std),
     )  # fmt: skip
-    processor = LlavaProcessor(
+    processor = transformers.LlavaProcessor(
         images, tokenizer, patch_size=visual.patch_size[0], image_token=IMAGE, chat_template=CHAT,
         vision_feature_select_strategy="default", num_additional_image_tokens=1,
     )  # fmt: skip
@@ -188,8 +173,8 @@ def _tokenizer(captions: Sequence[str]) -> transformers.PreTrainedTokenizerFast:
     return tokenizer
 
 
-def train(stills: int, steps: int, batch_size: int, seed: int, out: Path) -> list[float]:
-    """Write a trained MiniVLM (fp16) to ``out``; the loss of every step."""
+def train(stills: int, steps: int, batch_size: int, seed: int, out: Path) -> None:
+    """Write a trained MiniVLM (fp16) to ``out``."""
     images, captions, _ = miniworld.stills(stills, seed, workers=1)
     torch.manual_seed(seed)
     build(captions, out)
@@ -199,36 +184,14 @@ def train(stills: int, steps: int, batch_size: int, seed: int, out: Path) -> lis
         part.requires_grad_(True)
     draw = Exercises(tokens.half(), captions, batch_size)
     draw.left = round(READING * steps)
-    losses = vlm.fit(draw, steps, 2e-3, seed=seed, label="pre-training MiniVLM")
+    vlm.fit(draw, steps, 2e-3, seed=seed, label="pre-training MiniVLM")
     vlm.model.half()
     vlm.save(out)
-    return losses
-
-
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m companion.mini_vlm", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    options = {"stills": 6000, "steps": 6000, "batch-size": 10, "seed": 0}
-    for name, default in options.items():
-        parser.add_argument(f"--{name}", type=int, default=default)
-    args = parser.parse_args()
-    start = time.monotonic()
-    losses = train(args.stills, args.steps, args.batch_size, args.seed, args.out)
-    told = vars(args) | {"out": "DIR"}
-    card = {
-        "what": "MiniVLM, a LLaVA over MiniCLIP's tokens; it knows the mini world only",
-        "trained on": "stills under neutral captions, and exercises in reading options and times;"
-        " none says what in a picture is abnormal",
-        "final loss": round(float(np.mean(losses[-100:])), 3),
-        "minutes": round((time.monotonic() - start) / 60, 1),
-        "machine": platform.machine(),
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "command": " ".join(["python -m companion.mini_vlm", *(
-            f"--{k.replace('_', '-')} {v}" for k, v in told.items())]),
-    }  # fmt: skip
-    write_json(args.out / "card.json", card)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    parser = argparse.ArgumentParser(prog="python -m companion.mini_vlm", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    for name, default in {"stills": 6000, "steps": 6000, "batch-size": 10, "seed": 0}.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    train(**vars(parser.parse_args()))

@@ -1,7 +1,6 @@
 """The numbers that the papers print: every cell of the tables in params/paper_results.yaml."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from functools import cache
 from typing import Any, NamedTuple
@@ -16,8 +15,7 @@ EMPTY = "~"
 LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
-@dataclass(frozen=True)
-class Measure:
+class Measure(NamedTuple):
     """Where our number for some cells of a table is: a row of a CSV that a notebook writes.
 
     ``rows`` and ``columns`` map the paper's labels to ours (None: all, under the same names).
@@ -32,12 +30,6 @@ class Measure:
     value: str = "value"
     on: str = ""
     kind: str = "measured"
-
-    def covers(self, row: str, column: str) -> bool:
-        """Whether the cell is one of these."""
-        return (self.rows is None or row in self.rows) and (
-            self.columns is None or column in self.columns
-        )
 
 
 class Cell(NamedTuple):
@@ -73,10 +65,7 @@ class Cell(NamedTuple):
 @cache
 def load() -> dict[str, Any]:
     """The file: documents, synthetic, headings, tables; numbers are text, as printed."""
-    try:
-        return yaml.load(PAPER_RESULTS.read_text(encoding="utf-8"), LOADER)
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"{PAPER_RESULTS}: cannot read the papers' numbers ({error})") from None
+    return yaml.load(PAPER_RESULTS.read_text(encoding="utf-8"), LOADER)
 
 
 @cache
@@ -94,7 +83,8 @@ def table_cells(table: dict[str, Any]) -> Iterator[Cell]:
             raise InputError(f"{PAPER_RESULTS}: {', '.join(place)}: row {row} has a wrong length")
         for column, printed in zip(table["columns"], numbers, strict=True):
             unit = units.get(row, units.get(column, table.get("unit", "")))
-            measure = next((m for m in measures if m.covers(row, column)), None)
+            fitting = [m for m in measures if row in (m.rows or [row])]
+            measure = next((m for m in fitting if column in (m.columns or [column])), None)
             paper, lacking = printed if printed != EMPTY else "", table.get("otherwise", "")
             yield Cell(*place, row, column, unit, paper, measure, lacking)
 

@@ -30,15 +30,13 @@ Result = TypeVar("Result")
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ROOT / "params"
 PAPER_RESULTS = PROFILES / "paper_results.yaml"
-BENCHMARKS = PROFILES / "benchmarks.yaml"
 ABLATIONS = PROFILES / "ablations.yaml"
-TYPICAL_TIMES = PROFILES / "typical_times.yaml"
-BUDGETS = PROFILES / "budgets.yaml"
+FACTS = PROFILES / "facts"  # what is data and no parameter
 NOT_PROFILES = {  # other files there
-    "ablations", "benchmarks", "budgets", "fantastical", "figures", "inconsistencies",
-    "instructions", "layer_names", "mini_models", "miniworld", "negative_prompts",
-    "negative_prompts_paper", "paper_results", "prompts", "typical_times",
+    "ablations", "benchmarks", "budgets", "negative_prompts", "negative_prompts_paper",
+    "paper_results", "prompts", "typical_times",
 }  # fmt: skip
+NESTED = {"transfer", "open_vocabulary_changes", "ablation_changes"}  # hold changes themselves
 TESTING = {"evaluation", "detector", "qa", "ablation", "failure"}  # groups that tune nothing
 
 Degradation = Literal[
@@ -135,6 +133,13 @@ class Params(Group):
         """These parameters with some changed by their flat names, checked again."""
         return from_flat(self.flat() | changes)
 
+    def nested(self) -> dict[str, dict[str, Any]]:
+        """Changes for other domains and for ablations, by where they stand."""
+        found = {f"transfer: {title}": c for title, c in self.evaluation.transfer.items()}
+        found["open_vocabulary_changes"] = self.evaluation.open_vocabulary_changes
+        found["ablation_changes"] = self.ablation.changes
+        return {where: changes for where, changes in found.items() if changes}
+
     @property
     def run_dir(self) -> Path:
         """Folder into which this profile's run writes."""
@@ -170,8 +175,8 @@ class Params(Group):
         if "$" in expanded:
             raise InputError(
                 f"data_root is {self.data.data_root} and that variable is not set: set it to the"
-                " folder that holds UCF_Crimes_Videos/, MSAD/ and the VAGTA json files, or pass"
-                " -p data_root=FOLDER"
+                " folder that holds UCF_Crimes_Videos/, MSAD/ and the VAGTA json files (from where:"
+                " docs/real-data.md), or pass -p data_root=FOLDER"
             )
         return ROOT / expanded
 
@@ -211,7 +216,11 @@ def from_flat(values: dict[str, Any]) -> Params:
         P = Params.model_validate(tree)
     except ValidationError as error:
         raise InputError("; ".join(_explain(e) for e in error.errors())) from None
-    _check_changes(P)
+    for name in DETECTORS:
+        detector_settings(name, P.detector)  # refuses what a nested change misspells
+    own = {name: value for name, value in values.items() if name not in NESTED}
+    for where, changes in P.nested().items():
+        within(where, from_flat, own | changes)
     return P
 
 
@@ -221,22 +230,10 @@ def _tunes(overlay: str) -> bool:
     return not path.is_file() or any(FLAT[k][0] not in TESTING for k in _read_yaml(path))
 
 
-def _check_changes(P: Params) -> None:
-    """Raise InputError on what a nested change misspells, before any work."""
-    for name in DETECTORS:
-        detector_settings(name, P.detector)
-    nested = {f"transfer: {title}": changes for title, changes in P.evaluation.transfer.items()}
-    nested["open_vocabulary_changes"] = P.evaluation.open_vocabulary_changes
-    nested["ablation_changes"] = P.ablation.changes
-    for where, changes in nested.items():
-        if changes:
-            within(where, from_flat, changes)
-
-
-def within(where: str, call: Callable[..., Result], *args: Any, **options: Any) -> Result:
+def within(where: str, call: Callable[..., Result], *args: Any) -> Result:
     """What ``call`` returns; where it raises an InputError, its message begins with ``where``."""
     try:
-        return call(*args, **options)
+        return call(*args)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
 
@@ -253,10 +250,10 @@ def _explain(error: Any) -> str:
 
 def _from_root(value: str | None) -> str | None:
     """Files are named from the project root, wherever the notebook runs."""
-    kind, _, name = (value or "").partition(":")
+    kind, _, name = str(value or "").partition(":")
     if kind == "local-dir" or (kind == "blip" and (ROOT / name).is_dir()):
         return f"{kind}:{ROOT / name}"
-    return str(ROOT / value) if value and (ROOT / value).is_file() else value
+    return str(ROOT / value) if value and (ROOT / str(value)).is_file() else value
 
 
 def load_params(profile: str, overrides: dict[str, Any] | None = None) -> Params:

@@ -1,6 +1,7 @@
 """From a profile to the questions, answers and tables of notebook 10."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from detectors.fitting import EvaluationSet, class_prompts
 from vagpt import answerers, questions, temporal_classifier
 from vagpt import effective_tokens as tokens
 from vagpt.answerers import Answerer
-from vagpt.questions import QuestionSet
+from vagpt.questions import Footage, QuestionSet
 from vagpt.temporal_classifier import FrameClassifier, frame_logits
 from vagpt.timed_captions import TimedCaption, frame_labels, from_items
 
@@ -33,48 +34,44 @@ Spans = Mapping[str, tuple[float, float]]
 def ask_questions(P: Params, data: EvaluationSet, count: int | None = None) -> QuestionSet:
     """Questions about the benchmark's test videos, or the first ``count``, half abnormal."""
     benchmark, root = extraction.detector_benchmark(P)
-    length = extraction.snippet_rule(P.detector, "vadclip").length
     entries = {e.name: e.entry for e in read_list(benchmark, root, "test")}
     abnormal, half = np.array([truth.is_abnormal for truth in data.named]), count and count // 2
     sides = (np.flatnonzero(abnormal == side)[:half] for side in (True, False))
     chosen = sorted(np.concatenate(list(sides)).tolist())
-    videos = [
-        questions.footage(data.named[i], length * len(data.features[i]), benchmark.fps)
-        for i in chosen
-    ]
+    lengths = [P.detector.snippet_length * len(features) for features in data.features]
+    videos = [questions.footage(data.named[i], lengths[i], benchmark.fps) for i in chosen]
+    paths = [benchmark.video_path(root, entries[video.name]) for video in videos]
+    return question_set(P, videos, paths)
+
+
+def question_set(P: Params, videos: list[Footage], paths: list[Path]) -> QuestionSet:
+    """Questions on ``videos``, each joined with neighbours to a footage; their files ``paths``."""
+    benchmark = load_benchmark(P.detector.benchmark)
     parts = questions.neighbours(videos, P.qa.joined, P.seed)
     joined = zip(parts, videos, strict=True)
     footages = [questions.join([videos[i] for i in p], own.name) for p, own in joined]
     asked = questions.make_questions(footages, benchmark.abnormal_classes, P.seed, P.qa.max_iou)
-    paths = [benchmark.video_path(root, entries[video.name]) for video in videos]
-    return QuestionSet(videos, parts, footages, asked, length / benchmark.fps, paths)
+    step = P.detector.snippet_length / benchmark.fps
+    return QuestionSet(videos, parts, footages, asked, step, paths)
 
 
 def stage_answerer(
-    P: Params,
-    model: AlertCLIP,
-    asked: QuestionSet,
-    vectors: Vectors,
+    P: Params, model: AlertCLIP, asked: QuestionSet, vectors: Vectors,
     classifier: FrameClassifier | None = None,
-) -> Answerer:
+) -> Answerer:  # fmt: skip
     """A backbone that answers by similarity to P_N and to each abnormal class's sentences.
 
     A class without sentences in the prompt file is represented by its name.
     """
-    prompts = tuned_models.prompts_of(P)
-    benchmark = load_benchmark(P.detector.benchmark)
-    sentences = [prompts.sets.normal] + [
-        prompts.classes.get(name) or class_prompts(benchmark, [name])
-        for name in benchmark.abnormal_classes
-    ]
+    prompts, benchmark = tuned_models.prompts_of(P), load_benchmark(P.detector.benchmark)
+    sentences = [prompts.sets.normal]
+    for name in benchmark.abnormal_classes:
+        sentences.append(prompts.classes.get(name) or class_prompts(benchmark, [name]))
     texts = [tuned_models.text_embeddings(model, list(part)) for part in sentences]
-    scale = float(model.logit_scale.detach().exp())
-    logs = [
-        answerers.class_log_probabilities(
-            v, texts, scale, classifier and frame_logits(classifier, v)
-        )
-        for v in vectors
-    ]
+    scale, logs = float(model.logit_scale.detach().exp()), []
+    for v in vectors:
+        anomaly = classifier and frame_logits(classifier, v)
+        logs.append(answerers.class_log_probabilities(v, texts, scale, anomaly))
     classes = [benchmark.normal_class, *benchmark.abnormal_classes]
     return answerers.similarity_answerer(asked.joined(logs), asked.step, classes)
 
@@ -95,8 +92,7 @@ def fit_classifier(P: Params, model: AlertCLIP) -> FrameClassifier:
     Of several crops only the centre is used: the others show the same frames.
     """
     data = extraction.training_set(P, model, "vadclip")
-    fps = load_benchmark(P.detector.benchmark).fps
-    step = extraction.snippet_rule(P.detector, "vadclip").length / fps
+    step = P.detector.snippet_length / load_benchmark(P.detector.benchmark).fps
     captions: dict[str, list[TimedCaption]] = {}
     for caption in from_items(load_split(P, "train")[0]):
         captions.setdefault(caption.video, []).append(caption)
@@ -125,28 +121,26 @@ def interval_table(P: Params, asked: QuestionSet, spans: Spans, model: str) -> p
     """
     events = {f.name: max(f.spans, key=np.ptp) for f in asked.footages if f.spans}
     ious = np.array([questions.span_iou(spans[k], [event])[0] for k, event in events.items()])
-    rows = []
+    draws, rows = {"n_boot": P.evaluation.bootstrap_samples, "seed": P.seed}, []
     for setting, values in {"mean IoU": ious, "IoU >= 0.5": (ious >= 0.5).astype(float)}.items():
-        draws = {"n_boot": P.evaluation.bootstrap_samples, "seed": P.seed}
         interval = intervals.bootstrap_interval(values, **draws)
         rows.append({"setting": setting, "model": model, **interval._asdict()})
     return per_cent(pd.DataFrame(rows))
 
 
 def interval_curves(
-    asked: QuestionSet, classifier: FrameClassifier, vectors: Vectors, model: str, count: int = 3
+    asked: QuestionSet, classifier: FrameClassifier, vectors: Vectors, model: str
 ) -> pd.DataFrame:
-    """Frame probabilities of the first ``count`` abnormal footages of different classes.
+    """Frame probabilities of the first three abnormal footages of different classes.
 
     Columns video, time_s, model, score, truth, picked (inside the chosen interval).
     """
     logits = asked.joined([frame_logits(classifier, v) for v in vectors])
     first = {item.classes[0]: item for item in reversed(asked.footages) if item.spans}
     tables = []
-    for name, item in list(first.items())[:count]:
-        table = pd.DataFrame(
-            temporal_classifier.interval_curve(item, logits[item.name], asked.step)
-        )
+    for name, item in list(first.items())[:3]:
+        curve = temporal_classifier.interval_curve(item, logits[item.name], asked.step)
+        table = pd.DataFrame(curve)
         table.insert(1, "model", model)
         table.insert(0, "video", f"{item.name} ({name})")
         tables.append(table)
@@ -156,9 +150,9 @@ def interval_curves(
 def video_frames(P: Params, asked: QuestionSet, size: tuple[int, int]) -> list[np.ndarray]:
     """The frames behind the embeddings of each video: (n, H, W, 3) uint8, through the cache."""
     rule, cache = extraction.snippet_rule(P.detector, "vadclip"), FrameCache(P.cache_dir, size)
-    middle, counts = rule.frames // 2, [cache.info(path).frames for path in asked.paths]
-    numbers = [snippet_frames(count, rule)[:, middle] for count in counts]
-    requests = list(zip(asked.paths, numbers, strict=True))
+    numbers = [snippet_frames(cache.info(path).frames, rule) for path in asked.paths]
+    middles = [frames[:, rule.frames // 2] for frames in numbers]
+    requests = list(zip(asked.paths, middles, strict=True))
     if failed := parallel_fill(cache, requests, P.workers):
         first = next(iter(failed.values()))
         raise InputError(f"{len(failed)} videos cannot be decoded, first: {first}")
@@ -187,9 +181,8 @@ def token_table(
                     vectors.append(tokens.embed_frames(model, tokens.mask_frames(frames[i], kept)))
                 else:
                     vectors.append(tokens.pool_kept(patches[i], kept))
-            answers = answerers.answer_all(
-                asked.questions, stage_answerer(P, model, asked, vectors)
-            )
+            answerer = stage_answerer(P, model, asked, vectors)
+            answers = answerers.answer_all(asked.questions, answerer)
             table = answerers.accuracy_table(answers, tuned_models.STAGES["full"])
             rule = f"{rule}, others grey" if grey else rule
             tables.append(table.assign(share=100 * share, rule=rule))

@@ -60,10 +60,8 @@ def stock_encoders(folder: Path) -> Encoders:
 
     Normalised pixels (F, 3, H, W) -> (F, D), and texts -> (C, D), both of unit length.
     """
-    return _transformers_encoders(folder) if is_blip(folder) else _open_clip_encoders(folder)
-
-
-def _open_clip_encoders(folder: Path) -> Encoders:
+    if is_blip(folder):
+        return _transformers_encoders(folder)
     source = f"local-dir:{folder}"
     model = open_clip.create_model(source, require_pretrained=True).eval().requires_grad_(False)
     tokenizer = open_clip.get_tokenizer(source)
@@ -128,12 +126,15 @@ def ship(P: Params, out: Path = SHIPPED) -> None:
     shutil.copytree(P.run_dir / "export", folder, ignore=shutil.ignore_patterns(ADAPTER))
     for file in folder.glob("*.safetensors"):
         save_file({name: x.half() for name, x in load_file(file).items()}, file)
-    hashes = {f.name: sha256_file(f) for f in sorted(folder.glob("*.safetensors"))}
-    command = f"python -m companion.quickstart --profile {P.profile}"
-    card = {"what": f"Full of a run of the {P.profile} profile, float16", "sha256": hashes}
-    write_json(folder / "card.json", card | provenance(P) | {"command": command})
-    abnormal = (item for item in load_split(P, "test")[0] if item.is_abnormal)
-    item = next(i for i in abnormal if (P.data_dir / i.video).stat().st_size < LARGEST)
+    card = {
+        "what": f"Full of a run of the {P.profile} profile, float16",
+        "sha256": {f.name: sha256_file(f) for f in sorted(folder.glob("*.safetensors"))},
+        **provenance(P),
+        "command": f"python -m companion.quickstart --profile {P.profile}",
+    }
+    write_json(folder / "card.json", card)
+    small = (i for i in load_split(P, "test")[0] if (P.data_dir / i.video).stat().st_size < LARGEST)
+    item = next(item for item in small if item.is_abnormal)
     shutil.copyfile(P.data_dir / item.video, out / "example.mp4")
     share(out)
     known = {"file": "example.mp4", "events_s": event_spans(P, "test")[item.key]}

@@ -3,7 +3,6 @@
 The texts are templates in docs/templates; README.md takes its results table between two markers.
 """
 
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -25,27 +24,23 @@ ABLATIONS = {"ablations": "ablations_reference", "losses": "losses_test"}
 BEGIN, END = "<!-- results: python -m companion.readme -->", "<!-- end of results -->"
 
 
-def main() -> int:
+def main() -> None:
     """Write every page whose text has changed, and say which."""
     for path, text in pages().items():
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             with atomic_write(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")
             print(f"written: {path.relative_to(ROOT)}")
-    return 0
 
 
 def pages() -> dict[Path, str]:
     """What README.md and the generated pages of docs/ should hold."""
     loader = FileSystemLoader(TEMPLATES, encoding="utf-8")
     templates = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)
-    shown = {f.__name__: f for f in (num, ci, total, judged)}
-    templates.globals.update(shown)
+    templates.globals.update(num=num, ci=ci, total=total, judged=judged)
     templates.tests["gains"] = _gains
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    if BEGIN not in readme or END not in readme:
-        raise InputError(f"README.md: the markers {BEGIN} and {END} are missing")
-    before, after = readme.split(BEGIN)[0], readme.split(END)[1]
+    before, shown = (ROOT / "README.md").read_text(encoding="utf-8").split(BEGIN)
+    after = shown.split(END)[1]
     table = templates.get_template("readme_results.md").render()
     made = {ROOT / "docs" / name: templates.get_template(name).render() for name in PAGES}
     return {ROOT / "README.md": f"{before}{BEGIN}\n{table}{END}{after}", **made}
@@ -58,10 +53,15 @@ def num(
     return f"{scale * _row(name, where)[column]:.{digits}f}"
 
 
-def ci(name: str, digits: int = 1, column: str = "value", scale: float = 1, **where: object) -> str:
-    """The same with its interval, as "39.0 [34.3, 43.7]"; a loss where ``scale`` is -1."""
+def _interval(name: str, column: str, scale: float, where: dict[str, object]) -> list[float]:
+    """Value, low and high; a loss where ``scale`` is -1."""
     value, *ends = scale * _row(name, where)[[column, "low", "high"]].astype(float)
-    low, high = sorted(ends)
+    return [value, *sorted(ends)]
+
+
+def ci(name: str, digits: int = 1, column: str = "value", scale: float = 1, **where: object) -> str:
+    """The same with its interval, as "39.0 [34.3, 43.7]"."""
+    value, low, high = _interval(name, column, scale, where)
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
@@ -77,12 +77,10 @@ def judged(
 
     Without a verdict: the smallest difference that would have been seen.
     """
-    value, *ends = scale * _row(name, where)[[column, "low", "high"]].astype(float)
-    low, high = sorted(ends)
-    return judge(value, low, high, digits)
+    return judge(*_interval(name, column, scale, where), digits)
 
 
-def judge(value: float, low: float, high: float, digits: int = 1) -> str:
+def judge(value: float, low: float, high: float, digits: int) -> str:
     """The text of ``judged``."""
     text = f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
     if low > 0:
@@ -122,4 +120,4 @@ def _row(name: str, where: dict[str, object]) -> pd.Series:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -8,16 +8,18 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import HTML, Image
 
-from alertclip.errors import InputError
 from alertclip.files import read_json
 from companion import workflow
 from companion.figures.catalogue import CATALOGUE
-from companion.ledger import STATUSES
+from companion.ledger import STATUSES, Counts, counts_in_use
 from companion.machine import surroundings
 from companion.profiles import Params, from_flat
 from companion.stage_runs import resolve_device
+from detectors.benchmarks import load_benchmark
+from detectors.training_protocol import DetectorParams, detector_settings
 
 SHOWN = ["row", "column", "unit", "paper", "ours", "low", "high", "n", "status"]
+COUNTED = ("ucf_crime", "xd_violence", "shanghaitech", "ubnormal", "msad")
 PACKAGES = ("alertclip", "torchvision", "peft", "transformers", "numpy", "scipy", "pandas",
             "scikit-learn", "torchmetrics", "matplotlib", "av", "snakemake")  # fmt: skip
 
@@ -53,11 +55,9 @@ def folded(book: pd.DataFrame) -> HTML:
 
 
 def pictures(folder: Path) -> list[Image]:
-    """Every PNG of the run, in reading order; InputError if there is none."""
+    """Every PNG of the run, in reading order."""
     order = {name: i for i, name in enumerate(CATALOGUE)}
     paths = sorted(folder.glob("*.png"), key=lambda p: (order.get(p.stem, len(order)), p.stem))
-    if not paths:
-        raise InputError(f"{folder}: no figures yet; run the other notebooks first")
     return [Image(filename=str(path)) for path in paths]
 
 
@@ -80,3 +80,48 @@ def parameters(P: Params) -> pd.DataFrame:
     defaults = from_flat({"profile": P.profile}).flat()
     rows = [(name, value, defaults[name]) for name, value in P.flat().items()]
     return pd.DataFrame(rows, columns=["name", "value", "default"])
+
+
+def settings_table(P: Params) -> pd.DataFrame:
+    """Columns name, value: parameters of the run, presets of the detectors, counts of benchmarks.
+
+    Presets are the published ones in the run's variant (official code or paper), before the
+    profile's changes to them. Counts are those of the lists in use, "" where a list is missing.
+    """
+    values = {name: v for name, v in P.flat().items() if not isinstance(v, dict)}
+    for stage in ("stage1", "stage2"):
+        if steps := values[f"{stage}_steps"]:
+            values[f"{stage}_epochs"] = f"{steps} steps"  # they override the epochs
+    groups = {}
+    for name in ("ucf", "xd"):
+        published = DetectorParams(vadclip_preset=name, variant=P.detector.variant)
+        preset = groups[f"vadclip.{name}"] = detector_settings("vadclip", published).model_dump()
+        preset["context_tokens"] = preset["prefix"] + preset["postfix"]
+    for name in ("ucf", "xd", "sht"):
+        published = DetectorParams(anomalyclip_preset=name, variant=P.detector.variant)
+        preset = detector_settings("anomalyclip", published).model_dump()
+        groups[f"anomalyclip.{name}"] = preset
+        preset["videos_per_batch"] = 2 * preset["batch_size"]
+        preset["masked_per_cent"] = round(100 * (1 - preset["keep_probability"]), 6)
+        preset["warmup_per_cent"] = 100 * preset["warmup_epochs"] / preset["epochs"]
+    names = ("learning_rate", "batch_size", "hidden", "epochs")
+    groups["temporal_classifier"] = {name: getattr(P.qa, name) for name in names} | {"seed": P.seed}
+    for name in COUNTED:
+        published, ours = load_benchmark(name).counts, counts_in_use(P, name)
+        known = benchmark_counts(name, ours) if ours.keys() == published.keys() else {}
+        groups[name] = dict.fromkeys(benchmark_counts(name, published), "") | known
+    values |= {f"{group}.{k}": v for group, found in groups.items() for k, v in found.items()}
+    return pd.DataFrame(values.items(), columns=["name", "value"])
+
+
+def benchmark_counts(name: str, counts: Counts | None = None) -> dict[str, int]:
+    """Videos of a benchmark by split and label, by split, and in all; abnormal classes.
+
+    ``counts`` by split and label; None: the published ones.
+    """
+    benchmark = load_benchmark(name)
+    counts = benchmark.counts if counts is None else counts
+    found = {f"{split}.{k}": n for split, labels in counts.items() for k, n in labels.items()}
+    videos = sum(found.values())
+    found |= {split: sum(labels.values()) for split, labels in counts.items()}
+    return found | {"videos": videos, "classes": len(benchmark.abnormal_classes)}

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import yaml
 
 from alertclip.errors import InputError
-from alertclip.files import atomic_write, locked, read_json
+from alertclip.files import atomic_write, locked
 from companion.profiles import ROOT, Params, load_params, parse_overrides
-from companion.sources import gap_table, missing_data, settings_gaps
+from companion.sources import gap_table, settings_gaps
 from companion.variants import require_variants
 from companion.workflow import NOTEBOOKS, Notebook, runnable
 
@@ -25,13 +25,8 @@ from companion.workflow import NOTEBOOKS, Notebook, runnable
 def check_parameters(P: Params) -> None:
     """Raise InputError on parameters with which not even the plan can be made."""
     require_variants(P.ablation.variants)
-    if P.data.world != "miniworld":
-        try:
-            root = P.data_dir
-        except InputError:
-            raise InputError(gap_table(missing_data(P))) from None
-        if "{" in os.path.relpath(root, ROOT):
-            raise InputError(f"data_root={root}: Snakemake reads braces as wildcards; link it")
+    if "{" in os.path.relpath(P.data_dir, ROOT):
+        raise InputError(f"data_root={P.data_dir}: Snakemake reads braces as wildcards; link it")
 
 
 def check_inputs(P: Params, books: Sequence[Notebook], fetch: bool = True) -> str:
@@ -88,21 +83,9 @@ def plan(call: Sequence[str]) -> dict[str, str]:
     return {k: "asked for, or after another" if v == "ok" else v for k, v in found.items()}
 
 
-def summary(P: Params) -> str:
-    """Time per notebook, and where pages and figures are."""
-    lines = [f"{P.profile}:"]
-    for book in NOTEBOOKS:
-        page, timings = P.run_dir / f"{book.name}.html", P.run_dir / "timings" / f"{book.name}.json"
-        if page.exists() and timings.exists():
-            seconds = sum(read_json(timings))
-            lines.append(f"  {book.name:20} {seconds:7.0f} s   {os.path.relpath(page)}")
-    lines.append(f"  figures and their tables: {os.path.relpath(P.run_dir / 'figures')}")
-    return "\n".join(lines)
-
-
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     own = list(argv)
-    rest = own[own.index("--") + 1 :] if "--" in own else []
+    end = own.index("--") if "--" in own else len(own)
     parser = argparse.ArgumentParser(prog="run_all.sh", epilog="after --: options for Snakemake")
     add = parser.add_argument
     add("profile", nargs="?", default="mini", help="smoke, mini (default) or paper")
@@ -112,8 +95,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--force", action="store_true", help="run even what has not changed")
     add("-p", dest="parameter", action="append", default=[], metavar="NAME=VALUE")
     add("--cores", type=int, default=os.cpu_count() or 1, help="default: all")
-    args = parser.parse_args(own[: len(own) - len(rest) - bool("--" in own)])
-    args.snakemake = rest
+    args = parser.parse_args(own[:end])
+    args.snakemake = own[end + 1 :]
     return args
 
 
@@ -140,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    print(summary(P))
+    print(f"one page per notebook: {os.path.relpath(P.run_dir)}/*.html; figures/ has their tables")
     if code not in (0, 130):  # Snakemake itself is told to be quiet
         logs = max((ROOT / ".snakemake/log").glob("*.log"), default="", key=os.path.getmtime)
         print(f"not finished: Snakemake ended with status {code}; its log: {logs}", file=sys.stderr)

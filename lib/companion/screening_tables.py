@@ -3,13 +3,13 @@
 Faults are planted into rendered clips only: which real ones are faulty, nobody knows.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from alertclip.errors import InputError
 from alertclip.records import Item
 from alertclip.video import DecodeError, probe, read_frames
 from companion import tuned_models
@@ -44,8 +44,6 @@ def screen_planted(P: Params, split: Split = "test") -> tuple[pd.DataFrame, Path
     planted videos. Writes screening_<split>.csv of the run and, below it, the videos; both are
     reused.
     """
-    if P.data.world != "miniworld":
-        raise InputError("faults are planted into the mini world only: set world=miniworld")
     prepare_data(P)
     items, _ = load_split(P, split)
     folder = P.run_dir / "01_data_filtering" / "planted" / split
@@ -70,14 +68,11 @@ def removed_examples(
     removed = table[table["decision"] == DROP]
     turn = removed.groupby("kind", sort=False).cumcount()
     shown = removed.loc[turn.sort_values(kind="stable").index[:count]].reset_index(drop=True)
-    return [_middle(folder / clip) for clip in shown["clip"]], shown
-
-
-def _middle(path: Path) -> np.ndarray:
-    try:
-        return read_frames(path, [probe(path).frames // 2], SHOWN)[0]
-    except DecodeError:
-        return np.zeros((*SHOWN, 3), np.uint8)
+    frames = [np.zeros((*SHOWN, 3), np.uint8) for _ in shown["clip"]]
+    for i, path in enumerate(folder / clip for clip in shown["clip"]):
+        with suppress(DecodeError):
+            frames[i] = read_frames(path, [probe(path).frames // 2], SHOWN)[0]
+    return frames, shown
 
 
 def recovery(table: pd.DataFrame) -> pd.DataFrame:
@@ -102,7 +97,7 @@ def _wilson(hits: pd.Series) -> tuple[float, float, float, int, int]:
     """Share in per cent with its Wilson interval, hits and number; nan where there is none."""
     found, n = int(hits.sum()), len(hits)
     if n == 0:
-        return float("nan"), float("nan"), float("nan"), 0, 0
+        return np.nan, np.nan, np.nan, 0, 0
     interval = binomtest(found, n).proportion_ci(method="wilson")
     return 100 * found / n, 100 * interval.low, 100 * interval.high, found, n
 

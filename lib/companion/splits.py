@@ -31,7 +31,7 @@ def prepare_data(P: Params) -> Path:
         world, sizes = P.world, (P.world.train, P.world.dev, P.world.test)
         miniworld.generate(P.data_dir, *sizes, world.style, world.seed, max(1, P.workers))
     if missing := missing_data(P):
-        raise InputError("\n".join([f"profile {P.profile} lacks data:", *map(str, missing)]))
+        raise InputError("\n- ".join([f"profile {P.profile} lacks data:", *map(str, missing)]))
     return P.data_dir
 
 
@@ -46,12 +46,13 @@ def load_split(P: Params, split: Split) -> tuple[list[Item], Report]:
         return drawn(items, P), report
     if split == "dev" and P.data.annotations_dev:
         return _read(load_vagta, P, P.data.annotations_dev)
+    negatives = P.data.hard_negatives_train
     if is_surrogate(P):
-        items, report = _read(load_surrogate, P, P.data.hard_negatives_train)
+        items, report = _read(load_surrogate, P, negatives)
     else:
-        names = [P.data.annotations_train, P.data.hard_negatives_train]
-        there = (P.data_dir / names[1]).is_file()
-        items, report = _read(load_vagta, P, *names[: 1 + there])
+        there = (P.data_dir / negatives).is_file()
+        names = [P.data.annotations_train, negatives if there else ""]
+        items, report = _read(load_vagta, P, *names)
     items = drawn(items, P)
     if P.data.strip_class_prefix:
         items = [replace(i, global_caption=strip_prefix(i.global_caption)) for i in items]
@@ -79,8 +80,6 @@ def split_validation(
 
     Every class with two videos or more gives at least one, none gives all it has.
     """
-    if not 0 < fraction < 1:
-        raise InputError(f"validation fraction {fraction} must lie between 0 and 1")
     by_class: dict[str, list[str]] = defaultdict(list)
     for item in items:
         by_class[item.class_name].append(item.video)
@@ -130,8 +129,7 @@ def clip_dataset(P: Params, split: Split, image_size: tuple[int, int]) -> ClipDa
     """
     items, _ = load_split(P, split)
     frames = FrameCache(P.cache_dir, image_size)
-    # Training may make sure that every region is seen; evaluation must not know where to look.
-    cover = split == "train"
+    cover = split == "train"  # every region is seen; evaluation must not know where to look
     sampled = P.data.num_frames, frames, P.workers, cover, P.data.frame_spacing
     dataset = ClipDataset(P.data_dir, items, *sampled)
     Report([*dataset.failures, *dataset.notes]).to_csv(P.run_dir / "videos" / f"{split}.csv")

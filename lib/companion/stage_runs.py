@@ -1,7 +1,6 @@
 """A training stage of a profile: data, model, adapters, loop, export."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.utils.data import Dataset, Subset
@@ -20,8 +19,6 @@ from alertclip.training import BOOKKEEPING, fit
 from companion.profiles import Params
 from companion.splits import clip_dataset, prepare_data, require_disjoint
 
-MODEL_OPTIONS = ("temporal_layers", "temporal_heads", "temporal_dropout", "region_pooling",
-                 "patch_tokens", "checkpointing")  # fmt: skip
 FOLDERS = {1: "stage1", 2: "full"}  # of the models after Stage I and Stage II, in the run's folder
 
 
@@ -41,19 +38,11 @@ def run_stage(P: Params, stage: int) -> Path:
     out = P.tuned_dir / FOLDERS[stage]
     _refuse_other_settings(P, stage, out)
     clips, data = started_clips(P, train, out)
+    workers = P.workers if device.type == "cuda" else 0  # a CPU has no cores to spare
     fit(
-        model,
-        clips,
-        dev,
-        stage_params(P, stage),
-        P.training,
-        out,
-        regions=stage == 2,
-        seed=P.seed,
-        device=device,
-        provenance=_provenance(P, data),
-        workers=P.workers if device.type == "cuda" else 0,  # a CPU has no cores to spare
-    )
+        model, clips, dev, stage_params(P, stage), P.training, out, regions=stage == 2,
+        seed=P.seed, device=device, provenance=_provenance(P, data), workers=workers,
+    )  # fmt: skip
     if distributed.rank() == 0 and not (out / META).exists():
         meta = {"stage": stage, "num_frames": P.data.num_frames, "run": read_json(out / RUN)}
         export_open_clip(model, out, meta)
@@ -75,8 +64,6 @@ def _refuse_other_settings(P: Params, stage: int, out: Path) -> None:
 
 def stage_params(P: Params, stage: int) -> StageParams:
     """Column 1 or 2 of Table 4; trained from scratch, Stage II has the steps of both."""
-    if stage not in FOLDERS:
-        raise InputError(f"stage {stage}: there are stages 1 (global) and 2 (global and region)")
     first, second = P.stage1, P.stage2
     if stage == 2 and P.training.from_scratch:  # as many steps as both stages have
         steps = first.steps and second.steps and first.steps + second.steps
@@ -98,9 +85,11 @@ def initial_model(P: Params, stage: int) -> AlertCLIP:
                 f" python -m companion.train --profile {P.profile} --stage 1"
             )
         before = load_alertclip(folder)
+    names = {"temporal_layers", "temporal_heads", "temporal_dropout", "region_pooling",
+             "patch_tokens", "checkpointing"}  # fmt: skip
     model = AlertCLIP(
         before.backbone if before else load_backbone(P.model.backbone, P.model.pretrained),
-        **{name: getattr(P.model, name) for name in MODEL_OPTIONS},
+        **P.model.model_dump(include=names),
     )
     if before:
         model.temporal.load_state_dict(before.temporal.state_dict())
@@ -115,14 +104,6 @@ def initial_model(P: Params, stage: int) -> AlertCLIP:
     return model
 
 
-def clip_contents(train: ClipDataset) -> dict[str, list[str]]:
-    """Key of each clip -> its annotation as text, SHA-256 of its video's bytes."""
-    return {
-        item.key: [repr(item), train.cache.info(train.root / item.video).sha256]
-        for item in train.items
-    }
-
-
 def started_clips(P: Params, train: ClipDataset, out: Path) -> tuple[Dataset, str]:
     """The clips with which the run in ``out`` began, and the hash of their content.
 
@@ -130,25 +111,24 @@ def started_clips(P: Params, train: ClipDataset, out: Path) -> tuple[Dataset, st
     that is lost stops an unfinished run with its name or, with ``skip_lost_clips``, the next clip
     takes its place. If annotations or videos have changed, it is another run, with today's clips.
     """
-    content, started = clip_contents(train), _stored(P, out)
+    content = {
+        item.key: [repr(item), train.cache.info(train.root / item.video).sha256]
+        for item in train.items
+    }
     unreadable = {finding.item for finding in train.failures}
-    before = started.get("clips", content)
-    if (
-        started
-        and before.keys() | {*started["unreadable"]} == content.keys() | unreadable
-        and all(content.get(key, value) == value for key, value in before.items())
-    ):
-        skip = P.data.skip_lost_clips or (out / META).exists()
-        return _as_begun(train, before, skip), data_hash(before)
+    folder, now = P.tuned_dir / "clips", sha256_json(list(content.values()))
+    begun = read_json(out / RUN).get("data", "") if (out / RUN).is_file() else ""
+    if (file := folder / f"{begun[:16]}.json").is_file():
+        started = read_json(file)
+        before, all_now = started["clips"], content.keys() | unreadable
+        same = before.keys() | {*started["unreadable"]} == all_now
+        if same and all(content.get(key, value) == value for key, value in before.items()):
+            skip = P.data.skip_lost_clips or (out / META).exists()
+            return _as_begun(train, before, skip), sha256_json(list(before.values()))
     if distributed.rank() == 0:
         kept = {"clips": content, "unreadable": sorted(unreadable)}
-        write_json(_clip_file(P, data_hash(content)), kept)
-    return train, data_hash(content)
-
-
-def data_hash(content: dict[str, list[str]]) -> str:
-    """SHA-256 of what ``clip_contents`` found, in the order of the clips."""
-    return sha256_json(list(content.values()))
+        write_json(folder / f"{now[:16]}.json", kept)
+    return train, now
 
 
 def _as_begun(train: ClipDataset, before: dict[str, list[str]], skip: bool) -> Dataset:
@@ -165,17 +145,6 @@ def _as_begun(train: ClipDataset, before: dict[str, list[str]], skip: bool) -> D
     for key in reversed(before):
         order.append(places[key] if key in places else (order or [len(places) - 1])[-1])
     return Subset(train, order[::-1])
-
-
-def _stored(P: Params, out: Path) -> dict[str, Any]:
-    """What was stored when the run in ``out`` began; nothing if there is none."""
-    run = read_json(out / RUN) if (out / RUN).is_file() else {}
-    file = _clip_file(P, run.get("data", ""))
-    return read_json(file) if file.is_file() else {}
-
-
-def _clip_file(P: Params, data: str) -> Path:
-    return P.tuned_dir / "clips" / f"{data[:16]}.json"
 
 
 def _provenance(P: Params, data: str) -> dict[str, object]:

@@ -11,7 +11,6 @@ what is there is not made again.
 
 import argparse
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +30,7 @@ from companion.stage_runs import resolve_device
 from companion.tuned_models import stage_model
 from curation.chat_models import Results
 from detectors.event_annotations import video_name
-from vagpt import instructions, questions, temporal_classifier
+from vagpt import instructions, temporal_classifier
 from vagpt.answerers import answer_all, arm_differences, arm_table, blind_answerer
 from vagpt.effective_tokens import Shown, between, frames_shown, timm_patches, unit, video_tokens
 from vagpt.language_model import Dialogue, VisionLanguageModel, draw_from, join_shown
@@ -85,11 +84,9 @@ class Course:
         cache, gap = FrameCache(P.cache_dir, self.vlm.image_size), P.detector.snippet_length
         folder = self.seen / extraction.source_hash(P)
         files = [folder / f"{path.stem}.safetensors" for path in paths]
-        if repeated := [file.stem for file, n in Counter(files).items() if n > 1]:
-            raise InputError(f"{repeated[0]}: two videos of this name; name them apart")
-        made = (video_tokens(self.vlm.see, *pair, cache, P.qa.vlm_frames, gap, self.encode)
-                for pair in zip(paths, files, strict=True))  # fmt: skip
-        return list(progress(made, len(paths), "visual tokens"))
+        pairs = progress(zip(paths, files, strict=True), len(paths), "visual tokens")
+        given = cache, P.qa.vlm_frames, gap, self.encode
+        return [video_tokens(self.vlm.see, path, file, *given) for path, file in pairs]
 
     def frames(self, exam: Exam, footage: str) -> np.ndarray:
         """The frames (T, H, W, 3) uint8 behind the tokens of a footage."""
@@ -103,7 +100,12 @@ class Course:
         spans = qa_tables.classifier_spans(asked, self.classifier, vectors)
         types = self.benchmark.abnormal_classes
         told = {k: temporal_classifier.text_prior(types, *span) for k, span in spans.items()}
-        return Exam(asked, _joined(asked, self.tokens(P, asked.paths)), told)
+        shown, joined = self.tokens(P, asked.paths), {}
+        for item, numbers in zip(asked.footages, asked.parts, strict=True):
+            lengths = [asked.videos[i].duration for i in numbers]
+            starts = np.cumsum([0.0, *lengths[:-1]]).tolist()
+            joined[item.name] = join_shown([shown[i] for i in numbers], starts)
+        return Exam(asked, joined, told)
 
     def test(self, P: Params, count: int | None = None) -> Exam:
         """The exam on the test videos of a domain ``P``, or the first ``count``, half abnormal."""
@@ -120,8 +122,8 @@ class Course:
         middle frame, as an image.
         """
         P, captions = self.P, {}
-        for caption in training_only(from_items(load_split(P, "train")[0]), self.benchmark,
-                                     self.root)[0]:  # fmt: skip
+        known = from_items(load_split(P, "train")[0])
+        for caption in training_only(known, self.benchmark, self.root)[0]:
             captions.setdefault(caption.video, []).append(caption)
         data = extraction.training_set(P, self.full, "vadclip")
         vectors = {n: unit(f) for n, f in zip(data.names, data.features, strict=True)}
@@ -130,14 +132,10 @@ class Course:
         shown = dict(zip(names, self.tokens(P, [found[n] for n in names]), strict=True))
         step = P.detector.snippet_length / self.benchmark.fps
         videos = [_footage(n, captions[n], step * len(vectors[n])) for n in names]
-        parts = questions.neighbours(videos, P.qa.joined, P.seed)
-        joined = [questions.join([videos[i] for i in p], v.name)
-                  for p, v in zip(parts, videos, strict=True)]  # fmt: skip
-        types = self.benchmark.abnormal_classes
-        made = questions.make_questions(joined, types, P.seed, P.qa.max_iou)
-        asked = QuestionSet(videos, parts, joined, made, step, [found[n] for n in names])
+        asked = qa_tables.question_set(P, videos, [found[n] for n in names])
         exam = self.exam(P, asked, [vectors[n] for n in names])
-        items = [_item(exam, q, told, LETTERS[q.right]) for q in made for told in (False, True)]
+        items = [_item(exam, q, told, LETTERS[q.right])
+                 for q in asked.questions for told in (False, True)]  # fmt: skip
         clips = [c for n in names for c in captions[n]]
         return items + [d for c in clips for d in _instructions(c, shown[c.video])]
 
@@ -153,8 +151,8 @@ class Course:
         qa, vlm = self.P.qa, self.fresh()
         first, last = (self.stage(lessons, seed, k) for k in (False, kept))
         draw = draw_from(lessons, qa.vlm_batch_size)
-        if last.exists() or first.exists():
-            vlm.load_adapter(last if last.exists() else first)
+        if done := [folder for folder in (last, first) if folder.exists()]:
+            vlm.load_adapter(done[0])
         else:
             vlm.adapt(qa.vlm_rank, seed)
             vlm.fit(draw, qa.vlm_steps, qa.vlm_learning_rate, 1.0, seed, "tuning on all tokens")
@@ -167,19 +165,9 @@ class Course:
 
 
 def _footage(name: str, captions: Sequence[TimedCaption], duration: float) -> Footage:
-    events = [(c.start, min(c.end, duration), c.class_name) for c in captions
-              if c.abnormal and c.start < duration]  # fmt: skip
-    events = sorted(set(events))
+    within = (c for c in captions if c.abnormal and c.start < duration)
+    events = sorted({(c.start, min(c.end, duration), c.class_name) for c in within})
     return Footage(name, duration, tuple(e[:2] for e in events), tuple(e[2] for e in events))
-
-
-def _joined(asked: QuestionSet, shown: Sequence[Shown]) -> dict[str, Shown]:
-    joined = {}
-    for item, numbers in zip(asked.footages, asked.parts, strict=True):
-        lengths = [asked.videos[i].duration for i in numbers]
-        starts = np.cumsum([0.0, *lengths[:-1]]).tolist()
-        joined[item.name] = join_shown([shown[i] for i in numbers], starts)
-    return joined
 
 
 def _item(exam: Exam, question: Question, told: bool, answer: str | None = None) -> Dialogue:
@@ -239,10 +227,6 @@ def talk(
     return pd.DataFrame({"question": asked, "answer": vlm.answer(items, share)})
 
 
-def _row(q: Question) -> dict[str, object]:
-    return q._asdict() | {"prompt": prompt(q), "answer": LETTERS[q.right]}
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m companion.vagpt_exam", description=__doc__)
@@ -256,16 +240,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         P = load_params(args.profile, parse_overrides(args.overrides))
         if not (model := args.model or P.qa.vlm):
-            raise InputError(
-                "name a LLaVA with --model; python -m companion.mini_vlm makes a small one"
-            )
+            hint = "python -m companion.mini_vlm makes a small one"
+            raise InputError(f"name a LLaVA with --model; {hint}")
         domains = extraction.domains(P)
         chosen = [t for t in domains if t.casefold().startswith(args.benchmark.casefold())]
         if not chosen:
             raise InputError(f"--benchmark {args.benchmark}: choose from {', '.join(domains)}")
         course = Course(P, model)
         exam, out = course.test(domains[chosen[0]]), course.folder / chosen[0].replace(" ", "_")
-        write_json(out / "questions.json", [_row(q) for q in exam.asked.questions])
+        asked = [q._asdict() | {"prompt": prompt(q), "answer": LETTERS[q.right]}
+                 for q in exam.asked.questions]  # fmt: skip
+        write_json(out / "questions.json", asked)
         answers = sit(course, exam, course.lessons(), args.arms)
         write_table(arm_table(answers), out / "accuracy.csv")
         if "none" in args.arms:

@@ -19,7 +19,6 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 
-from alertclip.clips import ClipDataset
 from alertclip.files import progress
 from alertclip.intervals import bootstrap_interval
 from alertclip.model import AlertCLIP
@@ -79,8 +78,7 @@ def train_event_network(frames: torch.Tensor, labels: torch.Tensor, seed: int) -
 
 def world_gate(P: Params, split: Split) -> list[dict]:
     """Gate 1: AUC of the event network on whole clips and on the frames before any event."""
-    size = tuned_models.stage_model(P, "clip").image_size
-    train, test = (_clips(clip_dataset(P, name, size)) for name in ("train", split))
+    train, test = (_clips(P, name) for name in ("train", split))
     rows = []
     # Events start after .22 of the clip: of eight uniform frames the first two come before.
     for name, end in (("whole clip", None), ("before the event", P.data.num_frames // 4)):
@@ -122,11 +120,9 @@ def still_accuracy(P: Params, models: list[AlertCLIP], count: int = 1200) -> lis
         parts = frames.split(64)
         v = torch.cat([model.encode_frames(part.to(model.mean.device)).v[:, 0] for part in parts])
         for name, phrase in PHRASES.items():
-            kept = [
-                i
-                for i, a in enumerate(attributes)
-                if a[name] != "none" and (name in ("scene", "object") or a["pair"] in ONE_ACTOR)
-            ]
+            shown = [i for i, a in enumerate(attributes) if a[name] != "none"]
+            alone = name in ("scene", "object")  # of no actor
+            kept = [i for i in shown if alone or attributes[i]["pair"] in ONE_ACTOR]
             truth = np.array([attributes[i][name] for i in kept])
             values = sorted(set(truth))
             text = model.encode_text([phrase(value) for value in values]).cpu()
@@ -143,8 +139,9 @@ def _auc(P: Params, measure: str, scores: np.ndarray, labels: np.ndarray) -> dic
     return {"measure": measure, **interval._asdict()}
 
 
-def _clips(dataset: ClipDataset, size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+def _clips(P: Params, split: Split, size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
     """Frames (N, T, 3, size, size) uint8 and labels (N,)."""
+    dataset = clip_dataset(P, split, tuned_models.stage_model(P, "clip").image_size)
     clips = []
     for i in range(len(dataset)):
         frames = torch.from_numpy(dataset[i]["frames"]).permute(0, 3, 1, 2).float()
@@ -152,8 +149,7 @@ def _clips(dataset: ClipDataset, size: int = 64) -> tuple[torch.Tensor, torch.Te
     return torch.stack(clips), torch.tensor([item.is_abnormal for item in dataset.items]).long()
 
 
-def main() -> None:
-    """Command line: print the gates and write them to runs/<profile>/gates_<split>.csv."""
+if __name__ == "__main__":  # prints the gates and writes them to runs/<profile>/gates_<split>.csv
     parser = argparse.ArgumentParser(prog="python -m companion.world_gates", description=__doc__)
     parser.add_argument("--profile", default="mini")
     parser.add_argument("--split", choices=("dev", "test"), default="dev")
@@ -164,7 +160,3 @@ def main() -> None:
     table = pd.DataFrame(prior_gate(P, args.split) + world_gate(P, args.split))
     write_table(table, P.run_dir / f"gates_{args.split}.csv")
     print(table.round(3).to_string(index=False))
-
-
-if __name__ == "__main__":
-    main()

@@ -32,7 +32,7 @@ CONTRACT = ("missing", "over-long", "not English", "repeated", "equal to the pos
 OTHER = ("cut off", "repeated in another region", "caption of another region", "fantastical")
 DROPPED = (*CONTRACT[1:], "cut off")  # wrong whatever the video shows
 CLOSED = r"[.!?][\"”'’)]?\s*$"
-STEMS = yaml.safe_load((PARAMS / "fantastical.yaml").read_text(encoding="utf-8"))
+STEMS = yaml.safe_load((PARAMS / "facts" / "fantastical.yaml").read_text(encoding="utf-8"))
 FANTASTICAL = [re.compile(rf"\b(?:{'|'.join(stems)})", re.IGNORECASE) for stems in STEMS.values()]
 
 

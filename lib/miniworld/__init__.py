@@ -3,7 +3,7 @@
 Each seed is one pair of twins, an everyday event and the abnormal one that resembles it, equal to
 the last byte before the event starts. Files and annotations follow UCF-Crime, MSAD and VAGTA, so
 that the code for the real data runs on them unchanged. Words, colours and poses are data:
-params/miniworld.yaml.
+params/facts/miniworld.yaml.
 """
 
 from miniworld.plan import CLASSES, HELD_OUT_SCENE

@@ -14,7 +14,7 @@ FPS, FRAMES, WIDTH, HEIGHT = 8, 64, 320, 240
 DIALS = ("distance", "crowd", "occlusion", "night", "compression")  # uniform in [0, 1]
 
 
-FACTS_FILE = Path(__file__).resolve().parents[2] / "params/miniworld.yaml"
+FACTS_FILE = Path(__file__).resolve().parents[2] / "params/facts/miniworld.yaml"
 FACTS = yaml.safe_load(FACTS_FILE.read_text(encoding="utf-8"))
 OUTDOOR = FACTS["scenes"]["outdoor"]
 SCENES = OUTDOOR + FACTS["scenes"]["indoor"]

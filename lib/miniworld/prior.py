@@ -1,7 +1,7 @@
 """MiniCLIP and MiniSigLIP: small open_clip models pre-trained on stills of the mini world.
 
 MiniCLIP stands where OpenAI's CLIP stands in the paper, so that the whole method runs without a
-download; MiniSigLIP is the second family (params/mini_models.yaml). They are engineered to resemble
+download; MiniSigLIP is the second family (params/facts/mini_models.yaml). They are made to resemble
 CLIP's weakness: they learn scenes, colours, objects and postures from neutral captions and never
 learn which twin of a pair is the abnormal one. The card written beside the weights says so. Both
 are pre-trained with symmetric InfoNCE: SigLIP's pairwise sigmoid loss, made for batches of 32,768,

@@ -31,7 +31,7 @@ from vagpt.questions import words
 from vagpt.timed_captions import TimedCaption, read_uca, text_judge, training_only
 
 PARAMS = Path(__file__).resolve().parents[2] / "params"
-FORM = yaml.safe_load((PARAMS / "instructions.yaml").read_text(encoding="utf-8"))
+FORM = yaml.safe_load((PARAMS / "facts" / "instructions.yaml").read_text(encoding="utf-8"))
 LAST = "Are there any anomalies?"
 PAIRS, ATTEMPTS = 3, 3  # of a clip; replies asked for at most
 Pair = tuple[str, str]  # a question and its answer
