@@ -102,8 +102,6 @@ class VideoInfo:
 
     def shown(self, numbers: Sequence[int]) -> list[int]:
         """``numbers`` with each lost frame replaced by the last one before it that decodes."""
-        if not self.lost:
-            return [int(number) for number in numbers]
         kept = np.setdiff1d(np.arange(self.frames), self.lost)
         return kept[np.maximum(np.searchsorted(kept, numbers, "right") - 1, 0)].tolist()
 
@@ -117,7 +115,6 @@ def uniform_indices(
     differs where the frame rate varies. A span with fewer frames than bins gives each of its frames
     once; the caller pads and masks.
     """
-    # Clip before rounding: 1e308 s times a frame rate is infinite.
     first = info.frame_at(start)
     last = max(first + 1, round(min(info.position(end), info.frames)))
     if by == "time":

@@ -161,18 +161,13 @@ def _unique(items: list[Item], report: Report) -> list[Item]:
         if not SHORT <= length <= LONG:
             limit = f"shorter than {SHORT:g}" if length < SHORT else f"longer than {LONG:g}"
             report.add(item.key, f"segment {limit} s", "kept")
-    _count_overlaps(unique.values(), report)
-    return list(unique.values())
-
-
-def _count_overlaps(items: Iterable[Item], report: Report) -> None:
-    segments = sorted((i.video, *i.timestamps, i.key) for i in items if i.timestamps)
-    last, reached = "", 0.0
+    reached: dict[str, float] = {}
+    segments = sorted((i.video, *i.timestamps, key) for key, i in unique.items() if i.timestamps)
     for video, start, end, key in segments:
-        if video == last and start < reached - SAME_TIME:
+        if start < reached.get(video, start) - SAME_TIME:
             report.add(key, "overlaps an earlier segment", "kept")
-        reached = max(reached, end) if video == last else end
-        last = video
+        reached[video] = max(end, reached.get(video, end))
+    return list(unique.values())
 
 
 def _number(value: Any) -> float | None:
