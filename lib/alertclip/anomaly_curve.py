@@ -28,6 +28,7 @@ FRAMES = 8  # a window where the model does not say
 RATE = 2.0  # sampled frames per second: near the field's 16-frame snippets at 30 fps
 BATCH = 64  # frames through the vision tower at once
 KEY_FRAMES = 4
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def score_videos(
         return sampled_pieces(video, model.image_size, rate, stride, count, threads)
 
     device = model.mean.device.type
-    bar = tqdm(total=len(videos), desc="score", delay=2)
+    bar = tqdm(total=len(videos), desc="score", bar_format=BAR, mininterval=0.5, delay=2)
     with bar, closing(parts_ahead(read, videos, decoders)) as pieces:
 
         def next_done() -> Piece | None:
@@ -130,8 +131,8 @@ def score_videos(
                     if len(piece.frames):
                         found = _score_frames(model, piece.frames, prompts, num_frames)
                         scored[piece.video].append(found)
+                    bar.update(piece.share)
                     if piece.info or piece.error:
-                        bar.update()
                         return piece
             return None
 
@@ -146,9 +147,13 @@ def score_videos(
 
 
 class Piece(NamedTuple):
-    """Sampled frames (F, H, W, 3); the last one has info and numbers of all, or an error."""
+    """Sampled frames (F, H, W, 3), their share of the video; the last has info and all numbers.
+
+    A piece with an error is the last of its video.
+    """
 
     video: Path
+    share: float
     frames: np.ndarray = np.empty(0)
     info: VideoInfo | None = None
     sampled: np.ndarray = np.empty(0, int)
@@ -166,18 +171,20 @@ def sampled_pieces(
     path: Path, size: tuple[int, int], rate: float, stride: int | None, count: int, threads: str
 ) -> Iterator[Piece]:
     """A video decoded once, from its start, in pieces of ``count`` sampled frames."""
-    frames, sampled = [], []
+    frames, sampled, left = [], [], 1.0
     try:
         walk = Walk(path, size, threads)
-        for number, frame in walk.frames(frame_numbers(walk.info, rate, stride)):
+        wanted = frame_numbers(walk.info, rate, stride)
+        share = count / max(1, len(wanted))
+        for number, frame in walk.frames(wanted):
             if len(frames) == count:
-                yield Piece(path, np.stack(frames))
-                frames = []
+                yield Piece(path, min(share, left), np.stack(frames))
+                left, frames = max(0.0, left - share), []
             sampled.append(number)
             frames.append(frame)
-        yield Piece(path, np.stack(frames), walk.info, np.array(sampled))
+        yield Piece(path, left, np.stack(frames), walk.info, np.array(sampled))
     except Exception as error:  # whatever is wrong with one file must not stop the others
-        yield Piece(path, error=error)
+        yield Piece(path, left, error=error)
 
 
 def has_bf16(device: str) -> bool:

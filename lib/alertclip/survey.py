@@ -36,12 +36,18 @@ def decoding_errors(path: Path) -> Iterator[None]:
 
 
 def existing(path: Path | str) -> Path:
-    """The path of a file that is not empty; DecodeError else."""
-    if not os.path.isfile(path):  # a pipe would wait for its writer
-        raise DecodeError(f"{path}: no such file")
-    if not os.path.getsize(path):
+    """The path of a file that may be read and is not empty; DecodeError else."""
+    path = Path(path)
+    try:
+        if not path.is_file():  # a pipe would wait for its writer
+            raise DecodeError(f"{path}: no such file")
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+    except OSError as error:
+        raise DecodeError(f"{path}: cannot be opened ({error.strerror})") from None
+    if size == 0:
         raise DecodeError(f"{path}: the file is empty; fetch it again")
-    return Path(path)
+    return path
 
 
 @dataclass(frozen=True)
@@ -213,6 +219,9 @@ def _promise(
     open_frames = int(np.searchsorted(pts, first.pts)) if cut_open else 0
     promised = max(len(shown), stream.frames - (len(packets) - len(shown))) - open_frames
     tick, pts = float(stream.time_base), pts[open_frames:]
+    end = float(pts[-1] * tick) + 1 / fps
+    if (lacking := _stated_end(container, stream) - end) > 1:
+        promised = len(pts) + round(lacking * fps)
     return VideoInfo(
         frames=len(pts),
         fps=fps,
@@ -254,3 +263,14 @@ def _keyframes(packets: Sequence[_Packet]) -> tuple[int, ...]:
     before, after = np.maximum.accumulate(given), np.minimum.accumulate(given[::-1])[::-1]
     closed = (after[numbers] == given[numbers]) & (before[numbers] == given[numbers])
     return tuple(numbers.tolist()) if packets[0].is_keyframe and closed.all() else ()
+
+
+def _stated_end(container: Any, stream: Any) -> float:
+    """End (s) of the video as Matroska states it, which has no number of frames; else 0."""
+    if "matroska" not in container.format.name:
+        return 0.0
+    with suppress(KeyError, ValueError):  # the tag is free text
+        hours, minutes, seconds = stream.metadata["DURATION"].split(":")
+        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    alone = container.duration and not container.streams.audio
+    return container.duration / av.time_base if alone else 0.0

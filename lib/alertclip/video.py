@@ -97,8 +97,10 @@ def probe(
 
 
 def _probe_content(path: Path, store: Path | None, count: Callable[[Path], VideoInfo]) -> VideoInfo:
-    with decoding_errors(path):
+    try:
         digest = sha256_file(path)
+    except OSError as error:
+        raise DecodeError(f"{path}: cannot be read ({error.strerror})") from None
     file = store / f"{digest}.json" if store else None
     return _kept(file, lambda: replace(_with_decord(path, count(path)), sha256=digest))
 

@@ -1,7 +1,7 @@
 """Where the papers contradict themselves, arithmetic or their own files: every point computed.
 
-Each check of params/facts/inconsistencies.yaml is a formula over printed numbers and what is counted
-here: FLOPs, videos of benchmarks, differences between cells, VAGTA's files.
+Each check of params/facts/inconsistencies.yaml is a formula over printed numbers and over what is
+counted here: FLOPs, videos of benchmarks, differences between cells, VAGTA's files.
 """
 
 from collections import Counter

@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from huggingface_hub import constants as hub
 from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -32,11 +33,11 @@ def find_gaps(P: Params, books: Sequence[Notebook], fetch: bool = True) -> list[
     numbers = [book.name[:2] for book in books]
     clips = " ".join(number for number in numbers if number not in NO_CLIPS)
     scored = " ".join(book.name[:2] for book in books if "detector" in book.fields)
-    gaps = [*weight_gaps(P, fetch), *refusal(resolve_device, P)]
+    gaps = [*weight_gaps(P, fetch), *device_gaps(P)]
     if P.data.world == "miniworld":
         return gaps
     if P.features:
-        return [*gaps, *released_gaps(P, not gaps)]
+        return [*gaps, *released_gaps(P, all(gap.verdict == "found" for gap in gaps))]
     if clips:
         gaps += [replace(gap, books=clips) for gap in (*missing_data(P), *clip_gaps(P))]
     if scored:
@@ -60,6 +61,16 @@ def weight_gaps(P: Params, fetch: bool) -> Iterator[Gap]:
         else:  # the hub has the file and this machine has not
             what = f"weights {P.model.pretrained} of {P.model.backbone}: not on this machine yet"
             yield Gap(what, "the run downloads them", verdict="warns")
+
+
+def device_gaps(P: Params) -> list[Gap]:
+    """A device that is not there, with the driver's reason; a card that is, with its memory."""
+    gaps = refusal(resolve_device, P)
+    if not gaps and (device := resolve_device(P)).type == "cuda":
+        card = torch.cuda.get_device_properties(device)
+        what = f"{card.name}, {card.total_memory / 1e9:.0f} GB, CUDA {torch.version.cuda}"
+        gaps.append(Gap(what, verdict="found"))
+    return gaps
 
 
 @contextmanager
@@ -98,7 +109,8 @@ def clip_gaps(P: Params) -> list[Gap]:
                 gaps.append(Gap(str(error), VAGTA))
     for folder in (name for name in FOLDERS if (P.data_dir / name).is_dir()):
         own = sorted(path for path in paths if path.is_relative_to(P.data_dir / folder))
-        gaps += missing_videos("VAGTA's clips", FOLDERS[folder], own)
+        benchmark, source = FOLDERS[folder]
+        gaps += missing_videos("VAGTA's clips", source, own, benchmark)
     verdict = "left out" if P.data.skip_lost_clips else "stops"
     advice = "" if P.data.skip_lost_clips else "; or go on without: -p skip_lost_clips=true"
     return [replace(gap, source=gap.source + advice, verdict=verdict) for gap in gaps]
