@@ -37,12 +37,7 @@ ABLATIONS = PROFILES / "ablations.yaml"
 TYPICAL_TIMES = PROFILES / "typical_times.yaml"
 BUDGETS = PROFILES / "budgets.yaml"
 NOT_PROFILES = {"ablations", "benchmarks", "negative_prompts", "paper_results", "prompts"}
-NOT_PROFILES |= {
-    "budgets",
-    "layer_names",
-    "negative_prompts_paper",
-    "typical_times",
-}  # other files there
+NOT_PROFILES |= {"budgets", "layer_names", "negative_prompts_paper", "typical_times"}
 TESTING = {"evaluation", "detector", "qa", "ablation", "failure"}  # groups that tune nothing
 
 Degradation = Literal[
