@@ -28,8 +28,7 @@ from transformers import (
 
 import miniworld
 from alertclip.backbone import load_backbone
-from alertclip.blip import rename
-from alertclip.export import NAMES
+from alertclip.blip import renamed
 from alertclip.files import write_json
 from miniworld.prior import START, train_tokenizer
 from vagpt.language_model import Dialogue, Shown, VisionLanguageModel
@@ -155,7 +154,7 @@ def build(captions: Sequence[str], out: Path) -> None:
     parts = {"vision_config": vision, "text_config": text, "image_token_id": number}
     config = LlavaConfig(**parts, vision_feature_layer=-1, tie_word_embeddings=True)
     model = LlavaForConditionalGeneration(config)
-    state = {rename(k, NAMES): v for k, v in backbone.model.state_dict().items()}
+    state = renamed(backbone.model.state_dict(), "clip")
     prefix = "vision_model."
     own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     tower = model.model.vision_tower
