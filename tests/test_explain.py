@@ -1,10 +1,12 @@
 """Maps: probabilities are the model's own, gradients are right, what has no map says so."""
 
+from unittest.mock import patch
+
 import pytest
 import tiny_clip
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm, normalize
+from torch.nn.functional import normalize
 
 from alertclip.attention_maps import attention_maps, keep_probabilities, rollout, token_maps
 from alertclip.backbone import from_clip
@@ -60,39 +62,32 @@ def test_nothing_positive_gives_a_uniform_map():
 
 def by_differences(model: AlertCLIP, frame: Tensor, direction: Tensor) -> Tensor:
     """Relevance map (h, w) of a one-block tower in fp64: no gradient is ever computed."""
-    visual = model.clip.visual.double()
-    x = visual._embeds(model.normalise_pixels(frame).double())  # (1, N, D)
-    block, attn = visual.transformer.resblocks[0], visual.transformer.resblocks[0].attn
-    h = layer_norm(x, x.shape[-1:], block.ln_1.weight, block.ln_1.bias)
-    q, k, v = (
-        projection(h).unflatten(-1, (attn.num_heads, -1)).transpose(1, 2)
-        for projection in (attn.q_proj, attn.k_proj, attn.v_proj)
-    )
-    a = torch.einsum("bhnd,bhmd->bhnm", q, k).div(q.shape[-1] ** 0.5).softmax(-1)[0]
+    visual, pixels = model.clip.visual.double(), model.normalise_pixels(frame).double()
+    attention = visual.transformer.resblocks[0].attn
+    with keep_probabilities(visual) as blocks:
+        visual(pixels)
+    a, ones = blocks[0][0].double(), torch.ones(1, blocks[0].shape[-1], dtype=torch.double)
 
     def scores(probabilities: Tensor, tokens: Tensor) -> Tensor:
         """(E, heads, N, N) and a factor per pooled token (E, N) -> similarity (E,)."""
-        y = x + attn.out_proj((probabilities @ v).transpose(1, 2).flatten(2))
-        z = layer_norm(y, y.shape[-1:], block.ln_2.weight, block.ln_2.bias)
-        hidden = block.mlp.c_fc(z)
-        y = y + block.mlp.c_proj(hidden * torch.sigmoid(1.702 * hidden))  # QuickGELU
-        y = visual.ln_post(y) * tokens[..., None]
-        pooled = y[:, 0] if visual.pool_type == "tok" else y[:, 1:].mean(dim=1)
-        return normalize(pooled @ visual.proj, dim=-1) @ direction.double()
 
-    def slopes(like: Tensor, at: Tensor) -> Tensor:
+        def attend(_q: Tensor, _k: Tensor, value: Tensor, _mask: None) -> Tensor:
+            v = attention.v_proj(value).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+            return attention.out_proj((probabilities @ v).transpose(1, 2).flatten(2))
+
+        hook = visual.ln_post.register_forward_hook(lambda _m, _args, y: y * tokens[..., None])
+        with hook, patch.object(attention, "attend", attend):
+            return normalize(visual(pixels), dim=-1) @ direction.double()
+
+    def slopes(like: Tensor) -> Tensor:
         steps = 1e-5 * torch.eye(like.numel(), dtype=torch.double).unflatten(1, like.shape)
-        ones = torch.ones(1, x.shape[1], dtype=torch.double)
-        pair = [
-            scores(a + s, ones) if at is a else scores(a[None], ones + s) for s in (steps, -steps)
-        ]
+        pair = [scores(a + s, ones) if like is a else scores(a[None], ones + s)
+                for s in (steps, -steps)]  # fmt: skip
         return ((pair[0] - pair[1]) / 2e-5).unflatten(0, like.shape)
 
-    weighted = (slopes(a, a) * a).clamp(min=0).mean(dim=0)
+    weighted = (slopes(a) * a).clamp(min=0).mean(dim=0)
     total = torch.eye(len(weighted), dtype=torch.double) + weighted
-    row = total[0]
-    if visual.pool_type == "avg":
-        row = slopes(x[0, :, 0], x).clamp(min=0) @ total
+    row = slopes(ones[0]).clamp(min=0) @ total if visual.pool_type == "avg" else total[0]
     visual.float()
     return (row[1:] / row[1:].sum()).unflatten(0, model.grid)
 

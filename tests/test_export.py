@@ -106,7 +106,7 @@ def test_unfinished_and_foreign_folders_are_refused(tuned, tmp_path):
 @torch.no_grad()
 def test_transformers_gives_the_same_embeddings_and_tokens(quick_gelu, tmp_path):
     model = tuned_clip([32, 32], quick_gelu)
-    frames = torch.randint(0, 256, (1, 2, 3, 32, 32), dtype=torch.uint8)
+    frames = tiny_clip.frames(1, 2, size=(32, 32))
     image, text = model.encode_frames(frames).v[0], model.encode_text(SENTENCES)
     export_open_clip(model, tmp_path / "full", {})
     main([str(tmp_path / "full"), "--out", str(tmp_path)])

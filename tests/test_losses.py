@@ -5,7 +5,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from open_clip.loss import ClipLoss
 from torch.nn.functional import normalize
 
 from alertclip.losses import (
@@ -47,11 +46,6 @@ def hard_by_definition(v, t, negatives, scale, mask) -> float:
         if others:
             terms.append(-np.log(positive / (positive + sum(others))))
     return float(np.mean(terms))
-
-
-def test_equals_open_clip_when_captions_are_unique():
-    x, t = unit(7, 8), unit(7, 8, seed=1)
-    torch.testing.assert_close(info_nce(x, t, SCALE, names(7)), ClipLoss()(x, t, SCALE))
 
 
 @settings(max_examples=30, deadline=None)
