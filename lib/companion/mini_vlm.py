@@ -17,8 +17,7 @@ from torch import Tensor
 
 import miniworld
 from alertclip.backbone import load_backbone
-from alertclip.blip import rename
-from alertclip.export import NAMES
+from alertclip.blip import renamed
 from miniworld.prior import START, train_tokenizer
 from vagpt.language_model import Dialogue, Shown, VisionLanguageModel
 from vagpt.questions import LETTERS, Footage, Option, Question, make_questions, prompt
@@ -140,7 +139,7 @@ def build(captions: Sequence[str], out: Path) -> None:
     parts = {"vision_config": vision, "text_config": text, "image_token_id": number}
     config = transformers.LlavaConfig(**parts, vision_feature_layer=-1, tie_word_embeddings=True)
     model = transformers.LlavaForConditionalGeneration(config)
-    state = {rename(k, NAMES): v for k, v in backbone.model.state_dict().items()}
+    state = renamed(backbone.model.state_dict(), "clip")
     prefix = "vision_model."
     own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     tower = model.model.vision_tower
