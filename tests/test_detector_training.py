@@ -36,6 +36,12 @@ def fit(model: nn.Module, videos: list[Tensor], kinds: list[int], seed: int = 0)
     return anomalyclip_training.fit(model, videos, [(2, 0, 1)[kind] for kind in kinds], seed)
 
 
+def scorer(model: nn.Module) -> fitting.Score:
+    if isinstance(model, VadCLIP):
+        return fitting.vadclip_score(model, load_benchmark("ucf_crime"))
+    return fitting.anomalyclip_score(model)
+
+
 def made(kind: str, backbone: nn.Module | None = None, **changes) -> nn.Module:
     if kind == "vadclip":
         changes = {"learning_rate": 3e-3, "milestones": (15,), "epochs": 20} | changes
@@ -49,17 +55,14 @@ def test_training_ranks_abnormal_above_normal(kind):
     test, test_kinds, abnormal = training_videos(seed=1)
     model, backbone = made(kind, before := clip()), clip()
     history = fit(model, videos, kinds)
-    bench = load_benchmark("ucf_crime")
-    is_vad = kind == "vadclip"
-    score = fitting.vadclip_score(model, bench) if is_vad else fitting.anomalyclip_score(model)
-    scores = [score(x) for x in test]
+    scores = [scorer(model)(x) for x in test]
     p = np.concatenate([score.anomaly for score in scores])
     assert (p[abnormal][:, None] > p[~abnormal]).mean() > 0.9
     assert history["total"].iloc[-1] < history["total"].iloc[0]
     assert history.index.tolist() == list(range(model.settings.epochs)) and not model.training
     for ours, theirs in zip(before.parameters(), backbone.parameters(), strict=True):
         assert torch.equal(ours, theirs) and ours.requires_grad and ours.grad is None
-    if is_vad:
+    if kind == "vadclip":
         assert history["lr"].tolist() == pytest.approx([3e-3] * 15 + [3e-4] * 5)
         losses = history[["binary", "alignment"]]
         assert (losses.iloc[-1] < 0.5 * losses.iloc[0]).all()

@@ -8,8 +8,8 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from alertclip.errors import InputError
-from detectors.benchmarks import load_benchmark, read_truth
-from detectors.event_annotations import VideoTruth, frame_class_truth
+from detectors.benchmarks import load_benchmark
+from detectors.event_annotations import VideoTruth
 from detectors.fitting import zero_shot_score
 from detectors.frame_metrics import FrameScores, frame_metrics
 from detectors.recognition import (
@@ -143,19 +143,6 @@ def test_a_class_without_segments_empties_the_map_and_an_unknown_one_is_named():
     truths[0] = VideoTruth("x", ("a",), ((0, 4),), True, ("a",))
     with pytest.raises(InputError, match="x: class a is none of"):
         detection_map(scores, truths, CLASSES, None)
-
-
-def test_oracle_detection_on_the_real_truth(shared_data):
-    benchmark = load_benchmark("ucf_crime")
-    truths = read_truth(benchmark, shared_data)
-    scores = []
-    for truth in truths:
-        n = -(-max([end for _, end in truth.spans], default=160) // 16) * 16 + 16
-        curves = frame_class_truth(truth, n, benchmark.classes) * 1.0
-        curves[: n // 2, 0] = 0.1  # the normal class must have some segment
-        scores.append(curves)
-    table = detection_map(scores, truths, benchmark.classes, benchmark.detection_normal_class)
-    assert values(table) == pytest.approx([100 * 13 / 14] * 6)
 
 
 def class_case(seed=0, absent=()):

@@ -100,8 +100,7 @@ def paired_batches(
 
 
 def weighted(terms: dict[str, Tensor], settings: Group) -> dict[str, Tensor]:
-    """The loss terms and their "total", where a term without a weight among the settings counts
-    once, and one that ``settings.left_out`` names does not."""
+    """The loss terms and their "total" by the settings' weights (1 if none), less ``left_out``."""
     kept = [name for name in terms if name not in getattr(settings, "left_out", ())]
     total = sum(getattr(settings, f"{name}_weight", 1) * terms[name] for name in kept)
     return {"total": total, **terms}

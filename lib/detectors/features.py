@@ -105,11 +105,10 @@ def extract_features(
 ) -> list[Path]:
     """Write the missing features of ``videos`` under ``root``; returns each model's folder.
 
-    Every video is decoded once for all models, in ``workers`` threads ahead of the embedding.
-    Of a ``shard``, only its share: the files of all shares are those of one process.
-    failures.json names what cannot be decoded, with its reason: whole videos, which are left out,
-    and frames, for which the last one before stands. Raises InputError if two videos share a name,
-    which the layout cannot tell apart.
+    Every video is decoded once for all models, in ``workers`` threads ahead of the embedding; of a
+    ``shard``, only its share. failures.json says why videos, which are left out, or frames, for
+    which the last one before stands, cannot be decoded. Raises InputError if two videos share a
+    name, which the layout cannot tell apart.
     """
     owner = {path.stem: path for path in videos}
     if twice := [path for path in videos if owner[path.stem] != path]:

@@ -46,9 +46,8 @@ def class_metrics(
     """One-vs-rest frame AUC and AP per class and their means, mAUC and mAP (AnomalyCLIP).
 
     ``seeds`` are the videos' class scores (F, C) once per detector seed, which are averaged.
-    Columns class_name, metric, value, low, high, n; first the means, "mean", over the abnormal
-    classes that occur. A class's positives are its frames, its negatives all other frames of all
-    videos. InputError if no class occurs.
+    Columns class_name, metric, value, low, high, n; "mean" is over the abnormal classes that occur.
+    A class's negatives are all other frames of all videos. InputError if no class occurs.
     """
     occurs = np.any([video.truth.any(axis=0) for video in seeds[0]], axis=0)
     names = {name: c for c, name in enumerate(classes) if name != normal_class and occurs[c]}

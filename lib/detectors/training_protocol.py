@@ -3,7 +3,7 @@
 Defaults are the official ones of UCF-Crime, presets what was published for other data sets.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -11,10 +11,8 @@ from alertclip.errors import InputError, nearest
 from alertclip.hyperparameters import Group
 
 Detector = Literal["vadclip", "anomalyclip", "sultani", "rtfm"]
-DETECTORS: dict[Detector, str] = {
-    **{"vadclip": "VadCLIP", "anomalyclip": "AnomalyCLIP"},
-    **{"sultani": "Sultani et al.", "rtfm": "RTFM"},
-}
+NAMES = "VadCLIP", "AnomalyCLIP", "Sultani et al.", "RTFM"
+DETECTORS: dict[Detector, str] = dict(zip(get_args(Detector), NAMES, strict=True))
 Variant = Literal["official", "paper"]  # where the released code and the text differ
 Term = Literal[
     "direction_abnormal", "direction_normal", "abnormal_top", "abnormal_bottom", "normal_top",
@@ -53,10 +51,8 @@ class VadCLIPSettings(Group):
     """VadCLIP's architecture and training: the paper's implementation details, official options.
 
     ``variant`` "paper" changes the graph (one shared W and the softmax of eq. 3, not four
-    convolutions and exp(-d/e)), the attention of the visual prompt (eq. 6: confidences over the
-    video, not raw logits over all positions), the residual of eq. 7 (around t, not V + t) and the
-    separation of texts (eq. 9: sum of positive cosines, not mean of absolute ones). In both
-    variants windows do not overlap and the top K is per class over time, as in the code.
+    convolutions and exp(-d/e)), the visual prompt (eq. 6), the residual of eq. 7 (around t, not V +
+    t) and L_cts (eq. 9). In both windows do not overlap and the top K is per class over time.
     """
 
     learning_rate: float = Field(2e-5, gt=0)
@@ -167,10 +163,8 @@ class RTFMSettings(SultaniSettings):
         return self
 
 
-SETTINGS: dict[Detector, type[Group]] = {
-    **{"vadclip": VadCLIPSettings, "anomalyclip": AnomalyCLIPSettings},
-    **{"sultani": SultaniSettings, "rtfm": RTFMSettings},
-}
+KINDS = VadCLIPSettings, AnomalyCLIPSettings, SultaniSettings, RTFMSettings
+SETTINGS: dict[Detector, type[Group]] = dict(zip(DETECTORS, KINDS, strict=True))
 VADCLIP_XD = {
     **{"learning_rate": 1e-5, "batch_size": 96, "balanced": False, "milestones": (3, 6, 10)},
     **{"window": 64, "layers": 1, "separation_weight": 1e-4},

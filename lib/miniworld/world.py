@@ -265,10 +265,10 @@ def generate(
     if dev % 2 or test % 2 or min(train, dev, test) < 0 or train + dev + test == 0:
         raise InputError(f"train={train} dev={dev} test={test}: dev and test must be even, >= 0")
     counts = {"train": train, "dev": dev, "test": test}
-    jobs = [job for split, n in counts.items() for job in clip_jobs(split, n, style, seed)]
     identity = _identity(**counts, style=style, seed=seed)
     with locked(out.with_name(f".{out.name}.lock")):  # profiles share worlds
         if not _prepare(out, identity):
+            jobs = [job for split, n in counts.items() for job in clip_jobs(split, n, style, seed)]
             work = parallel(partial(_make, out), jobs, workers)
             write_annotations(out, list(progress(work, len(jobs), "rendering clips")))
             write_json(out / "world.json", {**identity, "complete": True})

@@ -6,8 +6,7 @@ Zhou, Pang, Tian, He and Chen (ICLR 2024), a method for defects in industrial im
 
 A prompt is [SOT][context vectors][class tokens][.][EOT]; every class, the normal one included, has
 context vectors of its own (CoOp). Parameter names are those of the official checkpoints.
-Axis letters: B windows, S segments, F frames, C abnormal classes, D feature, E embedding and W text
-dimension.
+Axes: B windows, S segments, F frames, C abnormal classes, D feature, E embedding, W text dimension.
 """
 
 from collections.abc import Iterable, Sequence
@@ -167,8 +166,8 @@ class AnomalyCLIP(nn.Module):
     """Detector on frame features of CLIP (projected, not normalised, every frame).
 
     The text tower of ``clip`` is copied. ``class_names`` (C+1) hold the normal class at
-    ``settings.normal_id``; ``prototype`` m (D,) is from ``normality_prototype``. New weights come
-    from torch's seed. Raises InputError for a class name that is too long.
+    ``settings.normal_id``; ``prototype`` m (D,) is from ``normality_prototype``. Raises InputError
+    for a class name that is too long.
     """
 
     def __init__(
@@ -229,10 +228,7 @@ def aggregate(logits: Tensor, p_anomaly: Tensor, normal_id: int) -> Tensor:
 
 @torch.no_grad()
 def score_video(model: AnomalyCLIP, features: Features, directions: Tensor) -> VideoScores:
-    """p_A and class probabilities of the frame features (N, D) of one video.
-
-    ``directions`` are ``model.directions()``.
-    """
+    """p_A and class probabilities of a video's features (N, D), by ``model.directions()``."""
     features = as_features(features, len(model.prototype))
     windows = video_windows(features, model.settings.segments, model.settings.segment_frames)
     parts = [part.to(model.prototype.device) for part in windows.split(WINDOWS)]

@@ -26,9 +26,9 @@ def prompt_layout(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Fixed embeddings (C, L, W), slots with learned context (C, L), slot of EOT (C,).
 
-    A name of m tokens takes the slots [SOT][prefix][class, m][postfix][EOT] (eq. 5). All other
-    slots are learned and shared by all classes. tokens (C, L) hold SOT, the name, EOT (the largest
-    of a row) and padding. Raises InputError for a name that is too long.
+    A name of m tokens takes the slots [SOT][prefix][class, m][postfix][EOT] (eq. 5); all others are
+    learned and shared by all classes. tokens (C, L) hold SOT, the name, EOT (the largest of a row)
+    and padding. Raises InputError for a name that is too long.
     """
     slots, learned = torch.zeros_like(tokens), torch.ones_like(tokens).bool()
     end = tokens.argmax(dim=1) + prefix + postfix
@@ -69,8 +69,7 @@ class GraphConvolution(nn.Module):
 class VadCLIP(nn.Module):
     """Detector on snippet features of CLIP, with a frozen copy of the text tower of ``clip``.
 
-    ``class_names`` start with the normal class; only the prompts depend on them. New weights come
-    from torch's seed. Raises InputError if classes or dimensions do not fit.
+    ``class_names`` start with the normal class. Raises InputError if names or heads do not fit.
     """
 
     def __init__(
@@ -192,6 +191,7 @@ def score_video(
     """
     features = as_features(features, model.linear.in_features)
     x, lengths = chunks(features, model.settings.length)
+    x, lengths = x[lengths > 0], lengths[lengths > 0]  # what is all padding scores nothing
     outputs = model(x.to(text.device), lengths.to(text.device), text)
     logits1, logits2, adapted = (found.flatten(0, 1)[: len(features)].cpu() for found in outputs)
     probabilities = logits2.softmax(dim=-1)
