@@ -19,8 +19,6 @@ from companion.profiles import ROOT
 
 TEMPLATES = ROOT / "docs" / "templates"
 PAGES = ("results.md", "speed.md")
-ABLATIONS = {"ablations": "ablations_reference", "losses": "losses_test"}
-"""Committed results of variants over seeds, read as changes against the whole method."""
 BEGIN, END = "<!-- results: python -m companion.readme -->", "<!-- end of results -->"
 
 
@@ -49,7 +47,7 @@ def pages() -> dict[Path, str]:
 def num(
     name: str, digits: int = 1, column: str = "value", scale: float = 1, **where: object
 ) -> str:
-    """A number of a CSV, or of ABLATIONS: of the only row with the values of ``where``."""
+    """A number of a CSV, or of the ablations: of the only row with the values of ``where``."""
     return f"{scale * _row(name, where)[column]:.{digits}f}"
 
 
@@ -97,8 +95,8 @@ def _gains(measure: str) -> bool:
 
 @cache
 def _table(name: str) -> pd.DataFrame:
-    if name in ABLATIONS:
-        table = committed(ABLATIONS[name])
+    if name == "ablations":  # read as changes against the whole method
+        table = committed("ablations_reference")
         return pd.concat(ablation_table(table, metric) for metric in table["metric"].unique())
     if name == "gains":  # Full minus global alone on development clips, at every step
         return gains(committed("learning_curves"))
