@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alertclip.hyperparameters import Group
-from companion.profiles import ABLATIONS, BENCHMARKS, PAPER_RESULTS, PROFILES, ROOT, Params
+from companion.profiles import ABLATIONS, BENCHMARKS, FIGURES, PAPER_RESULTS, PROFILES, ROOT, Params
 from detectors.benchmarks import load_benchmark
 
 FOLDER = ROOT / "notebooks"
@@ -107,7 +107,7 @@ def selected(P: Params, names: tuple[str, ...]) -> dict[str, Any]:
 def input_files(book: Notebook, P: Params) -> list[Path]:
     """Files outside runs/ that decide a notebook's result: code, prompts, weights, annotations."""
     packages = [ROOT / "lib" / name for name in (*CORE, *book.packages)]
-    found = [book.path, *book.files, ROOT / P.evaluation.prompts]
+    found = [book.path, *book.files, ROOT / P.evaluation.prompts, FIGURES]
     found += [file for folder in packages for file in sorted(folder.rglob("*.py"))]
     found += sorted((WEIGHTS / P.model.backbone).glob("*.*"))
     if P.data.world == "vagta":
