@@ -38,7 +38,12 @@ TYPICAL_TIMES = PROFILES / "typical_times.yaml"
 BUDGETS = PROFILES / "budgets.yaml"
 FIGURES = PROFILES / "figures.yaml"
 NOT_PROFILES = {"ablations", "benchmarks", "negative_prompts", "paper_results", "prompts"}
-NOT_PROFILES |= {"budgets", "figures", "negative_prompts_paper", "typical_times"}  # other files there
+NOT_PROFILES |= {
+    "budgets",
+    "figures",
+    "negative_prompts_paper",
+    "typical_times",
+}  # other files there
 TESTING = {"evaluation", "detector", "qa", "ablation", "failure"}  # groups that tune nothing
 
 Degradation = Literal[
