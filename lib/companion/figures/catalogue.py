@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 
 from alertclip.errors import InputError
-from alertclip.files import read_json, write_json
+from alertclip.files import atomic_write, read_json, write_json
 from companion.figures import style
 from companion.profiles import FIGURES
 
@@ -51,7 +51,8 @@ def redraw(name: str, folder: Path, figure: style.Figure | None = None) -> style
     if data := CATALOGUE.get(name, {}).get("data"):
         source = (source if "screening" in name else {}) | {"data": data}
     style.stamp(figure, ", ".join(f"{key}: {value}" for key, value in source.items()))
-    style.write_png(figure, folder / f"{name}.png")
+    with atomic_write(folder / f"{name}.png") as temporary:
+        temporary.write_bytes(figure._repr_png_())
     return figure
 
 
