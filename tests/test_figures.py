@@ -14,7 +14,7 @@ from matplotlib.text import Text
 
 from alertclip.errors import InputError
 from companion import figures
-from companion.figures import catalogue, comparisons, curves, spaces
+from companion.figures import catalogue
 from companion.figures.__main__ import main
 from companion.figures.catalogue import CATALOGUE, publish, redraw
 from companion.profiles import ROOT
@@ -37,18 +37,15 @@ def mss(paper: float) -> pd.DataFrame:
 
 
 def boxes() -> figures.Figure:
-    rows = [
-        (0, "Fighting001 at 3.2 s", 0.2, 0.3, 0.6, 0.9, "Two men fight beside a red car", 1),
-        (1, "Normal012 at 1.0 s", 0.02, 0.02, 0.98, 0.98, "People walk along the pavement", 0),
-        (1, "Normal012 at 1.0 s", 0.1, 0.4, 0.3, 0.9, "A man runs away", 1),
-    ]
-    names = ["frame", "title", "x1", "y1", "x2", "y2", "caption", "label"]
-    return figures.boxes_on_frames([scene(i) for i in range(3)], pd.DataFrame(rows, columns=names))
+    row = {"title": "Fighting001 at 3.2 s", "caption": "Two men fight beside a long red car"}
+    table = pd.DataFrame([row | {"frame": i, "label": i % 2} for i in (0, 1, 1)])
+    table[["x1", "y1", "x2", "y2"]] = 0.1, 0.3, 0.6, 0.9
+    return figures.boxes_on_frames([scene(i) for i in range(3)], table)
 
 
 def removed() -> figures.Figure:
-    rows = [("People_falling", 27, "quality: blur 0.7; class", "blurred")] * 5
-    table = pd.DataFrame(rows, columns=["class_name", "score", "reason", "kind"])
+    row = {"class_name": "People_falling", "score": 27, "kind": "blurred"}
+    table = pd.DataFrame([row | {"reason": "quality: blur 0.7; class"}] * 5)
     return figures.removed_gallery([scene(i) for i in range(5)], table)
 
 
@@ -61,7 +58,7 @@ def grid() -> figures.Figure:
 def gaps() -> figures.Figure:
     keys = ["UCF/Videos/Fighting/Fighting001_x264.mp4#0-8", "MSAD/Fire_003.mp4"]
     table = pd.DataFrame({"key": keys, "class_name": ["Fighting", "Fire"], "gap": [0.02, -0.02]})
-    return spaces.similarity_gap(table.assign(normal=[0.2, 0.25], abnormal=[0.22, 0.23]))
+    return catalogue.draw("similarity_gap", table.assign(normal=[0.2, 0.25], abnormal=[0.22, 0.23]))
 
 
 def committed(name: str):
@@ -95,8 +92,8 @@ def test_marks_stand_at_their_values_also_outside_the_interval():
     table = mss(np.nan).assign(mss=[0.5, -0.5])  # a skew bootstrap may leave its value out
     figure = catalogue.draw("mss_clip", table)
     assert points(figure) == [[0.5, -0.5]]
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
-        "all\n(n = 25)", "Fire\n(n = 25)"]  # fmt: skip
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["all\n(n = 25)", "Fire\n(n = 25)"]
 
 
 @pytest.mark.parametrize(("source", "shown"), [(REAL, True), (SYNTHETIC, False), ({}, False)])
@@ -110,8 +107,8 @@ def test_the_papers_numbers_are_drawn_on_real_data_alone(tmp_path, source, shown
 def test_costs_stand_beside_the_papers_where_it_has_one():
     row = {"line": "ViT", "unit": "ms", "ours": 9.0, "low": 8.0, "high": 10.0, "n": 7}
     table = pd.DataFrame([row | {"floor": 3.0, "ratio": 3.0, "paper": 213.0}])
-    assert points(comparisons.against_floor(table, "Latency")) == [[9.0, 3.0], [213.0]]
-    small = comparisons.against_floor(table.assign(paper=np.nan), "Latency")
+    assert points(catalogue.draw("latency", table)) == [[9.0, 3.0], [213.0]]
+    small = catalogue.draw("latency", table.assign(paper=np.nan))
     assert points(small) == [[9.0, 3.0]] and small.axes[0].get_xscale() == "log"
 
 
@@ -133,13 +130,6 @@ def test_grid_places_boxes_and_leaves_gaps():
     assert (outline.get_xy(), outline.get_width(), outline.get_height()) == ((20, 0), 40, 30)
     assert [axes.axison for axes in figure.axes] == [True, True, True, False]
     assert len(figure.axes[2].images) == 2 and figure.axes[2].get_ylabel() == "Full"
-
-
-def test_an_interval_of_one_frame_has_a_bar_of_its_length():
-    table = pd.DataFrame({"video": "v", "time_s": [0.0, 0.5, 1.0, 1.5], "model": "m", "score": 0.5})
-    figure = curves.score_curves(table.assign(truth=0, picked=[0, 1, 0, 0]))
-    lines = figure.axes[0].collections[-1].get_segments()
-    assert [segment[:, 0].tolist() for segment in lines] == [[0.5, 1.0]]
 
 
 def test_style_ignores_the_callers_settings_and_leaves_them():

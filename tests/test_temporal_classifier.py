@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from alertclip.errors import InputError
 from companion import qa_tables
-from companion.figures.curves import accuracy_by_share, score_curves
+from companion.figures.catalogue import draw
 from companion.figures.images import kept_patches
 from vagpt import effective_tokens, temporal_classifier
 from vagpt.effective_tokens import embed_frames
@@ -166,14 +166,14 @@ def test_masked_frames_and_figures():
     assert len(kept_patches(frames, kept, table).axes) == 4
     shares = pd.DataFrame({"setting": "total", "rule": ["a", "b"], "share": 50.0, "value": 40.0,
                            "low": 30.0, "high": 50.0, "n": 9})  # fmt: skip
-    assert accuracy_by_share(shares).axes
+    assert draw("qa_accuracy_by_share", shares).axes
     curve = pd.DataFrame({"video": "v", "time_s": [0.0, 1], "model": "m", "score": 0.5,
                           "truth": [0, 1], "picked": [1, 0]})  # fmt: skip
-    assert len(score_curves(curve).axes) == 1
+    assert len(draw("qa_interval_curves", curve).axes) == 1
 
 
 def test_a_short_interval_has_a_bar_of_its_length():
     curve = pd.DataFrame({"video": "v", "time_s": [0.0, 0.5, 1.0, 1.5], "model": "m", "score": 0.5,
                           "truth": 0, "picked": [0, 1, 0, 0]})  # fmt: skip
-    lines = score_curves(curve).axes[0].collections[-1].get_segments()
+    lines = draw("qa_interval_curves", curve).axes[0].collections[-1].get_segments()
     assert [segment[:, 0].tolist() for segment in lines] == [[0.5, 1.0]]

@@ -8,7 +8,6 @@ import pandas as pd
 from scipy.stats import spearmanr
 from scipy.stats import t as student
 
-from companion.figures.style import committed
 from companion.profiles import Params
 from companion.tuned_models import STAGES
 from companion.variants import load_variants
@@ -66,11 +65,6 @@ def _listed(rows: pd.DataFrame) -> str:
     rows = rows.sort_values("change", key=abs, ascending=False)
     each = [f"{r.title} {r.change:+.1f} [{r.low:.1f}, {r.high:.1f}]" for r in rows.itertuples()]
     return f" ({'; '.join(each)})" if each else ""
-
-
-def reference_table() -> pd.DataFrame:
-    """The committed results of all variants over five seeds on the mini world, tidy."""
-    return committed("ablations_reference")
 
 
 def rank_correlation(

@@ -62,7 +62,9 @@ def run_variant(P: Params, name: str, seed: int) -> pd.DataFrame:
     variant = load_variants()[name]
     if variant.kind == "alertclip":
         changed, stage = train_variant(P, name, seed), "full"
-        rows = _tuned(changed, P.ablation.detector and variant.detector)
+        rows = _tuned(changed)
+        if P.ablation.detector and variant.detector:
+            rows += _on_benchmark(changed)
     else:
         changed, stage = _changed(P, variant, seed), P.ablation.backbone
         rows = _detected(changed, variant.kind)
@@ -133,19 +135,19 @@ def shared_stage1(P: Params, base: Params) -> Path:
         return run_stage(shared, 1)
 
 
-def _tuned(P: Params, on_benchmark: bool) -> list[pd.DataFrame]:
-    """Zero-shot metrics and MSS of a trained variant; frame metrics of the profile's benchmark."""
+def _tuned(P: Params) -> list[pd.DataFrame]:
+    """Zero-shot metrics and MSS of a trained variant."""
     result = tuned_models.evaluate_stage(P, "full")
     mss = result_tables.mss_by_class(P, [result]).query("class_name == 'all'")
-    rows = [
-        result_tables.zero_shot(P, [result]).rename(columns={"setting": "metric"}),
-        mss.rename(columns={"mss": "value"}).assign(metric="MSS"),
-    ]
-    if on_benchmark:
-        scored = detector_tables.score_stages(P, "vadclip", ["full"])
-        curves = zero_shot_tables.zero_shot_curves(P, ["full"], "snippet")
-        rows += [_frame_metrics(P, scored, "VadCLIP: "), _frame_metrics(P, curves, "snippets: ")]
-    return rows
+    table = result_tables.zero_shot(P, [result]).rename(columns={"setting": "metric"})
+    return [table, mss.rename(columns={"mss": "value"}).assign(metric="MSS")]
+
+
+def _on_benchmark(P: Params) -> list[pd.DataFrame]:
+    """Frame metrics of the tuned model on the profile's benchmark: VadCLIP's and zero-shot."""
+    scored = detector_tables.score_stages(P, "vadclip", ["full"])
+    curves = zero_shot_tables.zero_shot_curves(P, ["full"], "snippet")
+    return [_frame_metrics(P, scored, "VadCLIP: "), _frame_metrics(P, curves, "snippets: ")]
 
 
 def _detected(P: Params, kind: Detector) -> list[pd.DataFrame]:

@@ -43,9 +43,7 @@ def side(row: pd.Series) -> str:
 
 def pick(table: pd.DataFrame, **values: object) -> pd.Series:
     """The first row whose columns have these values: ``pick(table, model="CLIP")``."""
-    for column, value in values.items():
-        table = table[table[column] == value]
-    return table.iloc[0]
+    return table[(table[list(values)] == pd.Series(values)).all(axis=1)].iloc[0]
 
 
 def mss_by_class(P: Params, results: list[StageResult]) -> pd.DataFrame:
@@ -110,10 +108,9 @@ def gap_table(
     similarities: np.ndarray, labels: np.ndarray, classes: Sequence[str], keys: Sequence[str]
 ) -> pd.DataFrame:
     """Figure 1 as a table: key, class_name, label, normal S_N, abnormal S_A, gap S_A - S_N."""
-    columns = {"key": list(keys), "class_name": list(classes), "label": np.asarray(labels, int)}
+    table = pd.DataFrame({"key": keys, "class_name": classes, "label": np.asarray(labels, int)})
     normal, abnormal = np.asarray(similarities, float).T
-    table = pd.DataFrame(columns | {"normal": normal, "abnormal": abnormal})
-    return table.assign(gap=abnormal - normal)
+    return table.assign(normal=normal, abnormal=abnormal, gap=abnormal - normal)
 
 
 def text_similarity_matrix(text: np.ndarray, names: Sequence[str]) -> pd.DataFrame:

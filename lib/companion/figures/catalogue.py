@@ -74,7 +74,10 @@ def _drawn(name: str, path: Path, data: str) -> style.Figure:
         raise InputError(f"{path}: not the table of this figure ({error})") from error
 
 
+@style.styled
 def draw(name: str, table: pd.DataFrame) -> style.Figure:
     """The figure of a table as the catalogue says, without stamp or files."""
-    texts = {k: v for k, v in CATALOGUE[name].items() if k not in ("draw", "data", "counted")}
-    return resolve_name(f"companion.figures.{CATALOGUE[name]['draw']}")(table, **texts)
+    other = ("draw", "title", "data", "counted")
+    texts = {key: value for key, value in CATALOGUE[name].items() if key not in other}
+    figure = resolve_name(f"companion.figures.{CATALOGUE[name]['draw']}")(table, **texts)
+    return style.headline(figure, CATALOGUE[name]["title"])

@@ -14,7 +14,6 @@ from companion.figures import style
 from companion.figures.style import INK, Figure
 from companion.variants import load_variants
 
-BOOTSTRAP = "Point: value on n items. Line: 95% bootstrap interval over videos."
 POINTS = {  # metrics of the curves: title of the panel
     "video AUC": "video AUC (%)",
     "frame AUC": "frame AUC (%)",
@@ -25,13 +24,11 @@ POINTS = {  # metrics of the curves: title of the panel
 }
 
 
-@style.styled
 def point_intervals(
     table: pd.DataFrame,
     row: str,
     value: str = "value",
     by: str = "model",
-    title: str = "",
     caption: str = "",
     level: float | None = None,
     text: str | None = None,
@@ -64,14 +61,13 @@ def point_intervals(
         axes.axvline(level, color=INK, linewidth=1, linestyle="-" if level == 0 else ":")
     axes.set(ylabel="", **axis)
     style.legend_outside(figure, axes)
-    return style.headline(figure, title, caption)
+    return style.stamp(figure, caption)
 
 
 def model_comparison(
     table: pd.DataFrame,
-    title: str,
-    caption: str = BOOTSTRAP,
-    axis: str = "AUC or AP (%)",
+    caption: str,
+    axis: str,
     level: float | None = None,
     row: str = "setting",
     value: str = "value",
@@ -83,7 +79,7 @@ def model_comparison(
     counts = table.groupby(row)["n"].max()
     shown = table.assign(row=[f"{name}\n(n = {counts[name]:,})" for name in table[row]])
     caption += " Dotted: chance." if level else ""
-    return point_intervals(shown, "row", value, "model", title, caption, level, xlabel=axis)
+    return point_intervals(shown, "row", value, "model", caption, level, xlabel=axis)
 
 
 def screening_recovery(table: pd.DataFrame) -> Figure:
@@ -97,10 +93,10 @@ def screening_recovery(table: pd.DataFrame) -> Figure:
     apart = "precision, " + shown["model"]
     shown = shown.assign(setting=names.str.strip().where(shown["measure"] != "precision", apart))
     caption = "Point: share of n clips. Line: 95% Wilson interval."
-    return model_comparison(shown, "Planted faults found", caption, "share of clips (%)")
+    return model_comparison(shown, caption, "share of clips (%)")
 
 
-def paired_changes(table: pd.DataFrame, title: str = "Paired changes") -> Figure:
+def paired_changes(table: pd.DataFrame) -> Figure:
     """Change of each variant against its reference in points, with intervals.
 
     Columns: title, metric, value, change, low, high, seeds, reference (True for the reference).
@@ -112,7 +108,7 @@ def paired_changes(table: pd.DataFrame, title: str = "Paired changes") -> Figure
     line = f"Line: 95% interval of Student's t over {seeds} seeds."
     caption = f"Against {reference['title']} ({reference['value']:.3g}). In brackets: the value."
     caption += f" {line if seeds > 1 else 'One seed, no interval.'}"
-    figure = point_intervals(shown, "row", "change", "metric", title, caption, 0, xlabel=axis)
+    figure = point_intervals(shown, "row", "change", "metric", caption, 0, xlabel=axis)
     figure.legends.clear()
     return figure
 
@@ -126,17 +122,16 @@ def violations_by_kind(table: pd.DataFrame) -> Figure:
     names = [f"{name} (n = {sizes[name]:,})" for name in table["direction"]]
     shown = table.assign(direction=names, text=[f"{n:,}" for n in table["count"]])
     shown[["value", "low", "high"]] *= 100
-    title = "What is wrong with the hard negatives"
     caption = "Point: share. Line: 95% bootstrap interval over videos. Number: count."
     axis = {"xlabel": "share of hard negatives (%, log scale above 0.1)", "text": "text"}
-    figure = point_intervals(shown, "kind", "value", "direction", title, caption, **axis)
+    figure = point_intervals(shown, "kind", "value", "direction", caption, **axis)
     figure.axes[0].set_xscale("symlog", linthresh=0.1)
     figure.axes[0].set(xlim=(-0.01, 300), xticks=[0, 0.1, 1, 10, 100])
     figure.axes[0].xaxis.set_major_formatter("{x:g}")
     return figure
 
 
-def against_floor(table: pd.DataFrame, title: str) -> Figure:
+def against_floor(table: pd.DataFrame) -> Figure:
     """Measured value and its floor per line on a log scale.
 
     Columns: line, unit (one for all), ours, low, high, n, floor, ratio; optional paper, drawn
@@ -149,7 +144,7 @@ def against_floor(table: pd.DataFrame, title: str) -> Figure:
     shown = pd.concat([measured, floor], ignore_index=True)
     note = "Point: median of n calls. Line: quartiles. Floor: FLOPs / measured matmul ceiling."
     axis = {"xlabel": f"{table['unit'].iloc[0]} (log scale)", "xscale": "log"}
-    figure = point_intervals(shown, "row", "value", "mark", title, note, **axis)
+    figure = point_intervals(shown, "row", "value", "mark", note, **axis)
     ticks = figure.axes[0].xaxis
     ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ticks.set_major_formatter("{x:g}")
@@ -157,8 +152,7 @@ def against_floor(table: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-@style.styled
-def learning_curves(table: pd.DataFrame, title: str = "Stage I, then Stage II") -> Figure:
+def learning_curves(table: pd.DataFrame) -> Figure:
     """Development metrics along training, a panel per metric, a line per variant.
 
     Columns: variant, seed, stage, step, metric, value. Stage II's steps follow Stage I's.
@@ -184,13 +178,10 @@ def learning_curves(table: pd.DataFrame, title: str = "Stage I, then Stage II") 
     counts = table.groupby("line", sort=False)["seed"].nunique()
     seeds = ", ".join(f"{line}: {n}" for line, n in counts.items())
     note = f"Development clips. Point: mean over seeds ({seeds}). Bar: 95% interval of Student's t."
-    return style.headline(figure, title, note)
+    return style.stamp(figure, note)
 
 
-@style.styled
-def mss_against_auc(
-    table: pd.DataFrame, title: str = "Does MSS tell which model detects?"
-) -> Figure:
+def mss_against_auc(table: pd.DataFrame) -> Figure:
     """MSS of every training against its AUCs, with the rank correlation.
 
     Columns: variant, seed, metric (MSS, video AUC, frame AUC ...), value.
@@ -213,4 +204,4 @@ def mss_against_auc(
         axes.set(xlabel="MeanSignScore", ylabel=f"{name} (%)")
     style.legend_outside(figure, panels[0])
     note = "Point: one training, test clips. Interval: 95% bootstrap over variants."
-    return style.headline(figure, title, f"n = {len(wide)} trainings. {note}")
+    return style.stamp(figure, f"n = {len(wide)} trainings. {note}")

@@ -61,16 +61,16 @@ def headline(figure: Figure, title: str, caption: str = "") -> Figure:
     if title:
         text = textwrap.fill(title, int(figure.get_figwidth() * 8))
         figure.suptitle(text, x=0.01, ha="left", weight="bold")
-    if caption:
-        stamp(figure, caption)
+    return stamp(figure, caption)
+
+
+def stamp(figure: Figure, line: str) -> Figure:
+    """The figure with ``line``, such as the data's name, as the last one under it."""
+    if line:
+        lines = textwrap.wrap(line, int(figure.get_figwidth() * 13))
+        text = "\n".join([*figure.get_supxlabel().splitlines(), *lines])
+        figure.supxlabel(text, x=0.01, ha="left", fontsize=9, color=INK)
     return figure
-
-
-def stamp(figure: Figure, line: str) -> None:
-    """Add ``line``, such as the data's name, as the last one under the figure."""
-    lines = textwrap.wrap(line, int(figure.get_figwidth() * 13))
-    text = "\n".join([*figure.get_supxlabel().splitlines(), *lines])
-    figure.supxlabel(text, x=0.01, ha="left", fontsize=9, color=INK)
 
 
 def legend_outside(figure: Figure, axes: Axes) -> None:
