@@ -26,20 +26,16 @@ from alertclip.errors import InputError
 from alertclip.export import META
 from alertclip.files import locked, progress, sha256_json
 from alertclip.training import BOOKKEEPING
-from companion import (
-    detector_tables,
-    result_tables,
-    screening_tables,
-    tuned_models,
-    zero_shot_tables,
-)
+from companion import detector_tables, result_tables, tuned_models
 from companion.detector_tables import Curves, Scored
 from companion.figures.style import write_table
 from companion.profiles import Params, load_params, parse_overrides
+from companion.screening_tables import plant_and_clean
 from companion.splits import prepare_data
 from companion.stage_runs import run_stage
 from companion.variants import Variant, load_variants, require_variants
 from companion.workflow import selected
+from companion.zero_shot_tables import zero_shot_curves
 from detectors.training_protocol import Detector
 
 STAGE1 = ("seed", "data", "world", "model", "training.negatives", "stage1")
@@ -81,7 +77,7 @@ def train_variant(P: Params, name: str, seed: int) -> Params:
     changed = _changed(P, variant, seed)
     if variant.negatives:
         folder = changed.run_dir / "negatives"
-        screening_tables.plant_and_clean(changed, folder)
+        plant_and_clean(changed, folder)
         planted = str(folder / f"{variant.negatives}.json")
         changed = changed.changed({"hard_negatives_train": planted})
     if not changed.training.from_scratch and not (changed.tuned_dir / "stage1").exists():
@@ -146,7 +142,7 @@ def _tuned(P: Params) -> list[pd.DataFrame]:
 def _on_benchmark(P: Params) -> list[pd.DataFrame]:
     """Frame metrics of the tuned model on the profile's benchmark: VadCLIP's and zero-shot."""
     scored = detector_tables.score_stages(P, "vadclip", ["full"])
-    curves = zero_shot_tables.zero_shot_curves(P, ["full"], "snippet")
+    curves = zero_shot_curves(P, ["full"], "snippet")
     return [_frame_metrics(P, scored, "VadCLIP: "), _frame_metrics(P, curves, "snippets: ")]
 
 

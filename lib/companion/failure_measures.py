@@ -1,9 +1,8 @@
 """Clips degraded step by step: attention against the annotated box, and the anomaly score.
 
-Every model sees the same clips, frames and boxes, and the first step of every kind is the clip as
-it is. Attention is measured where an abnormal clip has a box, scores on all clips. A normal clip
-has no actor to cover: it is covered where an abnormal clip, drawn by seed, has its own, so that
-the cover says nothing about the label.
+Attention is measured where an abnormal clip has a box, scores on all clips. A normal clip has no
+actor to cover: it is covered where an abnormal clip, drawn by seed, has its own, so that the cover
+says nothing about the label.
 """
 
 from collections.abc import Mapping, Sequence
@@ -198,8 +197,7 @@ def box_cover(clip: Clip, frames: Tensor, grid: Sequence[int]) -> Tensor:
 def pointing_hits(maps: Tensor, cover: Tensor) -> Tensor:
     """Pointing game (Zhang et al. 2018): 1 where a map's highest patch touches the box, else 0.
 
-    maps, cover (F, h, w) -> (F,). Patches are the resolution of a map, so touching counts, as the
-    original allows 15 pixels. Ties share the hit, so a uniform map scores the guessing level.
+    maps, cover (F, h, w) -> (F,). Ties share the hit, so a uniform map scores the guessing level.
     """
     peak = maps == maps.amax(dim=(1, 2), keepdim=True)
     return (peak & (cover > 0)).sum(dim=(1, 2)) / peak.sum(dim=(1, 2))

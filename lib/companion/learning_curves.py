@@ -38,9 +38,7 @@ def curve(P: Params, name: str, seed: int) -> pd.DataFrame:
     """
     variant, tables = load_variants()[name], []
     if variant.kind != "alertclip":
-        raise InputError(
-            f"{name} is a detector's ablation: only variants of Alert-CLIP have curves"
-        )
+        raise InputError(f"{name} is a detector's: only variants of Alert-CLIP have curves")
     trained = ablations.train_variant(P.changed(KEPT), name, seed)
     folders = {2: trained.tuned_dir / "full"}
     if variant.reference:
