@@ -39,16 +39,13 @@ def test_every_variant_is_valid_and_differs_from_the_others():
         assert sum(v.reference for v in VARIANTS.values() if v.group == group) == 1
 
 
-@pytest.mark.parametrize(
-    ("row", "says"),
-    [
-        ("{group: A, title: x, changes: {lora_rank: 3}}", "ablations.yaml, x: lora_rank"),
-        ("{group: A, titel: x}", "ablations.yaml, x: .*titel"),
-    ],
-)
-def test_a_misspelt_variant_is_named(tmp_path, row, says):
-    (tmp_path / "ablations.yaml").write_text(f"alertclip:\n  x: {row}\n")
-    with pytest.raises(InputError, match=f"(?s){says}"):
+MISSPELT = {"lora_rank": "title: x, changes: {lora_rank: 3}", "titel": "titel: x"}
+
+
+@pytest.mark.parametrize(("wrong", "row"), MISSPELT.items())
+def test_a_misspelt_variant_is_named(tmp_path, wrong, row):
+    (tmp_path / "ablations.yaml").write_text(f"alertclip:\n  x: {{group: A, {row}}}\n")
+    with pytest.raises(InputError, match=f"(?s)ablations.yaml, x: .*{wrong}"):
         variants.load_variants(tmp_path / "ablations.yaml")
 
 

@@ -15,7 +15,7 @@ from alertclip.embeddings import ClipEmbeddings
 from alertclip.records import Item, Keyframe, Region
 from companion import failure_gallery, failure_measures
 from companion.degradation import DEGRADATIONS, Clip
-from companion.failure_measures import box_cover, box_measures, curves, lend, pointing_hits
+from companion.failure_measures import box_cover, box_measures, curves, lend
 from companion.profiles import from_flat
 from companion.relevance import FrameMaps
 from companion.tuned_models import StageResult
@@ -41,21 +41,16 @@ def test_cover_is_the_union_of_present_boxes_in_whole_pixels():
 
 
 def test_box_measures_by_hand():
-    clip = boxed([[[0.0, 0.0, 0.5, 1 / 3]] * 2], [[True, True]])  # two of twelve patches
-    uniform = torch.full((2, 3, 4), 1 / 12)
-    peaked = torch.zeros(2, 3, 4)
-    peaked[0, 0, 0], peaked[0, 2, 3] = 0.6, 0.4  # peak inside
-    peaked[1, 0, 1], peaked[1, 2, 3] = 0.1, 0.9  # peak outside
+    """The box covers one of twelve patches and three quarters of the next, which it touches."""
+    clip = boxed([[[0.0, 0.0, 0.4375, 1 / 3]] * 2], [[True, True]])
+    uniform, peaked = torch.full((2, 3, 4), 1 / 12), torch.zeros(2, 3, 4)
+    peaked[0, 0, 1], peaked[0, 2, 3] = 0.6, 0.4  # the peak touches the box
+    peaked[1, 0, 0], peaked[1, 2, 3] = 0.1, 0.9  # it does not
     found = box_measures(FrameMaps(uniform, peaked), clip, torch.tensor([0, 1]))
-    assert found["area"] == found["reach"] == pytest.approx(1 / 6)
-    assert found["mass_rollout"] == found["hits_rollout"] == pytest.approx(1 / 6)  # chance
-    assert found["mass_relevance"] == pytest.approx(0.35) and found["hits_relevance"] == 0.5
-
-
-def test_pointing_hits_share_ties_and_let_a_touched_patch_count():
-    maps = torch.tensor([[[0.5, 0.5], [0.0, 0.0]], [[0.0, 1.0], [0.0, 0.0]]])
-    cover = torch.tensor([[[1.0, 0.0], [1.0, 1.0]], [[0.0, 0.01], [0.0, 0.0]]])
-    assert pointing_hits(maps, cover).tolist() == [0.5, 1.0]
+    assert [found["area"], found["mass_rollout"]] == pytest.approx([1.75 / 12] * 2)
+    assert [found["reach"], found["hits_rollout"]] == pytest.approx([2 / 12] * 2)  # chance: ties
+    assert found["mass_relevance"] == pytest.approx((0.6 * 0.75 + 0.1) / 2)
+    assert found["hits_relevance"] == 0.5
 
 
 @pytest.fixture(scope="module")
