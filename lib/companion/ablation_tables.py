@@ -25,12 +25,6 @@ def ablation_table(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     return made.rename(columns={"change_low": "low", "change_high": "high"})
 
 
-def by_group(table: pd.DataFrame, metric: str) -> dict[str, pd.DataFrame]:
-    """``ablation_table`` of each group that has the metric."""
-    made = ablation_table(table, metric)
-    return {name: part.reset_index(drop=True) for name, part in made.groupby("group", sort=False)}
-
-
 def results_table(P: Params, table: pd.DataFrame) -> pd.DataFrame:
     """Every metric of every variant of ``table``, one row each, as the ledger reads it.
 
