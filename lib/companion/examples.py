@@ -59,7 +59,7 @@ def caption_examples(items: Sequence[Item], count: int, seed: int) -> pd.DataFra
             "region caption": item.regions[0].caption,
             "hard negatives": " | ".join(item.regions[0].hard_negatives),
         }
-        for item in _one_per_class(items, count, seed)
+        for item in _one_per_class([i for i in items if i.regions], count, seed)
     )
 
 
@@ -79,8 +79,7 @@ def twin_clips(P: Params, image_size: tuple[int, int], pairs: int = 4) -> list[d
     chosen = pairs_of(load_split(P, "train")[0], P.data_dir / "clips.csv")[:pairs]
     items = [item for pair in chosen for item in pair]
     frames, cache = min(MOST_FRAMES, P.data.num_frames), FrameCache(P.cache_dir, image_size)
-    sampled = frames, cache, P.workers, True, P.data.frame_spacing
-    clips = ClipDataset(P.data_dir, items, *sampled)
+    clips = ClipDataset(P.data_dir, items, frames, cache, P.workers, True, P.data.frame_spacing)
     samples = (clips[i] for i in range(len(clips)))
     return [s | {"regions": [r for r in s["regions"] if r[1].any()]} for s in samples]
 

@@ -94,26 +94,23 @@ def score_curves(table: pd.DataFrame, axis: str) -> Figure:
     figure = style.new_figure(9, 0.9 + 1.7 * len(videos))
     panels = figure.subplots(len(videos), 1, sharex=True, squeeze=False)[:, 0]
     top = 1.1 + 0.1 * len(palette) if "picked" in table else 1.02
+    shade = {"step": "post", "color": ABNORMAL, "alpha": 0.2, "linewidth": 0}
     for axes, video in zip(panels, videos, strict=True):
-        _scores(axes, table[table["video"] == video], palette)
+        rows = table[table["video"] == video]
+        truth = rows[rows["model"] == rows["model"].iloc[0]]
+        axes.fill_between(truth["time_s"], truth["truth"], label="annotated event", **shade)
+        for i, (model, colour) in enumerate(palette.items()):
+            part = rows[rows["model"] == model]
+            axes.step(part["time_s"], part["score"], where="post", color=colour, label=model)
+            if "picked" in part:
+                runs = mask_runs(part["picked"].to_numpy()) * part["time_s"].diff().median()
+                axes.hlines(np.full(len(runs), 1.08 + 0.1 * i), *runs.T, colour, linewidth=4)
         axes.set(ylim=(-0.02, top), yticks=[0, 0.5, 1], ylabel=axis)
         axes.set_title(video, fontsize=9, weight="normal")
     panels[-1].set_xlabel("time (s)")
     style.legend_outside(figure, panels[0])
     bars = " Bar: the interval chosen from the curve." if "picked" in table else ""
     return style.stamp(figure, f"n = {len(videos)} videos.{bars}")
-
-
-def _scores(axes: Axes, rows: pd.DataFrame, palette: dict[str, str]) -> None:
-    truth = rows[rows["model"] == rows["model"].iloc[0]]
-    shade = {"step": "post", "color": ABNORMAL, "alpha": 0.2, "linewidth": 0}
-    axes.fill_between(truth["time_s"], truth["truth"], label="annotated event", **shade)
-    for i, (model, colour) in enumerate(palette.items()):
-        part = rows[rows["model"] == model]
-        axes.step(part["time_s"], part["score"], where="post", color=colour, label=model)
-        if "picked" in part:
-            runs = mask_runs(part["picked"].to_numpy()) * part["time_s"].diff().median()
-            axes.hlines(np.full(len(runs), 1.08 + 0.1 * i), *runs.T, colour, linewidth=4)
 
 
 def panel_curves(
