@@ -1,6 +1,8 @@
 """Every figure draws, keeps its text inside and at 9 pt, repeats, and comes back from its CSV."""
 
+import inspect
 import io
+import pkgutil
 import re
 
 import matplotlib
@@ -143,6 +145,14 @@ def test_a_committed_figure_comes_back(tmp_path, capsys):
     drawn, kept = (imread(folder / "stage1_mss.png") for folder in (tmp_path, COMMITTED))
     assert drawn.shape == kept.shape and np.abs(drawn - kept).mean() < 1e-3
     assert made[0] == made[1]
+
+
+def test_every_entry_names_a_function_and_its_parameters():
+    for entry in CATALOGUE.values():
+        if "draw" in entry:  # else its notebook draws it
+            function = pkgutil.resolve_name(f"companion.figures.{entry['draw']}")
+            texts = entry.keys() - {"draw", "title", "data", "counted"}
+            assert inspect.signature(function).bind(None, **dict.fromkeys(texts)) and entry["title"]
 
 
 def test_every_figure_of_a_notebook_has_a_name():
