@@ -37,13 +37,8 @@ ABLATIONS = PROFILES / "ablations.yaml"
 TYPICAL_TIMES = PROFILES / "typical_times.yaml"
 BUDGETS = PROFILES / "budgets.yaml"
 FIGURES = PROFILES / "figures.yaml"
-NOT_PROFILES = {"ablations", "benchmarks", "negative_prompts", "paper_results", "prompts"}
-NOT_PROFILES |= {
-    "budgets",
-    "figures",
-    "negative_prompts_paper",
-    "typical_times",
-}  # other files there
+NOT_PROFILES = {"ablations", "benchmarks", "figures", "negative_prompts", "paper_results"}
+NOT_PROFILES |= {"budgets", "negative_prompts_paper", "prompts", "typical_times"}  # others there
 TESTING = {"evaluation", "detector", "qa", "ablation", "failure"}  # groups that tune nothing
 
 Degradation = Literal[
