@@ -46,7 +46,7 @@ class TestCertification:
         [
             ("paper", {"stage1_steps": 3}, "published protocol (stage1_steps)"),
             ("paper", {"detector_videos": 16}, "published protocol (detector_videos)"),
-            ("paper", {"ablation_changes": {"num_frames": 8}}, "protocol (num_frames)"),
+            ("paper", {"open_vocabulary_changes": {"num_frames": 8}}, "protocol (num_frames)"),
             ("paper+paper-siglip", {}, ""),
             ("paper", {"pretrained": None}, "paper's backbone and OpenAI's weights"),
         ],

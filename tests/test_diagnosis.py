@@ -73,8 +73,6 @@ def test_text_tables():
     square = table.pivot(index="row", columns="column", values="cosine").to_numpy()
     np.testing.assert_allclose(np.diag(square), 1)
     np.testing.assert_allclose(square, square.T)
-    gaps = result_tables.gap_table(np.array([[0.2, 0.5]]), [1], ["Fire"], ["v"])
-    assert gaps.loc[0, "gap"] == pytest.approx(0.3)
 
 
 def test_the_prompt_file_names_every_class():

@@ -72,30 +72,19 @@ def test_peak_memory_rises_and_is_forgotten() -> None:
     assert machine.peak_memory(CPU) < high - 0.2
 
 
-@pytest.fixture(scope="module")
-def tables() -> tuple[pd.DataFrame, pd.DataFrame]:
+def test_tables_of_latency_and_of_training_time() -> None:
     """Tables 7 and 6 of MiniCLIP with two frames."""
     P = load_params("mini", {"num_frames": 2, "device": "cpu"})
     speed = pd.DataFrame({"measure": ["matmul, fp32", "matmul, bf16"], "value": [1e3, 2e3]})
-    return (
-        latency.latency_table(P, speed, repeats=2),
-        latency.training_table(P, speed, clips=3, repeats=2),
-    )
-
-
-def test_latency_table(tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:
-    table = tables[0]
+    table = latency.latency_table(P, speed, repeats=2)
     assert (table["low"] <= table["ours"]).all() and (table["ours"] <= table["high"]).all()
     assert table["frames_per_s"].tolist() == pytest.approx((2e3 / table["ours"]).tolist())
     assert table["ratio"].tolist() == pytest.approx((table["ours"] / table["floor"]).tolist())
-    P = load_params("mini", {"num_frames": 2, "device": "cpu"})
     work = flops.count_flops(latency.untuned(P), 2)
     assert table["floor"].tolist() == pytest.approx([1e3 * work / 1e12, 1e3 * work / 2e12])
     assert table["cosine"].between(0.999, 1 + 1e-5).all() and table["paper"].isna().all()
-
-
-def test_training_table(tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:
-    one, two, both = (row for _, row in tables[1].iterrows())
+    training = latency.training_table(P, speed, clips=3, repeats=2)
+    one, two, both = (row for _, row in training.iterrows())
     assert one["ours"] == pytest.approx(one["step_s"] / 3 * 3726 * 100 / 3600)
     assert two["ours"] == pytest.approx(two["step_s"] / 3 * 3726 * 20 / 3600)
     assert both["ours"] == pytest.approx(one["ours"] + two["ours"])

@@ -60,6 +60,7 @@ def test_frame_scores_find_the_event(monkeypatch):
     monkeypatch.setattr(result_tables, "event_spans", lambda P, split: spans)
     table = frame_metrics(result_tables.frame_scores(P, RESULT, "test"), n_boot=20)
     assert table["value"].tolist() == [1, 1, 1]
+    np.testing.assert_allclose(result_tables.gap_table(RESULT)["gap"], RESULT.margins)
 
 
 def test_wording_moves_the_result(monkeypatch):

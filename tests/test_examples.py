@@ -13,26 +13,17 @@ from companion.profiles import load_params
 BOX = (0.1, 0.2, 0.3, 0.4)
 
 
-def clip(video: str, boxed: bool = False) -> Item:
-    return Item(video, "caption", (Region("region", (Keyframe(1, BOX),) if boxed else ()),))
-
-
-ITEMS = [clip("Normal/n1.mp4"), clip("Normal/n2.mp4"), clip("Normal/n3.mp4"),
-         clip("Fire/f3.mp4", True), clip("Fire/f2.mp4", True), clip("Robbery/r1.mp4", True),
-         clip("Robbery/r2.mp4")]  # fmt: skip
-
-
 def test_pairs_are_twins_of_one_seed_easiest_first(tmp_path: Path) -> None:
-    world = tmp_path / "clips.csv"
-    hard = {"Fire/f3.mp4": 0.9, "Fire/f2.mp4": 0.2, "Robbery/r1.mp4": 0.1}
-    rows = [{"video": i.video, "seed": int(i.video[-5]), "distance": hard.get(i.video, 0.5),
-             "night": 0.0, "occlusion": 0.0} for i in ITEMS]  # fmt: skip
-    pd.DataFrame(rows).to_csv(world, index=False)
-    names = [(a.video[-6:-4], b.video[-6:-4]) for a, b in examples.pairs_of(ITEMS, world)]
-    assert names == [("n1", "r1"), ("n2", "f2")]
-    # Without twins any normal clip serves.
-    names = [(a.video[-6:-4], b.video[-6:-4]) for a, b in examples.pairs_of(ITEMS, tmp_path / "no")]
-    assert names == [("n1", "f3"), ("n2", "r1")]
+    hard = {"Normal/n1": 0.5, "Normal/n2": 0.5, "Normal/n3": 0.5, "Fire/f3": 0.9, "Fire/f2": 0.2,
+            "Robbery/r1": 0.1, "Robbery/r2": 0.5}  # fmt: skip
+    track, world = (Keyframe(1, BOX),), tmp_path / "clips.csv"
+    unboxed = [name for name in hard if name.startswith("N") or name.endswith("r2")]
+    items = [Item(n, "", (Region("", () if n in unboxed else track),)) for n in hard]
+    rows = [{"video": n, "seed": int(n[-1]), "distance": d} for n, d in hard.items()]
+    pd.DataFrame(rows).assign(night=0.0, occlusion=0.0).to_csv(world, index=False)
+    twins, any_normal = (examples.pairs_of(items, path) for path in (world, tmp_path / "no"))
+    assert [(a.video[-2:], b.video[-2:]) for a, b in twins] == [("n1", "r1"), ("n2", "f2")]
+    assert [(a.video[-2:], b.video[-2:]) for a, b in any_normal] == [("n1", "f3"), ("n2", "r1")]
 
 
 def test_boxes_are_drawn_only_where_the_mask_is_true() -> None:

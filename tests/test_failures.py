@@ -15,13 +15,13 @@ from alertclip.embeddings import ClipEmbeddings
 from alertclip.records import Item, Keyframe, Region
 from companion import failure_gallery, failure_measures
 from companion.degradation import DEGRADATIONS, Clip
-from companion.failure_measures import box_cover, box_measures, curves, lend, pointing_hits
+from companion.failure_measures import box_cover, box_measures, curves, lend
 from companion.profiles import from_flat
 from companion.relevance import FrameMaps
 from companion.tuned_models import StageResult
 
 LEVELS = {"blur": [4.0, 1.0], "compression": [10, 40], "actor size": [0.5]}
-P = from_flat({"profile": "test", "bootstrap_samples": 50})
+P = from_flat({"bootstrap_samples": 50, "failure_levels": LEVELS, "evaluation_batch_size": 3})
 
 
 def boxed(boxes: list, present: list) -> Clip:
@@ -41,51 +41,39 @@ def test_cover_is_the_union_of_present_boxes_in_whole_pixels():
 
 
 def test_box_measures_by_hand():
-    clip = boxed([[[0.0, 0.0, 0.5, 1 / 3]] * 2], [[True, True]])  # two of twelve patches
-    uniform = torch.full((2, 3, 4), 1 / 12)
-    peaked = torch.zeros(2, 3, 4)
-    peaked[0, 0, 0], peaked[0, 2, 3] = 0.6, 0.4  # peak inside
-    peaked[1, 0, 1], peaked[1, 2, 3] = 0.1, 0.9  # peak outside
+    """The box covers one of twelve patches and three quarters of the next, which it touches."""
+    clip = boxed([[[0.0, 0.0, 0.4375, 1 / 3]] * 2], [[True, True]])
+    uniform, peaked = torch.full((2, 3, 4), 1 / 12), torch.zeros(2, 3, 4)
+    peaked[0, 0, 1], peaked[0, 2, 3] = 0.6, 0.4  # the peak touches the box
+    peaked[1, 0, 0], peaked[1, 2, 3] = 0.1, 0.9  # it does not
     found = box_measures(FrameMaps(uniform, peaked), clip, torch.tensor([0, 1]))
-    assert found["area"] == found["reach"] == pytest.approx(1 / 6)
-    assert found["mass_rollout"] == found["hits_rollout"] == pytest.approx(1 / 6)  # chance
-    assert found["mass_relevance"] == pytest.approx(0.35) and found["hits_relevance"] == 0.5
-
-
-def test_pointing_hits_share_ties_and_let_a_touched_patch_count():
-    maps = torch.tensor([[[0.5, 0.5], [0.0, 0.0]], [[0.0, 1.0], [0.0, 0.0]]])
-    cover = torch.tensor([[[1.0, 0.0], [1.0, 1.0]], [[0.0, 0.01], [0.0, 0.0]]])
-    assert pointing_hits(maps, cover).tolist() == [0.5, 1.0]
-
-
-def sample(key: str, label: int, seed: int) -> Clip:
-    """Three real frames and a padded one; the actor is in frames 1 and 2."""
-    return Clip(
-        frames=tiny_clip.frames(4, seed=seed),
-        boxes=torch.tensor([[[0.25, 0.0, 0.75, 0.5]] * 4]),
-        present=torch.tensor([[False, True, True, False]]),
-        key=key,
-        label=label,
-        mask=torch.tensor([True, True, True, False]),
-        located=bool(label),
-    )
+    assert [found["area"], found["mass_rollout"]] == pytest.approx([1.75 / 12] * 2)
+    assert [found["reach"], found["hits_rollout"]] == pytest.approx([2 / 12] * 2)  # chance: ties
+    assert found["mass_relevance"] == pytest.approx((0.6 * 0.75 + 0.1) / 2)
+    assert found["hits_relevance"] == 0.5
 
 
 @pytest.fixture(scope="module")
 def scores() -> pd.DataFrame:
-    """Two tiny models on two abnormal and two normal clips, in batches of three."""
+    """Two tiny models on two abnormal and two normal clips, in batches of three.
+
+    Three real frames and a padded one; the actor is in frames 1 and 2.
+    """
     models = {"CLIP": tiny_clip.alertclip("avg"), "Full": tiny_clip.alertclip("tok", seed=1)}
     tiny_clip.stir(models["Full"])
-    directions = {name: torch.randn(16, generator=torch.Generator().manual_seed(i))
-                  for i, name in enumerate(models)}  # fmt: skip
-    samples = [sample(f"{name}.mp4#0-8", int(name < "c"), i) for i, name in enumerate("abcd")]
-    table = failure_measures.degraded_scores(
-        models, directions, samples, LEVELS, seed=0, batch_size=3
-    )
-    full = models["Full"]
+    start = boxed([[[0.25, 0.0, 0.75, 0.5]] * 4], [[False, True, True, False]])
+    start = replace(start, mask=torch.tensor([True, True, True, False]))
+    samples = [
+        replace(start, frames=tiny_clip.frames(4, seed=i), key=f"{name}.mp4#0-8",
+                label=int(i < 2), located=i < 2)
+        for i, name in enumerate("abcd")
+    ]  # fmt: skip
+    table = failure_measures.degraded_scores(P, models, samples)
+    full, clip = models["Full"], samples[2]
     with torch.no_grad():
-        clip = full.encode_clip(samples[2].frames[None], samples[2].mask[None])
-    table.attrs["margin"] = float(clip.embedding[0] @ directions["Full"])
+        embedding = full.encode_clip(clip.frames[None], clip.mask[None]).embedding[0]
+    direction = failure_measures.anomaly_direction(P, full)
+    table.attrs["margin"] = float(embedding @ direction)
     return table
 
 
@@ -95,9 +83,6 @@ def test_steps_start_as_is_and_get_worse(scores):
     inf = DEGRADATIONS["compression"].clean
     assert levels == {"blur": [0, 1, 4], "compression": [inf, 40, 10], "actor size": [1, 0.5]}
     assert len(scores) == 2 * 4 * 8
-
-
-def test_step_0_is_the_undegraded_result(scores):
     values = ["margin", "area", "mass_rollout", "mass_relevance", "hits_relevance"]
     first = scores[scores["step"] == 0].set_index(["kind", "model", "key"])[values]
     for kind in LEVELS:
@@ -108,28 +93,19 @@ def test_step_0_is_the_undegraded_result(scores):
 
 def test_attention_is_measured_on_annotated_clips_alone(scores):
     measured = scores.groupby("key")["area"].apply(lambda area: area.notna().all())
-    assert measured.tolist() == [True, True, False, False]
-    clean = scores[(scores["step"] == 0) & scores["area"].notna()]
-    assert (clean["area"] == 0.25).all() and scores["margin"].notna().all()
-    small = scores[(scores["kind"] == "actor size") & (scores["step"] == 1)]
-    assert small["area"].dropna().tolist() == [0.0625] * 4
-
-
-def made(margins: list[float], labels: list[int]) -> pd.DataFrame:
-    """A table of one model and kind at one step."""
-    table = pd.DataFrame({"margin": margins, "label": labels})
-    names = [f"{i}.mp4" for i in range(len(table))]
-    table = table.assign(key=names, video=names, model="CLIP", kind="blur", step=0, level=0.0)
-    located = table["label"] == 1
-    inside = {"area": [0.1, 0.4], "reach": [0.2, 0.6], "mass_rollout": [0.3, 0.6],
-              "hits_relevance": [1.0, 0.5]}  # fmt: skip
-    for name, values in inside.items():
-        table.loc[located, name] = values
-    return table
+    assert measured.tolist() == [True, True, False, False] and scores["margin"].notna().all()
+    area = scores.dropna(subset="area").groupby(["kind", "step"])["area"].unique()
+    assert (area["actor size", 0], area["actor size", 1]) == ([0.25], [0.0625])
 
 
 def test_curves_by_hand():
-    table = made([0.3, 0.1, 0.2, 0.0], [1, 1, 0, 0])
+    """One model, kind and step; two abnormal clips with a box, two normal ones without."""
+    table = pd.DataFrame({"margin": [0.3, 0.1, 0.2, 0.0], "label": [1, 1, 0, 0],
+                          "video": list("abcd"), "area": [0.1, 0.4, np.nan, np.nan],
+                          "reach": [0.2, 0.6, np.nan, np.nan],
+                          "mass_rollout": [0.3, 0.6, np.nan, np.nan],
+                          "hits_relevance": [1.0, 0.5, np.nan, np.nan]})  # fmt: skip
+    table = table.assign(model="CLIP", kind="blur", step=0, level=0.0)
     lift = curves(P, table, "rollout").iloc[0]
     assert lift["value"] == pytest.approx(0.9 / 0.5) and lift["n"] == 2  # not the mean of ratios
     assert lift["low"] == pytest.approx(1.5) and lift["high"] == pytest.approx(3.0)
@@ -142,19 +118,14 @@ def test_curves_by_hand():
     assert (auc["title"], auc["unit"]) == ("Blur", DEGRADATIONS["blur"].unit)
 
 
-def result(margins: list[float], labels: list[int], keys: list[str]) -> StageResult:
-    """Embeddings whose margin is given: P_A = e1, P_N = e2."""
-    unit = np.stack([margins, np.zeros(len(margins))], axis=1)
-    none = np.zeros((len(keys), 1))
-    classes = ["Fire" if label else "Normal" for label in labels]
-    clips = ClipEmbeddings(unit, none, none, none, none, np.array(labels), classes, keys)
-    return StageResult("full", clips, np.array([[0.0, 1.0]]), np.array([[1.0, 0.0]]))
-
-
 def test_worst_errors_go_by_margin_and_then_by_name():
-    margins = [0.1, -0.2, -0.2, 0.4, 0.3, 0.4, 0.0]
-    labels = [1, 1, 1, 1, 0, 0, 0]
-    errors = failure_gallery.worst_errors(result(margins, labels, list("fcbazyx")), 2)
+    """Embeddings whose margin is given: P_A = e1, P_N = e2."""
+    margins, labels = [0.1, -0.2, -0.2, 0.4, 0.3, 0.4, 0.0], [1, 1, 1, 1, 0, 0, 0]
+    unit, none = np.stack([margins, np.zeros(7)], axis=1), np.zeros((7, 1))
+    classes = ["Fire" if label else "Normal" for label in labels]
+    clips = ClipEmbeddings(unit, none, none, none, none, np.array(labels), classes, list("fcbazyx"))
+    result = StageResult("full", clips, np.array([[0.0, 1.0]]), np.array([[1.0, 0.0]]))
+    errors = failure_gallery.worst_errors(result, 2)
     assert errors["key"].tolist() == ["b", "c", "y", "z"]
     assert errors["error"].tolist() == ["missed"] * 2 + ["false alarm"] * 2
     assert errors["passed_by"].tolist() == [1, 1, 0.75, 0.75]
@@ -180,7 +151,8 @@ def test_a_clip_carries_annotated_tracks_and_lends_them(tmp_path):
 
 
 def test_real_clips_are_skipped_with_a_reason(tmp_path, capsys):
-    assert failure_gallery.real_gallery(from_flat({"world": "miniworld"})) is None
+    assert failure_gallery.real_gallery(from_flat({"world": "miniworld"}), "", "") is None
     assert "synthetic" in capsys.readouterr().out
-    assert failure_gallery.real_gallery(from_flat({"failure_videos": str(tmp_path)})) is None
+    P = from_flat({"failure_videos": str(tmp_path)})
+    assert failure_gallery.real_gallery(P, "", "") is None
     assert "has none of Abuse011" in capsys.readouterr().out

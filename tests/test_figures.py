@@ -1,6 +1,8 @@
 """Every figure draws, keeps its text inside and at 9 pt, repeats, and comes back from its CSV."""
 
+import inspect
 import io
+import pkgutil
 import re
 
 import matplotlib
@@ -14,7 +16,7 @@ from matplotlib.text import Text
 
 from alertclip.errors import InputError
 from companion import figures
-from companion.figures import catalogue, comparisons, curves, spaces
+from companion.figures import catalogue
 from companion.figures.__main__ import main
 from companion.figures.catalogue import CATALOGUE, publish, redraw
 from companion.profiles import ROOT
@@ -30,25 +32,16 @@ def scene(seed: int) -> np.ndarray:
     return frame
 
 
-def mss(paper: float) -> pd.DataFrame:
-    """Two classes of a model; the paper has a number for the first."""
-    table = pd.DataFrame({"model": "CLIP", "class_name": ["all", "Fire"], "mss": [0.02, 0.03]})
-    return table.assign(low=0.01, high=0.04, n=25, paper=[paper, np.nan])
-
-
 def boxes() -> figures.Figure:
-    rows = [
-        (0, "Fighting001 at 3.2 s", 0.2, 0.3, 0.6, 0.9, "Two men fight beside a red car", 1),
-        (1, "Normal012 at 1.0 s", 0.02, 0.02, 0.98, 0.98, "People walk along the pavement", 0),
-        (1, "Normal012 at 1.0 s", 0.1, 0.4, 0.3, 0.9, "A man runs away", 1),
-    ]
-    names = ["frame", "title", "x1", "y1", "x2", "y2", "caption", "label"]
-    return figures.boxes_on_frames([scene(i) for i in range(3)], pd.DataFrame(rows, columns=names))
+    row = {"title": "Fighting001 at 3.2 s", "caption": "Two men fight beside a long red car"}
+    table = pd.DataFrame([row | {"frame": i, "label": i % 2} for i in (0, 1, 1)])
+    table[["x1", "y1", "x2", "y2"]] = 0.1, 0.3, 0.6, 0.9
+    return figures.boxes_on_frames([scene(i) for i in range(3)], table)
 
 
 def removed() -> figures.Figure:
-    rows = [("People_falling", 27, "quality: blur 0.7; class", "blurred")] * 5
-    table = pd.DataFrame(rows, columns=["class_name", "score", "reason", "kind"])
+    row = {"class_name": "People_falling", "score": 27, "kind": "blurred"}
+    table = pd.DataFrame([row | {"reason": "quality: blur 0.7; class"}] * 5)
     return figures.removed_gallery([scene(i) for i in range(5)], table)
 
 
@@ -61,11 +54,11 @@ def grid() -> figures.Figure:
 def gaps() -> figures.Figure:
     keys = ["UCF/Videos/Fighting/Fighting001_x264.mp4#0-8", "MSAD/Fire_003.mp4"]
     table = pd.DataFrame({"key": keys, "class_name": ["Fighting", "Fire"], "gap": [0.02, -0.02]})
-    return spaces.similarity_gap(table.assign(normal=[0.2, 0.25], abnormal=[0.22, 0.23]))
+    return catalogue.draw("similarity_gap", table.assign(normal=[0.2, 0.25], abnormal=[0.22, 0.23]))
 
 
 def committed(name: str):
-    return lambda: CATALOGUE[name](pd.read_csv(COMMITTED / f"{name}.csv"))
+    return lambda: catalogue.draw(name, pd.read_csv(COMMITTED / f"{name}.csv"))
 
 
 NAMES = ["items_per_class", "screening_scores", "screening_recovery", "negatives_violations",
@@ -91,35 +84,33 @@ def points(figure: figures.Figure) -> list[list[float]]:
     return [c.get_offsets()[:, 0].tolist() for c in marks]
 
 
-def test_marks_stand_at_their_values_also_outside_the_interval():
-    table = mss(np.nan).assign(mss=[0.5, -0.5])  # a skew bootstrap may leave its value out
-    figure = CATALOGUE["mss_clip"](table)
-    assert points(figure) == [[0.5, -0.5]]
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
-        "all\n(n = 25)", "Fire\n(n = 25)"]  # fmt: skip
-
-
 @pytest.mark.parametrize(("source", "shown"), [(REAL, True), (SYNTHETIC, False), ({}, False)])
 def test_the_papers_numbers_are_drawn_on_real_data_alone(tmp_path, source, shown):
-    figure = publish("stage1_mss", mss(0.17), tmp_path, source)
-    assert points(figure) == [[0.02, 0.03], *([[0.17]] if shown else [])]
+    """The mark of a class stands at its value, also where a skew bootstrap leaves that out."""
+    table = pd.DataFrame({"model": "CLIP", "class_name": ["all", "Fire"], "mss": [0.02, -0.5]})
+    table = table.assign(low=0.01, high=0.04, n=25, paper=[0.17, np.nan])
+    figure = publish("stage1_mss", table, tmp_path, source)
+    assert points(figure) == [[0.02, -0.5], *([[0.17]] if shown else [])]
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["all\n(n = 25)", "Fire\n(n = 25)"]
     assert ("the paper's number" in figure.get_supxlabel()) == shown
     assert pd.read_csv(tmp_path / "stage1_mss.csv")["paper"][0] == 0.17  # always in the table
 
 
-def test_costs_stand_beside_the_papers_where_it_has_one():
+def test_costs_stand_beside_their_floor_and_the_papers_on_a_log_scale():
     row = {"line": "ViT", "unit": "ms", "ours": 9.0, "low": 8.0, "high": 10.0, "n": 7}
     table = pd.DataFrame([row | {"floor": 3.0, "ratio": 3.0, "paper": 213.0}])
-    assert points(comparisons.against_floor(table, "Latency")) == [[9.0, 3.0], [213.0]]
-    small = comparisons.against_floor(table.assign(paper=np.nan), "Latency")
-    assert points(small) == [[9.0, 3.0]] and small.axes[0].get_xscale() == "log"
+    figure = catalogue.draw("latency", table)
+    assert points(figure) == [[9.0, 3.0], [213.0]] and figure.axes[0].get_xscale() == "log"
 
 
 def test_the_line_of_provenance_names_the_data_shown(tmp_path):
     table = pd.DataFrame({"score": [50], "bin": ["40-50"], "decision": ["keep"]})
     line = publish("screening_scores", table, tmp_path, REAL).get_supxlabel()
     assert "profile: paper" in line and "data: synthetic, with planted faults" in line
-    assert "vagta" not in line and catalogue.DATA["failure_auc_reference"].startswith("synthetic")
+    assert "vagta" not in line
+    [shown] = {entry["data"] for name, entry in CATALOGUE.items() if name.endswith("_reference")}
+    assert shown.startswith("synthetic, committed")
     frames = publish("quickstart", table, tmp_path, REAL, grid())
     assert frames.get_supxlabel() == "profile: paper, data: vagta"
     assert (tmp_path / "quickstart.png").is_file()
@@ -131,13 +122,6 @@ def test_grid_places_boxes_and_leaves_gaps():
     assert (outline.get_xy(), outline.get_width(), outline.get_height()) == ((20, 0), 40, 30)
     assert [axes.axison for axes in figure.axes] == [True, True, True, False]
     assert len(figure.axes[2].images) == 2 and figure.axes[2].get_ylabel() == "Full"
-
-
-def test_an_interval_of_one_frame_has_a_bar_of_its_length():
-    table = pd.DataFrame({"video": "v", "time_s": [0.0, 0.5, 1.0, 1.5], "model": "m", "score": 0.5})
-    figure = curves.score_curves(table.assign(truth=0, picked=[0, 1, 0, 0]))
-    lines = figure.axes[0].collections[-1].get_segments()
-    assert [segment[:, 0].tolist() for segment in lines] == [[0.5, 1.0]]
 
 
 def test_style_ignores_the_callers_settings_and_leaves_them():
@@ -161,6 +145,14 @@ def test_a_committed_figure_comes_back(tmp_path, capsys):
     drawn, kept = (imread(folder / "stage1_mss.png") for folder in (tmp_path, COMMITTED))
     assert drawn.shape == kept.shape and np.abs(drawn - kept).mean() < 1e-3
     assert made[0] == made[1]
+
+
+def test_every_entry_names_a_function_and_its_parameters():
+    for entry in CATALOGUE.values():
+        if "draw" in entry:  # else its notebook draws it
+            function = pkgutil.resolve_name(f"companion.figures.{entry['draw']}")
+            texts = entry.keys() - {"draw", "title", "data", "counted"}
+            assert inspect.signature(function).bind(None, **dict.fromkeys(texts)) and entry["title"]
 
 
 def test_every_figure_of_a_notebook_has_a_name():

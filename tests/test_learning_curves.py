@@ -23,11 +23,17 @@ def curves(changes: dict[str, dict[int, list[float]]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def test_a_gain_is_paired_by_seed_with_students_interval():
+def test_differences_are_paired_by_seed_with_students_interval():
     found = gains(curves({"video AUC": {25: [1.0, 2.0, 3.0]}})).iloc[0]
     half = 4.302653 / np.sqrt(3)  # t(.975, 2) times the standard error; deviation 1
     expected = [2.0, 2.0 - half, 2.0 + half]
     assert found[["change", "low", "high"]].tolist() == pytest.approx(expected, abs=1e-5)
+    rows = [(0.5, seed, "video AUC", 80.0 + seed + d) for seed, d in enumerate((1.0, 2.0, 3.0))]
+    rows += [(1.0, seed, "video AUC", 80.0 + seed) for seed in range(3)]
+    table = pd.DataFrame(rows, columns=["share", "seed", "metric", "value"])
+    (row,) = interpolation.changes(table).itertuples()
+    assert (row.share, row.seeds) == (0.5, 3)
+    assert (row.change, row.low, row.high) == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_rule_needs_both_metrics_at_one_step():
@@ -67,13 +73,3 @@ def test_texts_say_what_an_interval_allows():
     assert readme.judge(3.0, 1.0, 5.0, 1) == "**3.0 [1.0, 5.0]**"
     assert "not shown; 2.0 or more would have been" in readme.judge(1.0, -1.0, 3.0, 1)
     assert readme.judge(-3.0, -5.0, -1.0, 1).endswith("(a loss)")
-
-
-def test_interpolation_is_compared_with_the_tuned_weights_of_the_same_seed():
-    rows = [(0.5, seed, "video AUC", 80.0 + seed + d) for seed, d in enumerate((-1.0, -2.0, -3.0))]
-    rows += [(1.0, seed, "video AUC", 80.0 + seed) for seed in range(3)]
-    table = pd.DataFrame(rows, columns=["share", "seed", "metric", "value"])
-    (row,) = interpolation.changes(table).itertuples()
-    half = 4.302653 / np.sqrt(3)
-    assert (row.share, row.seeds) == (0.5, 3)
-    assert (row.change, row.low, row.high) == pytest.approx((-2, -2 - half, -2 + half), abs=1e-5)

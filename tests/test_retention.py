@@ -68,6 +68,6 @@ def test_coco_recall_counts_any_caption_of_an_image(tmp_path):
 def test_nothing_named_is_said_and_not_invented(monkeypatch):
     P = load_params("smoke", {"world": "vagta"})
     monkeypatch.setattr(retention.tuned_models, "stage_model", lambda P, stage: Oracle())
-    with pytest.warns(UserWarning, match="retention is not measured"):
+    with pytest.warns(UserWarning, match="not measured: set retention_imagenet"):
         table = retention.retention_table(P, ["clip"])
     assert table["setting"].tolist() == ["not measured"] and np.isnan(table["value"]).all()

@@ -8,7 +8,6 @@ import pandas as pd
 from scipy.stats import spearmanr
 from scipy.stats import t as student
 
-from companion.figures.style import committed
 from companion.profiles import Params
 from companion.tuned_models import STAGES
 from companion.variants import load_variants
@@ -24,12 +23,6 @@ def ablation_table(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     columns = ["group", "title", "metric", "value", "change", "change_low", "change_high"]
     made = pd.DataFrame(_rows(table, metric))[[*columns, "seeds", "reference"]]
     return made.rename(columns={"change_low": "low", "change_high": "high"})
-
-
-def by_group(table: pd.DataFrame, metric: str) -> dict[str, pd.DataFrame]:
-    """``ablation_table`` of each group that has the metric."""
-    made = ablation_table(table, metric)
-    return {name: part.reset_index(drop=True) for name, part in made.groupby("group", sort=False)}
 
 
 def results_table(P: Params, table: pd.DataFrame) -> pd.DataFrame:
@@ -66,11 +59,6 @@ def _listed(rows: pd.DataFrame) -> str:
     rows = rows.sort_values("change", key=abs, ascending=False)
     each = [f"{r.title} {r.change:+.1f} [{r.low:.1f}, {r.high:.1f}]" for r in rows.itertuples()]
     return f" ({'; '.join(each)})" if each else ""
-
-
-def reference_table() -> pd.DataFrame:
-    """The committed results of all variants over five seeds on the mini world, tidy."""
-    return committed("ablations_reference")
 
 
 def rank_correlation(

@@ -14,7 +14,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr, redirect_stdout
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -22,29 +21,27 @@ from typing import Any
 import pandas as pd
 import torch
 
+from alertclip.checkpoint import weights_hash
 from alertclip.errors import InputError
 from alertclip.export import META
 from alertclip.files import locked, progress, sha256_json
 from alertclip.training import BOOKKEEPING
-from companion import (
-    detector_tables,
-    result_tables,
-    screening_tables,
-    tuned_models,
-    zero_shot_tables,
-)
+from companion import detector_tables, result_tables, tuned_models
+from companion.detector_tables import Curves, Scored
 from companion.figures.style import write_table
 from companion.profiles import Params, load_params, parse_overrides
+from companion.screening_tables import plant_and_clean
 from companion.splits import prepare_data
 from companion.stage_runs import run_stage
 from companion.variants import Variant, load_variants, require_variants
 from companion.workflow import selected
+from companion.zero_shot_tables import zero_shot_curves
+from detectors.training_protocol import Detector
 
 STAGE1 = ("seed", "data", "world", "model", "training.negatives", "stage1")
 NOT_STAGE1 = ("hard_negatives_train", "region_negatives", "region_pooling", "patch_tokens")
 TUNING = ("seed", "data", "world", "model", "training", "stage1", "stage2", "evaluation.prompts")
 DETECTION = ("detector", "evaluation.precision")
-WHOLE = {"ablation_changes": {}}  # the schedule of the profile, not that of notebook 07
 
 
 def result_file(P: Params, name: str, seed: int, folder: str = "ablations") -> Path:
@@ -55,14 +52,19 @@ def result_file(P: Params, name: str, seed: int, folder: str = "ablations") -> P
 def run_variant(P: Params, name: str, seed: int) -> pd.DataFrame:
     """Train a variant under a seed and measure it on the test clips; one row per metric.
 
-    Columns variant, seed, metric, value (per cent; MSS as it is), params and weights, hashes.
+    Columns metric, value (per cent; MSS as it is), weights (hash).
     """
     variant = load_variants()[name]
     if variant.kind == "alertclip":
-        table = _tuned(train_variant(P, name, seed), P, variant)
+        changed, stage = train_variant(P, name, seed), "full"
+        rows = _tuned(changed)
+        if P.ablation.detector and variant.detector:
+            rows += _on_benchmark(changed)
     else:
-        table = _detected(_changed(P, variant, seed), variant)
-    return table.assign(variant=name, seed=seed, params=inputs_hash(P, name, seed))
+        changed, stage = _changed(P, variant, seed), P.ablation.backbone
+        rows = _detected(changed, variant.kind)
+    weights = weights_hash(tuned_models.stage_model(changed, stage))[:12]
+    return pd.concat(rows, ignore_index=True)[["metric", "value"]].assign(weights=weights)
 
 
 def train_variant(P: Params, name: str, seed: int) -> Params:
@@ -74,7 +76,7 @@ def train_variant(P: Params, name: str, seed: int) -> Params:
     changed = _changed(P, variant, seed)
     if variant.negatives:
         folder = changed.run_dir / "negatives"
-        screening_tables.plant_and_clean(changed, folder)
+        plant_and_clean(changed, folder)
         planted = str(folder / f"{variant.negatives}.json")
         changed = changed.changed({"hard_negatives_train": planted})
     if not changed.training.from_scratch and not (changed.tuned_dir / "stage1").exists():
@@ -90,7 +92,7 @@ def _changed(P: Params, variant: Variant, seed: int) -> Params:
     """The parameters of a variant; a detector's keeps the features and weights of the run."""
     if variant.kind == "alertclip":
         own = {"profile": f"{P.profile}/ablations/{variant.name}/seed{seed}", "seed": seed}
-        return P.changed(P.ablation.changes | variant.changes | own)
+        return P.changed(variant.changes | own)
     values = P.flat()
     changes = {k: values[k] | v if isinstance(v, dict) else v for k, v in variant.changes.items()}
     return P.changed(changes | {"detector_seeds": [seed]})
@@ -116,24 +118,6 @@ def _decisive(P: Params, names: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
-def _tuned(P: Params, base: Params, variant: Variant) -> pd.DataFrame:
-    """Zero-shot metrics and MSS of a trained variant, and its frame metrics where asked for."""
-    result = tuned_models.evaluate_stage(P, "full", "test")
-    table = result_tables.zero_shot(P, [result]).rename(columns={"setting": "metric"})
-    mss = result_tables.mss_by_class(P, [result]).query("class_name == 'all'")
-    rows = [table, mss.rename(columns={"mss": "value"}).assign(metric="MSS")]
-    if base.ablation.detector and variant.detector:
-        rows += _on_benchmark(P)
-    return _rows(P, rows, "full")
-
-
-def _on_benchmark(P: Params) -> list[pd.DataFrame]:
-    """Frame metrics of the tuned model on the profile's benchmark: VadCLIP's and zero-shot."""
-    scored = detector_tables.score_stages(P, "vadclip", ["full"])
-    curves = zero_shot_tables.zero_shot_curves(P, ["full"], "snippet")
-    return [_frame_metrics(P, scored, "VadCLIP: "), _frame_metrics(P, curves, "snippets: ")]
-
-
 def shared_stage1(P: Params, base: Params) -> Path:
     """Stage I for all variants that have the same: the run's own, or one trained here once."""
     unused = {name: base.flat()[name] for name in NOT_STAGE1}
@@ -146,28 +130,35 @@ def shared_stage1(P: Params, base: Params) -> Path:
         return run_stage(shared, 1)
 
 
-def _frame_metrics(
-    P: Params, scored: Sequence[detector_tables.Scored | detector_tables.Curves], prefix: str = ""
-) -> pd.DataFrame:
+def _tuned(P: Params) -> list[pd.DataFrame]:
+    """Zero-shot metrics and MSS of a trained variant."""
+    result = tuned_models.evaluate_stage(P, "full")
+    mss = result_tables.mss_by_class(P, [result]).query("class_name == 'all'")
+    table = result_tables.zero_shot(P, [result]).rename(columns={"setting": "metric"})
+    return [table, mss.rename(columns={"mss": "value"}).assign(metric="MSS")]
+
+
+def _on_benchmark(P: Params) -> list[pd.DataFrame]:
+    """Frame metrics of the tuned model on the profile's benchmark: VadCLIP's and zero-shot."""
+    scored = detector_tables.score_stages(P, "vadclip", ["full"])
+    curves = zero_shot_curves(P, ["full"], "snippet")
+    return [_frame_metrics(P, scored, "VadCLIP: "), _frame_metrics(P, curves, "snippets: ")]
+
+
+def _detected(P: Params, kind: Detector) -> list[pd.DataFrame]:
+    """A detector on the profile's backbone: frame metrics, and those of its own paper by class."""
+    scored = detector_tables.score_stages(P, kind, [P.ablation.backbone])
+    if kind == "anomalyclip":
+        own = detector_tables.class_table(P, scored).query("class_name == 'mean'")
+        own = own.rename(columns={"setting": "metric"})
+    else:
+        own = detector_tables.detection_table(P, scored).query("not normals")
+    return [_frame_metrics(P, scored), own]
+
+
+def _frame_metrics(P: Params, scored: Sequence[Scored | Curves], prefix: str = "") -> pd.DataFrame:
     table = detector_tables.backbone_table(detector_tables.resample_models(P, scored), "none")
     return table.assign(metric=prefix + table["setting"])
-
-
-def _detected(P: Params, variant: Variant) -> pd.DataFrame:
-    """A detector on the profile's backbone: frame metrics, and those of its own paper by class."""
-    scored = detector_tables.score_stages(P, variant.kind, [P.ablation.backbone])
-    rows = [_frame_metrics(P, scored)]
-    if variant.kind == "anomalyclip":
-        classes = detector_tables.class_table(P, scored).query("class_name == 'mean'")
-        rows.append(classes.rename(columns={"setting": "metric"}))
-    else:
-        rows.append(detector_tables.detection_table(P, scored).query("not normals"))
-    return _rows(P, rows, P.ablation.backbone)
-
-
-def _rows(P: Params, rows: list[pd.DataFrame], stage: tuned_models.Stage) -> pd.DataFrame:
-    weights = tuned_models.weights_hash(tuned_models.stage_model(P, stage))[:12]
-    return pd.concat(rows, ignore_index=True)[["metric", "value"]].assign(weights=weights)
 
 
 Measure = Callable[[Params, str, int], pd.DataFrame]  # of a variant under a seed
@@ -178,15 +169,15 @@ def run(
     names: Sequence[str],
     seeds: Sequence[int],
     cores: int | None = None,
+    measure: Measure = run_variant,
     folder: str = "ablations",
-    measure: Measure | None = None,
 ) -> None:
     """Run what is missing or outdated, ``cores`` jobs at once on a thread each; name the failed.
 
-    By default one job per core that this process may use, or one alone on a GPU. ``measure`` (by
-    default ``run_variant``) makes the table that ``folder`` keeps.
+    By default one job per core that this process may use, or one alone on a GPU. ``measure`` makes
+    the table that ``folder`` keeps.
     """
-    require_variants(list(names))
+    require_variants(names)
     pairs = [(name, seed) for seed in seeds for name in names]  # a whole seed first
     wanted = [pair for pair in pairs if not _current(P, *pair, folder)]
     if not wanted:
@@ -194,8 +185,7 @@ def run(
     prepare_data(P)
     slots = cores or (1 if torch.cuda.is_available() else torch.get_num_threads())
     with ProcessPoolExecutor(slots, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        make = partial(_job, measure or run_variant, P, folder)
-        jobs = {pool.submit(make, *pair): pair for pair in wanted}
+        jobs = {pool.submit(_job, measure, P, folder, *pair): pair for pair in wanted}
         for job in progress(as_completed(jobs), len(jobs), folder):
             if error := job.exception():
                 (name, seed), log = jobs[job], result_file(P, *jobs[job], folder)
@@ -204,12 +194,13 @@ def run(
 
 def _job(measure: Measure, P: Params, folder: str, name: str, seed: int) -> None:
     """A variant under a seed in a worker process, with a log beside its result."""
-    result = result_file(P, name, seed, folder)
+    result, own = result_file(P, name, seed, folder), inputs_hash(P, name, seed)
     result.unlink(missing_ok=True)
     result.parent.mkdir(parents=True, exist_ok=True)
     with result.with_suffix(".log").open("w") as log, redirect_stdout(log), redirect_stderr(log):
         try:
-            write_table(measure(P, name, seed), result)
+            table = measure(P, name, seed).assign(variant=name, seed=seed, params=own)
+            write_table(table, result)
         except Exception:
             traceback.print_exc()
             raise
@@ -228,7 +219,7 @@ def _read(file: Path) -> pd.DataFrame:
 def results(
     P: Params, names: Sequence[str], seeds: Sequence[int], folder: str = "ablations"
 ) -> pd.DataFrame:
-    """Tidy results of the variants that have been run: variant, seed, metric, value, hashes."""
+    """Tidy results of the variants that have been run: what is measured, variant, seed, hashes."""
     files = [result_file(P, name, seed, folder) for name in names for seed in seeds]
     tables = [_read(file) for file in files if file.exists()]
     if not tables:
@@ -237,30 +228,28 @@ def results(
 
 
 def main(
-    arguments: Sequence[str] | None = None,
-    about: str | None = __doc__,
+    measure: Measure = run_variant,
     folder: str = "ablations",
-    measure: Measure | None = None,
     variants: Sequence[str] = (),
+    about: str | None = __doc__,
 ) -> int:
     """Command line: run variants and write runs/<profile>/<folder>_reference.csv."""
     parser = argparse.ArgumentParser(description=about)
     add = parser.add_argument
     add("--profile", default="mini")
-    add("--variants", nargs="+", default=[], help=f"default: {', '.join(variants) or 'all'}")
+    add("--variants", nargs="+", default=variants, help=f"default: {', '.join(variants) or 'all'}")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     add("--cores", type=int, help="jobs at once; default: one per core, one on a GPU")
     add("-p", nargs="*", action="extend", default=[], metavar="NAME=VALUE", dest="overrides")
-    args = parser.parse_args(arguments)
+    args = parser.parse_args()
     try:
-        P = load_params(args.profile, WHOLE | parse_overrides(args.overrides))
-        known = load_variants()
-        names = args.variants or list(variants or known)
-        require_variants(list(names))
-        if P.features and (tuned := [n for n in names if known[n].kind == "alertclip"]):
-            print(f"left out, as tuning needs videos: {', '.join(tuned)}")
-            names = [name for name in names if name not in tuned]
-        run(P, names, args.seeds, args.cores, folder, measure)
+        P = load_params(args.profile, parse_overrides(args.overrides))
+        chosen = require_variants(args.variants or list(load_variants()))
+        if P.features:
+            print("variants of Alert-CLIP are left out: tuning needs videos, not features")
+            chosen = [variant for variant in chosen if variant.kind != "alertclip"]
+        names = [variant.name for variant in chosen]
+        run(P, names, args.seeds, args.cores, measure, folder)
         table = results(P, names, args.seeds, folder)
         write_table(table, P.run_dir / f"{folder}_reference.csv")
     except InputError as error:

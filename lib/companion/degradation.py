@@ -51,7 +51,7 @@ class Degradation(NamedTuple):
 
 
 def degrade(clip: Clip, kind: str, level: float, seed: int) -> Clip:
-    """The clip degraded to ``level`` of ``kind``, always the same for a seed.
+    """The clip degraded to ``level`` of ``kind``, always the same for a seed and the clip's key.
 
     Random parts do not depend on the level: noise grows in place, a cover only gets larger.
     InputError on a level outside the kind's range.
@@ -62,7 +62,8 @@ def degrade(clip: Clip, kind: str, level: float, seed: int) -> Clip:
     low, high = sorted((how.clean, how.worst))
     if not (low <= level <= high and 0 < level < math.inf):
         raise InputError(f"degradation {kind}: level {level} is not between {low:g} and {high:g}")
-    return how.apply(clip, level, np.random.default_rng([seed, *kind.encode()]))
+    own = np.random.default_rng([seed, *clip.key.encode()]).integers(2**31)
+    return how.apply(clip, level, np.random.default_rng([own, *kind.encode()]))
 
 
 def blur(clip: Clip, sigma: float, _: np.random.Generator) -> Clip:

@@ -23,18 +23,15 @@ MOST_FRAMES = 8  # per clip: a batch with gradients then fits into any memory
 def items_per_class(loaded: Loaded) -> pd.DataFrame:
     """Items per class and split: columns class_name, split, items."""
     rows = [(i.class_name, split) for split, (items, _) in loaded.items() for i in items]
-    return _counted(rows, ["class_name", "split"])
+    table = pd.DataFrame(rows, columns=["class_name", "split"])
+    return table.value_counts(sort=False).reset_index(name="items")
 
 
 def report_counts(loaded: Loaded) -> pd.DataFrame:
     """Validation findings counted: columns split, reason, action, items."""
     rows = [(s, r.reason, r.action) for s, (_, report) in loaded.items() for r in report.rows]
-    return _counted(rows, ["split", "reason", "action"])
-
-
-def _counted(rows: Sequence[tuple], columns: list[str]) -> pd.DataFrame:
-    table = pd.DataFrame(rows, columns=columns)
-    return table.value_counts(sort=False).rename("items").reset_index()
+    table = pd.DataFrame(rows, columns=["split", "reason", "action"])
+    return table.value_counts(sort=False).reset_index(name="items")
 
 
 def box_examples(
@@ -55,13 +52,14 @@ def box_examples(
 
 def caption_examples(items: Sequence[Item], count: int, seed: int) -> pd.DataFrame:
     """Global caption, region caption and hard negatives of a few items of different classes."""
-    rows = [
-        (i.class_name, i.global_caption, r.caption, " | ".join(r.hard_negatives))
-        for i in _one_per_class(items, count, seed)
-        for r in i.regions[:1]
-    ]
     return pd.DataFrame(
-        rows, columns=["class", "global caption", "region caption", "hard negatives"]
+        {
+            "class": item.class_name,
+            "global caption": item.global_caption,
+            "region caption": item.regions[0].caption,
+            "hard negatives": " | ".join(item.regions[0].hard_negatives),
+        }
+        for item in _one_per_class([i for i in items if i.regions], count, seed)
     )
 
 
@@ -81,9 +79,8 @@ def twin_clips(P: Params, image_size: tuple[int, int], pairs: int = 4) -> list[d
     chosen = pairs_of(load_split(P, "train")[0], P.data_dir / "clips.csv")[:pairs]
     items = [item for pair in chosen for item in pair]
     frames, cache = min(MOST_FRAMES, P.data.num_frames), FrameCache(P.cache_dir, image_size)
-    sampled = frames, cache, P.workers, True, P.data.frame_spacing
-    clips = ClipDataset(P.data_dir, items, *sampled)
-    samples = [clips[i] for i in range(len(clips))]
+    clips = ClipDataset(P.data_dir, items, frames, cache, P.workers, True, P.data.frame_spacing)
+    samples = (clips[i] for i in range(len(clips)))
     return [s | {"regions": [r for r in s["regions"] if r[1].any()]} for s in samples]
 
 

@@ -1,12 +1,13 @@
 """Frames with maps over them: one clip and a caption, the worst errors, the paper's real clips.
 
 Rules choose what is shown, never the eye: the clip of median score, the errors of largest margin,
-the frames of highest score.
+the frames of highest score. A gallery is a figure, with frames in a row and below them a row per
+model and map, and its table with a line per map: column, title, key, model, frame, score of the
+frame, alpha (its temporal weight), row, map, and where a box is, its area and the mass inside.
 """
 
 from collections.abc import Callable, Sequence
 from textwrap import fill
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from alertclip.files import files_below, is_video
 from alertclip.model import AlertCLIP
 from alertclip.records import Item
 from companion import failure_measures as measures
-from companion.degradation import DEGRADATIONS, Clip
+from companion.degradation import DEGRADATIONS, Clip, degrade
 from companion.figures import Figure, frame_grid
 from companion.figures.images import Cell
 from companion.figures.style import short_name
@@ -31,22 +32,7 @@ from companion.tuned_models import STAGES, StageResult, stage_model
 COLUMNS = 8  # frames of one clip
 REAL_FRAMES = 2  # of each real clip
 Pick = tuple[Clip, dict[int, str]]  # a clip, and of its shown frames the title above each
-
-
-class Gallery(NamedTuple):
-    """Frames in a row, below them a row per model and map; ``table`` has a line per map.
-
-    Columns: column, title, key, model, frame, score of the frame, alpha (its temporal weight),
-    row, map, and where a box is, its area and the mass inside.
-    """
-
-    cells: list[list[Cell]]
-    rows: list[str]
-    table: pd.DataFrame
-
-    def draw(self, title: str, caption: str) -> Figure:
-        """The figure of the gallery."""
-        return frame_grid(self.cells, title, caption, self.rows)
+Gallery = tuple[Figure, pd.DataFrame]
 
 
 def worst_errors(result: StageResult, count: int) -> pd.DataFrame:
@@ -77,17 +63,17 @@ def degraded_frames(P: Params, clip: Clip) -> tuple[list[list[Cell]], pd.DataFra
         title = f"{level:g}" if step else f"{how.title}\n{fill(how.unit, 20)}"
         if step == len(cells):
             cells.append([{} for _ in columns])
-        found = measures.degraded(clip, kind, level, P.seed)
+        found = degrade(clip, kind, level, P.seed)
         cells[step][columns.index(kind)] = _cell(found, number, title)
         rows.append((kind, how.title, how.unit, step, level))
     return cells, pd.DataFrame(rows, columns=["kind", "title", "unit", "step", "level"])
 
 
-def caption_gallery(P: Params, result: StageResult) -> tuple[Gallery, str]:
+def caption_gallery(P: Params, result: StageResult, note: str) -> Gallery:
     """One clip frame by frame: rollout, and relevance for its own region caption, per stage.
 
     The clip is the abnormal one with boxes whose margin in ``result`` is the median (the lower of
-    two). Returns the caption too.
+    two).
     """
     dataset = clip_dataset(P, "test", stage_model(P, "full").image_size)
     margins = dict(zip(result.clips.keys, result.margins, strict=True))
@@ -107,10 +93,11 @@ def caption_gallery(P: Params, result: StageResult) -> tuple[Gallery, str]:
         with torch.no_grad():
             return model.encode_text([caption])[0]
 
-    return _gallery(P, [pick], towards, FrameMaps._fields, "alpha"), caption
+    texts = f"Maps of one clip for: {caption}", note
+    return _gallery(P, [pick], *texts, towards, FrameMaps._fields, "alpha")
 
 
-def error_gallery(P: Params, errors: pd.DataFrame) -> Gallery:
+def error_gallery(P: Params, errors: pd.DataFrame, title: str, note: str) -> Gallery:
     """Relevance for the anomaly score of each error, a column per clip and a row per stage.
 
     The frame is the middle one of the annotated event, or without one the frame that the tuned
@@ -123,12 +110,12 @@ def error_gallery(P: Params, errors: pd.DataFrame) -> Gallery:
     for error in errors.itertuples():
         clip = measures.load_clip(dataset, place[error.key])
         event = clip.seen.tolist() or _highest(P, model, clip, 1)
-        title = f"{short_name(clip.key)}\nmargin {error.margin:+.3f}"
-        picks.append((clip, {event[len(event) // 2]: title}))
-    return _gallery(P, picks)
+        above = f"{short_name(clip.key)}\nmargin {error.margin:+.3f}"
+        picks.append((clip, {event[len(event) // 2]: above}))
+    return _gallery(P, picks, title, note)
 
 
-def real_gallery(P: Params) -> Gallery | None:
+def real_gallery(P: Params, title: str, note: str) -> Gallery | None:
     """The same for the paper's clips: of each, the frames that the tuned model scores highest.
 
     Looks below ``failure_videos`` (empty: the data root, if real) for names that begin with one of
@@ -153,7 +140,7 @@ def real_gallery(P: Params) -> Gallery | None:
         clip, times = measures.load_clip(dataset, number), dataset[number]["times"]
         best = _highest(P, model, clip, REAL_FRAMES)
         picks.append((clip, {i: f"{short_name(clip.key)}\n{times[i]:.0f} s" for i in best}))
-    return _gallery(P, picks)
+    return _gallery(P, picks, title, note)
 
 
 def _highest(P: Params, model: AlertCLIP, clip: Clip, count: int) -> list[int]:
@@ -165,11 +152,13 @@ def _highest(P: Params, model: AlertCLIP, clip: Clip, count: int) -> list[int]:
 def _gallery(
     P: Params,
     picks: Sequence[Pick],
+    title: str,
+    note: str,
     towards: Callable[[Params, AlertCLIP], Tensor] = measures.anomaly_direction,
     kinds: Sequence[str] = ("relevance",),
-    note: str = "score",
+    value: str = "score",
 ) -> Gallery:
-    """Maps of the picked frames along ``towards`` for every stage, ``note`` written above each."""
+    """Maps of the picked frames along ``towards`` for every stage, ``value`` written above each."""
     cells = [[_cell(clip, *shot) for clip, titles in picks for shot in titles.items()]]
     rows, names = [], ["frame"]
     for stage, name in STAGES.items():
@@ -180,22 +169,22 @@ def _gallery(
             frames, scored = list(titles), measures.score(model, [clip], direction)
             along = scored.gradients[0][frames]
             maps = measures.explain(model, clip.frames[frames], along, P.evaluation.batch_size)
-            for i, (frame, title) in enumerate(titles.items()):
+            for i, (frame, above) in enumerate(titles.items()):
                 one = FrameMaps(*(part[i : i + 1] for part in maps))
-                base = {"column": len(shown[kinds[0]]), "title": title, "key": clip.key}
+                base = {"column": len(shown[kinds[0]]), "title": above, "key": clip.key}
                 base |= {"model": name, "frame": frame, "score": float(scored.scores[0, frame])}
                 base |= {"alpha": float(scored.weights[0, frame])}
                 boxed = bool(clip.present[:, frame].any())
                 found = measures.box_measures(one, clip, torch.tensor([frame])) if boxed else {}
                 for kind in kinds:
-                    cell = _cell(clip, frame, f"{note} {base[note]:.2g}")
+                    cell = _cell(clip, frame, f"{value} {base[value]:.2g}")
                     shown[kind].append(cell | {"attention": getattr(one, kind)[0].numpy()})
                     row = {"row": name if len(kinds) == 1 else f"{name} {kind}", "map": kind}
                     row |= {"area": found.get("area"), "mass": found.get(f"mass_{kind}")}
                     rows.append(base | row)
         cells += shown.values()
         names += [name if len(kinds) == 1 else f"{name}\n{kind}" for kind in kinds]
-    return Gallery(cells, names, pd.DataFrame(rows))
+    return frame_grid(cells, title, note, names), pd.DataFrame(rows)
 
 
 def _cell(clip: Clip, frame: int, title: str) -> Cell:

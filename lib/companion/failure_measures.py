@@ -1,9 +1,8 @@
 """Clips degraded step by step: attention against the annotated box, and the anomaly score.
 
-Every model sees the same clips, frames and boxes, and the first step of every kind is the clip as
-it is. Attention is measured where an abnormal clip has a box, scores on all clips. A normal clip
-has no actor to cover: it is covered where an abnormal clip, drawn by seed, has its own, so that
-the cover says nothing about the label.
+Attention is measured where an abnormal clip has a box, scores on all clips. A normal clip has no
+actor to cover: it is covered where an abnormal clip, drawn by seed, has its own, so that the cover
+says nothing about the label.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,10 +26,9 @@ from companion.profiles import Params
 from companion.relevance import FrameMaps, frame_gradients, frame_maps
 from companion.splits import clip_dataset, prepare_data
 from companion.stage_runs import resolve_device
-from companion.tuned_models import STAGES, prompts_of, stage_model
+from companion.tuned_models import prompts_of, stage_model
 from detectors.frame_metrics import auc_statistic
 
-Levels = Mapping[str, Sequence[float]]
 CURVES: dict[str, tuple[str | list[str], Statistic | None, float]] = {
     "relevance": (["mass_relevance", "area"], ratio, 1),
     "rollout": (["mass_rollout", "area"], ratio, 1),
@@ -75,17 +73,15 @@ def load_clips(P: Params) -> list[Clip]:
     """
     prepare_data(P)
     dataset = clip_dataset(P, "test", stage_model(P, "clip").image_size)
-    rng, items = np.random.default_rng(P.seed), dataset.items
+    rng, items = np.random.default_rng(P.seed), list(enumerate(dataset.items))
     half = None if P.failure.clips is None else P.failure.clips // 2
-    normal = [i for i, item in enumerate(items) if not item.is_abnormal]
-    abnormal = [
-        i for i, item in enumerate(items) if item.is_abnormal and any(r.track for r in item.regions)
-    ]
+    normal = [i for i, item in items if not item.is_abnormal]
+    abnormal = [i for i, item in items if item.is_abnormal and any(r.track for r in item.regions)]
     drawn = []
     for found in (abnormal, normal):
         if not found:
             raise InputError("test: needs normal clips and abnormal clips with boxes; check it")
-        found.sort(key=lambda i: (items[i].key, i))
+        found.sort(key=lambda i: (dataset.items[i].key, i))
         order = sorted(rng.permutation(len(found))[:half])
         drawn.append([load_clip(dataset, found[i]) for i in order])
     lenders = rng.integers(len(drawn[0]), size=len(drawn[1]))
@@ -98,39 +94,27 @@ def lend(lender: Clip, clip: Clip) -> Clip:
     return replace(clip, boxes=lender.boxes, present=lender.present & clip.mask)
 
 
-def measure(P: Params, clips: Sequence[Clip]) -> pd.DataFrame:
-    """``degraded_scores`` of the profile's three models."""
-    models = {name: stage_model(P, stage) for stage, name in STAGES.items()}
-    directions = {name: anomaly_direction(P, model) for name, model in models.items()}
-    size = P.evaluation.batch_size
-    return degraded_scores(models, directions, clips, P.failure.levels, P.seed, size)
-
-
 def degraded_scores(
-    models: Mapping[str, AlertCLIP],
-    directions: Mapping[str, Tensor],
-    clips: Sequence[Clip],
-    levels: Levels,
-    seed: int,
-    batch_size: int,
+    P: Params, models: Mapping[str, AlertCLIP], clips: Sequence[Clip]
 ) -> pd.DataFrame:
-    """Scores and attention of every clip at every step of every kind of ``levels``.
+    """Scores and attention of every clip at every step of every kind of ``failure_levels``.
 
-    ``directions`` (D,) give each model's margin. One row per model, kind, step and clip: level
-    (its unit: degradation.DEGRADATIONS), key, video, label, margin, and where a box is (else nan),
-    means over its frames: area (share of the frame), reach (share of patches it touches), mass_MAP
-    inside the box, hits_MAP of the map's peak. Step 0 is the clip as it is.
+    One row per model, kind, step and clip: level (its unit: degradation.DEGRADATIONS), key, video,
+    label, margin, and where a box is (else nan), means over its frames: area (share of the frame),
+    reach (share of patches it touches), mass_MAP inside the box, hits_MAP of the map's peak. Step 0
+    is the clip as it is.
     """
+    levels, size, rows = P.failure.levels, P.evaluation.batch_size, []
+    directions = {name: anomaly_direction(P, model) for name, model in models.items()}
     steps = [("", 0, float("nan")), *all_steps(levels)[len(levels) :]]
-    rows = []
     for kind, step, level in progress(steps, len(steps), "degrade clips"):
         found: dict[str, list[dict[str, object]]] = {name: [] for name in models}
-        for start in range(0, len(clips), batch_size):  # never a second copy of all clips
-            part = clips[start : start + batch_size]
+        for start in range(0, len(clips), size):  # never a second copy of all clips
+            part = clips[start : start + size]
             if step:
-                part = [degraded(clip, kind, level, seed) for clip in part]
+                part = [degrade(clip, kind, level, P.seed) for clip in part]
             for name, model in models.items():
-                found[name] += _measured(model, part, directions[name], batch_size)
+                found[name] += _measured(model, part, directions[name], size)
         how = {"kind": kind, "step": step, "level": level}
         rows += [{"model": name} | how | row for name, part in found.items() for row in part]
     table = pd.DataFrame(rows)
@@ -139,20 +123,13 @@ def degraded_scores(
     return pd.concat([*clean, table[table["step"] > 0]], ignore_index=True)
 
 
-def all_steps(levels: Levels) -> list[tuple[str, int, float]]:
+def all_steps(levels: Mapping[str, Sequence[float]]) -> list[tuple[str, int, float]]:
     """Kind, step and level: the clean level of every kind first, then kinds from mild to severe."""
     steps = [(kind, 0, DEGRADATIONS[kind].clean) for kind in levels]
     for kind, values in levels.items():
-        how = DEGRADATIONS[kind]
-        ordered = sorted(values, reverse=how.worst < how.clean)
+        ordered = sorted(values, reverse=DEGRADATIONS[kind].worst < DEGRADATIONS[kind].clean)
         steps += [(kind, step, level) for step, level in enumerate(ordered, start=1)]
     return steps
-
-
-def degraded(clip: Clip, kind: str, level: float, seed: int) -> Clip:
-    """The clip at a level, with random parts of its own."""
-    own = int(np.random.default_rng([seed, *clip.key.encode()]).integers(2**31))
-    return degrade(clip, kind, level, own)
 
 
 def anomaly_direction(P: Params, model: AlertCLIP) -> Tensor:
@@ -220,8 +197,7 @@ def box_cover(clip: Clip, frames: Tensor, grid: Sequence[int]) -> Tensor:
 def pointing_hits(maps: Tensor, cover: Tensor) -> Tensor:
     """Pointing game (Zhang et al. 2018): 1 where a map's highest patch touches the box, else 0.
 
-    maps, cover (F, h, w) -> (F,). Patches are the resolution of a map, so touching counts, as the
-    original allows 15 pixels. Ties share the hit, so a uniform map scores the guessing level.
+    maps, cover (F, h, w) -> (F,). Ties share the hit, so a uniform map scores the guessing level.
     """
     peak = maps == maps.amax(dim=(1, 2), keepdim=True)
     return (peak & (cover > 0)).sum(dim=(1, 2)) / peak.sum(dim=(1, 2))
@@ -236,24 +212,22 @@ def curves(P: Params, table: pd.DataFrame, name: str) -> pd.DataFrame:
     says whether its clips are abnormal.
     """
     columns, statistic, scale = CURVES[name]
-    place, draws = ["kind", "step", "level", "model"], (P.evaluation.bootstrap_samples, P.seed)
+    place, extra, rows = ["kind", "step", "level", "model"], [], []
     if name == "margin":
-        table = table.sort_values("label", ascending=False, kind="stable")
+        table, extra = table.sort_values("label", ascending=False, kind="stable"), ["of"]
         table = table.assign(of=table["label"].map({1: "abnormal clips", 0: "normal clips"}))
     elif name != "auc":
         table = table[table["area"].notna()]
-    rows, extra = [], ["of"] if name == "margin" else []
-    for at, part in table.groupby(extra + place, sort=False):
-        row = dict(zip(extra + place, at, strict=True))
-        how, kind = statistic or auc_statistic(part["label"].to_numpy()), DEGRADATIONS[row["kind"]]
-        values, videos = part[columns].to_numpy(), part["video"].tolist()
-        *interval, n = bootstrap_interval(values, how, *draws, videos)
+    for at, part in table.groupby([*place, *extra], sort=False):
+        row = dict(zip(place, at, strict=False))
+        how = statistic or auc_statistic(part["label"].to_numpy())
+        draws = P.evaluation.bootstrap_samples, P.seed, part["video"].tolist()
+        *interval, n = bootstrap_interval(part[columns].to_numpy(), how, *draws)
         row |= {key: scale * x for key, x in zip(("value", "low", "high"), interval, strict=True)}
-        row |= {"title": kind.title, "unit": kind.unit}
+        row |= {"title": DEGRADATIONS[row["kind"]].title, "unit": DEGRADATIONS[row["kind"]].unit}
         if statistic is ratio:  # a map even over the picture, without the ground around it
             row["chance"] = row["level"] ** -2 if row["kind"] == "actor size" else 1.0
         elif name == "pointing":
             row["chance"] = 100 * part["reach"].mean()
-        rows.append(row | {"n": n})
-    curve = pd.DataFrame(rows)
-    return curve[[*curve.columns.drop(extra), *extra]]
+        rows.append(row | {"n": n} | dict(zip(extra, at[len(place) :], strict=True)))
+    return pd.DataFrame(rows)

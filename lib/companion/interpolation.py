@@ -1,13 +1,12 @@
 """Between CLIP and the tuned model: weight interpolation (WiSE-FT) against forgetting.
 
-``python -m companion.interpolation --profile mini --seeds 0 1 2 3 4`` measures detection on the
-development clips, and what is still told on stills, for several shares of the tuned weights.
-Writes runs/<profile>/interpolation_dev.csv.
+``python -m companion.interpolation --profile mini --seeds 0 1 2 3 4`` trains the full method as
+``companion.ablations`` does and measures detection on the development clips, and what is still
+told on stills, for several shares of the tuned weights.
 """
 
-import argparse
 import copy
-from collections.abc import Sequence
+import sys
 
 import pandas as pd
 import torch
@@ -15,10 +14,8 @@ import torch
 from alertclip.model import AlertCLIP
 from companion import ablations, tuned_models
 from companion.ablation_tables import student_table
-from companion.figures.style import write_table
 from companion.learning_curves import measured
-from companion.profiles import Params, load_params, parse_overrides
-from companion.splits import Split
+from companion.profiles import Params
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -39,13 +36,12 @@ def interpolated(clip: AlertCLIP, tuned: AlertCLIP, share: float) -> AlertCLIP:
     return between
 
 
-def measure(P: Params, seed: int, shares: Sequence[float], split: Split) -> pd.DataFrame:
-    """Tidy metrics of the full method under a seed. Columns share, seed, metric, value."""
-    trained = ablations.train_variant(P, "full", seed)
+def measure(P: Params, name: str, seed: int) -> pd.DataFrame:
+    """Development metrics of a variant at each share of its weights: share, metric, value."""
+    trained = ablations.train_variant(P, name, seed)
     clip, tuned = (tuned_models.stage_model(trained, stage) for stage in ("clip", "full"))
-    models = [interpolated(clip, tuned, share) for share in shares]
-    table = measured(trained, shares, models, split).rename(columns={"name": "share"})
-    return table.assign(seed=seed)
+    models = [interpolated(clip, tuned, share) for share in SHARES]
+    return measured(trained, SHARES, models).rename(columns={"name": "share"})
 
 
 def changes(table: pd.DataFrame) -> pd.DataFrame:
@@ -57,20 +53,5 @@ def changes(table: pd.DataFrame) -> pd.DataFrame:
     return student_table(wide.drop(columns=1.0).sub(wide[1.0], axis=0).stack(), "change")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line: measure and write the table."""
-    parser = argparse.ArgumentParser(prog="python -m companion.interpolation", description=__doc__)
-    add = parser.add_argument
-    add("--profile", default="mini")
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    add("--shares", type=float, nargs="+", default=SHARES, help="of the tuned weights")
-    add("--split", choices=("dev", "test"), default="dev")
-    add("-p", nargs="*", action="extend", default=[], metavar="NAME=VALUE", dest="overrides")
-    args = parser.parse_args(arguments)
-    P = load_params(args.profile, ablations.WHOLE | parse_overrides(args.overrides))
-    tables = [measure(P, seed, args.shares, args.split) for seed in args.seeds]
-    write_table(pd.concat(tables, ignore_index=True), P.run_dir / f"interpolation_{args.split}.csv")
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(ablations.main(measure, "interpolation", ("full",), __doc__))

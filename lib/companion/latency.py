@@ -1,6 +1,7 @@
 """Tables 6 and 7: time and memory of a clip and of the training schedule, measured."""
 
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -38,6 +39,7 @@ def latency_table(P: Params, speed: pd.DataFrame, repeats: int = 7) -> pd.DataFr
     """
     model, frames, rows = untuned(P), P.data.num_frames, []
     device, work = model.mean.device, count_flops(model, frames)
+    ceiling = speed.set_index("measure")["value"] * 1e9
     pixels = torch.randint(256, (1, frames, 3, *model.image_size), dtype=torch.uint8, device=device)
     mask = torch.ones(1, frames, dtype=torch.bool, device=device)
 
@@ -49,15 +51,11 @@ def latency_table(P: Params, speed: pd.DataFrame, repeats: int = 7) -> pd.DataFr
     for precision in PRECISIONS:
         cosine = float(cosine_similarity(encode(precision), encode("fp32")))
         *found, n = spread(1e3 * seconds(lambda p=precision: encode(p), repeats))
-        floor = 1e3 * work / _flops_per_second(speed, precision)
+        floor = 1e3 * work / ceiling[f"matmul, {precision}"]
         name = f"{P.model.backbone}, {frames} frames, {precision}"
         line = (name, "ms", *found, n, floor, found[0] / floor, paper_value(P, TABLE7))
         rows.append((*line, frames, 1e3 * frames / found[0], 1e3 / found[0], cosine))
     return pd.DataFrame(rows, columns=[*LINE, "frames", "frames_per_s", "clips_per_s", "cosine"])
-
-
-def _flops_per_second(speed: pd.DataFrame, precision: str) -> float:
-    return 1e9 * speed.set_index("measure")["value"][f"matmul, {precision}"]
 
 
 def stage_start(P: Params, stage: int) -> AlertCLIP:
@@ -85,38 +83,32 @@ def random_batch(image_size: tuple[int, int], clips: int, frames: int) -> Batch:
     )
 
 
-def step_time(P: Params, stage: int, clips: int, repeats: int) -> tuple[tuple, float]:
-    """Seconds of an optimiser step on ``clips`` clips (``spread``) and its peak memory (GB).
-
-    One micro-batch in the library's own training loop; frames are on the host, as a loader gives
-    them, and decoding is not included.
-    """
-    settings = stage_params(P, stage).model_copy(update={"batch_size": clips, "accumulation": 1})
-    model, device = stage_start(P, stage), resolve_device(P)
-    batch = random_batch(model.image_size, clips, P.data.num_frames)
-    with tempfile.TemporaryDirectory() as out:
-        run = Run(model.to(device), settings, P.training, Path(out), stage == 2, device)
-        forget_peak(device)
-        found = seconds(lambda: run.step(1, 2, [batch], 0.0), repeats, warm_up=1)
-        return spread(found), peak_memory(device)
-
-
 def training_table(
     P: Params, speed: pd.DataFrame, clips: int = 8, repeats: int = 5
 ) -> pd.DataFrame:
     """Table 6: hours of the paper's 100 + 20 epochs of its 3,726 clips, extrapolated from a step.
 
-    The floor is twice the forward pass: frozen weights need no gradient. Columns LINE, step_s,
-    clips, frames, memory_gb, paper_gb.
+    A step is one micro-batch of ``clips`` clips in the library's own training loop; frames are on
+    the host, as a loader gives them, and decoding is not included. The floor is twice the forward
+    pass: frozen weights need no gradient. Columns LINE, step_s, clips, frames, memory_gb (peak),
+    paper_gb.
     """
-    rows, model, frames = [], untuned(P), P.data.num_frames
+    rows, frames, device = [], P.data.num_frames, resolve_device(P)
     for stage, (row, epochs) in STAGES.items():
-        (*step, n), memory = step_time(P, stage, clips, repeats)
-        precision = stage_params(P, stage).precision
+        settings, model = stage_params(P, stage), stage_start(P, stage).to(device)
+        one = settings.model_copy(update={"batch_size": clips, "accumulation": 1})
+        batch = random_batch(model.image_size, clips, frames)
+        with tempfile.TemporaryDirectory() as out:
+            training = Run(model, one, P.training, Path(out), stage == 2, device)
+            forget_peak(device)
+            call = partial(training.step, 1, 2, [batch], 0.0)
+            *step, n = spread(seconds(call, repeats, warm_up=1))
+        memory, precision = peak_memory(device), settings.precision
         passes = value("Alert-CLIP | VAGTA | training clips | count") * epochs / 3600
-        work = 2 * count_flops(model, frames, TEXTS[stage], regions=stage == 2)
+        work = 2 * count_flops(untuned(P), frames, TEXTS[stage], regions=stage == 2)
         ours = [passes * quantile / clips for quantile in step]
-        floor = passes * work / _flops_per_second(speed, precision)
+        ceiling = speed.set_index("measure")["value"][f"matmul, {precision}"]
+        floor = passes * work / (1e9 * ceiling)
         paper, paper_gb = (paper_value(P, TABLE6.format(row, c)) for c in ("Time", "Memory, most"))
         name = f"Stage {'I' * stage}, {epochs} epochs, {precision}"
         line = (name, "h", *ours, n, floor, ours[0] / floor, paper)

@@ -36,7 +36,7 @@ NOT_PROFILES = {  # other files there
     "ablations", "benchmarks", "budgets", "negative_prompts", "negative_prompts_paper",
     "paper_results", "prompts", "typical_times",
 }  # fmt: skip
-NESTED = {"transfer", "open_vocabulary_changes", "ablation_changes"}  # hold changes themselves
+NESTED = {"transfer", "open_vocabulary_changes"}  # hold changes themselves
 TESTING = {"evaluation", "detector", "qa", "ablation", "failure"}  # groups that tune nothing
 
 Degradation = Literal[
@@ -79,11 +79,10 @@ class EvaluationParams(Group):
 
 
 class AblationParams(Group):
-    """Variants of params/ablations.yaml; the changes are those of every variant that tunes CLIP."""
+    """Which variants of params/ablations.yaml notebook 07 runs, under which seeds."""
 
     variants: list[str] = []  # empty = all
     seeds: list[int] = Field([0, 1, 2, 3, 4], min_length=1)
-    changes: dict[str, Any] = {}
     backbone: Literal["clip", "stage1", "full"] = "clip"  # of the detectors' own variants
     detector: bool = True  # where marked, by VadCLIP too: features anew for each
 
@@ -134,10 +133,9 @@ class Params(Group):
         return from_flat(self.flat() | changes)
 
     def nested(self) -> dict[str, dict[str, Any]]:
-        """Changes for other domains and for ablations, by where they stand."""
+        """Changes for other domains, by where they stand."""
         found = {f"transfer: {title}": c for title, c in self.evaluation.transfer.items()}
         found["open_vocabulary_changes"] = self.evaluation.open_vocabulary_changes
-        found["ablation_changes"] = self.ablation.changes
         return {where: changes for where, changes in found.items() if changes}
 
     @property

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from alertclip.errors import InputError
 from alertclip.files import atomic_write
-from companion.ablation_tables import ablation_table
+from companion.ablation_tables import ablation_table, student_table
 from companion.figures.style import committed
 from companion.interpolation import changes
 from companion.learning_curves import gains
@@ -90,7 +90,7 @@ def judge(value: float, low: float, high: float, digits: int) -> str:
 def _gains(measure: str) -> bool:
     """Whether Full beats Stage I over seeds: the interval of the difference lies above zero."""
     where = {"measure": measure, "model": "Full minus Stage I"}
-    return bool(_row("seeds_test_summary.csv", where)["low"] > 0)
+    return bool(_row("seeds", where)["low"] > 0)
 
 
 @cache
@@ -100,6 +100,9 @@ def _table(name: str) -> pd.DataFrame:
         return pd.concat(ablation_table(table, metric) for metric in table["metric"].unique())
     if name == "gains":  # Full minus global alone on development clips, at every step
         return gains(committed("learning_curves"))
+    if name == "seeds":  # each model and difference of models on the test clips
+        values = committed("seeds_test").set_index(["measure", "model", "seed"])["value"]
+        return student_table(values, "mean")
     if name == "interpolation":
         return changes(committed("interpolation_dev"))
     return pd.read_csv(ROOT / name if "/" in name else ROOT / "figures" / name)

@@ -13,13 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from alertclip.attention_maps import (
-    keep_probabilities,
-    layers_and_query,
-    read,
-    rollout_maps,
-    token_maps,
-)
+from alertclip import attention_maps as maps
 
 
 class FrameMaps(NamedTuple):
@@ -37,17 +31,17 @@ def frame_maps(model: nn.Module, frames: Tensor, directions: Tensor) -> FrameMap
     uniform.
     """
     visual = model.clip.visual
-    with torch.enable_grad(), keep_probabilities(visual) as blocks, _averaged(visual) as tokens:
+    with torch.enable_grad(), maps.keep_probabilities(visual) as blocks, _pooled(visual) as tokens:
         v = normalize(model.image_features(frames), dim=-1)
         score = (v * directions).sum()  # frames do not see each other here
         gradients = torch.autograd.grad(score, [*blocks, *tokens])
     with torch.no_grad():
         weighted = [gradient_weighted(*pair) for pair in zip(blocks, gradients, strict=False)]
-        layers, query = layers_and_query(weighted)
+        layers, query = maps.layers_and_query(weighted)
         if tokens:  # the mean is attention with constant weights: eq. 5 holds for it too
             query = (tokens[0] * gradients[-1]).sum(dim=-1).clamp(min=0)[:, None]
-        found = token_maps(read(relevance(torch.stack(layers)), query), model.grid)
-        return FrameMaps(rollout_maps(model, blocks).cpu(), found.cpu())
+        found = maps.token_maps(maps.read(relevance(torch.stack(layers)), query), model.grid)
+        return FrameMaps(maps.rollout_maps(model, blocks).cpu(), found.cpu())
 
 
 def frame_gradients(model: nn.Module, v: Tensor, mask: Tensor, direction: Tensor) -> Tensor:
@@ -78,7 +72,7 @@ def relevance(weighted: Tensor) -> Tensor:
 
 
 @contextmanager
-def _averaged(visual: nn.Module) -> Iterator[list[Tensor]]:
+def _pooled(visual: nn.Module) -> Iterator[list[Tensor]]:
     """Collect the tokens (B, N, D) that average pooling takes the mean of; none for others."""
     tokens: list[Tensor] = []
     if getattr(visual, "pool_type", None) != "avg":

@@ -49,9 +49,7 @@ def side(row: pd.Series) -> str:
 
 def pick(table: pd.DataFrame, **values: object) -> pd.Series:
     """The first row whose columns have these values: ``pick(table, model="CLIP")``."""
-    for column, value in values.items():
-        table = table[table[column] == value]
-    return table.iloc[0]
+    return table[(table[list(values)] == pd.Series(values)).all(axis=1)].iloc[0]
 
 
 def mss_by_class(P: Params, results: list[StageResult]) -> pd.DataFrame:
@@ -67,20 +65,22 @@ def mss_by_class(P: Params, results: list[StageResult]) -> pd.DataFrame:
 
 def zero_shot(P: Params, results: list[StageResult], split: Split = "test") -> pd.DataFrame:
     """Video-level and frame-level AUC and AP in per cent, with intervals, beside the paper's."""
-    draws = P.evaluation.bootstrap_samples, P.seed
-    rows = []
+    draws, rows = (P.evaluation.bootstrap_samples, P.seed), []
     for r in results:
-        video = video_metrics(r.margins, r.clips.labels, *draws, videos(r.clips))
         frame = frame_metrics(frame_scores(P, r, split), *draws)
-        rows.append(pd.concat([video, frame]).assign(model=STAGES[r.stage]))
+        rows.append(pd.concat([_video_metrics(P, r), frame]).assign(model=STAGES[r.stage]))
     table = per_cent(pd.concat(rows, ignore_index=True)).rename(columns={"metric": "setting"})
     return with_paper(table, "zero_shot", "setting")
 
 
-def paired(
-    P: Params, before: StageResult, after: StageResult, split: Split = "test"
-) -> pd.DataFrame:
-    """Differences after - before on the same clips, with intervals: MSS, and AUC in points."""
+def _video_metrics(P: Params, r: StageResult, of: np.ndarray | slice = slice(None)) -> pd.DataFrame:
+    """Video AUC and AP of a model's clips, or of those chosen by ``of``: shares of one."""
+    draws = P.evaluation.bootstrap_samples, P.seed, np.array(videos(r.clips))[of]
+    return video_metrics(r.margins[of], r.clips.labels[of], *draws)
+
+
+def paired(P: Params, before: StageResult, after: StageResult) -> pd.DataFrame:
+    """Differences after - before on the same test clips: MSS, and AUC in points, with intervals."""
     labels, groups = before.clips.labels, videos(before.clips)
     draws = P.evaluation.bootstrap_samples, P.seed
     signed = [mss.signed_score(r.similarities, labels) for r in (before, after)]
@@ -89,7 +89,7 @@ def paired(
         "MSS": intervals.paired_difference(*signed, intervals.mean, *draws, groups),
         "video AUC": intervals.paired_difference(*margins, auc, *draws, groups),
     }
-    frames = resampled_metrics([frame_scores(P, r, split) for r in (before, after)], *draws)
+    frames = resampled_metrics([frame_scores(P, r, "test") for r in (before, after)], *draws)
     for name in ("frame AUC", "in-clip frame AUC"):
         (first, second), n = frames[name]
         changes[name] = interval(second - first, n)
@@ -111,14 +111,11 @@ def frame_scores(P: Params, result: StageResult, split: Split) -> list[FrameScor
     return found
 
 
-def gap_table(
-    similarities: np.ndarray, labels: np.ndarray, classes: Sequence[str], keys: Sequence[str]
-) -> pd.DataFrame:
+def gap_table(result: StageResult) -> pd.DataFrame:
     """Figure 1 as a table: key, class_name, label, normal S_N, abnormal S_A, gap S_A - S_N."""
-    columns = {"key": list(keys), "class_name": list(classes), "label": np.asarray(labels, int)}
-    normal, abnormal = np.asarray(similarities, float).T
-    table = pd.DataFrame(columns | {"normal": normal, "abnormal": abnormal})
-    return table.assign(gap=abnormal - normal)
+    clips, (normal, abnormal) = result.clips, result.similarities.astype(float).T
+    table = pd.DataFrame({"key": clips.keys, "class_name": clips.classes, "label": clips.labels})
+    return table.assign(normal=normal, abnormal=abnormal, gap=abnormal - normal)
 
 
 def text_similarity_matrix(text: np.ndarray, names: Sequence[str]) -> pd.DataFrame:
@@ -166,10 +163,9 @@ def prompt_wordings(P: Params, result: StageResult) -> pd.DataFrame:
     Columns wording, metric, value, low, high, n, setting (the wording), model.
     """
     encode, prompts, rows = stage_model(P, result.stage).encode_text, prompts_of(P), []
-    clips, draws = result.clips, (P.evaluation.bootstrap_samples, P.seed)
     for wording, sets in {"fixed": prompts.sets, **prompts.alternatives}.items():
-        margins = StageResult(result.stage, clips, *mss.encode_sets(encode, sets)).margins
-        table = video_metrics(margins, clips.labels, *draws, videos(clips)).head(1)  # AUC, not AP
+        said = StageResult(result.stage, result.clips, *mss.encode_sets(encode, sets))
+        table = _video_metrics(P, said).head(1)  # AUC, not AP
         table.insert(0, "wording", wording)
         rows.append(table.assign(setting=wording, model=STAGES[result.stage]))
     return per_cent(pd.concat(rows, ignore_index=True))
@@ -179,15 +175,13 @@ def by_difficulty(P: Params, results: list[StageResult]) -> pd.DataFrame:
     """Video AUC per difficulty of the mini world; one row "all" where clips have none."""
     path = P.data_dir / "clips.csv"
     known = pd.read_csv(path).set_index("video")["difficulty"] if path.is_file() else {}
-    draws, rows = (P.evaluation.bootstrap_samples, P.seed), []
+    rows = []
     for r in results:
-        groups, labels = np.array(videos(r.clips)), r.clips.labels
-        levels = np.array([known.get(name, "all") for name in groups])
+        levels = np.array([known.get(name, "all") for name in videos(r.clips)])
         for level in ("easy", "medium", "hard", "all"):
-            part = levels == level
-            if len(set(labels[part])) == 2:
-                table = video_metrics(r.margins[part], labels[part], *draws, groups[part])
-                rows.append(table.head(1).assign(setting=level, model=STAGES[r.stage]))
+            if len(set(r.clips.labels[levels == level])) == 2:
+                table = _video_metrics(P, r, levels == level).head(1)
+                rows.append(table.assign(setting=level, model=STAGES[r.stage]))
     return per_cent(pd.concat(rows, ignore_index=True))
 
 

@@ -42,15 +42,13 @@ def retention_table(P: Params, wanted: Sequence[tuned_models.Stage]) -> pd.DataF
     models = [tuned_models.stage_model(P, stage) for stage in wanted]
     synthetic, rows = P.data.world == "miniworld", []
     if not (synthetic or imagenet or coco):
-        how = "set retention_imagenet or retention_coco"
-        warnings.warn(f"retention is not measured: {how}", stacklevel=2)
+        warnings.warn("not measured: set retention_imagenet or retention_coco", stacklevel=2)
     measured = still_accuracy(P, models) if synthetic else [[] for _ in models]
     for stage, model, found in zip(wanted, models, measured, strict=True):
         hits = {"ImageNet: top-1": imagenet_hits(model, ROOT / imagenet)} if imagenet else {}
         hits |= coco_hits(model, ROOT / coco) if coco else {}
-        for name, values in hits.items():
-            found.append({"measure": name, **bootstrap_interval(values)._asdict()})
-        rows += [{**row, "model": tuned_models.STAGES[stage]} for row in found or [NOTHING]]
+        found += [{"measure": k, **bootstrap_interval(v)._asdict()} for k, v in hits.items()]
+        rows += [row | {"model": tuned_models.STAGES[stage]} for row in found or [NOTHING]]
     return per_cent(pd.DataFrame(rows).rename(columns={"measure": "setting"}))
 
 
@@ -67,9 +65,9 @@ def imagenet_hits(model: AlertCLIP, folder: Path) -> np.ndarray:
         raise InputError(f"retention_imagenet: {folder} has {found}")
     sentences = ([template(name) for template in templates] for name in names)
     text = [normalize(model.encode_text(part).mean(dim=0), dim=0) for part in sentences]
-    paths, truth = zip(*data.samples, strict=True)
-    v = _embed_images(model, [Path(path) for path in paths])
-    return ((v @ torch.stack(text).T).argmax(dim=1).cpu().numpy() == np.array(truth)).astype(float)
+    v = _embed_images(model, [Path(path) for path, _ in data.samples])
+    best = (v @ torch.stack(text).T).argmax(dim=1).cpu()
+    return (best == torch.tensor(data.targets)).double().numpy()
 
 
 @torch.inference_mode()
@@ -81,17 +79,11 @@ def coco_hits(model: AlertCLIP, folder: Path) -> dict[str, np.ndarray]:
     captions = [note["caption"] for note in listing["annotations"]]
     v = _embed_images(model, [folder / "val2017" / i["file_name"] for i in listing["images"]]).cpu()
     parts = [captions[i : i + BATCH] for i in range(0, len(captions), BATCH)]
-    text = torch.cat([model.encode_text(part).cpu() for part in parts])
-    first = {
-        "COCO, image to text: R@1": owner[_nearest(v, text)] == torch.arange(len(v)),
-        "COCO, text to image: R@1": _nearest(text, v) == owner,
-    }
-    return {name: hits.numpy().astype(float) for name, hits in first.items()}
-
-
-def _nearest(query: Tensor, among: Tensor) -> Tensor:
-    """Index of the most similar row of ``among`` for each row of ``query``."""
-    return torch.cat([(part @ among.T).argmax(dim=1) for part in query.split(1024)])
+    similarity = v @ torch.cat([model.encode_text(part).cpu() for part in parts]).T
+    told = owner[similarity.argmax(dim=1)] == torch.arange(len(v))
+    found = similarity.argmax(dim=0) == owner
+    names = "COCO, image to text: R@1", "COCO, text to image: R@1"
+    return dict(zip(names, (told.double().numpy(), found.double().numpy()), strict=True))
 
 
 def _embed_images(model: AlertCLIP, paths: Sequence[Path]) -> Tensor:

@@ -81,8 +81,7 @@ def missing_data(P: Params) -> list[Gap]:
 def settings_gaps(P: Params) -> Iterator[Gap]:
     """Files that parameters name, and ablations that do not go with the profile."""
     for variant in map(load_variants().__getitem__, P.ablation.variants):
-        changes = variant.changes | P.ablation.changes
-        yield from refusal(within, f"ablation {variant.name}", P.changed, changes)
+        yield from refusal(within, f"ablation {variant.name}", P.changed, variant.changes)
     yield from refusal(load_prompts, ROOT / P.evaluation.prompts)
     for name in ("retention_imagenet", "retention_coco", "failure_videos", "video"):
         path = ROOT / P.flat()[name]  # without a value the project's own folder

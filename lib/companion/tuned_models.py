@@ -1,8 +1,4 @@
-"""The three models that are compared, and their embeddings: CLIP, Stage I, Full.
-
-CLIP is the backbone as loaded; Full is the model after Stage II. The same code embeds the same
-clips with each of them.
-"""
+"""The three models that are compared, and their embeddings: CLIP (as loaded), Stage I, Full."""
 
 import math
 from functools import partial
@@ -81,9 +77,8 @@ def evaluate_stage(P: Params, stage: Stage, split: Split = "test") -> StageResul
     prepare_data(P)
     model = stage_model(P, stage)
     dataset = clip_dataset(P, split, model.image_size)
-    keys = [item.key for item in dataset.items]
-    identity = {"model": weights_hash(model), "split": split, "clips": keys}
-    identity |= {"videos": dataset.digest(), "num_frames": dataset.num_frames}
+    identity = {"model": weights_hash(model), "split": split, "videos": dataset.digest()}
+    identity |= {"clips": [i.key for i in dataset.items], "num_frames": dataset.num_frames}
     path = P.run_dir / "embeddings" / f"{stage}-{split}.safetensors"
     embed = partial(embed_clips, model, dataset, P.evaluation.batch_size, resolve_device(P))
     clips = reuse_or_embed(path, identity, embed)
@@ -101,14 +96,11 @@ def videos(clips: ClipEmbeddings) -> list[str]:
 
 
 def event_spans(P: Params, split: Split) -> dict[str, list[tuple[float, float]]]:
-    """Annotated events of each abnormal clip in seconds (end-exclusive), by clip key.
-
-    A region without boxes spans the whole clip.
-    """
-    abnormal = [item for item in load_split(P, split)[0] if item.is_abnormal]
+    """Annotated events of each abnormal clip in seconds (end-exclusive), by clip key."""
     return {
         item.key: [region_span(region) or item.timestamps or WHOLE for region in item.regions]
-        for item in abnormal
+        for item in load_split(P, split)[0]
+        if item.is_abnormal
     }
 
 

@@ -1,5 +1,6 @@
 """The variants of params/ablations.yaml: which parameters each changes, and what is measured."""
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -40,9 +41,10 @@ def load_variants(path: Path = ABLATIONS) -> dict[str, Variant]:
     return found
 
 
-def require_variants(names: list[str]) -> None:
-    """Raise InputError on a name that params/ablations.yaml does not have."""
+def require_variants(names: Sequence[str]) -> list[Variant]:
+    """The variants of these names; InputError on one that params/ablations.yaml does not have."""
     known = load_variants()
     for name in names:
         if name not in known:
             raise InputError(f"no ablation {name} in params/ablations.yaml{nearest(name, known)}")
+    return [known[name] for name in names]

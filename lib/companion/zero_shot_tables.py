@@ -15,20 +15,14 @@ from torch.nn.functional import normalize
 from alertclip.errors import InputError
 from alertclip.model import AlertCLIP
 from alertclip.mss import encode_sets, zero_shot_margin
-from companion.detector_tables import (
-    Curves,
-    backbone_table,
-    held_scores,
-    resample_models,
-    score_stages,
-)
+from companion import detector_tables
+from companion.detector_tables import Curves
 from companion.extraction import domains, evaluation_set, extract_for_all, snippet_rule
 from companion.profiles import Params
 from companion.result_tables import per_cent
 from companion.tuned_models import STAGES, Stage, prompts_of, stage_model
 from detectors.benchmarks import load_benchmark
 from detectors.recognition import open_vocabulary
-from detectors.training_protocol import Detector
 
 Level = Literal["snippet", "temporal"]
 
@@ -48,7 +42,7 @@ def zero_shot_curves(P: Params, wanted: Sequence[Stage], level: Level) -> list[C
         videos = []
         for features, truth in zip(test.features, test.truths, strict=True):
             v = embed_snippets(model, features, P.data.num_frames, level)
-            videos.append(held_scores(truth, zero_shot_margin(v, *sets), length))
+            videos.append(detector_tables.held_scores(truth, zero_shot_margin(v, *sets), length))
         curves.append(Curves(STAGES[stage], [videos]))
     return curves
 
@@ -61,8 +55,9 @@ def zero_shot_table(P: Params, wanted: Sequence[Stage], level: Level) -> pd.Data
     tables = []
     for title, domain in domains(P).items():
         curves = zero_shot_curves(domain, wanted, level)
-        table = backbone_table(resample_models(domain, curves), f"Zero-shot, {title}")
-        named = table["setting"].map(lambda setting, title=title: f"{title}: {setting}")
+        resampled = detector_tables.resample_models(domain, curves)
+        table = detector_tables.backbone_table(resampled, f"Zero-shot, {title}")
+        named = f"{title}: " + table["setting"]
         tables.append(table.assign(domain=title, setting=named).drop(columns="seed_sd"))
     return pd.concat(tables, ignore_index=True)
 
@@ -81,10 +76,8 @@ def embed_snippets(
     return normalize(v.float(), dim=-1).cpu().numpy()
 
 
-def open_vocabulary_table(
-    P: Params, wanted: Sequence[Stage], detector: Detector = "vadclip"
-) -> pd.DataFrame:
-    """AUC and AP (per cent) overall, on base and on novel classes; trained on base classes only.
+def open_vocabulary_table(P: Params, wanted: Sequence[Stage]) -> pd.DataFrame:
+    """VadCLIP's AUC and AP (per cent) overall, on base and on novel classes; trained on base alone.
 
     Columns subset, normals, metric, value, low, high, n, model; mean over the detector seeds. A
     profile on a benchmark without such a partition names another in ``open_vocabulary_changes``.
@@ -97,7 +90,7 @@ def open_vocabulary_table(
             " as {benchmark: ucf_crime}"
         )
     base, novel, draws = benchmark.base, benchmark.novel, (P.evaluation.bootstrap_samples, P.seed)
-    for scored in score_stages(P, detector, wanted, base):
+    for scored in detector_tables.score_stages(P, "vadclip", wanted, base):
         table = open_vocabulary(scored.columns, scored.truths, base, novel, *draws)
         tables.append(table.assign(model=scored.model))
     return per_cent(pd.concat(tables, ignore_index=True))

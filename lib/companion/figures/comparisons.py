@@ -1,26 +1,34 @@
-"""Figures of points with intervals: one row per setting, one mark per model."""
+"""Figures of points with intervals: models by setting, and many trainings over seeds."""
 
 from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
+import seaborn as sns
 import seaborn.objects as so
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from companion.ablation_tables import rank_correlation, student_interval
 from companion.figures import style
-from companion.figures.style import Figure
+from companion.figures.style import INK, Figure
+from companion.variants import load_variants
 
-BOOTSTRAP = "Point: value on n items. Line: 95% bootstrap interval over videos."
+POINTS = {  # metrics of the curves: title of the panel
+    "video AUC": "video AUC (%)",
+    "frame AUC": "frame AUC (%)",
+    "in-clip frame AUC": "in-clip frame AUC (%)",
+    "MSS": "MeanSignScore",
+    "stills, colour of 10: accuracy": "colour told on stills (%)",
+    "stills, object of 6: accuracy": "object told on stills (%)",
+}
 
 
-@style.styled
 def point_intervals(
     table: pd.DataFrame,
     row: str,
     value: str = "value",
     by: str = "model",
-    title: str = "",
     caption: str = "",
     level: float | None = None,
     text: str | None = None,
@@ -41,7 +49,7 @@ def point_intervals(
         plot = plot.add(bar, so.Dodge(), x="paper", legend=False)
         caption += " Black bar: the paper's number."
     if text:
-        beside = so.Text(halign="left", offset=6, fontsize=9, color=style.INK)
+        beside = so.Text(halign="left", offset=6, fontsize=9, color=INK)
         plot = plot.add(beside, so.Dodge(), x="high", text=text, legend=False)
     figure = style.new_figure(9, 1.6 + (0.28 + 0.16 * len(names)) * rows)
     axes = figure.subplots()
@@ -50,17 +58,16 @@ def point_intervals(
     for edge in np.arange(rows - 1) + 0.5:
         axes.axhline(edge, color=style.RULE, linewidth=0.6)
     if level is not None:
-        axes.axvline(level, color=style.INK, linewidth=1, linestyle="-" if level == 0 else ":")
+        axes.axvline(level, color=INK, linewidth=1, linestyle="-" if level == 0 else ":")
     axes.set(ylabel="", **axis)
     style.legend_outside(figure, axes)
-    return style.headline(figure, title, caption)
+    return style.stamp(figure, caption)
 
 
 def model_comparison(
     table: pd.DataFrame,
-    title: str,
-    caption: str = BOOTSTRAP,
-    axis: str = "AUC or AP (%)",
+    caption: str,
+    axis: str,
     level: float | None = None,
     row: str = "setting",
     value: str = "value",
@@ -72,7 +79,7 @@ def model_comparison(
     counts = table.groupby(row)["n"].max()
     shown = table.assign(row=[f"{name}\n(n = {counts[name]:,})" for name in table[row]])
     caption += " Dotted: chance." if level else ""
-    return point_intervals(shown, "row", value, "model", title, caption, level, xlabel=axis)
+    return point_intervals(shown, "row", value, "model", caption, level, xlabel=axis)
 
 
 def screening_recovery(table: pd.DataFrame) -> Figure:
@@ -86,10 +93,10 @@ def screening_recovery(table: pd.DataFrame) -> Figure:
     apart = "precision, " + shown["model"]
     shown = shown.assign(setting=names.str.strip().where(shown["measure"] != "precision", apart))
     caption = "Point: share of n clips. Line: 95% Wilson interval."
-    return model_comparison(shown, "Planted faults found", caption, "share of clips (%)")
+    return model_comparison(shown, caption, "share of clips (%)")
 
 
-def paired_changes(table: pd.DataFrame, title: str = "Paired changes") -> Figure:
+def paired_changes(table: pd.DataFrame) -> Figure:
     """Change of each variant against its reference in points, with intervals.
 
     Columns: title, metric, value, change, low, high, seeds, reference (True for the reference).
@@ -101,7 +108,7 @@ def paired_changes(table: pd.DataFrame, title: str = "Paired changes") -> Figure
     line = f"Line: 95% interval of Student's t over {seeds} seeds."
     caption = f"Against {reference['title']} ({reference['value']:.3g}). In brackets: the value."
     caption += f" {line if seeds > 1 else 'One seed, no interval.'}"
-    figure = point_intervals(shown, "row", "change", "metric", title, caption, 0, xlabel=axis)
+    figure = point_intervals(shown, "row", "change", "metric", caption, 0, xlabel=axis)
     figure.legends.clear()
     return figure
 
@@ -115,17 +122,16 @@ def violations_by_kind(table: pd.DataFrame) -> Figure:
     names = [f"{name} (n = {sizes[name]:,})" for name in table["direction"]]
     shown = table.assign(direction=names, text=[f"{n:,}" for n in table["count"]])
     shown[["value", "low", "high"]] *= 100
-    title = "What is wrong with the hard negatives"
     caption = "Point: share. Line: 95% bootstrap interval over videos. Number: count."
     axis = {"xlabel": "share of hard negatives (%, log scale above 0.1)", "text": "text"}
-    figure = point_intervals(shown, "kind", "value", "direction", title, caption, **axis)
+    figure = point_intervals(shown, "kind", "value", "direction", caption, **axis)
     figure.axes[0].set_xscale("symlog", linthresh=0.1)
     figure.axes[0].set(xlim=(-0.01, 300), xticks=[0, 0.1, 1, 10, 100])
     figure.axes[0].xaxis.set_major_formatter("{x:g}")
     return figure
 
 
-def against_floor(table: pd.DataFrame, title: str) -> Figure:
+def against_floor(table: pd.DataFrame) -> Figure:
     """Measured value and its floor per line on a log scale.
 
     Columns: line, unit (one for all), ours, low, high, n, floor, ratio; optional paper, drawn
@@ -138,9 +144,64 @@ def against_floor(table: pd.DataFrame, title: str) -> Figure:
     shown = pd.concat([measured, floor], ignore_index=True)
     note = "Point: median of n calls. Line: quartiles. Floor: FLOPs / measured matmul ceiling."
     axis = {"xlabel": f"{table['unit'].iloc[0]} (log scale)", "xscale": "log"}
-    figure = point_intervals(shown, "row", "value", "mark", title, note, **axis)
+    figure = point_intervals(shown, "row", "value", "mark", note, **axis)
     ticks = figure.axes[0].xaxis
     ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ticks.set_major_formatter("{x:g}")
     ticks.set_minor_formatter(NullFormatter())
     return figure
+
+
+def learning_curves(table: pd.DataFrame) -> Figure:
+    """Development metrics along training, a panel per metric, a line per variant.
+
+    Columns: variant, seed, stage, step, metric, value. Stage II's steps follow Stage I's.
+    """
+    table = table[table["metric"].isin(POINTS)].copy()
+    first = table.loc[table["stage"] == 1, "step"].max()
+    table["at"] = table["step"] + first * (table["stage"] == 2)
+    titles = {name: load_variants()[name].title for name in table["variant"].unique()}
+    table["line"] = table["variant"].map(titles).where(table["stage"] == 2, "Stage I")
+    lines = list(table.sort_values("stage", kind="stable")["line"].unique())
+    figure = style.new_figure(11, 6)
+    panels = figure.subplots(2, 3, sharex=True).ravel()
+    look = {"hue": "line", "hue_order": lines, "palette": style.colours(lines), "marker": "o"}
+    look |= {"errorbar": lambda values: student_interval(values)[1:], "err_style": "bars"}
+    for axes, (metric, name) in zip(panels, POINTS.items(), strict=True):
+        sns.lineplot(table[table["metric"] == metric], x="at", y="value", ax=axes, **look)
+        axes.axvline(first, color=INK, linewidth=1, linestyle=":")
+        axes.set(xlabel="optimiser step", ylabel="")
+        axes.set_title(name, fontsize=10)
+    style.legend_outside(figure, panels[0])
+    for axes in panels[1:]:
+        axes.get_legend().remove()
+    counts = table.groupby("line", sort=False)["seed"].nunique()
+    seeds = ", ".join(f"{line}: {n}" for line, n in counts.items())
+    note = f"Development clips. Point: mean over seeds ({seeds}). Bar: 95% interval of Student's t."
+    return style.stamp(figure, note)
+
+
+def mss_against_auc(table: pd.DataFrame) -> Figure:
+    """MSS of every training against its AUCs, with the rank correlation.
+
+    Columns: variant, seed, metric (MSS, video AUC, frame AUC ...), value.
+    """
+    wide = table.pivot_table(index=["variant", "seed"], columns="metric", values="value")
+    wide = wide.reset_index()
+    shown = {name: load_variants()[name].title for name in ("full", "global")}
+    wide["title"] = wide["variant"].map(shown).fillna("other variants")
+    names = ("video AUC", "frame AUC", "in-clip frame AUC")
+    wide = wide.sort_values("title", ascending=False)  # the named ones on top
+    order = list(wide["title"].unique())
+    figure = style.new_figure(11, 4)
+    panels = figure.subplots(1, len(names), sharex=True)
+    look = {"hue": "title", "hue_order": order, "palette": style.colours(order)}
+    look |= {"style": "title", "style_order": order, "markers": style.markers(order)}
+    for i, (axes, name) in enumerate(zip(panels, names, strict=True)):
+        sns.scatterplot(wide, x="MSS", y=name, ax=axes, legend=not i, **look)
+        value, low, high = rank_correlation(wide, "MSS", name)
+        axes.set_title(f"Spearman {value:.2f} [{low:.2f}, {high:.2f}]", fontsize=10)
+        axes.set(xlabel="MeanSignScore", ylabel=f"{name} (%)")
+    style.legend_outside(figure, panels[0])
+    note = "Point: one training, test clips. Interval: 95% bootstrap over variants."
+    return style.stamp(figure, f"n = {len(wide)} trainings. {note}")

@@ -1,6 +1,7 @@
 """Figures of counts and curves: items, losses, scores over time, measures over damage."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,15 +13,11 @@ from companion.figures.style import ABNORMAL, INK, NORMAL, Figure
 from detectors.event_annotations import mask_runs
 
 SMOOTH = 10  # optimiser steps
-FOUR_OPTIONS = 25.0  # per cent right by guessing
 BINS = {"0-25": (10, 25), "25-40": (25, 40), "40-50": (40, 51)}  # scores, end-exclusive
 PANELS = 4  # degradation curves in a row
 
 
-@style.styled
-def dataset_overview(
-    table: pd.DataFrame, title: str = "Items per class", unit: str = "items"
-) -> Figure:
+def dataset_overview(table: pd.DataFrame, unit: str) -> Figure:
     """Bars of items per class and split on a log scale. Columns: class_name, split, items."""
     counts = table.groupby(["class_name", "split"], sort=False)["items"].sum().reset_index()
     totals = counts.groupby("split")["items"].sum()
@@ -39,11 +36,10 @@ def dataset_overview(
     axes.set(xlabel=f"{unit} (log scale)", ylabel="")
     axes.grid(axis="y", visible=False)
     style.legend_outside(figure, axes)
-    return style.headline(figure, title, f"n = {totals.sum():,} {unit}.")
+    return style.stamp(figure, f"n = {totals.sum():,} {unit}.")
 
 
-@style.styled
-def score_distribution(table: pd.DataFrame, title: str = "Screening scores") -> Figure:
+def score_distribution(table: pd.DataFrame) -> Figure:
     """Clips per score with the paper's three bins. Columns: score (10 to 50), bin, decision."""
     kept = (table["decision"] == "keep").sum()
     names = {"drop": f"removed ({len(table) - kept:,})", "keep": f"kept ({kept:,})"}
@@ -65,11 +61,10 @@ def score_distribution(table: pd.DataFrame, title: str = "Screening scores") -> 
     axes.set(xlim=(9.5, 50.5), xlabel="score (10 to 50)", ylabel="clips")
     style.legend_outside(figure, axes)
     note = f"n = {len(table):,} clips. A score on an edge belongs to the bin above."
-    return style.headline(figure, title, note)
+    return style.stamp(figure, note)
 
 
-@style.styled
-def loss_curves(table: pd.DataFrame, title: str = "Training losses") -> Figure:
+def loss_curves(table: pd.DataFrame) -> Figure:
     """Loss terms over optimiser steps: thin = each step, thick = mean of the last ten.
 
     Columns: step, term, value (nats).
@@ -86,11 +81,10 @@ def loss_curves(table: pd.DataFrame, title: str = "Training losses") -> Figure:
     axes.set(xlabel="optimiser step", ylabel="loss (nats)")
     style.legend_outside(figure, axes)
     note = f"Thin: every step. Thick: mean of the last {SMOOTH} steps; validation as measured."
-    return style.headline(figure, title, note)
+    return style.stamp(figure, note)
 
 
-@style.styled
-def score_curves(table: pd.DataFrame, title: str = "", axis: str = "score (0 to 1)") -> Figure:
+def score_curves(table: pd.DataFrame, axis: str) -> Figure:
     """Scores of several models over time, one panel per video, annotated events shaded.
 
     Columns: video, time_s, model, score (0 to 1), truth (0 or 1); optional picked (0 or 1), the
@@ -100,31 +94,27 @@ def score_curves(table: pd.DataFrame, title: str = "", axis: str = "score (0 to 
     figure = style.new_figure(9, 0.9 + 1.7 * len(videos))
     panels = figure.subplots(len(videos), 1, sharex=True, squeeze=False)[:, 0]
     top = 1.1 + 0.1 * len(palette) if "picked" in table else 1.02
+    shade = {"step": "post", "color": ABNORMAL, "alpha": 0.2, "linewidth": 0}
     for axes, video in zip(panels, videos, strict=True):
-        _scores(axes, table[table["video"] == video], palette)
+        rows = table[table["video"] == video]
+        truth = rows[rows["model"] == rows["model"].iloc[0]]
+        axes.fill_between(truth["time_s"], truth["truth"], label="annotated event", **shade)
+        for i, (model, colour) in enumerate(palette.items()):
+            part = rows[rows["model"] == model]
+            axes.step(part["time_s"], part["score"], where="post", color=colour, label=model)
+            if "picked" in part:
+                runs = mask_runs(part["picked"].to_numpy()) * part["time_s"].diff().median()
+                axes.hlines(np.full(len(runs), 1.08 + 0.1 * i), *runs.T, colour, linewidth=4)
         axes.set(ylim=(-0.02, top), yticks=[0, 0.5, 1], ylabel=axis)
         axes.set_title(video, fontsize=9, weight="normal")
     panels[-1].set_xlabel("time (s)")
     style.legend_outside(figure, panels[0])
     bars = " Bar: the interval chosen from the curve." if "picked" in table else ""
-    return style.headline(figure, title, f"n = {len(videos)} videos.{bars}")
+    return style.stamp(figure, f"n = {len(videos)} videos.{bars}")
 
 
-def _scores(axes: Axes, rows: pd.DataFrame, palette: dict[str, str]) -> None:
-    truth = rows[rows["model"] == rows["model"].iloc[0]]
-    shade = {"step": "post", "color": ABNORMAL, "alpha": 0.2, "linewidth": 0}
-    axes.fill_between(truth["time_s"], truth["truth"], label="annotated event", **shade)
-    for i, (model, colour) in enumerate(palette.items()):
-        part = rows[rows["model"] == model]
-        axes.step(part["time_s"], part["score"], where="post", color=colour, label=model)
-        if "picked" in part:
-            runs = mask_runs(part["picked"].to_numpy()) * part["time_s"].diff().median()
-            axes.hlines(np.full(len(runs), 1.08 + 0.1 * i), *runs.T, colour, linewidth=4)
-
-
-@style.styled
 def panel_curves(
-    table: pd.DataFrame, axis: str, title: str = "", caption: str = "", level: float | None = None
+    table: pd.DataFrame, axis: str, caption: str, level: float | None = None
 ) -> Figure:
     """One panel per kind: a measure with intervals over the kind's levels, a line per model.
 
@@ -151,7 +141,7 @@ def panel_curves(
         axes.set_axis_off()
     panels[len(kinds)].legend(*panels[0].get_legend_handles_labels(), loc="center left")
     counts = ", ".join(str(n) for n in sorted(set(table["n"])))
-    return style.headline(figure, title, caption.format(n=counts))
+    return style.stamp(figure, caption.format(n=counts))
 
 
 def _lines(axes: Axes, table: pd.DataFrame) -> None:
@@ -167,7 +157,7 @@ def _lines(axes: Axes, table: pd.DataFrame) -> None:
         axes.plot(x, part["value"], color=colour, label=f"{model}, {of}" if of else model, **look)
 
 
-def accuracy_by_share(table: pd.DataFrame) -> Figure:
+def accuracy_by_share(table: pd.DataFrame, **texts: Any) -> Figure:
     """Accuracy over the share of patches kept, one panel per setting, one line per rule.
 
     Columns: setting, rule, share, value, low, high (per cent), n.
@@ -175,6 +165,4 @@ def accuracy_by_share(table: pd.DataFrame) -> Figure:
     names = table["setting"] + " (n = " + table["n"].astype(str) + ")"
     shown = table.assign(title=names, model=table["rule"], unit="patches kept (%)")
     shown = shown.assign(level=shown["share"], step=shown["share"].rank(method="dense"))
-    title = "Full on the kept patches alone"
-    note = "Point: share of right answers. Line: 95% Wilson interval over n videos."
-    return panel_curves(shown, "accuracy (%)", title, note, FOUR_OPTIONS)
+    return panel_curves(shown, **texts)

@@ -90,9 +90,7 @@ def _wrapped(cells: Sequence[Cell], columns: int, title: str, caption: str) -> F
     return frame_grid(rows, title, caption, side=2.7)
 
 
-def removed_gallery(
-    frames: Sequence[np.ndarray], table: pd.DataFrame, title: str = "Removed clips"
-) -> Figure:
+def removed_gallery(frames: Sequence[np.ndarray], table: pd.DataFrame) -> Figure:
     """One frame per removed clip under its class, score and reason.
 
     Columns, one row per frame: class_name, score, reason, kind (what was planted).
@@ -100,16 +98,13 @@ def removed_gallery(
     cells = []
     for frame, row in zip(frames, table.itertuples(), strict=True):
         # The first criterion and what was measured, without the name of another clip.
-        reason = row.reason.split(";")[0].split(" as ")[0]
-        reason = shorten(reason, 70, placeholder=" ...")
+        reason = shorten(row.reason.split(";")[0].split(" as ")[0], 70, placeholder=" ...")
         text = f"{row.kind}: filed as {row.class_name.replace('_', ' ')}, score {row.score}. "
         cells.append({"frame": frame, "title": fill(text + reason, 34)})
-    return _wrapped(cells, 4, title, "The middle frame of each clip.")
+    return _wrapped(cells, 4, "Removed clips", "The middle frame of each clip.")
 
 
-def boxes_on_frames(
-    frames: Sequence[np.ndarray], table: pd.DataFrame, title: str = "Annotated regions"
-) -> Figure:
+def boxes_on_frames(frames: Sequence[np.ndarray], table: pd.DataFrame) -> Figure:
     """Boxes on frames, region captions below them.
 
     Columns: frame (index into ``frames``), title, x1, y1, x2, y2 (normalised), caption, label
@@ -123,7 +118,8 @@ def boxes_on_frames(
         cell["title"] = fill(rows["title"].iloc[0], 34) if len(rows) else ""
         cell["below"] = "\n".join(fill(caption, 34) for caption in rows["caption"])
         cells.append(cell)
-    return _wrapped(cells, 3, title, "Blue: normal region. Orange, dashed: abnormal region.")
+    note = "Blue: normal region. Orange, dashed: abnormal region."
+    return _wrapped(cells, 3, "Annotated regions", note)
 
 
 def kept_patches(
@@ -147,7 +143,7 @@ def kept_patches(
 
 
 @style.styled
-def twin_frames(frames: np.ndarray, table: pd.DataFrame, title: str = "Twin clips") -> Figure:
+def twin_frames(frames: np.ndarray, table: pd.DataFrame) -> Figure:
     """Clips as rows of frames with their boxes, the global caption above each row.
 
     frames (N, T, H, W, 3) uint8. Columns: clip, frame, caption, label (1 abnormal), x1, y1, x2, y2
@@ -164,7 +160,7 @@ def twin_frames(frames: np.ndarray, table: pd.DataFrame, title: str = "Twin clip
             line = axes.text(0, 1.04, part["caption"].iloc[0], transform=axes.transAxes, size=10)
             line.set_in_layout(False)  # a long caption may run over the next frames
     note = "Blue: normal region (the whole frame). Orange: abnormal region."
-    return style.headline(figure, title, note)
+    return style.headline(figure, "Twin clips", note)
 
 
 @style.styled

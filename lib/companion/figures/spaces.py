@@ -11,10 +11,7 @@ from companion.figures.style import ABNORMAL, NORMAL, Figure, short_name
 ANNOTATED = 20  # cells per side up to which a number fits
 
 
-@style.styled
-def prompt_similarity_matrix(
-    table: pd.DataFrame, title: str = "Cosine similarity between prompts"
-) -> Figure:
+def prompt_similarity_matrix(table: pd.DataFrame) -> Figure:
     """Heat map of text similarities (Figure 2). Columns: row, column, cosine."""
     cosine = table.pivot(index="row", columns="column", values="cosine")
     cosine = cosine.loc[table["row"].unique().tolist(), table["column"].unique().tolist()]
@@ -29,11 +26,10 @@ def prompt_similarity_matrix(
     axes.set_yticklabels([fill(name, 34) for name in cosine.index], rotation=0)
     angle = {"rotation": 55, "ha": "right", "rotation_mode": "anchor"}
     axes.set_xticklabels([fill(name, 28) for name in cosine.columns], **angle)
-    return style.headline(figure, title)
+    return figure
 
 
-@style.styled
-def batch_similarity(table: pd.DataFrame, title: str = "Clips and captions of a batch") -> Figure:
+def batch_similarity(table: pd.DataFrame) -> Figure:
     """Heat map of clips against captions, one panel per model.
 
     Columns: model, clip (number), caption (number), text (the clip's own caption), cosine.
@@ -52,13 +48,10 @@ def batch_similarity(table: pd.DataFrame, title: str = "Clips and captions of a 
         axes.set(xlabel="caption", ylabel="", title=model)
         axes.set_yticklabels(names if axes is panels[0] else texts.index, rotation=0)
     note = "Cosine of clip (row) and caption (column); its own on the diagonal."
-    return style.headline(figure, title, note)
+    return style.stamp(figure, note)
 
 
-@style.styled
-def similarity_gap(
-    table: pd.DataFrame, title: str = "Similarity to normal and abnormal prompts"
-) -> Figure:
+def similarity_gap(table: pd.DataFrame) -> Figure:
     """S_N and S_A per video, joined, with the signed gap written beside them (Figure 1).
 
     Columns: key, class_name, normal, abnormal, gap; one row per video, drawn top to bottom.
@@ -78,13 +71,10 @@ def similarity_gap(
     axes.margins(x=0.25)
     axes.grid(axis="y", visible=False)
     style.legend_outside(figure, axes)
-    return style.headline(figure, title, f"n = {len(table)} videos; gap = S_A - S_N.")
+    return style.stamp(figure, f"n = {len(table)} videos; gap = S_A - S_N.")
 
 
-@style.styled
-def projection_panels(
-    table: pd.DataFrame, title: str = "", caption: str = "", method: str = "UMAP"
-) -> Figure:
+def projection_panels(table: pd.DataFrame, method: str = "UMAP") -> Figure:
     """Scatter of a projection, one square panel per model or space; prompts drawn larger.
 
     Columns: panel, x, y, group. Axes have no unit, and panels share none.
@@ -103,4 +93,4 @@ def projection_panels(
         axes.set_aspect("equal", adjustable="datalim")
         axes.set(title=f"{panel} (n = {len(part)})", xticks=[], yticks=[], **names)
     style.legend_outside(figure, figure.axes[0])
-    return style.headline(figure, title, caption)
+    return figure

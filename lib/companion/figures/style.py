@@ -1,11 +1,9 @@
 """What all figures share: style, palette, legends, provenance lines and saving."""
 
-import functools
 import io
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ParamSpec
 
 import matplotlib
 import matplotlib.figure
@@ -24,8 +22,8 @@ PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 FIXED = {"normal clip": NORMAL, "abnormal clip": ABNORMAL, "paper": "#000000",
          "normal prompt": "#009E73", "abnormal prompt": "#000000"}  # fmt: skip
 MARKERS = "osD^vP*X<>"
-
-Arguments = ParamSpec("Arguments")
+styled = matplotlib.rc_context(fname=STYLE)
+"""Decorator of a figure function: it draws in the project's style, whatever the caller's is."""
 
 
 class Figure(matplotlib.figure.Figure):
@@ -39,27 +37,9 @@ class Figure(matplotlib.figure.Figure):
         return stream.getvalue()
 
 
-def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
-    """Decorate a figure function: it draws in the project's style, whatever the caller's is."""
-
-    @functools.wraps(draw)
-    def wrapper(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Figure:
-        with matplotlib.rc_context():
-            matplotlib.rc_file(STYLE)
-            return draw(*args, **kwargs)
-
-    return wrapper
-
-
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure of this size in inches whose layout keeps every label inside."""
     return Figure(figsize=(width, height), layout="constrained")
-
-
-def write_png(figure: Figure, path: Path) -> None:
-    """Write a figure atomically."""
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(figure._repr_png_())
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
@@ -81,16 +61,16 @@ def headline(figure: Figure, title: str, caption: str = "") -> Figure:
     if title:
         text = textwrap.fill(title, int(figure.get_figwidth() * 8))
         figure.suptitle(text, x=0.01, ha="left", weight="bold")
-    if caption:
-        stamp(figure, caption)
+    return stamp(figure, caption)
+
+
+def stamp(figure: Figure, line: str) -> Figure:
+    """The figure with ``line``, such as the data's name, as the last one under it."""
+    if line:
+        lines = textwrap.wrap(line, int(figure.get_figwidth() * 13))
+        text = "\n".join([*figure.get_supxlabel().splitlines(), *lines])
+        figure.supxlabel(text, x=0.01, ha="left", fontsize=9, color=INK)
     return figure
-
-
-def stamp(figure: Figure, line: str) -> None:
-    """Add ``line``, such as the data's name, as the last one under the figure."""
-    lines = textwrap.wrap(line, int(figure.get_figwidth() * 13))
-    text = "\n".join([*figure.get_supxlabel().splitlines(), *lines])
-    figure.supxlabel(text, x=0.01, ha="left", fontsize=9, color=INK)
 
 
 def legend_outside(figure: Figure, axes: Axes) -> None:
