@@ -19,8 +19,8 @@ import numpy as np
 from harness import answer, interleave, parser, save
 from videos import write_video
 
-from alertclip.survey import uniform_indices
-from alertclip.video import probe, read_frames
+from media.survey import uniform_indices
+from media.video import probe, read_frames
 
 FRAMES, SIZE = 256, (224, 224)
 QUALITY = {"jpeg95": 95, "jpeg75": 75}

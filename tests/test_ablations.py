@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 from test_detector_tables import scored
 
-from alertclip.errors import InputError
 from alertclip.records import Region
 from alertclip.vagta import Item
 from companion import (
@@ -21,6 +20,7 @@ from companion import (
 )
 from companion.profiles import load_params
 from companion.splits import standard_negatives
+from media.errors import InputError
 
 VARIANTS = variants.load_variants()
 T2 = 4.302652729911275  # Student's t, 97.5%, of two degrees of freedom

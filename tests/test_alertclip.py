@@ -8,10 +8,10 @@ from torch.nn.functional import normalize
 from torchvision.ops import roi_align
 
 from alertclip.clips import Batch
-from alertclip.errors import InputError
 from alertclip.lora import add_lora
 from alertclip.losses import total_loss
 from alertclip.model import AttentionPooling, TemporalTransformer, region_sequence, roi_features
+from media.errors import InputError
 
 WHOLE = [0.0, 0.0, 1.0, 1.0]
 

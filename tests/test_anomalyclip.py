@@ -7,12 +7,12 @@ import torch
 from tiny_detectors import NAMES, anomalyclip, clip, random, tokenize
 from torch import Tensor
 
-from alertclip.errors import InputError
 from detectors.anomalyclip import model as network
 from detectors.anomalyclip.model import TemporalModel, aggregate, score_video
 from detectors.anomalyclip.training import select_segments, total_loss, training_sample
 from detectors.detector_parts import VideoScores
 from detectors.training_protocol import AnomalyCLIPSettings
+from media.errors import InputError
 
 
 @pytest.mark.parametrize("split", [False, True])

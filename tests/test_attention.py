@@ -7,8 +7,8 @@ from peft import PeftModel
 from torch.nn.functional import linear
 
 from alertclip.attention import SplitAttention, pack_state_dict, split_attention
-from alertclip.errors import InputError
 from alertclip.lora import add_lora, merge_lora, parameter_groups, target_pattern
+from media.errors import InputError
 
 PIXELS = torch.randn(3, 3, 24, 32, generator=torch.Generator().manual_seed(0))
 TOKENS = tiny_clip.tokenize(["a man runs", "two cars crash here", "fire"])

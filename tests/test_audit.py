@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from alertclip.errors import InputError
 from alertclip.vagta import load_surrogate
 from companion.figures.catalogue import draw
 from companion.profiles import load_params
 from companion.screening_tables import plant_and_clean
 from curation import audit
+from media.errors import InputError
 from miniworld.planted_faults import TEXT_FAULTS, plant_text_faults
 from miniworld.world import clip_jobs, entries, write_annotations
 

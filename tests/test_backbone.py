@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from alertclip.backbone import CONFIG, from_clip, load_backbone
 from alertclip.checkpoint import as_safetensors
-from alertclip.errors import InputError
+from media.errors import InputError
 
 BASE = "ViT-B-32"
 

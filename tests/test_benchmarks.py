@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import yaml
 
-from alertclip.errors import InputError
 from detectors.benchmarks import (
     BENCHMARKS,
     load_benchmark,
@@ -27,6 +26,7 @@ from detectors.event_annotations import (
     read_xd,
     xd_classes,
 )
+from media.errors import InputError
 
 UCF, XD = load_benchmark("ucf_crime"), load_benchmark("xd_violence")
 VIDEOS = {"ucf_crime": 1900, "xd_violence": 4754, "shanghaitech": 437, "msad": 720, "ubnormal": 543}

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from test_ledger import WEAK, backbones, book_of
 
-from alertclip.files import write_json
 from companion import ledger
 from companion.profiles import load_params
 from companion.report import settings_table
 from detectors.benchmarks import load_benchmark
+from media.files import write_json
 
 P_DATA = load_params("paper").data
 

@@ -8,10 +8,10 @@ import torch
 
 from alertclip.backbone import load_backbone
 from alertclip.model import AlertCLIP
-from alertclip.video import probe, read_frames
 from detectors import check
 from detectors.check import extracted_anew, main, rule_table, verdict
 from detectors.features import SnippetRule, embed_crops, extract_features, feature_file, take_crop
+from media.video import probe, read_frames
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_video import SIZE, ids, write_ids
 
-from alertclip.cache import FrameCache, in_threads, parts_ahead
 from alertclip.clips import ClipDataset, collate, cover_spans
-from alertclip.errors import InputError
 from alertclip.records import WHOLE_FRAME, Item, Keyframe, Region, box_at, region_span
-from alertclip.survey import DecodeError, VideoInfo, uniform_indices
 from companion import splits
+from media.cache import FrameCache, in_threads, parts_ahead
+from media.errors import InputError
+from media.survey import DecodeError, VideoInfo, uniform_indices
 
 FIGHT = "UCF_Crimes_Videos/UCF_Crimes/Videos/Fighting/Fighting002_x264.mp4"
 CALM = "UCF_Crimes_Videos/UCF_Crimes/Videos/Testing_Normal_Videos_Anomaly/Normal_Videos_003.mp4"

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alertclip.embeddings import ClipEmbeddings
-from alertclip.errors import InputError
 from alertclip.records import Item, Keyframe, Region
-from alertclip.video import probe
 from companion import screening_tables
 from curation import quality, redundancy, screening
 from curation.__main__ import find_videos, main
 from curation.quality import level
+from media.errors import InputError
+from media.video import probe
 from miniworld import planted_faults
 from miniworld.world import write_video
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from alertclip.errors import InputError
 from companion.degradation import DEGRADATIONS, Clip, degrade
+from media.errors import InputError
 
 LEVELS = {  # mild to severe, on frames of 48 x 64
     "blur": [0.5, 1, 2, 4],

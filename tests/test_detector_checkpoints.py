@@ -16,7 +16,6 @@ from tiny_detectors import SMALL_VAD, VAD_NAMES, WIDTH, anomalyclip, clip, rando
 from torch import Tensor
 
 from alertclip.attention import pack_state_dict, split_attention
-from alertclip.errors import InputError
 from detectors import __main__ as command
 from detectors.anomalyclip.model import AnomalyCLIP
 from detectors.anomalyclip.model import score_video as score_anomalyclip
@@ -26,6 +25,7 @@ from detectors.features import read_features
 from detectors.training_protocol import AnomalyCLIPSettings, VadCLIPSettings
 from detectors.vadclip.model import VadCLIP
 from detectors.vadclip.model import score_video as score_vadclip
+from media.errors import InputError
 
 
 def own_state(model: VadCLIP) -> dict[str, Tensor]:

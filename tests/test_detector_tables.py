@@ -5,8 +5,6 @@ import pandas as pd
 import pytest
 from test_video import write_ids
 
-from alertclip.errors import InputError
-from alertclip.files import Shard, locked, read_json
 from alertclip.records import Item
 from companion import (
     ablations,
@@ -32,6 +30,8 @@ from detectors.features import (
     take_crop,
 )
 from detectors.fitting import VideoScores
+from media.errors import InputError
+from media.files import Shard, locked, read_json
 
 ROWS = {"train": 12, "test": 8}
 

@@ -8,7 +8,6 @@ from tiny_detectors import anomalyclip, clip, training_videos, vadclip
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from alertclip.errors import InputError
 from detectors import fitting
 from detectors.anomalyclip import training as anomalyclip_training
 from detectors.benchmarks import load_benchmark
@@ -21,6 +20,7 @@ from detectors.training_protocol import (
 )
 from detectors.vadclip import training as vadclip_training
 from detectors.vadclip.model import VadCLIP
+from media.errors import InputError
 
 KINDS = ["vadclip", "anomalyclip"]
 STILL = {

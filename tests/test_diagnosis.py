@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from alertclip import mss
-from alertclip.errors import InputError
 from alertclip.intervals import bootstrap_interval, paired_difference
 from alertclip.prompts import load_prompts
 from alertclip.score import PROMPTS
 from companion import result_tables
+from media.errors import InputError
 
 
 def unit(rng, *shape):

@@ -15,10 +15,10 @@ from torch.multiprocessing import start_processes
 from alertclip import distributed
 from alertclip.checkpoint import read_history, trainable
 from alertclip.clips import collate
-from alertclip.errors import InputError
-from alertclip.files import Shard, parse_shard
 from alertclip.hyperparameters import TrainingParams
 from alertclip.training import fit, micro_batches
+from media.errors import InputError
+from media.files import Shard, parse_shard
 
 CPU = torch.device("cpu")
 TRACKED = ("loss", "loss_hard", "grad_norm", "validation_loss", "recall_at_1", "signed_gap")

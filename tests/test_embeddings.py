@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from alertclip.embeddings import ClipEmbeddings, reuse_or_embed
-from alertclip.errors import InputError
 from alertclip.prompts import Prompts, PromptSets
 from companion import result_tables
 from companion.profiles import from_flat
 from companion.tuned_models import StageResult
 from detectors.frame_metrics import frame_metrics
+from media.errors import InputError
 
 
 def embeddings(n: int = 8, frames: int = 4) -> ClipEmbeddings:

@@ -11,10 +11,10 @@ import pytest
 from test_negatives import FENCED, GOOD, PROMPTS, UNIT
 from test_video import write_ids
 
-from alertclip.errors import InputError
 from curation import negatives
 from curation.chat_models import Endpoint
 from curation.negatives import Unit, Writer
+from media.errors import InputError
 
 KEY = "sk-very-secret-0123456789"
 ERROR = (500, "{}", {})

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from alertclip.files import read_json, sha256_file
 from alertclip.records import Item, Keyframe, Region
 from companion import examples, quickstart, result_tables
 from companion.profiles import load_params
+from media.files import read_json, sha256_file
 
 BOX = (0.1, 0.2, 0.3, 0.4)
 

@@ -10,9 +10,9 @@ from torch.nn.functional import normalize
 
 from alertclip.attention_maps import attention_maps, keep_probabilities, rollout, token_maps
 from alertclip.backbone import from_clip
-from alertclip.errors import InputError
 from alertclip.model import AlertCLIP
 from companion.relevance import frame_gradients, frame_maps, gradient_weighted, relevance
+from media.errors import InputError
 
 
 def one_block(pool: str) -> AlertCLIP:

@@ -10,11 +10,11 @@ from peft import PeftModel
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from alertclip.backbone import load_backbone
-from alertclip.errors import InputError
 from alertclip.export import HEAD, META, export_huggingface, export_open_clip, load_alertclip, main
-from alertclip.files import UMASK, read_json
 from alertclip.lora import add_lora
 from alertclip.model import AlertCLIP
+from media.errors import InputError
+from media.files import UMASK, read_json
 
 TEXTS = ["two men fight", "a calm street"]
 SENTENCES = ["two men fight", "a café, calm & quiet; it's 3 o'clock", "stop! hey!you"]

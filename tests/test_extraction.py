@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 
 from alertclip.backbone import load_backbone
-from alertclip.errors import InputError
-from alertclip.files import Shard
 from alertclip.model import AlertCLIP
 from companion import detector_tables, extraction
 from companion.execution import lacking_data, left_out
@@ -18,6 +16,8 @@ from companion.sources import missing_data
 from companion.tuned_models import available_stages, stage_model
 from companion.zero_shot_tables import zero_shot_table
 from detectors.released_features import anchors
+from media.errors import InputError
+from media.files import Shard
 
 
 def test_features_are_asked_for_wherever_the_notebooks_read_them(monkeypatch):

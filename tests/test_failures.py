@@ -9,7 +9,6 @@ import tiny_clip
 import torch
 from test_video import SIZE, write_ids
 
-from alertclip.cache import FrameCache
 from alertclip.clips import ClipDataset
 from alertclip.embeddings import ClipEmbeddings
 from alertclip.records import Item, Keyframe, Region
@@ -19,6 +18,7 @@ from companion.failure_measures import box_cover, box_measures, curves, lend
 from companion.profiles import from_flat
 from companion.relevance import FrameMaps
 from companion.tuned_models import StageResult
+from media.cache import FrameCache
 
 LEVELS = {"blur": [4.0, 1.0], "compression": [10, 40], "actor size": [0.5]}
 P = from_flat({"bootstrap_samples": 50, "failure_levels": LEVELS, "evaluation_batch_size": 3})

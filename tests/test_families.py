@@ -21,13 +21,13 @@ from transformers import BlipConfig, BlipForImageTextRetrieval, BlipImageProcess
 from alertclip.attention import Projections, pack_state_dict, split_attention
 from alertclip.attention_maps import attention_maps, keep_probabilities
 from alertclip.backbone import image_and_patches, load_backbone, take_apart
-from alertclip.errors import InputError
 from alertclip.export import export_open_clip, load_alertclip
 from alertclip.lora import add_lora
 from alertclip.losses import total_loss
 from alertclip.model import AlertCLIP
 from companion.quickstart import stock_encoders
 from companion.relevance import frame_maps
+from media.errors import InputError
 from miniworld import prior
 
 TEXTS = ["two men fight", "a calm street", "fire"]

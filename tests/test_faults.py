@@ -22,8 +22,8 @@ from test_training import Clips, tiny_model
 from test_video import SIZE, ids, write_ids
 
 from alertclip import checkpoint, score
-from alertclip.cache import FrameCache
 from companion.figures import write_table
+from media.cache import FrameCache
 
 CASES: list[Case] = [*data.CASES, *training.CASES, *disks.CASES]
 

@@ -14,12 +14,12 @@ from matplotlib.collections import PathCollection
 from matplotlib.image import imread
 from matplotlib.text import Text
 
-from alertclip.errors import InputError
 from companion import figures
 from companion.figures import catalogue
 from companion.figures.__main__ import main
 from companion.figures.catalogue import CATALOGUE, publish, redraw
 from companion.profiles import ROOT
+from media.errors import InputError
 
 COMMITTED = ROOT / "figures"
 REAL = {"profile": "paper", "data": "vagta"}

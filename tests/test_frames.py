@@ -13,10 +13,10 @@ import pytest
 from test_video import encode, spoilt
 
 from alertclip.anomaly_curve import sampled_pieces
-from alertclip.cache import FrameCache
-from alertclip.survey import uniform_indices
-from alertclip.video import Scaler, probe, read_frames
 from detectors.features import SnippetRule, decoded_pieces
+from media.cache import FrameCache
+from media.survey import uniform_indices
+from media.video import Scaler, probe, read_frames
 
 FRAMES, SIZE, BITS = 40, (32, 64), 8  # H, W; a number is shown as black and white bars
 CODECS = {

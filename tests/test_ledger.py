@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from alertclip.errors import InputError
 from companion import inconsistencies, ledger, paper_numbers, report, result_tables
 from companion.paper_numbers import EMPTY, cells, load, printed, same_digits
 from companion.profiles import ROOT, load_params
 from companion.report import settings_table
+from media.errors import InputError
 
 SIZES = {  # cells, of which empty: counted in the documents, not in the file
     "Alert-CLIP": (49, 2),

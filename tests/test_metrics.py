@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from alertclip.errors import InputError
 from alertclip.intervals import paired_difference, resampled_counts
 from alertclip.mss import hold, inside
 from detectors import frame_metrics as module
@@ -19,6 +18,7 @@ from detectors.frame_metrics import (
     resample,
     video_metrics,
 )
+from media.errors import InputError
 
 
 def some_videos(seed, names):

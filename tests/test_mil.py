@@ -5,7 +5,6 @@ import pytest
 import torch
 from tiny_detectors import WIDTH, random, training_videos
 
-from alertclip.errors import InputError
 from detectors.mil import (
     HEADS,
     NonLocal,
@@ -21,6 +20,7 @@ from detectors.training_protocol import (
     SultaniSettings,
     detector_settings,
 )
+from media.errors import InputError
 
 SMALL = {"batch_size": 4, "segments": 8, "epoch_steps": 20}
 CHANGES = {

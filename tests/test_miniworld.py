@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import miniworld
-from alertclip.errors import InputError
+from media.errors import InputError
 from miniworld.captions import WORDINGS
 from miniworld.plan import FPS, FRAMES, PAIRS, SEEDS, draw_plan
 from miniworld.poses import LYING, ON_BACK, STAND, pose, posture

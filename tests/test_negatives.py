@@ -5,13 +5,13 @@ import json
 import pytest
 from test_qa import Scripted
 
-from alertclip.errors import InputError
 from alertclip.records import Item, Keyframe, Region
 from alertclip.vagta import load_surrogate, load_vagta
 from curation import negatives
 from curation.chat_models import NoReply, Results
 from curation.contract import is_english, normal_form, read_answer
 from curation.negatives import Unit, Writer, load_negative_prompts, units
+from media.errors import InputError
 from miniworld.world import clip_jobs, entries, write_annotations
 
 GOOD = ["Two men hug each other.", "Two men dance in the park.", "Two men shake hands."]

@@ -11,9 +11,9 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from alertclip.errors import InputError
 from companion import execution, workflow
 from companion.profiles import PROFILES, ROOT, Params
+from media.errors import InputError
 
 BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FORBIDDEN = {

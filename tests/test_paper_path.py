@@ -8,10 +8,10 @@ import pytest
 from test_video import encode
 
 from alertclip.checkpoint import read_history
-from alertclip.errors import InputError
 from companion import profiles as params_module
 from companion.profiles import load_params
 from companion.stage_runs import run_stage
+from media.errors import InputError
 
 UCF = "UCF_Crimes_Videos/UCF_Crimes/Videos"
 MSAD = "MSAD/MSAD_Videos"

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alertclip.errors import InputError
 from companion import budgets, extraction, preflight, run
 from companion.profiles import ROOT, Params, load_params
 from companion.splits import load_split
 from companion.workflow import NOTEBOOKS
 from detectors.benchmarks import fill, load_benchmark
+from media.errors import InputError
 
 UCF_VIDEOS = "UCF_Crimes_Videos/UCF_Crimes/Videos"
 NAMES = {  # XD-Violence's end in their classes

@@ -8,11 +8,11 @@ import pytest
 import tiny_clip
 import torch
 
-from alertclip.errors import InputError
-from alertclip.files import read_json, write_json
 from alertclip.records import Item, Keyframe, Region
 from alertclip.vagta import load_surrogate
 from detectors.benchmarks import load_benchmark
+from media.errors import InputError
+from media.files import read_json, write_json
 from vagpt import instructions as ins
 from vagpt import timed_captions as uca
 from vagpt.timed_captions import TimedCaption

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from test_qa import Scripted
 from test_video import write_ids
 
-from alertclip.errors import InputError
 from alertclip.records import Item, Region
 from companion import qa_tables
 from companion.profiles import load_params
@@ -17,6 +16,7 @@ from curation.chat_models import NoReply
 from detectors.benchmarks import load_benchmark
 from detectors.event_annotations import VideoTruth
 from detectors.fitting import TrainingSet
+from media.errors import InputError
 from vagpt import answerers
 from vagpt import questions as qs
 

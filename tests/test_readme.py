@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from alertclip.errors import InputError
 from companion import readme, run
 from companion.ablations import load_variants
 from companion.paper_numbers import load
 from companion.profiles import ROOT, load_params, parse_overrides
+from media.errors import InputError
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 

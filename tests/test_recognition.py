@@ -7,7 +7,6 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from alertclip.errors import InputError
 from detectors.benchmarks import load_benchmark
 from detectors.event_annotations import VideoTruth
 from detectors.fitting import zero_shot_score
@@ -21,6 +20,7 @@ from detectors.recognition import (
     matches,
     open_vocabulary,
 )
+from media.errors import InputError
 
 CLASSES = ["normal", "fight", "fire"]
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from alertclip.errors import InputError
 from detectors.event_annotations import VideoTruth
 from detectors.released_features import (
     check_rate,
@@ -12,6 +11,7 @@ from detectors.released_features import (
     likely_model,
     summarise,
 )
+from media.errors import InputError
 
 RNG = np.random.default_rng(0)
 CONE = RNG.normal(size=16)  # features of a model lie around one direction

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from alertclip.errors import InputError
 from companion import retention
 from companion.profiles import load_params
+from media.errors import InputError
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 

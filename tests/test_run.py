@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from alertclip.errors import InputError
-from alertclip.files import locked
 from companion import run, workflow
 from companion.profiles import load_params
+from media.errors import InputError
+from media.files import locked
 
 STUB = """import sys, pathlib
 folder = pathlib.Path("runs", sys.argv[2])

@@ -13,9 +13,10 @@ import torch
 from test_video import encode
 from torch import nn
 
-from alertclip import anomaly_curve, files, score
-from alertclip.errors import InputError
+from alertclip import anomaly_curve, score
 from alertclip.prompts import load_prompts
+from media import files
+from media.errors import InputError
 
 BLUE, RED = (20, 20, 220), (220, 20, 20)
 

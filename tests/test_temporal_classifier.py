@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alertclip.errors import InputError
 from companion import qa_tables
 from companion.figures.catalogue import draw
 from companion.figures.images import kept_patches
+from media.errors import InputError
 from vagpt import effective_tokens, temporal_classifier
 from vagpt.effective_tokens import embed_frames
 from vagpt.qa_protocol import QAParams

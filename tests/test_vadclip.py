@@ -7,10 +7,10 @@ import pytest
 import torch
 from tiny_detectors import LENGTH, WIDTH, clip, random, tokenize, vadclip
 
-from alertclip.errors import InputError
 from detectors.training_protocol import VadCLIPSettings
 from detectors.vadclip.model import VadCLIP, chunks, prompt_layout, score_video
 from detectors.vadclip.training import total_loss, training_window
+from media.errors import InputError
 
 
 def test_prompt_slots_of_the_official_layout():

@@ -7,10 +7,10 @@ import torch
 from test_video import write_ids
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from alertclip.cache import FrameCache
-from alertclip.errors import InputError
 from companion import mini_vlm, vagpt_exam
 from curation.chat_models import LocalModel
+from media.cache import FrameCache
+from media.errors import InputError
 from vagpt import effective_tokens as et
 from vagpt import language_model as lm
 from vagpt.answerers import arm_differences, arm_table

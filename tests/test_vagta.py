@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 
-from alertclip.errors import InputError
 from alertclip.records import region_span, token_count
 from alertclip.vagta import load_surrogate, load_vagta, strip_prefix
+from media.errors import InputError
 
 VIDEO = "UCF_Crimes_Videos/UCF_Crimes/Videos/Fighting/Fighting002_x264.mp4"
 NORMAL = "UCF_Crimes_Videos/UCF_Crimes/Videos/Testing_Normal_Videos_Anomaly/Normal_Videos_003.mp4"

@@ -9,9 +9,9 @@ import av
 import numpy as np
 import pytest
 
-from alertclip import video
-from alertclip.cache import FrameCache, parallel_fill, parallel_probe
-from alertclip.video import DecodeError, probe, read_frames
+from media import video
+from media.cache import FrameCache, parallel_fill, parallel_probe
+from media.video import DecodeError, probe, read_frames
 
 FRAMES, FPS, SIZE = 40, 30, (48, 64)  # H, W
 
@@ -120,9 +120,9 @@ def test_frames_chosen_while_counting_are_not_decoded_again(clip, tmp_path, monk
     infos = parallel_probe(cache, [clip], 1, lambda path, info: [[2, info.frames - 1], [0, 2]])
     assert infos[clip].frames == FRAMES
     with monkeypatch.context() as patch:
-        patch.setattr("alertclip.cache.read_frames", None)
+        patch.setattr("media.cache.read_frames", None)
         assert ids(cache.get(clip, [2, 39])) == [2, 39] and ids(cache.get(clip, [0, 2])) == [0, 2]
-    monkeypatch.setattr("alertclip.cache.THROUGH", 1)
+    monkeypatch.setattr("media.cache.THROUGH", 1)
     copy = write_ids(tmp_path / "copy.mp4", 20)
     assert cache.info(copy, lambda info: [[3, 4]]).frames == 20 and len(list(kept.iterdir())) == 2
 

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from alertclip.cache import decoder_threads, parts_ahead
 from alertclip.model import AlertCLIP
 from alertclip.mss import hold
 from alertclip.prompts import Prompts
-from alertclip.survey import VideoInfo
-from alertclip.video import Walk
+from media.cache import decoder_threads, parts_ahead
+from media.survey import VideoInfo
+from media.video import Walk
 
 FRAMES = 8  # a window where the model does not say
 RATE = 2.0  # sampled frames per second: near the field's 16-frame snippets at 30 fps

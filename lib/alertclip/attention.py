@@ -14,7 +14,7 @@ from timm.layers import Attention, AttentionPoolLatent
 from torch import Tensor, nn
 from torch.nn.functional import dropout, scaled_dot_product_attention
 
-from alertclip.errors import InputError
+from media.errors import InputError
 
 PARTS = ("q_proj", "k_proj", "v_proj")
 OUT = ("out_proj",)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from alertclip.attention import Projections
-from alertclip.errors import InputError
+from media.errors import InputError
 
 
 @torch.inference_mode()

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from alertclip.attention import Projections, split_attention
 from alertclip.blip import BlipVision, is_blip, read_blip
 from alertclip.checkpoint import ARCHIVE, as_safetensors, file_header
-from alertclip.errors import InputError
-from alertclip.files import read_json
+from media.errors import InputError
+from media.files import read_json
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "miniworld/weights"
 PACKAGED = {name: WEIGHTS / name for name in ("miniclip", "minisiglip")}  # need no download

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from alertclip.attention import SplitSelfAttention, pack_state_dict
-from alertclip.errors import InputError
-from alertclip.files import read_json
+from media.errors import InputError
+from media.files import read_json
 
 if TYPE_CHECKING:  # importing takes 1.5 s, which only BLIP's users should wait
     from transformers import BlipForImageTextRetrieval, PreTrainedTokenizerBase

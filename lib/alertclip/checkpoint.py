@@ -22,8 +22,8 @@ from torch import Tensor, _weights_only_unpickler, nn
 from torch._weights_only_unpickler import get_globals_in_pkl
 from torch.serialization import _load, safe_globals
 
-from alertclip.errors import InputError
-from alertclip.files import atomic_write, read_json, sha256_json, share, write_json, writing
+from media.errors import InputError
+from media.files import atomic_write, read_json, sha256_json, share, write_json, writing
 
 TRAINABLE, STATE, RUN, LOG = "trainable.safetensors", "state.pt", "run.json", "log.jsonl"
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from alertclip.cache import FrameCache, parallel_fill, parallel_probe
-from alertclip.errors import InputError
-from alertclip.files import sha256_json
 from alertclip.records import Finding, Item, boxes_at, region_span
-from alertclip.survey import Spacing, VideoInfo, uniform_indices
+from media.cache import FrameCache, parallel_fill, parallel_probe
+from media.errors import InputError
+from media.files import sha256_json
+from media.survey import Spacing, VideoInfo, uniform_indices
 
 
 @dataclass(frozen=True)

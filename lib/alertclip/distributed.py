@@ -17,9 +17,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from alertclip.errors import InputError
-from alertclip.files import Shard
 from alertclip.losses import Embeddings, concatenate
+from media.errors import InputError
+from media.files import Shard
 
 PATIENCE = timedelta(days=1)  # the first process may decode all videos while the others wait
 

@@ -12,8 +12,8 @@ from safetensors.numpy import save_file
 from torch.nn.functional import normalize
 
 from alertclip.clips import collate
-from alertclip.errors import InputError
-from alertclip.files import atomic_write, progress, sha256_json
+from media.errors import InputError
+from media.files import atomic_write, progress, sha256_json
 
 ARRAYS = ("embedding", "z", "v", "mask", "times", "labels")
 

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from alertclip.attention import pack_state_dict
 from alertclip.backbone import CONFIG, Backbone, load_backbone
 from alertclip.blip import BlipRetrieval, renamed, save_blip
-from alertclip.errors import InputError
-from alertclip.files import atomic_write, read_json, share, write_json, writing
 from alertclip.lora import has_lora, merge_lora
 from alertclip.model import AlertCLIP
+from media.errors import InputError
+from media.files import atomic_write, read_json, share, write_json, writing
 
 if TYPE_CHECKING:
     from transformers import CLIPConfig, CLIPTokenizer

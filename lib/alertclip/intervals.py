@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alertclip.errors import InputError
+from media.errors import InputError
 
 Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(values (B, ...), weights (n_boot, B)) -> (n_boot,): a statistic of weighted samples."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from alertclip.attention import SPLIT
-from alertclip.errors import InputError
+from media.errors import InputError
 
 # Names by which the libraries know each layer; SigLIP's attention pooling is not adapted.
 TOWERS = {

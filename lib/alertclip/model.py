@@ -14,9 +14,9 @@ from torchvision.ops import roi_align
 
 from alertclip.backbone import Backbone, PatchTokens, image_and_patches
 from alertclip.clips import Batch
-from alertclip.errors import InputError
 from alertclip.lora import has_lora
 from alertclip.losses import Embeddings
+from media.errors import InputError
 
 K = 3  # hard negatives per region (supplementary A.4)
 MAX_FRAMES = 256  # Table 4

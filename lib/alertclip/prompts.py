@@ -8,8 +8,8 @@ import yaml
 from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from alertclip.errors import InputError
-from alertclip.files import sha256_json
+from media.errors import InputError
+from media.files import sha256_json
 
 STRICT = ConfigDict(extra="forbid")
 Sentence = Annotated[str, StringConstraints(pattern=r"\S")]

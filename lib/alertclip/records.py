@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from alertclip.files import atomic_write
+from media.files import atomic_write
 
 CLOCK = 25.0  # frames per second of the annotation clock, not of the videos
 HALF_WINDOW = 8  # annotation frames on each side of a track with a single keyframe (ours)

@@ -24,15 +24,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from alertclip import anomaly_curve, files
+from alertclip import anomaly_curve
 from alertclip.anomaly_curve import FRAMES, RATE, PromptEmbeddings, ScoreCurve, embed_prompts
 from alertclip.attention_maps import attention_maps
 from alertclip.backbone import brings_weights, load_backbone
-from alertclip.errors import InputError
 from alertclip.export import META, load_alertclip, require_finite
 from alertclip.model import AlertCLIP
 from alertclip.prompts import load_prompts
-from alertclip.video import read_frames
+from media import files
+from media.errors import InputError
+from media.video import read_frames
 
 PROMPTS = Path(__file__).resolve().parents[2] / "params" / "prompts.yaml"
 HELD = "score held from each sampled frame to the next"

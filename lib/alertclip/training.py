@@ -16,11 +16,11 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from alertclip import checkpoint, distributed
 from alertclip.clips import Batch, collate
-from alertclip.errors import InputError
-from alertclip.files import WHOLE, Shard, locked, progress, sha256_json
 from alertclip.hyperparameters import StageParams, TrainingParams
 from alertclip.lora import parameter_groups
 from alertclip.objective import StageObjective, validate
+from media.errors import InputError
+from media.files import WHOLE, Shard, locked, progress, sha256_json
 
 BOOKKEEPING = {"save_steps", "save_limit"}  # they decide what is written, not what is learned
 

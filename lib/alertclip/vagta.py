@@ -7,8 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from alertclip.errors import InputError
-from alertclip.files import read_json
 from alertclip.records import (
     Box,
     Item,
@@ -21,6 +19,8 @@ from alertclip.records import (
     is_text,
     item_key,
 )
+from media.errors import InputError
+from media.files import read_json
 
 # "Normal video:", "<Class> anomaly video:", once "Water incident: Abnormal video showing"
 PREFIX = re.compile(

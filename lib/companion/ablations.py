@@ -22,9 +22,7 @@ import pandas as pd
 import torch
 
 from alertclip.checkpoint import weights_hash
-from alertclip.errors import InputError
 from alertclip.export import META
-from alertclip.files import locked, progress, sha256_json
 from alertclip.training import BOOKKEEPING
 from companion import detector_tables, result_tables, tuned_models
 from companion.detector_tables import Curves, Scored
@@ -37,6 +35,8 @@ from companion.variants import Variant, load_variants, require_variants
 from companion.workflow import selected
 from companion.zero_shot_tables import zero_shot_curves
 from detectors.training_protocol import Detector
+from media.errors import InputError
+from media.files import locked, progress, sha256_json
 
 STAGE1 = ("seed", "data", "world", "model", "training.negatives", "stage1")
 NOT_STAGE1 = ("hard_negatives_train", "region_negatives", "region_pooling", "patch_tokens")

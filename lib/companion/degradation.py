@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alertclip.errors import InputError
+from media.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 from sklearn.manifold import TSNE
 
-from alertclip.errors import InputError
 from companion.detector_tables import Scored, held_scores
 from detectors.event_annotations import frame_truth
+from media.errors import InputError
 
 PER_CLASS = 40  # snippets drawn per class in a t-SNE plot
 

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from alertclip.cache import FrameCache
 from alertclip.clips import ClipDataset
 from alertclip.records import WHOLE_FRAME, Item, Report, box_at, region_span
-from alertclip.video import probe, read_frames
 from companion.figures.images import CORNERS
 from companion.profiles import Params
 from companion.splits import load_split, prepare_data
+from media.cache import FrameCache
+from media.video import probe, read_frames
 
 Loaded = Mapping[str, tuple[list[Item], Report]]
 SHOWN = (240, 320)  # H, W of example frames

@@ -18,11 +18,11 @@ from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
-from alertclip.errors import InputError
-from alertclip.files import atomic_write, read_json, write_json
 from companion.extraction import detectors_at_hand
 from companion.profiles import PROFILES, Params, load_params, parse_overrides
 from companion.workflow import NOTEBOOKS
+from media.errors import InputError
+from media.files import atomic_write, read_json, write_json
 
 BAR = "{l_bar}{bar:20}| {n_fmt}/{total_fmt} cells, {elapsed}{postfix}"
 REFERENCE = re.compile(r"!\[[^\]]*\]\(\.\./figures/\w+\.png\)\n*")

@@ -14,8 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from alertclip.errors import InputError
-from alertclip.files import WHOLE, Shard, parse_shard, sha256_file, sha256_json
 from alertclip.model import AlertCLIP
 from companion.profiles import Params, load_params, parse_overrides
 from companion.sources import Gap, benchmark_gaps
@@ -34,6 +32,8 @@ from detectors.features import SnippetRule, extract_features, feature_file, read
 from detectors.fitting import EvaluationSet, TrainingSet, class_prompts
 from detectors.released_features import anchors, check_rate, check_space, feature_index, summarise
 from detectors.training_protocol import Detector, DetectorParams
+from media.errors import InputError
+from media.files import WHOLE, Shard, parse_shard, sha256_file, sha256_json
 
 READERS: tuple[Detector, ...] = ("vadclip", "anomalyclip")  # the heads without text take VadCLIP's
 

@@ -14,9 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from alertclip.cache import FrameCache
 from alertclip.clips import ClipDataset
-from alertclip.files import files_below, is_video
 from alertclip.model import AlertCLIP
 from alertclip.records import Item
 from companion import failure_measures as measures
@@ -28,6 +26,8 @@ from companion.profiles import ROOT, Params
 from companion.relevance import FrameMaps
 from companion.splits import clip_dataset
 from companion.tuned_models import STAGES, StageResult, stage_model
+from media.cache import FrameCache
+from media.files import files_below, is_video
 
 COLUMNS = 8  # frames of one clip
 REAL_FRAMES = 2  # of each real clip

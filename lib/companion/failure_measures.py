@@ -16,8 +16,6 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
 from alertclip.clips import ClipDataset
-from alertclip.errors import InputError
-from alertclip.files import progress
 from alertclip.intervals import Statistic, bootstrap_interval, mean, ratio
 from alertclip.model import AlertCLIP
 from alertclip.mss import encode_sets
@@ -28,6 +26,8 @@ from companion.splits import clip_dataset, prepare_data
 from companion.stage_runs import resolve_device
 from companion.tuned_models import prompts_of, stage_model
 from detectors.frame_metrics import auc_statistic
+from media.errors import InputError
+from media.files import progress
 
 CURVES: dict[str, tuple[str | list[str], Statistic | None, float]] = {
     "relevance": (["mass_relevance", "area"], ratio, 1),

@@ -11,14 +11,14 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from alertclip.errors import InputError
-from alertclip.files import read_json
 from alertclip.records import MAX_TOKENS, token_count
 from alertclip.vagta import strip_prefix
 from companion import flops
 from companion.paper_numbers import cells, load, number, printed, same_digits, value
 from companion.profiles import FACTS, Params
 from companion.report import benchmark_counts
+from media.errors import InputError
+from media.files import read_json
 
 HOLDS, CONTRADICTED, DOUBTFUL = "holds", "contradicted", "doubtful"
 NOT_RUN = "not run"

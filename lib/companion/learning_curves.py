@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 
 from alertclip.checkpoint import TRAINABLE, checkpoints, restore
 from alertclip.embeddings import embed_clips
-from alertclip.errors import InputError
 from alertclip.model import AlertCLIP
 from alertclip.mss import encode_sets, signed_score
 from companion import ablations, result_tables
@@ -25,6 +24,7 @@ from companion.stage_runs import initial_model, resolve_device
 from companion.tuned_models import StageResult, prompts_of
 from companion.variants import load_variants
 from companion.world_gates import still_accuracy
+from media.errors import InputError
 
 KEPT = {f"stage{stage}_{name}": value for stage in (1, 2)
         for name, value in (("save_steps", 25), ("save_limit", 1000))}  # fmt: skip

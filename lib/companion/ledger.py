@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from alertclip.errors import InputError
-from alertclip.files import read_json
 from alertclip.hyperparameters import DataParams
 from companion.paper_numbers import Cell, cells, load, number, same_digits, value
 from companion.profiles import FLAT, Params, from_flat
 from detectors.benchmarks import list_counts, load_benchmark
+from media.errors import InputError
+from media.files import read_json
 
 INTERVAL, ROUNDING = "reproduced within the interval", "reproduced within rounding"
 DIFFERS, DIRECTION = "differs", "direction only"

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from alertclip.errors import InputError
 from companion.profiles import PAPER_RESULTS
+from media.errors import InputError
 
 EMPTY = "~"
 # Keeps every number as printed: 88.50 has two decimals. Ten times faster where libyaml is there.

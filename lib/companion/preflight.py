@@ -12,7 +12,6 @@ from huggingface_hub import constants as hub
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from alertclip.backbone import load_backbone
-from alertclip.errors import InputError
 from companion.budgets import needs
 from companion.extraction import check_features, domain_gaps
 from companion.profiles import Params
@@ -21,6 +20,7 @@ from companion.splits import load_split
 from companion.stage_runs import resolve_device
 from companion.workflow import Notebook
 from detectors.benchmarks import load_benchmark
+from media.errors import InputError
 
 NO_CLIPS = ("00", "09", "11")  # notebooks that read none of VAGTA's clips
 

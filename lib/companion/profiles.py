@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Literal, TypeVar
 import yaml
 from pydantic import Field, ValidationError
 
-from alertclip.errors import InputError, nearest
 from alertclip.hyperparameters import (
     STAGE2,
     DataParams,
@@ -23,6 +22,7 @@ from alertclip.hyperparameters import (
     TrainingParams,
 )
 from detectors.training_protocol import DETECTORS, DetectorParams, detector_settings
+from media.errors import InputError, nearest
 from vagpt.qa_protocol import QAParams
 
 Result = TypeVar("Result")

@@ -7,8 +7,6 @@ import numpy as np
 import pandas as pd
 
 from alertclip import intervals
-from alertclip.cache import FrameCache, parallel_fill
-from alertclip.errors import InputError
 from alertclip.model import AlertCLIP
 from companion import extraction, tuned_models
 from companion.profiles import Params
@@ -18,6 +16,8 @@ from curation.chat_models import chat_model
 from detectors.benchmarks import load_benchmark, read_list
 from detectors.features import snippet_frames
 from detectors.fitting import EvaluationSet, class_prompts
+from media.cache import FrameCache, parallel_fill
+from media.errors import InputError
 from vagpt import answerers, questions, temporal_classifier
 from vagpt import effective_tokens as tokens
 from vagpt.answerers import Answerer

@@ -18,7 +18,6 @@ from torch.nn.functional import normalize
 from alertclip.anomaly_curve import ScoreCurve, embed_prompts, score_video
 from alertclip.blip import is_blip, max_tokens
 from alertclip.export import ADAPTER, META, export_open_clip
-from alertclip.files import read_json, sha256_file, share, write_json
 from alertclip.model import AlertCLIP
 from alertclip.score import HELD, draw, load_model
 from companion import figures
@@ -27,6 +26,7 @@ from companion.profiles import ROOT, Params, load_params
 from companion.splits import clip_dataset, load_split, prepare_data
 from companion.stage_runs import resolve_device
 from companion.tuned_models import event_spans, prompts_of, provenance, stage_model
+from media.files import read_json, sha256_file, share, write_json
 
 Encoders = tuple[Callable[[Tensor], Tensor], Callable[[Sequence[str]], Tensor]]
 SHIPPED = ROOT / "lib" / "miniworld" / "example"

@@ -9,13 +9,13 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from alertclip.errors import InputError
-from alertclip.files import atomic_write
 from companion.ablation_tables import ablation_table, student_table
 from companion.figures.style import committed
 from companion.interpolation import changes
 from companion.learning_curves import gains
 from companion.profiles import ROOT
+from media.errors import InputError
+from media.files import atomic_write
 
 TEMPLATES = ROOT / "docs" / "templates"
 PAGES = ("results.md", "speed.md")

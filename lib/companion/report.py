@@ -8,7 +8,6 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import HTML, Image
 
-from alertclip.files import read_json
 from companion import workflow
 from companion.figures.catalogue import CATALOGUE
 from companion.ledger import STATUSES, Counts, counts_in_use
@@ -17,6 +16,7 @@ from companion.profiles import Params, from_flat
 from companion.stage_runs import resolve_device
 from detectors.benchmarks import load_benchmark
 from detectors.training_protocol import DetectorParams, detector_settings
+from media.files import read_json
 
 SHOWN = ["row", "column", "unit", "paper", "ours", "low", "high", "n", "status"]
 COUNTED = ("ucf_crime", "xd_violence", "shanghaitech", "ubnormal", "msad")

@@ -8,7 +8,6 @@ from IPython.display import Markdown
 
 from alertclip import intervals, mss
 from alertclip.checkpoint import read_history
-from alertclip.errors import InputError
 from companion import figures, paper_numbers
 from companion.figures import catalogue
 from companion.profiles import Params
@@ -31,6 +30,7 @@ from detectors.frame_metrics import (
     resampled_metrics,
     video_metrics,
 )
+from media.errors import InputError
 
 finding = Markdown  # the sentence under a result; its numbers come from the table, by f-string
 

@@ -19,14 +19,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torchvision.datasets import ImageFolder
 
-from alertclip.errors import InputError
-from alertclip.files import progress, read_json
 from alertclip.intervals import bootstrap_interval
 from alertclip.model import AlertCLIP
 from companion import tuned_models
 from companion.profiles import ROOT, Params
 from companion.result_tables import per_cent
 from companion.world_gates import still_accuracy
+from media.errors import InputError
+from media.files import progress, read_json
 
 BATCH = 64
 NOTHING = {"measure": "not measured", "value": np.nan, "low": np.nan, "high": np.nan, "n": 0}

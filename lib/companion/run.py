@@ -14,12 +14,12 @@ from collections.abc import Sequence
 
 import yaml
 
-from alertclip.errors import InputError
-from alertclip.files import atomic_write, locked
 from companion.profiles import ROOT, Params, load_params, parse_overrides
 from companion.sources import gap_table, settings_gaps
 from companion.variants import require_variants
 from companion.workflow import NOTEBOOKS, Notebook, runnable
+from media.errors import InputError
+from media.files import atomic_write, locked
 
 
 def check_parameters(P: Params) -> None:

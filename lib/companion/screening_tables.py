@@ -11,13 +11,13 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from alertclip.records import Item
-from alertclip.video import DecodeError, probe, read_frames
 from companion import tuned_models
 from companion.figures import write_table
 from companion.profiles import Params, load_params
 from companion.splits import Split, load_split, prepare_data
 from curation import audit
 from curation.screening import DROP, screen
+from media.video import DecodeError, probe, read_frames
 from miniworld import planted_faults
 
 CLEAN_SHARE, FAULT_SHARE = 0.2, 0.02  # of a split: untouched clips, and clips of each fault

@@ -7,12 +7,12 @@ from typing import Any, Literal, get_args
 
 import yaml
 
-from alertclip.errors import InputError
 from alertclip.prompts import load_prompts
 from companion.profiles import PROFILES, ROOT, Params, within
 from companion.variants import load_variants
 from detectors.benchmarks import Benchmark, Split, read_list, read_truth
 from detectors.event_annotations import SNIPPET, load_array
+from media.errors import InputError
 
 VAGTA = "VAGTA's annotations, https://github.com/ClarkZhu216/Alert-CLIP_dataset"
 FOLDERS = {  # of VAGTA's videos: benchmark, where to get it

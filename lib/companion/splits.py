@@ -14,13 +14,13 @@ from typing import Literal
 import numpy as np
 
 import miniworld
-from alertclip.cache import FrameCache
 from alertclip.clips import ClipDataset
-from alertclip.errors import InputError
 from alertclip.records import Item, Region, Report
 from alertclip.vagta import load_surrogate, load_vagta, strip_prefix
 from companion.profiles import Params
 from companion.sources import missing_data
+from media.cache import FrameCache
+from media.errors import InputError
 
 Split = Literal["train", "dev", "test"]
 

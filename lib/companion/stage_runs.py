@@ -9,15 +9,15 @@ from alertclip import distributed
 from alertclip.backbone import load_backbone
 from alertclip.checkpoint import RUN
 from alertclip.clips import ClipDataset
-from alertclip.errors import InputError
 from alertclip.export import META, export_open_clip, load_alertclip
-from alertclip.files import read_json, sha256_json, write_json
 from alertclip.hyperparameters import StageParams
 from alertclip.lora import add_lora
 from alertclip.model import AlertCLIP
 from alertclip.training import BOOKKEEPING, fit
 from companion.profiles import Params
 from companion.splits import clip_dataset, prepare_data, require_disjoint
+from media.errors import InputError
+from media.files import read_json, sha256_json, write_json
 
 FOLDERS = {1: "stage1", 2: "full"}  # of the models after Stage I and Stage II, in the run's folder
 

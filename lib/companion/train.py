@@ -8,9 +8,9 @@ import argparse
 import sys
 
 from alertclip.distributed import processes, rank
-from alertclip.errors import InputError
 from companion.profiles import load_params, parse_overrides
 from companion.stage_runs import run_stage
+from media.errors import InputError
 
 
 def main() -> None:

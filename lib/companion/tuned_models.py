@@ -12,7 +12,6 @@ from alertclip.backbone import load_backbone
 from alertclip.checkpoint import weights_hash
 from alertclip.embeddings import ClipEmbeddings, embed_clips, reuse_or_embed
 from alertclip.export import load_alertclip
-from alertclip.files import sha256_json
 from alertclip.model import AlertCLIP
 from alertclip.mss import encode_sets
 from alertclip.prompts import Prompts, load_prompts
@@ -20,6 +19,7 @@ from alertclip.records import region_span
 from companion.profiles import ROOT, Params
 from companion.splits import Split, clip_dataset, is_surrogate, load_split, prepare_data
 from companion.stage_runs import resolve_device
+from media.files import sha256_json
 
 Stage = Literal["clip", "stage1", "full"]
 STAGES: dict[Stage, str] = {"clip": "CLIP", "stage1": "Stage I", "full": "Full"}

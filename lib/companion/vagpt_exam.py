@@ -18,10 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from alertclip.cache import FrameCache
 from alertclip.checkpoint import weights_hash
-from alertclip.errors import InputError
-from alertclip.files import progress, sha256_json, write_json
 from companion import extraction, qa_tables
 from companion.figures.style import write_table
 from companion.profiles import Params, load_params, parse_overrides
@@ -30,6 +27,9 @@ from companion.stage_runs import resolve_device
 from companion.tuned_models import stage_model
 from curation.chat_models import Results
 from detectors.event_annotations import video_name
+from media.cache import FrameCache
+from media.errors import InputError
+from media.files import progress, sha256_json, write_json
 from vagpt import instructions, temporal_classifier
 from vagpt.answerers import answer_all, arm_differences, arm_table, blind_answerer
 from vagpt.effective_tokens import Shown, between, frames_shown, timm_patches, unit, video_tokens

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from alertclip.errors import InputError
 from companion.profiles import ABLATIONS, from_flat, nearest, within
+from media.errors import InputError
 
 
 class Variant(BaseModel):

@@ -17,7 +17,7 @@ from companion.profiles import FACTS, PAPER_RESULTS, ROOT, Params
 from detectors.benchmarks import load_benchmark
 
 WEIGHTS = ROOT / "lib/miniworld/weights"
-CORE = ("alertclip", "companion", "detectors", "miniworld")
+CORE = ("media", "alertclip", "companion", "detectors", "miniworld")
 KNOWN = yaml.safe_load((FACTS / "notebooks.yaml").read_text(encoding="utf-8"))
 
 

@@ -19,7 +19,6 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 
-from alertclip.files import progress
 from alertclip.intervals import bootstrap_interval
 from alertclip.model import AlertCLIP
 from alertclip.mss import signed_score
@@ -28,6 +27,7 @@ from companion.figures import write_table
 from companion.profiles import Params, load_params, parse_overrides
 from companion.splits import Split, clip_dataset, prepare_data
 from detectors.frame_metrics import auc_statistic
+from media.files import progress
 from miniworld import stills
 from miniworld.captions import PLACES, article
 

@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 from torch.nn.functional import normalize
 
-from alertclip.errors import InputError
 from alertclip.model import AlertCLIP
 from alertclip.mss import encode_sets, zero_shot_margin
 from companion import detector_tables
@@ -23,6 +22,7 @@ from companion.result_tables import per_cent
 from companion.tuned_models import STAGES, Stage, prompts_of, stage_model
 from detectors.benchmarks import load_benchmark
 from detectors.recognition import open_vocabulary
+from media.errors import InputError
 
 Level = Literal["snippet", "temporal"]
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import torch
 
-from alertclip.errors import InputError
-from alertclip.files import VIDEO_SUFFIXES, atomic_write, files_below, is_video
 from alertclip.prompts import load_prompts
 from alertclip.records import Item
 from alertclip.score import load_model
 from curation import PARAMS
 from curation.screening import DROP, screen
+from media.errors import InputError
+from media.files import VIDEO_SUFFIXES, atomic_write, files_below, is_video
 
 
 def find_videos(folder: Path) -> list[Item]:

@@ -20,13 +20,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 
-from alertclip.errors import InputError
-from alertclip.files import atomic_write, read_json, write_json
 from alertclip.intervals import Interval, ratio
 from alertclip.mss import bootstrap_interval
 from alertclip.records import Item, is_text, item_key
 from curation import PARAMS
 from curation.contract import NEGATIVES, normal_form, violations
+from media.errors import InputError
+from media.files import atomic_write, read_json, write_json
 
 CONTRACT = ("missing", "over-long", "not English", "repeated", "equal to the positive", "not text")
 OTHER = ("cut off", "repeated in another region", "caption of another region", "fantastical")

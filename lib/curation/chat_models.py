@@ -17,7 +17,7 @@ import numpy as np
 import openai
 from PIL import Image
 
-from alertclip.errors import InputError
+from media.errors import InputError
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 JPEG_QUALITY = 85

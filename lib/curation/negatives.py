@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 import yaml
 
-from alertclip.errors import InputError
-from alertclip.files import locked, progress, read_json, sha256_json, write_json
 from alertclip.records import CLOCK, Item, item_key, region_span
-from alertclip.survey import uniform_indices
 from alertclip.vagta import load_surrogate, load_vagta
-from alertclip.video import DecodeError, probe, read_frames
 from curation import PARAMS
 from curation.chat_models import ChatModel, NoReply, Results, chat_model
 from curation.contract import MAX_TOKENS, Violation, read_answer
+from media.errors import InputError
+from media.files import locked, progress, read_json, sha256_json, write_json
+from media.survey import uniform_indices
+from media.video import DecodeError, probe, read_frames
 
 PROMPTS = PARAMS / "negative_prompts.yaml"
 LONGER_SIDE = 448  # pixels of an attached frame

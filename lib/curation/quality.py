@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import median_filter
 
-from alertclip.files import read_json, sha256_file, sha256_json, write_json
-from alertclip.survey import VideoInfo
-from alertclip.video import read_frames
+from media.files import read_json, sha256_file, sha256_json, write_json
+from media.survey import VideoInfo
+from media.video import read_frames
 
 WINDOWS, RUN = 8, 8  # windows of consecutive frames: motion needs neighbours
 Span = tuple[float, float] | None

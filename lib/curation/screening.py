@@ -14,17 +14,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from alertclip.cache import FrameCache, in_threads
 from alertclip.checkpoint import weights_hash
 from alertclip.clips import ClipDataset
 from alertclip.embeddings import ClipEmbeddings, embed_clips, reuse_or_embed
-from alertclip.errors import InputError
-from alertclip.files import sha256_json
 from alertclip.model import AlertCLIP
 from alertclip.prompts import Prompts
 from alertclip.records import Item
 from curation.quality import Quality, level, measure, score_quality
 from curation.redundancy import Fingerprint, compare, score_redundancy
+from media.cache import FrameCache, in_threads
+from media.errors import InputError
+from media.files import sha256_json
 
 WEIGHTS = {"class": 1, "clarity": 2, "quality": 2, "redundancy": 5}
 THRESHOLD = 25

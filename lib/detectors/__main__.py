@@ -16,8 +16,6 @@ import pandas as pd
 import torch
 
 from alertclip.backbone import load_backbone
-from alertclip.errors import InputError
-from alertclip.files import atomic_write, progress
 from detectors.anomalyclip.model import AnomalyCLIP
 from detectors.benchmarks import load_benchmark
 from detectors.checkpoints import load_anomalyclip, load_clip, load_vadclip, read_tensors
@@ -25,6 +23,8 @@ from detectors.features import read_features
 from detectors.fitting import Score, anomalyclip_score, class_prompts, vadclip_score
 from detectors.training_protocol import DetectorParams, detector_settings
 from detectors.vadclip.model import VadCLIP
+from media.errors import InputError
+from media.files import atomic_write, progress
 
 PRESETS = {"ucf_crime": "ucf", "xd_violence": "xd", "shanghaitech": "sht"}
 

@@ -11,8 +11,6 @@ from typing import Literal, NamedTuple
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from alertclip.errors import InputError
-from alertclip.files import files_below, is_video
 from detectors.event_annotations import (
     VideoTruth,
     read_mask,
@@ -24,6 +22,8 @@ from detectors.event_annotations import (
     video_name,
     xd_classes,
 )
+from media.errors import InputError
+from media.files import files_below, is_video
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "params" / "benchmarks.yaml"
 Split = Literal["train", "val", "test"]

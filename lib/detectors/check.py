@@ -21,10 +21,8 @@ import pandas as pd
 import torch
 from sklearn.preprocessing import normalize
 
-from alertclip.errors import InputError
 from alertclip.model import AlertCLIP
 from alertclip.score import load_model
-from alertclip.video import probe, read_frames
 from detectors.benchmarks import load_benchmark
 from detectors.features import MARGIN, SnippetRule, embed_crops, read_features, take_crop
 from detectors.fitting import class_prompts
@@ -35,6 +33,8 @@ from detectors.released_features import (
     likely_model,
     summarise,
 )
+from media.errors import InputError
+from media.video import probe, read_frames
 
 ROWS = 6  # features of a video that are extracted anew, evenly spaced
 EXACT = 0.999  # mean cosine of a rule that fits: decoders and half precision differ

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from alertclip.attention import PARTS, pack_state_dict
-from alertclip.errors import InputError
 from detectors.anomalyclip.model import AnomalyCLIP
 from detectors.vadclip.model import VadCLIP
+from media.errors import InputError
 
 CLIP = "clipmodel."
 LIGHTNING = "net."

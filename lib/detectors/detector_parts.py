@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from alertclip.errors import InputError
-from alertclip.files import progress
 from alertclip.hyperparameters import Group
+from media.errors import InputError
+from media.files import progress
 
 Tokenizer = Callable[[list[str]], Tensor]
 Features = np.ndarray | Tensor

@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from alertclip.errors import InputError
-from alertclip.files import is_video
+from media.errors import InputError
+from media.files import is_video
 
 Span = tuple[int, int]
 SNIPPET = 16  # frames per feature in VadCLIP, RTFM and MSAD

@@ -15,10 +15,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from alertclip.cache import FrameCache, parallel_probe, parts_ahead
 from alertclip.checkpoint import weights_hash
-from alertclip.errors import InputError
-from alertclip.files import (
+from alertclip.model import AlertCLIP
+from detectors.event_annotations import load_array
+from media.cache import FrameCache, parallel_probe, parts_ahead
+from media.errors import InputError
+from media.files import (
     WHOLE,
     Shard,
     atomic_write,
@@ -28,9 +30,7 @@ from alertclip.files import (
     sha256_json,
     write_json,
 )
-from alertclip.model import AlertCLIP
-from alertclip.video import DecodeError, read_in_order
-from detectors.event_annotations import load_array
+from media.video import DecodeError, read_in_order
 
 PIECE = 2048  # frames decoded at once
 Precision = Literal["fp32", "bf16"]

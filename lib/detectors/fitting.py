@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from alertclip.errors import InputError
 from alertclip.model import AlertCLIP
 from detectors.anomalyclip import model as anomalyclip_model
 from detectors.anomalyclip import training as anomalyclip_training
@@ -22,6 +21,7 @@ from detectors.mil import HEADS, fit, score_video
 from detectors.training_protocol import Detector, DetectorParams, detector_settings
 from detectors.vadclip import model as vadclip_model
 from detectors.vadclip import training as vadclip_training
+from media.errors import InputError
 
 Score = Callable[[np.ndarray], VideoScores]
 """A trained detector: features (n, D) of a video -> its scores."""

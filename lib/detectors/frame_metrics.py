@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
 
-from alertclip.errors import InputError
 from alertclip.intervals import Interval, Statistic, percentiles, resampled_counts
+from media.errors import InputError
 
 BLOCK = 2048  # thresholds held at once
 

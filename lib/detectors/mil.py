@@ -19,7 +19,6 @@ from torch.nn.functional import binary_cross_entropy, dropout, normalize
 from torch.optim import Adagrad, Adam
 from torch.optim.lr_scheduler import ConstantLR
 
-from alertclip.errors import InputError
 from detectors.detector_parts import (
     Features,
     VideoScores,
@@ -30,6 +29,7 @@ from detectors.detector_parts import (
     weighted,
 )
 from detectors.training_protocol import RTFMSettings, SultaniSettings
+from media.errors import InputError
 
 
 class Sultani(nn.Module):

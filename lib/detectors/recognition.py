@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from alertclip.errors import InputError
 from detectors.event_annotations import SNIPPET, VideoTruth, frame_class_truth, mask_runs
 from detectors.frame_metrics import FRAME_METRICS, FrameScores, frame_count, interval, resample
+from media.errors import InputError
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 DEPTH = 0.6  # a segment is where a curve lies in the upper 60% of its range

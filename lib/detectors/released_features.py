@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from alertclip.errors import InputError
 from alertclip.model import AlertCLIP
 from detectors.event_annotations import VideoTruth
 from detectors.features import read_features
+from media.errors import InputError
 
 SAMPLE = 24  # files that a check reads, evenly spaced
 # Of eleven real files of OpenAI's ViT-B/16, the mean cosine with class prompts is .20 to .25. In a

@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
-from alertclip.errors import InputError, nearest
 from alertclip.hyperparameters import Group
+from media.errors import InputError, nearest
 
 Detector = Literal["vadclip", "anomalyclip", "sultani", "rtfm"]
 NAMES = "VadCLIP", "AnomalyCLIP", "Sultani et al.", "RTFM"

@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from alertclip.errors import InputError
-from alertclip.files import progress, read_json, sha256_file, sha256_json, write_json
 from alertclip.records import Item, box_at, item_key, region_span
-from alertclip.video import probe, read_frames
+from media.errors import InputError
+from media.files import progress, read_json, sha256_file, sha256_json, write_json
+from media.video import probe, read_frames
 from miniworld import world
 
 CLEAN = "clean"

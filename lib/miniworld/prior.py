@@ -30,8 +30,8 @@ from transformers import PreTrainedTokenizerFast
 
 import miniworld
 from alertclip.attention import pack_state_dict, split_attention
-from alertclip.files import atomic_write, progress, write_json
 from alertclip.training import learning_rate_factor
+from media.files import atomic_write, progress, write_json
 from miniworld.plan import FACTS_FILE
 from miniworld.stills import ABNORMAL_SHARE, GENERIC_SHARE, TOPIC_SHARE
 

@@ -10,8 +10,8 @@ from functools import partial
 import cv2
 import numpy as np
 
-from alertclip.errors import InputError
-from alertclip.files import progress
+from media.errors import InputError
+from media.files import progress
 from miniworld.captions import PLACES, WORDINGS, article
 from miniworld.events import Moment, moment
 from miniworld.plan import FACTS, FPS, HEIGHT, SEEDS, WIDTH, Plan, draw_plan

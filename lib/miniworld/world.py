@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from alertclip.errors import InputError
-from alertclip.files import atomic_write, locked, progress, read_json, sha256_json, write_json
+from media.errors import InputError
+from media.files import atomic_write, locked, progress, read_json, sha256_json, write_json
 from miniworld.captions import describe
 from miniworld.events import event_frames, event_of
 from miniworld.plan import DIALS, FACTS_FILE, FPS, FRAMES, PAIRS, SEEDS, Plan, draw_plan

@@ -12,11 +12,11 @@ from scipy.special import log_softmax, logsumexp
 from scipy.stats import binomtest
 
 from alertclip import intervals
-from alertclip.errors import InputError
 from alertclip.mss import inside
-from alertclip.survey import uniform_indices
-from alertclip.video import DecodeError, probe, read_frames
 from curation.chat_models import ChatModel, NoReply
+from media.errors import InputError
+from media.survey import uniform_indices
+from media.video import DecodeError, probe, read_frames
 from vagpt.questions import LETTERS, Option, Question, QuestionSet, parse_reply, prompt, span_iou
 
 CHANCE = 100 / len(LETTERS)

@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
-from alertclip.cache import FrameCache
-from alertclip.errors import InputError
-from alertclip.files import atomic_write
 from alertclip.model import AlertCLIP
-from alertclip.survey import uniform_indices
+from media.cache import FrameCache
+from media.errors import InputError
+from media.files import atomic_write
+from media.survey import uniform_indices
 
 CHUNK = 64  # frames encoded at once
 

@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import yaml
 
-from alertclip.errors import InputError
-from alertclip.files import sha256_json, write_json
 from alertclip.prompts import load_prompts
 from alertclip.records import Report, item_key
 from alertclip.score import load_model
 from curation.chat_models import ChatModel, NoReply, Results, chat_model
 from detectors.benchmarks import load_benchmark
+from media.errors import InputError
+from media.files import sha256_json, write_json
 from vagpt.questions import words
 from vagpt.timed_captions import TimedCaption, read_uca, text_judge, training_only
 

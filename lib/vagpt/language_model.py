@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 from torch.nn.utils.rnn import pad_sequence
 
-from alertclip import files
-from alertclip.errors import InputError
 from alertclip.training import learning_rate_factor
+from media import files
+from media.errors import InputError
 from vagpt.effective_tokens import CHUNK, Shown, keep_top
 
 IGNORED = -100  # label of a token that the loss leaves out

@@ -12,8 +12,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from alertclip.errors import InputError
 from detectors.event_annotations import VideoTruth
+from media.errors import InputError
 
 LETTERS = "ABCD"
 SHIFTS = 9  # places to which an event is moved where other videos' events do not serve

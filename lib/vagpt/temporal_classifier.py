@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from alertclip.errors import InputError
 from alertclip.mss import inside
+from media.errors import InputError
 from vagpt.qa_protocol import QAParams
 from vagpt.questions import Footage, words
 

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alertclip.errors import InputError
-from alertclip.files import read_json
 from alertclip.mss import EncodeText, inside
 from alertclip.records import Item, Report, is_text, region_span
 from detectors.benchmarks import Benchmark, read_list
 from detectors.event_annotations import video_name
+from media.errors import InputError
+from media.files import read_json
 
 NORMAL = "Normal"
 RESOLUTION = 0.1  # s, of UCA's times: an end this far after the video is rounding

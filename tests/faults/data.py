@@ -13,11 +13,11 @@ from PIL import Image
 from test_vagta import NORMAL, item, keyframe, qwen, written
 from test_video import SIZE, encode, ids, write_ids
 
-from alertclip.cache import FrameCache
 from alertclip.clips import ClipDataset
 from alertclip.records import Item, Keyframe, Region
 from alertclip.vagta import Report, load_surrogate, load_vagta
-from alertclip.video import probe, read_frames
+from media.cache import FrameCache
+from media.video import probe, read_frames
 
 from .harness import Case, no_trace, pickle_with_code, refused
 

@@ -10,10 +10,10 @@ from test_training import tiny_model
 from test_video import SIZE, write_ids
 
 from alertclip import checkpoint
-from alertclip.cache import FrameCache, parallel_fill
-from alertclip.files import locked, write_json
 from curation.__main__ import find_videos
 from detectors.features import read_features
+from media.cache import FrameCache, parallel_fill
+from media.files import locked, write_json
 
 from .harness import Case, disk, refused
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from alertclip.errors import InputError
+from media.errors import InputError
 
 
 class Case(NamedTuple):

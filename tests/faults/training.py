@@ -20,16 +20,16 @@ from tiny_detectors import vadclip
 from torch.utils.data import get_worker_info
 
 from alertclip.backbone import CONFIG, load_backbone
-from alertclip.cache import FrameCache
 from alertclip.checkpoint import checkpoints, latest_checkpoint, read_history
 from alertclip.clips import ClipDataset
 from alertclip.export import export_open_clip, load_alertclip
-from alertclip.files import write_json
 from alertclip.records import Item, Region
 from alertclip.training import fit
 from companion.profiles import load_params
 from companion.stage_runs import started_clips
 from detectors.checkpoints import load_vadclip
+from media.cache import FrameCache
+from media.files import write_json
 
 from .harness import Case, no_trace, pickle_with_code, refused
 

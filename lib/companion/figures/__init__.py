@@ -1,6 +1,6 @@
 """One function per figure: a tidy table in, a matplotlib Figure out, shown by a notebook's cell.
 
-params/facts/figures.yaml names those that a CSV holds; those of frames are called by their notebooks.
+params/facts/figures.yaml names those that a CSV holds; notebooks call those of frames themselves.
 """
 
 from companion.figures.images import boxes_on_frames, frame_grid, kept_patches, removed_gallery

@@ -5,9 +5,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from alertclip.errors import InputError
 from companion.figures.catalogue import CATALOGUE, redraw
 from companion.profiles import ROOT
+from media.errors import InputError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

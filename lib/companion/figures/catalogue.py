@@ -11,10 +11,10 @@ from pkgutil import resolve_name
 import pandas as pd
 import yaml
 
-from alertclip.errors import InputError
-from alertclip.files import atomic_write, read_json, write_json
 from companion.figures import style
 from companion.profiles import FACTS
+from media.errors import InputError
+from media.files import atomic_write, read_json, write_json
 
 SYNTHETIC = "synthetic"  # in the name of the data
 CATALOGUE = yaml.safe_load((FACTS / "figures.yaml").read_text(encoding="utf-8"))["figures"]

@@ -10,9 +10,9 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from alertclip.errors import InputError
 from companion.figures import style
 from companion.figures.style import ABNORMAL, NORMAL, Figure
+from media.errors import InputError
 
 BOX = "#00E5FF"  # seen on dark and on bright maps
 CORNERS = ["x1", "y1", "x2", "y2"]

@@ -10,9 +10,9 @@ import matplotlib.figure
 import pandas as pd
 from matplotlib.axes import Axes
 
-from alertclip.errors import InputError
-from alertclip.files import atomic_write
 from companion.profiles import ROOT
+from media.errors import InputError
+from media.files import atomic_write
 
 STYLE = Path(__file__).with_name("companion.mplstyle")
 NORMAL, ABNORMAL, INK, RULE = "#0072B2", "#D55E00", "#333333", "#E3E3E3"

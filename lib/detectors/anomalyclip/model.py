@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, scaled_dot_product_attention
 
-from alertclip.errors import InputError
 from detectors.detector_parts import Features, TextTower, Tokenizer, VideoScores, as_features
 from detectors.training_protocol import AnomalyCLIPSettings
+from media.errors import InputError
 
 WINDOWS = 16  # scored at once: bounds memory and changes no score
 

@@ -15,9 +15,9 @@ from open_clip.transformer import QuickGELU, Transformer
 from torch import Tensor, nn
 from torch.nn.functional import normalize, pad, threshold
 
-from alertclip.errors import InputError
 from detectors.detector_parts import Features, TextTower, Tokenizer, VideoScores, as_features
 from detectors.training_protocol import VadCLIPSettings
+from media.errors import InputError
 
 
 @torch.no_grad()

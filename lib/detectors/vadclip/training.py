@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy, cosine_similarity, cross_entropy, pad
 from torch.optim.lr_scheduler import MultiStepLR
 
-from alertclip.errors import InputError
 from detectors.detector_parts import Features, as_features, halves, paired_batches, train, weighted
 from detectors.training_protocol import VadCLIPSettings
 from detectors.vadclip.model import VadCLIP
+from media.errors import InputError
 
 
 def top_k_mean(values: Tensor, lengths: Tensor) -> Tensor:

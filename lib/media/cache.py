@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from alertclip.files import atomic_write, progress
-from alertclip.survey import DecodeError, VideoInfo
-from alertclip.video import THROUGH, Walk, probe, read_frames
+from media.files import atomic_write, progress
+from media.survey import DecodeError, VideoInfo
+from media.video import THROUGH, Walk, probe, read_frames
 
 Part = TypeVar("Part")
 

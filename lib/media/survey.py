@@ -14,7 +14,7 @@ import av
 import numpy as np
 from av.stream import Disposition
 
-from alertclip.errors import InputError
+from media.errors import InputError
 
 SEEKABLE = {"mov", "matroska"}  # containers with an index of key frames by time
 Spacing = Literal["index", "time"]

@@ -18,9 +18,9 @@ import av
 import numpy as np
 from av.filter import Graph
 
-from alertclip.errors import InputError
-from alertclip.files import read_json, sha256_file, sha256_json, write_json
-from alertclip.survey import (
+from media.errors import InputError
+from media.files import read_json, sha256_file, sha256_json, write_json
+from media.survey import (
     DecodeError,
     VideoInfo,
     decoded,

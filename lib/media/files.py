@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from alertclip.errors import InputError
+from media.errors import InputError
 
 Item = TypeVar("Item")
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
