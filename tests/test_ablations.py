@@ -157,10 +157,13 @@ def test_standard_negatives_are_captions_of_other_regions():
     assert drawn == standard_negatives(items, seed=0) != standard_negatives(items, seed=1)
 
 
-def test_the_committed_reference_has_five_seeds_of_every_variant_in_the_files_order():
+def test_the_committed_reference_has_seeds_enough_in_the_files_order():
     table = figures.committed("ablations_reference")
     seeds = table.groupby("variant")["seed"].nunique()
-    assert set(seeds.index) == set(VARIANTS) - {"hard"} and (seeds >= 5).all()
+    losses = ("full", "global", "region", "hard")
+    detectors = [name for name, variant in VARIANTS.items() if variant.kind != "alertclip"]
+    assert (seeds[[*losses, *detectors]] >= 5).all() and (seeds >= 3).all()
+    assert {"standard", "joint", "mean-head"} <= set(seeds.index)
     tuned = table[[VARIANTS[name].kind == "alertclip" for name in table["variant"]]]
     assert tuned.drop_duplicates(["variant", "seed"])["weights"].is_unique  # nothing is a copy
     rows = ablation_tables.results_table(load_params("mini"), table.query("metric == 'AnoAUC'"))
@@ -178,7 +181,7 @@ def test_the_ledger_asks_for_variants_of_the_same_meaning():
             assert where.get("backbone", "") == ("" if tuned else "CLIP"), cell.key
             assert variant.detector or not tuned, cell.key
             counts[variant.kind] += 1
-    assert counts == {"alertclip": 7, "vadclip": 24, "anomalyclip": 54}
+    assert counts == {"alertclip": 7, "vadclip": 24, "anomalyclip": 62}
 
 
 def test_variants_of_other_negatives_share_stage_1(monkeypatch, tmp_path):

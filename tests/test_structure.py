@@ -26,9 +26,9 @@ MAY_IMPORT = {  # beside media, which imports none of them
 ALLOWED = {("vagpt", "curation.chat_models")}
 # Lines today, which may only fall, and the size that each part should have.
 MOST = {
-    "lib/alertclip/": (5095, 4200),
-    "lib/": (21_930, 15_000),
-    "tests/": (11_225, 8500),
+    "lib/alertclip/": (4200, 4200),
+    "lib/": (19_829, 15_000),
+    "tests/": (10_213, 8500),
 }
 PARALLEL = ("vadclip", "anomalyclip")  # two packages with the same parts
 

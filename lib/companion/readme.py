@@ -19,6 +19,7 @@ from media.files import atomic_write
 
 TEMPLATES = ROOT / "docs" / "templates"
 PAGES = ("results.md", "speed.md")
+ABLATIONS = {"ablations": "ablations_reference", "short": "short_trainings"}
 BEGIN, END = "<!-- results: python -m companion.readme -->", "<!-- end of results -->"
 
 
@@ -47,7 +48,7 @@ def pages() -> dict[Path, str]:
 def num(
     name: str, digits: int = 1, column: str = "value", scale: float = 1, **where: object
 ) -> str:
-    """A number of a CSV, or of the ablations: of the only row with the values of ``where``."""
+    """A number of a CSV, or of ABLATIONS: of the only row with the values of ``where``."""
     return f"{scale * _row(name, where)[column]:.{digits}f}"
 
 
@@ -95,8 +96,9 @@ def _gains(measure: str) -> bool:
 
 @cache
 def _table(name: str) -> pd.DataFrame:
-    if name == "ablations":  # read as changes against the whole method
-        table = committed("ablations_reference")
+    if name in ABLATIONS:  # read as changes against the whole method
+        table = committed(ABLATIONS[name])
+        table["variant"] = table["variant"].str.removesuffix(", 25 steps")
         return pd.concat(ablation_table(table, metric) for metric in table["metric"].unique())
     if name == "gains":  # Full minus global alone on development clips, at every step
         return gains(committed("learning_curves"))
