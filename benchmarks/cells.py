@@ -16,14 +16,16 @@ def cells(folder: Path, least: float) -> pd.DataFrame:
     """Cells that took ``least`` seconds or more: columns notebook, section, seconds."""
     rows = []
     for name in (notebook.name for notebook in NOTEBOOKS):
-        section = ""
-        for cell in nbformat.read(folder / f"{name}.ipynb", as_version=4).cells:
+        section, path = "", folder / f"{name}.ipynb"
+        if not path.is_file():
+            continue
+        for cell in nbformat.read(path, as_version=4).cells:
             if cell.cell_type == "markdown":
                 found = re.findall(r"^#+ (.+)$", cell.source, re.MULTILINE)
                 section = found[0] if found else section
             elif (seconds := cell.metadata["papermill"]["duration"] or 0) >= least:
                 rows.append({"notebook": name, "section": section, "seconds": seconds})
-    return pd.DataFrame(rows).round(1)
+    return pd.DataFrame(rows, columns=["notebook", "section", "seconds"]).round(1)
 
 
 def main() -> None:

@@ -183,14 +183,14 @@ def as_safetensors(path: Path) -> Path:
     if path.suffix not in PICKLED:
         return path
     made = path.with_name(f"{path.name}.safetensors")
-    source = f"{path.stat().st_size} bytes of {path.stat().st_mtime_ns}"
     try:
+        source = f"{path.stat().st_size} bytes of {path.stat().st_mtime_ns}"
         if made.is_file() and file_header(made)[0].get("of") == source:
             return made
         names = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
         archive = any("/code/" in name for name in names)
         state = dict(_archive_module(path).tensors()) if archive else _file_state(path)
-        state = {k: v.contiguous().clone() for k, v in state.items() if k not in NOT_WEIGHTS}
+        state = {k: _whole(k, v) for k, v in state.items() if k not in NOT_WEIGHTS}
     except Exception as error:  # what damaged files raise has no common class
         reason = f"{type(error).__name__} {error}".splitlines()[0]
         raise InputError(
@@ -210,6 +210,13 @@ def file_header(path: Path) -> tuple[dict[str, str], dict[str, list[int]]]:
             return file.metadata() or {}, {n: file.get_slice(n).get_shape() for n in names}
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a safetensors file ({error})") from None
+
+
+def _whole(name: str, tensor: Tensor) -> Tensor:
+    """A tensor of its own; one that is larger than what is stored of it would fill the memory."""
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError(f"{name} is larger than what is stored of it")
+    return tensor.contiguous().clone()
 
 
 def _file_state(path: Path) -> dict[str, Tensor]:

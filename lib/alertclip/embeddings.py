@@ -37,20 +37,20 @@ class ClipEmbeddings:
     keys: list[str]
 
 
-@torch.inference_mode()
 def embed_clips(
     model: torch.nn.Module, dataset: Sized, batch_size: int = 8, device: str | torch.device = "cpu"
 ) -> ClipEmbeddings:
     """Embed every clip of a ClipDataset in its order, without gradients, in evaluation mode."""
     if not len(dataset):
         raise InputError("no clips to embed: the dataset is empty")
-    model = model.to(device).eval()
+    model = model.to(device).eval()  # moved outside inference mode, it can still be trained
     starts, parts, classes, keys = range(0, len(dataset), batch_size), [], [], []
     for start in progress(starts, len(starts), "embed clips"):
         samples = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
         batch = collate(samples)
-        frames = model.encode_frames(batch.frames.to(device))
-        clip = model.pool_frames(frames.v, batch.mask.to(device))
+        with torch.inference_mode():
+            frames = model.encode_frames(batch.frames.to(device))
+            clip = model.pool_frames(frames.v, batch.mask.to(device))
         vectors = [normalize(x.float(), dim=-1) for x in (clip.embedding, clip.z, frames.v)]
         times = np.stack([np.asarray(sample["times"], np.float32) for sample in samples])
         part = [*(x.cpu().numpy() for x in vectors), batch.mask.numpy(), times]

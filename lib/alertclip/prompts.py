@@ -49,7 +49,9 @@ def load_prompts(path: Path | str) -> Prompts:
         sets = {name: raw[name] for name in raw if name not in entries}
         digest = sha256_json(raw)
         return TypeAdapter(Prompts).validate_python({"sets": sets, "digest": digest, **entries})
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; correct the path") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot be read as YAML in UTF-8 ({error})") from None
     except ValidationError as error:
         first = error.errors()[0]

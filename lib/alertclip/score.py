@@ -177,8 +177,7 @@ def _score_all(
     known = {video: row["output"] for video, row in _read_summary(summary).items()}
     names = output_names(videos, {video: name for video, name in known.items() if name})
     skipped = [_row(file, status="skipped", reason="no video suffix") for file in others]
-    if skipped:
-        _add_rows(summary, order, skipped)
+    _add_rows(summary, order, skipped)
     mine, failed = options.shard.take(videos), 0
     spare = torch.get_num_threads() // 2 if torch.cuda.is_available() else 0
     how = options.num_frames, options.fps, options.stride, options.decoders or spare
@@ -207,7 +206,8 @@ def _read_summary(path: Path) -> dict[str, Row]:
 def _add_rows(summary: Path, order: Mapping[str, int], rows: Sequence[Row]) -> None:
     """Add rows in the order of this call, after earlier calls'; shares may write at once."""
     with files.locked(summary.with_name(LOCK)):
-        table = _read_summary(summary) | {row["video"]: row for row in rows}
+        if not (table := _read_summary(summary) | {row["video"]: row for row in rows}):
+            return
         ranked = sorted(table.values(), key=lambda row: order.get(row["video"], -1))
         columns = dict.fromkeys(name for row in ranked for name in row)  # and those of others
         with files.atomic_write(summary) as temporary, temporary.open("w", **UTF_8) as file:
@@ -219,10 +219,11 @@ def _add_rows(summary: Path, order: Mapping[str, int], rows: Sequence[Row]) -> N
 def _append(summary: Path, row: Row) -> None:
     """Add a row at the end, where it supersedes the video's earlier one."""
     with files.locked(summary.with_name(LOCK)), files.writing(summary):
-        columns = next(iter(_read_summary(summary).values()), row)  # and those of others
-        with summary.open("a", **UTF_8) as file:
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
-            if not file.tell():
+        with summary.open("a+", **UTF_8) as file:
+            file.seek(0)
+            columns = next(csv.reader(file), None)  # perhaps with some that someone added
+            writer = csv.DictWriter(file, columns or row, "", "ignore", lineterminator="\n")
+            if not columns:
                 writer.writeheader()
             writer.writerow(row)
 

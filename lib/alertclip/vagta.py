@@ -92,8 +92,9 @@ def _item(row: Any, negatives: dict[str, dict] | None, report: Report) -> Item |
         count_text(key, "region caption", text, report)
         found: tuple[str, ...] = ()
         if negatives is not None:
-            match = negatives.pop(f"{key} region {index}", {"hard_negative": []})
-            if match.get("region_caption", text) != text:
+            none = {"hard_negative": [], "region_caption": text}
+            match = negatives.pop(_region(*clip, index), none)
+            if match.get("region_caption") != text:
                 report.add(key, "hard negatives written for another caption", "kept")
             found = clean_negatives(key, text, match.get("hard_negative"), report)
         regions.append(Region(text, _track(key, raw, report), found))
@@ -145,7 +146,13 @@ def _qwen_rows(path: Path, report: Report) -> Iterable[dict]:
 
 
 def _region_key(row: dict) -> str:
-    return f"{item_key(row['video'], row['timestamps'])} region {row['region_index']}"
+    return _region(row["video"], row["timestamps"], row["region_index"])
+
+
+def _region(video: str, segment: Segment, index: int) -> str:
+    """Name of a region, by which the two files are matched: times to a millisecond."""
+    segment = segment and (round(segment[0], 3), round(segment[1], 3))
+    return f"{item_key(video, segment)} region {index}"
 
 
 def _unique(items: list[Item], report: Report) -> list[Item]:

@@ -41,6 +41,8 @@ def results_table(P: Params, table: pd.DataFrame) -> pd.DataFrame:
 
 def verdict(table: pd.DataFrame) -> str:
     """What an ``ablation_table`` of one group shows, as sentences in Markdown with its numbers."""
+    if not table["reference"].any():
+        return f"{', '.join(table['title'])}: without its reference there is nothing to compare."
     whole, rows = table[table["reference"]].iloc[0], table[~table["reference"]]
     head = f"**{whole['title']}** reaches a {whole['metric']} of {whole['value']:.1f}."
     if table["seeds"].max() < 2:

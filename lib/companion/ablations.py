@@ -30,7 +30,7 @@ from companion.figures.style import write_table
 from companion.profiles import Params, load_params, parse_overrides
 from companion.screening_tables import plant_and_clean
 from companion.splits import prepare_data
-from companion.stage_runs import run_stage
+from companion.stage_runs import run_stage, stage_params
 from companion.variants import Variant, load_variants, require_variants
 from companion.workflow import selected
 from companion.zero_shot_tables import zero_shot_curves
@@ -73,6 +73,8 @@ def train_variant(P: Params, name: str, seed: int) -> Params:
     Variants whose Stage I has the same parameters share it.
     """
     variant = load_variants()[name]
+    if variant.kind != "alertclip":
+        raise InputError(f"{name} is a detector's: choose variants that tune Alert-CLIP")
     changed = _changed(P, variant, seed)
     if variant.negatives:
         folder = changed.run_dir / "negatives"
@@ -106,7 +108,10 @@ def inputs_hash(P: Params, name: str, seed: int) -> str:
         names = TUNING + (DETECTION if P.ablation.detector and variant.detector else ())
     elif P.features:
         names += ("features",)
-    decisive = _decisive(_changed(P, variant, seed), names)
+    changed = _changed(P, variant, seed)
+    decisive = _decisive(changed, names)
+    if changed.training.from_scratch:  # then Stage II has the steps of both
+        decisive["stage2"] |= stage_params(changed, 2).model_dump(include={"steps", "epochs"})
     return sha256_json([variant.kind, variant.negatives, decisive])[:12]
 
 
@@ -246,12 +251,15 @@ def main(
         P = load_params(args.profile, parse_overrides(args.overrides))
         chosen = require_variants(args.variants or list(load_variants()))
         if P.features:
-            print("variants of Alert-CLIP are left out: tuning needs videos, not features")
+            tuned = [variant.name for variant in chosen if variant.kind == "alertclip"]
             chosen = [variant for variant in chosen if variant.kind != "alertclip"]
+            if tuned:
+                print(f"left out, as tuning needs videos: {', '.join(tuned)}")
         names = [variant.name for variant in chosen]
         run(P, names, args.seeds, args.cores, measure, folder)
         table = results(P, names, args.seeds, folder)
-        write_table(table, P.run_dir / f"{folder}_reference.csv")
+        write_table(table, written := P.run_dir / f"{folder}_reference.csv")
+        print(written)
     except InputError as error:
         print(error, file=sys.stderr)
         return 1

@@ -12,6 +12,7 @@ import pandas as pd
 import yaml
 
 from companion.profiles import PROFILES, Params, load_params
+from companion.stage_runs import stage_params
 from companion.variants import load_variants
 from detectors.benchmarks import load_benchmark
 
@@ -49,7 +50,7 @@ def _rows(P: Params) -> list[dict[str, Any]]:
         ("06", MODELS, vadclip),
         ("06", MODELS, _features(P, own / P.detector.frame_stride, 1, tflop)),
         ("07", seeds, first | {"frames_gb": 0}),
-        ("07", seeds * len(tuned), second),
+        *(("07", seeds, _stage(P.changed(v.changes), 2, known, tflop)) for v in tuned),
         ("07", seeds * sum(v.detector for v in tuned) * P.ablation.detector, vadclip),
     )
     return [
@@ -61,7 +62,7 @@ def _rows(P: Params) -> list[dict[str, Any]]:
 
 def _stage(P: Params, number: int, known: dict[str, Any], tflop: float) -> dict[str, float]:
     """A training stage; the first also decodes the clips."""
-    stage = P.stage1 if number == 1 else P.stage2
+    stage = stage_params(P, number)
     clips = {k: min(n, P.rehearsal.clips or n) for k, n in known["clips"].items()}
     seen = stage.total_steps(clips["train"]) * stage.items_per_step * P.data.num_frames
     work = seen * tflop * known["training_passes"][P.model.checkpointing]

@@ -2,7 +2,8 @@
 
 ``python -m companion.interpolation --profile mini --seeds 0 1 2 3 4`` trains the full method as
 ``companion.ablations`` does and measures detection on the development clips, and what is still
-told on stills, for several shares of the tuned weights.
+told on stills, for several shares of the tuned weights; writes
+runs/<profile>/interpolation_reference.csv, committed as figures/interpolation_dev.csv.
 """
 
 import copy

@@ -3,7 +3,9 @@
 import ctypes
 import platform
 import re
+import resource
 import subprocess
+import sys
 import timeit
 from collections.abc import Callable
 from importlib.metadata import version
@@ -55,11 +57,15 @@ def forget_peak(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> float:
-    """Peak since ``forget_peak`` in GB: tensors on a GPU, the process on a CPU (nan off Linux)."""
+    """Peak since ``forget_peak`` in GB: tensors on a GPU, the whole process on a CPU.
+
+    Outside Linux it is the peak of the process's life.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e9
     if not (PROC / "clear_refs").exists():
-        return float("nan")
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
     peak = re.search(r"^VmHWM:\s*(\d+)", (PROC / "status").read_text(), re.M)
     return int(peak[1]) * 1024 / 1e9
 

@@ -38,8 +38,10 @@ def pages() -> dict[Path, str]:
     templates = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)
     templates.globals.update(num=num, ci=ci, total=total, judged=judged)
     templates.tests["gains"] = _gains
-    before, shown = (ROOT / "README.md").read_text(encoding="utf-8").split(BEGIN)
-    after = shown.split(END)[1]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    if BEGIN not in readme or END not in readme:
+        raise InputError(f"README.md: the markers {BEGIN} and {END} are missing")
+    before, after = readme.split(BEGIN)[0], readme.split(END)[1]
     table = templates.get_template("readme_results.md").render()
     made = {ROOT / "docs" / name: templates.get_template(name).render() for name in PAGES}
     return {ROOT / "README.md": f"{before}{BEGIN}\n{table}{END}{after}", **made}

@@ -42,7 +42,9 @@ def retention_table(P: Params, wanted: Sequence[tuned_models.Stage]) -> pd.DataF
     models = [tuned_models.stage_model(P, stage) for stage in wanted]
     synthetic, rows = P.data.world == "miniworld", []
     if not (synthetic or imagenet or coco):
-        warnings.warn("not measured: set retention_imagenet or retention_coco", stacklevel=2)
+        warnings.warn(
+            "retention is not measured: set retention_imagenet or retention_coco", stacklevel=2
+        )
     measured = still_accuracy(P, models) if synthetic else [[] for _ in models]
     for stage, model, found in zip(wanted, models, measured, strict=True):
         hits = {"ImageNet: top-1": imagenet_hits(model, ROOT / imagenet)} if imagenet else {}

@@ -123,7 +123,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"one page per notebook: {os.path.relpath(P.run_dir)}/*.html; figures/ has their tables")
+    if not code:
+        print(f"one page per notebook: {os.path.relpath(P.run_dir)}/*.html; tables in figures/")
     if code not in (0, 130):  # Snakemake itself is told to be quiet
         logs = max((ROOT / ".snakemake/log").glob("*.log"), default="", key=os.path.getmtime)
         print(f"not finished: Snakemake ended with status {code}; its log: {logs}", file=sys.stderr)

@@ -2,7 +2,8 @@
 
 ``python -m companion.seeds --profile mini --seeds 0 1 2 3 4`` trains both stages once per seed on
 the same videos, as ``companion.ablations`` does, and measures MSS and zero-shot AUCs of each model,
-and their paired differences, on the test clips. World and prior do not change.
+and their paired differences, on the test clips. It writes runs/<profile>/seeds_reference.csv,
+committed as figures/seeds_test.csv. World and prior do not change.
 """
 
 import sys

@@ -66,7 +66,9 @@ def stage_params(P: Params, stage: int) -> StageParams:
     """Column 1 or 2 of Table 4; trained from scratch, Stage II has the steps of both."""
     first, second = P.stage1, P.stage2
     if stage == 2 and P.training.from_scratch:  # as many steps as both stages have
-        steps = first.steps and second.steps and first.steps + second.steps
+        if bool(first.steps) != bool(second.steps):
+            raise InputError("from_scratch: give both stages steps, or both epochs")
+        steps = first.steps and first.steps + second.steps
         return second.model_copy(update={"epochs": first.epochs + second.epochs, "steps": steps})
     return first if stage == 1 else second
 

@@ -63,7 +63,9 @@ def text_lines(path: Path | str) -> list[tuple[int, str]]:
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot read it as text ({error}); fetch it again") from None
+        raise InputError(
+            f"{path}: cannot read it as UTF-8 text ({error}); fetch or save it again"
+        ) from None
     return [(n, line.strip()) for n, line in enumerate(lines, start=1) if line.strip()]
 
 
@@ -75,7 +77,7 @@ def read_ucf(path: Path | str, classes: Sequence[str], normal: str) -> dict[str,
 
     def parse(fields: list[str], where: str) -> VideoTruth:
         if len(fields) != 6:
-            raise InputError(f"{where}: expected name, class and four frame numbers")
+            raise InputError(f"{where}: expected name, class and four frame numbers, in six words")
         name, label, *numbers = fields
         if label not in classes:
             raise InputError(f"{where}: class {label} is none of {', '.join(classes)}")

@@ -90,6 +90,8 @@ def open_vocabulary(
             raise InputError(f"{truth.name}: its class, {first}, must be either base or novel")
         abnormal = "base" if first in base else "novel"
         parts[truth.name] = abnormal if truth.is_abnormal else "normal"
+    if unknown := [v.video for v in columns[0] if v.video not in parts]:
+        raise InputError(f"{unknown[0]}: no such video in the truth; names must be equal")
     subsets = {"overall": {"base", "novel"}, "base": {"base"}, "novel": {"novel"}}
     rows = []
     for subset, wanted in subsets.items():

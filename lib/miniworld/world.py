@@ -125,9 +125,7 @@ def keyframes(plan: Plan) -> list[dict]:
 def clip_jobs(split: str, count: int, style: str, seed: int) -> list[Job]:
     """The ``count`` clips of a split, twins next to each other."""
     abnormal = round(count * ABNORMAL_SHARE) if split == "train" else count // 2
-    pairs = count - abnormal
-    if pairs > (room := len(SEEDS[split])):
-        raise InputError(f"{split}={count}: at most {room} pairs; ask for fewer clips")
+    pairs = _require_room(split, count)
     # The abnormal twins that stay are spread evenly over the classes.
     order = sorted(range(pairs), key=lambda k: (k % len(PAIRS), k))
     shares = np.arange(pairs + 1) * abnormal // max(1, pairs)
@@ -138,6 +136,15 @@ def clip_jobs(split: str, count: int, style: str, seed: int) -> list[Job]:
             path = relative_path(split, number, twin, plan)
             jobs.append(Job(path, split, number, twin, seed, style))
     return jobs
+
+
+def _require_room(split: str, count: int) -> int:
+    """Pairs that ``count`` clips of a split are drawn from; InputError if there are not so many."""
+    abnormal = round(count * ABNORMAL_SHARE) if split == "train" else count // 2
+    pairs, room = count - abnormal, len(SEEDS[split])
+    if pairs > room:
+        raise InputError(f"{split}={count}: at most {room} pairs; ask for fewer clips")
+    return pairs
 
 
 def entries(job: Job) -> Entries:
@@ -265,6 +272,8 @@ def generate(
     if dev % 2 or test % 2 or min(train, dev, test) < 0 or train + dev + test == 0:
         raise InputError(f"train={train} dev={dev} test={test}: dev and test must be even, >= 0")
     counts = {"train": train, "dev": dev, "test": test}
+    for split, count in counts.items():
+        _require_room(split, count)
     identity = _identity(**counts, style=style, seed=seed)
     with locked(out.with_name(f".{out.name}.lock")):  # profiles share worlds
         if not _prepare(out, identity):

@@ -3,5 +3,5 @@
 - ``timed_captions``, ``instructions``: captions of video segments, and instruction data from them.
 - ``questions``, ``answerers``: four-option questions about type and time, and who answers them.
 - ``temporal_classifier``, ``effective_tokens``: its temporal and its spatial effective tokens.
-- ``language_model``: the model that reads them.
+- ``language_model``: the model that reads visual tokens.
 """

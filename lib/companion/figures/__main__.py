@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from companion.figures.catalogue import CATALOGUE, redraw
+from companion.figures.catalogue import DRAWN, redraw
 from companion.profiles import ROOT
 from media.errors import InputError
 
@@ -13,7 +13,7 @@ from media.errors import InputError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns 2 for a name or folder that does not exist."""
     parser = argparse.ArgumentParser("python -m companion.figures", description=__doc__)
-    parser.add_argument("names", nargs="+", metavar="NAME", help=", ".join(CATALOGUE))
+    parser.add_argument("names", nargs="+", metavar="NAME", help=", ".join(DRAWN))
     parser.add_argument("--folder", type=Path, default=ROOT / "figures", help="of CSVs and PNGs")
     args = parser.parse_args(arguments)
     try:

@@ -18,6 +18,7 @@ from media.files import atomic_write, read_json, write_json
 
 SYNTHETIC = "synthetic"  # in the name of the data
 CATALOGUE = yaml.safe_load((FACTS / "figures.yaml").read_text(encoding="utf-8"))["figures"]
+DRAWN = [name for name, entry in CATALOGUE.items() if "draw" in entry]  # from a CSV alone
 
 
 def publish(
@@ -57,8 +58,8 @@ def redraw(name: str, folder: Path, figure: style.Figure | None = None) -> style
 
 
 def _drawn(name: str, path: Path, data: str) -> style.Figure:
-    if "draw" not in CATALOGUE.get(name, {}):
-        near = difflib.get_close_matches(name, CATALOGUE, n=1, cutoff=0)[0]
+    if name not in DRAWN:
+        near = difflib.get_close_matches(name, DRAWN, n=1, cutoff=0)[0]
         what = "no figure that a CSV holds (its notebook draws one of frames)"
         raise InputError(f"{name}: {what}; did you mean {near}?")
     if not path.is_file():

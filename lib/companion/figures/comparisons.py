@@ -101,13 +101,15 @@ def paired_changes(table: pd.DataFrame) -> Figure:
 
     Columns: title, metric, value, change, low, high, seeds, reference (True for the reference).
     """
-    reference, shown = table[table["reference"]].iloc[0], table[~table["reference"]]
-    seeds, axis = int(table["seeds"].min()), f"change of {table['metric'].iloc[0]} (points)"
+    references, shown = table[table["reference"]], table[~table["reference"]]
+    axis, seeds = f"change of {table['metric'].iloc[0]} (points)", sorted(set(shown["seeds"]))
     rows = zip(shown["title"], shown["value"], strict=True)
     shown = shown.assign(row=[f"{name} ({value:.3g})" for name, value in rows])
-    line = f"Line: 95% interval of Student's t over {seeds} seeds."
-    caption = f"Against {reference['title']} ({reference['value']:.3g}). In brackets: the value."
-    caption += f" {line if seeds > 1 else 'One seed, no interval.'}"
+    counts = " or ".join(map(str, seeds))
+    line = f"Line: 95% interval of Student's t over {counts} seeds."
+    whole = ", ".join(f"{r.title} ({r.value:.3g})" for r in references.itertuples())
+    caption = f"Against {whole}. In brackets: the value."
+    caption += f" {line if max(seeds, default=1) > 1 else 'One seed, no interval.'}"
     figure = point_intervals(shown, "row", "change", "metric", caption, 0, xlabel=axis)
     figure.legends.clear()
     return figure

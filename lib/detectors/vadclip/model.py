@@ -19,6 +19,8 @@ from detectors.detector_parts import Features, TextTower, Tokenizer, VideoScores
 from detectors.training_protocol import VadCLIPSettings
 from media.errors import InputError
 
+CHUNKS = 32  # scored at once: bounds memory and changes no score
+
 
 @torch.no_grad()
 def prompt_layout(
@@ -192,8 +194,12 @@ def score_video(
     features = as_features(features, model.linear.in_features)
     x, lengths = chunks(features, model.settings.length)
     x, lengths = x[lengths > 0], lengths[lengths > 0]  # what is all padding scores nothing
-    outputs = model(x.to(text.device), lengths.to(text.device), text)
-    logits1, logits2, adapted = (found.flatten(0, 1)[: len(features)].cpu() for found in outputs)
+    parts = zip(x.split(CHUNKS), lengths.split(CHUNKS), strict=True)
+    outputs = [model(part.to(text.device), n.to(text.device), text) for part, n in parts]
+    logits1, logits2, adapted = (
+        torch.cat(found).flatten(0, 1)[: len(features)].cpu()
+        for found in zip(*outputs, strict=True)
+    )
     probabilities = logits2.softmax(dim=-1)
     scores = (logits1.sigmoid().numpy(), 1 - probabilities[:, 0].numpy())
     anomaly, other = scores[::-1] if aligned else scores
