@@ -218,14 +218,17 @@ def _add_rows(summary: Path, order: Mapping[str, int], rows: Sequence[Row]) -> N
 
 def _append(summary: Path, row: Row) -> None:
     """Add a row at the end, where it supersedes the video's earlier one."""
-    with files.locked(summary.with_name(LOCK)), files.writing(summary):
-        with summary.open("a+", **UTF_8) as file:
-            file.seek(0)
-            columns = next(csv.reader(file), None)  # perhaps with some that someone added
-            writer = csv.DictWriter(file, columns or row, "", "ignore", lineterminator="\n")
-            if not columns:
-                writer.writeheader()
-            writer.writerow(row)
+    with (
+        files.locked(summary.with_name(LOCK)),
+        files.writing(summary),
+        summary.open("a+", **UTF_8) as file,
+    ):
+        file.seek(0)
+        columns = next(csv.reader(file), None)  # perhaps with some that someone added
+        writer = csv.DictWriter(file, columns or row, "", "ignore", lineterminator="\n")
+        if not columns:
+            writer.writeheader()
+        writer.writerow(row)
 
 
 def _row(video: Path, **values: object) -> Row:
