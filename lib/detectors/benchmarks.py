@@ -232,7 +232,7 @@ def _video_classes(benchmark: Benchmark, root: Path, entry: ListEntry) -> tuple[
     ShanghaiTech's own lists name none: "abnormal" is then whether any frame of the video is.
     """
     if entry.label is not None:
-        return _labelled(benchmark, entry)
+        return _labelled(benchmark, entry.label, entry.where)
     if benchmark.annotation_format == "xd":
         return xd_classes(entry.name, benchmark.codes, benchmark.normal_class, entry.where)
     if benchmark.annotation_format == "shanghaitech":
@@ -246,12 +246,12 @@ def _video_classes(benchmark: Benchmark, root: Path, entry: ListEntry) -> tuple[
     return tuple(found[:1])
 
 
-def _labelled(benchmark: Benchmark, entry: ListEntry) -> tuple[str, ...]:
+def _labelled(benchmark: Benchmark, label: int, where: str) -> tuple[str, ...]:
     """The class that AnomalyCLIP's label names; none if it is the normal one."""
     classes = benchmark.anomalyclip_classes
-    if entry.label is None or entry.label >= len(classes):
-        raise InputError(f"{entry.where}: no class {entry.label}; there are {len(classes)}")
-    name = classes[entry.label]
+    if label >= len(classes):
+        raise InputError(f"{where}: no class {label}; there are {len(classes)}")
+    name = classes[label]
     return () if name == benchmark.normal_class else (name,)
 
 
@@ -259,5 +259,5 @@ def _classed(benchmark: Benchmark, truth: VideoTruth, entry: ListEntry) -> Video
     """The truth of a video, all events of the class that its label names, where it has one."""
     if entry.label is None or not truth.is_abnormal:
         return truth
-    classes = _labelled(benchmark, entry)
+    classes = _labelled(benchmark, entry.label, entry.where)
     return replace(truth, classes=classes, span_classes=classes * len(truth.spans))

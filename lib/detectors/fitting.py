@@ -99,7 +99,7 @@ def fit_detector(
     if name == "vadclip":
         vad = vadclip_model.VadCLIP(*text, detector_settings(name, detector)).to(device)
         named = [labels or (normal,) for labels in data.classes]
-        targets = torch.tensor([[float(name in labels) for name in classes] for labels in named])
+        targets = torch.tensor([[float(c in labels) for c in classes] for labels in named])
         vadclip_training.fit(vad, data.features, targets, seed)
         return vadclip_score(vad, benchmark)
     if name == "anomalyclip":

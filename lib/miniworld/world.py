@@ -124,8 +124,7 @@ def keyframes(plan: Plan) -> list[dict]:
 
 def clip_jobs(split: str, count: int, style: str, seed: int) -> list[Job]:
     """The ``count`` clips of a split, twins next to each other."""
-    abnormal = round(count * ABNORMAL_SHARE) if split == "train" else count // 2
-    pairs = _require_room(split, count)
+    pairs, abnormal = _pairs(split, count)
     # The abnormal twins that stay are spread evenly over the classes.
     order = sorted(range(pairs), key=lambda k: (k % len(PAIRS), k))
     shares = np.arange(pairs + 1) * abnormal // max(1, pairs)
@@ -138,13 +137,13 @@ def clip_jobs(split: str, count: int, style: str, seed: int) -> list[Job]:
     return jobs
 
 
-def _require_room(split: str, count: int) -> int:
-    """Pairs that ``count`` clips of a split are drawn from; InputError if there are not so many."""
+def _pairs(split: str, count: int) -> tuple[int, int]:
+    """Pairs behind ``count`` clips of a split, and abnormal clips; InputError if too many pairs."""
     abnormal = round(count * ABNORMAL_SHARE) if split == "train" else count // 2
     pairs, room = count - abnormal, len(SEEDS[split])
     if pairs > room:
         raise InputError(f"{split}={count}: at most {room} pairs; ask for fewer clips")
-    return pairs
+    return pairs, abnormal
 
 
 def entries(job: Job) -> Entries:
@@ -273,7 +272,7 @@ def generate(
         raise InputError(f"train={train} dev={dev} test={test}: dev and test must be even, >= 0")
     counts = {"train": train, "dev": dev, "test": test}
     for split, count in counts.items():
-        _require_room(split, count)
+        _pairs(split, count)  # before another world is deleted
     identity = _identity(**counts, style=style, seed=seed)
     with locked(out.with_name(f".{out.name}.lock")):  # profiles share worlds
         if not _prepare(out, identity):
