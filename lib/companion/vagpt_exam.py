@@ -240,8 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         P = load_params(args.profile, parse_overrides(args.overrides))
         if not (model := args.model or P.qa.vlm):
-            hint = "python -m companion.mini_vlm makes a small one"
-            raise InputError(f"name a LLaVA with --model; {hint}")
+            raise InputError("name a LLaVA with --model, as llava-hf/llava-1.5-7b-hf; none ships")
         domains = extraction.domains(P)
         chosen = [t for t in domains if t.casefold().startswith(args.benchmark.casefold())]
         if not chosen:

@@ -64,16 +64,13 @@ def build(family: str, vocab_size: int) -> nn.Module:
     return model
 
 
-def train_tokenizer(
-    texts: list[str], vocab_size: int = 2048, lowercase: bool = True
-) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: list[str], vocab_size: int = 2048) -> PreTrainedTokenizerFast:
     """Byte-level BPE over ``texts``; any English text stays encodable.
 
     END gets the highest id because open_clip pools the text tower at the largest token id.
     """
     tokenizer = Tokenizer(models.BPE())
-    if lowercase:
-        tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = BpeTrainer(

@@ -34,7 +34,7 @@ LINEAR = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
 class Dialogue(NamedTuple):
     """Questions about a footage with their answers; None: to be answered."""
 
-    shown: Shown | None
+    shown: Shown
     turns: Sequence[tuple[str, str | None]]
 
 
@@ -103,14 +103,13 @@ class VisionLanguageModel:
                 said.append({"role": "assistant", "content": text})
                 before = form(said, tokenize=False)
 
-    def sequence(self, item: Dialogue, kept: np.ndarray | None) -> tuple[Tensor, Tensor]:
+    def sequence(self, item: Dialogue, kept: np.ndarray) -> tuple[Tensor, Tensor]:
         """Token ids and labels (L,): ids hold the image token once for each kept visual token."""
         ids = list(self.tokenizer("").input_ids)  # what stands before every text
-        labels, image, frames = [IGNORED] * len(ids), self.processor.image_token, ""
-        if item.shown:
-            counts = kept.sum(axis=(1, 2)).tolist()
-            times = [f"{t:.0f} s " if len(counts) > 1 else "" for t in item.shown.times.tolist()]
-            frames = " ".join(t + image * n for t, n in zip(times, counts, strict=True))
+        labels, image = [IGNORED] * len(ids), self.processor.image_token
+        counts = kept.sum(axis=(1, 2)).tolist()
+        times = [f"{t:.0f} s " if len(counts) > 1 else "" for t in item.shown.times.tolist()]
+        frames = " ".join(t + image * n for t, n in zip(times, counts, strict=True))
         for text, counted in self.pieces(item.turns):
             text = text.replace(image, frames)
             new = self.tokenizer(text, add_special_tokens=False).input_ids
@@ -123,22 +122,21 @@ class VisionLanguageModel:
 
         ``share`` of each frame's visual tokens is kept, those that changed most. Padded left.
         """
-        masks = [item.shown and keep_top(item.shown.moved, share) for item in items]
+        masks = [keep_top(item.shown.moved, share) for item in items]
         made = [self.sequence(*pair) for pair in zip(items, masks, strict=True)]
         ids, labels = (
             pad_sequence(list(part), True, value, "left").to(self.model.device)
             for part, value in zip(zip(*made, strict=True), (-1, IGNORED), strict=True)
         )
         embeds = self.model.get_input_embeddings()(ids.clamp_min(0))
-        seen = [item.shown.tokens[torch.from_numpy(mask)] for item, mask in
-                zip(items, masks, strict=True) if item.shown]  # fmt: skip
-        if seen:
-            projector = self._llava.multi_modal_projector
-            own = list(projector.parameters())  # PEFT keeps a frozen copy in another precision
-            own = [p for p in own if p.requires_grad] or own
-            tokens = torch.cat(seen).to(embeds.device, own[0].dtype)
-            places = (ids == self.model.config.image_token_id)[..., None]
-            embeds = embeds.masked_scatter(places, projector(tokens).to(embeds.dtype))
+        shown = [item.shown.tokens[torch.from_numpy(mask)] for item, mask in
+                 zip(items, masks, strict=True)]  # fmt: skip
+        projector = self._llava.multi_modal_projector
+        own = list(projector.parameters())  # PEFT keeps a frozen copy in another precision
+        own = [p for p in own if p.requires_grad] or own
+        tokens = torch.cat(shown).to(embeds.device, own[0].dtype)
+        places = (ids == self.model.config.image_token_id)[..., None]
+        embeds = embeds.masked_scatter(places, projector(tokens).to(embeds.dtype))
         return {"inputs_embeds": embeds, "attention_mask": (ids >= 0).long(), "labels": labels}
 
     def loss(self, items: Sequence[Dialogue], share: float = 1.0) -> Tensor:
@@ -214,16 +212,6 @@ class VisionLanguageModel:
 
         adapted = PeftModel.from_pretrained(self.model, folder, is_trainable=True)
         self.model = _precise(adapted).eval()
-
-    def save(self, out: Path) -> Path:
-        """Write a folder that stock transformers loads; adapters are merged for good."""
-        if hasattr(self.model, "peft_config"):
-            self.model = self.model.merge_and_unload()
-        out.mkdir(parents=True, exist_ok=True)
-        self.model.save_pretrained(out)
-        self.processor.save_pretrained(out)
-        files.share(out)
-        return out
 
 
 def _precise(model: nn.Module) -> nn.Module:
