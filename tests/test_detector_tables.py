@@ -1,8 +1,11 @@
 """Backbone exchange: what reaches training, and what the tables make of known scores."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from test_video import write_ids
 
 from alertclip.records import Item
@@ -11,6 +14,7 @@ from companion import (
     detector_plots,
     detector_tables,
     extraction,
+    other_models,
     tuned_models,
     zero_shot_tables,
 )
@@ -113,6 +117,41 @@ def test_a_tuned_variant_is_measured_on_the_benchmark(P, monkeypatch):
     for name, value in zip(names, table["value"], strict=True):
         assert found[f"snippets: {name}"] == plain[f"mini world: {name}"]
         assert found[f"VadCLIP: {name}"] == pytest.approx(value)
+
+
+def test_mss_of_a_domain_and_the_average_over_domains(P, monkeypatch):
+    """A normal video between the prompts (0), an abnormal one at gap -.2, and in "two" at +.2."""
+    prompts = np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])  # normal, abnormal
+    normal, abnormal = VideoTruth("n", (), (), False), VideoTruth("a", (), (), True)
+
+    def tested(domain, wanted):
+        x = np.array([[0.8, 0.6]]) if domain is P else np.array([[3.0, 4.0], [30.0, 40.0]])
+        features = [np.array([[5.0, 0.0], [0.0, 0.1]]), x]  # the mean of units is between both
+        test = zero_shot_tables.EvaluationSet(features, [normal, abnormal], [])
+        yield "clip", SimpleNamespace(mean=torch.zeros(1)), prompts, test
+
+    monkeypatch.setattr(zero_shot_tables, "tested", tested)
+    other = SimpleNamespace(data=P.data)
+    monkeypatch.setattr(zero_shot_tables, "domains", lambda P: {"one": P, "two": other})
+    table = zero_shot_tables.mss_by_domain(P, ["clip"]).set_index("domain")
+    assert table["mss"].round(6).to_dict() == {"one": -0.1, "two": 0.1, "average": 0}
+    assert table["n"].to_dict() == {"one": 2, "two": 2, "average": 4}
+    assert ((table["low"] <= table["mss"]) & (table["mss"] <= table["high"])).all()
+
+
+def test_scores_of_another_method_are_read_from_files(P, tmp_path):
+    annotate(P.data_dir, [0, 1] * 4)
+    folder = tmp_path / "scores"
+    folder.mkdir()
+    event = np.repeat([0.0, 1.0, 0.0], [2, 8, 6])[:, None]  # features of 4 frames; frames 8-40
+    for i in range(ROWS["test"]):
+        np.save(folder / f"test{i:03d}__0.npy", event * (i % 2) - 3)
+    found = other_models.read_scores(P, "oracle", folder)
+    auc = detector_tables.resample_models(P, [found])["oracle"]["frame AUC"][0]
+    assert auc[0, 0] == 1
+    np.save(folder / "test003__0.npy", np.zeros((16, 2)))
+    with pytest.raises(InputError, match="test003 .* no column of scores"):
+        other_models.read_scores(P, "oracle", folder)
 
 
 def scored(stage, values):

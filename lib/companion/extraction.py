@@ -70,8 +70,8 @@ def training_set(P: Params, model: AlertCLIP, detector: Detector) -> TrainingSet
     )
 
 
-def evaluation_set(P: Params, model: AlertCLIP, detector: Detector) -> EvaluationSet:
-    """Features, one crop each, and truth of the test videos.
+def evaluation_set(P: Params, model: AlertCLIP | None, detector: Detector) -> EvaluationSet:
+    """Features, one crop each, and truth of the test videos; released ones need no model.
 
     Raises InputError if a video cannot be read: scores of the others would be another benchmark's.
     """
@@ -183,7 +183,7 @@ def _listed(P: Params) -> list[Path]:
 
 
 def _files(
-    P: Params, model: AlertCLIP, videos: Sequence[Path], detector: Detector
+    P: Params, model: AlertCLIP | None, videos: Sequence[Path], detector: Detector
 ) -> tuple[dict[Path, list[Path]], Path]:
     """Feature files of each video, one per crop, and where it stands why one is missing."""
     if P.features:
