@@ -3,10 +3,12 @@
 from types import SimpleNamespace
 
 import numpy as np
+import open_clip
 import pandas as pd
 import pytest
 import torch
-from test_video import write_ids
+from PIL import Image
+from test_video import encode, write_ids
 
 from alertclip.records import Item
 from companion import (
@@ -36,6 +38,7 @@ from detectors.features import (
 from detectors.fitting import VideoScores
 from media.errors import InputError
 from media.files import Shard, locked, read_json
+from media.video import read_frames
 
 ROWS = {"train": 12, "test": 8}
 
@@ -242,6 +245,22 @@ def test_snippets_and_crops():
     assert np.array_equal(take_crop(frame, (2, 4), 9), frame[:, 2:, 2:][:, :, ::-1])
     with pytest.raises(InputError, match="embed 1 to 4"):
         SnippetRule(4, 5)
+
+
+def test_clips_own_view_of_a_frame_is_open_clips(tmp_path):
+    rng = np.random.default_rng(0)
+    wide = np.kron(rng.integers(0, 256, (8, 16, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    path = encode(tmp_path / "v.mp4", [wide] * 4, size=(64, 128))
+    rule = SnippetRule(4, 1, 1, "clip")
+    [piece] = features.decoded_pieces([path], (32, 32), rule, tmp_path / "cache", 1)
+    native = Image.fromarray(read_frames(path, [2], (64, 128))[0])
+    options = {"mean": (0, 0, 0), "std": (1, 1, 1)}
+    theirs = open_clip.image_transform(32, is_train=False, **options)(native)
+    np.testing.assert_array_equal(piece.frames[0], (255 * theirs).round().permute(1, 2, 0))
+    squashed = features.decoded_pieces([path], (32, 32), SnippetRule(4, 1), tmp_path / "cache", 1)
+    assert abs(next(squashed).frames[0].astype(int) - piece.frames[0]).mean() > 10
+    with pytest.raises(InputError, match="snippet_crops to 1"):
+        SnippetRule(4, 1, 10, "clip")
 
 
 def test_shares_of_the_features_are_those_of_one_process(tmp_path):

@@ -47,8 +47,9 @@ def detector_benchmark(P: Params) -> tuple[Benchmark, Path]:
 def snippet_rule(params: DetectorParams, detector: Detector) -> SnippetRule:
     """How videos become features: single frames for AnomalyCLIP, snippets for the others."""
     if detector == "anomalyclip":
-        return SnippetRule(params.frame_stride, 1, 1)
-    return SnippetRule(params.snippet_length, params.snippet_frames, params.snippet_crops)
+        return SnippetRule(params.frame_stride, 1, 1, params.snippet_resize)
+    crops, resize = params.snippet_crops, params.snippet_resize
+    return SnippetRule(params.snippet_length, params.snippet_frames, crops, resize)
 
 
 def training_set(P: Params, model: AlertCLIP, detector: Detector) -> TrainingSet:
