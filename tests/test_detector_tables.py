@@ -137,9 +137,9 @@ def test_mss_of_a_domain_and_the_average_over_domains(P, monkeypatch):
     other = SimpleNamespace(data=P.data)
     monkeypatch.setattr(zero_shot_tables, "domains", lambda P: {"one": P, "two": other})
     table = zero_shot_tables.mss_by_domain(P, ["clip"]).set_index("domain")
-    assert table["mss"].round(6).to_dict() == {"one": -0.1, "two": 0.1, "average": 0}
+    assert table["value"].round(6).to_dict() == {"one": -0.1, "two": 0.1, "average": 0}
     assert table["n"].to_dict() == {"one": 2, "two": 2, "average": 4}
-    assert ((table["low"] <= table["mss"]) & (table["mss"] <= table["high"])).all()
+    assert table["value"].between(table["low"], table["high"]).all()
 
 
 def test_scores_of_another_method_are_read_from_files(P, tmp_path):
@@ -190,9 +190,10 @@ def test_detection_and_classes_of_the_oracle():
     assert classes["mean AUC"] == pytest.approx(100) and classes["Fighting AP"] == pytest.approx(
         100
     )
-    curves = detector_plots.curve_table([best, scored("clip", [-1.0])], 30)
+    curves = detector_plots.curve_table(P, [best, scored("clip", [-1.0])])
     assert curves.groupby(["video", "model"]).size().tolist() == [64] * 4
     assert curves.query("video == 'v0 (Fighting)'")["truth"].sum() == 2 * 32
+    assert curves.groupby("predicted").size().to_dict() == {"": 256 - 32, "Fighting": 32}
     assert len(draw("vadclip_curves", curves.assign(score=curves["score"].abs())).axes) == 2
 
 
@@ -209,12 +210,16 @@ def test_the_other_branch_and_the_published_truth():
 
 def test_tsne_shows_events_of_abnormal_and_all_of_normal_videos():
     rng, base = np.random.default_rng(0), scored("full", [1.0])
-    features = [rng.normal(size=(16, 8)) for _ in base.truths]
-    videos = [s._replace(adapted=-x) for s, x in zip(base.seeds[0], features, strict=True)]
-    table = detector_plots.tsne_table(base._replace(seeds=[videos], features=features))
-    counts = table.groupby(["panel", "group"]).size()
+    features, text = [rng.normal(size=(16, 128)) for _ in base.truths], rng.normal(size=(9, 128))
+    videos = [
+        s._replace(adapted=-x, text=text) for s, x in zip(base.seeds[0], features, strict=True)
+    ]
+    base = base._replace(stage="clip", seeds=[videos], features=features)
+    table = detector_plots.tsne_table(load_params("smoke"), base)
+    counts = table[table["text"] == 0].groupby(["panel", "group"]).size()
     # Events cover features 2 to 9 of two videos; the normal ones have 32, all drawn.
     assert counts.unstack().to_numpy().tolist() == [[16, 32], [16, 32]]
+    assert table[table["text"] == 1].groupby("panel")["group"].nunique().tolist() == [9, 9]
     assert np.isfinite(table[["x", "y"]]).all(axis=None)
 
 

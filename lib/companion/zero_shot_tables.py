@@ -19,7 +19,7 @@ from companion import detector_tables
 from companion.detector_tables import Curves, held_scores
 from companion.extraction import domains, evaluation_set, extract_for_all, snippet_rule
 from companion.profiles import Params
-from companion.result_tables import per_cent
+from companion.result_tables import per_cent, with_paper
 from companion.tuned_models import STAGES, Stage, prompts_of, stage_model
 from detectors.benchmarks import load_benchmark
 from detectors.fitting import EvaluationSet
@@ -86,8 +86,8 @@ def by_domain(P: Params, curves: Callable[[Params], list[Curves]]) -> pd.DataFra
 def mss_by_domain(P: Params, wanted: Sequence[Stage]) -> pd.DataFrame:
     """MSS on the test videos of every domain, and its mean over them (Alert-CLIP, Table 1).
 
-    A video's embedding is the mean of its snippets'. Columns model, domain, mss, low, high, n;
-    intervals resample videos.
+    A video's embedding is the mean of its snippets'. Columns model, domain, value, low, high, n,
+    paper; intervals resample videos.
     """
     signs: dict[Stage, dict[str, np.ndarray]] = {stage: {} for stage in wanted}
     for title, domain in domains(P).items():
@@ -102,7 +102,7 @@ def mss_by_domain(P: Params, wanted: Sequence[Stage]) -> pd.DataFrame:
         parts = list(scores.values())
         found["average"] = bootstrap_interval(np.concatenate(parts), _average(parts), *draws)
         rows += [{"model": STAGES[stage], "domain": t, **i._asdict()} for t, i in found.items()]
-    return pd.DataFrame(rows).rename(columns={"value": "mss"})
+    return with_paper(pd.DataFrame(rows), "mss", "domain")
 
 
 def _average(parts: Sequence[np.ndarray]) -> Statistic:
