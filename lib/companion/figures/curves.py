@@ -93,7 +93,7 @@ def score_curves(table: pd.DataFrame, axis: str, note: str = "") -> Figure:
     """
     videos, palette = table["video"].unique(), style.colours(table["model"].unique())
     top = 1.06 + 0.13 * len(palette) if note else 1.02
-    figure = style.new_figure(9, 0.9 + 1.65 * top * len(videos))
+    figure = style.new_figure(9, 0.9 + 1.4 * top * len(videos))
     panels = figure.subplots(len(videos), 1, sharex=True, squeeze=False)[:, 0]
     shade = {"step": "post", "color": ABNORMAL, "alpha": 0.2, "linewidth": 0}
     for axes, video in zip(panels, videos, strict=True):
