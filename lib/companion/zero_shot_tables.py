@@ -25,7 +25,6 @@ from detectors.benchmarks import load_benchmark
 from detectors.fitting import EvaluationSet
 from detectors.recognition import open_vocabulary
 from media.errors import InputError
-from vagpt.effective_tokens import unit
 
 PromptVectors = tuple[np.ndarray, np.ndarray]
 """Of P_N (C_N, D) and P_A (C_A, D), unit length."""
@@ -93,7 +92,8 @@ def mss_by_domain(P: Params, wanted: Sequence[Stage]) -> pd.DataFrame:
     for title, domain in domains(P).items():
         for stage, model, sets, test in tested(domain, wanted):
             parts = [embed_snippets(model, x, P.data.num_frames, "snippet") for x in test.features]
-            v = unit(np.stack([part.mean(axis=0) for part in parts]))
+            v = np.stack([part.mean(axis=0) for part in parts])
+            v /= np.linalg.norm(v, axis=1, keepdims=True)
             abnormal = np.array([truth.is_abnormal for truth in test.truths])
             signs[stage][title] = signed_score(set_similarities(v, *sets), abnormal)
     rows, draws = [], (P.evaluation.bootstrap_samples, P.seed)
@@ -108,12 +108,8 @@ def mss_by_domain(P: Params, wanted: Sequence[Stage]) -> pd.DataFrame:
 def _average(parts: Sequence[np.ndarray]) -> Statistic:
     """The mean over parts of their means; values are the parts one after the other."""
     owner = np.repeat(range(len(parts)), [len(part) for part in parts])
-
-    def average(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        own = [owner == number for number in range(len(parts))]
-        return np.mean([mean(values[of], weights[:, of]) for of in own], axis=0)
-
-    return average
+    own = [owner == number for number in range(len(parts))]
+    return lambda x, weights: np.mean([mean(x[of], weights[:, of]) for of in own], axis=0)
 
 
 @torch.inference_mode()
