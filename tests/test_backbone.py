@@ -135,3 +135,19 @@ def test_weights_of_openai_and_open_clip_files_are_those_that_were_saved(tmp_pat
         load_backbone(BASE, str(tmp_path / "ViT-B-32.pt"))
     with pytest.raises(InputError, match="weights of another model than ViT-B-16-quickgelu"):
         load_backbone("ViT-B-16-quickgelu", str(tmp_path / "epoch_3.pt"))
+
+
+def test_longclip_keeps_twenty_positions_of_clip_and_reads_248_tokens(tmp_path):
+    state = open_clip.create_model("ViT-B-32-quickgelu").state_dict()
+    state["positional_embedding"] = torch.arange(248.0)[:, None].repeat(1, 512)
+    state["positional_embedding_res"] = -state["positional_embedding"]
+    torch.save(state, tmp_path / "a.pt")
+    backbone = load_backbone("ViT-B-32-quickgelu", str(tmp_path / "a.pt"))
+    table = backbone.model.positional_embedding[:, 0].tolist()
+    assert table == [*range(20), *range(-20, -248, -1)]
+    long = backbone.tokenizer(["a man " * 100])
+    assert long.shape == (1, 248) and long[0, 201] == long.max()  # 200 words, then the end
+    assert backbone.model.encode_text(long).shape == (1, 512)
+    assert backbone.config["text_cfg"]["context_length"] == 248  # as an export will say
+    with pytest.raises(InputError, match="backbone=ViT-B-32-quickgelu"):
+        load_backbone("ViT-B-32", str(tmp_path / "a.pt"))

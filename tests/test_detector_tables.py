@@ -11,6 +11,7 @@ from companion import (
     detector_plots,
     detector_tables,
     extraction,
+    other_models,
     tuned_models,
     zero_shot_tables,
 )
@@ -115,6 +116,21 @@ def test_a_tuned_variant_is_measured_on_the_benchmark(P, monkeypatch):
         assert found[f"VadCLIP: {name}"] == pytest.approx(value)
 
 
+def test_scores_of_another_method_are_read_from_files(P, tmp_path):
+    annotate(P.data_dir, [0, 1] * 4)
+    folder = tmp_path / "scores"
+    folder.mkdir()
+    event = np.repeat([0.0, 1.0, 0.0], [2, 8, 6])[:, None]  # features of 4 frames; frames 8-40
+    for i in range(ROWS["test"]):
+        np.save(folder / f"test{i:03d}__0.npy", event * (i % 2) - 3)
+    found = other_models.read_scores(P, "oracle", folder)
+    auc = detector_tables.resample_models(P, [found])["oracle"]["frame AUC"][0]
+    assert auc[0, 0] == 1
+    np.save(folder / "test003__0.npy", np.zeros((16, 2)))
+    with pytest.raises(InputError, match="test003 .* no column of scores"):
+        other_models.read_scores(P, "oracle", folder)
+
+
 def scored(stage, values):
     """Two abnormal videos with events in frames 8-40 of 64, two normal; one seed per value."""
     truths = [VideoTruth(f"v{i}", ("Fighting",), ((8, 40),), True, ("Fighting",)) for i in range(2)]
@@ -148,9 +164,10 @@ def test_detection_and_classes_of_the_oracle():
     assert classes["mean AUC"] == pytest.approx(100) and classes["Fighting AP"] == pytest.approx(
         100
     )
-    curves = detector_plots.curve_table([best, scored("clip", [-1.0])], 30)
+    curves = detector_plots.curve_table(P, [best, scored("clip", [-1.0])])
     assert curves.groupby(["video", "model"]).size().tolist() == [64] * 4
     assert curves.query("video == 'v0 (Fighting)'")["truth"].sum() == 2 * 32
+    assert curves.groupby("predicted").size().to_dict() == {"": 256 - 32, "Fighting": 32}
     assert len(draw("vadclip_curves", curves.assign(score=curves["score"].abs())).axes) == 2
 
 
@@ -167,12 +184,16 @@ def test_the_other_branch_and_the_published_truth():
 
 def test_tsne_shows_events_of_abnormal_and_all_of_normal_videos():
     rng, base = np.random.default_rng(0), scored("full", [1.0])
-    features = [rng.normal(size=(16, 8)) for _ in base.truths]
-    videos = [s._replace(adapted=-x) for s, x in zip(base.seeds[0], features, strict=True)]
-    table = detector_plots.tsne_table(base._replace(seeds=[videos], features=features))
-    counts = table.groupby(["panel", "group"]).size()
+    features, text = [rng.normal(size=(16, 128)) for _ in base.truths], rng.normal(size=(9, 128))
+    videos = [
+        s._replace(adapted=-x, text=text) for s, x in zip(base.seeds[0], features, strict=True)
+    ]
+    base = base._replace(stage="clip", seeds=[videos], features=features)
+    table = detector_plots.tsne_table(load_params("smoke"), base)
+    counts = table[table["text"] == 0].groupby(["panel", "group"]).size()
     # Events cover features 2 to 9 of two videos; the normal ones have 32, all drawn.
     assert counts.unstack().to_numpy().tolist() == [[16, 32], [16, 32]]
+    assert table[table["text"] == 1].groupby("panel")["group"].nunique().tolist() == [9, 9]
     assert np.isfinite(table[["x", "y"]]).all(axis=None)
 
 

@@ -157,8 +157,8 @@ class TestClaims:
 
     def test_a_number_below_zero_must_be_below(self, tmp_path):
         for mss, verdict in ((-0.2, ledger.HOLDS), (0.2, ledger.FAILS)):
-            row = {"class_name": "all", "model": "CLIP", "mss": mss, "n": 9}
-            book = book_of(tmp_path, stage2_mss=[row | {"low": mss - 0.1, "high": mss + 0.1}])
+            row = {"domain": "average", "model": "CLIP", "value": mss, "n": 9}
+            book = book_of(tmp_path, mss_domains=[row | {"low": mss - 0.1, "high": mss + 0.1}])
             table = ledger.claims(book, tmp_path).set_index("claim")
             assert table.loc["CLIP, average of Table 1 below 0: MSS", "verdict"] == verdict
 

@@ -7,7 +7,8 @@ import tiny_llava
 import torch
 from test_video import write_ids
 
-from companion import vagpt_exam
+from companion import other_models, vagpt_exam
+from companion.profiles import load_params
 from curation.chat_models import LocalModel
 from media.cache import FrameCache
 from media.errors import InputError
@@ -157,3 +158,31 @@ def test_arms_are_compared_on_the_same_questions(tmp_path):
         lm.VisionLanguageModel(str(tmp_path))
     with pytest.raises(InputError, match="no image-and-text model to load"):
         LocalModel(str(tmp_path))
+
+
+def test_log_odds_compare_the_words_that_come_next(vlm):
+    items = [lm.Dialogue(shown(vlm, seed=i), [("Anomalies?", None)]) for i in range(2)]
+    yes = [lm.Dialogue(item.shown, [("Anomalies?", "Yes")]) for item in items]
+    given = vlm.inputs(yes)
+    first = int((given["labels"][0] != lm.IGNORED).nonzero()[0])
+    logits = vlm.model(**given).logits[:, first - 1]
+    ids = [vlm.tokenizer(f" {word}", add_special_tokens=False).input_ids for word in ("Yes", "No")]
+    place = next(i for i, (a, b) in enumerate(zip(*ids, strict=False)) if a != b)
+    odds = vlm.log_odds(items, "Yes", "No")
+    expected = logits[:, ids[0][place]] - logits[:, ids[1][place]]
+    np.testing.assert_allclose(odds, expected.detach().numpy(), atol=1e-4)
+    np.testing.assert_allclose(vlm.log_odds(items, "No", "Yes"), -odds, atol=1e-6)
+
+
+def test_odds_of_a_video_are_those_of_the_middle_frame_of_each_snippet(vlm, tmp_path, monkeypatch):
+    path = write_ids(tmp_path / "v.mp4", 12)
+    monkeypatch.setattr(other_models, "tested_videos", lambda P: {"v": path})
+    P = load_params("smoke")  # snippets of 4 frames
+    other_models.write_odds(P, vlm, tmp_path)
+    odds = np.load(tmp_path / "v__0.npy")
+    frames = FrameCache(tmp_path / "cache", vlm.image_size).get(path, [2, 6, 10])
+    whole = np.full((1, 4, 4), np.inf)
+    asked = [(other_models.QUESTION, None)]
+    items = [lm.Dialogue(lm.Shown(part, whole, np.zeros(1)), asked) for part in
+             vlm.see(np.asarray(frames)).split(1)]  # fmt: skip
+    np.testing.assert_allclose(odds[:, 0], vlm.log_odds(items, "Yes", "No"), atol=1e-4)

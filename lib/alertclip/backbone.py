@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from alertclip.attention import Projections, split_attention
 from alertclip.blip import BlipVision, is_blip, read_blip
-from alertclip.checkpoint import ARCHIVE, as_safetensors, file_header
+from alertclip.checkpoint import ARCHIVE, POSITIONS, as_safetensors, file_header
 from media.errors import InputError
 from media.files import read_json
 
@@ -60,9 +60,10 @@ def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
     """Load ``miniclip``, ``minisiglip``, an open_clip model by its name, ``local-dir:PATH`` or
     ``blip:NAME``, where NAME is a folder or a model of the Hugging Face hub.
 
-    ``pretrained``, for open_clip names only: a tag, a .safetensors file, or a .pt file of OpenAI or
-    open_clip, which is converted beside it; None: random weights. Raises InputError if weights are
-    missing, are of another model or were trained with another activation.
+    ``pretrained``, for open_clip names only: a tag, a .safetensors file, or a .pt file of OpenAI,
+    LongCLIP (which reads 248 tokens) or open_clip, which is converted beside it; None: random
+    weights. Raises InputError if weights are missing, are of another model or were trained with
+    another activation.
     """
     keep_freed_memory()  # every long computation starts here
     folder, options = None, {}
@@ -87,10 +88,12 @@ def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
         if Path(pretrained).is_file():
             pretrained = str(as_safetensors(Path(pretrained)))
         options = _check_weights(name, pretrained, config) | {"pretrained": pretrained}
+        options["force_context_length"] = config["text_cfg"].get("context_length")
     source = f"local-dir:{folder}" if folder else name
     try:
         model, _, _ = open_clip.create_model_and_transforms(source, **options)
-        tokenizer = open_clip.get_tokenizer(source)  # SigLIP's comes from the hub
+        length = options.get("force_context_length")
+        tokenizer = open_clip.get_tokenizer(source, length)  # SigLIP's comes from the hub
     except Exception as error:  # hub, network, parsing and misfit files share no base class
         raise InputError(_missing(name, pretrained, folder, error)) from error
     return from_clip(model, tokenizer, name, config)
@@ -129,6 +132,7 @@ def _check_weights(name: str, pretrained: str, config: dict[str, Any]) -> dict[s
 
     Returns the mean and standard deviation of the pixels for weights in a file, which open_clip
     would take to be CLIP's: those of the config beside it, else of the model's published weights.
+    The length of that file's texts is put into ``config``.
     """
     path, tag = Path(pretrained), open_clip.get_pretrained_cfg(name, pretrained)
     tags, pixels = list_pretrained_tags_by_model(name), {}
@@ -143,6 +147,8 @@ def _check_weights(name: str, pretrained: str, config: dict[str, Any]) -> dict[s
         stem, vision = shapes.get("visual.conv1.weight"), config["vision_cfg"]
         if stem and stem[::2] != [vision.get("width"), vision.get("patch_size")]:
             raise InputError(f"pretrained {path}: weights of another model than {name}")
+        if table := shapes.get(POSITIONS):  # open_clip would squeeze LongCLIP's 248 places into 77
+            config["text_cfg"]["context_length"] = table[0]
         archive = metadata.get("source") == ARCHIVE
         trained = {"quick_gelu": True} if archive else found.get("model_cfg")
         published = open_clip.get_pretrained_cfg(name, tags[0]) if tags else {}

@@ -171,7 +171,9 @@ def _rows(out: Path) -> Iterator[dict[str, Any]]:
 # Weights of other programs, read without running what their files may hold.
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # numbers in OpenAI's archives
-ARCHIVE = "TorchScript"  # OpenAI's models, all with QuickGELU
+ARCHIVE = "TorchScript"  # OpenAI's models, all with QuickGELU, and LongCLIP, tuned from them
+POSITIONS = "positional_embedding"
+KEPT = 20  # positions of CLIP's that LongCLIP keeps (Zhang et al., ECCV 2024, section 3.1)
 
 
 def as_safetensors(path: Path) -> Path:
@@ -191,6 +193,9 @@ def as_safetensors(path: Path) -> Path:
         archive = any("/code/" in name for name in names)
         state = dict(_archive_module(path).tensors()) if archive else _file_state(path)
         state = {k: _whole(k, v) for k, v in state.items() if k not in NOT_WEIGHTS}
+        if (stretched := state.pop(f"{POSITIONS}_res", None)) is not None:  # LongCLIP
+            state[POSITIONS] = torch.cat([state[POSITIONS][:KEPT], stretched[KEPT:]])
+            archive = True  # in what it says of the activation
     except Exception as error:  # what damaged files raise has no common class
         reason = f"{type(error).__name__} {error}".splitlines()[0]
         raise InputError(

@@ -8,61 +8,77 @@ import pandas as pd
 from sklearn.manifold import TSNE
 
 from companion.detector_tables import Scored, held_scores
+from companion.profiles import Params
+from companion.tuned_models import stage_model, text_embeddings
+from detectors.benchmarks import load_benchmark
 from detectors.event_annotations import frame_truth
+from detectors.fitting import class_prompts
 from media.errors import InputError
 
 PER_CLASS = 40  # snippets drawn per class in a t-SNE plot
 
 
-def curve_table(scored: Sequence[Scored], fps: float, count: int = 3) -> pd.DataFrame:
+def curve_table(P: Params, scored: Sequence[Scored], count: int = 3) -> pd.DataFrame:
     """Scores over time of the first ``count`` abnormal videos of different classes and one normal.
 
-    Chosen by rule, not by result; first seed. Columns video, time_s, model, score, truth.
+    Chosen by rule, not by result; first seed. Columns video, time_s, model, score, truth, and
+    predicted: where the score is .5 or more, the likeliest abnormal class.
     """
     first: dict[tuple, int] = {}
     for i, truth in enumerate(scored[0].truths):
         first.setdefault((truth.is_abnormal, *truth.classes), i)
     numbers = [i for key, i in first.items() if key[0]][:count]
     numbers += [i for key, i in first.items() if not key[0]]
+    benchmark = load_benchmark(P.detector.benchmark)
+    abnormal = np.array(benchmark.abnormal_classes)
+    places = [benchmark.classes.index(name) for name in abnormal]
     tables = []
     for i, s in product(numbers, scored):
-        truth = s.truths[i]
-        video = held_scores(truth, s.seeds[0][i].anomaly, s.length)
+        truth, found = s.truths[i], s.seeds[0][i]
+        video = held_scores(truth, found.anomaly, s.length)
+        likeliest = abnormal[found.probabilities[:, places].argmax(axis=1)].repeat(s.length)
         columns = {
             "video": f"{truth.name} ({', '.join(truth.classes) or 'normal'})",
-            "time_s": np.arange(len(video.scores)) / fps,
+            "time_s": np.arange(len(video.scores)) / benchmark.fps,
             "model": s.model,
             "score": video.scores,
             "truth": video.truth.astype(int),
+            "predicted": np.where(video.scores >= 0.5, likeliest, ""),
         }
         tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)
 
 
-def tsne_table(scored: Scored, seed: int = 0) -> pd.DataFrame:
-    """t-SNE of snippet features before and after VadCLIP (its Figure 3; first detector seed).
+def tsne_table(P: Params, scored: Scored) -> pd.DataFrame:
+    """t-SNE of snippet features and class texts before and after VadCLIP (its Figure 3).
 
-    Up to ``PER_CLASS`` snippets per class, drawn by seed: of abnormal videos those whose middle
-    frame lies in an event. Columns panel, x, y, group. InputError if there are too few.
+    The texts are the backbone's of the classes' names, and VadCLIP's own, learned ones. First
+    detector seed; up to ``PER_CLASS`` snippets per class, drawn by seed: of abnormal videos those
+    whose middle frame lies in an event. Columns panel, x, y, group, text (1 where it is one).
+    InputError if there are too few.
     """
-    raw, adapted, classes = [], [], []
+    benchmark, raw, adapted, names = load_benchmark(P.detector.benchmark), [], [], []
     for truth, x, s in zip(scored.named, scored.features, scored.seeds[0], strict=True):
         inside = frame_truth(truth, len(x) * scored.length)[scored.length // 2 :: scored.length]
         chosen = inside if truth.is_abnormal else ~inside
         raw.append(x[chosen])
         adapted.append(s.adapted[chosen])
-        classes += [truth.classes[0] if truth.classes else "normal"] * int(chosen.sum())
-    groups, rng = np.array(classes), np.random.default_rng(seed)
+        names += [truth.classes[0] if truth.classes else benchmark.normal_class] * int(chosen.sum())
+    groups, rng = np.array(names), np.random.default_rng(P.seed)
     places = [rng.permutation(np.flatnonzero(groups == g))[:PER_CLASS] for g in np.unique(groups)]
     kept = np.sort(np.concatenate(places))
     if len(kept) < 10:
         raise InputError(f"t-SNE of {len(kept)} snippets: give a larger test set")
-    panels, tables = {f"{scored.model} features": raw, "the same in VadCLIP": adapted}, []
-    for panel, parts in panels.items():
-        x = np.concatenate(parts)[kept]
+    prompts, learned = class_prompts(benchmark, benchmark.classes), scored.seeds[0][0].text
+    text = text_embeddings(stage_model(P, scored.stage), prompts)
+    panels = {f"{scored.model} features": (raw, text), "the same in VadCLIP": (adapted, learned)}
+    tables, named = [], [*groups[kept], *benchmark.classes]
+    for panel, (parts, texts) in panels.items():
+        x = np.concatenate([np.concatenate(parts)[kept], texts])
         x = x / np.linalg.norm(x, axis=1, keepdims=True)
         perplexity = min(30, (len(x) - 1) / 3)
-        xy = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(x)
-        table = pd.DataFrame({"x": xy[:, 0], "y": xy[:, 1], "group": groups[kept]})
+        xy = TSNE(2, perplexity=perplexity, init="pca", random_state=P.seed).fit_transform(x)
+        table = pd.DataFrame({"x": xy[:, 0], "y": xy[:, 1], "group": named})
+        table["text"] = (np.arange(len(table)) >= len(kept)).astype(int)
         tables.append(table.sort_values("group", kind="stable").assign(panel=panel))
     return pd.concat(tables, ignore_index=True)

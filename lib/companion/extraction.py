@@ -47,8 +47,9 @@ def detector_benchmark(P: Params) -> tuple[Benchmark, Path]:
 def snippet_rule(params: DetectorParams, detector: Detector) -> SnippetRule:
     """How videos become features: single frames for AnomalyCLIP, snippets for the others."""
     if detector == "anomalyclip":
-        return SnippetRule(params.frame_stride, 1, 1)
-    return SnippetRule(params.snippet_length, params.snippet_frames, params.snippet_crops)
+        return SnippetRule(params.frame_stride, 1, 1, params.snippet_resize)
+    crops, resize = params.snippet_crops, params.snippet_resize
+    return SnippetRule(params.snippet_length, params.snippet_frames, crops, resize)
 
 
 def training_set(P: Params, model: AlertCLIP, detector: Detector) -> TrainingSet:
@@ -70,8 +71,8 @@ def training_set(P: Params, model: AlertCLIP, detector: Detector) -> TrainingSet
     )
 
 
-def evaluation_set(P: Params, model: AlertCLIP, detector: Detector) -> EvaluationSet:
-    """Features, one crop each, and truth of the test videos.
+def evaluation_set(P: Params, model: AlertCLIP | None, detector: Detector) -> EvaluationSet:
+    """Features, one crop each, and truth of the test videos; released ones need no model.
 
     Raises InputError if a video cannot be read: scores of the others would be another benchmark's.
     """
@@ -183,7 +184,7 @@ def _listed(P: Params) -> list[Path]:
 
 
 def _files(
-    P: Params, model: AlertCLIP, videos: Sequence[Path], detector: Detector
+    P: Params, model: AlertCLIP | None, videos: Sequence[Path], detector: Detector
 ) -> tuple[dict[Path, list[Path]], Path]:
     """Feature files of each video, one per crop, and where it stands why one is missing."""
     if P.features:

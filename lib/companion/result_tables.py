@@ -128,7 +128,7 @@ def text_similarity_matrix(text: np.ndarray, names: Sequence[str]) -> pd.DataFra
 
 
 def umap_table(results: list[StageResult], seed: int) -> pd.DataFrame:
-    """UMAP of clips and prompts by cosine, one per model. Columns: panel, x, y, group.
+    """UMAP of clips and prompts by cosine, one per model. Columns: panel, x, y, group, text.
 
     Fixed seed, one thread: repeatable. InputError for fewer than five points.
     """
@@ -145,7 +145,8 @@ def umap_table(results: list[StageResult], seed: int) -> pd.DataFrame:
         # The spectral start needs many more points than dimensions; PCA serves any number.
         xy = UMAP(min(15, len(points) - 2), init="pca", **look).fit_transform(points)
         frame = pd.DataFrame({"x": xy[:, 0], "y": xy[:, 1], "group": groups})
-        tables.append(frame.assign(panel=STAGES[r.stage]))
+        text = frame["group"].str.endswith("prompt").astype(int)
+        tables.append(frame.assign(text=text, panel=STAGES[r.stage]))
     return pd.concat(tables, ignore_index=True)
 
 

@@ -25,6 +25,7 @@ from companion import tuned_models
 from companion.profiles import ROOT, Params
 from companion.result_tables import per_cent
 from companion.world_gates import still_accuracy
+from detectors.features import clip_view
 from media.errors import InputError
 from media.files import progress, read_json
 
@@ -89,18 +90,18 @@ def coco_hits(model: AlertCLIP, folder: Path) -> dict[str, np.ndarray]:
 
 
 def _embed_images(model: AlertCLIP, paths: Sequence[Path]) -> Tensor:
-    """Unit embeddings (N, D); images are squashed to the model's size, as video frames are."""
-    found = []
+    """Unit embeddings (N, D) of images, prepared as CLIP's own."""
+    found, view = [], clip_view(model.image_size)
     for start in progress(range(0, len(paths), BATCH), -(-len(paths) // BATCH), "retention images"):
-        images = [_read(path, model.image_size) for path in paths[start : start + BATCH]]
+        images = [view(_read(path)) for path in paths[start : start + BATCH]]
         pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(model.mean.device)
         found.append(normalize(model.image_features(pixels).float(), dim=-1))
     return torch.cat(found)
 
 
-def _read(path: Path, size: tuple[int, int]) -> np.ndarray:
+def _read(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("RGB").resize(size[::-1], Image.Resampling.BICUBIC))
+            return np.asarray(image.convert("RGB"))
     except OSError as error:
         raise InputError(f"{path}: not a readable image ({error}); fetch it again") from None

@@ -4,7 +4,7 @@ Zero-shot: snippet features against the fixed prompts, nothing trained. Open voc
 trained on base classes meets novel ones (Alert-CLIP, Table 1; OVVAD, Wu et al., CVPR 2024).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -12,19 +12,34 @@ import pandas as pd
 import torch
 from torch.nn.functional import normalize
 
+from alertclip.intervals import Statistic, bootstrap_interval, mean
 from alertclip.model import AlertCLIP
-from alertclip.mss import encode_sets, zero_shot_margin
+from alertclip.mss import encode_sets, set_similarities, signed_score, zero_shot_margin
 from companion import detector_tables
-from companion.detector_tables import Curves
+from companion.detector_tables import Curves, held_scores
 from companion.extraction import domains, evaluation_set, extract_for_all, snippet_rule
 from companion.profiles import Params
-from companion.result_tables import per_cent
+from companion.result_tables import per_cent, with_paper
 from companion.tuned_models import STAGES, Stage, prompts_of, stage_model
 from detectors.benchmarks import load_benchmark
+from detectors.fitting import EvaluationSet
 from detectors.recognition import open_vocabulary
 from media.errors import InputError
 
+PromptVectors = tuple[np.ndarray, np.ndarray]
+"""Of P_N (C_N, D) and P_A (C_A, D), unit length."""
 Level = Literal["snippet", "temporal"]
+
+
+def tested(
+    P: Params, wanted: Sequence[Stage]
+) -> Iterator[tuple[Stage, AlertCLIP, PromptVectors, EvaluationSet]]:
+    """Each model with its vectors of the prompts and its features of the test videos."""
+    extract_for_all(P, wanted, "vadclip", training=False)
+    for stage in wanted:
+        model = stage_model(P, stage)
+        sets = encode_sets(model.encode_text, prompts_of(P).sets)
+        yield stage, model, sets, evaluation_set(P, model, "vadclip")
 
 
 def zero_shot_curves(P: Params, wanted: Sequence[Stage], level: Level) -> list[Curves]:
@@ -33,18 +48,19 @@ def zero_shot_curves(P: Params, wanted: Sequence[Stage], level: Level) -> list[C
     snippet: the image embedding of a snippet; temporal: its output of the temporal transformer in
     windows of ``num_frames`` snippets, which untuned CLIP does not have (there both are equal).
     """
-    extract_for_all(P, wanted, "vadclip", training=False)
-    length, curves = snippet_rule(P.detector, "vadclip").length, []
-    for stage in wanted:
-        model = stage_model(P, stage)
-        sets = encode_sets(model.encode_text, prompts_of(P).sets)
-        test = evaluation_set(P, model, "vadclip")
-        videos = []
-        for features, truth in zip(test.features, test.truths, strict=True):
-            v = embed_snippets(model, features, P.data.num_frames, level)
-            videos.append(detector_tables.held_scores(truth, zero_shot_margin(v, *sets), length))
-        curves.append(Curves(STAGES[stage], [videos]))
+    curves = []
+    for stage, model, sets, test in tested(P, wanted):
+        vectors = [embed_snippets(model, x, P.data.num_frames, level) for x in test.features]
+        scores = [zero_shot_margin(v, *sets) for v in vectors]
+        curves.append(held_curves(P, STAGES[stage], test, scores))
     return curves
+
+
+def held_curves(P: Params, name: str, test: EvaluationSet, scores: Iterable[np.ndarray]) -> Curves:
+    """A model's scores (n,) of the snippets of each test video, held for their frames."""
+    length = snippet_rule(P.detector, "vadclip").length
+    pairs = zip(test.truths, scores, strict=True)
+    return Curves(name, [[held_scores(truth, part, length) for truth, part in pairs]])
 
 
 def zero_shot_table(P: Params, wanted: Sequence[Stage], level: Level) -> pd.DataFrame:
@@ -52,14 +68,48 @@ def zero_shot_table(P: Params, wanted: Sequence[Stage], level: Level) -> pd.Data
 
     Columns domain, setting, model, value, low, high, n, paper.
     """
+    return by_domain(P, lambda domain: zero_shot_curves(domain, wanted, level))
+
+
+def by_domain(P: Params, curves: Callable[[Params], list[Curves]]) -> pd.DataFrame:
+    """The table of ``zero_shot_table``, of what ``curves`` gives for each domain."""
     tables = []
     for title, domain in domains(P).items():
-        curves = zero_shot_curves(domain, wanted, level)
-        resampled = detector_tables.resample_models(domain, curves)
+        resampled = detector_tables.resample_models(domain, curves(domain))
         table = detector_tables.backbone_table(resampled, f"Zero-shot, {title}")
         named = f"{title}: " + table["setting"]
         tables.append(table.assign(domain=title, setting=named).drop(columns="seed_sd"))
     return pd.concat(tables, ignore_index=True)
+
+
+def mss_by_domain(P: Params, wanted: Sequence[Stage]) -> pd.DataFrame:
+    """MSS on the test videos of every domain, and its mean over them (Alert-CLIP, Table 1).
+
+    A video's embedding is the mean of its snippets'. Columns model, domain, value, low, high, n,
+    paper; intervals resample videos.
+    """
+    signs: dict[Stage, dict[str, np.ndarray]] = {stage: {} for stage in wanted}
+    for title, domain in domains(P).items():
+        for stage, model, sets, test in tested(domain, wanted):
+            parts = [embed_snippets(model, x, P.data.num_frames, "snippet") for x in test.features]
+            v = np.stack([part.mean(axis=0) for part in parts])
+            v /= np.linalg.norm(v, axis=1, keepdims=True)
+            abnormal = np.array([truth.is_abnormal for truth in test.truths])
+            signs[stage][title] = signed_score(set_similarities(v, *sets), abnormal)
+    rows, draws = [], (P.evaluation.bootstrap_samples, P.seed)
+    for stage, scores in signs.items():
+        found = {title: bootstrap_interval(part, mean, *draws) for title, part in scores.items()}
+        parts = list(scores.values())
+        found["average"] = bootstrap_interval(np.concatenate(parts), _average(parts), *draws)
+        rows += [{"model": STAGES[stage], "domain": t, **i._asdict()} for t, i in found.items()]
+    return with_paper(pd.DataFrame(rows), "mss", "domain")
+
+
+def _average(parts: Sequence[np.ndarray]) -> Statistic:
+    """The mean over parts of their means; values are the parts one after the other."""
+    owner = np.repeat(range(len(parts)), [len(part) for part in parts])
+    own = [owner == number for number in range(len(parts))]
+    return lambda x, weights: np.mean([mean(x[of], weights[:, of]) for of in own], axis=0)
 
 
 @torch.inference_mode()

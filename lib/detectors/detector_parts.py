@@ -23,14 +23,15 @@ Features = np.ndarray | Tensor
 class VideoScores(NamedTuple):
     """Scores of a video's n features, each in [0, 1]: anomaly (n,) and probabilities (n, C).
 
-    Of VadCLIP also the features (n, D) that both its branches read, and the anomaly scores (n,) of
-    the branch that is not reported.
+    Of VadCLIP also the features (n, D) that both its branches read, the anomaly scores (n,) of the
+    branch that is not reported, and its texts (C, D) of the classes.
     """
 
     anomaly: np.ndarray
     probabilities: np.ndarray
     adapted: np.ndarray | None = None
     other_branch: np.ndarray | None = None
+    text: np.ndarray | None = None
 
 
 class TextTower(nn.Module):

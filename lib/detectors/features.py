@@ -6,18 +6,22 @@ spells out. How 16 frames became one published feature is not disclosed; here it
 evenly spaced frames of a snippet.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+import open_clip
 import torch
+from PIL import Image
+from torchvision.transforms import Compose
 
 from alertclip.checkpoint import weights_hash
 from alertclip.model import AlertCLIP
 from detectors.event_annotations import load_array
+from detectors.training_protocol import Resize
 from media.cache import FrameCache, parallel_probe, parts_ahead
 from media.errors import InputError
 from media.files import (
@@ -50,14 +54,18 @@ class Piece(NamedTuple):
 class SnippetRule:
     """How a video becomes features: frames per snippet, how many of them are embedded, crops.
 
-    1 crop is the whole frame, 5 are centre and corners, 10 the same mirrored too.
+    1 crop is the whole frame, 5 are centre and corners, 10 the same mirrored too. Frames are
+    squashed to the square or, one crop only, prepared by ``clip_view``.
     """
 
     length: int = 16
     frames: int = 16
     crops: int = 1
+    resize: Resize = "squash"
 
     def __post_init__(self) -> None:
+        if self.resize == "clip" and self.crops > 1:
+            raise InputError("snippet_resize clip takes the centre alone: set snippet_crops to 1")
         if self.frames > self.length:
             raise InputError(f"snippets of {self.length} frames: embed 1 to {self.length} of them")
 
@@ -67,6 +75,18 @@ def snippet_frames(n_frames: int, rule: SnippetRule) -> np.ndarray:
     starts = np.arange(max(1, n_frames // rule.length)) * rule.length
     offsets = (np.arange(rule.frames) + 0.5) * rule.length / rule.frames
     return np.minimum(starts[:, None] + offsets.astype(int), n_frames - 1)
+
+
+def clip_view(size: tuple[int, int]) -> Callable[[np.ndarray], np.ndarray]:
+    """CLIP's own preparation: the short side resized, bicubic, and the centre cropped.
+
+    Maps a picture (H', W', 3) uint8 to (*size, 3); it is open_clip's up to the tensor.
+    """
+    whole = open_clip.image_transform(
+        size, is_train=False, resize_mode="shortest", interpolation="bicubic"
+    )
+    prepare = Compose(whole.transforms[:2])
+    return lambda picture: np.asarray(prepare(Image.fromarray(picture)))
 
 
 def take_crop(frames: np.ndarray, size: tuple[int, int], crop: int) -> np.ndarray:
@@ -168,6 +188,8 @@ def _folder(model: AlertCLIP, rule: SnippetRule, root: Path, precision: Precisio
         "precision": precision,
         **asdict(rule),
     }
+    if rule.resize == "squash":  # as all features were before there was a choice
+        del made_by["resize"]
     folder = root / f"features-{sha256_json(made_by)[:8]}"
     write_json(folder / "features.json", made_by)
     return folder
@@ -190,7 +212,10 @@ def decoded_pieces(
         indices = snippet_frames(info.frames, rule)
         parts = np.array_split(indices, -(-indices.size // PIECE))
         try:
-            frames = read_in_order(path, info.shown(indices.ravel()), size, info)
+            decoded = size if rule.resize == "squash" else (info.height, info.width)
+            frames = read_in_order(path, info.shown(indices.ravel()), decoded, info)
+            if rule.resize == "clip":
+                frames = map(clip_view(size), frames)
             for number, part in enumerate(parts, start=1):
                 taken = np.stack(list(islice(frames, part.size)))
                 yield Piece(path, taken, number == len(parts), info.report)

@@ -13,6 +13,7 @@ from media.errors import InputError, nearest
 Detector = Literal["vadclip", "anomalyclip", "sultani", "rtfm"]
 NAMES = "VadCLIP", "AnomalyCLIP", "Sultani et al.", "RTFM"
 DETECTORS: dict[Detector, str] = dict(zip(get_args(Detector), NAMES, strict=True))
+Resize = Literal["squash", "clip"]  # the whole frame, or CLIP's centre crop
 Variant = Literal["official", "paper"]  # where the released code and the text differ
 Term = Literal[
     "direction_abnormal", "direction_normal", "abnormal_top", "abnormal_bottom", "normal_top",
@@ -25,7 +26,7 @@ class DetectorParams(Group):
 
     PLAIN: ClassVar = (
         *("benchmark", "snippet_length", "snippet_frames", "snippet_crops", "snippet_test_crop"),
-        *("frame_stride", "vadclip_preset", "vadclip_changes"),
+        *("snippet_resize", "frame_stride", "vadclip_preset", "vadclip_changes"),
         *("anomalyclip_preset", "anomalyclip_changes", "sultani_changes", "rtfm_changes"),
     )
 
@@ -37,6 +38,7 @@ class DetectorParams(Group):
     snippet_frames: int = Field(16, ge=1)  # of which embedded and averaged; unpublished
     snippet_crops: Literal[1, 5, 10] = 10  # VadCLIP; in training every crop is a sample
     snippet_test_crop: int = Field(5, ge=0)  # VadCLIP: 5 on UCF-Crime, 0 on XD-Violence
+    snippet_resize: Resize = "squash"  # clip = CLIP's own, of one crop; clips with boxes never
     frame_stride: int = Field(1, ge=1)  # frames per AnomalyCLIP feature
     variant: Variant = "official"
     vadclip_preset: Literal["ucf", "xd"] = "ucf"

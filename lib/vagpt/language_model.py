@@ -199,6 +199,20 @@ class VisionLanguageModel:
                                   pad_token_id=self.tokenizer.pad_token_id)  # fmt: skip
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
+    @torch.no_grad()
+    def log_odds(self, items: Sequence[Dialogue], yes: str, no: str) -> np.ndarray:
+        """log p(yes) - log p(no) (B,) as the next words of dialogues whose last answer is None.
+
+        By the first tokens in which the two words differ.
+        """
+        ends = [list(self.pieces([("", word)]))[-1][0] for word in (yes, no)]
+        said = [self.tokenizer(text, add_special_tokens=False).input_ids for text in ends]
+        yes_id, no_id = next((a, b) for a, b in zip(*said, strict=False) if a != b)
+        given = self.inputs(items)
+        del given["labels"]
+        logits = self.model(**given, logits_to_keep=1).logits[:, -1].float()
+        return (logits[:, yes_id] - logits[:, no_id]).cpu().numpy()
+
     def save_adapter(self, out: Path) -> None:
         """Write adapters and projector to a folder, whole or not at all."""
         making = out.with_name(f".{out.name}")

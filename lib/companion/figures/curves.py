@@ -84,33 +84,45 @@ def loss_curves(table: pd.DataFrame) -> Figure:
     return style.stamp(figure, note)
 
 
-def score_curves(table: pd.DataFrame, axis: str) -> Figure:
+def score_curves(table: pd.DataFrame, axis: str, note: str = "") -> Figure:
     """Scores of several models over time, one panel per video, annotated events shaded.
 
-    Columns: video, time_s, model, score (0 to 1), truth (0 or 1); optional picked (0 or 1), the
-    interval chosen from the curve, drawn as a bar above it.
+    Columns: video, time_s, model, score (0 to 1), truth (0 or 1). Above the curves, optional:
+    picked (0 or 1), the interval chosen from the curve, as a bar; predicted, the class that a model
+    sees ("" = none), by name where it sees it most. ``note`` says what stands there.
     """
     videos, palette = table["video"].unique(), style.colours(table["model"].unique())
-    figure = style.new_figure(9, 0.9 + 1.7 * len(videos))
+    top = 1.06 + 0.13 * len(palette) if note else 1.02
+    figure = style.new_figure(9, 0.9 + 1.4 * top * len(videos))
     panels = figure.subplots(len(videos), 1, sharex=True, squeeze=False)[:, 0]
-    top = 1.1 + 0.1 * len(palette) if "picked" in table else 1.02
     shade = {"step": "post", "color": ABNORMAL, "alpha": 0.2, "linewidth": 0}
     for axes, video in zip(panels, videos, strict=True):
         rows = table[table["video"] == video]
         truth = rows[rows["model"] == rows["model"].iloc[0]]
         axes.fill_between(truth["time_s"], truth["truth"], label="annotated event", **shade)
         for i, (model, colour) in enumerate(palette.items()):
-            part = rows[rows["model"] == model]
+            part, height = rows[rows["model"] == model], 1.08 + 0.13 * i
             axes.step(part["time_s"], part["score"], where="post", color=colour, label=model)
             if "picked" in part:
                 runs = mask_runs(part["picked"].to_numpy()) * part["time_s"].diff().median()
-                axes.hlines(np.full(len(runs), 1.08 + 0.1 * i), *runs.T, colour, linewidth=4)
+                axes.hlines(np.full(len(runs), height), *runs.T, colour, linewidth=4)
+            if "predicted" in part:
+                _name_class(axes, part, height, colour)
         axes.set(ylim=(-0.02, top), yticks=[0, 0.5, 1], ylabel=axis)
         axes.set_title(video, fontsize=9, weight="normal")
     panels[-1].set_xlabel("time (s)")
     style.legend_outside(figure, panels[0])
-    bars = " Bar: the interval chosen from the curve." if "picked" in table else ""
-    return style.stamp(figure, f"n = {len(videos)} videos.{bars}")
+    return style.stamp(figure, f"n = {len(videos)} videos. {note}".rstrip())
+
+
+def _name_class(axes: Axes, part: pd.DataFrame, height: float, colour: str) -> None:
+    """Write the class that is predicted most often, over the middle of where it is."""
+    seen = part[part["predicted"].fillna("") != ""]
+    if seen.empty:
+        return
+    often = seen[seen["predicted"] == seen["predicted"].mode()[0]]
+    look = {"color": colour, "fontsize": 9, "ha": "center", "va": "bottom"}
+    axes.text(often["time_s"].median(), height, often["predicted"].iloc[0], **look)
 
 
 def panel_curves(

@@ -75,22 +75,25 @@ def similarity_gap(table: pd.DataFrame) -> Figure:
 
 
 def projection_panels(table: pd.DataFrame, method: str = "UMAP") -> Figure:
-    """Scatter of a projection, one square panel per model or space; prompts drawn larger.
+    """Scatter of a projection, one square panel per model or space; texts are stars.
 
-    Columns: panel, x, y, group. Axes have no unit, and panels share none.
+    Columns: panel, x, y, group, text (1: a prompt or class, else 0). Axes have no unit, and panels
+    share none.
     """
     panels, groups = table["panel"].unique().tolist(), table["group"].unique().tolist()
     figure = style.new_figure(1.8 + 3.6 * len(panels), 4.6)
-    look = {"palette": style.colours(groups), "markers": style.markers(groups)}
-    look |= {"sizes": {name: 70 if name.endswith("prompt") else 16 for name in groups}}
-    order = {"hue_order": groups, "style_order": groups, "alpha": 0.7, "linewidth": 0}
+    shared = {"hue": "group", "hue_order": groups, "palette": style.colours(groups)}
+    points = {"style": "group", "style_order": groups, "markers": style.markers(groups)}
+    points |= {"s": 16, "alpha": 0.7, "linewidth": 0}
+    stars = {"marker": "*", "s": 90, "edgecolor": "white", "linewidth": 0.5}
     names = {"xlabel": f"{method} 1 (no unit)", "ylabel": f"{method} 2 (no unit)"}
     for i, panel in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), i + 1, box_aspect=1)
         part = table[table["panel"] == panel]
-        groups_by = {"hue": "group", "style": "group", "size": "group", "legend": not i}
-        sns.scatterplot(part, x="x", y="y", ax=axes, **groups_by, **order, **look)
+        texts = part["text"] == 1
+        sns.scatterplot(part[~texts], x="x", y="y", ax=axes, legend=not i, **shared, **points)
+        sns.scatterplot(part[texts], x="x", y="y", ax=axes, legend=False, **shared, **stars)
         axes.set_aspect("equal", adjustable="datalim")
-        axes.set(title=f"{panel} (n = {len(part)})", xticks=[], yticks=[], **names)
+        axes.set(title=f"{panel} (n = {(~texts).sum()})", xticks=[], yticks=[], **names)
     style.legend_outside(figure, figure.axes[0])
-    return figure
+    return style.stamp(figure, "Stars: texts, of the class or prompts of that colour.")

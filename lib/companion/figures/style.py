@@ -21,7 +21,7 @@ PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
            "#949494", "#CA9161", "#ECE133"]  # fmt: skip
 FIXED = {"normal clip": NORMAL, "abnormal clip": ABNORMAL, "paper": "#000000",
          "normal prompt": "#009E73", "abnormal prompt": "#000000"}  # fmt: skip
-MARKERS = "osD^vP*X<>"
+MARKERS = "osD^vPdX<>"
 styled = matplotlib.rc_context(fname=STYLE)
 """Decorator of a figure function: it draws in the project's style, whatever the caller's is."""
 
@@ -95,5 +95,6 @@ def colours(names: Sequence[str]) -> dict[str, str]:
 
 
 def markers(names: Sequence[str]) -> dict[str, str]:
-    """A marker per name."""
-    return {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(names)}
+    """A marker per name; prompts have a star, as other texts have."""
+    star = {name: "*" for name in names if str(name).endswith("prompt")}
+    return {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(names)} | star

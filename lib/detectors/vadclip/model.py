@@ -203,7 +203,7 @@ def score_video(
     probabilities = logits2.softmax(dim=-1)
     scores = (logits1.sigmoid().numpy(), 1 - probabilities[:, 0].numpy())
     anomaly, other = scores[::-1] if aligned else scores
-    return VideoScores(anomaly, probabilities.numpy(), adapted.numpy(), other)
+    return VideoScores(anomaly, probabilities.numpy(), adapted.numpy(), other, text.cpu().numpy())
 
 
 def chunks(features: Tensor, length: int) -> tuple[Tensor, Tensor]:
