@@ -55,13 +55,10 @@ class TextTower(nn.Module):
         return super().train(False)
 
     def forward(self, prompts: Tensor, end: Tensor) -> Tensor:
-        """Embedded prompts (C, L, W) and the place of each [EOT] (C,) -> (C, D), not normalised.
-
-        The tower is causal: prompts may end with the last [EOT].
-        """
-        n = prompts.shape[1]
-        places, mask = self.positional_embedding[:n], self.attn_mask[:n, :n]
-        x = self.transformer(prompts + places, attn_mask=mask)
+        """Embedded prompts (C, L, W), places of their [EOT] (C,) -> (C, D), not normalised."""
+        n = prompts.shape[1]  # the tower is causal: prompts may end with the last [EOT]
+        x = prompts + self.positional_embedding[:n]
+        x = self.transformer(x, attn_mask=self.attn_mask[:n, :n])
         x = self.ln_final(x)[torch.arange(len(x), device=x.device), end]
         return x @ self.text_projection
 
