@@ -18,7 +18,6 @@ from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
-from companion.extraction import detectors_at_hand
 from companion.profiles import PROFILES, Params, load_params, parse_overrides
 from companion.workflow import NOTEBOOKS
 from media.errors import InputError
@@ -84,6 +83,8 @@ def lacking_data(P: Params) -> dict[str, str]:
         return dict.fromkeys(("needs-vadclip", "needs-anomalyclip"), "CLIP's own text tower")
     if not P.features:
         return {}
+    from companion.extraction import detectors_at_hand  # imports torch: seconds per notebook
+
     at_hand = detectors_at_hand(P)
     layouts = {"vadclip": "NAME__CROP.npy", "anomalyclip": "NAME.npy"}
     lost = {f"needs-{d}": f"features as {t}" for d, t in layouts.items() if d not in at_hand}

@@ -56,8 +56,10 @@ class TextTower(nn.Module):
         return super().train(False)
 
     def forward(self, prompts: Tensor, end: Tensor) -> Tensor:
-        """Embedded prompts (C, L, W) and the place of each [EOT] (C,) -> (C, D), not normalised."""
-        x = self.transformer(prompts + self.positional_embedding, attn_mask=self.attn_mask)
+        """Embedded prompts (C, L, W), places of their [EOT] (C,) -> (C, D), not normalised."""
+        n = prompts.shape[1]  # the tower is causal: prompts may end with the last [EOT]
+        x = prompts + self.positional_embedding[:n]
+        x = self.transformer(x, attn_mask=self.attn_mask[:n, :n])
         x = self.ln_final(x)[torch.arange(len(x), device=x.device), end]
         return x @ self.text_projection
 

@@ -7,10 +7,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import roc_auc_score
 
 from detectors.event_annotations import SNIPPET, VideoTruth, frame_class_truth, mask_runs
-from detectors.frame_metrics import FRAME_METRICS, FrameScores, frame_count, interval, resample
+from detectors.frame_metrics import (
+    FRAME_METRICS,
+    FrameScores,
+    auc_statistic,
+    frame_count,
+    interval,
+    resample,
+)
 from media.errors import InputError
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -25,7 +31,8 @@ def macro_auc(videos: Sequence[FrameScores]) -> float:
     Each video gets a normal frame of score 0 and an abnormal one of score 1, so that it has both.
     """
     padded = [(np.r_[video.truth, 0, 1], np.r_[video.scores, 0, 1]) for video in videos]
-    return float(np.mean([roc_auc_score(truth, scores) for truth, scores in padded]))
+    aucs = [auc_statistic(truth)(scores, np.ones((1, len(scores)))) for truth, scores in padded]
+    return float(np.mean(aucs))
 
 
 def false_alarm_rate(videos: Sequence[FrameScores], threshold: float = 0.5) -> float:

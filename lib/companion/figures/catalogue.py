@@ -53,7 +53,7 @@ def redraw(name: str, folder: Path, figure: style.Figure | None = None) -> style
         source = (source if "screening" in name else {}) | {"data": data}
     style.stamp(figure, ", ".join(f"{key}: {value}" for key, value in source.items()))
     with atomic_write(folder / f"{name}.png") as temporary:
-        temporary.write_bytes(figure._repr_png_())
+        temporary.write_bytes(figure.png)
     return figure
 
 

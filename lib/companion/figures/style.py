@@ -3,6 +3,7 @@
 import io
 import textwrap
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import matplotlib
@@ -30,6 +31,11 @@ class Figure(matplotlib.figure.Figure):
     """A figure that needs no global state and that a notebook shows when it ends a cell."""
 
     def _repr_png_(self) -> bytes:
+        return self.png
+
+    @cached_property
+    def png(self) -> bytes:
+        """The finished figure as a PNG file, drawn once for the run's folder and the notebook."""
         stream = io.BytesIO()
         with matplotlib.rc_context(fname=STYLE):
             # Without a Software entry the bytes do not depend on matplotlib's version.

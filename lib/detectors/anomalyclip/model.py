@@ -199,7 +199,8 @@ class AnomalyCLIP(nn.Module):
 
     def directions(self) -> Tensor:
         """Unit directions d_c / |d_c| (C, D) of the abnormal classes, eq. 2: text minus m."""
-        text, normal = self.text_encoder(self.prompt_learner(), self.end), self.settings.normal_id
+        prompts = self.prompt_learner()[:, : int(self.end.max()) + 1]  # no padding: a quarter less
+        text, normal = self.text_encoder(prompts, self.end), self.settings.normal_id
         abnormal = torch.cat([text[:normal], text[normal + 1 :]])
         return normalize(abnormal - self.prototype, dim=-1)
 
