@@ -54,6 +54,10 @@ class TestKilledWhileWriting:
         disks.save_stage(tmp_path, 4)
         assert checkpoint.latest_checkpoint(tmp_path)["step"] == 4
 
+    def test_training_ends_the_same_to_the_bit(self, tmp_path: Path) -> None:
+        killed(tmp_path / "stage", checkpoint, "save_file", training.train)
+        assert same_weights(training.train(tmp_path / "stage"), training.trained()[1])
+
 
 def same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(one[name], tensor) for name, tensor in other.items())
