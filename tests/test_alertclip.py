@@ -110,17 +110,6 @@ def test_temporal_head_is_the_papers():
         temporal(torch.zeros(1, 257, 512), torch.ones(1, 257).bool())
 
 
-@pytest.mark.parametrize(("h", "w"), [(7, 7), (3, 8)])
-def test_roi_of_a_ramp_is_the_centre_of_the_box(h, w):
-    rows, columns = (torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w
-    ramp = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None]  # y and x of the cell
-    boxes = torch.tensor([[0.3, 0.4, 0.5, 0.8], [0.61, 0.32, 0.77, 0.7]])
-    found = roi_features(ramp, torch.zeros(2), boxes)
-    x1, y1, x2, y2 = boxes.T
-    expected = torch.stack([(y1 + y2) / 2, (x1 + x2) / 2], dim=1)
-    torch.testing.assert_close(found, expected)
-
-
 def test_roi_is_the_mean_of_roi_align_and_so_is_its_gradient():
     patches = torch.randn(3, 4, 5, 7, generator=torch.Generator().manual_seed(0))
     boxes = torch.tensor([[0.1, 0.2, 0.9, 0.4], [0.0, 0.5, 0.05, 1.0], [0.4, 0.4, 0.4, 0.4]])

@@ -24,23 +24,11 @@ def adapted(targets=("q", "k", "v")):
     return add_lora(model, 2, 4.0, 0.0, targets).eval()
 
 
-def test_split_equals_stock_and_packs_back():
-    model = tiny_clip.clip()
-    expected, stock_state = towers(model), {k: v.clone() for k, v in model.state_dict().items()}
-    assert split_attention(model) == 4
-    torch.testing.assert_close(towers(model), expected, atol=1e-5, rtol=0)
-    packed = pack_state_dict(model.state_dict())
-    torch.testing.assert_close(packed, stock_state, atol=0, rtol=0)
-
-
-def test_dtype_device_and_frozen_state_are_kept():
+def test_dtype_and_frozen_state_are_kept():
     model = tiny_clip.clip().to(torch.bfloat16).requires_grad_(False)
     split_attention(model)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     assert not any(p.requires_grad for p in model.parameters())
-    shadow = tiny_clip.clip().to("meta")
-    split_attention(shadow)
-    assert {p.device.type for p in shadow.parameters()} == {"meta"}
 
 
 def test_bf16_backward_on_cpu_equals_fp32_roughly():

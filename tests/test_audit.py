@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from alertclip.vagta import load_surrogate
-from companion.figures.catalogue import draw
 from companion.profiles import load_params
 from companion.screening_tables import plant_and_clean
 from curation import audit
@@ -67,8 +66,6 @@ def test_every_kind_is_counted_by_hand(small):
     assert ((found["low"] <= found["value"]) & (found["value"] <= found["high"])).all()
     where = table[table["caption of another region"]]
     assert list(zip(where["region"], where["position"], strict=True)) == [(4, 0)]
-    shown = audit.violation_table(regions, table[table["abnormal"]], n_boot=50)
-    assert draw("negatives_violations", shown).axes
 
 
 def test_fantastical_words_are_told_from_plain_ones():

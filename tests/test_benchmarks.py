@@ -122,7 +122,6 @@ def test_ucf_rows(tmp_path):
         ("Abuse1  Abusing  165  240  -1  -1", "class Abusing"),
         ("Abuse1  Abuse  165  x  -1  -1", "165 x are not two frame numbers"),
         ("Abuse1  Abuse  240  165  -1  -1", "event 240 165"),
-        ("Abuse1  Abuse  165  -1  -1  -1", "event 165 -1"),
         ("Abuse1  Abuse  -1  -1  -1  -1", "0 events in a video of class Abuse"),
         ("Normal1  Normal  3  9  -1  -1", "1 events in a video of class Normal"),
         ("Abuse028_x264.mp4  Abuse  165  240  -1  -1", "Abuse028_x264 stands twice"),
@@ -164,9 +163,6 @@ def test_shanghaitech_masks(tmp_path):
     assert not made_for_training.is_abnormal
     with pytest.raises(InputError, match="01_0015.npy"):
         read_mask("01_0015", tmp_path / "01_0015.npy")
-    np.save(path, np.array([object()]), allow_pickle=True)
-    with pytest.raises(InputError, match="01_0014.npy: not a readable array"):
-        read_mask("01_0014", path)
 
 
 def test_shanghaitech_classes_come_from_labelled_lists(tmp_path):

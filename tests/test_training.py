@@ -14,7 +14,6 @@ from alertclip.checkpoint import checkpoints, trainable
 from alertclip.clips import collate
 from alertclip.hyperparameters import StageParams, TrainingParams
 from alertclip.lora import add_lora
-from alertclip.losses import Embeddings, concatenate
 from alertclip.model import AlertCLIP
 from alertclip.objective import StageObjective, recall_at_1, signed_gap
 from alertclip.training import Run, fit, learning_rate_factor, micro_batches
@@ -177,19 +176,6 @@ def gradients(batches, negatives):
     distributed.sum_gradients(list(trainable(model).values()), model.logit_scale)
     found = {name: p.grad for name, p in trainable(model).items() if p.grad is not None}
     return list(losses), found
-
-
-def test_joining_pads_missing_hard_negatives():
-    def part(regions, k):
-        clip, region = torch.ones(1, 4), torch.ones(regions, 4)
-        negatives, mask = torch.ones(regions, k, 4), torch.ones(regions, k, dtype=torch.bool)
-        return Embeddings(clip, clip, ["c"], region, region, negatives, mask, ["r"] * regions)
-
-    clip = torch.ones(1, 4)
-    joined = concatenate([part(2, 3), Embeddings(clip, clip, ["d"]), part(1, 5)])
-    assert joined.v.shape == (3, 4) and joined.captions == ["c", "d", "c"]
-    assert joined.t_neg.shape == (3, 5, 4) and joined.region_captions == ["r"] * 3
-    assert joined.negative_mask.sum(1).tolist() == [3, 3, 5]
 
 
 def test_accumulated_negatives_equal_the_big_batch():

@@ -14,7 +14,7 @@ from test_vagta import NORMAL, item, keyframe, qwen, written
 from test_video import SIZE, encode, ids, write_ids
 
 from alertclip.clips import ClipDataset
-from alertclip.records import Item, Keyframe, Region
+from alertclip.records import Item, Region
 from alertclip.vagta import Report, load_surrogate, load_vagta
 from media.cache import FrameCache
 from media.video import probe, read_frames
@@ -35,7 +35,7 @@ FILES = [
     ("null", b"null", "expected a list"),
 ]
 LEAVES, TIMES = "path leaves the data root", "not two increasing seconds"
-FAR_BOX, MIXED = [[keyframe(bbox=(0, 0, 1e300, 1))]], [[keyframe(), "end"]]
+FAR_BOX = [[keyframe(bbox=(0, 0, 1e300, 1))]]
 ITEMS: list[tuple[str, dict[str, Any], str, str]] = [
     ("path back and out", {"video": "a/../../b.mp4"}, LEAVES, LEFT_OUT),
     ("absolute path", {"video": "/etc/passwd"}, LEAVES, LEFT_OUT),
@@ -48,23 +48,17 @@ ITEMS: list[tuple[str, dict[str, Any], str, str]] = [
     ("boxes as an object", {"box_infos": {"0": []}}, "boxes do not match", LEFT_OUT),
     ("negative time", {"timestamps": [-1, 5]}, TIMES, LEFT_OUT),
     ("NaN time", {"timestamps": [float("nan"), 5]}, TIMES, LEFT_OUT),
-    ("a time of 1e400", {"timestamps": [0, 10**400]}, TIMES, LEFT_OUT),
-    ("boolean times", {"timestamps": [False, True]}, TIMES, LEFT_OUT),
     ("an empty segment", {"timestamps": [3, 3]}, TIMES, LEFT_OUT),
     ("a segment of 1e308 s", {"timestamps": [0, 1e308]}, "longer than 1800 s: kept", "kept"),
     ("3000 words", {"region_captions": ["word " * 3000]}, "over 20 CLIP tokens: kept", "kept"),
     ("null keyframe", {"box_infos": [[None]]}, "bad box", WHOLE),
     ("coordinates of 1e300", {"box_infos": FAR_BOX}, "outside the frame", WHOLE),
-    ("a track with a text in it", {"box_infos": MIXED}, "bad box", WHOLE),
 ]
-NO_INDEX = ("region_index", "region left out", 1)
 ROWS: list[tuple[str, dict[str, Any], str, str, int]] = [
-    ("index true", {"region_index": True}, *NO_INDEX),
-    ("index below 0", {"region_index": -1}, *NO_INDEX),
+    ("index below 0", {"region_index": -1}, "region_index", "region left out", 1),
     ("no caption", {"region_caption": None}, "no region caption", "region left out", 1),
     ("frames in reverse", {"frames_25": [20, 2]}, "frames_25", "whole clip as its span", 2),
     ("frames NaN", {"frames_25": [float("nan"), 2]}, "frames_25", "whole clip", 2),
-    ("negatives as an object", {"hard_negative": {"a": 1}}, "not a list", "no hard negatives", 2),
 ]
 
 
@@ -96,15 +90,6 @@ def twice(folder: Path) -> str:
     items, report = load_vagta(written(folder, [item(), item(global_caption="Fighting: other")]))
     assert len(items) == 1
     return told(report)
-
-
-def far_frames(folder: Path) -> str:
-    write_ids(folder / "a.mp4")
-    track = (Keyframe(10**15, (0, 0, 1, 1)), Keyframe(int(1e308), (0, 0, 1, 1)))
-    items = [Item("a.mp4", "Normal video: a", (Region("a", track),), (0.0, 1e308))]
-    dataset = ClipDataset(folder, items, 4, FrameCache(folder / "cache", SIZE), 1, cover=True)
-    assert dataset[0]["regions"][0][1].sum() == 1  # the region keeps its nearest frame
-    return "; ".join(f"{note.reason}: {note.action}" for note in dataset.notes)
 
 
 def sound(path: Path) -> None:
@@ -179,8 +164,6 @@ CASES = [
     *(Case(f"hard-negative row: {given}", done, says, partial(read_region, changes, kept))
       for given, changes, says, done, kept in ROWS),
     Case("annotation item: twice, differently", "first one kept", "duplicate item, diff", twice),
-    Case("annotation item: ages after its video", "clipped to the video",
-         "segment ends at .* its video at 1.33 s: clipped; region ends", far_frames),
     *(Case(f"video: {given}", CLIP_OUT, f"bad.mp4: {says}", partial(unreadable, make))
       for given, make, says in UNREADABLE),
     Case("video: changes its size", "read at the size asked for", "12 frames", size_changes),
