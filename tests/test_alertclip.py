@@ -10,7 +10,7 @@ from torchvision.ops import roi_align
 from alertclip.clips import Batch
 from alertclip.lora import add_lora
 from alertclip.losses import total_loss
-from alertclip.model import AttentionPooling, TemporalTransformer, region_sequence, roi_features
+from alertclip.model import AttentionPooling, TemporalTransformer, roi_features
 from media.errors import InputError
 
 WHOLE = [0.0, 0.0, 1.0, 1.0]
@@ -126,14 +126,6 @@ def test_roi_is_the_mean_of_roi_align_and_so_is_its_gradient():
     torch.testing.assert_close(*results)
 
 
-def test_region_takes_its_own_clip_and_frames():
-    patches = torch.arange(6.0).reshape(6, 1, 1, 1).expand(6, 2, 3, 4)  # clip 0: 0 1 2, 1: 3 4 5
-    boxes = torch.tensor(WHOLE).expand(2, 3, 4)
-    mask = torch.tensor([[True, False, True], [False, True, True]])
-    sequence = region_sequence(patches, torch.tensor([1, 0]), boxes, mask)
-    torch.testing.assert_close(sequence[..., 0], torch.tensor([[3.0, 0, 5], [0, 1, 2]]))
-
-
 @pytest.mark.parametrize("pooling", ["mean", "temporal"])
 def test_region_embedding_is_the_mean_over_frames_with_a_box(pooling):
     model = tiny_clip.alertclip("avg", region_pooling=pooling)
@@ -207,11 +199,3 @@ def test_bf16_autocast_gives_fp32_units_near_fp32():
         a, b = getattr(exact, name), getattr(reduced, name)
         assert b.dtype == torch.float32
         assert ((a * b).sum(-1) > 0.999).all(), name
-
-
-def test_frames_of_another_size_or_type_are_refused():
-    model = tiny_clip.alertclip()
-    with pytest.raises(InputError, match=r"\(24, 32\)"):
-        model.encode_frames(tiny_clip.frames(1, 2).transpose(-1, -2))
-    with pytest.raises(InputError, match="uint8"):
-        model.encode_frames(torch.zeros(1, 2, 3, 24, 32))

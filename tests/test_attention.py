@@ -90,19 +90,6 @@ def test_token_embedding_is_adapted_where_it_is_asked_for():
         target_pattern(model, ["embedding"], ["visual"])
 
 
-def test_lora_needs_a_split_model_without_adapters():
-    with pytest.raises(InputError, match="split"):
-        add_lora(tiny_clip.clip(), 2, 4, 0.0)
-    with pytest.raises(InputError, match="merge"):
-        add_lora(adapted(), 2, 4, 0.0)
-
-
-@pytest.mark.parametrize("options", [{"bias": False, "batch_first": True}, {}])
-def test_attention_of_another_kind_is_refused(options):
-    with pytest.raises(InputError, match="only packed, biased, batch-first"):
-        SplitAttention(torch.nn.MultiheadAttention(8, 2, **options))
-
-
 def test_parameter_groups_partition_what_is_trained():
     model = tiny_clip.alertclip()
     model.adapted = add_lora(model.adapted, 2, 4, 0.0)

@@ -239,15 +239,12 @@ def test_crops_of_a_video_count_once(tmp_path):
         read_list(XD, tmp_path)
 
 
-def test_published_ucf_lists(shared_data):
+def test_published_ucf_lists_and_arrays(shared_data):
     for split, counts in UCF.counts.items():
         folders = Counter(e.entry.split("/")[0] for e in read_list(UCF, shared_data, split))
         normal = [folder for folder in folders if "Normal" in folder]
         assert sum(folders.pop(folder) for folder in normal) == counts["normal"]
         assert folders == UCF.class_counts[split]
-
-
-def test_published_ucf_arrays(shared_data):
     truths = read_truth(UCF, shared_data)
     abnormal = [truth for truth in truths if truth.is_abnormal]
     assert Counter(t.classes[0] for t in abnormal) == UCF.class_counts["test"]

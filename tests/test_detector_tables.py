@@ -89,8 +89,6 @@ def test_test_labels_reach_neither_training_nor_scores(P, detector):
 
 
 def test_training_sees_the_classes_of_the_list_and_no_times(P):
-    annotate(P.data_dir, [0, 1] * 4)
-    (P.data_dir / "Temporal_Anomaly_Annotation.txt").unlink()
     videos = training_videos(load_benchmark("miniworld"), P.data_dir)
     assert [*videos.values()][:3] == [(), ("Fighting",), ()]
     (P.data_dir / "train.txt").write_text("UCF/Picnic/a.mp4\n")
@@ -161,17 +159,6 @@ def test_the_other_branch_and_the_published_truth():
     (shown,) = detector_tables.published_truth([best._replace(truths=[two])])
     assert shown.named[0].spans == ((3, 6), (8, 10))  # the last frame counts
     assert shown.named[0].span_classes == ("Arson", "Arson")
-
-
-def test_tsne_shows_events_of_abnormal_and_all_of_normal_videos():
-    rng, base = np.random.default_rng(0), scored("full", [1.0])
-    features = [rng.normal(size=(16, 8)) for _ in base.truths]
-    videos = [s._replace(adapted=-x) for s, x in zip(base.seeds[0], features, strict=True)]
-    table = detector_plots.tsne_table(base._replace(seeds=[videos], features=features))
-    counts = table.groupby(["panel", "group"]).size()
-    # Events cover features 2 to 9 of two videos; the normal ones have 32, all drawn.
-    assert counts.unstack().to_numpy().tolist() == [[16, 32], [16, 32]]
-    assert np.isfinite(table[["x", "y"]]).all(axis=None)
 
 
 def test_data_and_framework_are_told_apart(P, monkeypatch):

@@ -9,7 +9,6 @@ from typing import Any
 
 import av
 import numpy as np
-from PIL import Image
 from test_vagta import NORMAL, item, keyframe, qwen, written
 from test_video import SIZE, encode, ids, write_ids
 
@@ -17,7 +16,7 @@ from alertclip.clips import ClipDataset
 from alertclip.records import Item, Region
 from alertclip.vagta import Report, load_surrogate, load_vagta
 from media.cache import FrameCache
-from media.video import probe, read_frames
+from media.video import probe
 
 from .harness import Case, no_trace, pickle_with_code, refused
 
@@ -117,20 +116,6 @@ def unreadable(make: Callable[[Path], object], folder: Path) -> str:
     return refused(probe, folder / "bad.mp4")
 
 
-def size_changes(folder: Path) -> str:
-    for k in (1, 4):
-        pictures = (np.full((48 * k, 64 * k, 3), 10 + 5 * i, np.uint8) for i in range(6))
-        encode(folder / f"{k}.h264", pictures, size=(48 * k, 64 * k))
-    (folder / "a.mp4").write_bytes(b"".join((folder / f"{k}.h264").read_bytes() for k in (1, 4)))
-    assert ids(read_frames(folder / "a.mp4", range(12), (32, 32))) == [*range(6)] * 2
-    return f"{probe(folder / 'a.mp4').frames} frames"
-
-
-def picture(folder: Path) -> str:
-    Image.new("RGB", (64, 48)).save(folder / "a.mp4", "png")
-    return f"{probe(folder / 'a.mp4').frames} frame"
-
-
 def vanished(folder: Path) -> str:
     path, items = write_ids(folder / "b.mp4", 9), [Item("b.mp4", "Normal: a", (Region("a"),))]
     dataset = ClipDataset(folder, items, 4, FrameCache(folder / "cache", SIZE), 1)
@@ -166,8 +151,6 @@ CASES = [
     Case("annotation item: twice, differently", "first one kept", "duplicate item, diff", twice),
     *(Case(f"video: {given}", CLIP_OUT, f"bad.mp4: {says}", partial(unreadable, make))
       for given, make, says in UNREADABLE),
-    Case("video: changes its size", "read at the size asked for", "12 frames", size_changes),
-    Case("video: a still picture", "read as one frame", "1 frame", picture),
     Case("video: deleted in training", "training stops", "b.mp4: no such file", vanished),
     Case("video: replaced by another", "decoded anew", "6 frames", replaced),
     Case("frame cache: a pickle with code in it", "decoded again", "", code_in_cache),
