@@ -105,6 +105,3 @@ def test_both_stages_run_from_the_paper_profile(paper):
     assert [row["step"] for row in history.steps] == [1, 2]
     assert {"loss_global", "loss_region", "loss_hard"} <= history.steps[0].keys()
     assert len(history.validation) == 1
-    written = (second / "open_clip_model.safetensors").stat().st_mtime_ns
-    assert run_stage(paper, 2) == second  # finished: nothing is trained again
-    assert (second / "open_clip_model.safetensors").stat().st_mtime_ns == written

@@ -141,17 +141,6 @@ def interrupted(number):
         yield
 
 
-def test_resume_is_equal_to_the_bit(tmp_path):
-    whole, history = train(tmp_path / "whole")
-    with interrupted(3):  # after the checkpoint of step 2, with step 3 already in the log
-        train(tmp_path / "cut")
-    assert [path.name for path in checkpoints(tmp_path / "cut")] == ["checkpoint-000002"]
-    resumed, again = train(tmp_path / "cut")
-    assert_same(whole, resumed)
-    assert [r["loss"] for r in history.steps] == [r["loss"] for r in again.steps]
-    assert [r["step"] for r in again.steps] == [1, 2, 3, 4]
-
-
 def test_finished_stage_is_loaded_and_another_run_set_aside(tmp_path):
     first, _ = train(tmp_path / "stage")
     log = (tmp_path / "stage/log.jsonl").stat().st_mtime_ns

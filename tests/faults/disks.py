@@ -54,14 +54,8 @@ def second_run(folder: Path) -> str:
         return refused(locked(folder / ".lock", wait=False).__enter__)
 
 
-def save_archive(path: Path, write: Callable[[Path], object]) -> None:
-    write(path.with_suffix(".npz"))
-    path.with_suffix(".npz").rename(path)
-
-
 ONE = np.ones((3, 4), np.float32)
 FEATURES: list[tuple[str, Callable[[Path], object], str]] = [
-    (".npz", lambda p: save_archive(p, lambda q: np.savez(q, ONE)), "not a readable array"),
     ("of torch.save", lambda p: torch.save(torch.ones(3, 4), p), "not a readable array"),
     ("objects", lambda p: np.save(p, np.array([ONE, None], object)), "not a readable array"),
     ("of shape (T, 1, D)", lambda p: np.save(p, ONE[:, None]), r"shape \(3, 1, 4\) of float32"),
