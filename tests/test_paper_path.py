@@ -80,7 +80,7 @@ def paper(real_layout, tmp_path, monkeypatch):
     return load_params("paper", small | {"data_root": str(real_layout)})
 
 
-def test_one_tuned_model_serves_every_benchmark(paper):
+def test_both_stages_run_and_one_tuned_model_serves_every_benchmark(paper):
     for overlays, folder in (
         ("+paper-xd", "paper"),
         ("+paper-b16+paper-msad", "paper+paper-b16"),
@@ -89,19 +89,14 @@ def test_one_tuned_model_serves_every_benchmark(paper):
         P = paper.changed({"profile": f"paper{overlays}"})
         assert P.tuned_dir == paper.run_dir.parent / folder
         assert P.run_dir == paper.run_dir.parent / P.profile
-    run_stage(paper, 1)
-    assert run_stage(paper.changed({"profile": "paper+paper-xd"}), 1) == paper.run_dir / "stage1"
-    assert not (paper.run_dir.parent / "paper+paper-xd" / "stage1").exists()
-    other = paper.changed({"profile": "paper+paper-xd", "stage1_steps": 3})
-    with pytest.raises(InputError, match="tuned already, with other values of stage1_steps"):
-        run_stage(other, 1)
-
-
-def test_both_stages_run_from_the_paper_profile(paper):
-    first = run_stage(paper, 1)
-    second = run_stage(paper, 2)
+    first, second = (run_stage(paper, number) for number in (1, 2))
     assert first == paper.run_dir / "stage1" and second == paper.run_dir / "full"
     history = read_history(second)
     assert [row["step"] for row in history.steps] == [1, 2]
     assert {"loss_global", "loss_region", "loss_hard"} <= history.steps[0].keys()
     assert len(history.validation) == 1
+    assert run_stage(paper.changed({"profile": "paper+paper-xd"}), 1) == first
+    assert not (paper.run_dir.parent / "paper+paper-xd" / "stage1").exists()
+    other = paper.changed({"profile": "paper+paper-xd", "stage1_steps": 3})
+    with pytest.raises(InputError, match="tuned already, with other values of stage1_steps"):
+        run_stage(other, 1)
