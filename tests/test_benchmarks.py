@@ -8,13 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from detectors.benchmarks import (
-    BENCHMARKS,
-    load_benchmark,
-    read_list,
-    read_truth,
-    training_videos,
-)
+from detectors.benchmarks import BENCHMARKS, load_benchmark, read_list, read_truth, training_videos
 from detectors.event_annotations import (
     VideoTruth,
     frame_class_truth,

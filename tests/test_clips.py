@@ -84,10 +84,7 @@ def test_training_sees_every_region_and_evaluation_knows_of_none(data_root, cach
 
 
 @settings(max_examples=80, deadline=None)
-@given(
-    st.integers(1, 30),
-    st.lists(st.tuples(st.floats(0, 9), st.floats(0.05, 3)), max_size=5),
-)
+@given(st.integers(1, 30), st.lists(st.tuples(st.floats(0, 9), st.floats(0.05, 3)), max_size=5))
 def test_covering_spans_keeps_order_and_number(count, starts):
     info = video_info(300, 30.0)
     indices = ((np.arange(count) + 0.5) * 300 / count).astype(int)

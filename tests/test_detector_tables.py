@@ -1,19 +1,11 @@
 """Backbone exchange: what reaches training, and what the tables make of known scores."""
 
 import numpy as np
-import pandas as pd
 import pytest
 from test_video import write_ids
 
 from alertclip.records import Item
-from companion import (
-    ablations,
-    detector_plots,
-    detector_tables,
-    extraction,
-    tuned_models,
-    zero_shot_tables,
-)
+from companion import detector_plots, detector_tables, extraction, tuned_models
 from companion import profiles as params_module
 from companion.detector_tables import Scored
 from companion.profiles import load_params
@@ -94,22 +86,6 @@ def test_training_sees_the_classes_of_the_list_and_no_times(P):
     (P.data_dir / "train.txt").write_text("UCF/Picnic/a.mp4\n")
     with pytest.raises(InputError, match="names neither a class nor normal"):
         training_videos(load_benchmark("miniworld"), P.data_dir)
-
-
-def test_a_tuned_variant_is_measured_on_the_benchmark(P, monkeypatch):
-    annotate(P.data_dir, [0, 1] * 4)
-    P, tuned = P.changed({"transfer": {}}), tuned_models.stage_model(P, "clip")
-    for module in (extraction, detector_tables, zero_shot_tables):
-        monkeypatch.setattr(module, "stage_model", lambda P, stage: tuned)
-    found = pd.concat(ablations._on_benchmark(P)).set_index("metric")["value"]
-    names = ("frame AUC", "frame AP", "AnoAUC")
-    assert list(found.index) == [f"{kind}: {n}" for kind in ("VadCLIP", "snippets") for n in names]
-    plain = zero_shot_tables.zero_shot_table(P, ["full"], "snippet").set_index("setting")["value"]
-    detected = detector_tables.score_stages(P, "vadclip", ["full"])
-    table = detector_tables.backbone_table(detector_tables.resample_models(P, detected), "none")
-    for name, value in zip(names, table["value"], strict=True):
-        assert found[f"snippets: {name}"] == plain[f"mini world: {name}"]
-        assert found[f"VadCLIP: {name}"] == pytest.approx(value)
 
 
 def scored(stage, values):

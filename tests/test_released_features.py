@@ -3,12 +3,7 @@
 import numpy as np
 import pytest
 
-from detectors.released_features import (
-    check_space,
-    feature_index,
-    likely_model,
-    summarise,
-)
+from detectors.released_features import check_space, feature_index, likely_model, summarise
 from media.errors import InputError
 
 RNG = np.random.default_rng(0)
