@@ -12,6 +12,7 @@ import pytest
 import tiny_clip
 import torch
 import yaml
+from faults.harness import Bomb
 from tiny_detectors import SMALL_VAD, VAD_NAMES, WIDTH, anomalyclip, clip, random, tokenize, vadclip
 from torch import Tensor
 
@@ -81,16 +82,6 @@ def test_vadclip_files_load_and_faulty_ones_load_nothing(tmp_path: Path):
             load_vadclip(other, file)
 
 
-class Evil:
-    """Unpickled by pickle, it would write a file."""
-
-    def __init__(self, call, *arguments) -> None:
-        self.call, self.arguments = call, arguments
-
-    def __reduce__(self):
-        return self.call, self.arguments
-
-
 def test_what_lies_beside_the_weights_runs_nothing(tmp_path):
     """Lightning's settings and an optimiser are skipped, calls are not made, os is refused."""
     path, mark = tmp_path / "model.ckpt", tmp_path / "mark"
@@ -102,7 +93,7 @@ def test_what_lies_beside_the_weights_runs_nothing(tmp_path):
         "cache": defaultdict(dict),
         "root": Path("x"),
         "ap": np.float64(0.8),
-        "evil": [Evil(exec, command), Evil(shutil.copy, __file__, str(mark))],
+        "evil": [Bomb(exec, command), Bomb(shutil.copy, __file__, str(mark))],
     }
     for entry in ("state_dict", "model_state_dict"):
         optimizer = torch.optim.AdamW(other.parameters()).state_dict()
@@ -113,7 +104,7 @@ def test_what_lies_beside_the_weights_runs_nothing(tmp_path):
     torch.load(path, weights_only=False)
     assert mark.exists()  # the file does run what it holds, where it may
     mark.unlink()
-    torch.save({"state_dict": state, "evil": Evil(os.system, f"touch {mark}")}, path)
+    torch.save({"state_dict": state, "evil": Bomb(os.system, f"touch {mark}")}, path)
     with pytest.raises(InputError, match="posix"):
         load_vadclip(other, path)
     assert not mark.exists()

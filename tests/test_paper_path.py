@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-from test_video import encode
+from test_vagta import item, keyframe, qwen
+from test_video import write_ids
 
 from alertclip.checkpoint import read_history
 from companion import profiles as params_module
@@ -26,43 +26,28 @@ CLIPS = [
 ]
 
 
-def write_video(path: Path, seed: int) -> None:
-    """Noise that moves, 64x48, H.264: enough for a decoder, nothing for a learner."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture = np.random.default_rng(seed).integers(0, 255, (48, 64, 3), dtype=np.uint8)
-    encode(path, (np.roll(picture, t, axis=1) for t in range(48)), size=(48, 64))
-
-
 def annotations(index: int) -> tuple[dict, dict]:
     """One item in the schemas of VAGTA's test file and of qwen_vl_train.json."""
     video, timestamps, boxed = CLIPS[index]
-    keys = {"bbox": [0.2, 0.1, 0.7, 0.8], "_track_id": None}
-    track = [keys | {"frame": f, "enabled": e} for f, e in ((2, True), (20, True), (36, False))]
-    clip = {"video": video, "timestamps": timestamps}
-    full = {
-        "global_caption": f"Abnormal video: event {index}" if boxed else f"Normal video: {index}",
-        "region_captions": [f"region caption {index}"],
-        "box_infos": [track if boxed else []],
-    }
-    negatives = {
-        "region_index": 0,
-        "frames_25": [2, 36] if boxed else None,
-        "region_caption": f"region caption {index}",
-        "hard_negative": [f"contrary {index} {k}" for k in range(3)],
-    }
-    return clip | full, clip | negatives
+    clip, caption = {"video": video, "timestamps": timestamps}, f"region caption {index}"
+    track = [keyframe(2), keyframe(20), keyframe(36, enabled=False)] if boxed else []
+    whole = f"Abnormal video: event {index}" if boxed else f"Normal video: {index}"
+    full = item(**clip, global_caption=whole, region_captions=[caption], box_infos=[track])
+    about = {"region_caption": caption, "frames_25": [2, 36] if boxed else None}
+    return full, qwen(**clip, **about, hard_negative=[f"contrary {index} {k}" for k in range(3)])
 
 
 @pytest.fixture(scope="module")
 def real_layout(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("datasets")
-    for seed, video in enumerate(sorted({clip[0] for clip in CLIPS})):
-        write_video(root / video, seed)
+    for number, video in enumerate(sorted({clip[0] for clip in CLIPS})):
+        (root / video).parent.mkdir(parents=True, exist_ok=True)
+        write_ids(root / video, 48 - number)
     full, items = zip(*map(annotations, range(len(CLIPS))), strict=True)
     negatives = {"model": "qwen-vl-max", "items": items}
     stem = "Final_ucf_fgclip_translated_qwen"
     (root / f"{stem}_train.json").write_text(json.dumps(full))
-    others = [item | {"video": item["video"].replace("0", "9")} for item in full]
+    others = [row | {"video": row["video"].replace("0", "9")} for row in full]
     (root / f"{stem}_test.json").write_text(json.dumps(others))
     (root / "qwen_vl_train.json").write_text(json.dumps(negatives))
     return root

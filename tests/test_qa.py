@@ -118,7 +118,7 @@ def test_leakage_against_the_published_split(shared_data):
      ("Test", 4331, 310, 50, 3966, None)],
 )  # fmt: skip
 def test_uca_as_published_leaks_test_videos(
-    shared_data, tmp_path, part, sentences, videos, leaking, kept, hours
+    shared_data, part, sentences, videos, leaking, kept, hours
 ):
     file = shared_data / "uca" / f"UCFCrime_{part}.json"
     captions, report = uca.read_uca(file, UCF.classes, lambda *_: True)
@@ -128,9 +128,6 @@ def test_uca_as_published_leaks_test_videos(
     assert left_out.counts() == {"tested on by UCF-Crime": leaking}
     assert len(training) == kept
     if hours:
-        path = tmp_path / "instructions.json"
-        records, _ = ins.write_instructions(training, ins.template_pairs, "template", path)
-        assert sum(len(record["conversations"]) // 2 for record in records) == 3 * kept
         assert sum(c.end - c.start for c in training) / 3600 == pytest.approx(hours, abs=0.05)
 
 
