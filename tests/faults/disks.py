@@ -13,7 +13,7 @@ from alertclip import checkpoint
 from curation.__main__ import find_videos
 from detectors.features import read_features
 from media.cache import FrameCache, parallel_fill
-from media.files import locked, write_json
+from media.files import write_json
 
 from .harness import Case, disk, refused
 
@@ -47,11 +47,6 @@ def write_on(options: str, write: Callable[[Path], object], folder: Path) -> str
         left = [p for p in small.rglob("*") if p.is_file() and p.name != "log.jsonl"]
         assert not [p for p in left if p.parent.name != "surveys-2"], left
     return message
-
-
-def second_run(folder: Path) -> str:
-    with locked(folder / ".lock", wait=False):
-        return refused(locked(folder / ".lock", wait=False).__enter__)
 
 
 ONE = np.ones((3, 4), np.float32)
@@ -92,5 +87,4 @@ CASES = [
       for name, write in WRITERS.items()),
     *(Case(f"read-only folder: {name}", "stops", READ_ONLY, partial(write_on, "ro,size=1m", write))
       for name, write in WRITERS.items()),
-    Case("two runs at once in one folder", "the second stops", "another run is at", second_run),
 ]  # fmt: skip
