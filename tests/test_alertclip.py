@@ -10,7 +10,7 @@ from torchvision.ops import roi_align
 from alertclip.clips import Batch
 from alertclip.lora import add_lora
 from alertclip.losses import total_loss
-from alertclip.model import AttentionPooling, TemporalTransformer, region_sequence, roi_features
+from alertclip.model import AttentionPooling, TemporalTransformer, roi_features
 from media.errors import InputError
 
 WHOLE = [0.0, 0.0, 1.0, 1.0]
@@ -110,17 +110,6 @@ def test_temporal_head_is_the_papers():
         temporal(torch.zeros(1, 257, 512), torch.ones(1, 257).bool())
 
 
-@pytest.mark.parametrize(("h", "w"), [(7, 7), (3, 8)])
-def test_roi_of_a_ramp_is_the_centre_of_the_box(h, w):
-    rows, columns = (torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w
-    ramp = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None]  # y and x of the cell
-    boxes = torch.tensor([[0.3, 0.4, 0.5, 0.8], [0.61, 0.32, 0.77, 0.7]])
-    found = roi_features(ramp, torch.zeros(2), boxes)
-    x1, y1, x2, y2 = boxes.T
-    expected = torch.stack([(y1 + y2) / 2, (x1 + x2) / 2], dim=1)
-    torch.testing.assert_close(found, expected)
-
-
 def test_roi_is_the_mean_of_roi_align_and_so_is_its_gradient():
     patches = torch.randn(3, 4, 5, 7, generator=torch.Generator().manual_seed(0))
     boxes = torch.tensor([[0.1, 0.2, 0.9, 0.4], [0.0, 0.5, 0.05, 1.0], [0.4, 0.4, 0.4, 0.4]])
@@ -135,14 +124,6 @@ def test_roi_is_the_mean_of_roi_align_and_so_is_its_gradient():
         found = f(leaf)
         results.append((found, *torch.autograd.grad(found.square().sum(), leaf)))
     torch.testing.assert_close(*results)
-
-
-def test_region_takes_its_own_clip_and_frames():
-    patches = torch.arange(6.0).reshape(6, 1, 1, 1).expand(6, 2, 3, 4)  # clip 0: 0 1 2, 1: 3 4 5
-    boxes = torch.tensor(WHOLE).expand(2, 3, 4)
-    mask = torch.tensor([[True, False, True], [False, True, True]])
-    sequence = region_sequence(patches, torch.tensor([1, 0]), boxes, mask)
-    torch.testing.assert_close(sequence[..., 0], torch.tensor([[3.0, 0, 5], [0, 1, 2]]))
 
 
 @pytest.mark.parametrize("pooling", ["mean", "temporal"])
@@ -218,11 +199,3 @@ def test_bf16_autocast_gives_fp32_units_near_fp32():
         a, b = getattr(exact, name), getattr(reduced, name)
         assert b.dtype == torch.float32
         assert ((a * b).sum(-1) > 0.999).all(), name
-
-
-def test_frames_of_another_size_or_type_are_refused():
-    model = tiny_clip.alertclip()
-    with pytest.raises(InputError, match=r"\(24, 32\)"):
-        model.encode_frames(tiny_clip.frames(1, 2).transpose(-1, -2))
-    with pytest.raises(InputError, match="uint8"):
-        model.encode_frames(torch.zeros(1, 2, 3, 24, 32))

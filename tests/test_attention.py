@@ -24,25 +24,6 @@ def adapted(targets=("q", "k", "v")):
     return add_lora(model, 2, 4.0, 0.0, targets).eval()
 
 
-def test_split_equals_stock_and_packs_back():
-    model = tiny_clip.clip()
-    expected, stock_state = towers(model), {k: v.clone() for k, v in model.state_dict().items()}
-    assert split_attention(model) == 4
-    torch.testing.assert_close(towers(model), expected, atol=1e-5, rtol=0)
-    packed = pack_state_dict(model.state_dict())
-    torch.testing.assert_close(packed, stock_state, atol=0, rtol=0)
-
-
-def test_dtype_device_and_frozen_state_are_kept():
-    model = tiny_clip.clip().to(torch.bfloat16).requires_grad_(False)
-    split_attention(model)
-    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
-    assert not any(p.requires_grad for p in model.parameters())
-    shadow = tiny_clip.clip().to("meta")
-    split_attention(shadow)
-    assert {p.device.type for p in shadow.parameters()} == {"meta"}
-
-
 def test_bf16_backward_on_cpu_equals_fp32_roughly():
     attention = SplitAttention(tiny_clip.clip().visual.transformer.resblocks[0].attn)
     x = torch.randn(2, 13, 32, generator=torch.Generator().manual_seed(1))
@@ -100,19 +81,6 @@ def test_token_embedding_is_adapted_where_it_is_asked_for():
     torch.testing.assert_close(towers(merge_lora(model)), tuned, atol=1e-5, rtol=1e-5)
     with pytest.raises(InputError, match="add text"):
         target_pattern(model, ["embedding"], ["visual"])
-
-
-def test_lora_needs_a_split_model_without_adapters():
-    with pytest.raises(InputError, match="split"):
-        add_lora(tiny_clip.clip(), 2, 4, 0.0)
-    with pytest.raises(InputError, match="merge"):
-        add_lora(adapted(), 2, 4, 0.0)
-
-
-@pytest.mark.parametrize("options", [{"bias": False, "batch_first": True}, {}])
-def test_attention_of_another_kind_is_refused(options):
-    with pytest.raises(InputError, match="only packed, biased, batch-first"):
-        SplitAttention(torch.nn.MultiheadAttention(8, 2, **options))
 
 
 def test_parameter_groups_partition_what_is_trained():

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from alertclip.vagta import load_surrogate
-from companion.figures.catalogue import draw
 from companion.profiles import load_params
 from companion.screening_tables import plant_and_clean
 from curation import audit
@@ -67,21 +66,13 @@ def test_every_kind_is_counted_by_hand(small):
     assert ((found["low"] <= found["value"]) & (found["value"] <= found["high"])).all()
     where = table[table["caption of another region"]]
     assert list(zip(where["region"], where["position"], strict=True)) == [(4, 0)]
-    shown = audit.violation_table(regions, table[table["abnormal"]], n_boot=50)
-    assert draw("negatives_violations", shown).axes
 
 
 def test_fantastical_words_are_told_from_plain_ones():
-    odd = (
-        "A cat floats by.",
-        "They stop mid-air.",
-        "He walks backward.",
-        "Cars fly off.",
-        "A robot.",
-    )
-    plain = "A man reversed out.", "Midnight in the park.", "A boat on the flood.", "A fan."
-    assert all(audit.is_fantastical(t, "") for t in odd)
-    assert not any(audit.is_fantastical(t, "") for t in plain)
+    odd = "A cat floats by/They stop mid-air/He walks backward/Cars fly off/A robot"
+    plain = "A man reversed out/Midnight in the park/A boat on the flood/A fan"
+    assert all(audit.is_fantastical(t, "") for t in odd.split("/"))
+    assert not any(audit.is_fantastical(t, "") for t in plain.split("/"))
     assert not audit.is_fantastical("People dance.", "Two people are dancing.")
 
 
@@ -94,14 +85,6 @@ def test_intervals_resample_videos_and_stay_open_where_nothing_counts():
     assert grouped.high - grouped.low > 3 * (single.high - single.low)
     empty = audit.share_interval(np.zeros(30), [f"v{i % 10}" for i in range(30)], 500, 0)
     assert empty.low == 0.0 and empty.high == pytest.approx(0.2775, abs=1e-4)  # Wilson, 0 of 10
-
-
-def test_polarity_by_words_knows_a_flip_from_none(world):
-    regions = audit.read_regions(world)
-    table = audit.negatives_table(regions)
-    assert audit.wrong_polarity(regions, table).mean() < 0.1
-    own = table.assign(negative=table["caption"])
-    assert audit.wrong_polarity(regions, own).mean() > 0.75
 
 
 def test_words_give_negatives_away_only_if_they_differ(world):

@@ -8,13 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from detectors.benchmarks import (
-    BENCHMARKS,
-    load_benchmark,
-    read_list,
-    read_truth,
-    training_videos,
-)
+from detectors.benchmarks import BENCHMARKS, load_benchmark, read_list, read_truth, training_videos
 from detectors.event_annotations import (
     VideoTruth,
     frame_class_truth,
@@ -122,7 +116,6 @@ def test_ucf_rows(tmp_path):
         ("Abuse1  Abusing  165  240  -1  -1", "class Abusing"),
         ("Abuse1  Abuse  165  x  -1  -1", "165 x are not two frame numbers"),
         ("Abuse1  Abuse  240  165  -1  -1", "event 240 165"),
-        ("Abuse1  Abuse  165  -1  -1  -1", "event 165 -1"),
         ("Abuse1  Abuse  -1  -1  -1  -1", "0 events in a video of class Abuse"),
         ("Normal1  Normal  3  9  -1  -1", "1 events in a video of class Normal"),
         ("Abuse028_x264.mp4  Abuse  165  240  -1  -1", "Abuse028_x264 stands twice"),
@@ -164,9 +157,6 @@ def test_shanghaitech_masks(tmp_path):
     assert not made_for_training.is_abnormal
     with pytest.raises(InputError, match="01_0015.npy"):
         read_mask("01_0015", tmp_path / "01_0015.npy")
-    np.save(path, np.array([object()]), allow_pickle=True)
-    with pytest.raises(InputError, match="01_0014.npy: not a readable array"):
-        read_mask("01_0014", path)
 
 
 def test_shanghaitech_classes_come_from_labelled_lists(tmp_path):
@@ -243,15 +233,12 @@ def test_crops_of_a_video_count_once(tmp_path):
         read_list(XD, tmp_path)
 
 
-def test_published_ucf_lists(shared_data):
+def test_published_ucf_lists_and_arrays(shared_data):
     for split, counts in UCF.counts.items():
         folders = Counter(e.entry.split("/")[0] for e in read_list(UCF, shared_data, split))
         normal = [folder for folder in folders if "Normal" in folder]
         assert sum(folders.pop(folder) for folder in normal) == counts["normal"]
         assert folders == UCF.class_counts[split]
-
-
-def test_published_ucf_arrays(shared_data):
     truths = read_truth(UCF, shared_data)
     abnormal = [truth for truth in truths if truth.is_abnormal]
     assert Counter(t.classes[0] for t in abnormal) == UCF.class_counts["test"]

@@ -61,13 +61,10 @@ def test_single_keyframe_is_a_short_window(enabled):
     assert region_span(Region("", (Keyframe(1, LEFT),)))[0] == 0
 
 
-def test_empty_track_is_the_whole_frame():
+def test_no_track_is_the_whole_frame_within_its_span():
     boxes, mask = boxes_at(Region("anything"), np.array([0.0, 5.0]))
     assert box_at((), 3.0) == WHOLE_FRAME and region_span(Region("")) is None
     assert mask.all() and (boxes == WHOLE_FRAME).all()
-
-
-def test_span_without_boxes_masks_the_whole_frame():
     boxes, mask = boxes_at(Region("", span=(1.0, 2.0)), np.array([0.5, 1.0, 1.5, 2.5]))
     assert mask.tolist() == [False, True, True, False] and (boxes == WHOLE_FRAME).all()
 

@@ -12,9 +12,9 @@ from test_video import SIZE, ids, write_ids
 from alertclip.clips import ClipDataset, collate, cover_spans
 from alertclip.records import WHOLE_FRAME, Item, Keyframe, Region, box_at, region_span
 from companion import splits
-from media.cache import FrameCache, in_threads, parts_ahead
+from media.cache import FrameCache, parts_ahead
 from media.errors import InputError
-from media.survey import DecodeError, VideoInfo, uniform_indices
+from media.survey import VideoInfo, uniform_indices
 
 FIGHT = "UCF_Crimes_Videos/UCF_Crimes/Videos/Fighting/Fighting002_x264.mp4"
 CALM = "UCF_Crimes_Videos/UCF_Crimes/Videos/Testing_Normal_Videos_Anomaly/Normal_Videos_003.mp4"
@@ -84,10 +84,7 @@ def test_training_sees_every_region_and_evaluation_knows_of_none(data_root, cach
 
 
 @settings(max_examples=80, deadline=None)
-@given(
-    st.integers(1, 30),
-    st.lists(st.tuples(st.floats(0, 9), st.floats(0.05, 3)), max_size=5),
-)
+@given(st.integers(1, 30), st.lists(st.tuples(st.floats(0, 9), st.floats(0.05, 3)), max_size=5))
 def test_covering_spans_keeps_order_and_number(count, starts):
     info = video_info(300, 30.0)
     indices = ((np.arange(count) + 0.5) * 300 / count).astype(int)
@@ -184,18 +181,6 @@ def test_parts_come_in_order_and_wait_for_the_caller():
         assert len(begun) <= i + 4  # what was given, and one per worker and one ahead
     assert sorted(found) == [(item, part) for item in range(7) for part in range(3)]
     assert all([p for i, p in found if i == item] == [0, 1, 2] for item in range(7))
-
-
-def test_work_in_threads_names_bad_videos_and_stops_at_other_errors():
-    def work(item):
-        if item == 3:
-            raise DecodeError("item 3 is torn")
-        return item * 10
-
-    found = in_threads(work, range(5), 2, "")
-    assert found == {0: 0, 1: 10, 2: 20, 3: "item 3 is torn", 4: 40}
-    with pytest.raises(OSError):
-        in_threads(lambda item: Path("/nowhere").read_text(), [1], 1, "")
 
 
 def video_info(frames, fps, times=()):

@@ -77,14 +77,11 @@ def test_noise_has_the_stated_deviation_and_grows_in_place():
     assert (strong - 2 * mild).abs().max() <= 1.5  # one field, rounded twice
 
 
-def test_jpeg_is_libjpegs_and_keeps_channels_in_order():
+def test_jpeg_keeps_channels_in_order():
     red = plain(0, 16, 16)
     red.frames[:, 0] = 200
     found = degrade(red, "compression", 50, 0).frames[0].float()
     assert found[0].mean() > 150 > 60 > found[2].mean()
-    blocky = degrade(clip(), "compression", 5, 0).frames[0, 1].float()
-    steps = (blocky[:, 1:] - blocky[:, :-1]).abs().mean(dim=0)  # between columns x and x + 1
-    assert steps[7::8].mean() > 2 * steps.mean()  # the 8 x 8 blocks show
 
 
 def test_resolution_keeps_no_detail_finer_than_its_pixels():

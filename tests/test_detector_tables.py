@@ -1,23 +1,13 @@
 """Backbone exchange: what reaches training, and what the tables make of known scores."""
 
 import numpy as np
-import pandas as pd
 import pytest
 from test_video import write_ids
 
 from alertclip.records import Item
-from companion import (
-    ablations,
-    detector_plots,
-    detector_tables,
-    extraction,
-    other_models,
-    tuned_models,
-    zero_shot_tables,
-)
+from companion import detector_plots, detector_tables, extraction, other_models, tuned_models
 from companion import profiles as params_module
 from companion.detector_tables import Scored
-from companion.figures.catalogue import draw
 from companion.profiles import load_params
 from detectors import features
 from detectors.benchmarks import load_benchmark, training_videos
@@ -91,29 +81,11 @@ def test_test_labels_reach_neither_training_nor_scores(P, detector):
 
 
 def test_training_sees_the_classes_of_the_list_and_no_times(P):
-    annotate(P.data_dir, [0, 1] * 4)
-    (P.data_dir / "Temporal_Anomaly_Annotation.txt").unlink()
     videos = training_videos(load_benchmark("miniworld"), P.data_dir)
     assert [*videos.values()][:3] == [(), ("Fighting",), ()]
     (P.data_dir / "train.txt").write_text("UCF/Picnic/a.mp4\n")
     with pytest.raises(InputError, match="names neither a class nor normal"):
         training_videos(load_benchmark("miniworld"), P.data_dir)
-
-
-def test_a_tuned_variant_is_measured_on_the_benchmark(P, monkeypatch):
-    annotate(P.data_dir, [0, 1] * 4)
-    P, tuned = P.changed({"transfer": {}}), tuned_models.stage_model(P, "clip")
-    for module in (extraction, detector_tables, zero_shot_tables):
-        monkeypatch.setattr(module, "stage_model", lambda P, stage: tuned)
-    found = pd.concat(ablations._on_benchmark(P)).set_index("metric")["value"]
-    names = ("frame AUC", "frame AP", "AnoAUC")
-    assert list(found.index) == [f"{kind}: {n}" for kind in ("VadCLIP", "snippets") for n in names]
-    plain = zero_shot_tables.zero_shot_table(P, ["full"], "snippet").set_index("setting")["value"]
-    detected = detector_tables.score_stages(P, "vadclip", ["full"])
-    table = detector_tables.backbone_table(detector_tables.resample_models(P, detected), "none")
-    for name, value in zip(names, table["value"], strict=True):
-        assert found[f"snippets: {name}"] == plain[f"mini world: {name}"]
-        assert found[f"VadCLIP: {name}"] == pytest.approx(value)
 
 
 def test_scores_of_another_method_are_read_from_files(P, tmp_path):
@@ -168,7 +140,6 @@ def test_detection_and_classes_of_the_oracle():
     assert curves.groupby(["video", "model"]).size().tolist() == [64] * 4
     assert curves.query("video == 'v0 (Fighting)'")["truth"].sum() == 2 * 32
     assert curves.groupby("predicted").size().to_dict() == {"": 256 - 32, "Fighting": 32}
-    assert len(draw("vadclip_curves", curves.assign(score=curves["score"].abs())).axes) == 2
 
 
 def test_the_other_branch_and_the_published_truth():

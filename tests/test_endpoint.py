@@ -25,14 +25,13 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, script):
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.script, self.seen, self.times = script, [], []
+        self.script, self.seen = script, []
 
 
 class _Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         server = self.server
-        server.times.append(time.monotonic())
         server.seen.append((json.loads(body), self.headers["Authorization"]))
         step = server.script[min(len(server.seen), len(server.script)) - 1]
         status, content, headers = step if isinstance(step, tuple) else (200, said(step), {})
@@ -84,7 +83,6 @@ def outcome(endpoint):
         ([ERROR, ERROR, FENCED], "ok", 3),
         ([ERROR], "silent", 3),
         ([("hang", 9, {}), FENCED], "ok", 2),
-        ([(200, said(FENCED)[:50], {}), FENCED], "ok", 2),  # a body cut short
         ([(200, said(FENCED)[:50], {"Content-Length": "999"}), FENCED], "ok", 2),
         ([(200, "<html>busy</html>", {"Content-Type": "text/html"}), FENCED], "ok", 2),
         ([(200, '{"choices": []}', {}), FENCED], "ok", 2),
@@ -95,12 +93,6 @@ def test_a_misbehaving_server_is_survived(serve, script, status, requests):
     found = outcome(endpoint)
     assert (found["status"], len(server.seen)) == (status, requests)
     assert found["negatives"] == (GOOD if status == "ok" else [])
-
-
-def test_retry_after_is_heeded(serve):
-    server, endpoint = serve((429, "{}", {"Retry-After": "0.4"}), FENCED)
-    assert outcome(endpoint)["status"] == "ok"
-    assert server.times[1] - server.times[0] >= 0.4
 
 
 def test_the_key_is_nowhere(serve, tmp_path, caplog, monkeypatch):

@@ -36,12 +36,6 @@ def test_boxes_are_drawn_only_where_the_mask_is_true() -> None:
     np.testing.assert_allclose(table.loc[1, ["x1", "y1", "x2", "y2"]].astype(float), BOX, 1e-6)
 
 
-def test_similarity_table_keeps_rows_as_clips() -> None:
-    table = examples.similarity_table({"CLIP": np.array([[1.0, 2.0], [3.0, 4.0]])}, ["a", "b"])
-    row = result_tables.pick(table, clip=1, caption=2)
-    assert (row["cosine"], row["text"]) == (2.0, "a")
-
-
 def test_sentences_read_the_interval() -> None:
     rows = [pd.Series({"value": v, "low": v - 1, "high": v + 1}) for v in (2.0, -2.0, 0.5)]
     words = ["above zero", "below zero", "not distinguishable from zero"]

@@ -5,14 +5,13 @@ from unittest.mock import patch
 import pytest
 import tiny_clip
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from alertclip.attention_maps import attention_maps, keep_probabilities, rollout, token_maps
 from alertclip.backbone import from_clip
 from alertclip.model import AlertCLIP
 from companion.relevance import frame_gradients, frame_maps, gradient_weighted, relevance
-from media.errors import InputError
 
 
 def one_block(pool: str) -> AlertCLIP:
@@ -116,11 +115,6 @@ def test_frames_do_not_see_each_other_and_maps_sum_to_one(pool):
         torch.testing.assert_close(many[1:2], one, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(attention_maps(model, frames), together.rollout)
     assert all(parameter.grad is None for parameter in model.parameters())
-
-
-def test_a_tower_without_split_attention_is_refused():
-    with pytest.raises(InputError, match="split attention"), keep_probabilities(nn.Linear(8, 8)):
-        pass
 
 
 def test_frame_gradients_follow_the_scores_of_real_frames():

@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from pathlib import Path
 
@@ -17,13 +16,14 @@ import pandas as pd
 import pytest
 import torch
 from faults import data, disks, training
-from faults.harness import Case, disk, forked, killed, refused
-from test_training import Clips, tiny_model
+from faults.harness import Case, disk, killed, refused
+from test_training import tiny_model
 from test_video import SIZE, ids, write_ids
 
 from alertclip import checkpoint, score
 from companion.figures import write_table
 from media.cache import FrameCache
+from media.files import locked
 
 CASES: list[Case] = [*data.CASES, *training.CASES, *disks.CASES]
 
@@ -54,6 +54,10 @@ class TestKilledWhileWriting:
         disks.save_stage(tmp_path, 4)
         assert checkpoint.latest_checkpoint(tmp_path)["step"] == 4
 
+    def test_training_ends_the_same_to_the_bit(self, tmp_path: Path) -> None:
+        killed(tmp_path / "stage", checkpoint, "save_file", training.train)
+        assert same_weights(training.train(tmp_path / "stage"), training.trained()[1])
+
 
 def same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(one[name], tensor) for name, tensor in other.items())
@@ -67,35 +71,14 @@ def test_training_goes_on_to_the_bit_after_a_full_disk(tmp_path: Path) -> None:
         assert same_weights(training.train(small / "stage"), training.trained()[1])
 
 
-class Waiting(Clips):
-    """Clips that come once a file is there: a run that stays at work."""
-
-    def __init__(self, gate: Path) -> None:
-        super().__init__(6)
-        self.gate = gate
-
-    def __getitem__(self, i: int) -> dict:
-        while not self.gate.exists():
-            time.sleep(0.01)
-        return super().__getitem__(i)
-
-
-def test_two_trainings_of_one_folder_do_not_mix(tmp_path: Path) -> None:
-    """The second is turned away while the first is at work, and finds its result afterwards."""
-    out, gate = tmp_path / "stage", tmp_path / "gate"
-    child = forked(training.train, out, clips=Waiting(gate))
-    while not out.exists():
-        assert child.is_alive()
-        time.sleep(0.01)
-    try:
-        assert "another run is at work" in refused(training.train, out)
-        assert "another run is at work" in refused(training.train, out, tiny_model(seed=1))
-    finally:
-        gate.touch()
-        child.join()
-    assert child.exitcode == 0
-    assert same_weights(training.train(out), training.trained()[1])
-    assert not list(tmp_path.glob("stage-*"))
+def test_two_trainings_of_one_folder_do_not_mix() -> None:
+    """The second is turned away while the first is at work, and sets nothing aside."""
+    first, weights = training.trained()
+    with locked(first.with_name(".stage.lock")):
+        for model in (tiny_model(), tiny_model(seed=1)):
+            assert "another run is at work" in refused(training.train, first, model)
+    assert same_weights(training.train(first), weights)
+    assert not list(first.parent.glob("stage-*"))
 
 
 def test_shards_of_a_scoring_merge_into_the_same_summary(tmp_path: Path, monkeypatch) -> None:

@@ -193,27 +193,21 @@ def turn(path: Path, matrix: tuple[int, int, int, int]) -> Path:
     ],
 )
 def test_frames_stand_as_a_player_shows_them(tmp_path, matrix, quarter, corner):
-    """The white corner, top left when recorded, is where the matrix takes it."""
+    """The white corner, top left when recorded, is where the matrix takes it; nothing is cut."""
     picture = np.zeros((64, 96, 3), np.uint8)
-    picture[:32, :48] = 255
+    picture[:16, :24] = 255
     path = turn(encode(tmp_path / "a.mp4", [picture], size=(64, 96)), matrix)
     info = probe(path)
     assert (info.width, info.height) == ((64, 96) if quarter else (96, 64))
     frame = read_frames(path, [0], (40, 40))[0]
-    assert frame[corner].min() > 235 and (frame.mean(axis=2) > 128).mean() == 0.25
+    assert frame[corner].min() > 235 and (frame.mean(axis=2) > 128).mean() == 1 / 16
 
 
 TRUTHS = {
-    "whole.mp4": (300, ""),
-    "plain.mp4": (200, ""),
     "cut.mp4": (142, ""),
-    "xvid_b.avi": (200, ""),
-    "prog.mpg": (150, ""),
     "hang.ts": (360, ""),
     "one_bad_packet.mp4": (200, "decoded 199 of 200 frames"),
-    "vfr.mp4": (120, ""),
     "two_streams.mkv": (200, ""),
-    "mirrored.mp4": (200, ""),
 }
 
 

@@ -7,12 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from alertclip.losses import (
-    Embeddings,
-    hard_negative_loss,
-    info_nce,
-    total_loss,
-)
+from alertclip.losses import Embeddings, hard_negative_loss, info_nce, total_loss
 
 SCALE = torch.tensor(5.0)
 

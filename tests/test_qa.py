@@ -103,18 +103,6 @@ def test_regions_become_timed_captions_and_labels():
     assert not uca.frame_labels(captions[1:], times).any()
 
 
-def test_no_test_video_reaches_training(tmp_path):
-    benchmark = load_benchmark("miniworld")
-    (tmp_path / "train.txt").write_text("A/Fighting002_x264.mp4\nA/both_x264.mp4\n")
-    (tmp_path / "test.txt").write_text("B/Normal_Videos_003_x264.mp4\nB/both_x264.mp4\n")
-    both, odd = CLIP._replace(video="both_x264"), CLIP._replace(video="Fighting02_x264")
-    kept, report = uca.training_only([CLIP, CALM, both, odd, odd], benchmark, tmp_path)
-    assert kept == [CLIP]
-    reasons = {row.item: row.reason for row in report.rows}
-    assert len(report.rows) == 3 and "no split" in reasons["Fighting02_x264"]
-    assert all("tested on" in reasons[name] for name in (CALM.video, "both_x264"))
-
-
 def test_leakage_against_the_published_split(shared_data):
     items, _ = load_surrogate(shared_data / "vagta" / "qwen_vl_train.json")
     renamed = CLIP._replace(video="Abuse037_x264")  # UCA tests on it, UCF-Crime trains
@@ -130,7 +118,7 @@ def test_leakage_against_the_published_split(shared_data):
      ("Test", 4331, 310, 50, 3966, None)],
 )  # fmt: skip
 def test_uca_as_published_leaks_test_videos(
-    shared_data, tmp_path, part, sentences, videos, leaking, kept, hours
+    shared_data, part, sentences, videos, leaking, kept, hours
 ):
     file = shared_data / "uca" / f"UCFCrime_{part}.json"
     captions, report = uca.read_uca(file, UCF.classes, lambda *_: True)
@@ -140,9 +128,6 @@ def test_uca_as_published_leaks_test_videos(
     assert left_out.counts() == {"tested on by UCF-Crime": leaking}
     assert len(training) == kept
     if hours:
-        path = tmp_path / "instructions.json"
-        records, _ = ins.write_instructions(training, ins.template_pairs, "template", path)
-        assert sum(len(record["conversations"]) // 2 for record in records) == 3 * kept
         assert sum(c.end - c.start for c in training) / 3600 == pytest.approx(hours, abs=0.05)
 
 
@@ -198,16 +183,18 @@ def test_model_is_asked_again_and_a_stopped_run_goes_on(tmp_path):
 
 def test_the_command_reads_uca_and_leaves_test_videos_out(tmp_path):
     entry = {"duration": 9, "timestamps": [[0, 4]], "sentences": ["A man walks."]}
-    write_json(tmp_path / "uca.json", {f"Fire{n}_x264": entry for n in (1, 2)} | {"Odd": entry})
-    (tmp_path / "train.txt").write_text("A/Fire1_x264.mp4\n")
-    (tmp_path / "test.txt").write_text("A/Fire2_x264.mp4\n")
+    names = [*(f"Fire{n}_x264" for n in (1, 2, 3, 4)), "Odd"]
+    write_json(tmp_path / "uca.json", dict.fromkeys(names, entry))
+    (tmp_path / "train.txt").write_text("A/Fire1_x264.mp4\nA/Fire3_x264.mp4\n")
+    (tmp_path / "test.txt").write_text("A/Fire2_x264.mp4\nA/Fire3_x264.mp4\n")
     out = tmp_path / "made.json"
     benchmark = ["--benchmark", "miniworld", "--data-root", str(tmp_path)]
     ins.main([str(tmp_path / "uca.json"), *benchmark, "--out", str(out)])
     [record] = read_json(out)
     assert record["id"] == "Fire1_x264#0-4" and len(record["conversations"]) == 6
     reasons = (tmp_path / "made.csv").read_text()
-    assert "tested on by" in reasons and "begins with no class" in reasons
+    assert reasons.count("tested on by") == 2 and reasons.count("in no split") == 1
+    assert "begins with no class" in reasons
     (tmp_path / "train.txt").write_text("")
     with pytest.raises(SystemExit, match="vagpt_exam --benchmark"):
         ins.main([str(tmp_path / "uca.json"), *benchmark])

@@ -1,7 +1,5 @@
 """Questions about anomalies and their answers."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,13 +7,11 @@ from hypothesis import strategies as st
 from test_qa import Scripted
 from test_video import write_ids
 
-from alertclip.records import Item, Region
 from companion import qa_tables
 from companion.profiles import load_params
 from curation.chat_models import NoReply
 from detectors.benchmarks import load_benchmark
 from detectors.event_annotations import VideoTruth
-from detectors.fitting import TrainingSet
 from media.errors import InputError
 from vagpt import answerers
 from vagpt import questions as qs
@@ -181,24 +177,6 @@ def test_differences_are_paired():
     row = answerers.accuracy_differences({"old": old, "new": new}).iloc[0]
     assert row["value"] == pytest.approx(50) and row["difference"] == "new minus old"
     assert 0 < row["low"] < 50 < row["high"]
-    with pytest.raises(InputError, match="different questions"):
-        answerers.accuracy_differences({"old": old, "new": new[::-1]})
-
-
-def test_a_classifier_learns_from_the_centre_crop_of_captioned_videos(monkeypatch):
-    P, trained = load_params("smoke", {"snippet_length": 4}), []
-    names = ("Abuse1_x264", "Abuse1_x264", "Fire2_x264", "Abuse3_x264")
-    features = [np.eye(3)[[k] * 3] for k in (0, 1, 2, 2)]
-    data = TrainingSet(features, [("Abuse",)] * 4, names)
-    item = Item("Abuse1_x264.mp4", "", (Region("he is hit"),), timestamps=(0.3, 9.0))
-    items = [item, replace(item, video="Abuse3_x264.mp4", timestamps=(0.0, 0.1))]
-    monkeypatch.setattr(qa_tables.extraction, "training_set", lambda *_: data)
-    monkeypatch.setattr(qa_tables, "load_split", lambda *_: (items, None))
-    classifier = qa_tables.temporal_classifier
-    monkeypatch.setattr(classifier, "train_classifier", lambda *given: trained.extend(given))
-    qa_tables.fit_classifier(P, None)
-    assert trained[0].argmax(1).tolist() == [0, 0, 0, 2, 2, 2]
-    assert trained[1].tolist() == [False, True, True, False, False, False]
 
 
 def test_footage_intervals_are_measured_against_the_longest_event():

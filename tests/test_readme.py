@@ -29,13 +29,6 @@ def test_a_number_that_matches_no_row_or_several_is_refused() -> None:
         readme.num("stage1_mss.csv", 3, "mss", class_name="all")  # CLIP and Stage I
 
 
-def test_loss_is_the_change_with_its_sign_and_interval_turned() -> None:
-    where = {"column": "change", "title": "global", "metric": "video AUC"}
-    kept = readme.ci("ablations", **where)
-    value, low, high = (-float(x) for x in re.findall(r"-?[\d.]+", kept))
-    assert readme.ci("ablations", scale=-1, **where) == f"{value:.1f} [{high:.1f}, {low:.1f}]"
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_lead_to_files(page: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)\)", page.read_text(encoding="utf-8"))

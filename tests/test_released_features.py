@@ -3,14 +3,7 @@
 import numpy as np
 import pytest
 
-from detectors.event_annotations import VideoTruth
-from detectors.released_features import (
-    check_rate,
-    check_space,
-    feature_index,
-    likely_model,
-    summarise,
-)
+from detectors.released_features import check_space, feature_index, likely_model, summarise
 from media.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -56,14 +49,6 @@ def test_features_of_another_model_are_refused(tmp_path):
         check_space(summarise([*files, made(tmp_path, "unit", scale=1)]), known(), "tiny")
     with pytest.raises(InputError, match="other.npy: width 8, but .*v0.npy has 16"):
         summarise([files[0], made(tmp_path, "other", width=8)])
-
-
-def test_events_tell_the_rate(tmp_path):
-    truths = [VideoTruth(f"v{i}", ("a",), ((100, 800),), True, ("a",)) for i in range(3)]
-    check_rate({t.name: 60 for t in truths}, truths, 16, tmp_path)
-    for rows in (4, 60 * 16):  # 8 frames a second for 128, frames for snippets
-        with pytest.raises(InputError, match="at 16 frames per feature"):
-            check_rate({t.name: rows for t in truths}, truths, 16, tmp_path)
 
 
 def real(shared_data):

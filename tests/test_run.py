@@ -12,7 +12,6 @@ import pytest
 from companion import run, workflow
 from companion.profiles import load_params
 from media.errors import InputError
-from media.files import locked
 
 STUB = """import sys, pathlib
 folder = pathlib.Path("runs", sys.argv[2])
@@ -90,27 +89,6 @@ def test_missing_data_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         run.check_inputs(P, workflow.NOTEBOOKS, fetch=False)
     assert P.data.annotations_train not in str(caught.value)  # the surrogate serves
-
-
-def test_what_others_wait_for_starts_first_and_has_every_core() -> None:
-    started = {book.name: workflow.priority(book) for book in workflow.NOTEBOOKS}
-    for book in workflow.NOTEBOOKS:
-        assert all(started[name] > started[book.name] for name in book.needs)
-    mini, paper = load_params("mini"), load_params("paper")
-    shares = {book.name[:2]: workflow.threads(book, mini, 5) for book in workflow.NOTEBOOKS}
-    assert [name for name, cores in shares.items() if cores == 5] == ["01", "03", "04", "09"]
-    assert set(shares.values()) == {2, 5}  # 5 cores for two notebooks: 2 each
-    assert all(workflow.threads(book, mini, 1) == 1 for book in workflow.NOTEBOOKS)
-    assert all(workflow.threads(book, paper, 5) == 5 for book in workflow.NOTEBOOKS)
-
-
-def test_one_run_at_a_time(tmp_path: Path) -> None:
-    lock = tmp_path / ".lock"
-    with locked(lock, wait=False), pytest.raises(InputError, match="another run"):  # noqa: SIM117
-        with locked(lock, wait=False):
-            pass
-    with locked(lock, wait=False):
-        pass  # free again when the first has ended
 
 
 @pytest.mark.parametrize("option", ["--help", "-h"])

@@ -8,7 +8,7 @@ import torch
 from tiny_detectors import LENGTH, WIDTH, clip, random, tokenize, vadclip
 
 from detectors.training_protocol import VadCLIPSettings
-from detectors.vadclip.model import VadCLIP, chunks, prompt_layout, score_video
+from detectors.vadclip.model import VadCLIP, prompt_layout, score_video
 from detectors.vadclip.training import total_loss, training_window
 from media.errors import InputError
 
@@ -165,17 +165,6 @@ def test_losses_are_their_definitions(variant):
     expected = losses_by_definition(logits1, logits2, text, targets, lengths, variant == "official")
     assert terms == pytest.approx(expected, rel=1e-5)
     assert total.item() == pytest.approx(np.dot([1, 1, 0.3], expected), rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("n", "lengths"), [(3, [3]), (256, [256, 0]), (257, [256, 1]), (512, [256, 256, 0])]
-)
-def test_chunks(n, lengths):
-    features = torch.arange(1.0, n + 1)[:, None].expand(n, 2)
-    parts, valid = chunks(features, 256)
-    assert parts.shape == (n // 256 + 1, 256, 2) and valid.tolist() == lengths
-    assert torch.equal(parts.flatten(0, 1)[:n], features)
-    assert parts.flatten(0, 1)[n:].abs().sum() == 0
 
 
 def test_training_window_pools_the_long_and_pads_the_short():

@@ -9,15 +9,14 @@ from typing import Any
 
 import av
 import numpy as np
-from PIL import Image
 from test_vagta import NORMAL, item, keyframe, qwen, written
 from test_video import SIZE, encode, ids, write_ids
 
 from alertclip.clips import ClipDataset
-from alertclip.records import Item, Keyframe, Region
+from alertclip.records import Item, Region
 from alertclip.vagta import Report, load_surrogate, load_vagta
 from media.cache import FrameCache
-from media.video import probe, read_frames
+from media.video import probe
 
 from .harness import Case, no_trace, pickle_with_code, refused
 
@@ -28,14 +27,13 @@ BAD_TEXT = {
     "Latin-1": '[{"video": "Fußball.mp4"}]'.encode("latin-1"),
     "UTF-8 with a byte order mark": b"\xef\xbb\xbf[]",
     "cut in its middle": json.dumps([item()]).encode()[:150],
-    "still compressed": b"\x1f\x8b\x08\x00" * 9,
 }
 FILES = [
     *((given, content, "not valid UTF-8 JSON") for given, content in BAD_TEXT.items()),
     ("null", b"null", "expected a list"),
 ]
 LEAVES, TIMES = "path leaves the data root", "not two increasing seconds"
-FAR_BOX, MIXED = [[keyframe(bbox=(0, 0, 1e300, 1))]], [[keyframe(), "end"]]
+FAR_BOX = [[keyframe(bbox=(0, 0, 1e300, 1))]]
 ITEMS: list[tuple[str, dict[str, Any], str, str]] = [
     ("path back and out", {"video": "a/../../b.mp4"}, LEAVES, LEFT_OUT),
     ("absolute path", {"video": "/etc/passwd"}, LEAVES, LEFT_OUT),
@@ -44,27 +42,20 @@ ITEMS: list[tuple[str, dict[str, Any], str, str]] = [
     ("blank caption", {"global_caption": " \t"}, "captions missing or not text", LEFT_OUT),
     ("half a surrogate pair", {"global_caption": "\ud800"}, "captions missing", LEFT_OUT),
     ("no captions", {"region_captions": []}, "captions missing", LEFT_OUT),
-    ("captions as one text", {"region_captions": "two men"}, "captions missing", LEFT_OUT),
     ("boxes as an object", {"box_infos": {"0": []}}, "boxes do not match", LEFT_OUT),
     ("negative time", {"timestamps": [-1, 5]}, TIMES, LEFT_OUT),
     ("NaN time", {"timestamps": [float("nan"), 5]}, TIMES, LEFT_OUT),
-    ("a time of 1e400", {"timestamps": [0, 10**400]}, TIMES, LEFT_OUT),
-    ("boolean times", {"timestamps": [False, True]}, TIMES, LEFT_OUT),
     ("an empty segment", {"timestamps": [3, 3]}, TIMES, LEFT_OUT),
     ("a segment of 1e308 s", {"timestamps": [0, 1e308]}, "longer than 1800 s: kept", "kept"),
     ("3000 words", {"region_captions": ["word " * 3000]}, "over 20 CLIP tokens: kept", "kept"),
     ("null keyframe", {"box_infos": [[None]]}, "bad box", WHOLE),
     ("coordinates of 1e300", {"box_infos": FAR_BOX}, "outside the frame", WHOLE),
-    ("a track with a text in it", {"box_infos": MIXED}, "bad box", WHOLE),
 ]
-NO_INDEX = ("region_index", "region left out", 1)
 ROWS: list[tuple[str, dict[str, Any], str, str, int]] = [
-    ("index true", {"region_index": True}, *NO_INDEX),
-    ("index below 0", {"region_index": -1}, *NO_INDEX),
+    ("index below 0", {"region_index": -1}, "region_index", "region left out", 1),
     ("no caption", {"region_caption": None}, "no region caption", "region left out", 1),
     ("frames in reverse", {"frames_25": [20, 2]}, "frames_25", "whole clip as its span", 2),
     ("frames NaN", {"frames_25": [float("nan"), 2]}, "frames_25", "whole clip", 2),
-    ("negatives as an object", {"hard_negative": {"a": 1}}, "not a list", "no hard negatives", 2),
 ]
 
 
@@ -98,15 +89,6 @@ def twice(folder: Path) -> str:
     return told(report)
 
 
-def far_frames(folder: Path) -> str:
-    write_ids(folder / "a.mp4")
-    track = (Keyframe(10**15, (0, 0, 1, 1)), Keyframe(int(1e308), (0, 0, 1, 1)))
-    items = [Item("a.mp4", "Normal video: a", (Region("a", track),), (0.0, 1e308))]
-    dataset = ClipDataset(folder, items, 4, FrameCache(folder / "cache", SIZE), 1, cover=True)
-    assert dataset[0]["regions"][0][1].sum() == 1  # the region keeps its nearest frame
-    return "; ".join(f"{note.reason}: {note.action}" for note in dataset.notes)
-
-
 def sound(path: Path) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=44100)
@@ -120,30 +102,14 @@ UNREADABLE: list[tuple[str, Callable[[Path], object], str]] = [
     ("no frame in it", lambda path: encode(path, []), "cannot be decoded .*no video stream"),
     ("sound alone", sound, "cannot be decoded .*no video stream, audio only"),
     ("a folder", Path.mkdir, "no such file"),
-    ("a link to itself", lambda path: path.symlink_to(path), "no such file"),
     ("a pipe that nobody writes to", os.mkfifo, "no such file"),
     ("empty", Path.touch, "the file is empty"),
-    ("a web page", lambda path: path.write_text("<html>" * 99), "cannot be decoded"),
 ]
 
 
 def unreadable(make: Callable[[Path], object], folder: Path) -> str:
     make(folder / "bad.mp4")
     return refused(probe, folder / "bad.mp4")
-
-
-def size_changes(folder: Path) -> str:
-    for k in (1, 4):
-        pictures = (np.full((48 * k, 64 * k, 3), 10 + 5 * i, np.uint8) for i in range(6))
-        encode(folder / f"{k}.h264", pictures, size=(48 * k, 64 * k))
-    (folder / "a.mp4").write_bytes(b"".join((folder / f"{k}.h264").read_bytes() for k in (1, 4)))
-    assert ids(read_frames(folder / "a.mp4", range(12), (32, 32))) == [*range(6)] * 2
-    return f"{probe(folder / 'a.mp4').frames} frames"
-
-
-def picture(folder: Path) -> str:
-    Image.new("RGB", (64, 48)).save(folder / "a.mp4", "png")
-    return f"{probe(folder / 'a.mp4').frames} frame"
 
 
 def vanished(folder: Path) -> str:
@@ -179,12 +145,8 @@ CASES = [
     *(Case(f"hard-negative row: {given}", done, says, partial(read_region, changes, kept))
       for given, changes, says, done, kept in ROWS),
     Case("annotation item: twice, differently", "first one kept", "duplicate item, diff", twice),
-    Case("annotation item: ages after its video", "clipped to the video",
-         "segment ends at .* its video at 1.33 s: clipped; region ends", far_frames),
     *(Case(f"video: {given}", CLIP_OUT, f"bad.mp4: {says}", partial(unreadable, make))
       for given, make, says in UNREADABLE),
-    Case("video: changes its size", "read at the size asked for", "12 frames", size_changes),
-    Case("video: a still picture", "read as one frame", "1 frame", picture),
     Case("video: deleted in training", "training stops", "b.mp4: no such file", vanished),
     Case("video: replaced by another", "decoded anew", "6 frames", replaced),
     Case("frame cache: a pickle with code in it", "decoded again", "", code_in_cache),

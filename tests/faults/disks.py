@@ -13,7 +13,7 @@ from alertclip import checkpoint
 from curation.__main__ import find_videos
 from detectors.features import read_features
 from media.cache import FrameCache, parallel_fill
-from media.files import locked, write_json
+from media.files import write_json
 
 from .harness import Case, disk, refused
 
@@ -49,19 +49,8 @@ def write_on(options: str, write: Callable[[Path], object], folder: Path) -> str
     return message
 
 
-def second_run(folder: Path) -> str:
-    with locked(folder / ".lock", wait=False):
-        return refused(locked(folder / ".lock", wait=False).__enter__)
-
-
-def save_archive(path: Path, write: Callable[[Path], object]) -> None:
-    write(path.with_suffix(".npz"))
-    path.with_suffix(".npz").rename(path)
-
-
 ONE = np.ones((3, 4), np.float32)
 FEATURES: list[tuple[str, Callable[[Path], object], str]] = [
-    (".npz", lambda p: save_archive(p, lambda q: np.savez(q, ONE)), "not a readable array"),
     ("of torch.save", lambda p: torch.save(torch.ones(3, 4), p), "not a readable array"),
     ("objects", lambda p: np.save(p, np.array([ONE, None], object)), "not a readable array"),
     ("of shape (T, 1, D)", lambda p: np.save(p, ONE[:, None]), r"shape \(3, 1, 4\) of float32"),
@@ -98,5 +87,4 @@ CASES = [
       for name, write in WRITERS.items()),
     *(Case(f"read-only folder: {name}", "stops", READ_ONLY, partial(write_on, "ro,size=1m", write))
       for name, write in WRITERS.items()),
-    Case("two runs at once in one folder", "the second stops", "another run is at", second_run),
 ]  # fmt: skip

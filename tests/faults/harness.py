@@ -39,19 +39,19 @@ def refused(call: Callable, *args: Any, **options: Any) -> str:
 
 
 class Bomb:
-    """An object that leaves a folder when it is unpickled: code in a checkpoint."""
+    """An object that makes a call when it is unpickled: code in a checkpoint."""
 
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
+    def __init__(self, call: Callable, *arguments: Any) -> None:
+        self.call, self.arguments = call, arguments
 
     def __reduce__(self) -> tuple:
-        return os.mkdir, (str(self.trace),)
+        return self.call, self.arguments
 
 
 def pickle_with_code(path: Path) -> Path:
     """Write a pickle that runs code to ``path``; the trace it would leave."""
     trace = path.with_name("code-was-run")
-    path.write_bytes(pickle.dumps({"state_dict": Bomb(trace)}))
+    path.write_bytes(pickle.dumps({"state_dict": Bomb(os.mkdir, str(trace))}))
     return trace
 
 
