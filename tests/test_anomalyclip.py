@@ -8,7 +8,8 @@ from tiny_detectors import NAMES, anomalyclip, clip, random, tokenize
 from torch import Tensor
 
 from detectors.anomalyclip import model as network
-from detectors.anomalyclip.model import TemporalModel, aggregate, score_video
+from detectors.anomalyclip.model import aggregate, score_video
+from detectors.anomalyclip.temporal import TemporalModel
 from detectors.anomalyclip.training import select_segments, total_loss, training_sample
 from detectors.detector_parts import VideoScores
 from detectors.training_protocol import AnomalyCLIPSettings
@@ -94,7 +95,7 @@ def test_temporal_model_is_its_definition():
 
 
 def test_features_are_recentred_and_logits_come_first_when_concatenated():
-    model = anomalyclip(concat_logits=True, depth=1).eval()
+    model = anomalyclip(inputs="both", depth=1).eval()
     assert model.temporal_model.projection.in_features == 3 + 16
     seen = []
     model.temporal_model.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
