@@ -4,13 +4,19 @@ import numpy as np
 import pytest
 import tiny_clip
 import torch
-from tiny_detectors import NAMES, anomalyclip, clip, random, tokenize
+from tiny_detectors import NAMES, anomalyclip, clip, random, tokenize, training_videos
 from torch import Tensor
 
 from detectors.anomalyclip import model as network
 from detectors.anomalyclip.model import aggregate, score_video
 from detectors.anomalyclip.temporal import TemporalModel
-from detectors.anomalyclip.training import select_segments, total_loss, training_sample
+from detectors.anomalyclip.training import (
+    fit,
+    likelihood,
+    select_segments,
+    total_loss,
+    training_sample,
+)
 from detectors.detector_parts import VideoScores
 from detectors.training_protocol import AnomalyCLIPSettings
 from media.errors import InputError
@@ -28,6 +34,42 @@ def test_directions_are_those_of_clips_texts_without_the_normal_class(split):
     away = stock.encode_text(tokens)[[0, 1, 3]] - torch.linspace(-1, 1, 16)
     expected = away / away.norm(dim=1, keepdim=True)
     torch.testing.assert_close(model.directions(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_one_context_for_all_classes_is_each_class_having_the_same():
+    shared, own = anomalyclip(directions="shared"), anomalyclip()
+    assert shared.prompt_learner.ctx.shape == (1, 3, 24)
+    own.prompt_learner.ctx.data[:] = shared.prompt_learner.ctx.data
+    assert torch.equal(own.directions(), shared.directions())
+
+
+def test_directions_of_fixed_words_and_of_points_without_text():
+    words = {"template": "a video of a {}", "context_tokens": 0, "tune_projection": False}
+    model, m = anomalyclip(**words, epochs=3), torch.linspace(-1, 1, 16)
+    before = model.directions()
+    texts = ["a video of a abuse", "a video of a road accident", "a video of a riot"]
+    away = clip().encode_text(tokenize(texts)) - m
+    torch.testing.assert_close(before, away / away.norm(dim=1, keepdim=True), atol=1e-5, rtol=1e-5)
+    videos, kinds, _ = training_videos()
+    fit(model, videos, [2 if kind == 0 else kind - 1 for kind in kinds], 0)
+    assert torch.equal(model.directions(), before)  # nothing of them is learned
+    free = anomalyclip(directions="free")
+    assert not hasattr(free, "text_encoder")
+    free.points.data = m + 5 * torch.eye(16)[:3]
+    torch.testing.assert_close(free.directions(), torch.eye(16)[:3])
+
+
+def test_cosines_are_of_clips_own_space_and_magnitudes_of_the_recentred_one():
+    features, m = random(2, 4, 2, 16), torch.linspace(-1, 1, 16)
+    model = anomalyclip(likelihood="cosine")
+    text = model.text_encoder(model.prompt_learner(), model.end)[[0, 1, 3]]
+    logits, *_ = model(features, model.directions())
+    expected = torch.cosine_similarity(features[..., None, :], text, dim=-1)
+    torch.testing.assert_close(logits, expected)
+    ranks = likelihood(anomalyclip(selection="magnitude"), features, logits)
+    expected = (features - m).square().sum(dim=-1, keepdim=True).sqrt().expand(2, 4, 2, 3)
+    torch.testing.assert_close(ranks, expected)
+    assert likelihood(model, features, logits) is logits
 
 
 def test_a_name_that_is_too_long_is_named():
@@ -94,16 +136,55 @@ def test_temporal_model_is_its_definition():
     torch.testing.assert_close(model(x), temporal_by_definition(model.state_dict(), x, 2))
 
 
-def test_features_are_recentred_and_logits_come_first_when_concatenated():
-    model = anomalyclip(inputs="both", depth=1).eval()
-    assert model.temporal_model.projection.in_features == 3 + 16
+# By the frame (segment 1, frame 0 of 4 x 2) that changes: which frames' probabilities change.
+FRAME, SEGMENT, ALL = [(1, 0)], [(1, 0), (1, 1)], [(s, f) for s in range(4) for f in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "reached", "pooled"),
+    [
+        ("axial", ALL, False),
+        ("mlp", FRAME, False),
+        ("short", SEGMENT, False),
+        ("long", ALL, True),
+        ("mtn", ALL, True),
+    ],
+)
+def test_what_a_temporal_model_sees(kind, reached, pooled):
+    """Of Table 10: the long-term ones see the mean of a segment, whatever the order in it."""
+    settings = AnomalyCLIPSettings(emb_size=16, heads=2, segments=4, segment_frames=2)
+    torch.manual_seed(0)
+    model = TemporalModel(6, settings.model_copy(update={"temporal": kind})).eval()
+    x = random(1, 4, 2, 6)
+    changed = x.clone()
+    changed[0, 1, 0] += 1
+    p = model(x)
+    assert p.shape == (1, 4, 2)
+    assert (model(changed) - p)[0].abs().gt(1e-7).nonzero().tolist() == [*map(list, reached)]
+    assert torch.allclose(model(x.flip(2)), p) is pooled
+
+
+def test_the_plain_transformers_are_about_as_large_as_the_axial_one():
+    def size(kind: str) -> int:
+        model = TemporalModel(512, AnomalyCLIPSettings(temporal=kind))
+        return sum(parameter.numel() for parameter in model.parameters())
+
+    assert size("short") / size("axial") == pytest.approx(1, abs=0.05)
+    assert size("long") / size("axial") == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("given", ["logits", "both"])
+def test_features_are_recentred_and_logits_come_first_when_concatenated(given):
+    model = anomalyclip(inputs=given, depth=1).eval()
+    assert model.temporal_model.projection.in_features == (19 if given == "both" else 3)
     seen = []
     model.temporal_model.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     features, directions = random(2, 4, 2, 16), model.directions()
     logits, p_anomaly, probabilities = model(features, directions)
     x = features - torch.linspace(-1, 1, 16)
     torch.testing.assert_close(logits, x @ directions.T / (1 + 1e-5) ** 0.5)
-    torch.testing.assert_close(seen[0], torch.cat([logits, x], dim=-1))
+    seen_by_both = torch.cat([logits, x], dim=-1)
+    torch.testing.assert_close(seen[0], seen_by_both if given == "both" else logits)
     assert torch.equal(probabilities, aggregate(logits, p_anomaly, 2))
 
 
@@ -202,6 +283,14 @@ def test_losses_are_their_definitions(variant):
     less = total_loss(output, column, picks, settings)
     expected = found["total"] - found["abnormal_top"] - 8e-4 * found["smoothness"]
     assert less["total"].item() == pytest.approx(expected.item(), rel=1e-12)
+    settings = settings.model_copy(update={"extra": ("direction_bottom", "direction_normal_top")})
+    more = total_loss(output, column, picks, settings)
+    bottom = [logits[v, i, :, column[v]] for v in range(3) for i in picks[1][v]]
+    tops = torch.stack([logits[v + 3, i] for v in range(3) for i in picks[2][v]])
+    added = [torch.stack(bottom).mean(), (tops if variant == "paper" else tops.amax(-1)).mean()]
+    found = [more["direction_bottom"], more["direction_normal_top"]]
+    assert [t.item() for t in found] == pytest.approx([t.item() for t in added], rel=1e-12)
+    assert (more["total"] - less["total"]).item() == pytest.approx(sum(added).item(), rel=1e-9)
 
 
 @pytest.mark.parametrize("frames", [100, 511, 512])

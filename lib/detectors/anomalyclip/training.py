@@ -44,6 +44,14 @@ def select_segments(
     )
 
 
+def likelihood(model: AnomalyCLIP, features: Tensor, logits: Tensor) -> Tensor:
+    """What ranks frames for the selection: the logits (B, S, F, C), or, for all classes alike,
+    the magnitude |x| of the recentred features (B, S, F, D) (Table 9)."""
+    if model.settings.selection == "likelihood":
+        return logits
+    return (features - model.prototype).norm(dim=-1, keepdim=True).expand_as(logits)
+
+
 def total_loss(
     output: tuple[Tensor, Tensor, Tensor],
     column: Tensor,
@@ -107,11 +115,8 @@ def fit(
         mask = torch.rand(len(batch), s.segments, generator=generator) < s.keep_probability
         features = torch.stack(x).to(device, torch.float32)
         output = model(features, model.directions())
-        likelihood = output[0]
-        if s.selection == "magnitude":  # of every frame, whatever the class (Table 9)
-            magnitude = (features - model.prototype).norm(dim=-1, keepdim=True)
-            likelihood = magnitude.expand_as(likelihood)
-        selection = select_segments(likelihood, column, mask.to(device), s.top_k, s.bottom_k)
+        ranks = likelihood(model, features, output[0])
+        selection = select_segments(ranks, column, mask.to(device), s.top_k, s.bottom_k)
         return total_loss(output, column, selection, s)
 
     return train(
