@@ -96,7 +96,6 @@ class AnomalyCLIP(nn.Module):
         self.settings, classes, width = settings, len(class_names) - 1, len(prototype)
         inputs = width * (settings.inputs != "logits") + classes * (settings.inputs != "features")
         m = prototype.detach().float().clone()
-        m *= settings.likelihood == "projection"
         if settings.directions == "free":  # Table 7, no text: points as far from 0 as m (ours)
             self.points = nn.Parameter(torch.randn(classes, width) * m.norm() / width**0.5)
         else:
@@ -104,6 +103,7 @@ class AnomalyCLIP(nn.Module):
         self.selector_model = Selector(classes, clip.logit_scale)
         self.temporal_model = TemporalModel(inputs, settings)
         # not in the state dict: official checkpoints keep m in another file
+        m *= settings.likelihood == "projection"
         self.register_buffer("prototype", m, persistent=False)
 
     def _make_text(self, clip: nn.Module, tokenizer: Tokenizer, class_names: Sequence[str]) -> None:
@@ -116,8 +116,7 @@ class AnomalyCLIP(nn.Module):
                 f"class {class_names[longest]}: its tokens and {settings.context_tokens} of context"
                 f" do not fit into the {tokens.shape[1]} of the text encoder; shorten either"
             )
-        shared = settings.directions == "shared"
-        context = settings.context_tokens, shared
+        context = settings.context_tokens, settings.directions == "shared"
         self.prompt_learner = PromptLearner(clip.token_embedding, tokens, *context)
         self.text_encoder = TextTower(clip)
         self.text_encoder.text_projection.requires_grad_(settings.tune_projection)

@@ -45,8 +45,10 @@ def select_segments(
 
 
 def likelihood(model: AnomalyCLIP, features: Tensor, logits: Tensor) -> Tensor:
-    """What ranks frames for the selection: the logits (B, S, F, C), or, for all classes alike,
-    the magnitude |x| of the recentred features (B, S, F, D) (Table 9)."""
+    """What ranks frames for the selection (B, S, F, C): the logits, or |x| whatever the class.
+
+    x are the recentred ``features`` (B, S, F, D); Table 9's row of feature magnitudes.
+    """
     if model.settings.selection == "likelihood":
         return logits
     return (features - model.prototype).norm(dim=-1, keepdim=True).expand_as(logits)
