@@ -2,14 +2,19 @@
 
 import numpy as np
 import pytest
-import tiny_clip
 import torch
-from tiny_detectors import NAMES, anomalyclip, clip, random, tokenize
+from tiny_detectors import NAMES, anomalyclip, clip, random, tokenize, training_videos
 from torch import Tensor
 
 from detectors.anomalyclip import model as network
-from detectors.anomalyclip.model import TemporalModel, aggregate, score_video
-from detectors.anomalyclip.training import select_segments, total_loss, training_sample
+from detectors.anomalyclip.model import aggregate, score_video
+from detectors.anomalyclip.training import (
+    fit,
+    likelihood,
+    select_segments,
+    total_loss,
+    training_sample,
+)
 from detectors.detector_parts import VideoScores
 from detectors.training_protocol import AnomalyCLIPSettings
 from media.errors import InputError
@@ -29,6 +34,42 @@ def test_directions_are_those_of_clips_texts_without_the_normal_class(split):
     torch.testing.assert_close(model.directions(), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_one_context_for_all_classes_is_each_class_having_the_same():
+    shared, own = anomalyclip(directions="shared"), anomalyclip()
+    assert shared.prompt_learner.ctx.shape == (1, 3, 24)
+    own.prompt_learner.ctx.data[:] = shared.prompt_learner.ctx.data
+    assert torch.equal(own.directions(), shared.directions())
+
+
+def test_directions_of_fixed_words_and_of_points_without_text():
+    words = {"template": "a video of a {}", "context_tokens": 0, "tune_projection": False}
+    model, m = anomalyclip(**words, epochs=3), torch.linspace(-1, 1, 16)
+    before = model.directions()
+    texts = ["a video of a abuse", "a video of a road accident", "a video of a riot"]
+    away = clip().encode_text(tokenize(texts)) - m
+    torch.testing.assert_close(before, away / away.norm(dim=1, keepdim=True), atol=1e-5, rtol=1e-5)
+    videos, kinds, _ = training_videos()
+    fit(model, videos, [2 if kind == 0 else kind - 1 for kind in kinds], 0)
+    assert torch.equal(model.directions(), before)  # nothing of them is learned
+    free = anomalyclip(directions="free")
+    assert not hasattr(free, "text_encoder")
+    free.points.data = m + 5 * torch.eye(16)[:3]
+    torch.testing.assert_close(free.directions(), torch.eye(16)[:3])
+
+
+def test_cosines_are_of_clips_own_space_and_magnitudes_of_the_recentred_one():
+    features, m = random(2, 4, 2, 16), torch.linspace(-1, 1, 16)
+    model = anomalyclip(likelihood="cosine")
+    text = model.text_encoder(model.prompt_learner(), model.end)[[0, 1, 3]]
+    logits, *_ = model(features, model.directions())
+    expected = torch.cosine_similarity(features[..., None, :], text, dim=-1)
+    torch.testing.assert_close(logits, expected)
+    ranks = likelihood(anomalyclip(selection="magnitude"), features, logits)
+    expected = (features - m).square().sum(dim=-1, keepdim=True).sqrt().expand(2, 4, 2, 3)
+    torch.testing.assert_close(ranks, expected)
+    assert likelihood(model, features, logits) is logits
+
+
 def test_a_name_that_is_too_long_is_named():
     settings = AnomalyCLIPSettings(normal_id=1, context_tokens=3)
     with pytest.raises(InputError, match="class a b c d e f g h: its tokens and 3 of context"):
@@ -41,66 +82,18 @@ def test_prototype_weighs_frames_not_videos():
     assert network.normality_prototype(videos).tolist() == [3.0, 2.0]
 
 
-def temporal_by_definition(w: dict[str, Tensor], x: Tensor, heads: int) -> Tensor:
-    """One layer from the official names alone, in float64: x (B, S, F, D) -> p_A (B, S, F)."""
-    a = "axial_attn.layers.blocks"
-    h = torch.einsum("bsfd,ed->besf", x, w["projection.weight"])
-    h = h + w["projection.bias"][:, None, None]
-    h = h + w["axial_attn.pos_emb.param_0"] + w["axial_attn.pos_emb.param_1"]
-
-    def attend(name: str, h: Tensor, pattern: str) -> Tensor:
-        n, width = f"{a}.0.{name}.net.fn", h.shape[1] // heads
-        z = (h - h.mean(1, keepdim=True)) / (h.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
-        z = z * w[f"{n}.norm.weight"][:, None, None] + w[f"{n}.norm.bias"][:, None, None]
-        to_k, to_v = w[f"{n}.fn.to_kv.weight"].chunk(2)
-        q, k, v = (
-            torch.einsum("besf,oe->bosf", z, m).unflatten(1, (heads, width))
-            for m in (w[f"{n}.fn.to_q.weight"], to_k, to_v)
-        )
-        i, j, out = pattern.split()
-        score = torch.einsum(f"bhe{i},bhe{j}->bh{out}", q, k) / width**0.5
-        mixed = torch.einsum(f"bh{out},bhe{j}->bhe{i}", score.softmax(-1), v).flatten(1, 2)
-        mixed = torch.einsum("besf,oe->bosf", mixed, w[f"{n}.fn.to_out.weight"])
-        return mixed + w[f"{n}.fn.to_out.bias"][:, None, None]
-
-    def convolve(name: str, h: Tensor) -> Tensor:
-        n = f"{a}.1.{name}.net"
-        z = (h - h.mean(1, keepdim=True)) / (h.var(1, correction=0, keepdim=True).sqrt() + 1e-5)
-        z = z * w[f"{n}.0.g"] + w[f"{n}.0.b"]
-        z = torch.conv2d(z, w[f"{n}.1.weight"], w[f"{n}.1.bias"], padding=1)
-        z = torch.where(z > 0, z, 0.01 * z)
-        return torch.conv2d(z, w[f"{n}.3.weight"], w[f"{n}.3.bias"], padding=1)
-
-    y1 = h + attend("f", h, "sf tf fst")
-    y2 = h + attend("g", y1, "sf sg sfg")
-    z1 = y1 + convolve("f", y2)
-    h = (z1 + y2 + convolve("g", z1)) / 2
-    h = (h - h.mean(1, keepdim=True)) / (h.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
-    scale, shift = w["classifier.layer_norm.weight"], w["classifier.layer_norm.bias"]
-    h = h * scale[:, None, None] + shift[:, None, None]
-    z = torch.einsum("besf,e->bsf", h, w["classifier.linear.weight"][0])
-    return 1 / (1 + (-z - w["classifier.linear.bias"]).exp())
-
-
-def test_temporal_model_is_its_definition():
-    torch.manual_seed(0)
-    settings = AnomalyCLIPSettings(emb_size=8, heads=2, segments=4, segment_frames=3)
-    model = TemporalModel(6, settings).double()
-    tiny_clip.stir(model)
-    x = random(2, 4, 3, 6, dtype=torch.float64)
-    torch.testing.assert_close(model(x), temporal_by_definition(model.state_dict(), x, 2))
-
-
-def test_features_are_recentred_and_logits_come_first_when_concatenated():
-    model = anomalyclip(concat_logits=True, depth=1).eval()
-    assert model.temporal_model.projection.in_features == 3 + 16
+@pytest.mark.parametrize("given", ["logits", "both"])
+def test_features_are_recentred_and_logits_come_first_when_concatenated(given):
+    model = anomalyclip(inputs=given, depth=1).eval()
+    assert model.temporal_model.projection.in_features == (19 if given == "both" else 3)
     seen = []
     model.temporal_model.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     features, directions = random(2, 4, 2, 16), model.directions()
     logits, p_anomaly, probabilities = model(features, directions)
     x = features - torch.linspace(-1, 1, 16)
     torch.testing.assert_close(logits, x @ directions.T / (1 + 1e-5) ** 0.5)
-    torch.testing.assert_close(seen[0], torch.cat([logits, x], dim=-1))
+    seen_by_both = torch.cat([logits, x], dim=-1)
+    torch.testing.assert_close(seen[0], seen_by_both if given == "both" else logits)
     assert torch.equal(probabilities, aggregate(logits, p_anomaly, 2))
 
 
@@ -199,6 +192,14 @@ def test_losses_are_their_definitions(variant):
     less = total_loss(output, column, picks, settings)
     expected = found["total"] - found["abnormal_top"] - 8e-4 * found["smoothness"]
     assert less["total"].item() == pytest.approx(expected.item(), rel=1e-12)
+    settings = settings.model_copy(update={"extra": ("direction_bottom", "direction_normal_top")})
+    more = total_loss(output, column, picks, settings)
+    bottom = [logits[v, i, :, column[v]] for v in range(3) for i in picks[1][v]]
+    tops = torch.stack([logits[v + 3, i] for v in range(3) for i in picks[2][v]])
+    added = [torch.stack(bottom).mean(), (tops if variant == "paper" else tops.amax(-1)).mean()]
+    found = [more["direction_bottom"], more["direction_normal_top"]]
+    assert [t.item() for t in found] == pytest.approx([t.item() for t in added], rel=1e-12)
+    assert (more["total"] - less["total"]).item() == pytest.approx(sum(added).item(), rel=1e-9)
 
 
 @pytest.mark.parametrize("frames", [100, 511, 512])

@@ -166,7 +166,7 @@ def test_learning_rate_of_anomalyclip_per_epoch():
 
 
 VAD = "learning_rate epochs batch_size balanced milestones window layers separation_weight variant"
-ANOMALY = "normal_id learning_rate epochs warmup_epochs emb_size depth concat_logits betas"
+ANOMALY = "normal_id learning_rate epochs warmup_epochs emb_size depth inputs betas"
 
 
 @pytest.mark.parametrize(
@@ -176,9 +176,9 @@ ANOMALY = "normal_id learning_rate epochs warmup_epochs emb_size depth concat_lo
         ("vadclip", "ucf", "paper", (1e-5, 10, 64, True, (), 8, 1, 1e-1, "paper")),
         ("vadclip", "xd", "official", (1e-5, 10, 96, False, (3, 6, 10), 64, 1, 1e-4, "official")),
         ("vadclip", "xd", "paper", (2e-5, 20, 64, False, (), 64, 1, 1e-4, "paper")),
-        ("anomalyclip", "ucf", "official", (7, 1e-5, 50, 5, 256, 1, False, (0.9, 0.999))),
-        ("anomalyclip", "xd", "official", (4, 5e-6, 50, 5, 128, 1, False, (0.9, 0.999))),
-        ("anomalyclip", "sht", "paper", (8, 5e-4, 100, 10, 256, 2, True, (0.9, 0.98))),
+        ("anomalyclip", "ucf", "official", (7, 1e-5, 50, 5, 256, 1, "features", (0.9, 0.999))),
+        ("anomalyclip", "xd", "official", (4, 5e-6, 50, 5, 128, 1, "features", (0.9, 0.999))),
+        ("anomalyclip", "sht", "paper", (8, 5e-4, 100, 10, 256, 2, "both", (0.9, 0.98))),
     ],
 )
 def test_presets_are_the_published_ones(kind, preset, variant, expected):

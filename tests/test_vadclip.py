@@ -197,6 +197,19 @@ def test_scores_of_both_branches_per_snippet():
     close(score_video(model, middle, text).anomaly, one.anomaly[inside])
 
 
+@pytest.mark.parametrize(
+    ("adapter", "reached"),
+    [("none", 1), ("local", 4), ("transformers", 16), ("graph", 16), ("full", 16)],
+)
+def test_how_far_the_parts_of_the_adapter_see(adapter, reached):
+    """Of 16 positions in windows of 4: those that change with the first (Table 5)."""
+    model, x = vadclip(adapter=adapter), random(1, LENGTH, WIDTH)
+    changed, valid = x.clone(), torch.ones(1, LENGTH).bool()
+    changed[0, 0, 0] += 3
+    moved = (model.encode_video(changed, valid) - model.encode_video(x, valid))[0].abs().amax(-1)
+    assert moved.gt(1e-6).nonzero().flatten().tolist() == list(range(reached))
+
+
 def test_bad_features_are_named():
     model, bad = vadclip(), random(4, WIDTH)
     bad[2, 3] = float("nan")

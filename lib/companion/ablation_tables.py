@@ -16,7 +16,8 @@ from companion.variants import load_variants
 def ablation_table(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """A metric of every variant and its paired difference to the group's reference, over seeds.
 
-    ``table`` is tidy: variant, seed, metric, value. Columns group, title, metric, value, change,
+    ``table`` is tidy: variant, seed, metric, value, and weights (hash): a detector is paired with
+    its reference on features of equal weights only. Columns group, title, metric, value, change,
     low, high (of the change), seeds, reference. The interval is Student's t over the seeds'
     differences; nan with one seed: one difference says nothing of luck.
     """
@@ -99,7 +100,10 @@ def student_interval(values: pd.Series) -> tuple[float, float, float]:
 def _rows(table: pd.DataFrame, metric: str) -> Iterator[dict[str, Any]]:
     """A row per variant that has the metric, in the order of params/ablations.yaml."""
     variants = load_variants()
-    part = table[table["metric"] == metric].pivot(index="seed", columns="variant", values="value")
+    part = table[table["metric"] == metric]
+    tuned = [variants[name].kind == "alertclip" for name in part["variant"]]
+    on = part.get("weights", pd.Series("", part.index)).mask(tuned, "")
+    part = part.assign(on=on).pivot(index=["seed", "on"], columns="variant", values="value")
     for name in (name for name in variants if name in part):
         group, title = variants[name].group, variants[name].title
         whole = (n for n in part if variants[n].group == group and variants[n].reference)

@@ -65,19 +65,17 @@ class Sultani(nn.Module):
         return weighted(terms, self.settings)
 
 
-class RTFM(nn.Module):
-    """Multi-scale temporal network and a classifier on its features.
+class MultiScale(nn.Module):
+    """RTFM's multi-scale temporal network (MTN): dilated convolutions beside attention.
 
     Raises InputError unless the width is divisible by 8: the branches have a quarter of it.
     """
 
-    optimizer = Adam
-
-    def __init__(self, width: int, settings: RTFMSettings) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         if width % 8:
             raise InputError(f"RTFM: features of {width} dimensions; give a width divisible by 8")
-        self.width, self.settings, quarter = width, settings, width // 4
+        quarter = width // 4
         self.pyramid = nn.ModuleList(
             nn.Sequential(
                 nn.Conv1d(width, quarter, 3, dilation=rate, padding=rate),
@@ -90,7 +88,23 @@ class RTFM(nn.Module):
         self.non_local = NonLocal(quarter)
         fuse = nn.Conv1d(4 * quarter, width, 3, padding=1, bias=False)
         self.fuse = nn.Sequential(fuse, nn.ReLU(), nn.BatchNorm1d(width))
-        self.drop = nn.Dropout(settings.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, T, D) -> (B, T, D)."""
+        x = x.mT
+        scales = [*(branch(x) for branch in self.pyramid), self.non_local(self.reduce(x))]
+        return (self.fuse(torch.cat(scales, dim=1)) + x).mT
+
+
+class RTFM(nn.Module):
+    """Multi-scale temporal network and a classifier on its features."""
+
+    optimizer = Adam
+
+    def __init__(self, width: int, settings: RTFMSettings) -> None:
+        super().__init__()
+        self.width, self.settings = width, settings
+        self.scales, self.drop = MultiScale(width), nn.Dropout(settings.dropout)
         first, second, last = nn.Linear(width, 512), nn.Linear(512, 128), nn.Linear(128, 1)
         layers = first, nn.ReLU(), self.drop, second, nn.ReLU(), self.drop, last, nn.Sigmoid()
         self.layers = nn.Sequential(*layers)
@@ -98,9 +112,7 @@ class RTFM(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features x (B, T, D) -> scores (B, T) in [0, 1] and temporal features (B, T, D)."""
-        x = x.mT
-        scales = [*(branch(x) for branch in self.pyramid), self.non_local(self.reduce(x))]
-        features = self.drop((self.fuse(torch.cat(scales, dim=1)) + x).mT)
+        features = self.drop(self.scales(x))
         return self.layers(features).squeeze(-1), features
 
     def losses(self, scores: Tensor, features: Tensor) -> dict[str, Tensor]:

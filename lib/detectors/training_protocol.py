@@ -19,6 +19,7 @@ Term = Literal[
     "direction_abnormal", "direction_normal", "abnormal_top", "abnormal_bottom", "normal_top",
     "sparsity", "smoothness",
 ]  # fmt: skip
+Extra = Literal["direction_bottom", "direction_normal_top"]
 
 
 class DetectorParams(Group):
@@ -73,7 +74,8 @@ class VadCLIPSettings(Group):
     similarity_threshold: float = 0.7
     weight_decay: float = 0.01
     variant: Variant = "official"
-    adapter: Literal["full", "local", "graph", "none"] = "full"  # Table 5: LGT-Adapter or parts
+    # Table 5: LGT-Adapter, its parts, or local and global transformers
+    adapter: Literal["full", "local", "graph", "transformers", "none"] = "full"
     focus: Literal["anomaly", "average", "none"] = "anomaly"  # Table 7: of the visual prompt
     binary_weight: float = 1.0  # Table 6: 0 trains the A-branch alone
     alignment_weight: float = 1.0  # Table 6: 0 trains the C-branch alone
@@ -97,7 +99,7 @@ class AnomalyCLIPSettings(Group):
     warmup_epochs: int = Field(5, ge=0)
     emb_size: int = Field(256, ge=1)
     depth: int = Field(1, ge=1)
-    concat_logits: bool = False
+    inputs: Literal["features", "logits", "both"] = "features"  # of the Temporal model, Table 15
     heads: int = Field(8, ge=1)
     segments: int = Field(32, ge=1)  # S
     segment_frames: int = Field(16, ge=1)  # F
@@ -111,8 +113,14 @@ class AnomalyCLIPSettings(Group):
     smoothness_weight: float = 8e-4  # lambda_2
     variant: Variant = "official"
     left_out: tuple[Term, ...] = ()  # loss terms, Tables 12 and 13
-    axes: Literal["both", "short", "long"] = "both"  # Table 10: attention in and across segments
+    extra: tuple[Extra, ...] = ()  # more of them: eqs. 15 and 16 of Table 14
+    temporal: Literal["axial", "mlp", "short", "long", "mtn"] = "axial"  # Table 10
     tune_projection: bool = True  # Table 7: of the text encoder
+    # A context of each class, one for all (Table 8), or points without text (Table 7).
+    directions: Literal["class", "shared", "free"] = "class"
+    template: str = Field("{}.", pattern=r"\{\}")  # words around a class name
+    likelihood: Literal["projection", "cosine"] = "projection"  # Table 9: S, or CLIP's cosines
+    selection: Literal["likelihood", "magnitude"] = "likelihood"  # Table 9: ranks segments
 
     @model_validator(mode="after")
     def _check(self) -> "AnomalyCLIPSettings":
@@ -180,7 +188,7 @@ PRESETS: dict[tuple[str, ...], dict[str, Any]] = {
     ("anomalyclip", "xd"): {"normal_id": 4, "learning_rate": 5e-6, "emb_size": 128},
     ("anomalyclip", "sht"): {
         **{"normal_id": 8, "learning_rate": 5e-4, "epochs": 100, "warmup_epochs": 10, "depth": 2},
-        "concat_logits": True,
+        "inputs": "both",
     },
 }
 

@@ -1,8 +1,8 @@
-"""The AnomalyCLIP network: prompts, Selector, Temporal model and their aggregation (section 3).
+"""The AnomalyCLIP network: prompts, Selector and the aggregation with the Temporal model.
 
 Zanella, Liberatori, Menapace, Poiesi, Wang and Ricci, "Delving into CLIP latent space for video
-anomaly recognition", CVIU 2024 (official code: lucazanella/AnomalyCLIP). Not the AnomalyCLIP of
-Zhou, Pang, Tian, He and Chen (ICLR 2024), a method for defects in industrial images.
+anomaly recognition", CVIU 2024, section 3 (official code: lucazanella/AnomalyCLIP). Not the
+AnomalyCLIP of Zhou et al. (ICLR 2024), a method for defects in industrial images.
 
 A prompt is [SOT][context vectors][class tokens][.][EOT]; every class, the normal one included, has
 context vectors of its own (CoOp). Parameter names are those of the official checkpoints.
@@ -13,8 +13,9 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize, scaled_dot_product_attention
+from torch.nn.functional import normalize
 
+from detectors.anomalyclip.temporal import TemporalModel
 from detectors.detector_parts import Features, TextTower, Tokenizer, VideoScores, as_features
 from detectors.training_protocol import AnomalyCLIPSettings
 from media.errors import InputError
@@ -26,13 +27,16 @@ class PromptLearner(nn.Module):
     """Context vectors ``ctx`` (C+1, n, W) between the fixed embeddings of the other tokens.
 
     ``tokens`` (C+1, L) are those of "class name.", [EOT] the largest of a row; W is the text width.
+    ``shared``: one context (1, n, W) for all classes (Table 8).
     """
 
-    def __init__(self, token_embedding: nn.Embedding, tokens: Tensor, context: int) -> None:
+    def __init__(
+        self, token_embedding: nn.Embedding, tokens: Tensor, context: int, shared: bool = False
+    ) -> None:
         super().__init__()
         with torch.no_grad():
             embedded = token_embedding(tokens.to(token_embedding.weight.device)).float()
-        noise = torch.randn(len(tokens), context, embedded.shape[-1])
+        noise = torch.randn(1 if shared else len(tokens), context, embedded.shape[-1])
         self.ctx = nn.Parameter(0.02 * noise)  # deviation: Appendix A
         self.register_buffer("token_prefix", embedded[:, :1].clone())
         # only padding is cut off at the end, where the names leave room
@@ -40,7 +44,8 @@ class PromptLearner(nn.Module):
 
     def forward(self) -> Tensor:
         """Embedded prompts (C+1, L, W)."""
-        return torch.cat([self.token_prefix, self.ctx, self.token_suffix], dim=1)
+        context = self.ctx.expand(len(self.token_prefix), -1, -1)
+        return torch.cat([self.token_prefix, context, self.token_suffix], dim=1)
 
 
 def normality_prototype(videos: Iterable[Tensor]) -> Tensor:
@@ -70,104 +75,13 @@ class Selector(nn.Module):
         return self.bn_layer(projected.flatten(0, -2)).view_as(projected)
 
 
-class AxialAttention(nn.Module):
-    """Layer norm and multi-head self-attention along one axis of (B, E, S, F).
-
-    Axis 2 are segments, 3 frames; q, k and v have no bias.
-    """
-
-    def __init__(self, axis: int, emb: int, heads: int) -> None:
-        super().__init__()
-        self.axis, self.heads = axis, heads
-        maps = {
-            "to_q": nn.Linear(emb, emb, bias=False),
-            "to_kv": nn.Linear(emb, 2 * emb, bias=False),
-        }
-        attention = nn.ModuleDict({**maps, "to_out": nn.Linear(emb, emb)})
-        self.fn = nn.ModuleDict({"norm": nn.LayerNorm(emb), "fn": attention})
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, E, S, F) -> (B, E, S, F)."""
-        rows, maps = x.movedim((self.axis, 1), (-2, -1)), self.fn["fn"]  # (B, other, axis, E)
-        h = self.fn["norm"](rows.flatten(0, 1))
-        q, k, v = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (N, heads, axis, E / heads)
-            for part in (maps["to_q"](h), *maps["to_kv"](h).chunk(2, dim=-1))
-        )
-        mixed = scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return maps["to_out"](mixed).view(rows.shape).movedim((-2, -1), (self.axis, 1))
-
-
-class ChannelNorm(nn.Module):
-    """Normalise over E at each place; divides by (biased) std + eps, not by sqrt(var + eps)."""
-
-    def __init__(self, emb: int) -> None:
-        super().__init__()
-        self.g = nn.Parameter(torch.ones(1, emb, 1, 1))
-        self.b = nn.Parameter(torch.zeros(1, emb, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, E, S, F) -> (B, E, S, F)."""
-        std = x.std(dim=1, correction=0, keepdim=True)
-        return (x - x.mean(dim=1, keepdim=True)) / (std + 1e-5) * self.g + self.b
-
-
-class TemporalModel(nn.Module):
-    """T(V) of eq. 6, the probability that a frame is abnormal: axial attention (Ho et al. 2019).
-
-    Every layer has two attentions, along segments and along frames, and two convolutions, as
-    residual steps of two streams. Both start as the input plus learned positions; the output is
-    their mean. ``settings.axes`` "short" attends only within segments, "long" only across them
-    (Table 10). The authors use reversible layers to save memory; the results are the same.
-    """
-
-    def __init__(self, width: int, settings: AnomalyCLIPSettings) -> None:
-        super().__init__()
-        emb, segments, frames = settings.emb_size, settings.segments, settings.segment_frames
-        along = {"both": (2, 3), "short": (3, 3), "long": (2, 2)}[settings.axes]
-        self.projection = nn.Linear(width, emb)
-        positions = torch.randn(1, emb, segments, 1), torch.randn(1, emb, 1, frames)
-        named = {f"param_{i}": nn.Parameter(axis) for i, axis in enumerate(positions)}
-        blocks = nn.ModuleList()
-        for _ in range(settings.depth):
-            blocks.append(_coupled(*(AxialAttention(axis, emb, settings.heads) for axis in along)))
-            blocks.append(_coupled(_convolutions(emb), _convolutions(emb)))
-        layers = nn.ModuleDict({"blocks": blocks})
-        self.axial_attn = nn.ModuleDict({"pos_emb": nn.ParameterDict(named), "layers": layers})
-        last = {"layer_norm": nn.LayerNorm(emb), "linear": nn.Linear(emb, 1)}
-        self.classifier = nn.ModuleDict(last)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, S, F, width) -> p_A (B, S, F) in [0, 1]."""
-        x, positions = self.projection(x).movedim(-1, 1), self.axial_attn["pos_emb"]
-        x1 = x2 = x + positions["param_0"] + positions["param_1"]  # (B, E, S, F)
-        for pair in self.axial_attn["layers"]["blocks"]:
-            x1 = x1 + pair["f"]["net"](x2)
-            x2 = x2 + pair["g"]["net"](x1)
-        x = self.classifier["layer_norm"](((x1 + x2) / 2).movedim(1, -1))
-        return self.classifier["linear"](x).squeeze(-1).sigmoid()
-
-
-def _coupled(f: nn.Module, g: nn.Module) -> nn.ModuleDict:
-    parts = {"f": f, "g": g}
-    return nn.ModuleDict({name: nn.ModuleDict({"net": part}) for name, part in parts.items()})
-
-
-def _convolutions(emb: int) -> nn.Sequential:
-    return nn.Sequential(
-        ChannelNorm(emb),
-        nn.Conv2d(emb, 4 * emb, kernel_size=3, padding=1),
-        nn.LeakyReLU(),
-        nn.Conv2d(4 * emb, emb, kernel_size=3, padding=1),
-    )
-
-
 class AnomalyCLIP(nn.Module):
     """Detector on frame features of CLIP (projected, not normalised, every frame).
 
     The text tower of ``clip`` is copied. ``class_names`` (C+1) hold the normal class at
-    ``settings.normal_id``; ``prototype`` m (D,) is from ``normality_prototype``. Raises InputError
-    for a class name that is too long.
+    ``settings.normal_id``; ``prototype`` m (D,) is from ``normality_prototype``, and 0 where the
+    settings ask for cosines in CLIP's own space (Table 9). Raises InputError for a class name that
+    is too long.
     """
 
     def __init__(
@@ -179,26 +93,39 @@ class AnomalyCLIP(nn.Module):
         settings: AnomalyCLIPSettings,
     ) -> None:
         super().__init__()
-        self.settings = settings
-        tokens = tokenizer([f"{name.replace('_', ' ')}." for name in class_names])
+        self.settings, classes, width = settings, len(class_names) - 1, len(prototype)
+        inputs = width * (settings.inputs != "logits") + classes * (settings.inputs != "features")
+        m = prototype.detach().float().clone()
+        if settings.directions == "free":  # Table 7, no text: points as far from 0 as m (ours)
+            self.points = nn.Parameter(torch.randn(classes, width) * m.norm() / width**0.5)
+        else:
+            self._make_text(clip, tokenizer, class_names)
+        self.selector_model = Selector(classes, clip.logit_scale)
+        self.temporal_model = TemporalModel(inputs, settings)
+        # not in the state dict: official checkpoints keep m in another file
+        m *= settings.likelihood == "projection"
+        self.register_buffer("prototype", m, persistent=False)
+
+    def _make_text(self, clip: nn.Module, tokenizer: Tokenizer, class_names: Sequence[str]) -> None:
+        settings = self.settings
+        names = [name.replace("_", " ") for name in class_names]
+        tokens = tokenizer([settings.template.replace("{}", name) for name in names])
         end, room = tokens.argmax(dim=1), tokens.shape[1] - settings.context_tokens
         if end[longest := int(end.argmax())] >= room:
             raise InputError(
                 f"class {class_names[longest]}: its tokens and {settings.context_tokens} of context"
                 f" do not fit into the {tokens.shape[1]} of the text encoder; shorten either"
             )
-        self.prompt_learner = PromptLearner(clip.token_embedding, tokens, settings.context_tokens)
+        context = settings.context_tokens, settings.directions == "shared"
+        self.prompt_learner = PromptLearner(clip.token_embedding, tokens, *context)
         self.text_encoder = TextTower(clip)
-        width, classes = self.text_encoder.text_projection.shape[1], len(class_names) - 1
-        self.selector_model = Selector(classes, clip.logit_scale)
-        self.temporal_model = TemporalModel(width + classes * settings.concat_logits, settings)
         self.text_encoder.text_projection.requires_grad_(settings.tune_projection)
-        # not in the state dict: official checkpoints keep m in another file
-        self.register_buffer("prototype", prototype.detach().float().clone(), persistent=False)
         self.register_buffer("end", end + settings.context_tokens, persistent=False)
 
     def directions(self) -> Tensor:
         """Unit directions d_c / |d_c| (C, D) of the abnormal classes, eq. 2: text minus m."""
+        if self.settings.directions == "free":
+            return normalize(self.points - self.prototype, dim=-1)
         prompts = self.prompt_learner()[:, : int(self.end.max()) + 1]  # no padding: a quarter less
         text, normal = self.text_encoder(prompts, self.end), self.settings.normal_id
         abnormal = torch.cat([text[:normal], text[normal + 1 :]])
@@ -211,9 +138,12 @@ class AnomalyCLIP(nn.Module):
         statistics in evaluation. p_A is (B, S, F), the probabilities are (B, S, F, C+1).
         """
         x = features - self.prototype
-        logits = self.selector_model(x, directions)
-        inputs = torch.cat([logits, x], dim=-1) if self.settings.concat_logits else x
-        p_anomaly = self.temporal_model(inputs)
+        if self.settings.likelihood == "cosine":  # as it is: Table 9 names no scale
+            logits = normalize(x, dim=-1) @ directions.T
+        else:
+            logits = self.selector_model(x, directions)
+        inputs = {"features": [x], "logits": [logits], "both": [logits, x]}[self.settings.inputs]
+        p_anomaly = self.temporal_model(torch.cat(inputs, dim=-1))
         return logits, p_anomaly, aggregate(logits, p_anomaly, self.settings.normal_id)
 
 

@@ -44,6 +44,16 @@ def select_segments(
     )
 
 
+def likelihood(model: AnomalyCLIP, features: Tensor, logits: Tensor) -> Tensor:
+    """What ranks frames for the selection (B, S, F, C): the logits, or |x| whatever the class.
+
+    x are the recentred ``features`` (B, S, F, D); Table 9's row of feature magnitudes.
+    """
+    if model.settings.selection == "likelihood":
+        return logits
+    return (features - model.prototype).norm(dim=-1, keepdim=True).expand_as(logits)
+
+
 def total_loss(
     output: tuple[Tensor, Tensor, Tensor],
     column: Tensor,
@@ -56,7 +66,8 @@ def total_loss(
     ``select_segments``. L_N^DIR is over all logits (paper) or the highest of each frame (official).
     L_smo (eq. 13) is the sum of differences of successive frames, so the last minus the first,
     which we average over videos (paper), or the sum of squared differences, with all videos joined
-    to one sequence (official).
+    to one sequence (official). ``settings.extra`` adds eq. 15, or eq. 16, whose class c a normal
+    video does not have: read as L_N^DIR is.
     """
     logits, p_anomaly, probabilities = output
     half, column = len(logits) // 2, column[:, None]
@@ -74,6 +85,11 @@ def total_loss(
         "normal_top": -(1 - p_normal[video, normal_top]).log().mean(),  # eq. 11
         "sparsity": p_abnormal.mean(),  # eq. 12
     }
+    extra = {
+        "direction_bottom": logits[video, bottom, :, column].mean(),  # eq. 15
+        "direction_normal_top": normal[video, normal_top].mean(),  # eq. 16
+    }
+    terms |= {name: extra[name] for name in settings.extra}
     steps = p_abnormal.flatten(int(paper)).diff()  # paper: of each video
     terms["smoothness"] = steps.sum(dim=1).mean() if paper else steps.square().sum()
     return weighted(terms, settings)
@@ -99,8 +115,10 @@ def fit(
         column = abnormal - (abnormal > s.normal_id).long()  # among the abnormal classes
         # True where a segment may be selected (official code)
         mask = torch.rand(len(batch), s.segments, generator=generator) < s.keep_probability
-        output = model(torch.stack(x).to(device, torch.float32), model.directions())
-        selection = select_segments(output[0], column, mask.to(device), s.top_k, s.bottom_k)
+        features = torch.stack(x).to(device, torch.float32)
+        output = model(features, model.directions())
+        ranks = likelihood(model, features, output[0])
+        selection = select_segments(ranks, column, mask.to(device), s.top_k, s.bottom_k)
         return total_loss(output, column, selection, s)
 
     return train(

@@ -91,12 +91,15 @@ class VadCLIP(nn.Module):
         prompts = prompt_layout(tokens, clip.token_embedding, class_names, *context)
         for name, part in zip(("fixed", "learned", "eot"), prompts, strict=True):
             self.register_buffer(f"prompt_{name}", part, persistent=False)
-        self.temporal = Transformer(width, settings.layers, settings.heads, act_layer=QuickGELU)
+        layers = width, settings.layers, settings.heads
+        self.temporal = Transformer(*layers, act_layer=QuickGELU)
         window = torch.arange(settings.length) // (settings.window or settings.length)
         apart = window[:, None] != window  # attention stays within a window
         mask = torch.zeros(apart.shape).masked_fill(apart, float("-inf"))
         self.register_buffer("window_mask", mask, persistent=False)
         self._make_graph(width)
+        if settings.adapter == "transformers":  # over all positions, in place of the graph
+            self.whole = Transformer(*layers, act_layer=QuickGELU)
         self.linear = nn.Linear(width, width)
         self.mlp1, self.mlp2 = _mlp(width), _mlp(width)
         self.classifier = nn.Linear(width, 1)
@@ -144,10 +147,12 @@ class VadCLIP(nn.Module):
         As in the official code, the local module also attends to padding.
         """
         x = x + self.frame_position_embeddings.weight
-        if self.settings.adapter in ("full", "local"):
+        if self.settings.adapter in ("full", "local", "transformers"):
             x = self.temporal(x, attn_mask=self.window_mask)
         if self.settings.adapter in ("full", "graph"):
             x = self._graph(x, valid)
+        elif self.settings.adapter == "transformers":
+            x = self.whole(x)
         return self.linear(x)
 
     def _graph(self, x: Tensor, valid: Tensor) -> Tensor:
