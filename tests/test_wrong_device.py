@@ -43,13 +43,15 @@ def test_it_finds_what_a_gpu_would_refuse(gpu):
 
 
 def test_a_training_step(gpu):
-    """Devices alone: what the pretended GPU computes here is not compared."""
     batches = [collate([Clips(8)[i] for i in range(4 * k, 4 * k + 4)]) for k in range(2)]
-    model = tiny_model(dropout=0.0).to("cuda")
+    on_cpu, model = tiny_model(dropout=0.0), tiny_model(dropout=0.0).to("cuda")
     for negatives in ("micro", "accumulated"):
         training = TRAINING.model_copy(update={"negatives": negatives})
-        losses = StageObjective(model, training, "fp32", True, CUDA).backward(batches)
+        pairs = (on_cpu, torch.device("cpu")), (model, CUDA)
+        objectives = [StageObjective(m, training, "fp32", True, device) for m, device in pairs]
+        expected, losses = (objective.backward(batches) for objective in objectives)
         assert all(isinstance(loss, OnGPU) for loss in losses)
+        torch.testing.assert_close([loss.cpu() for loss in losses], [*expected])
     optimizer = torch.optim.AdamW(parameter_groups(model, 1e-3, 1e-3, 1e-3, 0.01))
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
