@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from alertclip.records import Finding, Item, boxes_at, region_span
+from alertclip.records import LEFT_OUT, Finding, Item, boxes_at, region_span
 from media.cache import FrameCache, parallel_fill, parallel_probe
 from media.errors import InputError
 from media.files import sha256_json
@@ -130,7 +130,7 @@ class ClipDataset(Dataset):
 
     def _keep(self, items: Sequence[Item], lost: dict[str, str]) -> list[Item]:
         """The items of which ``lost`` (key -> reason) gives no reason; the others' are noted."""
-        self.failures += [Finding(key, why, "left out") for key, why in lost.items() if why]
+        self.failures += [Finding(key, why, LEFT_OUT) for key, why in lost.items() if why]
         return [item for item in items if not lost.get(item.key)]
 
     def _sample(self, item: Item, info: VideoInfo) -> np.ndarray:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from alertclip.model import AlertCLIP
+from alertclip.records import LEFT_OUT, Finding, Report
 from companion.profiles import Params, load_params, parse_overrides
 from companion.sources import Gap, benchmark_gaps
 from companion.splits import load_split, prepare_data
@@ -52,7 +53,10 @@ def snippet_rule(params: DetectorParams, detector: Detector) -> SnippetRule:
 
 
 def training_set(P: Params, model: AlertCLIP, detector: Detector) -> TrainingSet:
-    """Features of the benchmark's training videos; every crop counts as a video (official)."""
+    """Features of the benchmark's training videos; every crop counts as a video (official).
+
+    Those that are not there are left out, with a warning and a row in the run's videos/.
+    """
     benchmark, _ = detector_benchmark(P)
     videos = chosen_videos(P)
     crops, reasons = _files(P, model, [*videos], detector)
@@ -60,8 +64,11 @@ def training_set(P: Params, model: AlertCLIP, detector: Detector) -> TrainingSet
     here = [(file, path) for file, path in files if file.exists()]
     if not here:
         raise InputError(f"no training video of {benchmark.title} can be read; see {reasons}")
-    if len(here) < len(files):
-        left_out = f"{len(files) - len(here)} of {len(files)} training features are left out"
+    lost = [file.name for file, _ in files if not file.exists()]
+    noted = Report([Finding(name, f"see {reasons}", LEFT_OUT) for name in lost])
+    noted.to_csv(P.run_dir / "videos" / f"{benchmark.name}-{detector}.csv")
+    if lost:
+        left_out = f"{len(lost)} of {len(files)} training features are left out"
         warnings.warn(f"{left_out}; reasons in {reasons}", stacklevel=2)
     return TrainingSet(
         [read_features(file) for file, _ in here],
