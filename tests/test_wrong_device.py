@@ -49,7 +49,7 @@ def test_a_training_step(gpu):
         training = TRAINING.model_copy(update={"negatives": negatives})
         pairs = (on_cpu, torch.device("cpu")), (model, CUDA)
         objectives = [StageObjective(m, training, "fp32", True, device) for m, device in pairs]
-        expected, losses = (objective.backward(batches) for objective in objectives)
+        expected, losses = (objective.backward(batches, 2) for objective in objectives)
         assert all(isinstance(loss, OnGPU) for loss in losses)
         torch.testing.assert_close([loss.cpu() for loss in losses], [*expected])
     optimizer = torch.optim.AdamW(parameter_groups(model, 1e-3, 1e-3, 1e-3, 0.01))
