@@ -63,7 +63,7 @@ def test_a_training_step(gpu):
 def test_features_and_explanation(gpu):
     # inference_mode, taken off here, does not go with wrapped tensors
     embed, explain = embed_crops.__wrapped__, attention_maps.__wrapped__
-    frames = np.random.default_rng(0).integers(0, 256, (4, 27, 37, 3), dtype=np.uint8)
+    frames = torch.randint(256, (4, 27, 37, 3), dtype=torch.uint8)
     on_cpu, on_gpu = tiny_clip.alertclip(), tiny_clip.alertclip().to("cuda")
     rule = SnippetRule(2, 2, 10)
     same = embed(on_cpu, frames, rule)

@@ -69,7 +69,8 @@ class EvaluationParams(Group):
                        "retention_imagenet", "retention_coco")  # fmt: skip
 
     batch_size: int = Field(8, ge=1)
-    precision: Literal["fp32", "bf16"] = "fp32"  # of snippet features
+    # Of snippet features; auto = fp16 on a GPU, as CLIP itself is released, else fp32
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     bootstrap_samples: int = Field(1000, ge=10)
     prompts: str = "params/prompts.yaml"
     transfer: dict[str, dict[str, Any]] = {}  # other domains: title -> changes to the profile
