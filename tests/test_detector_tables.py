@@ -258,3 +258,7 @@ def test_another_video_of_the_name_is_extracted_anew_and_an_equal_one_is_not(tmp
     moved = (tmp_path / "a.mp4").rename(tmp_path / "moved/a.mp4")
     assert features_of(moved).stat().st_mtime_ns == made
     assert len(read_features(features_of(write_ids(tmp_path / "a.mp4", 40)))) == 5
+    moved.unlink()
+    assert features_of(moved).exists()  # without its video
+    moved.write_text("not a video")
+    assert not features_of(moved).exists()

@@ -155,15 +155,17 @@ def _noted(folder: Path, name: str) -> dict[str, Any]:
 def _wanting(
     made: Sequence[Made], crops: Mapping[Path, Sequence[int]], sizes: dict[str, int]
 ) -> dict[Path, list[Made]]:
-    """The models by video of which a crop is not there, or is another file's of this name."""
-    wanting: dict[Path, list[Made]] = {}
-    for model, folder in made:
-        known = _noted(folder, "videos")
-        for path, numbers in crops.items():
-            size, whole = sizes.get(path.name), feature_file(folder, path, numbers[-1]).exists()
-            if not whole or size != known.get(path.name, size):
-                wanting.setdefault(path, []).append((model, folder))
-    return {path: wanting[path] for path in crops if path in wanting}
+    """The models by video of which a crop is not there; those of another file of its name go."""
+    wanting, known = {}, {folder: _noted(folder, "videos") for _, folder in made}
+    for path, numbers in crops.items():
+        for _, folder in made:
+            before = known[folder].get(path.name)
+            if before and sizes.get(path.name, before) != before:
+                for crop in range(10):
+                    feature_file(folder, path, crop).unlink(missing_ok=True)
+        if lack := [m for m in made if not feature_file(m[1], path, numbers[-1]).exists()]:
+            wanting[path] = lack
+    return wanting
 
 
 def _embedded(
