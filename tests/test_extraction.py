@@ -42,8 +42,9 @@ CLASSES = ("Abuse", "Fighting", "Training_Normal_Videos_Anomaly")
 
 
 @pytest.fixture
-def released(tmp_path):
+def released(tmp_path, monkeypatch):
     """UCF-Crime's released features in small: VadCLIP's lists and files, in miniclip's space."""
+    monkeypatch.setattr(profiles, "ROOT", tmp_path)  # nothing is written into the project
     rng, model = np.random.default_rng(0), AlertCLIP(load_backbone("miniclip")).eval()
     cone = anchors(model, ["normal"])["class prompts"].mean(axis=0)
     lists = tmp_path / "ucf_crime/lists"
@@ -102,8 +103,7 @@ def test_released_features_make_the_tables_without_a_video(released):
         detector_tables.score_stages(P, "vadclip", ("stage1",))
 
 
-def test_a_training_feature_that_is_left_out_is_known_to_the_ledger(released, monkeypatch):
-    monkeypatch.setattr(profiles, "ROOT", released.data_dir)  # nothing written
+def test_a_training_feature_that_is_left_out_is_known_to_the_ledger(released):
     model = AlertCLIP(load_backbone("miniclip")).eval()
     training_set(released, model, "vadclip")
     assert left_out_of_run(released) == []
