@@ -60,7 +60,7 @@ def ours(P: Params, clips: int, folder: Path) -> Work:
     objective = StageObjective(model, P.training, "bf16", True, device)
 
     def work() -> np.ndarray:
-        objective.backward([batch])
+        objective.backward([batch], 1)
         return gradient(model)
 
     return work

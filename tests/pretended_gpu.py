@@ -38,6 +38,10 @@ class OnGPU(torch.Tensor):
         """As of a true tensor, whose device decides."""
         return torch.tensor(values, dtype=self.dtype).to("cuda")
 
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        """As of a true tensor; a list would become a tensor of this one's meta device."""
+        return super().__getitem__(torch.tensor(index) if isinstance(index, list) else index)
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return run(func, args, kwargs or {})
@@ -59,6 +63,8 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         shapes = [tuple(t.shape) for t in here]
         raise RuntimeError(f"{name}: tensors of cuda:0 and of the processor, {shapes}")
     device = kwargs.get("device")
+    if name == "empty" and str(device) == "meta" and 0 not in args[0]:
+        raise RuntimeError("numbers of Python, which torch does not copy to what it takes for meta")
     to_gpu = bool(there) if device is None else torch.device(device).type != "cpu"
     if name in MAY_MIX and name != "_to_copy":  # the first decides
         to_gpu = isinstance(args[0], OnGPU)

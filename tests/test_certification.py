@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from test_ledger import WEAK, backbones, book_of
 
-from companion import ledger
+from alertclip.records import LEFT_OUT, Finding, Report
+from companion import ledger, profiles
 from companion.profiles import load_params
 from companion.report import settings_table
 from detectors.benchmarks import load_benchmark
@@ -76,6 +77,28 @@ class TestCertification:
         test = tmp_path / "ucf_crime/lists/Anomaly_Test.txt"
         test.write_text("\n".join(test.read_text().splitlines()[:16]))
         lacking("the full test list, 290 videos, has 16")
+
+    def test_what_was_left_out_is_named(self, tmp_path, monkeypatch):
+        """Noted by a run's readers, by those of its ablations, or when training began."""
+        monkeypatch.setattr(profiles, "ROOT", tmp_path)
+        real_root(tmp_path)
+        folder = load_params("paper", {"data_root": str(tmp_path)}).run_dir
+        table = backbones(87.1, 95)
+
+        def status():
+            book = book_of(tmp_path, "paper", vadclip_backbones=table)
+            return book.loc[WEAK.format("CLIP"), "status"]
+
+        Report([Finding("a.mp4", "ends late", "clipped")]).to_csv(folder / "videos/test.csv")
+        assert status() == ledger.INTERVAL
+        write_json(folder / "full/run.json", {"data": "0123456789abcdef0"})
+        write_json(folder / "clips/0123456789abcdef.json", {"unreadable": ["b.mp4"]})
+        write_json(folder / "clips/of another run.json", {"unreadable": ["c.mp4"]})
+        needs = f"{ledger.DIRECTION}: needs every clip and feature"
+        assert status() == f"{needs}, 1 were left out, first b.mp4"
+        lost = Report([Finding("d__0.npy", "", LEFT_OUT), Finding("b.mp4", "", LEFT_OUT)])
+        lost.to_csv(folder / "ablations/full/seed42/videos/ucf_crime-vadclip.csv")
+        assert status() == f"{needs}, 2 were left out, first b.mp4"
 
     def test_cells_of_vadclip_need_its_data_and_backbone(self, tmp_path):
         real_root(tmp_path)

@@ -31,7 +31,7 @@ def few_rows(monkeypatch):
 
 def test_our_own_rule_is_named(model, video, tmp_path):
     rule = SnippetRule(8, 8, 10)
-    [folder] = extract_features([model], [video], rule, tmp_path / "f", tmp_path / "cache", 1)
+    [folder] = extract_features([model], {video: [7]}, rule, tmp_path / "f", tmp_path / "cache", 1)
     features = np.load(feature_file(folder, video, 7)).astype(np.float16)  # as it is released
     rows, rules = extracted_anew(model, video, len(features))
     table = rule_table(features[rows], rules)
@@ -45,7 +45,7 @@ def test_our_own_rule_is_named(model, video, tmp_path):
 def test_another_resize_is_named(model, video):
     info = probe(video)
     width = round(128 * 8 / 7 * info.width / info.height)
-    frames = read_frames(video, range(0, info.frames - 7, 8), (146, width), info)
+    frames = torch.from_numpy(read_frames(video, range(0, info.frames - 7, 8), (146, width), info))
     features = embed_crops(model, take_crop(frames, (128, 128), 4), SnippetRule(1, 1, 1))[0]
     rows, rules = extracted_anew(model, video, len(features))
     table = rule_table(features[rows], rules)
@@ -56,7 +56,7 @@ def test_another_resize_is_named(model, video):
 
 def test_the_command_reports_and_refuses(model, video, tmp_path, capsys):
     [folder] = extract_features(
-        [model], [video], SnippetRule(8, 1, 1), tmp_path / "f", tmp_path / "cache", 1
+        [model], {video: [0]}, SnippetRule(8, 1, 1), tmp_path / "f", tmp_path / "cache", 1
     )
     ask = [str(folder), "--model", "miniclip", "--benchmark", "miniworld"]
     main([*ask, "--video", str(video)])

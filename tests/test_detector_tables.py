@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from test_video import write_ids
 
 from alertclip.records import Item
@@ -188,11 +189,11 @@ def test_snippets_and_crops():
     rule = SnippetRule(16, 4, 1)
     assert snippet_frames(40, rule).tolist() == [[2, 6, 10, 14], [18, 22, 26, 30]]
     assert snippet_frames(3, SnippetRule(4, 1)).tolist() == [[2]]  # one snippet, kept inside
-    frame = np.arange(4 * 6 * 3).reshape(1, 4, 6, 3)
-    assert np.array_equal(take_crop(frame, (2, 4), 0), frame[:, 1:3, 1:5])
-    assert np.array_equal(take_crop(frame, (2, 4), 2), frame[:, :2, 2:])
-    assert np.array_equal(take_crop(frame, (2, 4), 3), frame[:, 2:, :4])
-    assert np.array_equal(take_crop(frame, (2, 4), 9), frame[:, 2:, 2:][:, :, ::-1])
+    frame = torch.arange(4 * 6 * 3).reshape(1, 4, 6, 3)
+    assert torch.equal(take_crop(frame, (2, 4), 0), frame[:, 1:3, 1:5])
+    assert torch.equal(take_crop(frame, (2, 4), 2), frame[:, :2, 2:])
+    assert torch.equal(take_crop(frame, (2, 4), 3), frame[:, 2:, :4])
+    assert torch.equal(take_crop(frame, (2, 4), 9), frame[:, 2:, 2:].flip(2))
     with pytest.raises(InputError, match="embed 1 to 4"):
         SnippetRule(4, 5)
 
@@ -204,7 +205,7 @@ def test_shares_of_the_features_are_those_of_one_process(tmp_path):
         (tmp_path / name).write_text("not a video")
         videos.append(tmp_path / name)
     model, rule = tuned_models.stage_model(load_params("smoke"), "clip"), SnippetRule(8, 2, 1)
-    made = [model], videos, rule
+    made = [model], dict.fromkeys(videos, [0]), rule
     [whole] = extract_features(*made, tmp_path / "a", tmp_path / "cache", 1)
     shared = *made, tmp_path / "b", tmp_path / "cache", 1, "fp32"
     extract_features(*shared, Shard(2, 2))
@@ -212,20 +213,44 @@ def test_shares_of_the_features_are_those_of_one_process(tmp_path):
         [parts] = extract_features(*shared, Shard(1, 2))
     for file in whole.iterdir():
         assert (parts / file.name).read_bytes() == file.read_bytes()
-    assert len(list(parts.iterdir())) == 3 + 2  # failures.json and features.json
+    assert len(list(parts.iterdir())) == 3 + 3  # failures.json, features.json, videos.json
 
 
 def test_features_in_pieces_equal_whole_and_failures_are_named(tmp_path, monkeypatch):
     good, bad = write_ids(tmp_path / "good.mp4"), tmp_path / "bad.mp4"  # 40 frames
     bad.write_text("not a video")
     model, rule = tuned_models.stage_model(load_params("smoke"), "clip"), SnippetRule(8, 2, 10)
-    [whole] = extract_features([model], [good, bad], rule, tmp_path / "a", tmp_path / "cache", 1)
+    videos = dict.fromkeys([good, bad], range(10))
+    [whole] = extract_features([model], videos, rule, tmp_path / "a", tmp_path / "cache", 1)
     monkeypatch.setattr(features, "PIECE", 3)
-    [parts] = extract_features([model], [good, bad], rule, tmp_path / "b", tmp_path / "cache", 1)
+    extract_features([model], {good: [5]}, rule, tmp_path / "b", tmp_path / "cache", 1)
+    assert [file.name for file in tmp_path.glob("b/*/*.npy")] == ["good__5.npy"]
+    [parts] = extract_features([model], videos, rule, tmp_path / "b", tmp_path / "cache", 1)
     for crop in range(10):
         a, b = (read_features(feature_file(folder, good, crop)) for folder in (whole, parts))
         assert a.shape == (5, 128)
         np.testing.assert_allclose(a, b, atol=1e-4)
     assert whole.name == parts.name and list(read_json(whole / "failures.json")) == ["bad.mp4"]
     with pytest.raises(InputError, match="share a name"):
-        extract_features([model], [good, tmp_path / "x" / "good.mp4"], rule, tmp_path, tmp_path, 1)
+        twice = dict.fromkeys([good, tmp_path / "x" / "good.mp4"], [0])
+        extract_features([model], twice, rule, tmp_path, tmp_path, 1)
+
+
+def test_another_video_of_the_name_is_extracted_anew_and_an_equal_one_is_not(tmp_path):
+    model, rule = tuned_models.stage_model(load_params("smoke"), "clip"), SnippetRule(8, 2, 1)
+
+    def features_of(video):
+        given = {video: [0]}, rule, tmp_path / "features", tmp_path / "cache", 1
+        [folder] = extract_features([model], *given)
+        return feature_file(folder, video, 0)
+
+    (tmp_path / "moved").mkdir()
+    first = features_of(write_ids(tmp_path / "a.mp4", 16))
+    made = first.stat().st_mtime_ns
+    moved = (tmp_path / "a.mp4").rename(tmp_path / "moved/a.mp4")
+    assert features_of(moved).stat().st_mtime_ns == made
+    assert len(read_features(features_of(write_ids(tmp_path / "a.mp4", 40)))) == 5
+    moved.unlink()
+    assert features_of(moved).exists()  # without its video
+    moved.write_text("not a video")
+    assert not features_of(moved).exists()

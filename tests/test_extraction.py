@@ -7,9 +7,10 @@ import pytest
 
 from alertclip.backbone import load_backbone
 from alertclip.model import AlertCLIP
-from companion import detector_tables, extraction
+from companion import detector_tables, extraction, profiles
 from companion.execution import lacking_data, left_out
 from companion.extraction import training_set
+from companion.ledger import left_out as left_out_of_run
 from companion.preflight import released_gaps
 from companion.profiles import ROOT, load_params
 from companion.sources import missing_data
@@ -41,8 +42,9 @@ CLASSES = ("Abuse", "Fighting", "Training_Normal_Videos_Anomaly")
 
 
 @pytest.fixture
-def released(tmp_path):
+def released(tmp_path, monkeypatch):
     """UCF-Crime's released features in small: VadCLIP's lists and files, in miniclip's space."""
+    monkeypatch.setattr(profiles, "ROOT", tmp_path)  # nothing is written into the project
     rng, model = np.random.default_rng(0), AlertCLIP(load_backbone("miniclip")).eval()
     cone = anchors(model, ["normal"])["class prompts"].mean(axis=0)
     lists = tmp_path / "ucf_crime/lists"
@@ -99,6 +101,16 @@ def test_released_features_make_the_tables_without_a_video(released):
     assert set(table["domain"]) == {"UCF-Crime"} and table["n"].tolist() == [1920, 1920, 1280]
     with pytest.raises(InputError, match="Stage I needs videos"):
         detector_tables.score_stages(P, "vadclip", ("stage1",))
+
+
+def test_a_training_feature_that_is_left_out_is_known_to_the_ledger(released):
+    model = AlertCLIP(load_backbone("miniclip")).eval()
+    training_set(released, model, "vadclip")
+    assert left_out_of_run(released) == []
+    (first := next(released.features_dir.rglob("Abuse0*__3.npy"))).unlink()
+    with pytest.warns(UserWarning, match="1 of 120 training features are left out"):
+        assert len(training_set(released, model, "vadclip").features) == 119
+    assert left_out_of_run(released) == [first.name]
 
 
 def test_released_features_are_checked_before_work(released):

@@ -161,7 +161,7 @@ def gradients(batches, negatives):
     # Adapters start at zero output; moved, every one of them has a gradient to compare.
     tiny_clip.stir(model, scale=0.02)
     objective = StageObjective(model, TrainingParams(negatives=negatives), "fp32", True, CPU)
-    losses = objective.backward(batches)
+    losses = objective.backward(iter(batches), len(batches))
     distributed.sum_gradients(list(trainable(model).values()), model.logit_scale)
     found = {name: p.grad for name, p in trainable(model).items() if p.grad is not None}
     return list(losses), found
@@ -183,6 +183,17 @@ def test_accumulated_negatives_equal_the_big_batch():
     torch.testing.assert_close(micro, means, atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("negatives", "order"), [("micro", "lele"), ("accumulated", "lleeee")])
+def test_only_accumulated_negatives_wait_until_all_clips_are_loaded(negatives, order):
+    done = []
+    objective = StageObjective(tiny_model(), TrainingParams(negatives=negatives), "fp32", True, CPU)
+    embed = objective.embed
+    objective.embed = lambda batch: done.append("e") or embed(batch)
+    loaded = (done.append("l") or collate([Clips()[i], Clips()[i + 1]]) for i in range(2))
+    objective.backward(loaded, 2)
+    assert "".join(done) == order
+
+
 def test_accumulated_replays_dropout():
     samples = [Clips()[i] for i in range(4)]
     model = tiny_model(dropout=0.5).train()
@@ -190,7 +201,7 @@ def test_accumulated_replays_dropout():
     objective = StageObjective(model, TrainingParams(negatives="accumulated"), "fp32", True, CPU)
     embed = objective.embed
     objective.embed = lambda batch: embeddings.append(embed(batch)) or embeddings[-1]
-    objective.backward([collate(samples[:2]), collate(samples[2:])])
+    objective.backward([collate(samples[:2]), collate(samples[2:])], 2)
     assert torch.equal(embeddings[0].v, embeddings[2].v)
     assert torch.equal(embeddings[1].t_neg, embeddings[3].t_neg)
 

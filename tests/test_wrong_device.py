@@ -1,19 +1,27 @@
-"""Training, features, detectors and explanation on a pretended GPU: none mixes its devices."""
+"""Training, features, detectors and explanation on a pretended GPU: as on the processor."""
 
 import numpy as np
 import pytest
 import tiny_clip
 import torch
 from pretended_gpu import CUDA, OnGPU, PretendedGPU
+from safetensors.torch import load_file
 from test_detector_training import fit, scorer
-from test_training import TRAINING, Clips, tiny_model
+from test_training import TRAINING, Clips, changed, tiny_model
 from tiny_detectors import anomalyclip, training_videos, vadclip
 
+from alertclip.anomaly_curve import _score_frames, embed_prompts
 from alertclip.attention_maps import attention_maps
 from alertclip.clips import collate
-from alertclip.lora import parameter_groups
-from alertclip.objective import StageObjective
+from alertclip.embeddings import embed_clips
+from alertclip.export import HEAD, export_open_clip
+from alertclip.objective import StageObjective, validate
+from alertclip.prompts import load_prompts
+from alertclip.training import Run
+from companion.profiles import ROOT
+from detectors import mil
 from detectors.features import SnippetRule, embed_crops
+from detectors.training_protocol import DetectorParams, detector_settings
 
 
 @pytest.fixture
@@ -26,6 +34,8 @@ def gpu(monkeypatch):
 
     monkeypatch.setattr(torch, "tensor", tensor)
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
+    # inference mode does not go with wrapped tensors
+    monkeypatch.setattr(torch, "inference_mode", torch.no_grad)
     state = torch.get_rng_state()
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: state)
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: None)
@@ -42,26 +52,37 @@ def test_it_finds_what_a_gpu_would_refuse(gpu):
             wrong()
 
 
-def test_a_training_step(gpu):
-    """Devices alone: what the pretended GPU computes here is not compared."""
+def test_a_training_step_its_validation_and_export(gpu, tmp_path):
     batches = [collate([Clips(8)[i] for i in range(4 * k, 4 * k + 4)]) for k in range(2)]
-    model = tiny_model(dropout=0.0).to("cuda")
+    on_cpu, model = tiny_model(dropout=0.0), tiny_model(dropout=0.0).to("cuda")
+    pairs = (on_cpu, torch.device("cpu")), (model, CUDA)
     for negatives in ("micro", "accumulated"):
         training = TRAINING.model_copy(update={"negatives": negatives})
-        losses = StageObjective(model, training, "fp32", True, CUDA).backward(batches)
+        objectives = [StageObjective(m, training, "fp32", True, device) for m, device in pairs]
+        expected, losses = (objective.backward(batches, 2) for objective in objectives)
         assert all(isinstance(loss, OnGPU) for loss in losses)
-    optimizer = torch.optim.AdamW(parameter_groups(model, 1e-3, 1e-3, 1e-3, 0.01))
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    trained = [p for p in model.parameters() if p.requires_grad]
-    assert trained and all(isinstance(p.grad, OnGPU) for p in trained if p.grad is not None)
+        torch.testing.assert_close([loss.cpu() for loss in losses], [*expected])
+        for m, _ in pairs:
+            m.zero_grad()
+    stage, found = changed(accumulation=2), []
+    for m, device in pairs:
+        run = Run(m, stage, TRAINING, tmp_path / device.type, True, device)
+        run.out.mkdir()
+        run.step(0, 4, batches, 0.0)
+        found.append(validate(batches, run.objective))
+    assert run.optimizer.defaults["fused"] and found[1] == pytest.approx(found[0], abs=1e-4)
+    weights = model.temporal.out.weight
+    assert isinstance(weights, OnGPU)
+    torch.testing.assert_close(weights.cpu(), on_cpu.temporal.out.weight, atol=1e-5, rtol=1e-3)
+    export_open_clip(model, tmp_path / "exported", {})
+    head = load_file(tmp_path / "exported" / HEAD)
+    assert torch.equal(head["temporal.out.weight"], model.temporal.out.weight.cpu())
 
 
 @torch.no_grad()
 def test_features_and_explanation(gpu):
-    # inference_mode, taken off here, does not go with wrapped tensors
     embed, explain = embed_crops.__wrapped__, attention_maps.__wrapped__
-    frames = np.random.default_rng(0).integers(0, 256, (4, 27, 37, 3), dtype=np.uint8)
+    frames = torch.randint(256, (4, 27, 37, 3), dtype=torch.uint8)
     on_cpu, on_gpu = tiny_clip.alertclip(), tiny_clip.alertclip().to("cuda")
     rule = SnippetRule(2, 2, 10)
     same = embed(on_cpu, frames, rule)
@@ -69,6 +90,31 @@ def test_features_and_explanation(gpu):
     shown = tiny_clip.frames(3)
     maps = explain(on_gpu, shown.to("cuda"))
     torch.testing.assert_close(maps, explain(on_cpu, shown))
+
+
+@torch.no_grad()
+def test_clips_and_curves(gpu):
+    prompts = load_prompts(ROOT / "params/prompts.yaml")
+    found = []
+    for device in ("cpu", "cuda"):
+        model = tiny_clip.alertclip().to(device)
+        clips = [Clips(3)[i] | {"times": [0, 1], "class_name": ""} for i in range(3)]
+        embedded = embed_clips(model, clips, 2, device)
+        texts = embed_prompts.__wrapped__(model, prompts)
+        scores, nearest = _score_frames(model, clips[0]["frames"], texts, 4)
+        found.append([embedded.embedding, embedded.z, scores, nearest])
+    for on_cpu, on_gpu in zip(*found, strict=True):
+        np.testing.assert_allclose(on_gpu, on_cpu, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", mil.HEADS)
+def test_heads_without_text(gpu, name):
+    videos, kinds, _ = training_videos(8)
+    changes = {f"{name}_changes": {"epochs": 1, "epoch_steps": 2, "batch_size": 2}}
+    settings = detector_settings(name, DetectorParams(**changes))
+    head = mil.HEADS[name](len(videos[0][0]), settings).to("cuda")
+    assert np.isfinite(mil.fit(head, videos, [kind > 0 for kind in kinds], 0)["total"]).all()
+    assert np.isfinite(mil.score_video(head, videos[0]).anomaly).all()
 
 
 @pytest.mark.parametrize("make", [vadclip, anomalyclip])

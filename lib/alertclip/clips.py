@@ -2,8 +2,8 @@
 
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from alertclip.records import Finding, Item, boxes_at, region_span
+from alertclip.records import LEFT_OUT, Finding, Item, boxes_at, region_span
 from media.cache import FrameCache, parallel_fill, parallel_probe
 from media.errors import InputError
 from media.files import sha256_json
@@ -41,12 +41,15 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with its tensors on ``device``."""
-        moved = {
-            f.name: value.to(device, non_blocking=True)
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
-        }
-        return replace(self, **moved)
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in memory that a GPU reads by itself; a DataLoader asks for it."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        tensors = {k: change(v) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **tensors)
 
 
 class ClipDataset(Dataset):
@@ -130,7 +133,7 @@ class ClipDataset(Dataset):
 
     def _keep(self, items: Sequence[Item], lost: dict[str, str]) -> list[Item]:
         """The items of which ``lost`` (key -> reason) gives no reason; the others' are noted."""
-        self.failures += [Finding(key, why, "left out") for key, why in lost.items() if why]
+        self.failures += [Finding(key, why, LEFT_OUT) for key, why in lost.items() if why]
         return [item for item in items if not lost.get(item.key)]
 
     def _sample(self, item: Item, info: VideoInfo) -> np.ndarray:

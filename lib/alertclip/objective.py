@@ -45,14 +45,17 @@ class StageObjective:
         together = distributed.share(parts, self.device)
         return total_loss(together, self.model.logit_scale.exp(), self.weights)
 
-    def backward(self, batches: Sequence[Batch]) -> Losses:
-        """Accumulate gradients of this process's part of an optimiser step; losses of the whole."""
-        if self.negatives == "accumulated" and len(batches) > 1:
-            return self._accumulated(batches)
+    def backward(self, batches: Iterable[Batch], count: int) -> Losses:
+        """Accumulate gradients of this process's part of an optimiser step; losses of the whole.
+
+        ``count`` micro-batches; only accumulated negatives need all of them at once.
+        """
+        if self.negatives == "accumulated" and count > 1:
+            return self._accumulated(list(batches))
         found = []
         for batch in batches:  # each contrasted by itself
             losses = self.loss([self.embed(batch)])
-            (losses.total / len(batches)).backward()
+            (losses.total / count).backward()
             found.append([None if x is None else x.detach() for x in losses])
         columns = ([x for x in column if x is not None] for column in zip(*found, strict=True))
         return Losses(*(torch.stack(column).mean() if column else None for column in columns))

@@ -78,6 +78,9 @@ def item_key(video: str, timestamps: tuple[float, float] | None) -> str:
     return video if timestamps is None else "{}#{:.10g}-{:.10g}".format(video, *timestamps)
 
 
+LEFT_OUT = "left out"  # the action of a finding without whose item the work went on
+
+
 @dataclass(frozen=True)
 class Finding:
     """One quirk of one item, and what was done about it."""

@@ -3,9 +3,10 @@
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -74,23 +75,25 @@ def _train(
 ) -> None:
     stage, mine, total = run.stage, distributed.own_shard(), run.stage.total_steps(len(train))
     # A generator of their own keeps the loaders from drawing on the state that dropout draws on.
-    load = partial(DataLoader, collate_fn=collate, num_workers=workers, generator=torch.Generator())
+    own = {"generator": torch.Generator(), "pin_memory": run.device.type == "cuda"}
+    own |= {"num_workers": workers, "persistent_workers": workers > 0}
+    load = partial(DataLoader, collate_fn=collate, **own)
     order = micro_batches(len(train), stage, seed, start, mine)
     batches, steps = iter(load(train, batch_sampler=order)), range(start, total)
+    if validation is not None:
+        chunks = list(BatchSampler(range(len(validation)), stage.batch_size, False))
+        held_out = load(validation, batch_sampler=mine.take(chunks))
     if distributed.rank() == 0:
         checkpoint.trim_log(run.out, start)
         steps = progress(steps, len(steps), f"{run.out.name} step")
     for step in steps:
-        group = [next(batches) for _ in range(stage.accumulation)]
         distributed.seed_step(seed, step)
+        group = islice(batches, stage.accumulation)
         run.step(step, total, group, step * stage.items_per_step / len(train))
-        del group  # gigabytes of shared memory, where loaders have made it
         last = step + 1 == total
         if validation is not None and (last or (step + 1) % run.validate_steps == 0):
-            chunks = list(BatchSampler(range(len(validation)), stage.batch_size, False))
-            loader = load(validation, batch_sampler=mine.take(chunks))
             run.model.eval()
-            run.log("validation", step + 1, **validate(loader, run.objective))
+            run.log("validation", step + 1, **validate(held_out, run.objective))
         if distributed.rank() == 0 and (last or (step + 1) % stage.save_steps == 0):
             what = run.model, run.optimizer, run.device, stage.save_limit
             checkpoint.save_checkpoint(run.out, step + 1, *what)
@@ -112,7 +115,8 @@ class Run:
         self.name, self.validate_steps = f"stage{1 + regions}", training.validate_steps
         self.objective = StageObjective(model, training, stage.precision, regions, device)
         rates = stage.base_lr, stage.text_lr, stage.temporal_lr
-        self.optimizer = torch.optim.AdamW(parameter_groups(model, *rates, stage.weight_decay))
+        groups = parameter_groups(model, *rates, stage.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, fused=device.type == "cuda")
         if stage.batch_size < distributed.world_size():
             raise InputError(
                 f"{self.name}_batch_size is {stage.batch_size}:"
@@ -144,21 +148,26 @@ class Run:
         checkpoint.set_random_states(saved["random"], self.device)
         return saved["step"]
 
-    def step(self, step: int, total: int, batches: Sequence[Batch], epoch: float) -> None:
-        """One optimiser step (0-based ``step``) on its micro-batches; one line in the log."""
+    def step(self, step: int, total: int, batches: Iterable[Batch], epoch: float) -> None:
+        """One optimiser step (0-based ``step``) on its micro-batches; one line in the log.
+
+        They are taken one by one: loaders make the next while this one is computed.
+        """
         began = time.perf_counter()
         self.model.train()
         factor = learning_rate_factor(step, total, self.stage.warmup_ratio)
         for group in self.optimizer.param_groups:
             group["lr"] = factor * group["initial_lr"]
-        losses = self.objective.backward(batches)
+        keys: list[str] = []
+        noted = (keys.extend(batch.keys) or batch for batch in batches)
+        losses = self.objective.backward(noted, self.stage.accumulation)
         parameters = list(checkpoint.trainable(self.model).values())
         distributed.sum_gradients(parameters, self.model.logit_scale)
         norm = nn.utils.clip_grad_norm_(parameters, self.stage.grad_norm)
         terms = zip(("loss", "loss_global", "loss_region", "loss_hard"), losses, strict=True)
         values = {name: float(x) for name, x in terms if x is not None} | {"grad_norm": float(norm)}
         if broken := [name for name, value in values.items() if not math.isfinite(value)]:
-            keys = sum(distributed.gather([key for batch in batches for key in batch.keys]), [])
+            keys = sum(distributed.gather(keys), [])
             raise TrainingError(
                 f"{self.name}: {', '.join(broken)} not finite at optimiser step {step + 1}; the"
                 f" clips were {', '.join(keys)}. Look at these clips, or lower the learning rates"

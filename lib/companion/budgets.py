@@ -37,18 +37,18 @@ def _rows(P: Params) -> list[dict[str, Any]]:
     gflop = known["gflop_per_frame"]
     tflop = gflop.get(P.model.backbone, max(gflop.values())) / 1000
     first, second = (_stage(P, number, known, tflop) for number in (1, 2))
-    own = _frames(P, known, "train") + _frames(P, known, "test")
+    train, test = (_frames(P, known, split) for split in ("train", "test"))
     extra = sum(_frames(P.changed(c), known, "test") for c in P.evaluation.transfer.values())
     length, crops = P.detector.snippet_length, P.detector.snippet_crops
-    vadclip = _features(P, own * crops, length, tflop)
+    vadclip = _features(P, train * crops + test, length, tflop)  # one crop is scored
     variants = [v for v in map(load_variants().get, P.ablation.variants) if v]
     tuned, seeds = [v for v in variants if v.kind == "alertclip"], len(P.ablation.seeds)
     parts = (
         ("03", 1, first),
         ("04", 1, second),
-        ("05", MODELS, _features(P, extra * crops, length, tflop)),
+        ("05", MODELS, _features(P, extra, length, tflop)),
         ("06", MODELS, vadclip),
-        ("06", MODELS, _features(P, own / P.detector.frame_stride, 1, tflop)),
+        ("06", MODELS, _features(P, (train + test) / P.detector.frame_stride, 1, tflop)),
         ("07", seeds, first | {"frames_gb": 0}),
         *(("07", seeds, _stage(P.changed(v.changes), 2, known, tflop)) for v in tuned),
         ("07", seeds * sum(v.detector for v in tuned) * P.ablation.detector, vadclip),
@@ -83,7 +83,8 @@ def _features(P: Params, frames: float, length: int, tflop: float) -> dict[str, 
     """Features of one model: every frame is embedded, one row kept per ``length`` of them."""
     embedded = frames * min(P.detector.snippet_frames, length) / length
     kept = frames / length * DIM * FLOAT / 1e9
-    return {P.evaluation.precision: embedded * tflop, "features_gb": kept}
+    half = P.evaluation.precision != "fp32"  # fp16 and, on a card, auto are as fast as bf16
+    return {"bf16" if half else "fp32": embedded * tflop, "features_gb": kept}
 
 
 def budget_table(P: Params) -> pd.DataFrame:

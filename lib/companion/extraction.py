@@ -8,13 +8,14 @@ at once or again, and write the same files as one process does.
 import argparse
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from alertclip.model import AlertCLIP
+from alertclip.records import LEFT_OUT, Finding, Report
 from companion.profiles import Params, load_params, parse_overrides
 from companion.sources import Gap, benchmark_gaps
 from companion.splits import load_split, prepare_data
@@ -53,17 +54,28 @@ def snippet_rule(params: DetectorParams, detector: Detector) -> SnippetRule:
     return SnippetRule(params.snippet_length, params.snippet_frames, crops, resize)
 
 
+def test_crop(P: Params, rule: SnippetRule) -> int:
+    """The crop that is scored; nothing else is extracted of a test video."""
+    return P.detector.snippet_test_crop if P.detector.snippet_test_crop < rule.crops else 0
+
+
 def training_set(P: Params, model: AlertCLIP, detector: Detector) -> TrainingSet:
-    """Features of the benchmark's training videos; every crop counts as a video (official)."""
+    """Features of the benchmark's training videos; every crop counts as a video (official).
+
+    Those that are not there are left out, with a warning and a row in the run's videos/.
+    """
     benchmark, _ = detector_benchmark(P)
-    videos = chosen_videos(P)
-    crops, reasons = _files(P, model, [*videos], detector)
+    videos, rule = chosen_videos(P), snippet_rule(P.detector, detector)
+    crops, reasons = _files(P, model, dict.fromkeys(videos, range(rule.crops)), detector)
     files = [(file, path) for path in videos for file in crops[path]]
     here = [(file, path) for file, path in files if file.exists()]
     if not here:
         raise InputError(f"no training video of {benchmark.title} can be read; see {reasons}")
-    if len(here) < len(files):
-        left_out = f"{len(files) - len(here)} of {len(files)} training features are left out"
+    lost = [file.name for file, _ in files if not file.exists()]
+    noted = Report([Finding(name, f"see {reasons}", LEFT_OUT) for name in lost])
+    noted.to_csv(P.run_dir / "videos" / f"{benchmark.name}-{detector}.csv")
+    if lost:
+        left_out = f"{len(lost)} of {len(files)} training features are left out"
         warnings.warn(f"{left_out}; reasons in {reasons}", stacklevel=2)
     return TrainingSet(
         [read_features(file) for file, _ in here],
@@ -79,8 +91,8 @@ def evaluation_set(P: Params, model: AlertCLIP | None, detector: Detector) -> Ev
     """
     benchmark, root = detector_benchmark(P)
     videos, rule = tested_videos(P), snippet_rule(P.detector, detector)
-    crops, reasons = _files(P, model, list(videos.values()), detector)
-    crop = P.detector.snippet_test_crop if P.detector.snippet_test_crop < rule.crops else 0
+    crop = test_crop(P, rule)
+    crops, reasons = _files(P, model, dict.fromkeys(videos.values(), [crop]), detector)
     files = {name: crops[path][crop] for name, path in videos.items()}
     if lost := [name for name, file in files.items() if not file.exists()]:
         raise InputError(
@@ -111,11 +123,11 @@ def extract_for_all(
         check_released(P, stage_model(P, "clip"), detector, training)
         return
     prepare_data(P)
-    videos = dict.fromkeys(tested_videos(P).values())
+    rule = snippet_rule(P.detector, detector)
+    videos = dict.fromkeys(tested_videos(P).values(), [test_crop(P, rule)])
     if training:
-        videos |= chosen_videos(P)
-    models = [stage_model(P, stage) for stage in wanted]
-    _extract(P, models, [*videos], snippet_rule(P.detector, detector), shard)
+        videos |= dict.fromkeys(chosen_videos(P), range(rule.crops))
+    _extract(P, [stage_model(P, stage) for stage in wanted], videos, rule, shard)
 
 
 def tested_videos(P: Params) -> dict[str, Path]:
@@ -188,11 +200,11 @@ def _listed(P: Params) -> list[Path]:
 
 
 def _files(
-    P: Params, model: AlertCLIP | None, videos: Sequence[Path], detector: Detector
+    P: Params, model: AlertCLIP | None, videos: Mapping[Path, Sequence[int]], detector: Detector
 ) -> tuple[dict[Path, list[Path]], Path]:
     """Feature files of each video, one per crop, and where it stands why one is missing."""
     if P.features:
-        return _released(P, videos, detector), P.features_dir
+        return _released(P, [*videos], detector), P.features_dir
     rule = snippet_rule(P.detector, detector)
     [folder] = _extract(P, [model], videos, rule)
     files = {v: [feature_file(folder, v, crop) for crop in range(rule.crops)] for v in videos}
@@ -211,18 +223,20 @@ def _released(P: Params, videos: Sequence[Path], detector: Detector) -> dict[Pat
 def _extract(
     P: Params,
     models: Sequence[AlertCLIP],
-    videos: Sequence[Path],
+    videos: Mapping[Path, Sequence[int]],
     rule: SnippetRule,
     shard: Shard = WHOLE,
 ) -> list[Path]:
     root, precision = P.run_dir / "features" / source_hash(P), P.evaluation.precision
+    if precision == "auto":
+        precision = "fp16" if models[0].mean.device.type == "cuda" else "fp32"
     return extract_features(models, videos, rule, root, P.cache_dir, P.workers, precision, shard)
 
 
 def source_hash(P: Params) -> str:
-    """A data root: names repeat between data sets, and a world rendered anew keeps its folder."""
+    """Whose videos: names repeat between benchmarks and mini worlds, wherever these lie."""
     made = P.data_dir / "world.json"
-    return sha256_json([str(P.data_dir), sha256_file(made) if made.is_file() else ""])[:8]
+    return sha256_json([P.detector.benchmark, sha256_file(made) if made.is_file() else ""])[:8]
 
 
 def domains(P: Params) -> dict[str, Params]:

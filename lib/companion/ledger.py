@@ -9,9 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from alertclip.checkpoint import RUN
 from alertclip.hyperparameters import DataParams
+from alertclip.records import LEFT_OUT
 from companion.paper_numbers import Cell, cells, load, number, same_digits, value
 from companion.profiles import FLAT, Params, from_flat
+from companion.stage_runs import FOLDERS
 from detectors.benchmarks import list_counts, load_benchmark
 from media.errors import InputError
 from media.files import read_json
@@ -52,16 +55,16 @@ def ledger(folder: Path, P: Params, inconsistent: Collection[str] = ()) -> pd.Da
     ``source`` is the CSV of our number; ``inconsistent`` names cells that a check refutes.
     """
     read, counts = cache(partial(read_csv, folder)), cache(partial(counts_in_use, P))
-    rows = []
+    lost, rows = left_out(P), []
     for cell in cells().values():
         ours = _our_number(cell, P, read)
-        status = INCONSISTENT if cell.key in inconsistent else _status(cell, ours, P, counts)
+        status = INCONSISTENT if cell.key in inconsistent else _status(cell, ours, P, counts, lost)
         source = "" if ours.lacking or not cell.measure else f"{cell.measure.csv}.csv"
         rows.append((*cell[:6], *ours[:4], source, status))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _status(cell: Cell, ours: Ours, P: Params, counts: Read) -> str:
+def _status(cell: Cell, ours: Ours, P: Params, counts: Read, lost: list[str]) -> str:
     """How our number relates to the printed one, if no check refutes the latter.
 
     "reproduced" needs all that ``_shortfall`` asks, and the printed number inside our 95% interval
@@ -75,7 +78,7 @@ def _status(cell: Cell, ours: Ours, P: Params, counts: Read) -> str:
     same = same_digits(cell.paper, str(ours.value))
     if cell.measure.kind != "measured":
         return COMPARED[cell.measure.kind][same]
-    if lacking := _shortfall(cell, ours.high - ours.low, P, counts):
+    if lacking := _shortfall(cell, ours.high - ours.low, P, counts, lost):
         return f"{DIRECTION}: {lacking}"
     if np.isnan(ours.low):
         return ROUNDING if same else DIFFERS
@@ -105,12 +108,13 @@ def _our_number(cell: Cell, P: Params, read: Read) -> Ours:
     return _ours(row, measure.value)
 
 
-def _shortfall(cell: Cell, width: float, P: Params, counts: Read) -> str:
+def _shortfall(cell: Cell, width: float, P: Params, counts: Read, lost: list[str]) -> str:
     """The first thing that keeps our number from being a reproduction of the cell; "" if nothing.
 
     In this order: real data, the paper's backbone with OpenAI's weights, the published schedule and
-    protocol, full lists (their published counts), VAGTA's published annotations, and an interval
-    of ``width`` (nan: none) that is not wider than WIDEST of its unit, or 5% of the number.
+    protocol, full lists (their published counts) of which nothing is ``lost``, VAGTA's published
+    annotations, and an interval of ``width`` (nan: none) that is not wider than WIDEST of its
+    unit, or 5% of the number.
     """
     if P.data.world == "miniworld":
         return "synthetic data"
@@ -124,11 +128,31 @@ def _shortfall(cell: Cell, width: float, P: Params, counts: Read) -> str:
         if ours != published:
             found = "none" if ours is None else sum(ours.values())
             return f"needs the full {split} list, {sum(published.values())} videos, has {found}"
+    if lost:
+        return f"needs every clip and feature, {len(lost)} were left out, first {lost[0]}"
     if cell.document.startswith("Alert-CLIP") and not _published_annotations(P):
         names = DataParams().annotations_train, DataParams().hard_negatives_train
         return f"needs VAGTA's published annotations ({' and '.join(names)})"
     widest = WIDEST.get(cell.unit, abs(float(cell.paper)) / 20)
     return f"needs an interval of at most {widest:g}, has {width:.3g}" if width > widest else ""
+
+
+def left_out(P: Params) -> list[str]:
+    """Clips and feature files without which this run, its ablations or its models' training went.
+
+    As noted in videos/*.csv, and for trainings in the clips with which they began.
+    """
+    lost: dict[str, None] = {}
+    ablations = [*P.run_dir.glob("ablations/*"), *P.run_dir.glob("ablations/*/seed*")]
+    for place in (P.run_dir, P.tuned_dir, *ablations):
+        for file in sorted(place.glob("videos/*.csv")):
+            table = read_csv(file.parent, file.stem)
+            lost |= dict.fromkeys(table["item"][table["action"] == LEFT_OUT])
+        runs = [place / stage / RUN for stage in FOLDERS.values()]
+        for run in filter(Path.is_file, runs):
+            begun = place / "clips" / f"{read_json(run).get('data', '')[:16]}.json"
+            lost |= dict.fromkeys(read_json(begun)["unreadable"] if begun.is_file() else [])
+    return list(lost)
 
 
 def _changed_parameters(P: Params) -> list[str]:

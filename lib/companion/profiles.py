@@ -23,6 +23,7 @@ from alertclip.hyperparameters import (
 )
 from detectors.training_protocol import DETECTORS, DetectorParams, detector_settings
 from media.errors import InputError, nearest
+from media.files import half_the_cores
 from vagpt.qa_protocol import QAParams
 
 Result = TypeVar("Result")
@@ -69,7 +70,8 @@ class EvaluationParams(Group):
                        "retention_imagenet", "retention_coco")  # fmt: skip
 
     batch_size: int = Field(8, ge=1)
-    precision: Literal["fp32", "bf16"] = "fp32"  # of snippet features
+    # Of snippet features; auto = fp16 on a GPU, as CLIP itself is released, else fp32
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     bootstrap_samples: int = Field(1000, ge=10)
     prompts: str = "params/prompts.yaml"
     transfer: dict[str, dict[str, Any]] = {}  # other domains: title -> changes to the profile
@@ -107,7 +109,7 @@ class Params(Group):
     profile: str = "paper"
     seed: int = Field(42, ge=0)  # Table 4
     device: str = "auto"  # auto = cuda where present, else cpu
-    workers: int = Field(2, ge=0)  # processes that decode or render
+    workers: int = Field(default_factory=half_the_cores, ge=0)  # processes that decode or render
     notebooks_at_once: int = Field(1, ge=1)  # 1 with one GPU; more on a CPU, where they share cores
     features: str = ""  # folder of released features for notebooks 05 and 06, in place of videos
     video: str = ""  # a file to score; empty = one of the run's test videos

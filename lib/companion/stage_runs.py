@@ -158,7 +158,10 @@ def _provenance(P: Params, data: str) -> dict[str, object]:
 
 
 def resolve_device(P: Params) -> torch.device:
-    """The device parameter resolved: auto is CUDA where present; InputError if it is not here."""
+    """The device parameter resolved: auto is CUDA where present; InputError if it is not here.
+
+    On a GPU fp32 products run in TF32 from then on; NVIDIA_TF32_OVERRIDE=0 forbids it.
+    """
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
     name = automatic if P.device == "auto" else P.device
     try:
@@ -170,6 +173,8 @@ def resolve_device(P: Params) -> torch.device:
             " videos are real, pass device=cpu"
         ) from None
     device = torch.device(name)
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)  # timers and memory counters read the current GPU
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        if device.index is not None:
+            torch.cuda.set_device(device)  # timers and memory counters read the current GPU
     return device

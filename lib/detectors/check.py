@@ -59,7 +59,8 @@ def extracted_anew(model: AlertCLIP, path: Path, count: int) -> tuple[np.ndarray
     found: Rules = {}
     for resize, shape, crops in resized:
         height, width = (int(side) for side in np.round(shape))
-        frames = read_frames(path, numbers.ravel().tolist(), (height, width), info)
+        read = read_frames(path, numbers.ravel().tolist(), (height, width), info)
+        frames = torch.from_numpy(read)
         views = {
             f"crop {c} of {height} x {width}": take_crop(frames, size, c) for c in range(crops)
         }

@@ -6,16 +6,17 @@ spells out. How 16 frames became one published feature is not disclosed; here it
 evenly spaced frames of a snippet.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import open_clip
 import torch
 from PIL import Image
+from torch import Tensor
 from torchvision.transforms import Compose
 
 from alertclip.checkpoint import weights_hash
@@ -37,7 +38,9 @@ from media.files import (
 from media.video import DecodeError, read_in_order
 
 PIECE = 2048  # frames decoded at once
-Precision = Literal["fp32", "bf16"]
+Made = tuple[AlertCLIP, Path]  # a model and the folder of its features
+Precision = Literal["fp32", "bf16", "fp16"]
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 MARGIN = 8 / 7  # crops are taken from frames resized to 256 for 224
 
 
@@ -89,33 +92,40 @@ def clip_view(size: tuple[int, int]) -> Callable[[np.ndarray], np.ndarray]:
     return lambda picture: np.asarray(prepare(Image.fromarray(picture)))
 
 
-def take_crop(frames: np.ndarray, size: tuple[int, int], crop: int) -> np.ndarray:
+def take_crop(frames: Tensor, size: tuple[int, int], crop: int) -> Tensor:
     """Crop 0 centre, 1-4 corners, 5-9 the same mirrored: (F, H', W', 3) -> (F, *size, 3)."""
     height, width = (have - want for have, want in zip(frames.shape[1:3], size, strict=True))
     corners = [(0, 0), (0, width), (height, 0), (height, width)]
     top, left = [(height // 2, width // 2), *corners][crop % 5]
     part = frames[:, top : top + size[0], left : left + size[1]]
-    return part[:, :, ::-1] if crop >= 5 else part
+    return part.flip(2) if crop >= 5 else part.contiguous()
 
 
 @torch.inference_mode()
 def embed_crops(
-    model: AlertCLIP, frames: np.ndarray, rule: SnippetRule, precision: Precision = "fp32"
+    model: AlertCLIP,
+    frames: Tensor,
+    rule: SnippetRule,
+    precision: Precision = "fp32",
+    crops: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """Features (crops, n, D) of snippet frames (n * rule.frames, H', W', 3) uint8."""
-    device, crops = model.mean.device, []
-    for crop in range(rule.crops):
-        part = take_crop(frames, model.image_size, crop).copy()  # what was decoded is read-only
-        pixels = torch.from_numpy(part).permute(0, 3, 1, 2).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            v = torch.cat([model.image_features(chunk) for chunk in pixels.split(64)]).float()
-        crops.append(v.unflatten(0, (-1, rule.frames)).mean(1).cpu().numpy())
-    return np.stack(crops)
+    """Features (crops, n, D) of snippet frames (n * rule.frames, H', W', 3) uint8, cut on the GPU.
+
+    ``crops``: some of the rule's; None: all.
+    """
+    found, pixels = [], frames.to(model.mean.device)
+    half = HALF.get(precision)
+    for crop in range(rule.crops) if crops is None else crops:
+        part = take_crop(pixels, model.image_size, crop).permute(0, 3, 1, 2)
+        with torch.autocast(pixels.device.type, half, enabled=half is not None):
+            v = torch.cat([model.image_features(chunk) for chunk in part.split(64)])
+        found.append(v.unflatten(0, (-1, rule.frames)).mean(1))
+    return torch.stack(found).cpu().numpy()
 
 
 def extract_features(
     models: Sequence[AlertCLIP],
-    videos: Sequence[Path],
+    videos: Mapping[Path, Sequence[int]],
     rule: SnippetRule,
     root: Path,
     cache_root: Path,
@@ -123,43 +133,65 @@ def extract_features(
     precision: Precision = "fp32",
     shard: Shard = WHOLE,
 ) -> list[Path]:
-    """Write the missing features of ``videos`` under ``root``; returns each model's folder.
+    """Write the missing crops of ``videos`` under ``root``; returns each model's folder.
 
     Every video is decoded once for all models, in ``workers`` threads ahead of the embedding; of a
     ``shard``, only its share. failures.json says why videos, which are left out, or frames, for
-    which the last one before stands, cannot be decoded. Raises InputError if two videos share a
-    name, which the layout cannot tell apart.
+    which the last one before stands, cannot be decoded; videos.json keeps every file's bytes, so
+    that another of its name is extracted anew. Raises InputError if two videos share a name, which
+    the layout cannot tell apart.
     """
     owner = {path.stem: path for path in videos}
     if twice := [path for path in videos if owner[path.stem] != path]:
         raise InputError(f"{twice[0]} and {owner[twice[0].stem]} share a name; rename one")
     made = [(model, _folder(model, rule, root, precision)) for model in models]
+    crops = {path: videos[path] for path in shard.take([*videos])}
     lock = root / (".lock" if shard == WHOLE else f".{shard.number}-of-{shard.count}.lock")
     with locked(lock):  # runs at once want the same features: one makes them
-        wanting = {}
-        for path in shard.take(videos):
-            lack = [m for m in made if not feature_file(m[1], path, rule.crops - 1).exists()]
-            if lack:
-                wanting[path] = lack
+        sizes = {path.name: path.stat().st_size for path in crops if path.is_file()}
+        wanting = _wanting(made, crops, sizes)
         pieces = decoded_pieces([*wanting], models[0].image_size, rule, cache_root, workers)
         threads = torch.get_num_threads()  # a matmul waits for its slowest thread: leave
         torch.set_num_threads(max(1, threads - workers))  # cores to the decoding threads
         try:
-            done = _embedded(pieces, wanting, rule, precision)
+            done = _embedded(pieces, wanting, crops, rule, precision)
             found = dict(progress(done, len(wanting), "snippet features"))
         finally:
             torch.set_num_threads(threads)
         with locked(root / ".failures.lock"):  # other shares and splits keep theirs
             for _, folder in made:
-                path = folder / "failures.json"
-                known = (read_json(path) if path.exists() else {}) | found
-                write_json(path, {name: known[name] for name in sorted(known) if known[name]})
+                for name, rows in (("failures", found), ("videos", sizes)):
+                    known = _noted(folder, name) | rows
+                    kept = {key: known[key] for key in sorted(known) if known[key]}
+                    write_json(folder / f"{name}.json", kept)
     return [folder for _, folder in made]
+
+
+def _noted(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / f"{name}.json"
+    return read_json(path) if path.exists() else {}
+
+
+def _wanting(
+    made: Sequence[Made], crops: Mapping[Path, Sequence[int]], sizes: dict[str, int]
+) -> dict[Path, list[Made]]:
+    """The models by video of which a crop is not there; those of another file of its name go."""
+    wanting, known = {}, {folder: _noted(folder, "videos") for _, folder in made}
+    for path, numbers in crops.items():
+        for _, folder in made:
+            before = known[folder].get(path.name)
+            if before and sizes.get(path.name, before) != before:
+                for crop in range(10):
+                    feature_file(folder, path, crop).unlink(missing_ok=True)
+        if lack := [m for m in made if not feature_file(m[1], path, numbers[-1]).exists()]:
+            wanting[path] = lack
+    return wanting
 
 
 def _embedded(
     pieces: Iterable[Piece],
-    wanting: dict[Path, list[tuple[AlertCLIP, Path]]],
+    wanting: dict[Path, list[Made]],
+    crops: Mapping[Path, Sequence[int]],
     rule: SnippetRule,
     precision: Precision,
 ) -> Iterator[tuple[str, str]]:
@@ -167,14 +199,17 @@ def _embedded(
     features: dict[Path, list[list[np.ndarray]]] = {path: [] for path in wanting}
     for path, frames, last, reason in pieces:  # of several videos, in turns
         if len(frames):
-            made = [embed_crops(model, frames, rule, precision) for model, _ in wanting[path]]
+            models, numbers = [model for model, _ in wanting[path]], crops[path]
+            pixels = torch.from_numpy(frames).to(models[0].mean.device)  # once for all models
+            made = [embed_crops(model, pixels, rule, precision, numbers) for model in models]
             features[path].append(made)
         if not last:
             continue
         if len(frames):  # otherwise it cannot be read to its end
             by_model = zip(*features.pop(path), strict=True)
             for (_, folder), parts in zip(wanting[path], by_model, strict=True):
-                for crop, part in enumerate(np.concatenate(parts, axis=1)):
+                joined = np.concatenate(parts, axis=1)
+                for crop, part in zip(crops[path], joined, strict=True):
                     with atomic_write(feature_file(folder, path, crop)) as temporary:
                         np.save(temporary, part, allow_pickle=False)
         yield path.name, reason

@@ -166,6 +166,12 @@ def read_json(path: Path | str) -> Any:
         raise InputError(f"{path}: not valid UTF-8 JSON ({error}); fetch it again") from None
 
 
+def half_the_cores() -> int:
+    """Workers by default: 2 to 6, as each that loads clips holds a gigabyte of frames."""
+    usable = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
+    return min(6, max(2, len(usable) // 2))
+
+
 def progress(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
     """Yield ``items`` behind a bar on stderr; work of less than two seconds shows none."""
     yield from tqdm(items, label, total, file=sys.stderr, mininterval=0.5, delay=2)
