@@ -32,6 +32,7 @@ from detectors.features import SnippetRule, extract_features, feature_file, read
 from detectors.fitting import EvaluationSet, TrainingSet, class_prompts
 from detectors.released_features import anchors, check_rate, check_space, feature_index, summarise
 from detectors.training_protocol import Detector, DetectorParams
+from media.cache import FrameCache
 from media.errors import InputError
 from media.files import WHOLE, Shard, parse_shard, sha256_file, sha256_json
 
@@ -86,7 +87,11 @@ def evaluation_set(P: Params, model: AlertCLIP, detector: Detector) -> Evaluatio
             f" {lost[0]}, expected as {files[lost[0]].name}; the reasons are in {reasons}"
         )
     features = {name: read_features(file) for name, file in files.items()}
-    snippets = {name: len(x) * rule.length // SNIPPET for name, x in features.items()}
+    frames = {name: len(x) * rule.length for name, x in features.items()}
+    if not P.features:
+        cache = FrameCache(P.cache_dir, model.image_size)
+        frames = {name: cache.info(path).frames for name, path in videos.items()}
+    snippets = {name: max(1, count // SNIPPET) for name, count in frames.items()}
     read = partial(read_truth, benchmark, root, snippets=snippets)
     truths, named = ([t for t in read(by_class=b) if t.name in videos] for b in (False, True))
     return EvaluationSet([features[truth.name] for truth in truths], truths, named)
@@ -119,13 +124,15 @@ def extract_for_all(
 def tested_videos(P: Params) -> dict[str, Path]:
     """File of each video that is scored, by name: the whole list or a rehearsal's part of it.
 
-    Of MSAD always the whole, because its vector of truth can only be cut by every video's length.
+    Of MSAD that is the first and the last ones: its vector of truth is cut from its ends.
     """
     benchmark = load_benchmark(P.detector.benchmark)
     entries = read_list(benchmark, P.data_dir)
-    if P.rehearsal.test_videos and benchmark.annotation_format != "msad":
-        places = np.linspace(0, len(entries) - 1, min(P.rehearsal.test_videos, len(entries)))
-        entries = [entries[i] for i in places.astype(int)]
+    if count := min(P.rehearsal.test_videos or 0, len(entries)):
+        places = np.linspace(0, len(entries) - 1, count).astype(int)
+        if benchmark.annotation_format == "msad":
+            places = np.arange(count) - count // 2  # negative ones count from the end
+        entries = [entries[i] for i in sorted(places % len(entries))]
     return {entry.name: benchmark.video_path(P.data_dir, entry.entry) for entry in entries}
 
 

@@ -258,10 +258,11 @@ def load_params(profile: str, overrides: dict[str, Any] | None = None) -> Params
     """Read ``params/<profile>.yaml`` and overlays, apply ``overrides``, check every name and type.
 
     A profile may add overlays with ``+`` ("paper+paper-b16"): later ones win, and the whole name is
-    the run's. Raises InputError naming the parameter, the file and the nearest name.
+    the run's; ``features`` counts as last, as released features are what they are. Raises
+    InputError naming the parameter, the file and the nearest name.
     """
     values: dict[str, Any] = {"profile": profile}
-    for name in profile.split("+"):
+    for name in sorted(profile.split("+"), key="features".__eq__):
         values |= _read_yaml(PROFILES / f"{name}.yaml")
     return within("-p", from_flat, values | (overrides or {}))
 
