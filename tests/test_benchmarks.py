@@ -159,7 +159,11 @@ def test_xd_rows(tmp_path):
 def test_shanghaitech_masks(tmp_path):
     path = tmp_path / "01_0014.npy"
     np.save(path, np.array([0, 1, 1, 0, 255], np.uint8))
-    assert read_mask("01_0014", path) == VideoTruth("01_0014", (), ((1, 3), (4, 5)), True)
+    truth = read_mask("01_0014", path)
+    assert truth == VideoTruth("01_0014", (), ((1, 3), (4, 5)), True, frames=5)
+    assert frame_truth(truth, 4).tolist() == [False, True, True, False]  # less than a snippet off
+    with pytest.warns(UserWarning, match="01_0014: 5 annotated frames, but 32 with a score"):
+        assert frame_truth(truth, 32).sum() == 3
     made_for_training = read_mask("01_002", tmp_path / "01_002.npy")  # no mask
     assert not made_for_training.is_abnormal
     with pytest.raises(InputError, match="01_0015.npy"):

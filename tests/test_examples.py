@@ -67,7 +67,8 @@ def test_an_event_without_box_and_times_is_shown_in_the_middle_of_its_clip(tmp_p
     monkeypatch.setattr("companion.profiles.ROOT", tmp_path)  # of the cache
     [video] = quickstart.SHIPPED.rglob("*.mp4")
     P = load_params("mini", {"world": "vagta", "data_root": str(video.parents[1])})
-    items = [Item(f"{video.parent.name}/{video.name}", "", (Region(""),), t) for t in (None, (1, 2))]
+    name, regions = f"{video.parent.name}/{video.name}", (Region(""),)
+    items = [Item(name, "", regions, times) for times in (None, (1, 2))]
     titles = [examples.box_examples(P, [i], 1, 0)[1]["title"][0].split(", ")[1] for i in items]
     middle = probe(video).duration / 2
     assert titles == [f"{middle:.1f} s", "1.5 s"]

@@ -109,7 +109,7 @@ class Params(Group):
     device: str = "auto"  # auto = cuda where present, else cpu
     workers: int = Field(2, ge=0)  # processes that decode or render
     notebooks_at_once: int = Field(1, ge=1)  # 1 with one GPU; more on a CPU, where they share cores
-    features: str = ""  # folder of released features for notebooks 05 and 06, in place of videos
+    features: str = ""  # folder of released features, in place of videos: notebooks 05, 06, 11
     video: str = ""  # a file to score; empty = one of the run's test videos
     data: DataParams = DataParams()
     world: WorldParams = WorldParams()

@@ -28,10 +28,17 @@ class VideoTruth:
     spans: tuple[Span, ...]
     is_abnormal: bool
     span_classes: tuple[str, ...] = ()  # class of each span; empty if the annotation names none
+    frames: int = 0  # of the annotation, where it has one value for each
 
 
 def frame_truth(truth: VideoTruth, n_frames: int) -> np.ndarray:
-    """Abnormal frames, (n_frames,) bool; an event that outlasts the video is cut at its end."""
+    """Abnormal frames, (n_frames,) bool; an event that outlasts the video is cut at its end.
+
+    Warns where the annotation has a snippet or more too many or too few frames.
+    """
+    if truth.frames and abs(truth.frames - n_frames) >= SNIPPET:
+        what = f"{truth.name}: {truth.frames} annotated frames, but {n_frames} with a score"
+        warnings.warn(f"{what}: cut or padded with normal frames", stacklevel=2)
     frames = np.zeros(n_frames, bool)
     for start, end in truth.spans:
         frames[start:end] = True
@@ -138,8 +145,9 @@ def read_mask(name: str, path: Path) -> VideoTruth:
     Videos with a three-digit number were made for training: normal, without a mask.
     """
     made_for_training = re.fullmatch(r"\d\d_\d{3}", name)
-    spans = () if made_for_training else _runs(load_array(path).ravel())
-    return VideoTruth(name, (), spans, bool(spans))
+    mask = load_array(path).ravel() if not made_for_training else np.empty(0)
+    spans = _runs(mask)
+    return VideoTruth(name, (), spans, bool(spans), frames=len(mask))
 
 
 def read_tracks(name: str, path: Path) -> VideoTruth:
