@@ -136,6 +136,11 @@ def test_a_rehearsal_reads_a_part_of_every_list(root) -> None:
     assert len(videos) == 10 and sum("abnormal" in name for name in videos) == 5
     assert len(load_split(P, "train")[0]) + len(load_split(P, "dev")[0]) == 8  # all are normal
     assert load_split(P, "test")[0] == load_split(P, "test")[0]
+    drawn = extraction.chosen_videos(P.changed({"detector_videos": 6})).values()
+    assert sorted(map(bool, drawn)) == [False] * 3 + [True] * 3
+    msad = [*extraction.tested_videos(P.changed({"benchmark": "msad"}))]
+    entries = [Path(name).stem for name in names("msad")["test"]]
+    assert msad == [*entries[:5], *entries[-5:]]  # from both ends of its vector
 
 
 def test_weights_of_the_hub_are_only_named_before_a_dry_run(tmp_path, monkeypatch) -> None:

@@ -137,16 +137,20 @@ def tested_videos(P: Params) -> dict[str, Path]:
 
 
 def chosen_videos(P: Params) -> dict[Path, tuple[str, ...]]:
-    """Training videos of a profile and their classes: all or annotated ones, or a draw of these."""
+    """Training videos of a profile and their classes: all or annotated ones, or a draw of these.
+
+    The draw is by seed, half of it abnormal.
+    """
     videos = training_videos(load_benchmark(P.detector.benchmark), P.data_dir)
     if P.detector.subset == "annotated":
         items = [item for split in ("train", "dev") for item in load_split(P, split)[0]]
         annotated = {Path(item.video).stem for item in items}
         videos = {path: found for path, found in videos.items() if path.stem in annotated}
     if P.detector.videos:
-        order = np.random.default_rng(P.seed).permutation(len(videos))
-        kept = {*order[: P.detector.videos].tolist()}
-        videos = {path: videos[path] for i, path in enumerate(videos) if i in kept}
+        order = np.random.default_rng(P.seed).permutation(list(videos))
+        sides = ([p for p in order if bool(videos[p]) == abnormal] for abnormal in (True, False))
+        kept = {path for side in sides for path in side[: P.detector.videos // 2]}
+        videos = {path: found for path, found in videos.items() if path in kept}
     return videos
 
 
