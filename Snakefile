@@ -16,6 +16,7 @@ PROFILE = str(config.get("profile", "mini"))
 PAIRS = config.get("overrides", [])
 PARAMS = load_params(PROFILE, parse_overrides(PAIRS))
 RUN = PARAMS.run_dir.relative_to(ROOT)
+RUNNABLE = [book.name for book in books.runnable(PARAMS)]
 PYTHON = shlex.quote(sys.executable)  # these two change without changing a result,
 PAIRS = shlex.join(PAIRS)  # so the commands below only name them
 
@@ -31,7 +32,7 @@ for book in books.runnable(PARAMS):
         name:
             f"nb_{book.name}"
         input:
-            [f"{RUN}/{name}.ipynb" for name in book.needs if not PARAMS.features],
+            [f"{RUN}/{name}.ipynb" for name in book.needs if name in RUNNABLE],
             [os.path.relpath(file, ROOT) for file in books.input_files(book, PARAMS)],
         output:
             f"{RUN}/{book.name}.ipynb",

@@ -152,7 +152,11 @@ def test_xd_rows(tmp_path):
 def test_shanghaitech_masks(tmp_path):
     path = tmp_path / "01_0014.npy"
     np.save(path, np.array([0, 1, 1, 0, 255], np.uint8))
-    assert read_mask("01_0014", path) == VideoTruth("01_0014", (), ((1, 3), (4, 5)), True)
+    truth = read_mask("01_0014", path)
+    assert truth == VideoTruth("01_0014", (), ((1, 3), (4, 5)), True, frames=5)
+    assert frame_truth(truth, 4).tolist() == [False, True, True, False]  # less than a snippet off
+    with pytest.warns(UserWarning, match="01_0014: 5 annotated frames, but 32 with a score"):
+        assert frame_truth(truth, 32).sum() == 3
     made_for_training = read_mask("01_002", tmp_path / "01_002.npy")  # no mask
     assert not made_for_training.is_abnormal
     with pytest.raises(InputError, match="01_0015.npy"):
@@ -199,8 +203,17 @@ def test_msad_vector_is_cut_by_snippets(tmp_path):
     assert not normal.is_abnormal
     with pytest.raises(InputError, match="MSAD_normal_testing_1 has abnormal frames"):
         read_vector(path, names[::-1], counts | {"MSAD_normal_testing_1": 2, "Fire_1": 1}, ["Fire"])
-    with pytest.raises(InputError, match="48 frames, but the list's snippets make 64"):
-        read_vector(path, names, counts | {"Fire_1": 3}, ["Fire"])
+    with pytest.raises(InputError, match="48 frames, but the list's snippets make 80"):
+        read_vector(path, names, counts | {"Fire_1": 4}, ["Fire"])
+    np.save(path, np.append(vector, [1, 1, 1]))  # three frames too many
+    with pytest.warns(UserWarning, match="51 frames, .* make 48: MSAD_normal_testing_1 is cut"):
+        assert read_vector(path, names, counts, ["Fire"]) == [fire, normal]
+    np.save(path, vector[:-5])
+    with pytest.warns(UserWarning, match="43 frames, .* make 48"):
+        assert read_vector(path, names, counts, ["Fire"]) == [fire, normal]
+    np.save(path, np.concatenate([vector[:32], np.ones(70), vector[32:]]))  # of three others
+    between = [names[0], "Fire_2", "Fire_3", "MSAD_normal_testing_9", names[1]]
+    assert read_vector(path, between, counts, ["Fire"]) == [fire, normal]
 
 
 def test_lists_match_exact_names(tmp_path):

@@ -9,6 +9,7 @@ from alertclip.records import Item, Keyframe, Region
 from companion import examples, quickstart, result_tables
 from companion.profiles import load_params
 from media.files import read_json, sha256_file
+from media.video import probe
 
 BOX = (0.1, 0.2, 0.3, 0.4)
 
@@ -54,3 +55,14 @@ def test_a_bare_clone_scores_the_shipped_video_with_the_shipped_model():
     inside = curve.table["time_s"].between(start, end)
     scores = curve.table["score"].groupby(inside).mean()
     assert scores[True] > scores[False]
+
+
+def test_an_event_without_box_and_times_is_shown_in_the_middle_of_its_clip(tmp_path, monkeypatch):
+    monkeypatch.setattr("companion.profiles.ROOT", tmp_path)  # of the cache
+    [video] = quickstart.SHIPPED.rglob("*.mp4")
+    P = load_params("mini", {"world": "vagta", "data_root": str(video.parents[1])})
+    name, regions = f"{video.parent.name}/{video.name}", (Region(""),)
+    items = [Item(name, "", regions, times) for times in (None, (1, 2))]
+    titles = [examples.box_examples(P, [i], 1, 0)[1]["title"][0].split(", ")[1] for i in items]
+    middle = probe(video).duration / 2
+    assert titles == [f"{middle:.1f} s", "1.5 s"]

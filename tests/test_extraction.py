@@ -7,7 +7,7 @@ import pytest
 
 from alertclip.backbone import load_backbone
 from alertclip.model import AlertCLIP
-from companion import detector_tables, extraction, profiles
+from companion import detector_tables, extraction, profiles, report
 from companion.execution import lacking_data, left_out
 from companion.extraction import training_set
 from companion.ledger import left_out as left_out_of_run
@@ -15,6 +15,7 @@ from companion.preflight import released_gaps
 from companion.profiles import ROOT, load_params
 from companion.sources import missing_data
 from companion.tuned_models import available_stages, stage_model
+from companion.workflow import runnable
 from companion.zero_shot_tables import zero_shot_table
 from detectors.released_features import anchors
 from media.errors import InputError
@@ -87,6 +88,10 @@ def test_released_features_make_the_tables_without_a_video(released):
     P = released
     assert missing_data(P) == list(released_gaps(P, checked=False)) == []
     assert extraction.detectors_at_hand(P) == ["vadclip"] and available_stages(P) == ("clip",)
+    assert [book.name[:2] for book in runnable(P)] == ["05", "06", "11"]
+    left = report.notebook_times(P).set_index("name")["left_out"]
+    assert left["03_stage1_global"] == "all: videos"
+    assert left["06_weakly_supervised"].endswith("cells: videos, features as NAME.npy")
     lacking = lacking_data(P)
     assert lacking == {"needs-videos": "videos", "needs-anomalyclip": "features as NAME.npy"}
     book = left_out(ROOT / "notebooks/06_weakly_supervised.ipynb", lacking)

@@ -171,6 +171,7 @@ class TestClaims:
     def test_kept_knowledge_is_read_from_our_table(self, tmp_path):
         rows = [{"setting": "stills", "model": m, "value": v, "low": v - 1, "high": v + 1}
                 for m, v in (("CLIP", 80), ("Full", 70))]  # fmt: skip
+        rows += [{"setting": "not measured", "model": m} for m in ("CLIP", "Full")]
         table = ledger.claims(book_of(tmp_path, retention=rows), tmp_path)
         found = table[table["source"] == "retention.csv"]
         assert found["verdict"].tolist() == [ledger.FAILS] and found["ours"].tolist() == [-10]

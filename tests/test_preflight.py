@@ -91,7 +91,7 @@ def test_ten_planted_gaps_are_in_one_table(root, monkeypatch) -> None:
     (root / "Final_ucf_fgclip_translated_qwen_test.json").unlink()
     (root / "XD_Violence/Videos").rename(root / "XD_Violence/videos")
     (root / "UBnormal/Scene1/abnormal_scene_1_scenario_test5_annotations").rename(root / "other")
-    np.save(root / "MSAD/gt-MSAD-WS-new.npy", np.zeros(16 * 240 - 5))
+    write(root / "MSAD/gt-MSAD-WS-new.npy", "no array")
     (root / "b32.pt").write_bytes(b"weights")
     monkeypatch.setattr("companion.profiles.ROOT", root / "project")  # nothing written
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10**9))
@@ -106,7 +106,7 @@ def test_ten_planted_gaps_are_in_one_table(root, monkeypatch) -> None:
         ("stops", "01 02 03 04", "annotations_test: .*_test.json is missing.*github"),
         ("left out", "05 ", "XD-Violence, test: 800 of 800 videos missing"),
         ("left out", "05 ", "abnormal_scene_1_scenario_test5_tracks.txt.*UBnormal has no rows"),
-        ("left out", "05 ", "gt-MSAD-WS-new.npy: 11 frames more than whole snippets of 16"),
+        ("left out", "05 ", "gt-MSAD-WS-new.npy: not a readable array.*MSAD .* has no rows"),
         ("stops", "all", "pretrained .*b32.pt"),
         ("stops", "all", "device=cuda:99"),
         ("stops", "all", "failure_videos: .*nowhere is missing"),
@@ -136,6 +136,11 @@ def test_a_rehearsal_reads_a_part_of_every_list(root) -> None:
     assert len(videos) == 10 and sum("abnormal" in name for name in videos) == 5
     assert len(load_split(P, "train")[0]) + len(load_split(P, "dev")[0]) == 8  # all are normal
     assert load_split(P, "test")[0] == load_split(P, "test")[0]
+    drawn = extraction.chosen_videos(P.changed({"detector_videos": 6})).values()
+    assert sorted(map(bool, drawn)) == [False] * 3 + [True] * 3
+    msad = [*extraction.tested_videos(P.changed({"benchmark": "msad"}))]
+    entries = [Path(name).stem for name in names("msad")["test"]]
+    assert msad == [*entries[:5], *entries[-5:]]  # from both ends of its vector
 
 
 def test_weights_of_the_hub_are_only_named_before_a_dry_run(tmp_path, monkeypatch) -> None:

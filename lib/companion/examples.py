@@ -13,7 +13,7 @@ from companion.figures.images import CORNERS
 from companion.profiles import Params
 from companion.splits import load_split, prepare_data
 from media.cache import FrameCache
-from media.video import probe, read_frames
+from media.video import read_frames
 
 Loaded = Mapping[str, tuple[list[Item], Report]]
 SHOWN = (240, 320)  # H, W of example frames
@@ -41,7 +41,8 @@ def box_examples(
     frames, rows = [], []
     for item in _one_per_class([i for i in items if i.is_abnormal], count, seed):
         region, path = item.regions[0], P.data_dir / item.video
-        time, info = sum(region_span(region)) / 2, probe(path)
+        info = FrameCache(P.cache_dir, SHOWN).info(path)
+        time = sum(region_span(region) or item.timestamps or (0, info.duration)) / 2
         index = info.frame_at(time)
         box = box_at(region.track, time) or WHOLE_FRAME
         rows.append((len(frames), f"{item.class_name}, {time:.1f} s", *box, region.caption, 1))

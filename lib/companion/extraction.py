@@ -34,6 +34,7 @@ from detectors.fitting import EvaluationSet, TrainingSet, class_prompts
 from detectors.mil import HEADS
 from detectors.released_features import anchors, check_rate, check_space, feature_index, summarise
 from detectors.training_protocol import Detector, DetectorParams
+from media.cache import FrameCache
 from media.errors import InputError
 from media.files import WHOLE, Shard, parse_shard, sha256_file, sha256_json
 
@@ -100,7 +101,11 @@ def evaluation_set(P: Params, model: AlertCLIP | None, detector: Detector) -> Ev
             f" {lost[0]}, expected as {files[lost[0]].name}; the reasons are in {reasons}"
         )
     features = {name: read_features(file) for name, file in files.items()}
-    snippets = {name: len(x) * rule.length // SNIPPET for name, x in features.items()}
+    frames = {name: len(x) * rule.length for name, x in features.items()}
+    if not P.features:
+        cache = FrameCache(P.cache_dir, model.image_size)
+        frames = {name: cache.info(path).frames for name, path in videos.items()}
+    snippets = {name: max(1, count // SNIPPET) for name, count in frames.items()}
     read = partial(read_truth, benchmark, root, snippets=snippets)
     truths, named = ([t for t in read(by_class=b) if t.name in videos] for b in (False, True))
     return EvaluationSet([features[truth.name] for truth in truths], truths, named)
@@ -133,27 +138,33 @@ def extract_for_all(
 def tested_videos(P: Params) -> dict[str, Path]:
     """File of each video that is scored, by name: the whole list or a rehearsal's part of it.
 
-    Of MSAD always the whole, because its vector of truth can only be cut by every video's length.
+    Of MSAD that is the first and the last ones: its vector of truth is cut from its ends.
     """
     benchmark = load_benchmark(P.detector.benchmark)
     entries = read_list(benchmark, P.data_dir)
-    if P.rehearsal.test_videos and benchmark.annotation_format != "msad":
-        places = np.linspace(0, len(entries) - 1, min(P.rehearsal.test_videos, len(entries)))
-        entries = [entries[i] for i in places.astype(int)]
+    if count := min(P.rehearsal.test_videos or 0, len(entries)):
+        places = np.linspace(0, len(entries) - 1, count).astype(int)
+        if benchmark.annotation_format == "msad":
+            places = np.arange(count) - count // 2  # negative ones count from the end
+        entries = [entries[i] for i in sorted(places % len(entries))]
     return {entry.name: benchmark.video_path(P.data_dir, entry.entry) for entry in entries}
 
 
 def chosen_videos(P: Params) -> dict[Path, tuple[str, ...]]:
-    """Training videos of a profile and their classes: all, annotated ones, or a draw by seed."""
+    """Training videos of a profile and their classes: all or annotated ones, or a draw of these.
+
+    The draw is by seed, half of it abnormal.
+    """
     videos = training_videos(load_benchmark(P.detector.benchmark), P.data_dir)
-    if P.detector.videos:
-        order = np.random.default_rng(P.seed).permutation(len(videos))
-        kept = {*order[: P.detector.videos].tolist()}
-        videos = {path: videos[path] for i, path in enumerate(videos) if i in kept}
     if P.detector.subset == "annotated":
         items = [item for split in ("train", "dev") for item in load_split(P, split)[0]]
         annotated = {Path(item.video).stem for item in items}
         videos = {path: found for path, found in videos.items() if path.stem in annotated}
+    if P.detector.videos:
+        order = np.random.default_rng(P.seed).permutation(list(videos))
+        sides = ([p for p in order if bool(videos[p]) == abnormal] for abnormal in (True, False))
+        kept = {path for side in sides for path in side[: P.detector.videos // 2]}
+        videos = {path: found for path, found in videos.items() if path in kept}
     return videos
 
 

@@ -279,7 +279,7 @@ def _kept_knowledge(folder: Path) -> Iterator[tuple]:
     for setting in [] if table is None else table["setting"].unique():
         pair = [find_row(table, "retention", {"setting": setting, "model": model})
                 for model in ("Full", "CLIP")]  # fmt: skip
-        if all(row is not None for row in pair):
+        if all(row is not None and row["value"] for row in pair):  # "" where not measured
             full, clip = map(_ours, pair)
             text, change = f"general knowledge is kept: {setting}", full.value - clip.value
             yield "Alert-CLIP", "", text, np.nan, change, _verdict(full, clip), "retention.csv"

@@ -111,7 +111,7 @@ class Params(Group):
     device: str = "auto"  # auto = cuda where present, else cpu
     workers: int = Field(default_factory=half_the_cores, ge=0)  # processes that decode or render
     notebooks_at_once: int = Field(1, ge=1)  # 1 with one GPU; more on a CPU, where they share cores
-    features: str = ""  # folder of released features for notebooks 05 and 06, in place of videos
+    features: str = ""  # folder of released features, in place of videos: notebooks 05, 06, 11
     video: str = ""  # a file to score; empty = one of the run's test videos
     data: DataParams = DataParams()
     world: WorldParams = WorldParams()
@@ -260,10 +260,11 @@ def load_params(profile: str, overrides: dict[str, Any] | None = None) -> Params
     """Read ``params/<profile>.yaml`` and overlays, apply ``overrides``, check every name and type.
 
     A profile may add overlays with ``+`` ("paper+paper-b16"): later ones win, and the whole name is
-    the run's. Raises InputError naming the parameter, the file and the nearest name.
+    the run's; ``features`` counts as last, as released features are what they are. Raises
+    InputError naming the parameter, the file and the nearest name.
     """
     values: dict[str, Any] = {"profile": profile}
-    for name in profile.split("+"):
+    for name in sorted(profile.split("+"), key="features".__eq__):
         values |= _read_yaml(PROFILES / f"{name}.yaml")
     return within("-p", from_flat, values | (overrides or {}))
 

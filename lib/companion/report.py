@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 from IPython.display import HTML, Image
+from nbformat import read
 
 from companion import workflow
+from companion.execution import lacking_data
 from companion.figures.catalogue import CATALOGUE
 from companion.ledger import STATUSES, Counts, counts_in_use
 from companion.machine import surroundings
@@ -61,11 +63,23 @@ def pictures(folder: Path) -> list[Image]:
     return [Image(filename=str(path)) for path in paths]
 
 
-def notebook_times(run_dir: Path) -> pd.DataFrame:
-    """Notebook and seconds of its last complete execution, in running order."""
-    files = {book.name: run_dir / "timings" / f"{book.name}.json" for book in workflow.NOTEBOOKS}
-    found = {name: sum(read_json(path)) for name, path in files.items() if path.is_file()}
-    return pd.DataFrame((found | {"all": sum(found.values())}).items(), columns=["name", "seconds"])
+def notebook_times(P: Params) -> pd.DataFrame:
+    """Columns name, seconds (of the last complete execution), left_out, in running order.
+
+    left_out: how many cells the run leaves out, or all, and what they need.
+    """
+    rows, lacking = [], lacking_data(P)
+    for book in workflow.NOTEBOOKS:
+        path = P.run_dir / "timings" / f"{book.name}.json"
+        seconds = sum(read_json(path)) if path.is_file() else None
+        tags = [{*c.metadata.get("tags", ())} & lacking.keys() for c in read(book.path, 4).cells]
+        needs = [lacking[min(found)] for found in tags if found]
+        lost = f"{len(needs)} cells: {', '.join(dict.fromkeys(needs))}" if needs else ""
+        known = book in workflow.runnable(P)
+        rows.append((book.name, seconds, lost if known else f"all: {lacking['needs-videos']}"))
+    table = pd.DataFrame(rows, columns=["name", "seconds", "left_out"])
+    table.loc[len(table)] = "all", table["seconds"].sum(), ""
+    return table
 
 
 def environment(P: Params) -> pd.DataFrame:

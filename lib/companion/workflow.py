@@ -51,7 +51,7 @@ NOTEBOOKS = tuple(Notebook(name, **row) for name, row in KNOWN["notebooks"].item
 
 
 def runnable(P: Params) -> tuple[Notebook, ...]:
-    """The notebooks that a profile can run: on released features two, which then need no other."""
+    """The notebooks that a profile can run: without videos not all."""
     return tuple(book for book in NOTEBOOKS if book.features or not P.features)
 
 

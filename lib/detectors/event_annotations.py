@@ -5,6 +5,7 @@ exactly. Published copies have CRLF, byte-order marks and blank lines: the reade
 """
 
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -27,10 +28,17 @@ class VideoTruth:
     spans: tuple[Span, ...]
     is_abnormal: bool
     span_classes: tuple[str, ...] = ()  # class of each span; empty if the annotation names none
+    frames: int = 0  # of the annotation, where it has one value for each
 
 
 def frame_truth(truth: VideoTruth, n_frames: int) -> np.ndarray:
-    """Abnormal frames, (n_frames,) bool; an event that outlasts the video is cut at its end."""
+    """Abnormal frames, (n_frames,) bool; an event that outlasts the video is cut at its end.
+
+    Warns where the annotation has a snippet or more too many or too few frames.
+    """
+    if truth.frames and abs(truth.frames - n_frames) >= SNIPPET:
+        what = f"{truth.name}: {truth.frames} annotated frames, but {n_frames} with a score"
+        warnings.warn(f"{what}: cut or padded with normal frames", stacklevel=2)
     frames = np.zeros(n_frames, bool)
     for start, end in truth.spans:
         frames[start:end] = True
@@ -137,8 +145,9 @@ def read_mask(name: str, path: Path) -> VideoTruth:
     Videos with a three-digit number were made for training: normal, without a mask.
     """
     made_for_training = re.fullmatch(r"\d\d_\d{3}", name)
-    spans = () if made_for_training else _runs(load_array(path).ravel())
-    return VideoTruth(name, (), spans, bool(spans))
+    mask = load_array(path).ravel() if not made_for_training else np.empty(0)
+    spans = _runs(mask)
+    return VideoTruth(name, (), spans, bool(spans), frames=len(mask))
 
 
 def read_tracks(name: str, path: Path) -> VideoTruth:
@@ -162,15 +171,26 @@ def read_vector(
 ) -> list[VideoTruth]:
     """MSAD: one value per frame of all videos in list order (official code).
 
-    snippets: number of 16-frame features per name. InputError if the lengths do not add up, or a
-    video called MSAD_normal_* has abnormal frames: the order or a count is then wrong.
+    snippets: number of 16-frame features per name; a run of names may lack one, and is left out.
+    A vector that is off by a snippet or less is cut or padded at its end, with a warning.
+    InputError if the lengths do not add up, or a video called MSAD_normal_* has abnormal frames:
+    the order or a count is then wrong.
     """
-    ends = np.cumsum([SNIPPET * snippets[name] for name in names])
     vector = load_array(path).ravel()
-    if len(vector) != ends[-1]:
-        raise InputError(f"{path}: {len(vector)} frames, but the list's snippets make {ends[-1]}")
+    lengths = [SNIPPET * snippets.get(name, 0) for name in names]
+    more, lost = sum(lengths) - len(vector), [n for n in names if n not in snippets]
+    if lost:  # what lies between the known ends
+        lengths[names.index(lost[0])] = max(0, -more)
+    elif more:
+        what = f"{path}: {len(vector)} frames, but the list's snippets make {sum(lengths)}"
+        if abs(more) > SNIPPET:
+            raise InputError(what)
+        warnings.warn(f"{what}: {names[-1]} is cut or padded with normal frames", stacklevel=2)
+        vector = np.pad(vector, (0, max(0, more)))[: sum(lengths)]
     truths = []
-    for name, part in zip(names, np.split(vector, ends[:-1]), strict=True):
+    for name, part in zip(names, np.split(vector, np.cumsum(lengths)[:-1]), strict=True):
+        if name in lost:
+            continue
         spans, label = _runs(part), name.rpartition("_")[0]
         is_abnormal = not name.startswith("MSAD_normal_")
         if spans and not is_abnormal:
