@@ -24,7 +24,7 @@ from alertclip.model import AlertCLIP
 from alertclip.mss import signed_score
 from companion import tuned_models
 from companion.figures import write_table
-from companion.profiles import Params, load_params, parse_overrides
+from companion.profiles import Params, read_command_line
 from companion.splits import Split, clip_dataset, prepare_data
 from detectors.frame_metrics import auc_statistic
 from media.files import progress
@@ -151,11 +151,8 @@ def _clips(P: Params, split: Split, size: int = 64) -> tuple[torch.Tensor, torch
 
 if __name__ == "__main__":  # prints the gates and writes them to runs/<profile>/gates_<split>.csv
     parser = argparse.ArgumentParser(prog="python -m companion.world_gates", description=__doc__)
-    parser.add_argument("--profile", default="mini")
     parser.add_argument("--split", choices=("dev", "test"), default="dev")
-    parser.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", dest="overrides")
-    args = parser.parse_args()
-    P = load_params(args.profile, parse_overrides(args.overrides))
+    args, P = read_command_line(parser)
     prepare_data(P)
     table = pd.DataFrame(prior_gate(P, args.split) + world_gate(P, args.split))
     write_table(table, P.run_dir / f"gates_{args.split}.csv")

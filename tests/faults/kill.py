@@ -36,7 +36,7 @@ class Project:
         self.runs, self.log = folder / "runs", folder / "log.txt"
 
     def start(self, stage: int) -> subprocess.Popen:
-        call = [sys.executable, "-m", "companion.train", "--profile", "smoke", "--stage"]
+        call = [sys.executable, "-m", "companion.stage_runs", "--profile", "smoke", "--stage"]
         call += [str(stage), *(f"-p{pair}" for pair in STEPS)]
         environment = os.environ | {"PYTHONPATH": str(self.runs.parent / "lib")}
         with self.log.open("a") as log:
