@@ -20,13 +20,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from companion.figures.style import write_table
 from companion.profiles import Params, read_command_line
 from companion.splits import prepare_data
 from companion.variant_runs import MEASURES, inputs_hash
 from companion.variants import load_variants, require_variants
 from media.errors import InputError
-from media.files import progress
+from media.files import progress, write_table
 
 
 def result_file(P: Params, name: str, seed: int, measure: str = "ablations") -> Path:
