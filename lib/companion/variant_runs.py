@@ -36,7 +36,6 @@ STAGE1 = ("seed", "data", "world", "model", "training.negatives", "stage1")
 NOT_STAGE1 = ("hard_negatives_train", "region_negatives", "region_pooling", "patch_tokens")
 TUNING = ("seed", "data", "world", "model", "training", "stage1", "stage2", "evaluation.prompts")
 DETECTION = ("detector", "evaluation.precision")
-PAIRS = (("clip", "stage1"), ("stage1", "full"), ("clip", "full"))
 KEPT = {f"stage{stage}_{name}": value for stage in (1, 2)
         for name, value in (("save_steps", 25), ("save_limit", 1000))}  # fmt: skip
 STILLS = 600  # per point: how well scene, colour, object and posture are still told
@@ -50,7 +49,7 @@ def final_metrics(P: Params, name: str, seed: int) -> pd.DataFrame:
     variant = load_variants()[name]
     if variant.kind == "alertclip":
         changed, stage = train_variant(P, name, seed), "full"
-        rows = _tuned(changed)
+        rows = [_zero_shot(changed, [tuned_models.evaluate_stage(changed, "full")])]
         if P.ablation.detector and variant.detector:
             rows += _on_benchmark(changed)
     else:
@@ -66,14 +65,11 @@ def stage_metrics(P: Params, name: str, seed: int) -> pd.DataFrame:
     Columns model, measure, value, low, high, n. World and prior do not change with the seed.
     """
     P = train_variant(P, name, seed)
-    results = {stage: tuned_models.evaluate_stage(P, stage) for stage in tuned_models.STAGES}
-    mss = result_tables.mss_by_class(P, list(results.values())).query("class_name == 'all'")
-    table = result_tables.zero_shot(P, list(results.values()))
-    aucs = table[table["setting"].str.endswith("AUC")].rename(columns={"setting": "measure"})
-    rows = [mss.rename(columns={"mss": "value"}).assign(measure="MSS"), aucs]
-    for before, after in PAIRS:
-        difference = result_tables.paired(P, results[before], results[after])
-        rows.append(difference.rename(columns={"difference": "model"}))
+    clip, first, full = (tuned_models.evaluate_stage(P, stage) for stage in tuned_models.STAGES)
+    table = _zero_shot(P, [clip, first, full]).rename(columns={"metric": "measure"})
+    rows = [table[table["measure"].str.endswith(("AUC", "MSS"))]]
+    for before, after in ((clip, first), (first, full), (clip, full)):
+        rows.append(result_tables.paired(P, before, after).rename(columns={"difference": "model"}))
     columns = ["model", "measure", "value", "low", "high", "n"]
     return pd.concat([row[columns] for row in rows], ignore_index=True)
 
@@ -194,12 +190,11 @@ def detection(P: Params, model: AlertCLIP) -> dict[str, float]:
     return {"MSS": signed_score(result.similarities, clips.labels).mean(), **table}
 
 
-def _tuned(P: Params) -> list[pd.DataFrame]:
-    """Zero-shot metrics and MSS of a trained variant."""
-    result = tuned_models.evaluate_stage(P, "full")
-    mss = result_tables.mss_by_class(P, [result]).query("class_name == 'all'")
-    table = result_tables.zero_shot(P, [result]).rename(columns={"setting": "metric"})
-    return [table, mss.rename(columns={"mss": "value"}).assign(metric="MSS")]
+def _zero_shot(P: Params, results: list[tuned_models.StageResult]) -> pd.DataFrame:
+    """Zero-shot metrics of models, then their MSS: columns model, metric, value, low, high, n."""
+    mss = result_tables.mss_by_class(P, results).query("class_name == 'all'")
+    table = result_tables.zero_shot(P, results).rename(columns={"setting": "metric"})
+    return pd.concat([table, mss.rename(columns={"mss": "value"}).assign(metric="MSS")])
 
 
 def _on_benchmark(P: Params) -> list[pd.DataFrame]:
