@@ -9,6 +9,7 @@ test split is measured once.
 """
 
 import argparse
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
+from torchvision.ops import Conv2dNormActivation
 
 from alertclip.intervals import bootstrap_interval
 from alertclip.model import AlertCLIP
@@ -45,11 +47,8 @@ class EventNetwork(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        layers = []
-        for before, after in ((3, 32), (32, 64), (64, 128), (128, 128)):
-            convolution = nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)
-            layers += [convolution, nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
-        self.frame = nn.Sequential(*layers)
+        sizes = pairwise((3, 32, 64, 128, 128))
+        self.frame = nn.Sequential(*(Conv2dNormActivation(*two, stride=2) for two in sizes))
         self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(256, 1))
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
