@@ -7,9 +7,9 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 
-from companion.figures.style import write_table
 from companion.profiles import load_params
 from companion.workflow import NOTEBOOKS
+from media.files import write_table
 
 
 def cells(folder: Path, least: float) -> pd.DataFrame:

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from companion.figures import write_table
-from companion.machine import forget_peak, peak_memory, spread, surroundings
+from companion.latency import forget_peak, peak_memory, spread, surroundings
 
 RESULTS = Path(__file__).resolve().parent / "results"
 CPU = torch.device("cpu")

@@ -2,7 +2,7 @@
 
 from harness import parser, save
 
-from companion import flops, latency, machine
+from companion import flops, latency
 from companion.profiles import load_params
 from companion.stage_runs import resolve_device
 
@@ -17,7 +17,7 @@ def main() -> None:
     names = ("backbone", "checkpointing")
     P = load_params("paper", {"num_frames": o.frames, **{n: getattr(o, n) for n in names}})
     device, name = resolve_device(P), f"{o.backbone}_{o.frames}"
-    speed = machine.matmul_speed(device)
+    speed = latency.matmul_speed(device)
     save(speed, "machine", o.out, device)
     save(flops.table5(), "table5", o.out, device)
     save(latency.latency_table(P, speed, o.repeats), f"table7_{name}", o.out, device)

@@ -16,6 +16,7 @@ from companion import (
     figures,
     paper_numbers,
     profiles,
+    variant_runs,
     variants,
 )
 from companion.profiles import load_params
@@ -28,13 +29,13 @@ T2 = 4.302652729911275  # Student's t, 97.5%, of two degrees of freedom
 
 def changed_hashes(**changes: object) -> set[str]:
     P, other = load_params("mini"), load_params("mini", changes)
-    hashed = ablations.inputs_hash
+    hashed = variant_runs.inputs_hash
     return {name for name in VARIANTS if hashed(P, name, 0) != hashed(other, name, 0)}
 
 
 def test_every_variant_is_valid_and_differs_from_the_others():
     P = load_params("mini")
-    assert len({ablations.inputs_hash(P, name, 0) for name in VARIANTS}) == len(VARIANTS)
+    assert len({variant_runs.inputs_hash(P, name, 0) for name in VARIANTS}) == len(VARIANTS)
     for group in {variant.group for variant in VARIANTS.values()}:
         assert sum(v.reference for v in VARIANTS.values() if v.group == group) == 1
 
@@ -104,7 +105,7 @@ def test_a_detector_gets_the_profiles_backbone_and_its_papers_metrics(monkeypatc
     asked, best = [], [scored("clip", [1.0])]
     monkeypatch.setattr(detector_tables, "score_stages", lambda *given: asked.append(given) or best)
     P = load_params("smoke", {"ablation_backbone": "clip"})
-    table = pd.concat(ablations._detected(P, kind)).set_index("metric")["value"]
+    table = pd.concat(variant_runs._detected(P, kind)).set_index("metric")["value"]
     assert asked == [(P, kind, ["clip"])] and table["frame AUC"] == 100
     assert set(table.index) == {"frame AUC", "frame AP", "AnoAUC"} | metrics
     assert table.index.is_unique
@@ -112,7 +113,7 @@ def test_a_detector_gets_the_profiles_backbone_and_its_papers_metrics(monkeypatc
 
 def test_a_hash_that_reads_as_a_number_stays_text(tmp_path, monkeypatch):
     monkeypatch.setattr(profiles, "ROOT", tmp_path)
-    P, digest = load_params("mini"), ablations.inputs_hash(load_params("mini"), "full", 0)
+    P, digest = load_params("mini"), variant_runs.inputs_hash(load_params("mini"), "full", 0)
     for found in ("417e66085674", digest):
         row = {"variant": "full", "seed": 0, "metric": "MSS", "value": 1, "params": found}
         file = ablations.result_file(P, "full", 0)
@@ -141,15 +142,18 @@ def test_a_failed_job_is_named_and_the_others_go_on(tmp_path, monkeypatch, capsy
         return pd.DataFrame({"value": [1.0]})
 
     monkeypatch.setattr(profiles, "ROOT", tmp_path)
+    monkeypatch.setitem(variant_runs.MEASURES, "ablations", (measure, ()))
     monkeypatch.setattr(ablations, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
     monkeypatch.setattr(ablations, "prepare_data", lambda P: None)
     P, names = load_params("smoke"), ["full", "region", "global"]
-    ablations.run(P, names, [0], cores=1, measure=measure)
+    ablations.run(P, names, [0], cores=1)
     assert "global, seed 0: failed (no luck)" in capsys.readouterr().out
     log = ablations.result_file(P, "global", 0).with_suffix(".log")
     assert "ValueError: no luck" in log.read_text()
     found = ablations.results(P, names, [0])
-    assert found["params"].tolist() == [ablations.inputs_hash(P, n, 0) for n in ("full", "region")]
+    assert found["params"].tolist() == [
+        variant_runs.inputs_hash(P, n, 0) for n in ("full", "region")
+    ]
 
 
 def test_standard_negatives_are_captions_of_other_regions():
@@ -193,11 +197,11 @@ def test_the_ledger_asks_for_variants_of_the_same_meaning():
 
 def test_variants_of_other_negatives_share_stage_1(monkeypatch, tmp_path):
     monkeypatch.setattr(profiles, "ROOT", tmp_path)
-    monkeypatch.setattr(ablations, "run_stage", lambda P, stage: P)
+    monkeypatch.setattr(variant_runs, "run_stage", lambda P, stage: P)
     P = load_params("mini")
-    changed = [ablations._changed(P, VARIANTS[n], 7) for n in ("full", "standard", "region")]
+    changed = [variant_runs._changed(P, VARIANTS[n], 7) for n in ("full", "standard", "region")]
     changed.append(changed[0].changed({"hard_negatives_train": "planted.json"}))
-    first, *others = (ablations.shared_stage1(Q, P) for Q in changed)
+    first, *others = (variant_runs.shared_stage1(Q, P) for Q in changed)
     assert all(other.run_dir == first.run_dir for other in others)
-    rank = ablations._changed(P, VARIANTS["rank-4"], 7)
-    assert ablations.shared_stage1(rank, P).run_dir != first.run_dir
+    rank = variant_runs._changed(P, VARIANTS["rank-4"], 7)
+    assert variant_runs.shared_stage1(rank, P).run_dir != first.run_dir

@@ -10,7 +10,7 @@ from open_clip.model import CLIP
 from torch.utils.flop_counter import FlopCounterMode
 
 from alertclip.attention import split_attention
-from companion import flops, latency, machine
+from companion import flops, latency
 from companion.profiles import load_params
 
 CPU = torch.device("cpu")
@@ -60,16 +60,16 @@ def test_which_model_the_papers_table_counts() -> None:
     assert round(counts["text encoder"] / 1e9, 3) == 10.133
 
 
-@pytest.mark.skipif(not (machine.PROC / "clear_refs").exists(), reason="Linux forgets peaks")
+@pytest.mark.skipif(not (latency.PROC / "clear_refs").exists(), reason="Linux forgets peaks")
 def test_peak_memory_rises_and_is_forgotten() -> None:
-    machine.forget_peak(CPU)
-    before = machine.peak_memory(CPU)
+    latency.forget_peak(CPU)
+    before = latency.peak_memory(CPU)
     held = torch.ones(300_000_000, dtype=torch.uint8)
-    high = machine.peak_memory(CPU)
+    high = latency.peak_memory(CPU)
     assert high - before == pytest.approx(0.3, abs=0.05)
     del held
-    machine.forget_peak(CPU)
-    assert machine.peak_memory(CPU) < high - 0.2
+    latency.forget_peak(CPU)
+    assert latency.peak_memory(CPU) < high - 0.2
 
 
 def test_tables_of_latency_and_of_training_time() -> None:

@@ -1,14 +1,11 @@
-"""The rule that chooses the schedule, weight interpolation, and the correlation of MSS with AUC."""
+"""The rule that chooses the schedule, and the correlation of MSS with AUC."""
 
 import numpy as np
 import pandas as pd
 import pytest
-import tiny_clip
-import torch
 
-from companion import interpolation, readme
-from companion.ablation_tables import rank_correlation
-from companion.learning_curves import first_gain, gains
+from companion import readme
+from companion.ablation_tables import first_gain, gains, rank_correlation
 
 
 def curves(changes: dict[str, dict[int, list[float]]]) -> pd.DataFrame:
@@ -28,12 +25,6 @@ def test_differences_are_paired_by_seed_with_students_interval():
     half = 4.302653 / np.sqrt(3)  # t(.975, 2) times the standard error; deviation 1
     expected = [2.0, 2.0 - half, 2.0 + half]
     assert found[["change", "low", "high"]].tolist() == pytest.approx(expected, abs=1e-5)
-    rows = [(0.5, seed, "video AUC", 80.0 + seed + d) for seed, d in enumerate((1.0, 2.0, 3.0))]
-    rows += [(1.0, seed, "video AUC", 80.0 + seed) for seed in range(3)]
-    table = pd.DataFrame(rows, columns=["share", "seed", "metric", "value"])
-    (row,) = interpolation.changes(table).itertuples()
-    assert (row.share, row.seeds) == (0.5, 3)
-    assert (row.change, row.low, row.high) == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_rule_needs_both_metrics_at_one_step():
@@ -53,20 +44,6 @@ def test_rank_correlation_resamples_variants():
         {"variant": list("aabbcc"), "x": [1, 2, 3, 4, 5, 6], "y": [6, 5, 4, 3, 2, 1]}
     )
     assert rank_correlation(wide, "x", "y", n_boot=50) == pytest.approx((-1, -1, -1))
-
-
-def test_interpolation_ends_at_clip_and_at_the_tuned_model():
-    torch.manual_seed(0)
-    clip, tuned = (tiny_clip.alertclip(seed=seed) for seed in (0, 1))
-    for share, end in ((0.0, clip), (1.0, tuned)):
-        found = interpolation.interpolated(clip, tuned, share)
-        for name, weight in end.backbone.model.state_dict().items():
-            torch.testing.assert_close(found.backbone.model.state_dict()[name], weight)
-        assert found.temporal is not tuned.temporal  # the tuned model is not changed
-    middle = interpolation.interpolated(clip, tuned, 0.25).backbone.model.state_dict()
-    name = next(n for n, w in middle.items() if w.is_floating_point() and w.ndim == 2)
-    ends = (model.backbone.model.state_dict()[name] for model in (clip, tuned))
-    torch.testing.assert_close(middle[name], 0.75 * next(ends) + 0.25 * next(ends))
 
 
 def test_texts_say_what_an_interval_allows():

@@ -97,6 +97,27 @@ def student_interval(values: pd.Series) -> tuple[float, float, float]:
     return values.mean(), values.mean() - half, values.mean() + half
 
 
+def gains(table: pd.DataFrame) -> pd.DataFrame:
+    """Learning curves: Full minus global alone at each step of Stage II, paired by seed.
+
+    Columns step, metric, change, low, high (95%, Student's t), seeds.
+    """
+    wide = table[table["stage"] == 2].pivot_table(
+        index=["metric", "step", "seed"], columns="variant", values="value", sort=False
+    )
+    return student_table(wide["full"] - wide["global"], "change")
+
+
+def first_gain(table: pd.DataFrame) -> int | None:
+    """The schedule's rule: the first step at which Full beats global in video and in frame AUC.
+
+    Beats: the 95% interval of the paired difference over seeds lies above zero.
+    """
+    found = gains(table).query("metric in ('video AUC', 'frame AUC')")
+    clear = found.assign(clear=found["low"] > 0).groupby("step")["clear"].all()
+    return int(clear.idxmax()) if clear.any() else None
+
+
 def _rows(table: pd.DataFrame, metric: str) -> Iterator[dict[str, Any]]:
     """A row per variant that has the metric, in the order of params/ablations.yaml."""
     variants = load_variants()

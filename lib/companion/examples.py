@@ -121,10 +121,3 @@ def similarity_table(similarity: Mapping[str, np.ndarray], captions: Sequence[st
         for i, (text, row) in enumerate(zip(captions, matrix, strict=True))
         for j in range(len(row))
     )
-
-
-def grid_table(weights: np.ndarray, box: np.ndarray) -> pd.DataFrame:
-    """Weights (h, w) of the patches and the box as the table that `region_on_grid` draws."""
-    row, column = np.indices(weights.shape)
-    table = {"row": row.ravel(), "column": column.ravel(), "weight": np.ravel(weights)}
-    return pd.DataFrame(table).assign(**dict(zip(CORNERS, map(float, box), strict=True)))

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from companion.profiles import PAPER_RESULTS
+from companion.profiles import PROFILES
 from media.errors import InputError
 
-EMPTY = "~"
+PAPER_RESULTS, EMPTY = PROFILES / "paper_results.yaml", "~"
 # Keeps every number as printed: 88.50 has two decimals. Ten times faster where libyaml is there.
 LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 

@@ -4,6 +4,7 @@ A profile (``params/<profile>.yaml``) states only where it deviates from the def
 the paper's values (supplementary Table 4) or, where the paper is silent, ours.
 """
 
+import argparse
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -30,14 +31,12 @@ Result = TypeVar("Result")
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ROOT / "params"
-PAPER_RESULTS = PROFILES / "paper_results.yaml"
-ABLATIONS = PROFILES / "ablations.yaml"
 FACTS = PROFILES / "facts"  # what is data and no parameter
 NOT_PROFILES = {  # other files there
     "ablations", "benchmarks", "budgets", "negative_prompts", "negative_prompts_paper",
     "paper_results", "prompts", "typical_times",
 }  # fmt: skip
-NESTED = {"transfer", "open_vocabulary_changes"}  # hold changes themselves
+NESTED = {"transfer": {}, "open_vocabulary_changes": {}}  # hold changes themselves
 TESTING = {"evaluation", "detector", "qa", "ablation", "failure"}  # groups that tune nothing
 
 Degradation = Literal[
@@ -181,21 +180,16 @@ class Params(Group):
         return ROOT / expanded
 
 
-def _flat_names() -> dict[str, tuple[str, str]]:
-    """Flat name -> (group, field); the group of a run's own fields is empty."""
-    names = {}
-    for group, info in Params.model_fields.items():
-        kind: Any = info.annotation
-        if not hasattr(kind, "model_fields"):
-            names[group] = ("", group)
-            continue
-        for field in kind.model_fields:
-            plain = kind.PLAIN is True or field in (kind.PLAIN or ())
-            names[field if plain else f"{group}_{field}"] = (group, field)
-    return names
-
-
-FLAT = _flat_names()
+FLAT: dict[str, tuple[str, str]] = {}
+"""Flat name -> (group, field); the group of a run's own fields is empty."""
+for group, info in Params.model_fields.items():
+    kind: Any = info.annotation
+    if not hasattr(kind, "model_fields"):
+        FLAT[group] = ("", group)
+        continue
+    for field in kind.model_fields:
+        plain = kind.PLAIN is True or field in (kind.PLAIN or ())
+        FLAT[field if plain else f"{group}_{field}"] = (group, field)
 
 
 def from_flat(values: dict[str, Any]) -> Params:
@@ -218,9 +212,8 @@ def from_flat(values: dict[str, Any]) -> Params:
         raise InputError("; ".join(_explain(e) for e in error.errors())) from None
     for name in DETECTORS:
         detector_settings(name, P.detector)  # refuses what a nested change misspells
-    own = {name: value for name, value in values.items() if name not in NESTED}
     for where, changes in P.nested().items():
-        within(where, from_flat, own | changes)
+        within(where, from_flat, values | NESTED | changes)
     return P
 
 
@@ -281,6 +274,14 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
         if not equals:
             raise InputError(f"-p {pair}: write it as -p name=value")
     return overrides
+
+
+def read_command_line(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Params]:
+    """Options of a command, and its profile: ``--profile`` and ``-p`` are added to ``parser``."""
+    parser.add_argument("--profile", default="mini", help="params/<profile>.yaml, joined by +")
+    parser.add_argument("-p", nargs="*", action="extend", default=[], metavar="NAME=VALUE")
+    args = parser.parse_args()
+    return args, load_params(args.profile, parse_overrides(args.p))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from alertclip.model import AlertCLIP
 from alertclip.score import HELD, draw, load_model
 from companion import figures
 from companion.figures.style import new_figure, styled
-from companion.profiles import ROOT, Params, load_params
+from companion.profiles import ROOT, Params, read_command_line
 from companion.splits import clip_dataset, load_split, prepare_data
 from companion.stage_runs import resolve_device
 from companion.tuned_models import event_spans, prompts_of, provenance, stage_model
@@ -149,6 +149,4 @@ def curve_figure(
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=ship.__doc__)
-    parser.add_argument("--profile", default="mini", help="a finished run")
-    ship(load_params(parser.parse_args().profile))
+    ship(read_command_line(argparse.ArgumentParser(description=ship.__doc__))[1])

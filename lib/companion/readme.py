@@ -9,10 +9,8 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from companion.ablation_tables import ablation_table, student_table
+from companion.ablation_tables import ablation_table, gains, student_table
 from companion.figures.style import committed
-from companion.interpolation import changes
-from companion.learning_curves import gains
 from companion.profiles import ROOT
 from media.errors import InputError
 from media.files import atomic_write
@@ -107,8 +105,11 @@ def _table(name: str) -> pd.DataFrame:
     if name == "seeds":  # each model and difference of models on the test clips
         values = committed("seeds_test").set_index(["measure", "model", "seed"])["value"]
         return student_table(values, "mean")
-    if name == "interpolation":
-        return changes(committed("interpolation_dev"))
+    if name == "interpolation":  # shares of the tuned weights against all of them, by seed
+        wide = committed("interpolation_dev").pivot(
+            index=["metric", "seed"], columns="share", values="value"
+        )
+        return student_table(wide.drop(columns=1.0).sub(wide[1.0], axis=0).stack(), "change")
     return pd.read_csv(ROOT / name if "/" in name else ROOT / "figures" / name)
 
 

@@ -12,8 +12,8 @@ from nbformat import read
 from companion import workflow
 from companion.execution import lacking_data
 from companion.figures.catalogue import CATALOGUE
+from companion.latency import surroundings
 from companion.ledger import STATUSES, Counts, counts_in_use
-from companion.machine import surroundings
 from companion.profiles import Params, from_flat
 from companion.stage_runs import resolve_device
 from detectors.benchmarks import load_benchmark

@@ -201,11 +201,8 @@ def with_paper(table: pd.DataFrame, result: str, by: str) -> pd.DataFrame:
     return table.assign(paper=[marks.get(pair, np.nan) for pair in pairs])
 
 
-def show(figure: figures.Figure, name: str, table: pd.DataFrame, P: Params) -> figures.Figure:
-    """Save a figure of frames and its table under the run's figures/."""
+def draw(
+    name: str, table: pd.DataFrame, P: Params, figure: figures.Figure | None = None
+) -> figures.Figure:
+    """Save a table under the run's figures/ with its ``figure``, or as the catalogue draws it."""
     return catalogue.publish(name, table, P.run_dir / "figures", provenance(P), figure)
-
-
-def draw(name: str, table: pd.DataFrame, P: Params) -> figures.Figure:
-    """Save a table under the run's figures/ and draw it as the catalogue says."""
-    return catalogue.publish(name, table, P.run_dir / "figures", provenance(P))

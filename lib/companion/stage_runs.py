@@ -1,5 +1,12 @@
-"""A training stage of a profile: data, model, adapters, loop, export."""
+"""A training stage of a profile: data, model, adapters, loop, export.
 
+``python -m companion.stage_runs --profile mini --stage 1`` trains one. On several GPUs, with the
+same result up to rounding and dropout's random numbers:
+``torchrun --nproc_per_node 8 -m companion.stage_runs --profile paper --stage 1``.
+"""
+
+import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -14,7 +21,7 @@ from alertclip.hyperparameters import StageParams
 from alertclip.lora import add_lora
 from alertclip.model import AlertCLIP
 from alertclip.training import BOOKKEEPING, fit
-from companion.profiles import Params
+from companion.profiles import Params, read_command_line
 from companion.splits import clip_dataset, prepare_data, require_disjoint
 from media.errors import InputError
 from media.files import read_json, sha256_json, write_json
@@ -84,7 +91,7 @@ def initial_model(P: Params, stage: int) -> AlertCLIP:
         if not (folder / META).exists():
             raise InputError(
                 f"Stage II starts from Stage I, and {folder} is not finished: first run"
-                f" python -m companion.train --profile {P.profile} --stage 1"
+                f" python -m companion.stage_runs --profile {P.profile} --stage 1"
             )
         before = load_alertclip(folder)
     names = {"temporal_layers", "temporal_heads", "temporal_dropout", "region_pooling",
@@ -178,3 +185,21 @@ def resolve_device(P: Params) -> torch.device:
         if device.index is not None:
             torch.cuda.set_device(device)  # timers and memory counters read the current GPU
     return device
+
+
+def main() -> None:
+    """Command line: train one stage; started again, it goes on where it stopped."""
+    parser = argparse.ArgumentParser(prog="python -m companion.stage_runs", description=__doc__)
+    parser.add_argument("--stage", type=int, choices=(1, 2), required=True)
+    try:
+        args, P = read_command_line(parser)
+        with distributed.processes():
+            out = run_stage(P, args.stage)
+            if distributed.rank() == 0:
+                print(out)
+    except InputError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

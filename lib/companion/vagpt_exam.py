@@ -20,7 +20,6 @@ import pandas as pd
 
 from alertclip.checkpoint import weights_hash
 from companion import extraction, qa_tables
-from companion.figures.style import write_table
 from companion.profiles import Params, load_params, parse_overrides
 from companion.splits import load_split
 from companion.stage_runs import resolve_device
@@ -29,7 +28,7 @@ from curation.chat_models import Results
 from detectors.event_annotations import video_name
 from media.cache import FrameCache
 from media.errors import InputError
-from media.files import progress, sha256_json, write_json
+from media.files import progress, sha256_json, write_json, write_table
 from vagpt import instructions, temporal_classifier
 from vagpt.answerers import answer_all, arm_differences, arm_table, blind_answerer
 from vagpt.effective_tokens import Shown, between, frames_shown, timm_patches, unit, video_tokens

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from companion.profiles import ABLATIONS, from_flat, nearest, within
+from companion.profiles import PROFILES, from_flat, nearest, within
 from media.errors import InputError
 
 
@@ -28,7 +28,7 @@ class Variant(BaseModel):
 
 
 @cache
-def load_variants(path: Path = ABLATIONS) -> dict[str, Variant]:
+def load_variants(path: Path = PROFILES / "ablations.yaml") -> dict[str, Variant]:
     """All variants by name; InputError names the variant whose fields or parameters are wrong."""
     found: dict[str, Variant] = {}
     for kind, rows in yaml.safe_load(path.read_text(encoding="utf-8")).items():

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import yaml
 
 from alertclip.hyperparameters import Group
-from companion.profiles import FACTS, PAPER_RESULTS, ROOT, Params
+from companion.paper_numbers import PAPER_RESULTS
+from companion.profiles import FACTS, ROOT, Params
 from detectors.benchmarks import load_benchmark
 
 WEIGHTS = ROOT / "lib/miniworld/weights"

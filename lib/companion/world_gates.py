@@ -9,6 +9,7 @@ test split is measured once.
 """
 
 import argparse
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -18,13 +19,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
+from torchvision.ops import Conv2dNormActivation
 
 from alertclip.intervals import bootstrap_interval
 from alertclip.model import AlertCLIP
 from alertclip.mss import signed_score
 from companion import tuned_models
 from companion.figures import write_table
-from companion.profiles import Params, load_params, parse_overrides
+from companion.profiles import Params, read_command_line
 from companion.splits import Split, clip_dataset, prepare_data
 from detectors.frame_metrics import auc_statistic
 from media.files import progress
@@ -45,11 +47,8 @@ class EventNetwork(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        layers = []
-        for before, after in ((3, 32), (32, 64), (64, 128), (128, 128)):
-            convolution = nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)
-            layers += [convolution, nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
-        self.frame = nn.Sequential(*layers)
+        sizes = pairwise((3, 32, 64, 128, 128))
+        self.frame = nn.Sequential(*(Conv2dNormActivation(*two, stride=2) for two in sizes))
         self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(256, 1))
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
@@ -151,11 +150,8 @@ def _clips(P: Params, split: Split, size: int = 64) -> tuple[torch.Tensor, torch
 
 if __name__ == "__main__":  # prints the gates and writes them to runs/<profile>/gates_<split>.csv
     parser = argparse.ArgumentParser(prog="python -m companion.world_gates", description=__doc__)
-    parser.add_argument("--profile", default="mini")
     parser.add_argument("--split", choices=("dev", "test"), default="dev")
-    parser.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", dest="overrides")
-    args = parser.parse_args()
-    P = load_params(args.profile, parse_overrides(args.overrides))
+    args, P = read_command_line(parser)
     prepare_data(P)
     table = pd.DataFrame(prior_gate(P, args.split) + world_gate(P, args.split))
     write_table(table, P.run_dir / f"gates_{args.split}.csv")

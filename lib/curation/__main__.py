@@ -16,7 +16,7 @@ from alertclip.score import load_model
 from curation import PARAMS
 from curation.screening import DROP, screen
 from media.errors import InputError
-from media.files import VIDEO_SUFFIXES, atomic_write, files_below, is_video
+from media.files import VIDEO_SUFFIXES, files_below, is_video, write_table
 
 
 def find_videos(folder: Path) -> list[Item]:
@@ -48,8 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model, _ = load_model(o.model, o.pretrained, device)
         store = o.out.parent / f".{o.out.stem}"
         table = screen(o.folder, items, model, prompts, store, o.workers, o.overrides)
-        with atomic_write(o.out) as temporary:
-            table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+        write_table(table, o.out)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -26,7 +26,7 @@ from alertclip.records import Item, is_text, item_key
 from curation import PARAMS
 from curation.contract import NEGATIVES, normal_form, violations
 from media.errors import InputError
-from media.files import atomic_write, read_json, write_json
+from media.files import read_json, write_json, write_table
 
 CONTRACT = ("missing", "over-long", "not English", "repeated", "equal to the positive", "not text")
 OTHER = ("cut off", "repeated in another region", "caption of another region", "fantastical")
@@ -252,8 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = summary(regions, table)
         done = clean(args.file, args.out / "vagta-clean.json", table)
         for name, rows in {"audit": found, "vagta-clean": done}.items():
-            with atomic_write(args.out / f"{name}.csv") as temporary:
-                rows.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+            write_table(rows, args.out / f"{name}.csv")
     except InputError as error:
         sys.exit(str(error))
     print(found.to_string(index=False))

@@ -22,8 +22,8 @@ import torch
 import yaml
 from open_clip.model import CLIP, CustomTextCLIP
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from tokenizers.trainers import BpeTrainer
+from tokenizers import ByteLevelBPETokenizer
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast
@@ -38,7 +38,7 @@ from miniworld.stills import ABNORMAL_SHARE, GENERIC_SHARE, TOPIC_SHARE
 NAMES = {"clip": "MiniCLIP", "siglip": "MiniSigLIP"}
 RECIPES = yaml.safe_load(FACTS_FILE.with_name("mini_models.yaml").read_text(encoding="utf-8"))
 CONTEXT_LENGTH, BATCH_SIZE = 40, 256
-LOG_STEPS, WARMUP = 100, 0.05
+PEAK_LR, WARMUP = 1.2e-3, 0.05
 PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<start>", "<end>"
 
 
@@ -69,34 +69,22 @@ def train_tokenizer(texts: list[str], vocab_size: int = 2048) -> PreTrainedToken
 
     END gets the highest id because open_clip pools the text tower at the largest token id.
     """
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = BpeTrainer(
-        vocab_size=vocab_size - 1,
-        special_tokens=[PAD, UNKNOWN, START],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer = ByteLevelBPETokenizer(add_prefix_space=True, lowercase=True)
+    options = {"special_tokens": [PAD, UNKNOWN, START], "min_frequency": 0, "show_progress": False}
+    tokenizer.train_from_iterator(texts, vocab_size - 1, **options)
     tokenizer.add_special_tokens([END])
-    special = [(token, tokenizer.token_to_id(token)) for token in (START, END)]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{START} $A {END}", special_tokens=special
-    )
+    ends = [(token, tokenizer.token_to_id(token)) for token in (START, END)]
+    tokenizer.post_processor = TemplateProcessing(f"{START} $A {END}", special_tokens=ends)
     names = {"pad_token": PAD, "unk_token": UNKNOWN, "bos_token": START, "eos_token": END}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, **names)
 
 
-def augment(images: Tensor, generator: torch.Generator, family: str) -> Tensor:
+def augment(images: Tensor, family: str) -> Tensor:
     """uint8 (B,H,W,3) -> normalised float (B,3,H,W): flip, shift by up to 6 pixels, brightness."""
     x = images.permute(0, 3, 1, 2).float() / 255
-    flip = torch.rand(len(x), generator=generator) < 0.5
-    x = torch.where(flip[:, None, None, None], x.flip(3), x)
-    down, right = torch.randint(-6, 7, (2,), generator=generator).tolist()
-    x = x.roll((down, right), (2, 3))
-    x = x * (0.8 + 0.4 * torch.rand(len(x), 1, 1, 1, generator=generator))
+    x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(3), x)
+    x = x.roll(torch.randint(-6, 7, (2,)).tolist(), (2, 3))
+    x = x * (0.8 + 0.4 * torch.rand(len(x), 1, 1, 1))
     made = RECIPES[family]["preprocess_cfg"]
     mean, std = (torch.tensor(made[name])[:, None, None] for name in ("mean", "std"))
     return (x.clamp(0, 1) - mean) / std
@@ -121,7 +109,6 @@ def pretrain(
     tokenizer: PreTrainedTokenizerFast,
     steps: int,
     batch_size: int = BATCH_SIZE,
-    peak_lr: float = 1.2e-3,
     seed: int = 0,
     family: str = "clip",
 ) -> nn.Module:
@@ -130,15 +117,14 @@ def pretrain(
     model = build(family, len(tokenizer))
     split_attention(model)  # for its fast backward pass on a CPU
     options = {"betas": (0.9, 0.98), "weight_decay": 0.05}
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak_lr, **options)
+    optimizer = torch.optim.AdamW(model.parameters(), **options)
     tokens = encode_captions(tokenizer, captions)
     caption_ids = torch.tensor(np.unique(captions, return_inverse=True)[1])
-    generator = torch.Generator().manual_seed(seed)
     for step in progress(range(steps), steps, f"pre-training {NAMES[family]}"):
         for group in optimizer.param_groups:
-            group["lr"] = peak_lr * learning_rate_factor(step, steps, WARMUP)
-        picked = torch.randint(len(images), (batch_size,), generator=generator)
-        x = augment(torch.from_numpy(images[picked.numpy()]), generator, family)
+            group["lr"] = PEAK_LR * learning_rate_factor(step, steps, WARMUP)
+        picked = torch.randint(len(images), (batch_size,))
+        x = augment(torch.from_numpy(images[picked.numpy()]), family)
         with torch.autocast(x.device.type, torch.bfloat16):
             image = model.encode_image(x, normalize=True)
             text = model.encode_text(tokens[picked], normalize=True)
@@ -150,8 +136,6 @@ def pretrain(
         optimizer.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(100))
-        if (step + 1) % LOG_STEPS == 0:
-            print(f"step {step + 1}: loss {loss.item():.3f}", flush=True)
     return model.eval()
 
 

@@ -4,7 +4,8 @@ params/facts/figures.yaml names those that a CSV holds; notebooks call those of 
 """
 
 from companion.figures.images import boxes_on_frames, frame_grid, kept_patches, removed_gallery
-from companion.figures.style import Figure, committed, write_table
+from companion.figures.style import Figure, committed
+from media.files import write_table
 
 __all__ = [
     "Figure", "boxes_on_frames", "committed", "frame_grid", "kept_patches",

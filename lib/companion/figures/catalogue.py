@@ -1,10 +1,14 @@
 """Figures by name: a CSV and its PNG, drawn as params/facts/figures.yaml says.
 
 A notebook writes the CSV and draws from it by the same function, so a figure drawn in a run and
-one redrawn later are the same to the byte.
+one redrawn later are the same to the byte. ``python -m companion.figures.catalogue NAME...`` draws
+figures again, without model or data.
 """
 
+import argparse
 import difflib
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -12,9 +16,9 @@ import pandas as pd
 import yaml
 
 from companion.figures import style
-from companion.profiles import FACTS
+from companion.profiles import FACTS, ROOT
 from media.errors import InputError
-from media.files import atomic_write, read_json, write_json
+from media.files import atomic_write, read_json, write_json, write_table
 
 SYNTHETIC = "synthetic"  # in the name of the data
 CATALOGUE = yaml.safe_load((FACTS / "figures.yaml").read_text(encoding="utf-8"))["figures"]
@@ -33,7 +37,7 @@ def publish(
     It is drawn as the catalogue says, or is ``figure`` where it shows frames. ``source`` (profile,
     data, seed ...) is kept beside the tables, so that ``redraw`` stamps the same line.
     """
-    style.write_table(table, folder / f"{name}.csv")
+    write_table(table, folder / f"{name}.csv")
     write_json(folder / "provenance.json", source)
     return redraw(name, folder, figure)
 
@@ -82,3 +86,23 @@ def draw(name: str, table: pd.DataFrame) -> style.Figure:
     texts = {key: value for key, value in CATALOGUE[name].items() if key not in other}
     figure = resolve_name(f"companion.figures.{CATALOGUE[name]['draw']}")(table, **texts)
     return style.headline(figure, CATALOGUE[name]["title"])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns 2 for a name or folder that does not exist."""
+    parser = argparse.ArgumentParser("python -m companion.figures.catalogue", description=__doc__)
+    parser.add_argument("names", nargs="+", metavar="NAME", help=", ".join(DRAWN))
+    parser.add_argument("--folder", type=Path, default=ROOT / "figures", help="of CSVs and PNGs")
+    args = parser.parse_args(arguments)
+    try:
+        for name in args.names:
+            redraw(name, args.folder)
+            print(args.folder / f"{name}.png")
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

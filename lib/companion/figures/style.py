@@ -13,7 +13,6 @@ from matplotlib.axes import Axes
 
 from companion.profiles import ROOT
 from media.errors import InputError
-from media.files import atomic_write
 
 STYLE = Path(__file__).with_name("companion.mplstyle")
 NORMAL, ABNORMAL, INK, RULE = "#0072B2", "#D55E00", "#333333", "#E3E3E3"
@@ -46,12 +45,6 @@ class Figure(matplotlib.figure.Figure):
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure of this size in inches whose layout keeps every label inside."""
     return Figure(figsize=(width, height), layout="constrained")
-
-
-def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a CSV atomically, with the same bytes on every system."""
-    with atomic_write(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
 
 
 def committed(name: str) -> pd.DataFrame:

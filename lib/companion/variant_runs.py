@@ -1,0 +1,220 @@
+"""A variant of params/ablations.yaml trained under a seed, and what may be measured of it.
+
+``MEASURES`` names the tables that ``python -m companion.ablations --measure`` makes.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from safetensors.torch import load_file
+
+from alertclip.checkpoint import TRAINABLE, checkpoints, restore, weights_hash
+from alertclip.embeddings import embed_clips
+from alertclip.export import META
+from alertclip.model import AlertCLIP
+from alertclip.mss import encode_sets, signed_score
+from alertclip.training import BOOKKEEPING
+from companion import detector_tables, result_tables, tuned_models
+from companion.detector_tables import Curves, Scored
+from companion.profiles import Params
+from companion.screening_tables import plant_and_clean
+from companion.splits import clip_dataset
+from companion.stage_runs import initial_model, resolve_device, run_stage, stage_params
+from companion.variants import Variant, load_variants
+from companion.workflow import selected
+from companion.world_gates import still_accuracy
+from companion.zero_shot_tables import zero_shot_curves
+from detectors.training_protocol import Detector
+from media.errors import InputError
+from media.files import locked, sha256_json
+
+STAGE1 = ("seed", "data", "world", "model", "training.negatives", "stage1")
+NOT_STAGE1 = ("hard_negatives_train", "region_negatives", "region_pooling", "patch_tokens")
+TUNING = ("seed", "data", "world", "model", "training", "stage1", "stage2", "evaluation.prompts")
+DETECTION = ("detector", "evaluation.precision")
+KEPT = {f"stage{stage}_{name}": value for stage in (1, 2)
+        for name, value in (("save_steps", 25), ("save_limit", 1000))}  # fmt: skip
+STILLS = 600  # per point: how well scene, colour, object and posture are still told
+
+
+def final_metrics(P: Params, name: str, seed: int) -> pd.DataFrame:
+    """Train a variant under a seed and measure it on the test clips; one row per metric.
+
+    Columns metric, value (per cent; MSS as it is), weights (hash).
+    """
+    variant = load_variants()[name]
+    if variant.kind == "alertclip":
+        changed, stage = train_variant(P, name, seed), "full"
+        rows = [_zero_shot(changed, [tuned_models.evaluate_stage(changed, "full")])]
+        if P.ablation.detector and variant.detector:
+            rows += _on_benchmark(changed)
+    else:
+        changed, stage = _changed(P, variant, seed), P.ablation.backbone
+        rows = _detected(changed, variant.kind)
+    weights = weights_hash(tuned_models.stage_model(changed, stage))[:12]
+    return pd.concat(rows, ignore_index=True)[["metric", "value"]].assign(weights=weights)
+
+
+def stage_metrics(P: Params, name: str, seed: int) -> pd.DataFrame:
+    """MSS and AUCs (per cent) of each model of a variant and their paired differences, test clips.
+
+    Columns model, measure, value, low, high, n. World and prior do not change with the seed.
+    """
+    P = train_variant(P, name, seed)
+    clip, first, full = (tuned_models.evaluate_stage(P, stage) for stage in tuned_models.STAGES)
+    table = _zero_shot(P, [clip, first, full]).rename(columns={"metric": "measure"})
+    rows = [table[table["measure"].str.endswith(("AUC", "MSS"))]]
+    for before, after in ((clip, first), (first, full), (clip, full)):
+        rows.append(result_tables.paired(P, before, after).rename(columns={"difference": "model"}))
+    columns = ["model", "measure", "value", "low", "high", "n"]
+    return pd.concat([row[columns] for row in rows], ignore_index=True)
+
+
+def curve(P: Params, name: str, seed: int) -> pd.DataFrame:
+    """Development metrics of a variant at each checkpoint of Stage II; the reference's Stage I too.
+
+    Columns step, metric, value (per cent; MSS as it is), stage. Schedules are chosen from this
+    table; the test clips are scored afterwards, with the models trained here.
+    """
+    trained, rows = train_variant(P.changed(KEPT), name, seed), []
+    folders = {2: trained.tuned_dir / "full"}
+    if load_variants()[name].reference:
+        folders = {1: shared_stage1(trained, P.changed(KEPT))} | folders
+    for stage, folder in folders.items():
+        saved = checkpoints(folder)
+        models = [_restored(trained, stage, checkpoint) for checkpoint in saved]
+        stills = still_accuracy(trained, models, STILLS)
+        for checkpoint, model, told in zip(saved, models, stills, strict=True):
+            found = detection(trained, model)
+            found |= {row["measure"]: 100 * row["value"] for row in told}
+            step = int(checkpoint.name.split("-")[1])
+            rows += [(step, metric, value, stage) for metric, value in found.items()]
+    return pd.DataFrame(rows, columns=["step", "metric", "value", "stage"])
+
+
+Measure = Callable[[Params, str, int], pd.DataFrame]  # of a variant under a seed
+# Table, and the variants that it is made of by default (none named: all).
+MEASURES: dict[str, tuple[Measure, tuple[str, ...]]] = {
+    "ablations": (final_metrics, ()),
+    "seeds": (stage_metrics, ("full",)),
+    "curves": (curve, ("full", "global", "region", "hard")),
+}
+
+
+def train_variant(P: Params, name: str, seed: int) -> Params:
+    """Train both stages of a variant of Alert-CLIP; returns its parameters.
+
+    Variants whose Stage I has the same parameters share it.
+    """
+    variant = load_variants()[name]
+    if variant.kind != "alertclip":
+        raise InputError(f"{name} is a detector's: choose variants that tune Alert-CLIP")
+    changed = _changed(P, variant, seed)
+    if variant.negatives:
+        folder = changed.run_dir / "negatives"
+        plant_and_clean(changed, folder)
+        planted = str(folder / f"{variant.negatives}.json")
+        changed = changed.changed({"hard_negatives_train": planted})
+    if not changed.training.from_scratch and not (changed.tuned_dir / "stage1").exists():
+        copying = changed.tuned_dir / "copying"
+        checkpoints = shutil.ignore_patterns("checkpoint-*")
+        shutil.copytree(shared_stage1(changed, P), copying, dirs_exist_ok=True, ignore=checkpoints)
+        os.replace(copying, changed.tuned_dir / "stage1")
+    run_stage(changed, 2)
+    return changed
+
+
+def _changed(P: Params, variant: Variant, seed: int) -> Params:
+    """The parameters of a variant; a detector's keeps the features and weights of the run."""
+    if variant.kind == "alertclip":
+        own = {"profile": f"{P.profile}/ablations/{variant.name}/seed{seed}", "seed": seed}
+        return P.changed(variant.changes | own)
+    values = P.flat()
+    changes = {k: values[k] | v if isinstance(v, dict) else v for k, v in variant.changes.items()}
+    return P.changed(changes | {"detector_seeds": [seed]})
+
+
+def inputs_hash(P: Params, name: str, seed: int) -> str:
+    """Hash of the parameter groups that decide a variant's result."""
+    variant = load_variants()[name]
+    names = (*TUNING, *DETECTION, "ablation.backbone")
+    if variant.kind == "alertclip":
+        names = TUNING + (DETECTION if P.ablation.detector and variant.detector else ())
+    elif P.features:
+        names += ("features",)
+    changed = _changed(P, variant, seed)
+    decisive = _decisive(changed, names)
+    if changed.training.from_scratch:  # then Stage II has the steps of both
+        decisive["stage2"] |= stage_params(changed, 2).model_dump(include={"steps", "epochs"})
+    return sha256_json([variant.kind, variant.negatives, decisive])[:12]
+
+
+def _decisive(P: Params, names: tuple[str, ...]) -> dict[str, Any]:
+    """The groups and fields of ``names``, without how often checkpoints are written."""
+    found = selected(P, names)
+    for stage in {"stage1", "stage2"} & found.keys():
+        found[stage] = {k: v for k, v in found[stage].items() if k not in BOOKKEEPING}
+    return found
+
+
+def shared_stage1(P: Params, base: Params) -> Path:
+    """Stage I for all variants that have the same: the run's own, or one trained here once."""
+    unused = {name: base.flat()[name] for name in NOT_STAGE1}
+    decisive, own = _decisive(P.changed(unused), STAGE1), base.tuned_dir / "stage1"
+    if decisive == _decisive(base, STAGE1) and (own / META).exists():
+        return own
+    name = f"stage1-{sha256_json(decisive)[:8]}"
+    shared = P.changed({**unused, "profile": f"{base.profile}/ablations/{name}"})
+    with locked(shared.run_dir.with_suffix(".lock")):  # two jobs may want the same
+        return run_stage(shared, 1)
+
+
+def _restored(P: Params, stage: int, checkpoint: Path) -> AlertCLIP:
+    model = initial_model(P, stage)
+    restore(model, load_file(checkpoint / TRAINABLE))
+    return model.to(resolve_device(P)).eval()
+
+
+def detection(P: Params, model: AlertCLIP) -> dict[str, float]:
+    """MSS and zero-shot AUC and AP (per cent) on the development clips."""
+    dataset = clip_dataset(P, "dev", model.image_size)
+    clips = embed_clips(model, dataset, P.evaluation.batch_size, resolve_device(P))
+    sets = encode_sets(model.encode_text, tuned_models.prompts_of(P).sets)
+    result = tuned_models.StageResult("full", clips, *sets)
+    few = P.changed({"bootstrap_samples": 10})  # the interval is over seeds
+    table = result_tables.zero_shot(few, [result], "dev").set_index("setting")["value"]
+    return {"MSS": signed_score(result.similarities, clips.labels).mean(), **table}
+
+
+def _zero_shot(P: Params, results: list[tuned_models.StageResult]) -> pd.DataFrame:
+    """Zero-shot metrics of models, then their MSS: columns model, metric, value, low, high, n."""
+    mss = result_tables.mss_by_class(P, results).query("class_name == 'all'")
+    table = result_tables.zero_shot(P, results).rename(columns={"setting": "metric"})
+    return pd.concat([table, mss.rename(columns={"mss": "value"}).assign(metric="MSS")])
+
+
+def _on_benchmark(P: Params) -> list[pd.DataFrame]:
+    """Frame metrics of the tuned model on the profile's benchmark: VadCLIP's and zero-shot."""
+    scored = detector_tables.score_stages(P, "vadclip", ["full"])
+    curves = zero_shot_curves(P, ["full"], "snippet")
+    return [_frame_metrics(P, scored, "VadCLIP: "), _frame_metrics(P, curves, "snippets: ")]
+
+
+def _detected(P: Params, kind: Detector) -> list[pd.DataFrame]:
+    """A detector on the profile's backbone: frame metrics, and those of its own paper by class."""
+    scored = detector_tables.score_stages(P, kind, [P.ablation.backbone])
+    if kind == "anomalyclip":
+        own = detector_tables.class_table(P, scored).query("class_name == 'mean'")
+        own = own.rename(columns={"setting": "metric"})
+    else:
+        own = detector_tables.detection_table(P, scored).query("not normals")
+    return [_frame_metrics(P, scored), own]
+
+
+def _frame_metrics(P: Params, scored: Sequence[Scored | Curves], prefix: str = "") -> pd.DataFrame:
+    table = detector_tables.backbone_table(detector_tables.resample_models(P, scored), "none")
+    return table.assign(metric=prefix + table["setting"])
