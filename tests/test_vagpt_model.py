@@ -137,7 +137,7 @@ def test_a_video_becomes_one_file_of_tokens(vlm, tmp_path):
     assert nearest.times.tolist() == [made.times[2]]
 
 
-def test_arms_are_compared_on_the_same_questions(tmp_path):
+def test_arms_are_compared_on_the_same_questions(tmp_path, monkeypatch):
     keys = {"kind": ["total", "total", "temporal"], "video": ["a", "b", "a"]}
     right = {"none": [(0, 0, 0), (1, 0, 0)], "both": [(1, 1, 1), (1, 0, 1)]}
     tables = [
@@ -150,10 +150,12 @@ def test_arms_are_compared_on_the_same_questions(tmp_path):
     assert found.to_dict() == {"total": 50.0, "temporal": 100.0}
     values = arm_table(answers).set_index(["model", "setting"])["value"]
     assert values["none", "total"] == 25 and values["both", "total"] == 75
+    monkeypatch.setattr("sys.argv", ["exam", "--benchmark", "nowhere", "--model", "none"])
     with pytest.raises(SystemExit, match="choose from mini world, line drawings"):
-        vagpt_exam.main(["--benchmark", "nowhere", "--model", "none"])
+        vagpt_exam.main()
+    monkeypatch.setattr("sys.argv", ["exam"])
     with pytest.raises(SystemExit, match="name a LLaVA"):
-        vagpt_exam.main([])
+        vagpt_exam.main()
     with pytest.raises(InputError, match="no vision-language model"):
         lm.VisionLanguageModel(str(tmp_path))
     with pytest.raises(InputError, match="no image-and-text model to load"):

@@ -17,7 +17,6 @@ from companion.extraction import (
     chosen_videos,
     evaluation_set,
     extract_for_all,
-    snippet_rule,
     training_set,
 )
 from companion.profiles import Params
@@ -25,6 +24,7 @@ from companion.result_tables import per_cent, with_interval, with_paper
 from companion.tuned_models import STAGES, Stage, stage_model
 from detectors.benchmarks import load_benchmark
 from detectors.event_annotations import VideoTruth, frame_class_truth, frame_truth
+from detectors.features import snippet_rule
 from detectors.fitting import VideoScores, fit_detector, zero_shot_score
 from detectors.frame_metrics import FrameScores, interval, mean_of_defined, resampled_metrics
 from detectors.mil import HEADS

@@ -8,7 +8,8 @@ at once or again, and write the same files as one process does.
 import argparse
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from alertclip.model import AlertCLIP
 from alertclip.records import LEFT_OUT, Finding, Report
-from companion.profiles import Params, load_params, parse_overrides
+from companion.profiles import Params, read_command_line
 from companion.sources import Gap, benchmark_gaps
 from companion.splits import load_split, prepare_data
 from companion.tuned_models import STAGES, Stage, stage_model
@@ -29,11 +30,19 @@ from detectors.benchmarks import (
     training_videos,
 )
 from detectors.event_annotations import SNIPPET, video_name
-from detectors.features import SnippetRule, extract_features, feature_file, read_features
+from detectors.features import (
+    SnippetRule,
+    Wanted,
+    extract_features,
+    feature_file,
+    read_features,
+    scored_crop,
+    snippet_rule,
+)
 from detectors.fitting import EvaluationSet, TrainingSet, class_prompts
 from detectors.mil import HEADS
 from detectors.released_features import anchors, check_rate, check_space, feature_index, summarise
-from detectors.training_protocol import Detector, DetectorParams
+from detectors.training_protocol import Detector
 from media.cache import FrameCache
 from media.errors import InputError
 from media.files import WHOLE, Shard, parse_shard, sha256_file, sha256_json
@@ -45,19 +54,6 @@ def detector_benchmark(P: Params) -> tuple[Benchmark, Path]:
     """The benchmark of a profile and the data root it lies in."""
     prepare_data(P)
     return load_benchmark(P.detector.benchmark), P.data_dir
-
-
-def snippet_rule(params: DetectorParams, detector: Detector) -> SnippetRule:
-    """How videos become features: single frames for AnomalyCLIP, snippets for the others."""
-    if detector == "anomalyclip":
-        return SnippetRule(params.frame_stride, 1, 1, params.snippet_resize)
-    crops, resize = params.snippet_crops, params.snippet_resize
-    return SnippetRule(params.snippet_length, params.snippet_frames, crops, resize)
-
-
-def test_crop(P: Params, rule: SnippetRule) -> int:
-    """The crop that is scored; nothing else is extracted of a test video."""
-    return P.detector.snippet_test_crop if P.detector.snippet_test_crop < rule.crops else 0
 
 
 def training_set(P: Params, model: AlertCLIP, detector: Detector) -> TrainingSet:
@@ -92,7 +88,7 @@ def evaluation_set(P: Params, model: AlertCLIP | None, detector: Detector) -> Ev
     """
     benchmark, root = detector_benchmark(P)
     videos, rule = tested_videos(P), snippet_rule(P.detector, detector)
-    crop = test_crop(P, rule)
+    crop = scored_crop(P.detector, rule)
     crops, reasons = _files(P, model, dict.fromkeys(videos.values(), [crop]), detector)
     files = {name: crops[path][crop] for name, path in videos.items()}
     if lost := [name for name, file in files.items() if not file.exists()]:
@@ -129,7 +125,7 @@ def extract_for_all(
         return
     prepare_data(P)
     rule = snippet_rule(P.detector, detector)
-    videos = dict.fromkeys(tested_videos(P).values(), [test_crop(P, rule)])
+    videos = dict.fromkeys(tested_videos(P).values(), [scored_crop(P.detector, rule)])
     if training:
         videos |= dict.fromkeys(chosen_videos(P), range(rule.crops))
     _extract(P, [stage_model(P, stage) for stage in wanted], videos, rule, shard)
@@ -151,20 +147,16 @@ def tested_videos(P: Params) -> dict[str, Path]:
 
 
 def chosen_videos(P: Params) -> dict[Path, tuple[str, ...]]:
-    """Training videos of a profile and their classes: all or annotated ones, or a draw of these.
-
-    The draw is by seed, half of it abnormal.
-    """
+    """Training videos of a profile and their classes: all or annotated ones, or a draw by seed."""
     videos = training_videos(load_benchmark(P.detector.benchmark), P.data_dir)
     if P.detector.subset == "annotated":
         items = [item for split in ("train", "dev") for item in load_split(P, split)[0]]
         annotated = {Path(item.video).stem for item in items}
         videos = {path: found for path, found in videos.items() if path.stem in annotated}
     if P.detector.videos:
-        order = np.random.default_rng(P.seed).permutation(list(videos))
-        sides = ([p for p in order if bool(videos[p]) == abnormal] for abnormal in (True, False))
-        kept = {path for side in sides for path in side[: P.detector.videos // 2]}
-        videos = {path: found for path, found in videos.items() if path in kept}
+        order = np.random.default_rng(P.seed).permutation(len(videos))
+        kept = {*order[: P.detector.videos].tolist()}
+        videos = {path: videos[path] for i, path in enumerate(videos) if i in kept}
     return videos
 
 
@@ -211,7 +203,7 @@ def _listed(P: Params) -> list[Path]:
 
 
 def _files(
-    P: Params, model: AlertCLIP | None, videos: Mapping[Path, Sequence[int]], detector: Detector
+    P: Params, model: AlertCLIP | None, videos: Wanted, detector: Detector
 ) -> tuple[dict[Path, list[Path]], Path]:
     """Feature files of each video, one per crop, and where it stands why one is missing."""
     if P.features:
@@ -225,18 +217,14 @@ def _files(
 def _released(P: Params, videos: Sequence[Path], detector: Detector) -> dict[Path, list[Path]]:
     """Released feature files of each video, one per crop; a path that is not there is missing."""
     index, folder = feature_index(P.features_dir), P.features_dir
-    crops = range(P.detector.snippet_crops)
-    ends = [""] if detector == "anomalyclip" else [f"__{crop}" for crop in crops]
+    count = P.detector.snippet_crops
+    ends = [""] if detector == "anomalyclip" else [f"__{crop}" for crop in range(count)]
     names = {video: [f"{video.stem}{end}" for end in ends] for video in videos}
     return {v: [index.get(n, folder / f"{n}.npy") for n in part] for v, part in names.items()}
 
 
 def _extract(
-    P: Params,
-    models: Sequence[AlertCLIP],
-    videos: Mapping[Path, Sequence[int]],
-    rule: SnippetRule,
-    shard: Shard = WHOLE,
+    P: Params, models: Sequence[AlertCLIP], videos: Wanted, rule: SnippetRule, shard: Shard = WHOLE
 ) -> list[Path]:
     root, precision = P.run_dir / "features" / source_hash(P), P.evaluation.precision
     if precision == "auto":
@@ -270,11 +258,10 @@ def _lacks(P: Params, own: str) -> str:
     """What is missing of another domain than the benchmark ``own``, whose videos share names."""
     if not P.features:
         return "; ".join(map(str, domain_gaps(P)))
-    try:
-        at_hand = P.detector.benchmark != own and "vadclip" in detectors_at_hand(P)
-    except InputError:  # no list
-        at_hand = False
-    return "" if at_hand else "no lists and features at hand"
+    with suppress(InputError):  # no list
+        if P.detector.benchmark != own and "vadclip" in detectors_at_hand(P):
+            return ""
+    return "no lists and features at hand"
 
 
 def domain_gaps(P: Params, splits: Sequence[Split] = ("test",)) -> list[Gap]:
@@ -291,9 +278,8 @@ def extract(P: Params, shard: Shard) -> None:
     stages = list(STAGES)
     for detector in READERS:
         extract_for_all(P, stages, detector, shard=shard)
-    if P.evaluation.open_vocabulary_changes:
-        partitioned = P.changed(P.evaluation.open_vocabulary_changes)
-        extract_for_all(partitioned, stages, "vadclip", shard=shard)
+    if changes := P.evaluation.open_vocabulary_changes:
+        extract_for_all(P.changed(changes), stages, "vadclip", shard=shard)
     for domain in list(domains(P).values())[1:]:
         extract_for_all(domain, stages, "vadclip", training=False, shard=shard)
 
@@ -301,12 +287,9 @@ def extract(P: Params, shard: Shard) -> None:
 def main() -> None:
     """Extract one share of a profile's features."""
     parser = argparse.ArgumentParser(prog="python -m companion.extraction", description=__doc__)
-    parser.add_argument("--profile", default="mini")
     parser.add_argument("--shard", default="1/1", metavar="i/n", help="share of the videos")
-    parser.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", dest="overrides")
-    args = parser.parse_args()
     try:
-        P = load_params(args.profile, parse_overrides(args.overrides))
+        args, P = read_command_line(parser)
         extract(P, parse_shard(args.shard))
     except InputError as error:
         sys.exit(str(error))

@@ -13,7 +13,6 @@ runs/<profile>/figures/.
 import argparse
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +21,12 @@ import pandas as pd
 from alertclip.checkpoint import weights_hash
 from companion.detector_tables import Curves
 from companion.extraction import evaluation_set, source_hash, tested_videos
-from companion.figures.style import write_table
-from companion.profiles import Params, load_params, parse_overrides
+from companion.profiles import Params, load_params, parse_overrides, read_command_line
 from companion.stage_runs import resolve_device
 from companion.zero_shot_tables import by_domain, held_curves, mss_by_domain, zero_shot_table
 from detectors.features import SnippetRule, decoded_pieces, feature_file
 from media.errors import InputError
-from media.files import atomic_write, sha256_json
+from media.files import atomic_write, sha256_json, write_table
 from vagpt.effective_tokens import Shown
 from vagpt.language_model import Dialogue, VisionLanguageModel
 
@@ -78,20 +76,18 @@ def vlm_table(P: Params, name: str) -> pd.DataFrame:
     return by_domain(P, curves)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m companion.other_models", description=__doc__)
     add = parser.add_argument
-    add("--profile", default="mini")
     add("--overlays", nargs="*", default=[], help="other backbones, such as paper-siglip")
     add("--vlm", help="a LLaVA of transformers, by name or folder")
     add("--scores", action="append", default=[], metavar="NAME=FOLDER")
-    add("-p", action="append", default=[], metavar="NAME=VALUE", dest="overrides")
-    args = parser.parse_args(arguments)
     try:
-        names = [args.profile, *(f"{args.profile}+{overlay}" for overlay in args.overlays)]
-        P, *others = runs = [load_params(name, parse_overrides(args.overrides)) for name in names]
-        signs = [mss_by_domain(Q, ("clip",)).assign(model=Q.profile) for Q in runs]
+        args, P = read_command_line(parser)
+        names = [f"{args.profile}+{overlay}" for overlay in args.overlays]
+        others = [load_params(name, parse_overrides(args.p)) for name in names]
+        signs = [mss_by_domain(Q, ("clip",)).assign(model=Q.profile) for Q in (P, *others)]
         rows = [zero_shot_table(Q, ("clip",), "snippet").assign(model=Q.profile) for Q in others]
         rows += [vlm_table(P, args.vlm)] if args.vlm else []
         own = P.changed({"transfer": {}})

@@ -14,7 +14,7 @@ from companion.result_tables import per_cent, with_paper
 from companion.splits import load_split
 from curation.chat_models import chat_model
 from detectors.benchmarks import load_benchmark, read_list
-from detectors.features import snippet_frames
+from detectors.features import snippet_frames, snippet_rule
 from detectors.fitting import EvaluationSet, class_prompts
 from media.cache import FrameCache, parallel_fill
 from media.errors import InputError
@@ -149,7 +149,7 @@ def interval_curves(
 
 def video_frames(P: Params, asked: QuestionSet, size: tuple[int, int]) -> list[np.ndarray]:
     """The frames behind the embeddings of each video: (n, H, W, 3) uint8, through the cache."""
-    rule, cache = extraction.snippet_rule(P.detector, "vadclip"), FrameCache(P.cache_dir, size)
+    rule, cache = snippet_rule(P.detector, "vadclip"), FrameCache(P.cache_dir, size)
     numbers = [snippet_frames(cache.info(path).frames, rule) for path in asked.paths]
     middles = [frames[:, rule.frames // 2] for frames in numbers]
     requests = list(zip(asked.paths, middles, strict=True))

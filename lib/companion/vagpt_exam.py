@@ -20,7 +20,7 @@ import pandas as pd
 
 from alertclip.checkpoint import weights_hash
 from companion import extraction, qa_tables
-from companion.profiles import Params, load_params, parse_overrides
+from companion.profiles import Params, read_command_line
 from companion.splits import load_split
 from companion.stage_runs import resolve_device
 from companion.tuned_models import stage_model
@@ -226,18 +226,15 @@ def talk(
     return pd.DataFrame({"question": asked, "answer": vlm.answer(items, share)})
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m companion.vagpt_exam", description=__doc__)
     add = parser.add_argument
-    add("--profile", default="mini")
     add("--model", default="", help="a LLaVA, by name or folder; empty = qa_vlm of the profile")
     add("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     add("--benchmark", default="", help="a test domain by the beginning of its title; empty = own")
-    add("-p", action="append", default=[], metavar="NAME=VALUE", dest="overrides")
-    args = parser.parse_args(arguments)
     try:
-        P = load_params(args.profile, parse_overrides(args.overrides))
+        args, P = read_command_line(parser)
         if not (model := args.model or P.qa.vlm):
             raise InputError("name a LLaVA with --model, as llava-hf/llava-1.5-7b-hf; none ships")
         domains = extraction.domains(P)

@@ -17,11 +17,12 @@ from alertclip.model import AlertCLIP
 from alertclip.mss import encode_sets, set_similarities, signed_score, zero_shot_margin
 from companion import detector_tables
 from companion.detector_tables import Curves, held_scores
-from companion.extraction import domains, evaluation_set, extract_for_all, snippet_rule
+from companion.extraction import domains, evaluation_set, extract_for_all
 from companion.profiles import Params
 from companion.result_tables import per_cent, with_paper
 from companion.tuned_models import STAGES, Stage, prompts_of, stage_model
 from detectors.benchmarks import load_benchmark
+from detectors.features import snippet_rule
 from detectors.fitting import EvaluationSet
 from detectors.recognition import open_vocabulary
 from media.errors import InputError

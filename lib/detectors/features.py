@@ -22,7 +22,7 @@ from torchvision.transforms import Compose
 from alertclip.checkpoint import weights_hash
 from alertclip.model import AlertCLIP
 from detectors.event_annotations import load_array
-from detectors.training_protocol import Resize
+from detectors.training_protocol import Detector, DetectorParams, Resize
 from media.cache import FrameCache, parallel_probe, parts_ahead
 from media.errors import InputError
 from media.files import (
@@ -38,6 +38,7 @@ from media.files import (
 from media.video import DecodeError, read_in_order
 
 PIECE = 2048  # frames decoded at once
+Wanted = Mapping[Path, Sequence[int]]  # videos, and which of their crops
 Made = tuple[AlertCLIP, Path]  # a model and the folder of its features
 Precision = Literal["fp32", "bf16", "fp16"]
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -71,6 +72,19 @@ class SnippetRule:
             raise InputError("snippet_resize clip takes the centre alone: set snippet_crops to 1")
         if self.frames > self.length:
             raise InputError(f"snippets of {self.length} frames: embed 1 to {self.length} of them")
+
+
+def snippet_rule(params: DetectorParams, detector: Detector) -> SnippetRule:
+    """How videos become features: single frames for AnomalyCLIP, snippets for the others."""
+    if detector == "anomalyclip":
+        return SnippetRule(params.frame_stride, 1, 1, params.snippet_resize)
+    crops, resize = params.snippet_crops, params.snippet_resize
+    return SnippetRule(params.snippet_length, params.snippet_frames, crops, resize)
+
+
+def scored_crop(params: DetectorParams, rule: SnippetRule) -> int:
+    """The crop that is scored; nothing else is extracted of a test video."""
+    return params.snippet_test_crop if params.snippet_test_crop < rule.crops else 0
 
 
 def snippet_frames(n_frames: int, rule: SnippetRule) -> np.ndarray:
@@ -125,7 +139,7 @@ def embed_crops(
 
 def extract_features(
     models: Sequence[AlertCLIP],
-    videos: Mapping[Path, Sequence[int]],
+    videos: Wanted,
     rule: SnippetRule,
     root: Path,
     cache_root: Path,
@@ -172,9 +186,7 @@ def _noted(folder: Path, name: str) -> dict[str, Any]:
     return read_json(path) if path.exists() else {}
 
 
-def _wanting(
-    made: Sequence[Made], crops: Mapping[Path, Sequence[int]], sizes: dict[str, int]
-) -> dict[Path, list[Made]]:
+def _wanting(made: Sequence[Made], crops: Wanted, sizes: dict[str, int]) -> dict[Path, list[Made]]:
     """The models by video of which a crop is not there; those of another file of its name go."""
     wanting, known = {}, {folder: _noted(folder, "videos") for _, folder in made}
     for path, numbers in crops.items():
@@ -191,7 +203,7 @@ def _wanting(
 def _embedded(
     pieces: Iterable[Piece],
     wanting: dict[Path, list[Made]],
-    crops: Mapping[Path, Sequence[int]],
+    crops: Wanted,
     rule: SnippetRule,
     precision: Precision,
 ) -> Iterator[tuple[str, str]]:
