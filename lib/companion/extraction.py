@@ -98,7 +98,7 @@ def evaluation_set(P: Params, model: AlertCLIP | None, detector: Detector) -> Ev
         )
     features = {name: read_features(file) for name, file in files.items()}
     frames = {name: len(x) * rule.length for name, x in features.items()}
-    if not P.features:
+    if benchmark.annotation_format == "msad" and not P.features:  # its vector is cut by frames
         cache = FrameCache(P.cache_dir, model.image_size)
         frames = {name: cache.info(path).frames for name, path in videos.items()}
     snippets = {name: max(1, count // SNIPPET) for name, count in frames.items()}
