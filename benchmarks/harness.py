@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from companion.figures import write_table
 from companion.latency import forget_peak, peak_memory, spread, surroundings
+from media.files import write_table
 
 RESULTS = Path(__file__).resolve().parent / "results"
 CPU = torch.device("cpu")

@@ -76,8 +76,7 @@ def _train(
     stage, mine, total = run.stage, distributed.own_shard(), run.stage.total_steps(len(train))
     # A generator of their own keeps the loaders from drawing on the state that dropout draws on.
     own = {"generator": torch.Generator(), "pin_memory": run.device.type == "cuda"}
-    own |= {"num_workers": workers, "persistent_workers": workers > 0}
-    load = partial(DataLoader, collate_fn=collate, **own)
+    load = partial(DataLoader, collate_fn=collate, num_workers=workers, **own)
     order = micro_batches(len(train), stage, seed, start, mine)
     batches, steps = iter(load(train, batch_sampler=order)), range(start, total)
     if validation is not None:
@@ -151,7 +150,8 @@ class Run:
     def step(self, step: int, total: int, batches: Iterable[Batch], epoch: float) -> None:
         """One optimiser step (0-based ``step``) on its micro-batches; one line in the log.
 
-        They are taken one by one: loaders make the next while this one is computed.
+        They are taken one by one: loaders make the next while this one is computed. clips_per_s
+        counts the wait for them.
         """
         began = time.perf_counter()
         self.model.train()
@@ -159,8 +159,13 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = factor * group["initial_lr"]
         keys: list[str] = []
-        noted = (keys.extend(batch.keys) or batch for batch in batches)
-        losses = self.objective.backward(noted, self.stage.accumulation)
+
+        def noted() -> Iterator[Batch]:
+            for batch in batches:
+                keys.extend(batch.keys)
+                yield batch
+
+        losses = self.objective.backward(noted(), self.stage.accumulation)
         parameters = list(checkpoint.trainable(self.model).values())
         distributed.sum_gradients(parameters, self.model.logit_scale)
         norm = nn.utils.clip_grad_norm_(parameters, self.stage.grad_norm)

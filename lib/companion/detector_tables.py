@@ -4,6 +4,7 @@ Every number is a mean over detector seeds; its interval resamples videos. The s
 over seeds stands beside it.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,7 +24,7 @@ from companion.profiles import Params
 from companion.result_tables import per_cent, with_interval, with_paper
 from companion.tuned_models import STAGES, Stage, stage_model
 from detectors.benchmarks import load_benchmark
-from detectors.event_annotations import VideoTruth, frame_class_truth, frame_truth
+from detectors.event_annotations import SNIPPET, VideoTruth, frame_class_truth, frame_truth
 from detectors.features import snippet_rule
 from detectors.fitting import VideoScores, fit_detector, zero_shot_score
 from detectors.frame_metrics import FrameScores, interval, mean_of_defined, resampled_metrics
@@ -257,9 +258,13 @@ def held_scores(
 ) -> FrameScores:
     """Scores of features, each held for the ``length`` frames it stands for, with truth.
 
-    scores (n,), or (n, C) of ``classes``.
+    scores (n,), or (n, C) of ``classes``. Warns where the annotation has a feature or more too many
+    or too few frames.
     """
     held = np.repeat(scores, length, axis=0)
+    if truth.frames and abs(truth.frames - len(held)) >= max(SNIPPET, length):
+        what = f"{truth.name}: {truth.frames} annotated frames, but {len(held)} with a score"
+        warnings.warn(f"{what}: cut or padded with normal frames", stacklevel=2)
     read = partial(frame_class_truth, classes=classes) if classes else frame_truth
     return FrameScores(truth.name, held, read(truth, len(held)), truth.is_abnormal)
 

@@ -32,13 +32,7 @@ class VideoTruth:
 
 
 def frame_truth(truth: VideoTruth, n_frames: int) -> np.ndarray:
-    """Abnormal frames, (n_frames,) bool; an event that outlasts the video is cut at its end.
-
-    Warns where the annotation has a snippet or more too many or too few frames.
-    """
-    if truth.frames and abs(truth.frames - n_frames) >= SNIPPET:
-        what = f"{truth.name}: {truth.frames} annotated frames, but {n_frames} with a score"
-        warnings.warn(f"{what}: cut or padded with normal frames", stacklevel=2)
+    """Abnormal frames, (n_frames,) bool; an event that outlasts the video is cut at its end."""
     frames = np.zeros(n_frames, bool)
     for start, end in truth.spans:
         frames[start:end] = True
@@ -180,7 +174,11 @@ def read_vector(
     lengths = [SNIPPET * snippets.get(name, 0) for name in names]
     more, lost = sum(lengths) - len(vector), [n for n in names if n not in snippets]
     if lost:  # what lies between the known ends
-        lengths[names.index(lost[0])] = max(0, -more)
+        first = names.index(lost[0])
+        if more > 0 or lost != [*names[first : first + len(lost)]]:
+            what = f"{len(vector)} frames do not fit the videos at hand"
+            raise InputError(f"{path}: {what}; fetch {lost[0]}")
+        lengths[first] = -more
     elif more:
         what = f"{path}: {len(vector)} frames, but the list's snippets make {sum(lengths)}"
         if abs(more) > SNIPPET:

@@ -162,8 +162,9 @@ def extract_features(
     crops = {path: videos[path] for path in shard.take([*videos])}
     lock = root / (".lock" if shard == WHOLE else f".{shard.number}-of-{shard.count}.lock")
     with locked(lock):  # runs at once want the same features: one makes them
-        sizes = {path.name: path.stat().st_size for path in crops if path.is_file()}
+        sizes = {path.stem: path.stat().st_size for path in crops if path.is_file()}
         wanting = _wanting(made, crops, sizes)
+        _note(made, root, "videos", sizes)
         pieces = decoded_pieces([*wanting], models[0].image_size, rule, cache_root, workers)
         threads = torch.get_num_threads()  # a matmul waits for its slowest thread: leave
         torch.set_num_threads(max(1, threads - workers))  # cores to the decoding threads
@@ -172,13 +173,16 @@ def extract_features(
             found = dict(progress(done, len(wanting), "snippet features"))
         finally:
             torch.set_num_threads(threads)
-        with locked(root / ".failures.lock"):  # other shares and splits keep theirs
-            for _, folder in made:
-                for name, rows in (("failures", found), ("videos", sizes)):
-                    known = _noted(folder, name) | rows
-                    kept = {key: known[key] for key in sorted(known) if known[key]}
-                    write_json(folder / f"{name}.json", kept)
+        _note(made, root, "failures", found)
     return [folder for _, folder in made]
+
+
+def _note(made: Sequence[Made], root: Path, name: str, rows: dict[str, Any]) -> None:
+    with locked(root / ".failures.lock"):  # other shares and splits keep theirs
+        for _, folder in made:
+            known = _noted(folder, name) | rows
+            kept = {key: known[key] for key in sorted(known) if known[key]}
+            write_json(folder / f"{name}.json", kept)
 
 
 def _noted(folder: Path, name: str) -> dict[str, Any]:
@@ -191,11 +195,12 @@ def _wanting(made: Sequence[Made], crops: Wanted, sizes: dict[str, int]) -> dict
     wanting, known = {}, {folder: _noted(folder, "videos") for _, folder in made}
     for path, numbers in crops.items():
         for _, folder in made:
-            before = known[folder].get(path.name)
-            if before and sizes.get(path.name, before) != before:
+            before = known[folder].get(path.stem)
+            if before and sizes.get(path.stem, before) != before:
                 for crop in range(10):
                     feature_file(folder, path, crop).unlink(missing_ok=True)
-        if lack := [m for m in made if not feature_file(m[1], path, numbers[-1]).exists()]:
+        files = {m: [feature_file(m[1], path, crop) for crop in numbers] for m in made}
+        if lack := [m for m in made if not all(file.exists() for file in files[m])]:
             wanting[path] = lack
     return wanting
 

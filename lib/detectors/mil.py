@@ -74,7 +74,9 @@ class MultiScale(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         if width % 8:
-            raise InputError(f"RTFM: features of {width} dimensions; give a width divisible by 8")
+            raise InputError(
+                f"MTN: {width} dimensions; features or emb_size must be divisible by 8"
+            )
         quarter = width // 4
         self.pyramid = nn.ModuleList(
             nn.Sequential(

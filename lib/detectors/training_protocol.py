@@ -39,7 +39,7 @@ class DetectorParams(Group):
     snippet_frames: int = Field(16, ge=1)  # of which embedded and averaged; unpublished
     snippet_crops: Literal[1, 5, 10] = 10  # VadCLIP; in training every crop is a sample
     snippet_test_crop: int = Field(5, ge=0)  # VadCLIP: 5 on UCF-Crime, 0 on XD-Violence
-    snippet_resize: Resize = "squash"  # clip = CLIP's own, of one crop; clips with boxes never
+    snippet_resize: Resize = "squash"  # clip: CLIP's own, one crop only
     frame_stride: int = Field(1, ge=1)  # frames per AnomalyCLIP feature
     variant: Variant = "official"
     vadclip_preset: Literal["ucf", "xd"] = "ucf"

@@ -126,7 +126,7 @@ class AnomalyCLIP(nn.Module):
         """Unit directions d_c / |d_c| (C, D) of the abnormal classes, eq. 2: text minus m."""
         if self.settings.directions == "free":
             return normalize(self.points - self.prototype, dim=-1)
-        prompts = self.prompt_learner()[:, : int(self.end.max()) + 1]  # no padding: a quarter less
+        prompts = self.prompt_learner()[:, : int(self.end.max()) + 1]  # without padding: less work
         text, normal = self.text_encoder(prompts, self.end), self.settings.normal_id
         abnormal = torch.cat([text[:normal], text[normal + 1 :]])
         return normalize(abnormal - self.prototype, dim=-1)

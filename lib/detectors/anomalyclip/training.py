@@ -66,8 +66,8 @@ def total_loss(
     ``select_segments``. L_N^DIR is over all logits (paper) or the highest of each frame (official).
     L_smo (eq. 13) is the sum of differences of successive frames, so the last minus the first,
     which we average over videos (paper), or the sum of squared differences, with all videos joined
-    to one sequence (official). ``settings.extra`` adds eq. 15, or eq. 16, whose class c a normal
-    video does not have: read as L_N^DIR is.
+    to one sequence (official). ``settings.extra`` adds eq. 15 or eq. 16. The latter names
+    a class c, which a normal video lacks: we take the logits as in L_N^DIR.
     """
     logits, p_anomaly, probabilities = output
     half, column = len(logits) // 2, column[:, None]
