@@ -131,7 +131,7 @@ def _rows(table: pd.DataFrame, metric: str) -> Iterator[dict[str, Any]]:
         reference = next(whole, "")
         changes = part[name] - part.get(reference, np.nan)
         pairs = pd.DataFrame({"value": part[name], "change": changes})
-        pairs = pairs.dropna(subset=["change" if reference else "value"])
+        pairs = pairs.dropna(subset=["change" if reference else "value"]).groupby("seed").mean()
         row = {"group": group, "title": title, "variant": name, "metric": metric}
         row |= zip(("value", "low", "high"), student_interval(pairs["value"]), strict=True)
         bounds = ("change", "change_low", "change_high")

@@ -2,10 +2,11 @@
 
 ``python -m companion.ablations --profile mini --seeds 0 1 2 3 4 --cores 2`` runs every variant of
 params/ablations.yaml; ``--variants`` names some. What is finished is kept; a job that fails does
-not stop the others. ``--measure`` says what of them: metrics on the test clips (``ablations``),
-all three models with paired differences (``seeds``), or development metrics every 25 steps
-(``curves``). Results: runs/<profile>/<measure>/<variant>/seed<seed>.csv and
-runs/<profile>/<measure>_reference.csv; ``ablation_tables`` pairs them by seed.
+not stop the others. ``--measure`` chooses what is measured: metrics on the test clips
+(``ablations``), all three models with paired differences (``seeds``), or development metrics every
+25 steps (``curves``). Results: runs/<profile>/<measure>/<variant>/seed<seed>.csv and
+runs/<profile>/<measure>_reference.csv (committed as figures/ablations_reference, seeds_test and
+learning_curves.csv); ``ablation_tables`` pairs them by seed.
 """
 
 import argparse
@@ -99,7 +100,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m companion.ablations", description=__doc__)
     add = parser.add_argument
     add("--measure", choices=MEASURES, default="ablations")
-    add("--variants", nargs="+", help="default: all; full for seeds; the four losses for curves")
+    add("--variants", nargs="+", help="default: all; for seeds and curves those that are committed")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     add("--cores", type=int, help="jobs at once; default: one per core, one on a GPU")
     try:

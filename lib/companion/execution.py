@@ -80,7 +80,8 @@ def left_out(notebook: Path, lacking: Mapping[str, str]) -> nbformat.NotebookNod
 def lacking_data(P: Params) -> dict[str, str]:
     """What a run lacks that some cells need, by their tag: videos, features, CLIP's text tower."""
     if any(family in P.model.backbone.lower() for family in ("siglip", "blip")):
-        return dict.fromkeys(("needs-vadclip", "needs-anomalyclip"), "CLIP's own text tower")
+        tower = dict.fromkeys(("needs-vadclip", "needs-anomalyclip"), "CLIP's own text tower")
+        return tower | ({"needs-videos": "videos"} if P.features else {})
     if not P.features:
         return {}
     from companion.extraction import detectors_at_hand  # imports torch: seconds per notebook

@@ -70,7 +70,7 @@ def training_set(P: Params, model: AlertCLIP, detector: Detector) -> TrainingSet
         raise InputError(f"no training video of {benchmark.title} can be read; see {reasons}")
     lost = [file.name for file, _ in files if not file.exists()]
     noted = Report([Finding(name, f"see {reasons}", LEFT_OUT) for name in lost])
-    noted.to_csv(P.run_dir / "videos" / f"{benchmark.name}-{detector}.csv")
+    noted.to_csv(P.run_dir / "videos" / f"{benchmark.name}-{detector}-{P.detector.subset}.csv")
     if lost:
         left_out = f"{len(lost)} of {len(files)} training features are left out"
         warnings.warn(f"{left_out}; reasons in {reasons}", stacklevel=2)
@@ -147,7 +147,7 @@ def tested_videos(P: Params) -> dict[str, Path]:
 
 
 def chosen_videos(P: Params) -> dict[Path, tuple[str, ...]]:
-    """Training videos of a profile and their classes: all or annotated ones, or a draw by seed."""
+    """Training videos and their classes: all, or annotated ones; of these maybe a draw by seed."""
     videos = training_videos(load_benchmark(P.detector.benchmark), P.data_dir)
     if P.detector.subset == "annotated":
         items = [item for split in ("train", "dev") for item in load_split(P, split)[0]]

@@ -195,6 +195,7 @@ def surroundings(device: torch.device) -> dict[str, object]:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "fp32 products": {"high": "TF32"}.get(torch.get_float32_matmul_precision(), "fp32"),
         "open_clip": version("open_clip_torch"),
         "commit": commit(),
     }

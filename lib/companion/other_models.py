@@ -39,14 +39,16 @@ def write_odds(P: Params, vlm: VisionLanguageModel, folder: Path) -> None:
     rule, found = SnippetRule(P.detector.snippet_length, 1), defaultdict(list)
     videos = [v for v in tested_videos(P).values() if not feature_file(folder, v, 0).exists()]
     pieces = decoded_pieces(videos, vlm.image_size, rule, P.cache_dir, P.workers)
-    for path, frames, last, _ in pieces:
+    for path, frames, last, reason in pieces:
         for part in np.split(frames, range(BATCH, len(frames), BATCH)):
             tokens = vlm.see(part)
             whole = np.full((1, *tokens.shape[1:3]), np.inf)  # every token is kept
             shown = [Shown(image, whole, np.zeros(1)) for image in tokens.split(1)]
             items = [Dialogue(image, [(QUESTION, None)]) for image in shown]
             found[path].append(vlm.log_odds(items, "Yes", "No"))
-        if last and len(frames):  # otherwise it cannot be read to its end
+        if last and not len(frames):
+            raise InputError(f"{path}: {reason}")
+        if last:
             with atomic_write(feature_file(folder, path, 0)) as temporary:
                 np.save(temporary, np.concatenate(found.pop(path))[:, None], allow_pickle=False)
 
@@ -87,12 +89,15 @@ def main() -> None:
         args, P = read_command_line(parser)
         names = [f"{args.profile}+{overlay}" for overlay in args.overlays]
         others = [load_params(name, parse_overrides(args.p)) for name in names]
-        signs = [mss_by_domain(Q, ("clip",)).assign(model=Q.profile) for Q in (P, *others)]
-        rows = [zero_shot_table(Q, ("clip",), "snippet").assign(model=Q.profile) for Q in others]
+        signs, rows = [mss_by_domain(P, ("clip",)).assign(model=P.profile)], []
+        for Q in others:
+            own = {"model": Q.profile, "paper": np.nan}  # which is CLIP's
+            signs.append(mss_by_domain(Q, ("clip",)).assign(**own))
+            rows.append(zero_shot_table(Q, ("clip",), "snippet").assign(**own))
         rows += [vlm_table(P, args.vlm)] if args.vlm else []
-        own = P.changed({"transfer": {}})
+        alone = P.changed({"transfer": {}})
         for name, _, folder in (given.partition("=") for given in args.scores):
-            rows.append(by_domain(own, lambda Q, n=name, f=folder: [read_scores(Q, n, Path(f))]))
+            rows.append(by_domain(alone, lambda Q, n=name, f=folder: [read_scores(Q, n, Path(f))]))
         for name, tables in {"mss_backbones": signs, "zero_shot_others": rows}.items():
             if tables:
                 write_table(table := pd.concat(tables), P.run_dir / "figures" / f"{name}.csv")

@@ -10,7 +10,8 @@ import yaml
 from companion.profiles import PROFILES
 from media.errors import InputError
 
-PAPER_RESULTS, EMPTY = PROFILES / "paper_results.yaml", "~"
+PAPER_RESULTS = PROFILES / "paper_results.yaml"
+EMPTY = "~"  # a cell of a table in which the paper prints nothing
 # Keeps every number as printed: 88.50 has two decimals. Ten times faster where libyaml is there.
 LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 

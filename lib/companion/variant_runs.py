@@ -121,8 +121,8 @@ def train_variant(P: Params, name: str, seed: int) -> Params:
         changed = changed.changed({"hard_negatives_train": planted})
     if not changed.training.from_scratch and not (changed.tuned_dir / "stage1").exists():
         copying = changed.tuned_dir / "copying"
-        checkpoints = shutil.ignore_patterns("checkpoint-*")
-        shutil.copytree(shared_stage1(changed, P), copying, dirs_exist_ok=True, ignore=checkpoints)
+        skipped = shutil.ignore_patterns("checkpoint-*")
+        shutil.copytree(shared_stage1(changed, P), copying, dirs_exist_ok=True, ignore=skipped)
         os.replace(copying, changed.tuned_dir / "stage1")
     run_stage(changed, 2)
     return changed

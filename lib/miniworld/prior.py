@@ -79,12 +79,13 @@ def train_tokenizer(texts: list[str], vocab_size: int = 2048) -> PreTrainedToken
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, **names)
 
 
-def augment(images: Tensor, family: str) -> Tensor:
+def augment(images: Tensor, generator: torch.Generator, family: str) -> Tensor:
     """uint8 (B,H,W,3) -> normalised float (B,3,H,W): flip, shift by up to 6 pixels, brightness."""
     x = images.permute(0, 3, 1, 2).float() / 255
-    x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(3), x)
-    x = x.roll(torch.randint(-6, 7, (2,)).tolist(), (2, 3))
-    x = x * (0.8 + 0.4 * torch.rand(len(x), 1, 1, 1))
+    flip = torch.rand(len(x), generator=generator) < 0.5
+    x = torch.where(flip[:, None, None, None], x.flip(3), x)
+    x = x.roll(torch.randint(-6, 7, (2,), generator=generator).tolist(), (2, 3))
+    x = x * (0.8 + 0.4 * torch.rand(len(x), 1, 1, 1, generator=generator))
     made = RECIPES[family]["preprocess_cfg"]
     mean, std = (torch.tensor(made[name])[:, None, None] for name in ("mean", "std"))
     return (x.clamp(0, 1) - mean) / std
@@ -120,11 +121,12 @@ def pretrain(
     optimizer = torch.optim.AdamW(model.parameters(), **options)
     tokens = encode_captions(tokenizer, captions)
     caption_ids = torch.tensor(np.unique(captions, return_inverse=True)[1])
+    generator = torch.Generator().manual_seed(seed)
     for step in progress(range(steps), steps, f"pre-training {NAMES[family]}"):
         for group in optimizer.param_groups:
             group["lr"] = PEAK_LR * learning_rate_factor(step, steps, WARMUP)
-        picked = torch.randint(len(images), (batch_size,))
-        x = augment(torch.from_numpy(images[picked.numpy()]), family)
+        picked = torch.randint(len(images), (batch_size,), generator=generator)
+        x = augment(torch.from_numpy(images[picked.numpy()]), generator, family)
         with torch.autocast(x.device.type, torch.bfloat16):
             image = model.encode_image(x, normalize=True)
             text = model.encode_text(tokens[picked], normalize=True)
