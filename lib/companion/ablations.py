@@ -112,6 +112,8 @@ def main() -> int:
             chosen = [variant for variant in chosen if variant.kind != "alertclip"]
             if tuned:
                 print(f"left out, as tuning needs videos: {', '.join(tuned)}")
+            if not chosen:
+                raise InputError(f"{P.profile}: nothing is left to run; name a detector's variants")
         names = [variant.name for variant in chosen]
         run(P, names, args.seeds, args.cores, args.measure)
         table = results(P, names, args.seeds, args.measure)

@@ -89,7 +89,9 @@ def main() -> None:
         args, P = read_command_line(parser)
         names = [f"{args.profile}+{overlay}" for overlay in args.overlays]
         others = [load_params(name, parse_overrides(args.p)) for name in names]
-        signs, rows = [mss_by_domain(P, ("clip",)).assign(model=P.profile)], []
+        signs, rows = [], []
+        if others:
+            signs.append(mss_by_domain(P, ("clip",)).assign(model=P.profile))
         for Q in others:
             own = {"model": Q.profile, "paper": np.nan}  # which is CLIP's
             signs.append(mss_by_domain(Q, ("clip",)).assign(**own))
