@@ -13,10 +13,10 @@ from test_vagta import NORMAL, item, keyframe, qwen, written
 from test_video import SIZE, encode, ids, write_ids
 
 from alertclip.clips import ClipDataset
-from alertclip.records import Item, Region
+from alertclip.records import Item, Keyframe, Region
 from alertclip.vagta import Report, load_surrogate, load_vagta
 from media.cache import FrameCache
-from media.video import probe
+from media.video import probe, read_frames
 
 from .harness import Case, no_trace, pickle_with_code, refused
 
@@ -89,6 +89,15 @@ def twice(folder: Path) -> str:
     return told(report)
 
 
+def far_frames(folder: Path) -> str:
+    write_ids(folder / "a.mp4")
+    track = (Keyframe(10**15, (0, 0, 1, 1)), Keyframe(int(1e308), (0, 0, 1, 1)))
+    items = [Item("a.mp4", "Normal video: a", (Region("a", track),), (0.0, 1e308))]
+    dataset = ClipDataset(folder, items, 4, FrameCache(folder / "cache", SIZE), 1, cover=True)
+    assert dataset[0]["regions"][0][1].sum() == 1  # the region keeps its nearest frame
+    return "; ".join(f"{note.reason}: {note.action}" for note in dataset.notes)
+
+
 def sound(path: Path) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=44100)
@@ -110,6 +119,15 @@ UNREADABLE: list[tuple[str, Callable[[Path], object], str]] = [
 def unreadable(make: Callable[[Path], object], folder: Path) -> str:
     make(folder / "bad.mp4")
     return refused(probe, folder / "bad.mp4")
+
+
+def size_changes(folder: Path) -> str:
+    for k in (1, 4):
+        pictures = (np.full((48 * k, 64 * k, 3), 10 + 5 * i, np.uint8) for i in range(6))
+        encode(folder / f"{k}.h264", pictures, size=(48 * k, 64 * k))
+    (folder / "a.mp4").write_bytes(b"".join((folder / f"{k}.h264").read_bytes() for k in (1, 4)))
+    assert ids(read_frames(folder / "a.mp4", range(12), (32, 32))) == [*range(6)] * 2
+    return f"{probe(folder / 'a.mp4').frames} frames"
 
 
 def vanished(folder: Path) -> str:
@@ -145,8 +163,11 @@ CASES = [
     *(Case(f"hard-negative row: {given}", done, says, partial(read_region, changes, kept))
       for given, changes, says, done, kept in ROWS),
     Case("annotation item: twice, differently", "first one kept", "duplicate item, diff", twice),
+    Case("annotation item: ages after its video", "clipped to the video",
+         "segment ends at .* its video at 1.33 s: clipped; region ends", far_frames),
     *(Case(f"video: {given}", CLIP_OUT, f"bad.mp4: {says}", partial(unreadable, make))
       for given, make, says in UNREADABLE),
+    Case("video: changes its size", "read at the size asked for", "12 frames", size_changes),
     Case("video: deleted in training", "training stops", "b.mp4: no such file", vanished),
     Case("video: replaced by another", "decoded anew", "6 frames", replaced),
     Case("frame cache: a pickle with code in it", "decoded again", "", code_in_cache),
