@@ -39,7 +39,8 @@ def test_links_lead_to_files(page: Path) -> None:
 
 def test_every_table_of_the_papers_has_commands_that_exist() -> None:
     page = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
-    rows = [[cell.strip() for cell in line.split("|")] for line in page.splitlines()[6:]]
+    lines = [line for line in page.splitlines() if line.startswith("| ")][1:]
+    rows = [[cell.strip() for cell in line.split("|")] for line in lines]
     listed = [(row[1], table) for row in rows for table in row[2].split("; ")]
     assert sorted(listed) == sorted((t["document"], t["table"]) for t in load()["tables"])
     commands = {command for row in rows for command in re.findall("`([^`]*[ ][^`]*)`", row[3])}
