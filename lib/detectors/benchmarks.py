@@ -108,13 +108,13 @@ class Benchmark(BaseModel):
 class ListEntry(NamedTuple):
     """A line of a split list: the video's name, the line's path, where it stands, and its label.
 
-    label: the class id in AnomalyCLIP's lists (rows "path start end label"), else None.
+    classes: in AnomalyCLIP's lists (rows "path start end label"), none if normal; else None.
     """
 
     name: str
     entry: str
     where: str
-    label: int | None = None
+    classes: tuple[str, ...] | None = None
 
 
 def load_benchmark(name: str, path: Path | str = BENCHMARKS) -> Benchmark:
@@ -163,14 +163,14 @@ def read_list(benchmark: Benchmark, data_root: Path, split: Split = "test") -> l
                     continue
                 if not line.endswith(".npy"):
                     raise InputError(f"{where}: expected a path ending in .npy and a label")
-            label = None
+            classes = None
             if row := LABELLED.match(line):
-                line, label = row[1], int(row[2])
+                line, classes = row[1], _labelled(benchmark, int(row[2]), where)
             key, entry = video_name(line), CROP.sub(r"\1.mp4", line)
             if key in seen:
                 raise InputError(f"{where}: {key} stands in {seen[key]} already; keep one")
             seen[key], name = where, video_name(entry)
-            entries.setdefault(name, ListEntry(name, entry, where, label))
+            entries.setdefault(name, ListEntry(name, entry, where, classes))
     return list(entries.values())
 
 
@@ -195,8 +195,8 @@ def read_truth(
         return read_vector(folder / file, names, snippets or {}, benchmark.abnormal_classes)
     if kind in ("shanghaitech", "ubnormal"):
         read = read_mask if kind == "shanghaitech" else read_tracks
-        truths = [read(e.name, folder / fill(file, e.entry)) for e in entries]
-        return [_classed(benchmark, *pair) for pair in zip(truths, entries, strict=True)]
+        truths = [(e, read(e.name, folder / fill(file, e.entry))) for e in entries]
+        return [replace(t, classes=t.is_abnormal and e.classes or ()) for e, t in truths]
     if kind == "ucf":
         table = read_ucf(folder / file, benchmark.classes, normal)
     else:
@@ -205,9 +205,9 @@ def read_truth(
         for entry in entries:  # normal videos have no row there
             if not xd_classes(entry.name, benchmark.codes, normal, entry.where):
                 table.setdefault(entry.name, VideoTruth(entry.name, (), (), False))
-    if missing := [entry for entry in entries if entry.name not in table]:
-        first = missing[0]
-        raise InputError(f"{first.where}: {first.name} has no row in {folder / file}")
+    for entry in entries:
+        if entry.name not in table:
+            raise InputError(f"{entry.where}: {entry.name} has no row in {folder / file}")
     return [table[entry.name] for entry in entries]
 
 
@@ -231,8 +231,8 @@ def _video_classes(benchmark: Benchmark, root: Path, entry: ListEntry) -> tuple[
 
     ShanghaiTech's own lists name none: "abnormal" is then whether any frame of the video is.
     """
-    if entry.label is not None:
-        return _labelled(benchmark, entry.label, entry.where)
+    if entry.classes is not None:
+        return entry.classes
     if benchmark.annotation_format == "xd":
         return xd_classes(entry.name, benchmark.codes, benchmark.normal_class, entry.where)
     if benchmark.annotation_format == "shanghaitech":
@@ -251,13 +251,4 @@ def _labelled(benchmark: Benchmark, label: int, where: str) -> tuple[str, ...]:
     classes = benchmark.anomalyclip_classes
     if label >= len(classes):
         raise InputError(f"{where}: no class {label}; there are {len(classes)}")
-    name = classes[label]
-    return () if name == benchmark.normal_class else (name,)
-
-
-def _classed(benchmark: Benchmark, truth: VideoTruth, entry: ListEntry) -> VideoTruth:
-    """The truth of a video, all events of the class that its label names, where it has one."""
-    if entry.label is None or not truth.is_abnormal:
-        return truth
-    classes = _labelled(benchmark, entry.label, entry.where)
-    return replace(truth, classes=classes, span_classes=classes * len(truth.spans))
+    return tuple({classes[label]} - {benchmark.normal_class})

@@ -23,16 +23,10 @@ from sklearn.preprocessing import normalize
 
 from alertclip.model import AlertCLIP
 from alertclip.score import load_model
+from detectors import released_features as released
 from detectors.benchmarks import load_benchmark
 from detectors.features import MARGIN, SnippetRule, embed_crops, read_features, take_crop
 from detectors.fitting import class_prompts
-from detectors.released_features import (
-    anchors,
-    check_space,
-    feature_index,
-    likely_model,
-    summarise,
-)
 from media.errors import InputError
 from media.video import probe, read_frames
 
@@ -58,13 +52,11 @@ def extracted_anew(model: AlertCLIP, path: Path, count: int) -> tuple[np.ndarray
     ]
     found: Rules = {}
     for resize, shape, crops in resized:
-        height, width = (int(side) for side in np.round(shape))
-        read = read_frames(path, numbers.ravel().tolist(), (height, width), info)
-        frames = torch.from_numpy(read)
-        views = {
-            f"crop {c} of {height} x {width}": take_crop(frames, size, c) for c in range(crops)
-        }
-        for crop, view in (views or {"whole frame": frames}).items():
+        height, width = np.round(shape).astype(int).tolist()
+        frames = torch.from_numpy(read_frames(path, numbers.ravel(), (height, width), info))
+        views = {f"crop {c} of {height} x {width}": c for c in range(crops)} or {"whole frame": 0}
+        for crop, number in views.items():
+            view = take_crop(frames, size, number)
             v = embed_crops(model, view, SnippetRule(1, 1, 1)).reshape(len(rows), length, -1)
             mean = v.mean(axis=1)
             rules = {"first": v[:, 0], "middle": v[:, length // 2], f"mean of {length}": mean}
@@ -100,21 +92,21 @@ def check(args: argparse.Namespace) -> None:
     """Print what the command line asks for; InputError where features do not fit the model."""
     if args.video and not args.model:
         raise InputError("--video needs --model, whose features are compared")
-    index = feature_index(args.features)
-    summary = summarise(list(index.values()))
+    index = released.feature_index(args.features)
+    summary = released.summarise(list(index.values()))
     low, high = summary.norms.min(), summary.norms.max()
     ends = Counter("".join(re.findall(r"__\d+$", name)) for name in index)
     names = ", ".join(f"{n} as NAME{end}.npy" for end, n in sorted(ends.items()))
     print(f"layout: {names}; {len(summary.direction)} wide")
     print(f"length of a row: {low:.2f} to {high:.2f}{' (unit)' if high < 1.02 else ''}")
-    print(f"likely model: {likely_model(summary)}")
+    print(f"likely model: {released.likely_model(summary)}")
     if not args.model:
         return
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, line = load_model(args.model, args.pretrained, device)
     benchmark = load_benchmark(args.benchmark)
-    known = anchors(model, class_prompts(benchmark, benchmark.classes))
-    found = check_space(summary, known, args.model).items()
+    known = released.anchors(model, class_prompts(benchmark, benchmark.classes))
+    found = released.check_space(summary, known, args.model).items()
     print(f"model: {line}; {', '.join(f'cosine with {name} {v:.2f}' for name, v in found)}")
     if args.video:
         check_video(index, args.video, model)

@@ -27,8 +27,12 @@ class VideoTruth:
     classes: tuple[str, ...]  # empty if the video is normal or the annotation names no class
     spans: tuple[Span, ...]
     is_abnormal: bool
-    span_classes: tuple[str, ...] = ()  # class of each span; empty if the annotation names none
+    span_classes: tuple[str, ...] = ()  # class of each span; by default the video's first
     frames: int = 0  # of the annotation, where it has one value for each
+
+    def __post_init__(self) -> None:
+        if not self.span_classes:
+            object.__setattr__(self, "span_classes", self.classes[:1] * len(self.spans))
 
 
 def frame_truth(truth: VideoTruth, n_frames: int) -> np.ndarray:
@@ -65,9 +69,7 @@ def text_lines(path: Path | str) -> list[tuple[int, str]]:
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path}: cannot read it as UTF-8 text ({error}); fetch or save it again"
-        ) from None
+        raise InputError(f"{path}: not readable UTF-8 text ({error}); fetch it again") from None
     return [(n, line.strip()) for n, line in enumerate(lines, start=1) if line.strip()]
 
 
@@ -83,12 +85,11 @@ def read_ucf(path: Path | str, classes: Sequence[str], normal: str) -> dict[str,
         name, label, *numbers = fields
         if label not in classes:
             raise InputError(f"{where}: class {label} is none of {', '.join(classes)}")
-        pairs = numbers[:2], numbers[2:]
-        spans = tuple(_span(pair, where) for pair in pairs if pair != ["-1", "-1"])
-        if bool(spans) != (label != normal):
-            raise InputError(f"{where}: {len(spans)} events in a video of class {label}")
+        pairs = [pair for pair in (numbers[:2], numbers[2:]) if pair != ["-1", "-1"]]
         labels = () if label == normal else (label,)
-        return VideoTruth(video_name(name), labels, spans, bool(spans), labels * len(spans))
+        if bool(pairs) != bool(labels):
+            raise InputError(f"{where}: {len(pairs)} events in a video of class {label}")
+        return VideoTruth(video_name(name), labels, _spans(pairs, where), bool(pairs))
 
     return _table(path, parse)
 
@@ -104,17 +105,15 @@ def read_xd(
     """
 
     def parse(fields: list[str], where: str) -> VideoTruth:
-        name, rest, size = video_name(fields[0]), fields[1:], 3 if by_class else 2
+        name, count, size = video_name(fields[0]), len(fields) - 1, 3 if by_class else 2
         labels = xd_classes(name, codes, normal, where)
         if not labels:
             raise InputError(f"{where}: {name} is a normal video, but has events")
-        if not rest or len(rest) % size:
-            count = len(rest)
+        if not count or count % size:
             raise InputError(f"{where}: {count} fields after the name are not groups of {size}")
-        events = [rest[i : i + size] for i in range(0, len(rest), size)]
-        spans = tuple(_span(event[-2:], where) for event in events)
+        events = [fields[i : i + size] for i in range(1, count, size)]
         named = tuple(_class(event[0], codes, where) for event in events) if by_class else ()
-        return VideoTruth(name, labels, spans, True, named or labels[:1] * len(spans))
+        return VideoTruth(name, labels, _spans([e[-2:] for e in events], where), True, named)
 
     return _table(path, parse)
 
@@ -140,8 +139,7 @@ def read_mask(name: str, path: Path) -> VideoTruth:
     """
     made_for_training = re.fullmatch(r"\d\d_\d{3}", name)
     mask = load_array(path).ravel() if not made_for_training else np.empty(0)
-    spans = _runs(mask)
-    return VideoTruth(name, (), spans, bool(spans), frames=len(mask))
+    return VideoTruth(name, (), _runs(mask), bool(mask.any()), frames=len(mask))
 
 
 def read_tracks(name: str, path: Path) -> VideoTruth:
@@ -153,8 +151,7 @@ def read_tracks(name: str, path: Path) -> VideoTruth:
         return VideoTruth(name, (), (), False)
     spans = []
     for number, line in text_lines(path):
-        start, last = _span(line.split(",")[1:], f"{path}, line {number}", shortest=0)
-        spans.append((start, last + 1))
+        spans += _spans([line.split(",")[1:]], f"{path}, line {number}", inclusive=1)
     if not spans:
         raise InputError(f"{path}: no tracks, though {name} is an abnormal video")
     return VideoTruth(name, (), tuple(spans), True)
@@ -173,31 +170,30 @@ def read_vector(
     vector = load_array(path).ravel()
     lengths = [SNIPPET * snippets.get(name, 0) for name in names]
     more, lost = sum(lengths) - len(vector), [n for n in names if n not in snippets]
+    what = f"{path}: {len(vector)} frames"
     if lost:  # what lies between the known ends
         first = names.index(lost[0])
         if more > 0 or lost != [*names[first : first + len(lost)]]:
-            what = f"{len(vector)} frames do not fit the videos at hand"
-            raise InputError(f"{path}: {what}; fetch {lost[0]}")
+            raise InputError(f"{what} do not fit the videos at hand; fetch {lost[0]}")
         lengths[first] = -more
     elif more:
-        what = f"{path}: {len(vector)} frames, but the list's snippets make {sum(lengths)}"
+        what += f", but the list's snippets make {sum(lengths)}"
         if abs(more) > SNIPPET:
             raise InputError(what)
         warnings.warn(f"{what}: {names[-1]} is cut or padded with normal frames", stacklevel=2)
-        vector = np.pad(vector, (0, max(0, more)))[: sum(lengths)]
-    truths = []
-    for name, part in zip(names, np.split(vector, np.cumsum(lengths)[:-1]), strict=True):
-        if name in lost:
-            continue
-        spans, label = _runs(part), name.rpartition("_")[0]
-        is_abnormal = not name.startswith("MSAD_normal_")
-        if spans and not is_abnormal:
-            raise InputError(f"{path}: {name} has abnormal frames; check list order and counts")
-        if is_abnormal and label not in classes:
-            raise InputError(f"{name}: neither MSAD_normal_* nor <class>_<number>")
-        labels = (label,) if is_abnormal else ()
-        truths.append(VideoTruth(name, labels, spans, is_abnormal, labels * len(spans)))
-    return truths
+        vector = np.pad(vector, (0, max(0, more)))  # what is beyond the last video is not read
+    starts = np.cumsum([0, *lengths])
+    parts = {n: vector[i : i + k] for n, i, k in zip(names, starts, lengths, strict=False)}
+    return [_vector_truth(n, part, path, classes) for n, part in parts.items() if n in snippets]
+
+
+def _vector_truth(name: str, part: np.ndarray, path: Path, classes: Sequence[str]) -> VideoTruth:
+    labels = () if name.startswith("MSAD_normal_") else (name.rpartition("_")[0],)
+    if part.any() and not labels:
+        raise InputError(f"{path}: {name} has abnormal frames; check list order and counts")
+    if not set(labels) <= set(classes):
+        raise InputError(f"{name}: neither MSAD_normal_* nor <class>_<number>")
+    return VideoTruth(name, labels, _runs(part), bool(labels))
 
 
 def video_name(entry: str) -> str:
@@ -219,14 +215,17 @@ def _table(
     return table
 
 
-def _span(fields: Sequence[str], where: str, shortest: int = 1) -> Span:
-    try:
-        start, end = (int(field.strip().removesuffix(".0")) for field in fields)
-    except ValueError:
-        raise InputError(f"{where}: {' '.join(fields)} are not two frame numbers") from None
-    if start < 0 or end - start < shortest:
-        raise InputError(f"{where}: event {start} {end} must start at 0 or later, before its end")
-    return start, end
+def _spans(events: Sequence[Sequence[str]], where: str, inclusive: int = 0) -> tuple[Span, ...]:
+    spans = []
+    for fields in events:
+        try:
+            start, end = (int(field.strip().removesuffix(".0")) for field in fields)
+        except ValueError:
+            raise InputError(f"{where}: {' '.join(fields)} are not two frame numbers") from None
+        if start < 0 or end + inclusive <= start:
+            raise InputError(f"{where}: event {start} {end} must start from 0 on, before its end")
+        spans.append((start, end + inclusive))
+    return tuple(spans)
 
 
 def _class(code: str, codes: Mapping[str, str], where: str) -> str:

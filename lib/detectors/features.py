@@ -99,10 +99,8 @@ def clip_view(size: tuple[int, int]) -> Callable[[np.ndarray], np.ndarray]:
 
     Maps a picture (H', W', 3) uint8 to (*size, 3); it is open_clip's up to the tensor.
     """
-    whole = open_clip.image_transform(
-        size, is_train=False, resize_mode="shortest", interpolation="bicubic"
-    )
-    prepare = Compose(whole.transforms[:2])
+    options = {"resize_mode": "shortest", "interpolation": "bicubic"}
+    prepare = Compose(open_clip.image_transform(size, is_train=False, **options).transforms[:2])
     return lambda picture: np.asarray(prepare(Image.fromarray(picture)))
 
 
@@ -127,8 +125,7 @@ def embed_crops(
 
     ``crops``: some of the rule's; None: all.
     """
-    found, pixels = [], frames.to(model.mean.device)
-    half = HALF.get(precision)
+    found, pixels, half = [], frames.to(model.mean.device), HALF.get(precision)
     for crop in range(rule.crops) if crops is None else crops:
         part = take_crop(pixels, model.image_size, crop).permute(0, 3, 1, 2)
         with torch.autocast(pixels.device.type, half, enabled=half is not None):
@@ -180,9 +177,8 @@ def extract_features(
 def _note(made: Sequence[Made], root: Path, name: str, rows: dict[str, Any]) -> None:
     with locked(root / ".failures.lock"):  # other shares and splits keep theirs
         for _, folder in made:
-            known = _noted(folder, name) | rows
-            kept = {key: known[key] for key in sorted(known) if known[key]}
-            write_json(folder / f"{name}.json", kept)
+            known = sorted((_noted(folder, name) | rows).items())
+            write_json(folder / f"{name}.json", {key: row for key, row in known if row})
 
 
 def _noted(folder: Path, name: str) -> dict[str, Any]:
@@ -192,16 +188,16 @@ def _noted(folder: Path, name: str) -> dict[str, Any]:
 
 def _wanting(made: Sequence[Made], crops: Wanted, sizes: dict[str, int]) -> dict[Path, list[Made]]:
     """The models by video of which a crop is not there; those of another file of its name go."""
-    wanting, known = {}, {folder: _noted(folder, "videos") for _, folder in made}
-    for path, numbers in crops.items():
-        for _, folder in made:
-            before = known[folder].get(path.stem)
+    wanting: dict[Path, list[Made]] = {}
+    for model, folder in made:
+        known = _noted(folder, "videos")
+        for path, numbers in crops.items():
+            before = known.get(path.stem)
             if before and sizes.get(path.stem, before) != before:
                 for crop in range(10):
                     feature_file(folder, path, crop).unlink(missing_ok=True)
-        files = {m: [feature_file(m[1], path, crop) for crop in numbers] for m in made}
-        if lack := [m for m in made if not all(file.exists() for file in files[m])]:
-            wanting[path] = lack
+            if not all(feature_file(folder, path, crop).exists() for crop in numbers):
+                wanting.setdefault(path, []).append((model, folder))
     return wanting
 
 
@@ -215,21 +211,17 @@ def _embedded(
     """Write each video's features once its last piece is there: name, what did not decode."""
     features: dict[Path, list[list[np.ndarray]]] = {path: [] for path in wanting}
     for path, frames, last, reason in pieces:  # of several videos, in turns
-        if len(frames):
-            models, numbers = [model for model, _ in wanting[path]], crops[path]
-            pixels = torch.from_numpy(frames).to(models[0].mean.device)  # once for all models
-            made = [embed_crops(model, pixels, rule, precision, numbers) for model in models]
-            features[path].append(made)
-        if not last:
-            continue
         if len(frames):  # otherwise it cannot be read to its end
+            pixels, how = torch.from_numpy(frames), (rule, precision, crops[path])
+            features[path].append([embed_crops(m, pixels, *how) for m, _ in wanting[path]])
+        if last and len(frames):
             by_model = zip(*features.pop(path), strict=True)
             for (_, folder), parts in zip(wanting[path], by_model, strict=True):
-                joined = np.concatenate(parts, axis=1)
-                for crop, part in zip(crops[path], joined, strict=True):
+                for crop, part in zip(crops[path], np.concatenate(parts, axis=1), strict=True):
                     with atomic_write(feature_file(folder, path, crop)) as temporary:
                         np.save(temporary, part, allow_pickle=False)
-        yield path.name, reason
+        if last:
+            yield path.name, reason
 
 
 def _folder(model: AlertCLIP, rule: SnippetRule, root: Path, precision: Precision) -> Path:
@@ -285,13 +277,11 @@ def feature_file(folder: Path, video: Path, crop: int) -> Path:
 def read_features(path: Path) -> np.ndarray:
     """Features (n, D) float32 of a file of this layout, ours or published; InputError names it."""
     features = load_array(path)
+    where = f"{path}: shape {features.shape} of {features.dtype}"
     if features.ndim != 2 or not len(features) or features.dtype.kind != "f":
-        what = f"shape {features.shape} of {features.dtype}"
-        raise InputError(f"{path}: {what}, not features (n, D) of real numbers")
+        raise InputError(f"{where}, not features (n, D) of real numbers")
     with np.errstate(over="ignore"):  # of float64; it is refused as infinite
         features = features.astype(np.float32)
-    finite = np.isfinite(features).all(axis=1)
-    if not finite.all():
-        where = f"shape {features.shape}, row {finite.argmin()}"
-        raise InputError(f"{path}: {where} is not finite; extract it again")
+    if not (finite := np.isfinite(features).all(axis=1)).all():
+        raise InputError(f"{where}, row {finite.argmin()} is not finite; extract it again")
     return features

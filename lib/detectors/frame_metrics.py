@@ -6,6 +6,7 @@ gathered once; a bootstrap over videos is then matrix products with the videos' 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -147,62 +148,55 @@ def mean_of_defined(values: np.ndarray) -> np.ndarray:
         return np.where(defined, values, 0.0).sum(axis=0) / defined.sum(axis=0)
 
 
-def frame_count(videos: Sequence[FrameScores]) -> int:
-    """Frames of all videos."""
-    return sum(len(video.scores) for video in videos)
-
-
 def resampled_metrics(
-    columns: Sequence[Sequence[FrameScores]], n_boot: int = 1000, seed: int = 0
+    columns: Sequence[Sequence[FrameScores]],
+    n_boot: int = 1000,
+    seed: int = 0,
+    what: str = "frame ",
 ) -> dict[str, tuple[np.ndarray, int]]:
-    """Frame-level AUC and AP over all videos, and AUC inside abnormal videos only, by name.
+    """``what`` AUC and AP over all videos and, of frames, AUC inside abnormal videos, by name.
 
     Each as ``resample`` gives it, and its number of frames. In-clip AUC leaves normal videos out,
     so it measures localisation alone.
     """
-    inside = [[video for video in videos if video.abnormal] for videos in columns]
-    plan = {f"frame {name}": (metric, columns) for name, metric in FRAME_METRICS.items()}
-    plan["in-clip frame AUC"] = frame_auc, inside
+    plan = {f"{what}{name}": (metric, columns) for name, metric in FRAME_METRICS.items()}
+    if what == "frame ":
+        plan["in-clip frame AUC"] = frame_auc, [[v for v in c if v.abnormal] for c in columns]
     return {
-        name: (resample(chosen, metric, name, n_boot, seed), frame_count(chosen[0]))
+        name: (resample(chosen, metric, name, n_boot, seed), sum(len(v.scores) for v in chosen[0]))
         for name, (metric, chosen) in plan.items()
     }
 
 
+def metric_rows(
+    columns: Sequence[Sequence[FrameScores]], n_boot: int, seed: int, what: str = "frame "
+) -> list[dict[str, Any]]:
+    """``resampled_metrics`` averaged over columns, as rows metric, value, low, high, n (frames)."""
+    found = resampled_metrics(columns, n_boot, seed, what).items()
+    return [{"metric": name, **interval(*part)._asdict()} for name, part in found]
+
+
 def frame_metrics(videos: Sequence[FrameScores], n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """``resampled_metrics`` of one column: columns metric, value, low, high, n (frames)."""
-    found = resampled_metrics([videos], n_boot, seed).items()
-    return pd.DataFrame([{"metric": name, **interval(*part)._asdict()} for name, part in found])
+    """``metric_rows`` of one column."""
+    return pd.DataFrame(metric_rows([videos], n_boot, seed))
 
 
 def video_metrics(
     scores: np.ndarray, labels: np.ndarray, n_boot: int, seed: int, groups: Sequence[str]
 ) -> pd.DataFrame:
-    """Video-level AUC and AP of scores (B,), labels (B,), resampling groups (B,).
-
-    Columns metric, value, low, high, n.
-    """
-    order, rows = np.argsort(groups, kind="stable"), []
-    videos = [FrameScores(groups[i], scores[[i]], labels[[i]] > 0, labels[i] > 0) for i in order]
-    for name, metric in FRAME_METRICS.items():
-        values = resample([videos], metric, f"video {name}", n_boot, seed)
-        rows.append({"metric": f"video {name}", **interval(values, len(videos))._asdict()})
-    return pd.DataFrame(rows)
+    """Video-level AUC and AP of scores (B,), labels (B,), resampling groups (B,): as above."""
+    order = np.argsort(groups, kind="stable")
+    videos = _single_frames(scores[order], labels[order], [groups[i] for i in order])
+    return pd.DataFrame(metric_rows([videos], n_boot, seed, "video "))
 
 
 def auc_statistic(labels: np.ndarray) -> Statistic:
     """AUC over videos (ties one half) as a statistic for bootstrap_interval, paired_difference."""
-    labels = np.asarray(labels, float)
+    return lambda scores, w: frame_auc(_single_frames(scores, labels, range(len(labels))), w)
 
-    def auc(scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        order = np.argsort(-scores, kind="stable")
-        starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) != 0])
-        true, false = (
-            np.add.reduceat((weights * part)[:, order], starts, axis=1)
-            for part in (labels, 1 - labels)
-        )
-        above = true.cumsum(axis=1) - true / 2  # positives that a negative is ranked below
-        with np.errstate(invalid="ignore"):
-            return (false * above).sum(axis=1) / (true.sum(axis=1) * false.sum(axis=1))
 
-    return auc
+def _single_frames(
+    scores: np.ndarray, labels: np.ndarray, names: Sequence[Any]
+) -> list[FrameScores]:
+    parts = zip(names, scores[:, None], labels[:, None] > 0, strict=True)
+    return [FrameScores(name, score, label, bool(label)) for name, score, label in parts]

@@ -4,18 +4,19 @@ Also the false alarms of normal videos. Segments and events are [start, end) in 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
 
 from detectors.event_annotations import SNIPPET, VideoTruth, frame_class_truth, mask_runs
 from detectors.frame_metrics import (
-    FRAME_METRICS,
     FrameScores,
-    auc_statistic,
-    frame_count,
+    frame_auc,
     interval,
-    resample,
+    metric_rows,
+    resampled_metrics,
 )
 from media.errors import InputError
 
@@ -30,8 +31,8 @@ def macro_auc(videos: Sequence[FrameScores]) -> float:
 
     Each video gets a normal frame of score 0 and an abnormal one of score 1, so that it has both.
     """
-    padded = [(np.r_[video.truth, 0, 1], np.r_[video.scores, 0, 1]) for video in videos]
-    aucs = [auc_statistic(truth)(scores, np.ones((1, len(scores)))) for truth, scores in padded]
+    ends = FrameScores("", np.array([0.0, 1]), np.array([False, True]), True)
+    aucs = [frame_auc([replace(v, video=""), ends], np.ones((1, 1))) for v in videos]
     return float(np.mean(aucs))
 
 
@@ -65,13 +66,11 @@ def class_metrics(
         for c in names.values()
         for videos in seeds  # a class's seeds side by side
     ]
-    rows, n = [], frame_count(columns[0])
-    for kind, metric in FRAME_METRICS.items():
-        values = resample(columns, metric, f"class {kind}", n_boot, seed)
+    rows = []
+    for kind, (values, n) in resampled_metrics(columns, n_boot, seed, "").items():
         each = zip(names, values.reshape(len(names), len(seeds), -1), strict=True)
         for name, chosen in [("mean", values), *each]:
-            found = interval(chosen, n)._asdict()
-            rows.append({"class_name": name, "metric": kind, **found})
+            rows.append({"class_name": name, "metric": kind, **interval(chosen, n)._asdict()})
     return pd.DataFrame(rows)
 
 
@@ -99,16 +98,16 @@ def open_vocabulary(
         parts[truth.name] = abnormal if truth.is_abnormal else "normal"
     if unknown := [v.video for v in columns[0] if v.video not in parts]:
         raise InputError(f"{unknown[0]}: no such video in the truth; names must be equal")
-    subsets = {"overall": {"base", "novel"}, "base": {"base"}, "novel": {"novel"}}
+    subsets = {"overall": ["base", "novel"], "base": ["base"], "novel": ["novel"]}
     rows = []
-    for subset, wanted in subsets.items():
-        for normals in (True, False):
-            kept = wanted | {"normal"} if normals else wanted
-            chosen = [[v for v in videos if parts[v.video] in kept] for videos in columns]
-            for name, metric in FRAME_METRICS.items():
-                values = resample(chosen, metric, f"{subset} {name}", n_boot, seed)
-                row = {"subset": subset, "normals": normals, "metric": name}
-                rows.append(row | interval(values, frame_count(chosen[0]))._asdict())
+    for (subset, wanted), normals in product(subsets.items(), (True, False)):
+        kept = [*wanted, *["normal"] * normals]
+        chosen = [[v for v in videos if parts[v.video] in kept] for videos in columns]
+        found = metric_rows(chosen, n_boot, seed, f"{subset} ")
+        rows += [
+            {"subset": subset, "normals": normals, **row, "metric": row["metric"].split()[1]}
+            for row in found
+        ]
     return pd.DataFrame(rows)
 
 

@@ -55,15 +55,13 @@ def summarise(files: Sequence[Path]) -> FeatureSummary:
     chosen = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, SAMPLE).astype(int))]
     norms, means = [], []
     for path in chosen:
-        features = read_features(path)
-        length = np.linalg.norm(features, axis=1, keepdims=True)
+        length = np.linalg.norm(features := read_features(path), axis=1, keepdims=True)
         if not length.all():
-            raise InputError(f"{path}: row {int(length.argmin())} is zero; extract it again")
+            raise InputError(f"{path}: row {length.argmin()} is zero; extract it again")
         means.append((features / length).mean(axis=0))
-        if len(means[-1]) != len(means[0]):
-            width = len(means[-1])
-            raise InputError(f"{path}: width {width}, but {chosen[0]} has {len(means[0])}")
         norms.append(length.mean())
+        if (width := features.shape[1]) != len(means[0]):
+            raise InputError(f"{path}: width {width}, but {chosen[0]} has {len(means[0])}")
     return FeatureSummary(chosen[0], np.array(norms), np.mean(means, axis=0))
 
 
@@ -83,10 +81,8 @@ def anchors(model: AlertCLIP, prompts: Sequence[str]) -> dict[str, np.ndarray]:
 
 def likely_model(summary: FeatureSummary) -> str:
     """What made features of this width and direction, as far as these tell."""
-    width = len(summary.direction)
-    if width == 512 and np.abs(summary.direction).argmax() == PEAK:
-        return B16
-    return WIDTHS.get(width, "a model that is not known here")
+    b16 = len(summary.direction) == 512 and np.abs(summary.direction).argmax() == PEAK
+    return B16 if b16 else WIDTHS.get(len(summary.direction), "a model that is not known here")
 
 
 def check_space(
@@ -98,26 +94,19 @@ def check_space(
     every kind of anchor below ``LEAST_COSINE``, or are of unit length in a part of the files.
     """
     width, own = next(iter(known.values())).shape[1], len(summary.direction)
-    where, likely = summary.first, likely_model(summary)
+    where = f"{summary.first}: features of"
+    instead = f"likely of {likely_model(summary)}; set backbone and pretrained to that model"
     if own != width:
-        raise InputError(
-            f"{where}: features of width {own}, but {backbone} makes {width}; they are"
-            f" likely of {likely}; set backbone and pretrained to that model"
-        )
+        raise InputError(f"{where} width {own}, but {backbone} makes {width}; they are {instead}")
     found = {name: float((v @ summary.direction).mean()) for name, v in known.items()}
     if max(found.values()) < LEAST_COSINE:
         listed = ", ".join(f"{value:.2f} with {name}" for name, value in found.items())
-        raise InputError(
-            f"{where}: features of another model than {backbone}: their mean cosine is {listed},"
-            f" where {LEAST_COSINE} is the least; they are likely of {likely}; set backbone and"
-            " pretrained to the model that made them"
-        )
+        least = f"their mean cosine is {listed}, where {LEAST_COSINE} is the least"
+        raise InputError(f"{where} another model than {backbone}: {least}; they are {instead}")
     unit = np.isclose(summary.norms, 1, atol=0.02)
     if unit.any() and not unit.all():
-        raise InputError(
-            f"{where}: {unit.sum()} of {len(unit)} sampled files hold unit rows and the others do"
-            " not; bring all to one form"
-        )
+        count = f"{unit.sum()} of {len(unit)} sampled files hold unit rows"
+        raise InputError(f"{where} two kinds: {count} and the others do not; bring all to one form")
     return found
 
 
