@@ -8,7 +8,8 @@ videos, since the captions of one video resemble one another.
 import argparse
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from media.files import read_json, write_json, write_table
 CONTRACT = ("missing", "over-long", "not English", "repeated", "equal to the positive", "not text")
 OTHER = ("cut off", "repeated in another region", "caption of another region", "fantastical")
 DROPPED = (*CONTRACT[1:], "cut off")  # wrong whatever the video shows
+SHORTCUT = "picked among four by words alone (chance .25)"
 CLOSED = r"[.!?][\"”'’)]?\s*$"
 STEMS = yaml.safe_load((PARAMS / "facts" / "fantastical.yaml").read_text(encoding="utf-8"))
 FANTASTICAL = [re.compile(rf"\b(?:{'|'.join(stems)})", re.IGNORECASE) for stems in STEMS.values()]
@@ -110,23 +112,17 @@ def violation_table(
 
     n counts the negatives; for "missing", those there should be.
     """
-    rows, units = [], dict(_directions(regions))
-    for name, part in _directions(table):
-        absent = (NEGATIVES - units[name]["negatives"].map(len)).clip(lower=0)
-        counted = {"missing": (absent, units[name], NEGATIVES)}
-        counted |= {kind: (part[kind], part, 1) for kind in (*CONTRACT[1:], *OTHER)}
-        for kind, (counts, of, each) in counted.items():
-            share = share_interval(counts.to_numpy(float), of["video"], n_boot, seed, each)
-            row = {"direction": name, "kind": kind, "count": int(counts.sum()), "n": each * len(of)}
-            rows.append(row | {"value": share.value, "low": share.low, "high": share.high})
-    return pd.DataFrame(rows)
+    absent = (NEGATIVES - regions["negatives"].map(len)).clip(lower=0)
+    missing = _shares(regions, {"missing": absent}, n_boot, seed, NEGATIVES)
+    found = _shares(table, {kind: table[kind] for kind in (*CONTRACT[1:], *OTHER)}, n_boot, seed)
+    directions = pd.concat([missing, found]).groupby("direction", sort=False)
+    return pd.concat([rows for _, rows in directions], ignore_index=True)
 
 
 def _directions(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Names and rows of the directions of rewriting that there are."""
-    abnormal = table["abnormal"]
-    named = {"all": table, "abnormal to normal": table[abnormal], "normal to abnormal":
-             table[~abnormal]}  # fmt: skip
+    parts = {"all": [True, False], "abnormal to normal": [True], "normal to abnormal": [False]}
+    named = {name: table[table["abnormal"].isin(kept)] for name, kept in parts.items()}
     return ((name, part) for name, part in named.items() if len(part))
 
 
@@ -147,14 +143,14 @@ def share_interval(
     return bootstrap_interval(values, ratio, n_boot, seed)._replace(n=len(frame))
 
 
-def wrong_polarity(regions: pd.DataFrame, table: pd.DataFrame, seed: int = 0) -> np.ndarray:
-    """Which negatives (M,) keep the polarity of their caption, by the words of the captions.
+def wrong_polarity(regions: pd.DataFrame, table: pd.DataFrame, seed: int = 0) -> pd.Series:
+    """Which negatives keep the polarity of their caption, by the words of the captions.
 
     A bag-of-words classifier of abnormal against normal captions of other videos judges.
     """
     texts, labels = regions["caption"].to_numpy(str), regions["abnormal"].to_numpy()
     scores = _words_scores(texts, labels, regions["video"], table["negative"], table["video"], seed)
-    return (scores > 0) == table["abnormal"].to_numpy()
+    return (scores > 0) == table["abnormal"]
 
 
 def shortcut_table(
@@ -163,8 +159,8 @@ def shortcut_table(
     """How often words alone pick the caption among its negatives, without any video.
 
     A bag-of-words classifier of captions against negatives of other videos picks one of each
-    region's texts, which is the task of the hard-negative loss. Columns direction, value, low,
-    high, n (regions with negatives), chance; shares of one.
+    region's texts, which is the task of the hard-negative loss. Columns as in
+    ``violation_table``, of regions with negatives, and chance.
     """
     texts = pd.concat([regions["caption"], table["negative"]]).to_numpy(str)
     videos = pd.concat([regions["video"], table["video"]])
@@ -172,20 +168,21 @@ def shortcut_table(
     scores = _words_scores(texts, labels, videos, texts, videos, seed)
     own, theirs = scores[: len(regions)], pd.Series(scores[len(regions) :])
     best = theirs.groupby(table["region"].to_numpy()).agg(["max", "size"])
-    part = regions.loc[best.index].assign(
-        hit=(own[best.index] > best["max"]).astype(float), chance=1 / (1 + best["size"])
-    )
-    chance = [rows["chance"].mean() for _, rows in _directions(part)]
-    return _shares(part, n_boot, seed).assign(chance=chance)
+    part, hit = regions.loc[best.index], own[best.index] > best["max"]
+    chance = [(1 / (1 + best["size"][rows.index])).mean() for _, rows in _directions(part)]
+    return _shares(part, {SHORTCUT: hit}, n_boot, seed).assign(chance=chance)
 
 
-def _shares(table: pd.DataFrame, n_boot: int, seed: int) -> pd.DataFrame:
-    """Share of column hit in each direction that there is, resampling videos."""
-    rows = [
-        {"direction": name}
-        | share_interval(part["hit"].to_numpy(), part["video"], n_boot, seed)._asdict()
-        for name, part in _directions(table)
-    ]
+def _shares(
+    table: pd.DataFrame, hits: Mapping[str, pd.Series], n_boot: int, seed: int, each: int = 1
+) -> pd.DataFrame:
+    """Shares of ``hits`` by kind in each direction, of ``each`` possible per row of the table."""
+    rows = []
+    for (name, part), (kind, counts) in product(_directions(table), hits.items()):
+        found = counts.loc[part.index].to_numpy(float)
+        share = share_interval(found, part["video"], n_boot, seed, each)._asdict()
+        row = {"direction": name, "kind": kind, "count": int(found.sum()), "n": each * len(part)}
+        rows.append(row | {key: share[key] for key in ("value", "low", "high")})
     return pd.DataFrame(rows)
 
 
@@ -231,13 +228,11 @@ def clean(
 
 def summary(regions: pd.DataFrame, table: pd.DataFrame, seed: int = 42) -> pd.DataFrame:
     """The audit in one table of shares: columns direction, measure, value, low, high, n."""
-    broken = violation_table(regions, table, seed=seed).rename(columns={"kind": "measure"})
-    name = "picked among four by words alone (chance .25)"
-    picked = shortcut_table(regions, table, seed=seed).assign(measure=name)
-    kept = table.assign(hit=wrong_polarity(regions, table, seed).astype(float))
-    kept = _shares(kept, 1000, seed).assign(measure="polarity kept, by words")
+    kept = {"polarity kept, by words": wrong_polarity(regions, table, seed)}
+    tables = [make(regions, table, seed=seed) for make in (violation_table, shortcut_table)]
+    found = pd.concat([*tables, _shares(table, kept, 1000, seed)], ignore_index=True)
     columns = ["direction", "measure", "value", "low", "high", "n"]
-    return pd.concat([broken, picked, kept], ignore_index=True)[columns]
+    return found.rename(columns={"kind": "measure"})[columns]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

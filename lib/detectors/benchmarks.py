@@ -11,17 +11,7 @@ from typing import Literal, NamedTuple
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from detectors.event_annotations import (
-    VideoTruth,
-    read_mask,
-    read_tracks,
-    read_ucf,
-    read_vector,
-    read_xd,
-    text_lines,
-    video_name,
-    xd_classes,
-)
+from detectors import event_annotations as events
 from media.errors import InputError
 from media.files import files_below, is_video
 
@@ -86,7 +76,7 @@ class Benchmark(BaseModel):
         folder = data_root / self.video_root
         path = folder / fill(self.video_pattern, entry)
         if self.annotation_format == "msad" and not path.exists():
-            stem = video_name(entry).removeprefix("MSAD_normal_")
+            stem = events.video_name(entry).removeprefix("MSAD_normal_")
             found = [p for p in files_below(folder) if p.stem == stem and is_video(p)]
             return found[0] if len(found) == 1 else path
         return path
@@ -134,7 +124,7 @@ def fill(pattern: str, entry: str) -> str:
 
     InputError on an {entry} that leaves its folder, by .. or an absolute path.
     """
-    name, path = video_name(entry), PurePosixPath(entry)
+    name, path = events.video_name(entry), PurePosixPath(entry)
     if "{entry}" in pattern and (path.is_absolute() or ".." in path.parts):
         raise InputError(f"{entry}: the list's path leaves the data root; correct the list")
     scene = name.split("_")[2:3]  # UBnormal: abnormal_scene_<k>_scenario_<m>
@@ -155,7 +145,7 @@ def read_list(benchmark: Benchmark, data_root: Path, split: Split = "test") -> l
     seen: dict[str, str] = {}
     for file in benchmark.list_files(data_root, split):
         path = data_root / benchmark.annotation_root / file
-        for number, line in text_lines(path):
+        for number, line in events.text_lines(path):
             where = f"{path}, line {number}"
             if path.suffix == ".csv":  # VadCLIP's: <folder>/<name>__<crop>.npy,<label>
                 line = next(csv.reader([line]))[0]
@@ -166,10 +156,10 @@ def read_list(benchmark: Benchmark, data_root: Path, split: Split = "test") -> l
             classes = None
             if row := LABELLED.match(line):
                 line, classes = row[1], _labelled(benchmark, int(row[2]), where)
-            key, entry = video_name(line), CROP.sub(r"\1.mp4", line)
+            key, entry = events.video_name(line), CROP.sub(r"\1.mp4", line)
             if key in seen:
                 raise InputError(f"{where}: {key} stands in {seen[key]} already; keep one")
-            seen[key], name = where, video_name(entry)
+            seen[key], name = where, events.video_name(entry)
             entries.setdefault(name, ListEntry(name, entry, where, classes))
     return list(entries.values())
 
@@ -181,7 +171,7 @@ def read_truth(
     split: Split = "test",
     by_class: bool = False,
     snippets: Mapping[str, int] | None = None,
-) -> list[VideoTruth]:
+) -> list[events.VideoTruth]:
     """Truth of a split's videos in list order, matched by exact name.
 
     by_class: XD-Violence's events with a class each. snippets: 16-frame features per video, which
@@ -192,19 +182,19 @@ def read_truth(
     normal = benchmark.normal_class
     if kind == "msad":
         names = [entry.name for entry in entries]
-        return read_vector(folder / file, names, snippets or {}, benchmark.abnormal_classes)
+        return events.read_vector(folder / file, names, snippets or {}, benchmark.abnormal_classes)
     if kind in ("shanghaitech", "ubnormal"):
-        read = read_mask if kind == "shanghaitech" else read_tracks
+        read = events.read_mask if kind == "shanghaitech" else events.read_tracks
         truths = [(e, read(e.name, folder / fill(file, e.entry))) for e in entries]
         return [replace(t, classes=t.is_abnormal and e.classes or ()) for e, t in truths]
     if kind == "ucf":
-        table = read_ucf(folder / file, benchmark.classes, normal)
+        table = events.read_ucf(folder / file, benchmark.classes, normal)
     else:
         named = by_class and benchmark.class_annotation_file
-        table = read_xd(folder / (named or file), benchmark.codes, normal, bool(named))
+        table = events.read_xd(folder / (named or file), benchmark.codes, normal, bool(named))
         for entry in entries:  # normal videos have no row there
-            if not xd_classes(entry.name, benchmark.codes, normal, entry.where):
-                table.setdefault(entry.name, VideoTruth(entry.name, (), (), False))
+            if not events.xd_classes(entry.name, benchmark.codes, normal, entry.where):
+                table.setdefault(entry.name, events.VideoTruth(entry.name, (), (), False))
     for entry in entries:
         if entry.name not in table:
             raise InputError(f"{entry.where}: {entry.name} has no row in {folder / file}")
@@ -234,10 +224,10 @@ def _video_classes(benchmark: Benchmark, root: Path, entry: ListEntry) -> tuple[
     if entry.classes is not None:
         return entry.classes
     if benchmark.annotation_format == "xd":
-        return xd_classes(entry.name, benchmark.codes, benchmark.normal_class, entry.where)
+        return events.xd_classes(entry.name, benchmark.codes, benchmark.normal_class, entry.where)
     if benchmark.annotation_format == "shanghaitech":
         path = root / benchmark.annotation_root / fill(benchmark.annotation_file, entry.entry)
-        return ("abnormal",) if read_mask(entry.name, path).is_abnormal else ()
+        return ("abnormal",) if events.read_mask(entry.name, path).is_abnormal else ()
     folders = Path(entry.entry).parts[:-1]
     classes = benchmark.abnormal_classes
     found = [c for c in classes if c in folders or entry.name.startswith(f"{c}_")]

@@ -23,18 +23,9 @@ from alertclip.checkpoint import weights_hash
 from alertclip.model import AlertCLIP
 from detectors.event_annotations import load_array
 from detectors.training_protocol import Detector, DetectorParams, Resize
+from media import files
 from media.cache import FrameCache, parallel_probe, parts_ahead
 from media.errors import InputError
-from media.files import (
-    WHOLE,
-    Shard,
-    atomic_write,
-    locked,
-    progress,
-    read_json,
-    sha256_json,
-    write_json,
-)
 from media.video import DecodeError, read_in_order
 
 PIECE = 2048  # frames decoded at once
@@ -142,7 +133,7 @@ def extract_features(
     cache_root: Path,
     workers: int,
     precision: Precision = "fp32",
-    shard: Shard = WHOLE,
+    shard: files.Shard = files.WHOLE,
 ) -> list[Path]:
     """Write the missing crops of ``videos`` under ``root``; returns each model's folder.
 
@@ -157,8 +148,8 @@ def extract_features(
         raise InputError(f"{twice[0]} and {owner[twice[0].stem]} share a name; rename one")
     made = [(model, _folder(model, rule, root, precision)) for model in models]
     crops = {path: videos[path] for path in shard.take([*videos])}
-    lock = root / (".lock" if shard == WHOLE else f".{shard.number}-of-{shard.count}.lock")
-    with locked(lock):  # runs at once want the same features: one makes them
+    lock = root / (".lock" if shard == files.WHOLE else f".{shard.number}-of-{shard.count}.lock")
+    with files.locked(lock):  # runs at once want the same features: one makes them
         sizes = {path.stem: path.stat().st_size for path in crops if path.is_file()}
         wanting = _wanting(made, crops, sizes)
         _note(made, root, "videos", sizes)
@@ -167,7 +158,7 @@ def extract_features(
         torch.set_num_threads(max(1, threads - workers))  # cores to the decoding threads
         try:
             done = _embedded(pieces, wanting, crops, rule, precision)
-            found = dict(progress(done, len(wanting), "snippet features"))
+            found = dict(files.progress(done, len(wanting), "snippet features"))
         finally:
             torch.set_num_threads(threads)
         _note(made, root, "failures", found)
@@ -175,15 +166,15 @@ def extract_features(
 
 
 def _note(made: Sequence[Made], root: Path, name: str, rows: dict[str, Any]) -> None:
-    with locked(root / ".failures.lock"):  # other shares and splits keep theirs
+    with files.locked(root / ".failures.lock"):  # other shares and splits keep theirs
         for _, folder in made:
             known = sorted((_noted(folder, name) | rows).items())
-            write_json(folder / f"{name}.json", {key: row for key, row in known if row})
+            files.write_json(folder / f"{name}.json", {key: row for key, row in known if row})
 
 
 def _noted(folder: Path, name: str) -> dict[str, Any]:
     path = folder / f"{name}.json"
-    return read_json(path) if path.exists() else {}
+    return files.read_json(path) if path.exists() else {}
 
 
 def _wanting(made: Sequence[Made], crops: Wanted, sizes: dict[str, int]) -> dict[Path, list[Made]]:
@@ -218,7 +209,7 @@ def _embedded(
             by_model = zip(*features.pop(path), strict=True)
             for (_, folder), parts in zip(wanting[path], by_model, strict=True):
                 for crop, part in zip(crops[path], np.concatenate(parts, axis=1), strict=True):
-                    with atomic_write(feature_file(folder, path, crop)) as temporary:
+                    with files.atomic_write(feature_file(folder, path, crop)) as temporary:
                         np.save(temporary, part, allow_pickle=False)
         if last:
             yield path.name, reason
@@ -234,8 +225,8 @@ def _folder(model: AlertCLIP, rule: SnippetRule, root: Path, precision: Precisio
     }
     if rule.resize == "squash":  # as all features were before there was a choice
         del made_by["resize"]
-    folder = root / f"features-{sha256_json(made_by)[:8]}"
-    write_json(folder / "features.json", made_by)
+    folder = root / f"features-{files.sha256_json(made_by)[:8]}"
+    files.write_json(folder / "features.json", made_by)
     return folder
 
 
@@ -278,7 +269,7 @@ def read_features(path: Path) -> np.ndarray:
     """Features (n, D) float32 of a file of this layout, ours or published; InputError names it."""
     features = load_array(path)
     where = f"{path}: shape {features.shape} of {features.dtype}"
-    if features.ndim != 2 or not len(features) or features.dtype.kind != "f":
+    if features.ndim != 2 or not features.size or features.dtype.kind != "f":
         raise InputError(f"{where}, not features (n, D) of real numbers")
     with np.errstate(over="ignore"):  # of float64; it is refused as infinite
         features = features.astype(np.float32)

@@ -19,15 +19,7 @@ from torch.nn.functional import binary_cross_entropy, dropout, normalize
 from torch.optim import Adagrad, Adam
 from torch.optim.lr_scheduler import ConstantLR
 
-from detectors.detector_parts import (
-    Features,
-    VideoScores,
-    as_features,
-    halves,
-    paired_batches,
-    train,
-    weighted,
-)
+from detectors import detector_parts as parts
 from detectors.training_protocol import RTFMSettings, SultaniSettings
 from media.errors import InputError
 
@@ -62,7 +54,7 @@ class Sultani(nn.Module):
             "sparsity": abnormal.sum(dim=1).mean(),
             "smoothness": abnormal.diff(dim=1).square().sum(dim=1).mean(),
         }
-        return weighted(terms, self.settings)
+        return parts.weighted(terms, self.settings)
 
 
 class MultiScale(nn.Module):
@@ -74,9 +66,7 @@ class MultiScale(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         if width % 8:
-            raise InputError(
-                f"MTN: {width} dimensions; features or emb_size must be divisible by 8"
-            )
+            raise InputError(f"MTN: features or emb_size of {width} are not divisible by 8")
         quarter = width // 4
         self.pyramid = nn.ModuleList(
             nn.Sequential(
@@ -161,7 +151,7 @@ def magnitude_losses(
         "sparsity": sequence.norm(),
         "smoothness": sequence.diff().square().sum(),
     }
-    return weighted(terms, settings)
+    return parts.weighted(terms, settings)
 
 
 def segment_means(features: Tensor, segments: int) -> Tensor:
@@ -175,7 +165,7 @@ HEADS = {"sultani": Sultani, "rtfm": RTFM}
 
 
 def fit(
-    model: Sultani | RTFM, videos: Sequence[Features], abnormal: Sequence[bool], seed: int
+    model: Sultani | RTFM, videos: Sequence[parts.Features], abnormal: Sequence[bool], seed: int
 ) -> pd.DataFrame:
     """Train ``model`` in place; return the mean rate and loss terms of every epoch.
 
@@ -183,29 +173,29 @@ def fit(
     """
     settings, rng = model.settings, np.random.default_rng(seed)
     device = next(model.parameters()).device
-    pools = halves(abnormal, settings.batch_size)
+    pools = parts.halves(abnormal, settings.batch_size)
     bags = [
-        segment_means(as_features(video, model.width, f"video {i}: "), settings.segments)
+        segment_means(parts.as_features(video, model.width, f"video {i}: "), settings.segments)
         for i, video in enumerate(videos)
     ]
-    return train(
+    return parts.train(
         model,
         partial(ConstantLR, factor=1),  # neither paper lowers the rate
-        partial(paired_batches, pools, settings.batch_size, settings.epoch_steps, rng),
+        partial(parts.paired_batches, pools, settings.batch_size, settings.epoch_steps, rng),
         lambda batch: model.losses(*model(torch.stack([bags[i] for i in batch]).to(device))),
         model.optimizer,
     )
 
 
 @torch.no_grad()
-def score_video(model: Sultani | RTFM, features: Features) -> VideoScores:
+def score_video(model: Sultani | RTFM, features: parts.Features) -> parts.VideoScores:
     """Scores of a video's features (n, D), as one bag of n; puts the model into evaluation mode.
 
     Sultani's authors score 32 segments instead. The two classes are normal and abnormal.
     """
-    x = as_features(features, model.width)[None].to(next(model.parameters()).device)
+    x = parts.as_features(features, model.width)[None].to(next(model.parameters()).device)
     scores = model.eval()(x)[0][0].cpu()
-    return VideoScores(scores.numpy(), torch.stack([1 - scores, scores], dim=1).numpy())
+    return parts.VideoScores(scores.numpy(), torch.stack([1 - scores, scores], dim=1).numpy())
 
 
 def _initialise(module: nn.Module) -> None:

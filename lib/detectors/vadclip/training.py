@@ -15,6 +15,7 @@ from torch.nn.functional import binary_cross_entropy, cosine_similarity, cross_e
 from torch.optim.lr_scheduler import MultiStepLR
 
 from detectors.detector_parts import Features, as_features, halves, paired_batches, train, weighted
+from detectors.mil import segment_means
 from detectors.training_protocol import VadCLIPSettings
 from detectors.vadclip.model import VadCLIP
 from media.errors import InputError
@@ -76,9 +77,7 @@ def fit(model: VadCLIP, videos: Sequence[Features], targets: Tensor, seed: int) 
         n, text = torch.tensor(lengths, device=device), model.encode_text()
         logits1, logits2, _ = model(torch.stack(windows).to(device), n, text)
         if not (logits1.isfinite().all() and logits2.isfinite().all()):
-            raise InputError(
-                "VadCLIP: logits are not finite; lower learning_rate or scale features"
-            )
+            raise InputError("VadCLIP: logits are not finite; lower learning_rate")
         return total_loss(logits1, logits2, text, targets[batch].to(device), n, settings)
 
     return train(
@@ -94,11 +93,9 @@ def training_window(features: Tensor, length: int) -> tuple[Tensor, int]:
 
     The bins of the pooling are the official ones, with edges floor(i n / length).
     """
-    n = len(features)
-    if n <= length:
-        return pad(features, (0, 0, 0, length - n)), n
-    edges = (torch.arange(1, length) * n // length).tolist()
-    return torch.stack([part.mean(dim=0) for part in features.tensor_split(edges)]), length
+    if (n := len(features)) > length:
+        return segment_means(features, length), length
+    return pad(features, (0, 0, 0, length - n)), n
 
 
 def epoch_batches(
