@@ -42,7 +42,7 @@ def read_regions(path: Path | str) -> pd.DataFrame:
     """Regions of a hard-negative file as published, nothing mended.
 
     Columns region (row number), key, video, class_name, abnormal, caption and negatives (the list
-    as it is; empty where there is none). InputError names the first item not of VAGTA's schema.
+    as it is). InputError names the first item not of VAGTA's schema.
     """
     content = read_json(path)
     rows = content.get("items") if isinstance(content, dict) else None
@@ -129,14 +129,11 @@ def _directions(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 def share_interval(
     counts: np.ndarray, videos: Iterable[str], n_boot: int, seed: int, each: int = 1
 ) -> Interval:
-    """counts (M,) of ``each`` possible per row, as a share of all, resampling videos.
-
-    A share of 0 or 1 has no spread to resample: Wilson's interval over the videos.
-    """
+    """counts (M,) of ``each`` possible per row, as a share; resamples videos, or is Wilson's."""
     frame = pd.DataFrame({"count": counts, "n": float(each), "video": list(videos)})
     values = frame.groupby("video")[["count", "n"]].sum().to_numpy()
     share = values[:, 0].sum() / values[:, 1].sum()
-    if share in (0.0, 1.0):
+    if share in (0.0, 1.0):  # no spread to resample
         size = len(values)
         wilson = binomtest(round(share * size), size).proportion_ci(method="wilson")
         return Interval(float(share), float(wilson.low), float(wilson.high), len(frame))
@@ -144,10 +141,7 @@ def share_interval(
 
 
 def wrong_polarity(regions: pd.DataFrame, table: pd.DataFrame, seed: int = 0) -> pd.Series:
-    """Which negatives keep the polarity of their caption, by the words of the captions.
-
-    A bag-of-words classifier of abnormal against normal captions of other videos judges.
-    """
+    """Which negatives keep their caption's polarity, by the words of other videos' captions."""
     texts, labels = regions["caption"].to_numpy(str), regions["abnormal"].to_numpy()
     scores = _words_scores(texts, labels, regions["video"], table["negative"], table["video"], seed)
     return (scores > 0) == table["abnormal"]

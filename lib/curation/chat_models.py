@@ -108,11 +108,8 @@ class LocalModel:
         try:
             self._run = pipeline("image-text-to-text", model, model_kwargs=safe)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(
-                f"{model}: no image-and-text model to load ({reason});"
-                " if it is behind a server, give its URL"
-            ) from None
+            what = f"{model}: no image-and-text model to load ({str(error).splitlines()[0]})"
+            raise InputError(f"{what}; if it is behind a server, give its URL") from None
 
     def ask(self, prompt: str, frames: Sequence[np.ndarray] = ()) -> str:
         """The model's text for a prompt and frames (H, W, 3) uint8 RGB."""

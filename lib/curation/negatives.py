@@ -40,18 +40,15 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Unit:
-    """A caption to write for: a region of an abnormal clip, or a whole normal clip.
-
-    ``span`` in seconds, None = the whole video; ``frames_25`` on the 25 fps clock from 1.
-    """
+    """A caption to write for: a region of an abnormal clip, or a whole normal clip."""
 
     video: str
     region_index: int
     caption: str
     abnormal: bool
     timestamps: tuple[float, float] | None = None
-    frames_25: tuple[int, int] | None = None
-    span: tuple[float, float] | None = None
+    frames_25: tuple[int, int] | None = None  # on the 25 fps clock from 1
+    span: tuple[float, float] | None = None  # s; None = the whole video
 
     @property
     def key(self) -> str:
@@ -104,12 +101,11 @@ def load_negative_prompts(path: Path | str = PROMPTS) -> NegativePrompts:
 
 
 class Writer:
-    """Asks a chat model for a unit, with frames for abnormal to normal."""
+    """Asks a chat model, showing ``frames`` of abnormal units; 0 (not the paper's) shows none."""
 
     def __init__(
         self, model: ChatModel, prompts: NegativePrompts, videos: Path, frames: int = 4
     ) -> None:
-        """``frames`` per abnormal unit; 0 = from the caption alone, which the paper does not do."""
         self.model, self.prompts, self.videos, self.frames = model, prompts, videos, frames
         self.name = f"{model.name}, prompts {sha256_json(vars(prompts))[:12]}, {frames} frames"
 
@@ -164,9 +160,8 @@ def write_all(writer: Writer, chosen: Sequence[Unit], path: Path) -> dict[str, R
             results.add(row)
             silent = silent + 1 if row["status"] == "silent" else 0
             if silent >= SILENT:
-                again = "Check the endpoint and start again: finished units are kept"
                 told = f"{silent} units in a row got no reply; the last: {row['reason']}"
-                raise InputError(f"{told}. {again}")
+                raise InputError(f"{told}. Check the endpoint and start again: the others are kept")
     return results.rows
 
 
@@ -188,8 +183,8 @@ def estimate(chosen: Sequence[Unit], prompts: NegativePrompts, frames: int) -> d
     letters = sum(len(prompts.system + prompts.task(unit)) for unit in chosen)
     images = frames * sum(unit.abnormal for unit in chosen)
     tokens = round(letters / CHARACTERS_PER_TOKEN + images * IMAGE_TOKENS)
-    counts = {"requests": len(chosen), "images": images, "prompt_tokens": tokens}
-    return counts | {"completion_tokens": ANSWER_TOKENS * len(chosen)}
+    return {"requests": len(chosen), "images": images, "prompt_tokens": tokens,
+            "completion_tokens": ANSWER_TOKENS * len(chosen)}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -49,10 +49,7 @@ class Quality(NamedTuple):
 
 
 def level(value: float, thresholds: Sequence[float]) -> int:
-    """Score from 1 to 5: how many of four ``thresholds`` a value reaches; nan scores 1.
-
-    Rising thresholds: larger is better; falling: smaller is better.
-    """
+    """Score from 1 to 5: how many of four rising or falling ``thresholds`` are reached; nan: 1."""
     rising = thresholds[0] < thresholds[-1]
     return 1 + sum(value >= t if rising else value <= t for t in thresholds)
 
@@ -98,11 +95,9 @@ def _measure(path: Path, info: VideoInfo, span: Span) -> dict[str, Any]:
         "contrast": shown.std(axis=(1, 2)),
         "blockiness": [blockiness(frame) for frame in shown],
     }
-    values = {name: float(np.median(found)) for name, found in pictures.items()} | {
-        "decodable": info.decoded / max(info.promised, 1),
-        "missing": missing_share(info.times),
-        "frozen": longest_standstill(changes),
-    }
+    values = {name: np.median(found) for name, found in pictures.items()}
+    values |= {"decodable": info.decoded / max(info.promised, 1)}
+    values |= {"missing": missing_share(info.times), "frozen": longest_standstill(changes)}
     return {
         "values": {name: round(float(values[name]), 5) for name in LEVELS},
         "hashes": np.packbits(perceptual_hashes(frames)).tobytes().hex(),
@@ -113,8 +108,7 @@ def _measure(path: Path, info: VideoInfo, span: Span) -> dict[str, Any]:
 def missing_share(times: Sequence[float]) -> float:
     """Share of frames missing from increasing presentation ``times`` (any unit).
 
-    A gap of k times the usual step around it counts as k - 1 missing frames. Where the rate itself
-    changes, as a camera's does when little moves, nothing is missing.
+    A gap of k times the usual step around it counts as k - 1; a change of the rate as none.
     """
     steps = np.diff(times)
     if not len(steps):
@@ -130,19 +124,16 @@ def blur_effect(grey: np.ndarray) -> float:
     """
     picture, results = grey.astype(np.float32), []
     for axis, kernel in ((0, (1, TAPS)), (1, (TAPS, 1))):
-        steps = np.abs(np.diff(picture, axis=axis))
-        softer = np.abs(np.diff(cv2.blur(picture, kernel), axis=axis))
-        total = steps.sum()
-        lost = np.maximum(steps - softer, 0).sum()
+        steps, softer = (
+            np.abs(np.diff(p, axis=axis)) for p in (picture, cv2.blur(picture, kernel))
+        )
+        total, lost = steps.sum(), np.maximum(steps - softer, 0).sum()
         results.append(1.0 if total == 0 else float((total - lost) / total))
     return max(results)
 
 
 def blockiness(grey: np.ndarray) -> float:
-    """Mean step across the borders of the coding grid over the mean step elsewhere; 1 = none.
-
-    After Wang, Sheikh and Bovik (2002). Coding blocks start at the top left corner.
-    """
+    """Mean step across the coding grid over that elsewhere; 1 = none (Wang et al. 2002)."""
     picture, ratios = grey.astype(np.float32), []
     for axis in (0, 1):
         steps = np.abs(np.diff(picture, axis=axis)).mean(axis=1 - axis)
@@ -152,10 +143,7 @@ def blockiness(grey: np.ndarray) -> float:
 
 
 def cell_changes(grey: np.ndarray) -> np.ndarray:
-    """Mean absolute change per cell between frames: (n, H, W) -> (n - 1, rows, columns).
-
-    Per cell, so that one small moving person still counts as motion.
-    """
+    """Mean change per cell, as one small person counts: (n, H, W) -> (n - 1, rows, columns)."""
     pairs = zip(grey[:-1], grey[1:], strict=True)
     cells = [cv2.resize(cv2.absdiff(a, b), CELLS, interpolation=cv2.INTER_AREA) for a, b in pairs]
     return np.array(cells, np.float32).reshape(-1, CELLS[1], CELLS[0])

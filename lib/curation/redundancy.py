@@ -41,8 +41,7 @@ class Fingerprint(NamedTuple):
 def nearest(vectors: np.ndarray) -> np.ndarray:
     """Indices (N, K) of the nearest rows of ``vectors`` (N, D), Euclidean, with or without itself.
 
-    K <= NEIGHBOURS + 1. From EXACT_BELOW rows on the search is approximate (pynndescent; Dong
-    et al. 2011), and its time grows little faster than N.
+    From EXACT_BELOW rows on the search is approximate (pynndescent; Dong et al. 2011).
     """
     count = min(NEIGHBOURS, len(vectors) - 1)
     if count < 1:
@@ -92,8 +91,7 @@ def kinds(pairs: pd.DataFrame, same_content: np.ndarray) -> np.ndarray:
 def score_redundancy(pairs: pd.DataFrame, rank: np.ndarray) -> pd.DataFrame:
     """Score of each clip, 5 = unlike all others: columns score, kind, match (-1 = none), evidence.
 
-    A clip is compared only with clips of lower ``rank`` (N,), all distinct, so one of two copies
-    always stays. Of a group of copies the one of lowest rank stays.
+    Of a group of copies the one of lowest ``rank`` (N,), all distinct, stays.
     """
     copies = pairs[pairs["kind"].isin([EXACT, COPY])]
     edges = (np.ones(len(copies)), (copies["a"], copies["b"]))
@@ -120,6 +118,5 @@ def _course(motion: np.ndarray) -> np.ndarray:
         return np.zeros(MOTION_STEPS)
     places = np.linspace(0, len(motion) - 1, MOTION_STEPS)
     course = np.interp(places, np.arange(len(motion)), motion)
-    centred = course - course.mean()
-    length = np.linalg.norm(centred)
+    length = np.linalg.norm(centred := course - course.mean())
     return centred / length if length > 1e-9 else np.zeros(MOTION_STEPS)

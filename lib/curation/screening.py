@@ -51,9 +51,8 @@ def screen(
     """Screen ``items`` below ``root``: one row per clip, in their order.
 
     Columns clip, class_name, class, clarity, quality, redundancy, score, bin, decision,
-    decision_by_score, reason, override; then a note per criterion and every raw measurement.
-    Measurements are kept in ``store`` by content. A file that cannot be read scores 1 everywhere,
-    with the error as its reason. ``overrides`` is a CSV, see `apply_overrides`.
+    decision_by_score, reason, override; then a note per criterion and every raw measurement, kept
+    in ``store`` by content. A file that cannot be read scores 1, with the error as its reason.
     """
     clips, measured, content, failures = measure_clips(root, items, model, store, workers)
     quality = _quality(clips.keys, measured)
@@ -113,9 +112,8 @@ def _quality(keys: Sequence[str], measured: Sequence[Quality]) -> pd.DataFrame:
     rows = []
     for key, clip in zip(keys, measured, strict=True):
         score, worst = score_quality(clip.values)
-        note = f"{worst} {clip.values[worst]:.3g}"
-        if worst == "decodable" and clip.report:
-            note = clip.report
+        told = clip.report if worst == "decodable" else ""
+        note = told or f"{worst} {clip.values[worst]:.3g}"
         rows.append({"clip": key, "quality": score, "quality_note": note} | clip.values)
     return pd.DataFrame(rows)
 
@@ -124,9 +122,9 @@ def class_embeddings(model: AlertCLIP, names: Sequence[str], prompts: Prompts) -
     """Unit mean text embedding of each class's prompts, or of its name: (C, D)."""
     texts = []
     for name in names:
-        words = name.replace("_", " ").lower()
-        sentences = prompts.classes.get(name) or [f"a video of {words}"]
-        mean = model.encode_text(list(sentences)).float().detach().cpu().numpy().mean(axis=0)
+        plain = [f"a video of {name.replace('_', ' ').lower()}"]
+        found = model.encode_text(list(prompts.classes.get(name) or plain)).float().detach()
+        mean = found.cpu().numpy().mean(axis=0)
         texts.append(mean / np.linalg.norm(mean))
     return np.array(texts)
 
@@ -208,8 +206,7 @@ def _reason(row: dict) -> str:
 def apply_overrides(table: pd.DataFrame, path: Path | None) -> pd.DataFrame:
     """Add human decisions as column override: "keep: reason", "drop: reason" or "".
 
-    They come from a CSV with columns clip, override (keep or drop), reason. InputError names the
-    first wrong row, such as one with an unknown clip.
+    They come from a CSV with columns clip, override (keep or drop), reason.
     """
     table = table.assign(override="")
     if path is None:
@@ -222,9 +219,8 @@ def apply_overrides(table: pd.DataFrame, path: Path | None) -> pd.DataFrame:
     for number, row in enumerate(rows, start=2):
         clip, what, reason = (row.get(name, "") for name in ("clip", "override", "reason"))
         if clip not in clips or what not in (KEEP, DROP) or not reason.strip():
-            raise InputError(
-                f"{path}, line {number}: needs clip (one of those screened), override (keep or"
-                f" drop) and a reason; got {clip!r}, {what!r}, {reason!r}"
-            )
+            needed = "needs clip (one of those screened), override (keep or drop) and a reason"
+            got = f"got {clip!r}, {what!r}, {reason!r}"
+            raise InputError(f"{path}, line {number}: {needed}; {got}")
         table.loc[table["clip"] == clip, "override"] = f"{what}: {reason}"
     return table

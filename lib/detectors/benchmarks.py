@@ -96,10 +96,7 @@ class Benchmark(BaseModel):
 
 
 class ListEntry(NamedTuple):
-    """A line of a split list: the video's name, the line's path, where it stands, and its label.
-
-    classes: in AnomalyCLIP's lists (rows "path start end label"), none if normal; else None.
-    """
+    """A line of a list: video, path, place; classes if its rows are "path start end label"."""
 
     name: str
     entry: str
@@ -120,10 +117,7 @@ def load_benchmark(name: str, path: Path | str = BENCHMARKS) -> Benchmark:
 
 
 def fill(pattern: str, entry: str) -> str:
-    """A path pattern with its {entry}, {name} and {scene} filled in.
-
-    InputError on an {entry} that leaves its folder, by .. or an absolute path.
-    """
+    """A pattern with {entry}, {name}, {scene} filled in; InputError if it leaves its folder."""
     name, path = events.video_name(entry), PurePosixPath(entry)
     if "{entry}" in pattern and (path.is_absolute() or ".." in path.parts):
         raise InputError(f"{entry}: the list's path leaves the data root; correct the list")
@@ -134,10 +128,7 @@ def fill(pattern: str, entry: str) -> str:
 
 
 def read_list(benchmark: Benchmark, data_root: Path, split: Split = "test") -> list[ListEntry]:
-    """Videos of a split in list order; crops of one video in VadCLIP's csv count once.
-
-    Raises InputError naming file and line of a video that stands twice.
-    """
+    """Videos of a split in list order; crops of one video in VadCLIP's csv count once."""
     if split not in benchmark.lists:
         have = ", ".join(benchmark.lists)
         raise InputError(f"{benchmark.title} has no {split} split, but {have}")
@@ -147,10 +138,10 @@ def read_list(benchmark: Benchmark, data_root: Path, split: Split = "test") -> l
         path = data_root / benchmark.annotation_root / file
         for number, line in events.text_lines(path):
             where = f"{path}, line {number}"
+            if line.startswith("path,"):
+                continue
             if path.suffix == ".csv":  # VadCLIP's: <folder>/<name>__<crop>.npy,<label>
                 line = next(csv.reader([line]))[0]
-                if line == "path":
-                    continue
                 if not line.endswith(".npy"):
                     raise InputError(f"{where}: expected a path ending in .npy and a label")
             classes = None
@@ -172,10 +163,9 @@ def read_truth(
     by_class: bool = False,
     snippets: Mapping[str, int] | None = None,
 ) -> list[events.VideoTruth]:
-    """Truth of a split's videos in list order, matched by exact name.
+    """Truth of a split's videos in list order; InputError names the line of one that has none.
 
-    by_class: XD-Violence's events with a class each. snippets: 16-frame features per video, which
-    MSAD's vector needs. InputError names the list's line of a video without annotation.
+    by_class: XD-Violence's events with a class each. snippets: of 16 frames per video, for MSAD.
     """
     entries, kind = read_list(benchmark, data_root, split), benchmark.annotation_format
     folder, file = data_root / benchmark.annotation_root, benchmark.annotation_file
@@ -211,16 +201,12 @@ def training_videos(benchmark: Benchmark, root: Path) -> dict[Path, tuple[str, .
 
 def list_counts(benchmark: Benchmark, root: Path, split: Split) -> dict[str, int]:
     """Abnormal and normal videos that the lists of a split name."""
-    entries = read_list(benchmark, root, split)
-    abnormal = sum(bool(_video_classes(benchmark, root, entry)) for entry in entries)
-    return {"abnormal": abnormal, "normal": len(entries) - abnormal}
+    found = [_video_classes(benchmark, root, entry) for entry in read_list(benchmark, root, split)]
+    return {"abnormal": sum(map(bool, found)), "normal": found.count(())}
 
 
 def _video_classes(benchmark: Benchmark, root: Path, entry: ListEntry) -> tuple[str, ...]:
-    """Video-level classes of a list entry, from its folder or name as the data set gives them.
-
-    ShanghaiTech's own lists name none: "abnormal" is then whether any frame of the video is.
-    """
+    """Classes by folder or name; ShanghaiTech's own lists name none but whether any frame is."""
     if entry.classes is not None:
         return entry.classes
     if benchmark.annotation_format == "xd":

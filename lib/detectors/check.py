@@ -66,10 +66,7 @@ def extracted_anew(model: AlertCLIP, path: Path, count: int) -> tuple[np.ndarray
 
 
 def rule_table(features: np.ndarray, rules: Rules) -> pd.DataFrame:
-    """Mean cosine of features (n, D) with those of each rule, best first.
-
-    Columns resize, crop, frames, cosine.
-    """
+    """Mean cosine of features (n, D) with each rule's, best first: resize, crop, frames, cosine."""
     known = normalize(features.astype(np.float32))
     found = [(*rule, (u * known).sum(axis=1).mean()) for rule, u in rules.items()]
     table = pd.DataFrame(found, columns=["resize", "crop", "frames", "cosine"])

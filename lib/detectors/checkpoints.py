@@ -54,10 +54,9 @@ def read_tensors(path: Path | str) -> Any:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split("\n\n")[1:-1]).strip() or error  # less torch's advice
-        raise InputError(
-            f"{path}: not a checkpoint of plain tensors ({reason}). If you trust the file, save its"
-            " state_dict alone and load that"
-        ) from error
+        what = f"{path}: not a checkpoint of plain tensors ({reason})"
+        told = "If you trust the file, save its state_dict alone and load that"
+        raise InputError(f"{what}. {told}") from error
 
 
 def load_clip(clip: nn.Module, path: Path | str) -> None:
@@ -69,10 +68,7 @@ def load_clip(clip: nn.Module, path: Path | str) -> None:
 
 
 def load_vadclip(model: VadCLIP, path: Path | str) -> None:
-    """Load an official checkpoint into ``model``, without the CLIP in it.
-
-    Raises InputError naming what is missing, unknown or of another shape; nothing is loaded then.
-    """
+    """Load an official file less its CLIP, or nothing: InputError names what does not fit."""
     state = {name: t for name, t in _state(path).items() if not name.startswith(CLIP)}
     tower = {n: t for n, t in model.state_dict().items() if n.startswith("text.")}
     _load(model, state | pack_state_dict(tower), path)
@@ -102,10 +98,8 @@ def _state(path: Path | str) -> dict[str, Tensor]:
 def _load(model: nn.Module, state: Mapping[str, Tensor], path: Path | str) -> None:
     """Load a state with packed attention weights, split to q, k and v where the model's are."""
     own = model.state_dict()
-    have, want = (
-        {name: tuple(tensor.shape) for name, tensor in part.items()}
-        for part in (state, pack_state_dict(own))
-    )
+    parts = state, pack_state_dict(own)
+    have, want = ({name: tuple(t.shape) for name, t in part.items()} for part in parts)
     if differ := sorted({name for name, _ in want.items() ^ have.items()}):
         found = [f"{n} {have.get(n, 'missing')}, not {want.get(n, 'known')}" for n in differ]
         raise InputError(f"{path}: not of these settings and backbone: {'; '.join(found)}")

@@ -21,17 +21,13 @@ Features = np.ndarray | Tensor
 
 
 class VideoScores(NamedTuple):
-    """Scores of a video's n features, each in [0, 1]: anomaly (n,) and probabilities (n, C).
+    """Scores of a video's n features, each in [0, 1]; the last three are VadCLIP's alone."""
 
-    Of VadCLIP also the features (n, D) that both its branches read, the anomaly scores (n,) of the
-    branch that is not reported, and its texts (C, D) of the classes.
-    """
-
-    anomaly: np.ndarray
-    probabilities: np.ndarray
-    adapted: np.ndarray | None = None
-    other_branch: np.ndarray | None = None
-    text: np.ndarray | None = None
+    anomaly: np.ndarray  # (n,)
+    probabilities: np.ndarray  # (n, C)
+    adapted: np.ndarray | None = None  # (n, D), what both branches read
+    other_branch: np.ndarray | None = None  # (n,), of the branch that is not reported
+    text: np.ndarray | None = None  # (C, D), of the classes
 
 
 class TextTower(nn.Module):
@@ -79,10 +75,8 @@ def halves(abnormal: Sequence[bool], size: int) -> tuple[list[int], list[int]]:
     flags = np.array(abnormal, bool)
     pools = np.flatnonzero(flags).tolist(), np.flatnonzero(~flags).tolist()
     if min(map(len, pools)) < size:
-        raise InputError(
-            f"{len(pools[0])} abnormal and {len(pools[1])} normal training videos do not fill a"
-            f" batch with {size} of each: lower batch_size"
-        )
+        have = f"{len(pools[0])} abnormal and {len(pools[1])} normal training videos"
+        raise InputError(f"{have} do not fill a batch with {size} of each: lower batch_size")
     return pools
 
 
@@ -123,18 +117,15 @@ def train(
     """
     settings, rows, name = model.settings, [], type(model).__name__
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    rate, decay = settings.learning_rate, settings.weight_decay
-    optimizer = make_optimizer(trained, lr=rate, weight_decay=decay)
-    rates = schedule(optimizer)
+    options = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    rates = schedule(optimizer := make_optimizer(trained, **options))
     model.train()
     for epoch in progress(range(settings.epochs), settings.epochs, f"{name} epoch"):
         for batch in batches():
             terms = losses(batch)
             if not terms["total"].isfinite():
-                raise InputError(
-                    f"{name}: the loss is not finite in epoch {epoch} on videos {batch};"
-                    " look at their features, or lower learning_rate"
-                )
+                what = f"{name}: the loss is not finite in epoch {epoch} on videos {batch}"
+                raise InputError(f"{what}; look at their features, or lower learning_rate")
             optimizer.zero_grad()
             terms["total"].backward()
             optimizer.step()

@@ -1,7 +1,8 @@
 """Temporal ground truth of the public benchmarks, one reader per annotation format.
 
 Events are native frame numbers, end-exclusive. Names have neither folder nor suffix and must match
-exactly. Published copies have CRLF, byte-order marks and blank lines: the readers take them.
+exactly. Published copies have CRLF, byte-order marks and blank lines: the readers take them, and
+raise InputError naming the line of a row that is malformed, repeated or at odds with its video.
 """
 
 import re
@@ -74,10 +75,7 @@ def text_lines(path: Path | str) -> list[tuple[int, str]]:
 
 
 def read_ucf(path: Path | str, classes: Sequence[str], normal: str) -> dict[str, VideoTruth]:
-    """UCF-Crime: six fields, name, class, s1, e1, s2, e2; -1 -1 = no event (Sultani et al. 2018).
-
-    InputError names the line of a row that is malformed, repeated, or at odds with its class.
-    """
+    """UCF-Crime: six words, name, class, s1, e1, s2, e2; -1 -1 = no event (Sultani et al. 2018)."""
 
     def parse(fields: list[str], where: str) -> VideoTruth:
         if len(fields) != 6:
@@ -101,7 +99,7 @@ def read_xd(
 
     codes: code by class. annotations.txt names no class per event; the first of the video's stands
     for all, as in AnomalyCLIP's lists. ``by_class``: VadCLIP's annotations_multiclasses.txt, with
-    triples code, start, end. Errors as in read_ucf.
+    triples code, start, end.
     """
 
     def parse(fields: list[str], where: str) -> VideoTruth:
@@ -112,7 +110,7 @@ def read_xd(
         if not count or count % size:
             raise InputError(f"{where}: {count} fields after the name are not groups of {size}")
         events = [fields[i : i + size] for i in range(1, count, size)]
-        named = tuple(_class(event[0], codes, where) for event in events) if by_class else ()
+        named = _classes([event[0] for event in events], codes, where) if by_class else ()
         return VideoTruth(name, labels, _spans([e[-2:] for e in events], where), True, named)
 
     return _table(path, parse)
@@ -126,7 +124,7 @@ def xd_classes(name: str, codes: Mapping[str, str], normal: str, where: str) -> 
     found = re.search(r"_label_([A-Z0-9-]+)$", name)
     if not found:
         raise InputError(f"{where}: {name} does not end in _label_ and its codes")
-    classes = tuple(_class(c, codes, where) for c in found[1].split("-") if c != "0")
+    classes = _classes([code for code in found[1].split("-") if code != "0"], codes, where)
     if not classes or (normal in classes and len(classes) > 1):
         raise InputError(f"{where}: {name} must be either {normal} or of one to three classes")
     return () if normal in classes else classes
@@ -143,10 +141,7 @@ def read_mask(name: str, path: Path) -> VideoTruth:
 
 
 def read_tracks(name: str, path: Path) -> VideoTruth:
-    """UBnormal: rows object, first, last frame, inclusive (Acsintoae et al. 2022, official code).
-
-    Only videos called abnormal_* have such a file.
-    """
+    """UBnormal: rows object, first and last frame (Acsintoae et al. 2022); normal_* have none."""
     if name.startswith("normal_"):
         return VideoTruth(name, (), (), False)
     spans = []
@@ -164,8 +159,6 @@ def read_vector(
 
     snippets: number of 16-frame features per name; a run of names may lack one, and is left out.
     A vector that is off by a snippet or less is cut or padded at its end, with a warning.
-    InputError if the lengths do not add up, or a video called MSAD_normal_* has abnormal frames:
-    the order or a count is then wrong.
     """
     vector = load_array(path).ravel()
     lengths = [SNIPPET * snippets.get(name, 0) for name in names]
@@ -228,11 +221,11 @@ def _spans(events: Sequence[Sequence[str]], where: str, inclusive: int = 0) -> t
     return tuple(spans)
 
 
-def _class(code: str, codes: Mapping[str, str], where: str) -> str:
-    for name, short in codes.items():
-        if short == code:
-            return name
-    raise InputError(f"{where}: code {code} is none of {', '.join(codes.values())}")
+def _classes(found: Sequence[str], codes: Mapping[str, str], where: str) -> tuple[str, ...]:
+    names = {code: name for name, code in codes.items()}
+    if unknown := [code for code in found if code not in names]:
+        raise InputError(f"{where}: code {unknown[0]} is none of {', '.join(names)}")
+    return tuple(names[code] for code in found)
 
 
 def _runs(mask: np.ndarray) -> tuple[Span, ...]:

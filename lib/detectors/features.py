@@ -1,9 +1,8 @@
 """Snippet features of whole videos: the input of the weakly supervised detectors.
 
-One file per video and crop, ``<name>__<crop>.npy`` of (snippets, D) float32, laid out as VadCLIP's
-authors publish theirs. The folder's name ends in a hash of backbone and rule, which features.json
-spells out. How 16 frames became one published feature is not disclosed; here it is the mean over
-evenly spaced frames of a snippet.
+One file per video and crop, ``<name>__<crop>.npy`` of (snippets, D) float32, as VadCLIP's authors
+publish theirs, in a folder named by a hash of what features.json spells out. How 16 frames became
+one published feature is not disclosed; here it is the mean over evenly spaced frames of a snippet.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -49,8 +48,7 @@ class Piece(NamedTuple):
 class SnippetRule:
     """How a video becomes features: frames per snippet, how many of them are embedded, crops.
 
-    1 crop is the whole frame, 5 are centre and corners, 10 the same mirrored too. Frames are
-    squashed to the square or, one crop only, prepared by ``clip_view``.
+    1 crop is the whole frame, 5 are centre and corners, 10 the same mirrored too.
     """
 
     length: int = 16
@@ -86,10 +84,7 @@ def snippet_frames(n_frames: int, rule: SnippetRule) -> np.ndarray:
 
 
 def clip_view(size: tuple[int, int]) -> Callable[[np.ndarray], np.ndarray]:
-    """CLIP's own preparation: the short side resized, bicubic, and the centre cropped.
-
-    Maps a picture (H', W', 3) uint8 to (*size, 3); it is open_clip's up to the tensor.
-    """
+    """CLIP's own view, open_clip's up to the tensor: (H', W', 3) uint8 -> its centre (*size, 3)."""
     options = {"resize_mode": "shortest", "interpolation": "bicubic"}
     prepare = Compose(open_clip.image_transform(size, is_train=False, **options).transforms[:2])
     return lambda picture: np.asarray(prepare(Image.fromarray(picture)))
@@ -112,10 +107,7 @@ def embed_crops(
     precision: Precision = "fp32",
     crops: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """Features (crops, n, D) of snippet frames (n * rule.frames, H', W', 3) uint8, cut on the GPU.
-
-    ``crops``: some of the rule's; None: all.
-    """
+    """Features (crops, n, D) of snippet frames (n * rule.frames, H', W', 3) uint8, on the GPU."""
     found, pixels, half = [], frames.to(model.mean.device), HALF.get(precision)
     for crop in range(rule.crops) if crops is None else crops:
         part = take_crop(pixels, model.image_size, crop).permute(0, 3, 1, 2)
@@ -137,11 +129,10 @@ def extract_features(
 ) -> list[Path]:
     """Write the missing crops of ``videos`` under ``root``; returns each model's folder.
 
-    Every video is decoded once for all models, in ``workers`` threads ahead of the embedding; of a
-    ``shard``, only its share. failures.json says why videos, which are left out, or frames, for
-    which the last one before stands, cannot be decoded; videos.json keeps every file's bytes, so
-    that another of its name is extracted anew. Raises InputError if two videos share a name, which
-    the layout cannot tell apart.
+    Every video is decoded once for all models, in ``workers`` threads ahead of the embedding.
+    failures.json says which videos or frames (the last one before stands for them) cannot be
+    decoded; videos.json keeps every file's bytes, so that another of its name is extracted anew.
+    Raises InputError if two videos share a name, which the layout cannot tell apart.
     """
     owner = {path.stem: path for path in videos}
     if twice := [path for path in videos if owner[path.stem] != path]:
@@ -233,10 +224,7 @@ def _folder(model: AlertCLIP, rule: SnippetRule, root: Path, precision: Precisio
 def decoded_pieces(
     videos: Sequence[Path], size: tuple[int, int], rule: SnippetRule, root: Path, workers: int
 ) -> Iterator[Piece]:
-    """Snippet frames of the videos, in pieces: an hour of frames fits no memory.
-
-    Crops are taken from frames somewhat larger than the model's.
-    """
+    """Snippet frames of the videos, in pieces: an hour of frames fits no memory."""
     size = tuple(round(side * MARGIN) if rule.crops > 1 else side for side in size)
     infos = parallel_probe(FrameCache(root, size), videos, workers)
 

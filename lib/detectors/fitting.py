@@ -41,10 +41,9 @@ class TrainingSet(NamedTuple):
 
 
 class EvaluationSet(NamedTuple):
-    """Features (n, D) of each video, with its temporal truth.
+    """Features (n, D) and truth of each video; ``named``: with a class for each event.
 
-    ``named`` is the truth with a class for each event. XD-Violence's two annotation files differ
-    in five videos; AUC and AP use ``truths``, the one without classes.
+    XD-Violence's two files differ in five videos: AUC and AP use ``truths``, without classes.
     """
 
     features: list[np.ndarray]
@@ -60,13 +59,9 @@ def class_prompts(benchmark: Benchmark, classes: Sequence[str]) -> list[str]:
 
 @torch.no_grad()
 def vadclip_score(vad: vadclip_model.VadCLIP, benchmark: Benchmark) -> Score:
-    """A trained VadCLIP as a function of features.
-
-    The C-branch scores anomalies on UCF-Crime, the A-branch on XD-Violence; if that branch was
-    left out of training (Table 6), it is the other.
-    """
+    """A trained VadCLIP: its C-branch on UCF-Crime, A-branch on XD-Violence, if it was trained."""
     aligned = benchmark.metric == "AP" or not vad.settings.binary_weight
-    aligned = aligned and vad.settings.alignment_weight > 0
+    aligned = aligned and vad.settings.alignment_weight > 0  # Table 6 leaves out either
     text = vad.eval().encode_text()
     return partial(vadclip_model.score_video, vad, aligned=aligned, text=text)
 
@@ -87,12 +82,11 @@ def fit_detector(
     detector: DetectorParams,
     seed: int,
 ) -> Score:
-    """Train a detector for ``classes``; Sultani's head and RTFM know none.
-
-    AnomalyCLIP's normality prototype comes from the normal training videos.
-    """
-    if name not in HEADS:
-        _require_classes(data, classes, benchmark)
+    """Train a detector for ``classes``; Sultani's head and RTFM know none."""
+    unknown = {label for labels in data.classes for label in labels}.difference(classes)
+    if unknown and name not in HEADS:
+        lack = f"{', '.join(sorted(unknown))} is no class of it. The lists must name the classes"
+        raise InputError(f"{benchmark.title}: {lack}, as AnomalyCLIP's do: path start end label")
     torch.manual_seed(seed)
     device, normal = model.mean.device, benchmark.normal_class
     text = model.clip, model.backbone.tokenizer, class_prompts(benchmark, classes)
@@ -105,10 +99,9 @@ def fit_detector(
     if name == "anomalyclip":
         settings = detector_settings(name, detector, normal_id=list(classes).index(normal))
         videos = [torch.from_numpy(features) for features in data.features]
-        m = anomalyclip_model.normality_prototype(
-            video for video, found in zip(videos, data.classes, strict=True) if not found
-        )
         labels = [classes.index(found[0] if found else normal) for found in data.classes]
+        calm = [video for video, found in zip(videos, data.classes, strict=True) if not found]
+        m = anomalyclip_model.normality_prototype(calm)
         anomaly = anomalyclip_model.AnomalyCLIP(*text, m, settings).to(device)
         anomalyclip_training.fit(anomaly, videos, labels, seed)
         return anomalyclip_score(anomaly)
@@ -116,16 +109,6 @@ def fit_detector(
     head = HEADS[name](width, detector_settings(name, detector)).to(device)
     fit(head, data.features, [bool(labels) for labels in data.classes], seed)
     return partial(score_video, head)
-
-
-def _require_classes(data: TrainingSet, classes: Sequence[str], benchmark: Benchmark) -> None:
-    """Raise InputError if a training video is of none of the classes."""
-    unknown = {name for labels in data.classes for name in labels}.difference(classes)
-    if unknown:
-        raise InputError(
-            f"{benchmark.title}: {', '.join(sorted(unknown))} is no class of it. The lists must"
-            " name the classes, as AnomalyCLIP's do: path start end label"
-        )
 
 
 @torch.no_grad()

@@ -20,10 +20,7 @@ BLOCK = 2048  # thresholds held at once
 
 @dataclass(frozen=True)
 class FrameScores:
-    """Scores and truth of one video's frames: both (F,), or (F, C) with a column per class.
-
-    ``abnormal`` is the video's label. InputError if they do not fit or a score is not finite.
-    """
+    """Scores and truth of one video's frames, (F,) or (F, C) by class, and the video's label."""
 
     video: str
     scores: np.ndarray
@@ -75,9 +72,8 @@ def count_frames(
 ) -> tuple[np.ndarray, np.ndarray, Iterator[tuple[np.ndarray, ...]]]:
     """Positive and negative frames per video name, (V,) each, and counts by threshold.
 
-    Thresholds are the scores of positive frames, highest first, ``BLOCK`` at a time. Each block
-    has, (K, V) each: positive frames whose score is the threshold, negative ones that lie above
-    it, and negative ones that equal it.
+    Thresholds are the scores of positive frames, highest first, ``BLOCK`` at a time. A block has,
+    (K, V) each, positive frames at the threshold, negative ones above it, negative ones at it.
     """
     numbers = {name: i for i, name in enumerate(video_names(videos))}
     owner = np.repeat([numbers[v.video] for v in videos], [len(v.scores) for v in videos])
@@ -118,20 +114,18 @@ def resample(
 ) -> np.ndarray:
     """A metric of several columns of the same videos, one per class, seed or model.
 
-    Returns (columns, 1 + n_boot): first on the videos as they are, then on resamples, which are
-    the same for all columns. Raises InputError with ``name`` if all frames are of one class or the
-    columns are of different videos.
+    Returns (columns, 1 + n_boot): on the videos as they are, then on resamples, the same for all.
+    Raises InputError with ``name`` if all frames are of one class, or the videos differ.
     """
     names = [video_names(videos) for videos in columns]
     if not names[0] or any(other != names[0] for other in names):
         raise InputError(f"{name}: no videos, or not the same ones in all columns")
     for videos in columns:
-        truth = np.concatenate([video.truth for video in videos])
-        if truth.all() or not truth.any():
-            only = "abnormal" if truth.any() else "normal"
+        if len(kinds := {kind for video in videos for kind in np.unique(video.truth)}) < 2:
+            only = "abnormal" if any(kinds) else "normal"
             raise InputError(f"{name}: needs both classes, but all frames for {name} are {only}")
     counts = resampled_counts(len(names[0]), n_boot, seed)
-    weights = np.concatenate([np.ones((1, len(names[0]))), counts])
+    weights = np.vstack([np.ones(len(names[0])), counts])
     return np.stack([metric(videos, weights) for videos in columns])
 
 
@@ -154,10 +148,9 @@ def resampled_metrics(
     seed: int = 0,
     what: str = "frame ",
 ) -> dict[str, tuple[np.ndarray, int]]:
-    """``what`` AUC and AP over all videos and, of frames, AUC inside abnormal videos, by name.
+    """``what`` AUC and AP as ``resample`` gives each, and the number of frames, by name.
 
-    Each as ``resample`` gives it, and its number of frames. In-clip AUC leaves normal videos out,
-    so it measures localisation alone.
+    Of frames also AUC inside abnormal videos, which measures localisation alone.
     """
     plan = {f"{what}{name}": (metric, columns) for name, metric in FRAME_METRICS.items()}
     if what == "frame ":

@@ -3,9 +3,9 @@
 Sultani, Chen and Shah, "Real-world anomaly detection in surveillance videos", CVPR 2018 (official
 code: WaqasSultani/AnomalyDetectionCVPR2018). Tian, Pang, Chen, Singh, Verjans and Carneiro,
 "Weakly-supervised video anomaly detection with robust temporal feature magnitude learning", ICCV
-2021 (official code: tianyu0207/RTFM). Both take features of any width, such as I3D's. They see
-bags: a video as S segments, abnormal or normal as a whole. The authors keep the best weights
-on the test set; we keep the last. Axis letters: B bags, the first half abnormal, T positions.
+2021 (official code: tianyu0207/RTFM). Both take features of any width and see bags: a video as S
+segments. The authors keep the best weights on the test set; we keep the last. Axis letters: B bags,
+the first half abnormal, T positions.
 """
 
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ class Sultani(nn.Module):
         return self.layers(x).squeeze(-1), x
 
     def losses(self, scores: Tensor, _: Tensor) -> dict[str, Tensor]:
-        """ "total" and its terms before weighting, of scores (B, S): eqs. 4 and 7.
+        """Loss terms of scores (B, S), eqs. 4 and 7, before weighting, and their "total".
 
         Every abnormal bag is ranked above every normal one by its highest score; the official sums
         over pairs and bags are means here, which divides the whole loss by the bags of a half.
@@ -58,24 +58,16 @@ class Sultani(nn.Module):
 
 
 class MultiScale(nn.Module):
-    """RTFM's multi-scale temporal network (MTN): dilated convolutions beside attention.
-
-    Raises InputError unless the width is divisible by 8: the branches have a quarter of it.
-    """
+    """RTFM's multi-scale temporal network (MTN): dilated convolutions beside attention."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         if width % 8:
             raise InputError(f"MTN: features or emb_size of {width} are not divisible by 8")
         quarter = width // 4
-        self.pyramid = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv1d(width, quarter, 3, dilation=rate, padding=rate),
-                nn.ReLU(),
-                nn.BatchNorm1d(quarter),
-            )
-            for rate in (1, 2, 4)
-        )
+        dilated = (nn.Conv1d(width, quarter, 3, dilation=d, padding=d) for d in (1, 2, 4))
+        branches = (nn.Sequential(c, nn.ReLU(), nn.BatchNorm1d(quarter)) for c in dilated)
+        self.pyramid = nn.ModuleList(branches)
         self.reduce = nn.Sequential(nn.Conv1d(width, quarter, 1, bias=False), nn.ReLU())
         self.non_local = NonLocal(quarter)
         fuse = nn.Conv1d(4 * quarter, width, 3, padding=1, bias=False)
@@ -167,10 +159,7 @@ HEADS = {"sultani": Sultani, "rtfm": RTFM}
 def fit(
     model: Sultani | RTFM, videos: Sequence[parts.Features], abnormal: Sequence[bool], seed: int
 ) -> pd.DataFrame:
-    """Train ``model`` in place; return the mean rate and loss terms of every epoch.
-
-    videos[i] (n_i, D). Raises InputError if half a batch cannot be filled or a loss is not finite.
-    """
+    """Train ``model`` in place on videos (n_i, D), as ``train``; InputError as for ``halves``."""
     settings, rng = model.settings, np.random.default_rng(seed)
     device = next(model.parameters()).device
     pools = parts.halves(abnormal, settings.batch_size)
@@ -189,10 +178,7 @@ def fit(
 
 @torch.no_grad()
 def score_video(model: Sultani | RTFM, features: parts.Features) -> parts.VideoScores:
-    """Scores of a video's features (n, D), as one bag of n; puts the model into evaluation mode.
-
-    Sultani's authors score 32 segments instead. The two classes are normal and abnormal.
-    """
+    """Normal and abnormal scores of a video (n, D) as one bag; Sultani's authors score 32 parts."""
     x = parts.as_features(features, model.width)[None].to(next(model.parameters()).device)
     scores = model.eval()(x)[0][0].cpu()
     return parts.VideoScores(scores.numpy(), torch.stack([1 - scores, scores], dim=1).numpy())

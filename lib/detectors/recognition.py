@@ -27,10 +27,7 @@ SHORTEST = 2  # frames
 
 
 def macro_auc(videos: Sequence[FrameScores]) -> float:
-    """Mean over videos of their own AUC (UBnormal, official code).
-
-    Each video gets a normal frame of score 0 and an abnormal one of score 1, so that it has both.
-    """
+    """Mean of each video's own AUC, with a frame of each kind added (UBnormal, official code)."""
     ends = FrameScores("", np.array([0.0, 1]), np.array([False, True]), True)
     aucs = [frame_auc([replace(v, video=""), ends], np.ones((1, 1))) for v in videos]
     return float(np.mean(aucs))
@@ -54,8 +51,7 @@ def class_metrics(
     """One-vs-rest frame AUC and AP per class and their means, mAUC and mAP (AnomalyCLIP).
 
     ``seeds`` are the videos' class scores (F, C) once per detector seed, which are averaged.
-    Columns class_name, metric, value, low, high, n; "mean" is over the abnormal classes that occur.
-    A class's negatives are all other frames of all videos. InputError if no class occurs.
+    Columns class_name ("mean" over those that occur), metric, value, low, high, n.
     """
     occurs = np.any([video.truth.any(axis=0) for video in seeds[0]], axis=0)
     names = {name: c for c, name in enumerate(classes) if name != normal_class and occurs[c]}
@@ -87,15 +83,14 @@ def open_vocabulary(
     ``columns`` are the scored videos of ``truths`` once per detector seed, which are averaged.
     Columns of the result: subset, normals, metric, value, low, high, n. The paper does not say
     whether base and novel include the normal test videos: ``normals`` tells the two readings apart.
-    An abnormal video belongs to its first class; InputError if that is in neither set, or in both.
+    An abnormal video belongs to its first class.
     """
-    parts = {}
-    for truth in truths:
+    parts = {truth.name: "normal" for truth in truths}
+    for truth in (truth for truth in truths if truth.is_abnormal):
         first = truth.classes[0] if truth.classes else "none"
-        if truth.is_abnormal and (first in base) == (first in novel):
+        if (first in base) == (first in novel):
             raise InputError(f"{truth.name}: its class, {first}, must be either base or novel")
-        abnormal = "base" if first in base else "novel"
-        parts[truth.name] = abnormal if truth.is_abnormal else "normal"
+        parts[truth.name] = "base" if first in base else "novel"
     if unknown := [v.video for v in columns[0] if v.video not in parts]:
         raise InputError(f"{unknown[0]}: no such video in the truth; names must be equal")
     subsets = {"overall": ["base", "novel"], "base": ["base"], "novel": ["novel"]}
@@ -114,9 +109,8 @@ def open_vocabulary(
 def curve_segments(curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Segments of one class curve (T,) in order of time: spans (K, 2) and scores (K,).
 
-    A segment is a run above max - 0.6 (max - min) of at least two frames; its score is its
-    maximum plus 0.7 of the class confidence, the mean of the highest sixteenth of the curve. A
-    constant curve, one shorter than 16 frames, and one without confidence have none. The official
+    A segment is a run above max - 0.6 (max - min) of at least two frames; its score is its maximum
+    plus 0.7 of the class confidence, the mean of the highest sixteenth of the curve. The official
     suppression of overlapping segments has nothing to do, for runs are disjoint.
     """
     count = len(curve) // SNIPPET

@@ -36,10 +36,7 @@ class FeatureSummary(NamedTuple):
 
 
 def feature_index(folder: Path) -> dict[str, Path]:
-    """Every .npy file below ``folder`` by its name without suffix.
-
-    InputError if there is none, or two share a name.
-    """
+    """Every .npy file below ``folder`` by its stem; InputError if none, or two share a name."""
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*.npy")):
         if path.stem in found:
@@ -67,10 +64,7 @@ def summarise(files: Sequence[Path]) -> FeatureSummary:
 
 @torch.inference_mode()
 def anchors(model: AlertCLIP, prompts: Sequence[str]) -> dict[str, np.ndarray]:
-    """Unit vectors (n, D) that tell a model's space, by what they are of.
-
-    Class prompts, and a grey and a noisy image: no video is needed.
-    """
+    """Unit vectors (n, D) that tell a model's space: of class prompts, a grey and a noisy image."""
     own = torch.Generator().manual_seed(0)  # a check must not seed what follows
     noise = torch.randint(0, 256, (3, *model.image_size), generator=own)
     images = torch.stack([torch.full_like(noise, 128), noise]).to(torch.uint8)
@@ -88,10 +82,9 @@ def likely_model(summary: FeatureSummary) -> str:
 def check_space(
     summary: FeatureSummary, known: Mapping[str, np.ndarray], backbone: str
 ) -> dict[str, float]:
-    """Mean cosine of a feature with each kind of anchor, if features are of ``backbone``.
+    """Mean cosine of a feature with each kind of anchor.
 
-    Raises InputError, naming what made them, if they are of another width, have a mean cosine with
-    every kind of anchor below ``LEAST_COSINE``, or are of unit length in a part of the files.
+    Raises InputError, naming what made them, if features are not ``backbone``'s, or mixed.
     """
     width, own = next(iter(known.values())).shape[1], len(summary.direction)
     where = f"{summary.first}: features of"
@@ -113,11 +106,7 @@ def check_space(
 def check_rate(
     rows: Mapping[str, int], truths: Sequence[VideoTruth], length: int, where: Path
 ) -> None:
-    """Raise InputError if events and features cannot be of one clock.
-
-    rows: features per video; ``length``: the frames that one stands for. The median share of a
-    video at which its last event ends must be .07 to 1.1.
-    """
+    """Raise InputError if events and features, ``rows`` of ``length`` frames, have two clocks."""
     ends = [t.spans[-1][1] / (length * rows[t.name]) for t in truths if t.spans and t.name in rows]
     share = float(np.median(ends)) if ends else 0.5
     if not 0.07 <= share <= 1.1:

@@ -15,10 +15,8 @@ NAMES = "VadCLIP", "AnomalyCLIP", "Sultani et al.", "RTFM"
 DETECTORS: dict[Detector, str] = dict(zip(get_args(Detector), NAMES, strict=True))
 Resize = Literal["squash", "clip"]  # the whole frame, or CLIP's centre crop
 Variant = Literal["official", "paper"]  # where the released code and the text differ
-Term = Literal[
-    "direction_abnormal", "direction_normal", "abnormal_top", "abnormal_bottom", "normal_top",
-    "sparsity", "smoothness",
-]  # fmt: skip
+Term = Literal["direction_abnormal", "direction_normal", "abnormal_top", "abnormal_bottom",
+               "normal_top", "sparsity", "smoothness"]  # fmt: skip
 Extra = Literal["direction_bottom", "direction_normal_top"]
 
 
@@ -175,10 +173,8 @@ class RTFMSettings(SultaniSettings):
 
 KINDS = VadCLIPSettings, AnomalyCLIPSettings, SultaniSettings, RTFMSettings
 SETTINGS: dict[Detector, type[Group]] = dict(zip(DETECTORS, KINDS, strict=True))
-VADCLIP_XD = {
-    **{"learning_rate": 1e-5, "batch_size": 96, "balanced": False, "milestones": (3, 6, 10)},
-    **{"window": 64, "layers": 1, "separation_weight": 1e-4},
-}
+VADCLIP_XD = {"learning_rate": 1e-5, "batch_size": 96, "balanced": False, "milestones": (3, 6, 10),
+              "window": 64, "layers": 1, "separation_weight": 1e-4}  # fmt: skip
 # The text names no schedule, hence a fixed rate, and does not say how batches are drawn.
 TEXT = {"batch_size": 64, "milestones": (), "layers": 1}
 PRESETS: dict[tuple[str, ...], dict[str, Any]] = {
@@ -186,11 +182,9 @@ PRESETS: dict[tuple[str, ...], dict[str, Any]] = {
     ("vadclip", "ucf", "paper"): {**TEXT, "learning_rate": 1e-5},
     ("vadclip", "xd", "paper"): VADCLIP_XD | {**TEXT, "learning_rate": 2e-5, "epochs": 20},
     ("anomalyclip", "xd"): {"normal_id": 4, "learning_rate": 5e-6, "emb_size": 128},
-    ("anomalyclip", "sht"): {
-        **{"normal_id": 8, "learning_rate": 5e-4, "epochs": 100, "warmup_epochs": 10, "depth": 2},
-        "inputs": "both",
-    },
-}
+    ("anomalyclip", "sht"): {"normal_id": 8, "learning_rate": 5e-4, "epochs": 100,
+                             "warmup_epochs": 10, "depth": 2, "inputs": "both"},
+}  # fmt: skip
 
 
 def detector_settings(name: Detector, detector: DetectorParams, **own: Any) -> Group:

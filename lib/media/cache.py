@@ -85,10 +85,7 @@ def parallel_probe(
     workers: int,
     choose: Callable[[Path, VideoInfo], Sequence[np.ndarray]] = lambda path, info: [],
 ) -> dict[Path, VideoInfo | str]:
-    """Probe many videos in threads: path -> info, or the reason why it has none.
-
-    A video seen for the first time is decoded once, and what ``choose`` names is kept on the way.
-    """
+    """Probe videos in threads: path -> info, or why it has none; ``choose`` as for ``info``."""
     videos = list(dict.fromkeys(paths))
     threads = decoder_threads(min(workers, len(videos)))
 
@@ -118,10 +115,9 @@ def decoder_threads(workers: int) -> str:
 def in_threads(
     work: Callable[[Any], Any], items: Sequence[Any], workers: int, label: str
 ) -> dict[Any, Any]:
-    """``work(item)`` of every item, ``workers`` at a time; FFmpeg decodes outside Python's lock.
+    """``work(item)`` of every item, or a DecodeError's text, ``workers`` at a time.
 
-    A DecodeError becomes its text. Other errors, such as a full disk, stop everything: they are no
-    fault of the video.
+    FFmpeg decodes outside Python's lock. Other errors, such as a full disk, stop everything.
     """
 
     def one(item: Any) -> Any:

@@ -36,10 +36,7 @@ def is_video(path: Path) -> bool:
 
 
 def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Files below ``folder`` in order of name; links to files and folders are followed.
-
-    Raises InputError on a folder that cannot be read. ``above`` cuts a link to a parent.
-    """
+    """Files below ``folder`` in order of name, through links but those to a parent (``above``)."""
     place = os.path.realpath(folder)
     try:
         paths = sorted(folder.iterdir()) if place not in above else []
@@ -93,20 +90,15 @@ def writing(path: Path | str) -> Iterator[None]:
             code = errno.ENOSPC
         if code not in UNWRITABLE:
             raise
-        raise InputError(
-            f"{path}: cannot be written ({os.strerror(code)}); make room or make it writable, then"
-            " start again: what is finished is kept"
-        ) from error
+        what = f"{path}: cannot be written ({os.strerror(code)}); make room or make it writable"
+        raise InputError(f"{what}, then start again: what is finished is kept") from error
 
 
 @contextmanager
 def atomic_write(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it onto ``path`` if the block succeeds.
-
-    It has the same suffix, as writers choose the format by it. InputError as for ``writing``.
-    """
+    """Yield a path beside ``path``, renamed onto it if the block succeeds; see ``writing``."""
     path = Path(path)
-    # The name is not part of it: one of 255 bytes would become too long.
+    # Writers choose the format by the suffix; a name of 255 bytes would become too long.
     temporary = path.with_name(f".{os.getpid()}-{uuid.uuid4().hex[:8]}{path.suffix}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -188,10 +180,7 @@ def progress(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
 
 @dataclass(frozen=True)
 class Shard:
-    """Share ``number`` (from 1) of ``count``: every ``count``-th item, so that long ones spread.
-
-    Shares may run in any order, at once or again, on machines that never communicate.
-    """
+    """Share ``number`` (from 1) of ``count``: every ``count``-th item, so that long ones spread."""
 
     number: int = 1
     count: int = 1

@@ -1,6 +1,5 @@
 """A video file opened, and what its packets tell: which frames it shows, when, where to seek."""
 
-import os
 import struct
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -42,11 +41,10 @@ def existing(path: Path | str) -> Path:
         if not path.is_file():  # a pipe would wait for its writer
             raise DecodeError(f"{path}: no such file")
         with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
+            if not file.read(1):
+                raise DecodeError(f"{path}: the file is empty; fetch it again")
     except OSError as error:
         raise DecodeError(f"{path}: cannot be opened ({error.strerror})") from None
-    if size == 0:
-        raise DecodeError(f"{path}: the file is empty; fetch it again")
     return path
 
 
@@ -54,26 +52,22 @@ def existing(path: Path | str) -> Path:
 class VideoInfo:
     """What a video holds: ``frames`` from its first to the last that decodes.
 
-    fps is the mean rate (1/s); width and height are those of the upright picture. ``times`` are
-    the presentation times (s, from the first frame) and the end of a video of variable rate; empty
-    where frame i is shown at i / fps. Random access is exact at ``keyframes``; empty: decode from
-    the start. ``decord``: its random access was found exact too. ``lost`` are the frames that do
-    not decode, of the ``promised``. ``start`` is the stream's own time of frame 0 (s), None where
-    its packets carry no usable times.
+    ``times``: presentation times (s, from the first frame) and the end, at a variable rate; empty
+    where frame i is shown at i / fps.
     """
 
     frames: int
-    fps: float
-    width: int
+    fps: float  # mean rate, 1/s
+    width: int  # of the upright picture
     height: int
     sha256: str = ""
     stream: int = 0
-    start: float | None = None
+    start: float | None = None  # the stream's own time of frame 0 (s), if it has usable times
     times: tuple[float, ...] = ()
-    keyframes: tuple[int, ...] = ()
-    lost: tuple[int, ...] = ()
+    keyframes: tuple[int, ...] = ()  # where random access is exact; empty: decode from the start
+    lost: tuple[int, ...] = ()  # frames that do not decode, of the promised
     promised: int = 0
-    decord: bool = False
+    decord: bool = False  # its random access was found exact too
 
     @property
     def duration(self) -> float:
@@ -117,9 +111,8 @@ def uniform_indices(
 ) -> np.ndarray:
     """Frames at the centres of ``count`` equal bins of [start, end) s: at most (count,).
 
-    The bins are equal in number of frames (``by`` index, the papers' rule) or in time, which
-    differs where the frame rate varies. A span with fewer frames than bins gives each of its frames
-    once; the caller pads and masks.
+    The bins are equal in number of frames (``by`` index, the papers' rule) or in time. A span with
+    fewer frames than bins gives each of its frames once; the caller pads and masks.
     """
     first = info.frame_at(start)
     last = max(first + 1, round(min(info.position(end), info.frames)))
@@ -222,17 +215,10 @@ def _promise(
     end = float(pts[-1] * tick) + 1 / fps
     if (lacking := _stated_end(container, stream) - end) > 1:
         promised = len(pts) + round(lacking * fps)
-    return VideoInfo(
-        frames=len(pts),
-        fps=fps,
-        width=width,
-        height=height,
-        stream=stream.index,
-        start=float(pts[0] * tick),
-        times=_times(pts, tick, fps),
-        keyframes=_keyframes(packets) if indexed and len(pts) == len(packets) else (),
-        promised=promised,
-    )
+    keyframes = _keyframes(packets) if indexed and len(pts) == len(packets) else ()
+    known = {"times": _times(pts, tick, fps), "keyframes": keyframes, "promised": promised}
+    start = float(pts[0] * tick)
+    return VideoInfo(len(pts), fps, width, height, stream=stream.index, start=start, **known)
 
 
 def _times(pts: np.ndarray, tick: float, fps: float) -> tuple[float, ...]:
@@ -254,10 +240,7 @@ def _presentation(packets: Sequence[_Packet]) -> np.ndarray | None:
 
 
 def _keyframes(packets: Sequence[_Packet]) -> tuple[int, ...]:
-    """Key frames at which decoding can begin: all before are shown before, all after are not.
-
-    Empty unless this holds for all of them.
-    """
+    """Key frames that part what is shown before from what is after; empty if one does not."""
     given = np.array([packet.pts for packet in packets])
     numbers = np.flatnonzero([packet.is_keyframe for packet in packets])
     before, after = np.maximum.accumulate(given), np.minimum.accumulate(given[::-1])[::-1]

@@ -1,7 +1,7 @@
 """Videos: what they truly hold, frames by number, as upright RGB arrays.
 
-Frames are numbered from 0 in the order in which they are shown. A frame gets its number from its
-presentation time, so one that does not decode leaves a gap and moves no other.
+Frames are numbered from 0 in the order in which they are shown, by presentation time, so one that
+does not decode leaves a gap and moves no other.
 """
 
 import math
@@ -40,11 +40,9 @@ _known: dict[tuple[str, int, int], VideoInfo] = {}
 
 
 class Walk:
-    """A video decoded once from its start.
+    """A video decoded once from its start, in FFmpeg's ``threads`` AUTO or NONE.
 
     ``info`` is what its packets promise and, once its ``frames`` have been decoded, what it holds.
-    ``threads`` are FFmpeg's: AUTO, or NONE where other threads decode on every core. Raises
-    DecodeError naming the file.
     """
 
     def __init__(self, path: Path, size: tuple[int, int], threads: str = "AUTO") -> None:
@@ -82,10 +80,7 @@ def count_frames(path: Path) -> VideoInfo:
 def probe(
     path: Path | str, store: Path | None = None, count: Callable[[Path], VideoInfo] = count_frames
 ) -> VideoInfo:
-    """What a video holds, found by ``count`` once; remembered in ``store`` by its content.
-
-    Raises DecodeError naming the file.
-    """
+    """What a video holds, found by ``count`` once; remembered in ``store`` by its content."""
     path = existing(path)
     status = path.stat()
     key = str(path.absolute()), status.st_size, status.st_mtime_ns
@@ -118,11 +113,8 @@ def _kept(file: Path | None, make: Callable[[], VideoInfo]) -> VideoInfo:
 
 
 def _with_decord(path: Path, info: VideoInfo) -> VideoInfo:
-    """The info, marked where decord gives the times and the first, middle and last frame of PyAV.
-
-    It is asked only where random access can be exact: on a transport stream it may never return.
-    """
-    if not info.keyframes or info.frames <= THROUGH:  # a short one is decoded in no time
+    """The info, marked if decord gives the times and the first, middle and last frame of PyAV."""
+    if not info.keyframes or info.frames <= THROUGH:  # on a transport stream it may never return
         return info
     with suppress(Exception):  # decord may be missing or fail, with no narrower class of errors
         reader = _decord_reader(path, PROOF)
@@ -202,10 +194,7 @@ def _picked(
 def _runs(
     path: Path, info: VideoInfo, wanted: Sequence[int]
 ) -> Iterator[tuple[Numbered, Sequence[int]]]:
-    """Parts of ``wanted`` between which a jump to a key frame saves decoding, each with frames.
-
-    These begin at or before the part's first: where the container's index misleads, at the start.
-    """
+    """Parts of ``wanted`` between which a jump saves decoding, each with frames from before it."""
     if not info.keyframes:
         yield _all(path, info, "NONE" if info.lost else "AUTO"), wanted
         return
@@ -222,11 +211,8 @@ def _runs(
 
 
 def _all(path: Path, info: VideoInfo, threads: str) -> Numbered:
-    """Every numbered frame that decodes, the same for any ``threads``.
-
-    A bad packet takes along frames that other threads have under way: at a gap, decode alone.
-    """
-    last = -1
+    """Every numbered frame that decodes, the same for any ``threads``."""
+    last = -1  # a bad packet takes along what other threads have under way: at a gap, decode alone
     for mode in (threads, "NONE"):
         with opened(path, info.stream, mode) as (container, stream):
             for number, frame in _numbered(container, stream, info):

@@ -112,10 +112,10 @@ class AnomalyCLIP(nn.Module):
         tokens = tokenizer([settings.template.replace("{}", name) for name in names])
         end, room = tokens.argmax(dim=1), tokens.shape[1] - settings.context_tokens
         if end[longest := int(end.argmax())] >= room:
-            raise InputError(
+            what = (
                 f"class {class_names[longest]}: its tokens and {settings.context_tokens} of context"
-                f" do not fit into the {tokens.shape[1]} of the text encoder; shorten either"
             )
+            raise InputError(f"{what} exceed the text encoder's {tokens.shape[1]}; shorten either")
         context = settings.context_tokens, settings.directions == "shared"
         self.prompt_learner = PromptLearner(clip.token_embedding, tokens, *context)
         self.text_encoder = TextTower(clip)
@@ -148,10 +148,7 @@ class AnomalyCLIP(nn.Module):
 
 
 def aggregate(logits: Tensor, p_anomaly: Tensor, normal_id: int) -> Tensor:
-    """Section 3.3: p_{A,c} = p_A softmax(S)_c, with p_N = 1 - p_A inserted at ``normal_id``.
-
-    logits (..., C), p_anomaly (...) -> probabilities (..., C+1).
-    """
+    """Section 3.3: p_A softmax(S) of logits S (..., C), and 1 - p_A inserted at ``normal_id``."""
     joint = logits.softmax(dim=-1) * p_anomaly[..., None]
     normal = 1 - p_anomaly[..., None]
     return torch.cat([joint[..., :normal_id], normal, joint[..., normal_id:]], dim=-1)
@@ -163,11 +160,9 @@ def score_video(model: AnomalyCLIP, features: Features, directions: Tensor) -> V
     features = as_features(features, len(model.prototype))
     windows = video_windows(features, model.settings.segments, model.settings.segment_frames)
     parts = [part.to(model.prototype.device) for part in windows.split(WINDOWS)]
-    _, p_anomaly, probabilities = (
-        time_order(torch.cat(found), len(features)).cpu().numpy()
-        for found in zip(*(model(part, directions) for part in parts), strict=True)
-    )
-    return VideoScores(p_anomaly, probabilities)
+    found = zip(*(model(part, directions) for part in parts), strict=True)
+    ordered = [time_order(torch.cat(part), len(features)).cpu().numpy() for part in found]
+    return VideoScores(*ordered[1:])
 
 
 def video_windows(features: Tensor, segments: int, segment_frames: int) -> Tensor:

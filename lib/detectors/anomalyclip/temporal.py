@@ -12,19 +12,14 @@ from detectors.training_protocol import AnomalyCLIPSettings
 
 
 class AxialAttention(nn.Module):
-    """Layer norm and multi-head self-attention along one axis of (B, E, S, F).
-
-    Axis 2 are segments, 3 frames; q, k and v have no bias.
-    """
+    """Layer norm and self-attention along axis 2 (segments) or 3 (frames) of (B, E, S, F)."""
 
     def __init__(self, axis: int, emb: int, heads: int) -> None:
         super().__init__()
         self.axis, self.heads = axis, heads
-        maps = {
-            "to_q": nn.Linear(emb, emb, bias=False),
-            "to_kv": nn.Linear(emb, 2 * emb, bias=False),
-        }
-        attention = nn.ModuleDict({**maps, "to_out": nn.Linear(emb, emb)})
+        to_q, to_kv = nn.Linear(emb, emb, bias=False), nn.Linear(emb, 2 * emb, bias=False)
+        maps = {"to_q": to_q, "to_kv": to_kv, "to_out": nn.Linear(emb, emb)}
+        attention = nn.ModuleDict(maps)
         self.fn = nn.ModuleDict({"norm": nn.LayerNorm(emb), "fn": attention})
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,10 +85,8 @@ class Encoder(nn.Module):
     def __init__(self, emb: int, length: int, settings: AnomalyCLIPSettings) -> None:
         super().__init__()
         self.positions = nn.Parameter(torch.randn(length, emb))
-        sizes = emb, settings.heads, 4 * emb
-        layers = (
-            nn.TransformerEncoderLayer(*sizes, batch_first=True) for _ in range(3 * settings.depth)
-        )
+        sizes, count = (emb, settings.heads, 4 * emb), 3 * settings.depth
+        layers = (nn.TransformerEncoderLayer(*sizes, batch_first=True) for _ in range(count))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -139,9 +132,5 @@ def _coupled(f: nn.Module, g: nn.Module) -> nn.ModuleDict:
 
 
 def _convolutions(emb: int) -> nn.Sequential:
-    return nn.Sequential(
-        ChannelNorm(emb),
-        nn.Conv2d(emb, 4 * emb, kernel_size=3, padding=1),
-        nn.LeakyReLU(),
-        nn.Conv2d(4 * emb, emb, kernel_size=3, padding=1),
-    )
+    wide, back = nn.Conv2d(emb, 4 * emb, 3, padding=1), nn.Conv2d(4 * emb, emb, 3, padding=1)
+    return nn.Sequential(ChannelNorm(emb), wide, nn.LeakyReLU(), back)

@@ -45,10 +45,7 @@ def select_segments(
 
 
 def likelihood(model: AnomalyCLIP, features: Tensor, logits: Tensor) -> Tensor:
-    """What ranks frames for the selection (B, S, F, C): the logits, or |x| whatever the class.
-
-    x are the recentred ``features`` (B, S, F, D); Table 9's row of feature magnitudes.
-    """
+    """What ranks frames (B, S, F, C): the logits, or |x| of recentred features (Table 9)."""
     if model.settings.selection == "likelihood":
         return logits
     return (features - model.prototype).norm(dim=-1, keepdim=True).expand_as(logits)
@@ -100,8 +97,7 @@ def fit(
 ) -> pd.DataFrame:
     """Train ``model`` in place; return the mean rate and loss terms of every epoch.
 
-    videos[i] (N_i, D) are frame features with the video-level class labels[i]. Raises InputError if
-    half a batch cannot be filled or a loss is not finite.
+    videos (N_i, D), labels their classes. InputError as for ``halves`` and ``train``.
     """
     s, device, rng = model.settings, model.prototype.device, np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)

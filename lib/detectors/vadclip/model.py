@@ -37,20 +37,15 @@ def prompt_layout(
     for c, (name, row) in enumerate(zip(names, tokens, strict=True)):
         m = int(row.argmax()) - 1
         if end[c] >= len(row):
-            raise InputError(
-                f"class {name}: {m} tokens, prefix {prefix} and postfix {postfix} do not fit into"
-                f" the {len(row)} of the text tower; lower prefix or postfix"
-            )
+            have = f"class {name}: {m} tokens, prefix {prefix} and postfix {postfix}"
+            raise InputError(f"{have} do not fit into the {len(row)} of the text tower; lower them")
         places = [0, *range(1 + prefix, 1 + prefix + m), int(end[c])]
         slots[c, places], learned[c, places] = row[: m + 2], False
     return embedding(slots).float(), learned, end
 
 
 def row_softmax(h: Tensor, valid: Tensor) -> Tensor:
-    """Softmax of each valid row over the valid columns, zero elsewhere.
-
-    h (..., T, T) with values up to about 1, so exp needs no shift; valid (B, T) -> (B, T, T).
-    """
+    """Softmax of h (..., T, T), values up to about 1, over valid (B, T) rows and columns."""
     weights = h.exp() * (valid[:, :, None] & valid[:, None, :])
     return weights / weights.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(h.dtype).tiny)
 
@@ -201,10 +196,8 @@ def score_video(
     x, lengths = x[lengths > 0], lengths[lengths > 0]  # what is all padding scores nothing
     parts = zip(x.split(CHUNKS), lengths.split(CHUNKS), strict=True)
     outputs = [model(part.to(text.device), n.to(text.device), text) for part, n in parts]
-    logits1, logits2, adapted = (
-        torch.cat(found).flatten(0, 1)[: len(features)].cpu()
-        for found in zip(*outputs, strict=True)
-    )
+    joined = (torch.cat(found).flatten(0, 1) for found in zip(*outputs, strict=True))
+    logits1, logits2, adapted = (found[: len(features)].cpu() for found in joined)
     probabilities = logits2.softmax(dim=-1)
     scores = (logits1.sigmoid().numpy(), 1 - probabilities[:, 0].numpy())
     anomaly, other = scores[::-1] if aligned else scores

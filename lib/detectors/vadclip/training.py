@@ -22,10 +22,7 @@ from media.errors import InputError
 
 
 def top_k_mean(values: Tensor, lengths: Tensor) -> Tensor:
-    """Mean over time of the K = floor(L / 16) + 1 largest values of each class: -> (B, C).
-
-    values (B, T, C); lengths (B,) is the number L of valid positions of each video.
-    """
+    """Mean of the floor(L / 16) + 1 largest values (B, T, C), of lengths L (B,): -> (B, C)."""
     rows = zip(values, lengths.tolist(), strict=True)
     return torch.stack([row[:n].topk(n // 16 + 1, dim=0).values.mean(dim=0) for row, n in rows])
 
@@ -60,9 +57,8 @@ def total_loss(
 def fit(model: VadCLIP, videos: Sequence[Features], targets: Tensor, seed: int) -> pd.DataFrame:
     """Train ``model`` in place; return the mean rate and loss terms of every epoch.
 
-    videos[i] (n_i, D) has the classes targets[i] of ``targets`` (N, C), which are 0 or 1; every
-    crop is a video of its own (official code). Raises InputError if videos, targets and batch size
-    do not fit, or if logits are not finite.
+    videos (n_i, D), targets (N, C) of 0 and 1; every crop is a video of its own (official code).
+    Raises InputError if videos, targets and batch size do not fit, or logits are not finite.
     """
     width, settings, rng = model.linear.in_features, model.settings, np.random.default_rng(seed)
     is_normal = targets[:, 0].bool()
@@ -89,10 +85,7 @@ def fit(model: VadCLIP, videos: Sequence[Features], targets: Tensor, seed: int) 
 
 
 def training_window(features: Tensor, length: int) -> tuple[Tensor, int]:
-    """(n, D) -> (length, D) and the valid length min(n, length): pooled if longer, else padded.
-
-    The bins of the pooling are the official ones, with edges floor(i n / length).
-    """
+    """(n, D) -> (length, D) and the valid length min(n, length): pooled if longer, else padded."""
     if (n := len(features)) > length:
         return segment_means(features, length), length
     return pad(features, (0, 0, 0, length - n)), n
