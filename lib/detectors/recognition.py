@@ -11,13 +11,7 @@ import numpy as np
 import pandas as pd
 
 from detectors.event_annotations import SNIPPET, VideoTruth, frame_class_truth, mask_runs
-from detectors.frame_metrics import (
-    FrameScores,
-    frame_auc,
-    interval,
-    metric_rows,
-    resampled_metrics,
-)
+from detectors.frame_metrics import FrameScores, frame_auc, interval, metric_rows, resampled_metrics
 from media.errors import InputError
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
