@@ -1,4 +1,4 @@
-"""The check of features names the rule that made them, and refuses those of another model."""
+"""The check of features: found by name, refused if another model's, the rule behind them named."""
 
 import shutil
 
@@ -9,9 +9,22 @@ import torch
 from alertclip.backbone import load_backbone
 from alertclip.model import AlertCLIP
 from detectors import check
-from detectors.check import extracted_anew, main, rule_table, verdict
+from detectors.check import (
+    check_space,
+    extracted_anew,
+    feature_index,
+    likely_model,
+    main,
+    rule_table,  # fmt: skip
+    summarise,
+    verdict,
+)
 from detectors.features import SnippetRule, embed_crops, extract_features, feature_file, take_crop
+from media.errors import InputError
 from media.video import probe, read_frames
+
+RNG = np.random.default_rng(0)
+CONE = RNG.normal(size=16)  # features of a model lie around one direction
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +83,71 @@ def test_the_command_reports_and_refuses(model, video, tmp_path, capsys):
     np.save(file, np.load(file)[:, ::-1])  # the same numbers, of another space
     with pytest.raises(SystemExit, match="features of another model than miniclip"):
         main(ask)
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def made(folder, name, rows=20, width=16, scale=10.0):
+    x = CONE[:width] if width <= 16 else RNG.normal(size=width)
+    path = folder / f"{name}.npy"
+    np.save(path, (scale * unit(x + 0.3 * RNG.normal(size=(rows, width)))).astype(np.float16))
+    return path
+
+
+def known(direction=CONE):
+    return {"class prompts": unit(direction + RNG.normal(size=(3, 16)))}
+
+
+def test_files_are_found_by_name_in_any_folder(tmp_path):
+    (tmp_path / "XDTestClipFeatures").mkdir()
+    path = made(tmp_path / "XDTestClipFeatures", "v=a.b__#1_label_A__0")
+    assert feature_index(tmp_path) == {"v=a.b__#1_label_A__0": path}
+    made(tmp_path, path.stem)
+    with pytest.raises(InputError, match="share a name"):
+        feature_index(tmp_path)
+    with pytest.raises(InputError, match="no feature files"):
+        feature_index(tmp_path / "absent")
+
+
+def test_features_of_another_model_are_refused(tmp_path):
+    files = [made(tmp_path, f"v{i}") for i in range(4)]
+    summary = summarise(files)
+    check_space(summary, known(), "tiny")
+    away = CONE[::-1] - (CONE[::-1] @ unit(CONE)) * unit(CONE)  # at a right angle
+    with pytest.raises(InputError, match=r"another model than tiny: .* with class prompts"):
+        check_space(summary, {"class prompts": away[None]}, "tiny")
+    with pytest.raises(InputError, match="width 768, but tiny makes 16; .* likely of ViT-L/14"):
+        check_space(summarise([made(tmp_path, "wide", width=768)]), known(), "tiny")
+    with pytest.raises(InputError, match="1 of 5 sampled files hold unit rows"):
+        check_space(summarise([*files, made(tmp_path, "unit", scale=1)]), known(), "tiny")
+    with pytest.raises(InputError, match="other.npy: width 8, but .*v0.npy has 16"):
+        summarise([files[0], made(tmp_path, "other", width=8)])
+
+
+def real(shared_data):
+    folder = shared_data / "clip_features"
+    names = ("ucf_crime", "xd_violence", "shanghaitech")
+    text = {n: unit(np.load(folder / f"text/{n}_class_prompts.npy").astype(float)) for n in names}
+    return folder, text
+
+
+def test_real_features_are_told_from_those_of_another_model(shared_data):
+    folder, text = real(shared_data)
+    files = [*sorted(folder.glob("ucf_frames/*.npy")), *sorted(folder.glob("snippets/*.npy"))]
+    for file in files:
+        summary = summarise([file])
+        found = check_space(summary, text, "").values()
+        assert min(found) > 0.19 and max(found) < 0.26
+        assert "ViT-B-16" in likely_model(summary)
+    whole, rng, refused = summarise(files), np.random.default_rng(0), 0
+    for _ in range(200):  # another model: the same cones along other axes
+        other = {name: t[:, rng.permutation(512)] for name, t in text.items()}
+        try:
+            check_space(whole, other, "ViT-B-32-quickgelu")
+        except InputError as error:
+            refused += "likely of OpenAI's ViT-B/16" in str(error)
+    assert refused >= 195  # by chance, .7 % of such cones lie less than 84 degrees apart
+    with pytest.raises(InputError, match="5 of 11 sampled files hold unit rows"):
+        check_space(whole, text, "ViT-B-16-quickgelu")

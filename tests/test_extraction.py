@@ -17,7 +17,7 @@ from companion.sources import missing_data
 from companion.tuned_models import available_stages, stage_model
 from companion.workflow import runnable
 from companion.zero_shot_tables import zero_shot_table
-from detectors.released_features import anchors
+from detectors.check import anchors
 from media.errors import InputError
 from media.files import Shard
 

@@ -29,6 +29,7 @@ from detectors.benchmarks import (
     read_truth,
     training_videos,
 )
+from detectors.check import anchors, check_rate, check_space, feature_index, summarise
 from detectors.event_annotations import SNIPPET, video_name
 from detectors.features import (
     SnippetRule,
@@ -41,7 +42,6 @@ from detectors.features import (
 )
 from detectors.fitting import EvaluationSet, TrainingSet, class_prompts
 from detectors.mil import HEADS
-from detectors.released_features import anchors, check_rate, check_space, feature_index, summarise
 from detectors.training_protocol import Detector
 from media.cache import FrameCache
 from media.errors import InputError

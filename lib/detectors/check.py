@@ -7,14 +7,18 @@ python -m detectors.check UCFClipFeatures --model ... --video Abuse001_x264.mp4
 With ``--model``: the mean cosine with class prompts, which tells another model's features. With
 ``--video`` too: some of its features are extracted anew under each documented rule (resize, crop,
 frame of a snippet), and the table shows which one gives those of the file.
+
+VadCLIP's authors release ``<name>__<crop>.npy``, a row per 16 frames; AnomalyCLIP's layout is
+``<name>.npy``, a row per frame. Both may lie below one folder, in any subfolders.
 """
 
 import argparse
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,17 +27,113 @@ from sklearn.preprocessing import normalize
 
 from alertclip.model import AlertCLIP
 from alertclip.score import load_model
-from detectors import released_features as released
 from detectors.benchmarks import load_benchmark
+from detectors.event_annotations import VideoTruth
 from detectors.features import MARGIN, SnippetRule, embed_crops, read_features, take_crop
 from detectors.fitting import class_prompts
 from media.errors import InputError
 from media.video import probe, read_frames
 
+SAMPLE = 24  # files that a check reads, evenly spaced
+# Of eleven real files of OpenAI's ViT-B/16, the mean cosine with class prompts is .20 to .25. In a
+# space of D dimensions that is not theirs it is 0 with a deviation of 1 / sqrt(D), .04 for 512.
+LEAST_COSINE = 0.1
+WIDTHS = {512: "ViT-B/16 or ViT-B/32", 640: "RN101 or RN50x4", 768: "ViT-L/14",
+          1024: "RN50, ViT-H/14 or I3D", 2048: "I3D or ResNet-50"}  # fmt: skip
+PEAK = 442  # holds .5 to .7 of the mean direction in those files, whatever the video
+B16 = "OpenAI's ViT-B/16, as VadCLIP's and AnomalyCLIP's are: backbone=ViT-B-16-quickgelu"
 ROWS = 6  # features of a video that are extracted anew, evenly spaced
 EXACT = 0.999  # mean cosine of a rule that fits: decoders and half precision differ
 ALIKE = 2e-4  # rules whose cosines differ by less cannot be told apart
 Rules = dict[tuple[str, str, str], np.ndarray]  # features (n, D) by resize, crop and frames
+
+
+class FeatureSummary(NamedTuple):
+    """A sample of files: the first, mean length of a row per file, mean unit row (D,)."""
+
+    first: Path
+    norms: np.ndarray
+    direction: np.ndarray
+
+
+def feature_index(folder: Path) -> dict[str, Path]:
+    """Every .npy file below ``folder`` by its stem; InputError if none, or two share a name."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*.npy")):
+        if path.stem in found:
+            raise InputError(f"{path} and {found[path.stem]} share a name; keep one")
+        found[path.stem] = path
+    if not found:
+        raise InputError(f"{folder}: no feature files (.npy) below it; check the path of features")
+    return found
+
+
+def summarise(files: Sequence[Path]) -> FeatureSummary:
+    """Read up to ``SAMPLE`` of the files; InputError names one of another width or without rows."""
+    chosen = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, SAMPLE).astype(int))]
+    norms, means = [], []
+    for path in chosen:
+        length = np.linalg.norm(features := read_features(path), axis=1, keepdims=True)
+        if not length.all():
+            raise InputError(f"{path}: row {length.argmin()} is zero; extract it again")
+        means.append((features / length).mean(axis=0))
+        norms.append(length.mean())
+        if (width := features.shape[1]) != len(means[0]):
+            raise InputError(f"{path}: width {width}, but {chosen[0]} has {len(means[0])}")
+    return FeatureSummary(chosen[0], np.array(norms), np.mean(means, axis=0))
+
+
+@torch.inference_mode()
+def anchors(model: AlertCLIP, prompts: Sequence[str]) -> dict[str, np.ndarray]:
+    """Unit vectors (n, D) that tell a model's space: of class prompts, a grey and a noisy image."""
+    own = torch.Generator().manual_seed(0)  # a check must not seed what follows
+    noise = torch.randint(0, 256, (3, *model.image_size), generator=own)
+    images = torch.stack([torch.full_like(noise, 128), noise]).to(torch.uint8)
+    v = model.image_features(images.to(model.mean.device)).float().cpu()
+    text = model.encode_text(list(prompts)).float().cpu()
+    return {"class prompts": text.numpy(), "blank images": normalize(v.numpy())}
+
+
+def likely_model(summary: FeatureSummary) -> str:
+    """What made features of this width and direction, as far as these tell."""
+    b16 = len(summary.direction) == 512 and np.abs(summary.direction).argmax() == PEAK
+    return B16 if b16 else WIDTHS.get(len(summary.direction), "a model that is not known here")
+
+
+def check_space(
+    summary: FeatureSummary, known: Mapping[str, np.ndarray], backbone: str
+) -> dict[str, float]:
+    """Mean cosine of a feature with each kind of anchor.
+
+    Raises InputError, naming what made them, if features are not ``backbone``'s, or mixed.
+    """
+    width, own = next(iter(known.values())).shape[1], len(summary.direction)
+    where = f"{summary.first}: features of"
+    instead = f"likely of {likely_model(summary)}; set backbone and pretrained to that model"
+    if own != width:
+        raise InputError(f"{where} width {own}, but {backbone} makes {width}; they are {instead}")
+    found = {name: float((v @ summary.direction).mean()) for name, v in known.items()}
+    if max(found.values()) < LEAST_COSINE:
+        listed = ", ".join(f"{value:.2f} with {name}" for name, value in found.items())
+        least = f"their mean cosine is {listed}, where {LEAST_COSINE} is the least"
+        raise InputError(f"{where} another model than {backbone}: {least}; they are {instead}")
+    unit = np.isclose(summary.norms, 1, atol=0.02)
+    if unit.any() and not unit.all():
+        count = f"{unit.sum()} of {len(unit)} sampled files hold unit rows"
+        raise InputError(f"{where} two kinds: {count} and the others do not; bring all to one form")
+    return found
+
+
+def check_rate(
+    rows: Mapping[str, int], truths: Sequence[VideoTruth], length: int, where: Path
+) -> None:
+    """Raise InputError if events and features, ``rows`` of ``length`` frames, have two clocks."""
+    ends = [t.spans[-1][1] / (length * rows[t.name]) for t in truths if t.spans and t.name in rows]
+    share = float(np.median(ends)) if ends else 0.5
+    if not 0.07 <= share <= 1.1:
+        what = f"at {length} frames per feature, the last event ends at {share:.2f} of a video"
+        named = "snippet_length (NAME__CROP.npy) or frame_stride (NAME.npy)"
+        raise InputError(f"{where}: {what} (median; .07 to 1.1 is plausible): set {named}")
 
 
 def extracted_anew(model: AlertCLIP, path: Path, count: int) -> tuple[np.ndarray, Rules]:
@@ -89,21 +189,21 @@ def check(args: argparse.Namespace) -> None:
     """Print what the command line asks for; InputError where features do not fit the model."""
     if args.video and not args.model:
         raise InputError("--video needs --model, whose features are compared")
-    index = released.feature_index(args.features)
-    summary = released.summarise(list(index.values()))
+    index = feature_index(args.features)
+    summary = summarise(list(index.values()))
     low, high = summary.norms.min(), summary.norms.max()
     ends = Counter("".join(re.findall(r"__\d+$", name)) for name in index)
     names = ", ".join(f"{n} as NAME{end}.npy" for end, n in sorted(ends.items()))
     print(f"layout: {names}; {len(summary.direction)} wide")
     print(f"length of a row: {low:.2f} to {high:.2f}{' (unit)' if high < 1.02 else ''}")
-    print(f"likely model: {released.likely_model(summary)}")
+    print(f"likely model: {likely_model(summary)}")
     if not args.model:
         return
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, line = load_model(args.model, args.pretrained, device)
     benchmark = load_benchmark(args.benchmark)
-    known = released.anchors(model, class_prompts(benchmark, benchmark.classes))
-    found = released.check_space(summary, known, args.model).items()
+    known = anchors(model, class_prompts(benchmark, benchmark.classes))
+    found = check_space(summary, known, args.model).items()
     print(f"model: {line}; {', '.join(f'cosine with {name} {v:.2f}' for name, v in found)}")
     if args.video:
         check_video(index, args.video, model)
