@@ -7,14 +7,8 @@ from tiny_detectors import NAMES, anomalyclip, clip, random, tokenize, training_
 from torch import Tensor
 
 from detectors.anomalyclip import model as network
+from detectors.anomalyclip import training
 from detectors.anomalyclip.model import aggregate, score_video
-from detectors.anomalyclip.training import (
-    fit,
-    likelihood,
-    select_segments,
-    total_loss,
-    training_sample,
-)
 from detectors.detector_parts import VideoScores
 from detectors.training_protocol import AnomalyCLIPSettings
 from media.errors import InputError
@@ -49,7 +43,7 @@ def test_directions_of_fixed_words_and_of_points_without_text():
     away = clip().encode_text(tokenize(texts)) - m
     torch.testing.assert_close(before, away / away.norm(dim=1, keepdim=True), atol=1e-5, rtol=1e-5)
     videos, kinds, _ = training_videos()
-    fit(model, videos, [2 if kind == 0 else kind - 1 for kind in kinds], 0)
+    training.fit(model, videos, [2 if kind == 0 else kind - 1 for kind in kinds], 0)
     assert torch.equal(model.directions(), before)  # nothing of them is learned
     free = anomalyclip(directions="free")
     assert not hasattr(free, "text_encoder")
@@ -64,10 +58,10 @@ def test_cosines_are_of_clips_own_space_and_magnitudes_of_the_recentred_one():
     logits, *_ = model(features, model.directions())
     expected = torch.cosine_similarity(features[..., None, :], text, dim=-1)
     torch.testing.assert_close(logits, expected)
-    ranks = likelihood(anomalyclip(selection="magnitude"), features, logits)
+    ranks = training.likelihood(anomalyclip(selection="magnitude"), features, logits)
     expected = (features - m).square().sum(dim=-1, keepdim=True).sqrt().expand(2, 4, 2, 3)
     torch.testing.assert_close(ranks, expected)
-    assert likelihood(model, features, logits) is logits
+    assert training.likelihood(model, features, logits) is logits
 
 
 def test_a_name_that_is_too_long_is_named():
@@ -111,7 +105,7 @@ def selection_logits() -> Tensor:
 
 
 def chosen(mask: Tensor, k: int = 3) -> list[list[list[int]]]:
-    found = select_segments(selection_logits(), torch.tensor([0, 1]), mask, k, k)
+    found = training.select_segments(selection_logits(), torch.tensor([0, 1]), mask, k, k)
     return [part.tolist() for part in found]
 
 
@@ -183,17 +177,17 @@ def test_losses_are_their_definitions(variant):
     logits, p, column, picks = loss_case()
     settings = AnomalyCLIPSettings(normal_id=2, variant=variant)
     output = logits, p, aggregate(logits, p, 2)
-    found = total_loss(output, column, picks, settings)
+    found = training.total_loss(output, column, picks, settings)
     expected = terms_by_definition(logits, p, column.tolist(), picks, variant)
     assert [t.item() for t in found.values()][1:] == pytest.approx(expected, rel=1e-12)
     weights = [1, 1, 1, 1, 1, 8e-3, 8e-4]
     assert found["total"].item() == pytest.approx(np.dot(weights, expected), rel=1e-12)
     settings = settings.model_copy(update={"left_out": ("abnormal_top", "smoothness")})
-    less = total_loss(output, column, picks, settings)
+    less = training.total_loss(output, column, picks, settings)
     expected = found["total"] - found["abnormal_top"] - 8e-4 * found["smoothness"]
     assert less["total"].item() == pytest.approx(expected.item(), rel=1e-12)
     settings = settings.model_copy(update={"extra": ("direction_bottom", "direction_normal_top")})
-    more = total_loss(output, column, picks, settings)
+    more = training.total_loss(output, column, picks, settings)
     bottom = [logits[v, i, :, column[v]] for v in range(3) for i in picks[1][v]]
     tops = torch.stack([logits[v + 3, i] for v in range(3) for i in picks[2][v]])
     added = [torch.stack(bottom).mean(), (tops if variant == "paper" else tops.amax(-1)).mean()]
@@ -204,14 +198,16 @@ def test_losses_are_their_definitions(variant):
 
 @pytest.mark.parametrize("frames", [100, 511, 512])
 def test_training_sample_is_consecutive_and_loops(frames):
-    sample = training_sample(torch.arange(frames)[:, None], 32, 16, np.random.default_rng(0))
+    sample = training.training_sample(
+        torch.arange(frames)[:, None], 32, 16, np.random.default_rng(0)
+    )
     expected = (15 * torch.arange(32)[:, None] + torch.arange(16)) % frames
     assert torch.equal(sample[..., 0], expected)
 
 
 def test_segments_of_a_long_video_start_anywhere_in_their_block():
     ramp, rng = torch.arange(5000)[:, None], np.random.default_rng(0)
-    starts = torch.stack([training_sample(ramp, 32, 16, rng)[:, 0, 0] for _ in range(200)])
+    starts = torch.stack([training.training_sample(ramp, 32, 16, rng)[:, 0, 0] for _ in range(200)])
     assert (starts - 155 * torch.arange(32)).unique().tolist() == list(range(141))
 
 

@@ -9,18 +9,9 @@ import pytest
 import yaml
 
 from companion.detector_tables import held_scores
+from detectors import event_annotations as events
 from detectors.benchmarks import BENCHMARKS, load_benchmark, read_list, read_truth, training_videos
-from detectors.event_annotations import (
-    VideoTruth,
-    frame_class_truth,
-    frame_truth,
-    read_mask,
-    read_tracks,
-    read_ucf,
-    read_vector,
-    read_xd,
-    xd_classes,
-)
+from detectors.event_annotations import VideoTruth, frame_class_truth, frame_truth
 from media.errors import InputError
 
 UCF, XD = load_benchmark("ucf_crime"), load_benchmark("xd_violence")
@@ -36,11 +27,11 @@ def written(tmp_path, *lines, name="rows.txt", end="\n", bom=""):
 
 
 def ucf(path):
-    return read_ucf(path, UCF.classes, UCF.normal_class)
+    return events.read_ucf(path, UCF.classes, UCF.normal_class)
 
 
 def xd(path, **options):
-    return read_xd(path, XD.codes, XD.normal_class, **options)
+    return events.read_xd(path, XD.codes, XD.normal_class, **options)
 
 
 @pytest.mark.parametrize("name", yaml.safe_load(BENCHMARKS.read_text()))
@@ -110,9 +101,12 @@ def test_ucf_rows(tmp_path):
     assert table["Normal_Videos_003_x264"] == VideoTruth("Normal_Videos_003_x264", (), (), False)
 
 
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
+def tracks(path):
+    return events.read_tracks("abnormal_scene_1_scenario_1", path)
+
+
+BAD_ROWS = {
+    ucf: (ROW, [
         ("Abuse1  Abuse  165  240", "expected name, class and four"),
         ("Abuse1  Abusing  165  240  -1  -1", "class Abusing"),
         ("Abuse1  Abuse  165  x  -1  -1", "165 x are not two frame numbers"),
@@ -120,12 +114,26 @@ def test_ucf_rows(tmp_path):
         ("Abuse1  Abuse  -1  -1  -1  -1", "0 events in a video of class Abuse"),
         ("Normal1  Normal  3  9  -1  -1", "1 events in a video of class Normal"),
         ("Abuse028_x264.mp4  Abuse  165  240  -1  -1", "Abuse028_x264 stands twice"),
-    ],
-)
-def test_bad_ucf_rows_name_their_line(tmp_path, row, message):
-    path = written(tmp_path, ROW, "", row)
-    with pytest.raises(InputError, match=re.escape(f"{path}, line 3: ") + message):
-        ucf(path)
+    ]),
+    xd: ("v=c__#1_label_G-0-0 0 15", [
+        (f"{FIGHT} 0 15 20", "3 fields"),
+        (f"{FIGHT}", "0 fields"),
+        ("v=x__#1_label_A 0 15", ".*normal video"),
+        ("v=x__#1_label_B3-0-0 0 15", "code B3"),
+        ("v=x__#1_label_A-B1-0 0 15", ".*must be either"),
+        ("v=x__#1 0 15", ".*does not end in _label_"),
+    ]),
+    tracks: ("1,2,3", [("1 23 25", " are not two frame numbers"), ("1,4,3", "event 4 3")]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("read", BAD_ROWS)
+def test_bad_rows_name_their_line(tmp_path, read):
+    good, rows = BAD_ROWS[read]
+    for row, message in rows:
+        path = written(tmp_path, good, "", row)
+        with pytest.raises(InputError, match=re.escape(f"{path}, line 3: ") + message):
+            read(path)
 
 
 def test_xd_rows(tmp_path):
@@ -137,31 +145,21 @@ def test_xd_rows(tmp_path):
     truth = xd(path, by_class=True)[both]
     assert truth.classes == ("explosion", "shooting")
     assert truth.span_classes == ("shooting", "explosion")
-    for row, message in {
-        f"{FIGHT} 0 15 20": "3 fields",
-        f"{FIGHT}": "0 fields",
-        "v=x__#1_label_A 0 15": "normal video",
-        "v=x__#1_label_B3-0-0 0 15": "code B3",
-        "v=x__#1_label_A-B1-0 0 15": "must be either",
-        "v=x__#1 0 15": "does not end in _label_",
-    }.items():
-        with pytest.raises(InputError, match=f"rows.txt, line 1: .*{message}"):
-            xd(written(tmp_path, row))
-    assert xd_classes("v=x__#1_label_A", XD.codes, "normal", "") == ()
+    assert events.xd_classes("v=x__#1_label_A", XD.codes, "normal", "") == ()
 
 
 def test_shanghaitech_masks(tmp_path):
     path = tmp_path / "01_0014.npy"
     np.save(path, np.array([0, 1, 1, 0, 255], np.uint8))
-    truth = read_mask("01_0014", path)
+    truth = events.read_mask("01_0014", path)
     assert truth == VideoTruth("01_0014", (), ((1, 3), (4, 5)), True, frames=5)
     assert frame_truth(truth, 4).tolist() == [False, True, True, False]  # less than a snippet off
     with pytest.warns(UserWarning, match="01_0014: 5 annotated frames, but 32 with a score"):
         assert held_scores(truth, np.zeros(2), 16).truth.sum() == 3
-    made_for_training = read_mask("01_002", tmp_path / "01_002.npy")  # no mask
+    made_for_training = events.read_mask("01_002", tmp_path / "01_002.npy")  # no mask
     assert not made_for_training.is_abnormal
     with pytest.raises(InputError, match="01_0015.npy"):
-        read_mask("01_0015", tmp_path / "01_0015.npy")
+        events.read_mask("01_0015", tmp_path / "01_0015.npy")
 
 
 def test_shanghaitech_classes_come_from_labelled_lists(tmp_path):
@@ -186,11 +184,9 @@ def test_shanghaitech_classes_come_from_labelled_lists(tmp_path):
 
 def test_ubnormal_tracks_are_inclusive(tmp_path):
     path = written(tmp_path, "1,23,25", "2,30.0,31.0")
-    truth = read_tracks("abnormal_scene_1_scenario_1", path)
+    truth = tracks(path)
     assert truth.spans == ((23, 26), (30, 32)) and truth.is_abnormal
-    assert not read_tracks("normal_scene_1_scenario_1", tmp_path / "absent").is_abnormal
-    with pytest.raises(InputError, match="rows.txt, line 1"):
-        read_tracks("abnormal_scene_1_scenario_1", written(tmp_path, "1 23 25"))
+    assert not events.read_tracks("normal_scene_1_scenario_1", tmp_path / "absent").is_abnormal
 
 
 def test_msad_vector_is_cut_by_snippets(tmp_path):
@@ -199,24 +195,24 @@ def test_msad_vector_is_cut_by_snippets(tmp_path):
     vector[[20, 31]] = 1
     path = tmp_path / "gt.npy"
     np.save(path, vector)
-    fire, normal = read_vector(path, names, counts, ["Fire"])
+    fire, normal = events.read_vector(path, names, counts, ["Fire"])
     assert (fire.classes, fire.spans) == (("Fire",), ((20, 21), (31, 32)))
     assert not normal.is_abnormal
     with pytest.raises(InputError, match="MSAD_normal_testing_1 has abnormal frames"):
-        read_vector(path, names[::-1], counts | {"MSAD_normal_testing_1": 2, "Fire_1": 1}, ["Fire"])
+        events.read_vector(path, names[::-1], dict(zip(names, (1, 2), strict=True)), ["Fire"])
     with pytest.raises(InputError, match="48 frames, but the list's snippets make 80"):
-        read_vector(path, names, counts | {"Fire_1": 4}, ["Fire"])
+        events.read_vector(path, names, counts | {"Fire_1": 4}, ["Fire"])
     np.save(path, np.append(vector, [1, 1, 1]))  # three frames too many
     with pytest.warns(UserWarning, match="51 frames, .* make 48: MSAD_normal_testing_1 is cut"):
-        assert read_vector(path, names, counts, ["Fire"]) == [fire, normal]
+        assert events.read_vector(path, names, counts, ["Fire"]) == [fire, normal]
     np.save(path, vector[:-5])
     with pytest.warns(UserWarning, match="43 frames, .* make 48"):
-        assert read_vector(path, names, counts, ["Fire"]) == [fire, normal]
+        assert events.read_vector(path, names, counts, ["Fire"]) == [fire, normal]
     np.save(path, np.concatenate([vector[:32], np.ones(70), vector[32:]]))  # of three others
     between = [names[0], "Fire_2", "Fire_3", "MSAD_normal_testing_9", names[1]]
-    assert read_vector(path, between, counts, ["Fire"]) == [fire, normal]
+    assert events.read_vector(path, between, counts, ["Fire"]) == [fire, normal]
     with pytest.raises(InputError, match="118 frames do not fit the videos at hand; fetch Fire_2"):
-        read_vector(path, [*between, "Fire_4"], counts, ["Fire"])  # of the last one nothing is left
+        events.read_vector(path, [*between, "Fire_4"], counts, ["Fire"])  # nothing is left of it
 
 
 def test_lists_match_exact_names(tmp_path):

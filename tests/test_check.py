@@ -9,16 +9,6 @@ import torch
 from alertclip.backbone import load_backbone
 from alertclip.model import AlertCLIP
 from detectors import check
-from detectors.check import (
-    check_space,
-    extracted_anew,
-    feature_index,
-    likely_model,
-    main,
-    rule_table,  # fmt: skip
-    summarise,
-    verdict,
-)
 from detectors.features import SnippetRule, embed_crops, extract_features, feature_file, take_crop
 from media.errors import InputError
 from media.video import probe, read_frames
@@ -46,12 +36,12 @@ def test_our_own_rule_is_named(model, video, tmp_path):
     rule = SnippetRule(8, 8, 10)
     [folder] = extract_features([model], {video: [7]}, rule, tmp_path / "f", tmp_path / "cache", 1)
     features = np.load(feature_file(folder, video, 7)).astype(np.float16)  # as it is released
-    rows, rules = extracted_anew(model, video, len(features))
-    table = rule_table(features[rows], rules)
+    rows, rules = check.extracted_anew(model, video, len(features))
+    table = check.rule_table(features[rows], rules)
     expected = "fits: frames: mean of 8; squashed, crop 7 of 146 x 146 (cosine 1.0"
-    assert verdict(table).startswith(expected)
+    assert check.verdict(table).startswith(expected)
     alike = table.assign(cosine=0.9999)
-    assert verdict(alike).startswith(f"{len(table)} rules give the same here")
+    assert check.verdict(alike).startswith(f"{len(table)} rules give the same here")
 
 
 @torch.inference_mode()
@@ -60,11 +50,11 @@ def test_another_resize_is_named(model, video):
     width = round(128 * 8 / 7 * info.width / info.height)
     frames = torch.from_numpy(read_frames(video, range(0, info.frames - 7, 8), (146, width), info))
     features = embed_crops(model, take_crop(frames, (128, 128), 4), SnippetRule(1, 1, 1))[0]
-    rows, rules = extracted_anew(model, video, len(features))
-    table = rule_table(features[rows], rules)
-    assert f"first; short side, crop 4 of 146 x {width} (cosine 1.0" in verdict(table)
+    rows, rules = check.extracted_anew(model, video, len(features))
+    table = check.rule_table(features[rows], rules)
+    assert f"first; short side, crop 4 of 146 x {width} (cosine 1.0" in check.verdict(table)
     wrong = table.assign(cosine=table["cosine"] - 0.1)
-    assert verdict(wrong).startswith("no rule fits; nearest: frames: first; short side")
+    assert check.verdict(wrong).startswith("no rule fits; nearest: frames: first; short side")
 
 
 def test_the_command_reports_and_refuses(model, video, tmp_path, capsys):
@@ -72,17 +62,17 @@ def test_the_command_reports_and_refuses(model, video, tmp_path, capsys):
         [model], {video: [0]}, SnippetRule(8, 1, 1), tmp_path / "f", tmp_path / "cache", 1
     )
     ask = [str(folder), "--model", "miniclip", "--benchmark", "miniworld"]
-    main([*ask, "--video", str(video)])
+    check.main([*ask, "--video", str(video)])
     said = capsys.readouterr().out
     assert "layout: 1 as NAME__0.npy; 128 wide" in said and "1 per 8.00" in said
     assert "cosine with class prompts 0." in said and "fits: frames: middle" in said
     other = shutil.copy(video, tmp_path / "other.mp4")
     with pytest.raises(SystemExit, match="other: no feature file of this name"):
-        main([*ask, "--video", str(other)])
+        check.main([*ask, "--video", str(other)])
     file = feature_file(folder, video, 0)
     np.save(file, np.load(file)[:, ::-1])  # the same numbers, of another space
     with pytest.raises(SystemExit, match="features of another model than miniclip"):
-        main(ask)
+        check.main(ask)
 
 
 def unit(x):
@@ -103,27 +93,29 @@ def known(direction=CONE):
 def test_files_are_found_by_name_in_any_folder(tmp_path):
     (tmp_path / "XDTestClipFeatures").mkdir()
     path = made(tmp_path / "XDTestClipFeatures", "v=a.b__#1_label_A__0")
-    assert feature_index(tmp_path) == {"v=a.b__#1_label_A__0": path}
+    assert check.feature_index(tmp_path) == {"v=a.b__#1_label_A__0": path}
     made(tmp_path, path.stem)
     with pytest.raises(InputError, match="share a name"):
-        feature_index(tmp_path)
+        check.feature_index(tmp_path)
     with pytest.raises(InputError, match="no feature files"):
-        feature_index(tmp_path / "absent")
+        check.feature_index(tmp_path / "absent")
 
 
 def test_features_of_another_model_are_refused(tmp_path):
     files = [made(tmp_path, f"v{i}") for i in range(4)]
-    summary = summarise(files)
-    check_space(summary, known(), "tiny")
+    summary = check.summarise(files)
+    check.check_space(summary, known(), "tiny")
     away = CONE[::-1] - (CONE[::-1] @ unit(CONE)) * unit(CONE)  # at a right angle
     with pytest.raises(InputError, match=r"another model than tiny: .* with class prompts"):
-        check_space(summary, {"class prompts": away[None]}, "tiny")
+        check.check_space(summary, {"class prompts": away[None]}, "tiny")
     with pytest.raises(InputError, match="width 768, but tiny makes 16; .* likely of ViT-L/14"):
-        check_space(summarise([made(tmp_path, "wide", width=768)]), known(), "tiny")
+        check.check_space(check.summarise([made(tmp_path, "wide", width=768)]), known(), "tiny")
     with pytest.raises(InputError, match="1 of 5 sampled files hold unit rows"):
-        check_space(summarise([*files, made(tmp_path, "unit", scale=1)]), known(), "tiny")
+        check.check_space(
+            check.summarise([*files, made(tmp_path, "unit", scale=1)]), known(), "tiny"
+        )
     with pytest.raises(InputError, match="other.npy: width 8, but .*v0.npy has 16"):
-        summarise([files[0], made(tmp_path, "other", width=8)])
+        check.summarise([files[0], made(tmp_path, "other", width=8)])
 
 
 def real(shared_data):
@@ -137,17 +129,17 @@ def test_real_features_are_told_from_those_of_another_model(shared_data):
     folder, text = real(shared_data)
     files = [*sorted(folder.glob("ucf_frames/*.npy")), *sorted(folder.glob("snippets/*.npy"))]
     for file in files:
-        summary = summarise([file])
-        found = check_space(summary, text, "").values()
+        summary = check.summarise([file])
+        found = check.check_space(summary, text, "").values()
         assert min(found) > 0.19 and max(found) < 0.26
-        assert "ViT-B-16" in likely_model(summary)
-    whole, rng, refused = summarise(files), np.random.default_rng(0), 0
+        assert "ViT-B-16" in check.likely_model(summary)
+    whole, rng, refused = check.summarise(files), np.random.default_rng(0), 0
     for _ in range(200):  # another model: the same cones along other axes
         other = {name: t[:, rng.permutation(512)] for name, t in text.items()}
         try:
-            check_space(whole, other, "ViT-B-32-quickgelu")
+            check.check_space(whole, other, "ViT-B-32-quickgelu")
         except InputError as error:
             refused += "likely of OpenAI's ViT-B/16" in str(error)
     assert refused >= 195  # by chance, .7 % of such cones lie less than 84 degrees apart
     with pytest.raises(InputError, match="5 of 11 sampled files hold unit rows"):
-        check_space(whole, text, "ViT-B-16-quickgelu")
+        check.check_space(whole, text, "ViT-B-16-quickgelu")

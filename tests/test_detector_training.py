@@ -9,15 +9,10 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from detectors import fitting
+from detectors import training_protocol as protocol
 from detectors.anomalyclip import training as anomalyclip_training
 from detectors.benchmarks import load_benchmark
 from detectors.detector_parts import paired_batches
-from detectors.training_protocol import (
-    AnomalyCLIPSettings,
-    DetectorParams,
-    VadCLIPSettings,
-    detector_settings,
-)
 from detectors.vadclip import training as vadclip_training
 from detectors.vadclip.model import VadCLIP
 from media.errors import InputError
@@ -143,7 +138,7 @@ def test_batches_are_paired_and_cycle_the_shorter_pool(count):
 
 @pytest.mark.parametrize(("size", "balanced", "sizes"), [(4, True, [4, 4]), (5, False, [5, 5, 2])])
 def test_batches_of_vadclip_are_balanced_or_complete(size, balanced, sizes):
-    settings = VadCLIPSettings(batch_size=size, balanced=balanced)
+    settings = protocol.VadCLIPSettings(batch_size=size, balanced=balanced)
     is_normal, rng = [True] * 7 + [False] * 5, np.random.default_rng(0)
     batches = list(vadclip_training.epoch_batches(is_normal, settings, rng))
     assert [len(batch) for batch in batches] == sizes  # 4: 5 // 2 of the scarcer kind
@@ -152,13 +147,9 @@ def test_batches_of_vadclip_are_balanced_or_complete(size, balanced, sizes):
 
 
 def test_learning_rate_of_anomalyclip_per_epoch():
-    official, paper = (
-        [
-            anomalyclip_training.learning_rate_factor(epoch, AnomalyCLIPSettings(variant=variant))
-            for epoch in range(51)
-        ]
-        for variant in ("official", "paper")
-    )
+    variants = [protocol.AnomalyCLIPSettings(variant=name) for name in ("official", "paper")]
+    factor = anomalyclip_training.learning_rate_factor
+    official, paper = ([factor(epoch, variant) for epoch in range(51)] for variant in variants)
     assert official[:6] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
     assert official[27] == pytest.approx(0.5 * (1 + np.cos(np.pi * 22 / 45)))
     assert 0 < official[49] < 2e-3 and official[50] == 0
@@ -182,12 +173,12 @@ ANOMALY = "normal_id learning_rate epochs warmup_epochs emb_size depth inputs be
     ],
 )
 def test_presets_are_the_published_ones(kind, preset, variant, expected):
-    params = DetectorParams(**{f"{kind}_preset": preset, "variant": variant})
-    settings = detector_settings(kind, params)
+    params = protocol.DetectorParams(**{f"{kind}_preset": preset, "variant": variant})
+    settings = protocol.detector_settings(kind, params)
     names = (VAD if kind == "vadclip" else ANOMALY).split()
     assert tuple(getattr(settings, name) for name in names) == expected
     changed = params.model_copy(update={f"{kind}_changes": {"epochs": 33}})
-    assert detector_settings(kind, changed) == settings.model_copy(update={"epochs": 33})
+    assert protocol.detector_settings(kind, changed) == settings.model_copy(update={"epochs": 33})
 
 
 @pytest.mark.parametrize(
@@ -203,4 +194,4 @@ def test_presets_are_the_published_ones(kind, preset, variant, expected):
 )
 def test_misfit_settings_are_named(kind, changes, message):
     with pytest.raises(InputError, match=f"{kind}_changes: .*{message}"):
-        detector_settings(kind, DetectorParams(**{f"{kind}_changes": changes}))
+        protocol.detector_settings(kind, protocol.DetectorParams(**{f"{kind}_changes": changes}))

@@ -9,15 +9,6 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from alertclip.intervals import paired_difference, resampled_counts
 from alertclip.mss import hold, inside
 from detectors import frame_metrics as module
-from detectors.frame_metrics import (
-    FrameScores,
-    auc_statistic,
-    frame_ap,
-    frame_auc,
-    frame_metrics,
-    resample,
-    video_metrics,
-)
 from media.errors import InputError
 
 
@@ -27,7 +18,7 @@ def some_videos(seed, names):
     for name in names:
         truth = rng.uniform(size=rng.integers(5, 40)) < 0.4
         scores = np.round(rng.normal(size=len(truth)) + truth, 1)  # many ties
-        found.append(FrameScores(name, scores, truth, bool(truth.any())))
+        found.append(module.FrameScores(name, scores, truth, bool(truth.any())))
     return found
 
 
@@ -39,7 +30,7 @@ def test_weighted_metrics_equal_scikit_learn_on_repeated_videos(seed, block):
     weights = np.random.default_rng(seed).integers(0, 4, size=(3, 3)).astype(float)
     old, module.BLOCK = module.BLOCK, block
     try:
-        got = {"auc": frame_auc(cases, weights), "ap": frame_ap(cases, weights)}
+        got = {"auc": module.frame_auc(cases, weights), "ap": module.frame_ap(cases, weights)}
     finally:
         module.BLOCK = old
     for row, weight in enumerate(weights):
@@ -55,48 +46,38 @@ def test_weighted_metrics_equal_scikit_learn_on_repeated_videos(seed, block):
 
 def test_columns_share_their_resamples_and_start_with_the_whole():
     first, second = some_videos(0, "abcd"), some_videos(1, "abcd")
-    values = resample([first, first, second], frame_auc, "AUC", n_boot=25, seed=3)
+    values = module.resample([first, first, second], module.frame_auc, "AUC", n_boot=25, seed=3)
     assert values.shape == (3, 26) and np.array_equal(values[0], values[1])
-    assert values[2, 0] == frame_auc(second, np.ones((1, 4)))[0]
-    assert np.array_equal(values[2, 1:], frame_auc(second, resampled_counts(4, 25, 3)))
-
-
-@pytest.mark.parametrize("levels", [3, 1000])  # many ties, few ties
-def test_weights_of_the_auc_repeat_items(levels):
-    rng = np.random.default_rng(1)
-    scores, labels, weights = rng.integers(0, levels, 30), np.arange(30) % 2, np.ones((6, 30), int)
-    weights[1:] = rng.integers(0, 4, (5, 30))
-    got = auc_statistic(labels)(scores / levels, weights)
-    for row, value in zip(weights, got, strict=True):
-        expected = roc_auc_score(np.repeat(labels, row), np.repeat(scores, row))
-        assert value == pytest.approx(expected)
+    assert values[2, 0] == module.frame_auc(second, np.ones((1, 4)))[0]
+    assert np.array_equal(values[2, 1:], module.frame_auc(second, resampled_counts(4, 25, 3)))
 
 
 def test_video_metrics_and_paired_auc():
     labels, groups = np.repeat([0, 1], 40), [f"v{i // 2}" for i in range(80)]
     weak = np.random.default_rng(3).normal(size=80) + 0.3 * labels
     strong = weak + 2.0 * labels
-    table = video_metrics(strong, labels, 100, 0, groups).set_index("metric")
+    table = module.video_metrics(strong, labels, 100, 0, groups).set_index("metric")
     auc = table.loc["video AUC"]
     assert auc["low"] <= auc["value"] <= auc["high"] and auc["n"] == 80
     assert auc["value"] == pytest.approx(roc_auc_score(labels, strong))
     expected = average_precision_score(labels, strong)
     assert table.loc["video AP", "value"] == pytest.approx(expected)
-    difference = paired_difference(weak, strong, auc_statistic(labels), n_boot=100)
-    assert difference.low > 0
+    difference = paired_difference(weak, strong, module.auc_statistic(labels), n_boot=100)
+    change = roc_auc_score(labels, strong) - roc_auc_score(labels, weak)
+    assert difference.value == pytest.approx(change) and difference.low > 0
     with pytest.raises(InputError, match="all frames for video AUC are abnormal"):
-        video_metrics(strong[:3], np.ones(3), 10, 0, groups[:3])
+        module.video_metrics(strong[:3], np.ones(3), 10, 0, groups[:3])
 
 
 def test_frame_metrics_against_scikit_learn():
     rng = np.random.default_rng(4)
     truth = [inside(np.arange(40), [(10, 20)]), inside(np.arange(60), [(0, 5), (50, 60)])]
     videos = [
-        FrameScores("a", np.round(rng.normal(size=40) + truth[0], 1), truth[0], True),
-        FrameScores("b", np.round(rng.normal(size=60) + truth[1], 1), truth[1], True),
-        FrameScores("n", np.round(rng.normal(size=50) - 2, 1), np.zeros(50, bool), False),
+        module.FrameScores("a", np.round(rng.normal(size=40) + truth[0], 1), truth[0], True),
+        module.FrameScores("b", np.round(rng.normal(size=60) + truth[1], 1), truth[1], True),
+        module.FrameScores("n", np.round(rng.normal(size=50) - 2, 1), np.zeros(50, bool), False),
     ]
-    table = frame_metrics(videos, n_boot=50).set_index("metric")
+    table = module.frame_metrics(videos, n_boot=50).set_index("metric")
     y, s = (np.concatenate([getattr(v, f) for v in videos]) for f in ("truth", "scores"))
     assert table.loc["frame AUC", "value"] == pytest.approx(roc_auc_score(y, s))
     assert table.loc["frame AP", "value"] == pytest.approx(average_precision_score(y, s))
@@ -104,20 +85,10 @@ def test_frame_metrics_against_scikit_learn():
     assert table.loc["in-clip frame AUC", "value"] == pytest.approx(inner)
     assert table["n"].tolist() == [150, 150, 100]
     with pytest.raises(InputError, match="for frame AUC are normal"):
-        frame_metrics(videos[2:])
+        module.frame_metrics(videos[2:])
     for scores, message in ((np.zeros(3), r"\(3,\) and truth \(4,\)"), ([np.nan] * 4, "finite")):
         with pytest.raises(InputError, match=f"short: .*{message}"):
-            FrameScores("short", np.asarray(scores), np.zeros(4, bool), False)
-
-
-def test_segments_of_one_video_are_resampled_together():
-    """With a single video every resample is the video itself: the interval has no width."""
-    rng = np.random.default_rng(5)
-    parts = [FrameScores("a", rng.normal(size=30), np.arange(30) < 9, True) for _ in range(4)]
-    table = frame_metrics(parts, n_boot=50)
-    assert table["low"].tolist() == table["high"].tolist()
-    apart = [FrameScores(str(i), p.scores, p.truth, True) for i, p in enumerate(parts)]
-    assert (frame_metrics(apart, n_boot=50)["low"] < table["value"]).all()
+            module.FrameScores("short", np.asarray(scores), np.zeros(4, bool), False)
 
 
 def test_truth_is_end_exclusive_and_scores_hold():
