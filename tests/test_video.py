@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,18 +24,20 @@ def write_ids(path: Path, frames: int = FRAMES, **options: str) -> Path:
 
 
 def encode(
-    path: Path, pictures, codec: str = "libx264", options=None, size=SIZE, coding=None, **tags
+    path, pictures, codec="libx264", options=None, size=SIZE, coding=None, shown=None, rate=FPS
 ) -> Path:
+    """``shown``: the time (s) of each number, a Fraction; else numbers over ``rate``."""
     with av.open(str(path), "w", options=options or {}) as container:
-        stream = container.add_stream(codec, rate=FPS, options=coding or {})
-        (stream.height, stream.width), stream.pix_fmt = size, "yuv420p"
-        for name, value in tags.items():
-            setattr(stream.codec_context, name, value)
+        stream = container.add_stream(codec, rate=rate, options=coding or {})
+        stream.height, stream.width = size
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        stream.codec_context.time_base = tick = 1 / Fraction(rate)
         container.start_encoding()  # without a frame too
-        for picture in pictures:
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
-            for name, value in tags.items():
-                setattr(frame, name, value)
+        for number, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame = frame.reformat(format=stream.pix_fmt)
+            if shown:
+                frame.time_base, frame.pts = tick, round(shown(number) / tick)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
