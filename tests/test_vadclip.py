@@ -193,7 +193,7 @@ def test_scores_of_both_branches_per_snippet():
     close(one.anomaly[inside], logits1[0].sigmoid())
     close(one.probabilities[inside], logits2[0].softmax(-1))
     close(two.anomaly, one.probabilities[:, 1:].sum(-1))
-    # A whole number of chunks: the chunk that is all padding is computed, and cut off.
+    # A whole number of chunks makes no chunk of padding alone.
     close(score_video(model, middle, text).anomaly, one.anomaly[inside])
 
 

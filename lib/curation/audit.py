@@ -32,7 +32,7 @@ from media.files import read_json, write_json, write_table
 CONTRACT = ("missing", "over-long", "not English", "repeated", "equal to the positive", "not text")
 OTHER = ("cut off", "repeated in another region", "caption of another region", "fantastical")
 DROPPED = (*CONTRACT[1:], "cut off")  # wrong whatever the video shows
-SHORTCUT = "picked among four by words alone (chance .25)"
+SEED = 42
 CLOSED = r"[.!?][\"”'’)]?\s*$"
 STEMS = yaml.safe_load((PARAMS / "facts" / "fantastical.yaml").read_text(encoding="utf-8"))
 FANTASTICAL = [re.compile(rf"\b(?:{'|'.join(stems)})", re.IGNORECASE) for stems in STEMS.values()]
@@ -59,14 +59,14 @@ def _region(row: object, where: str) -> dict[str, object]:
     item, span = Item(row["video"], "", ()), row.get("timestamps")
     if span is not None and not (isinstance(span, list) and len(span) == 2):
         raise InputError(f"{where}: timestamps are not two seconds")
-    negatives = row.get("hard_negative")
+    texts = row.get("hard_negative")
     return {
         "key": f"{item_key(row['video'], span and tuple(span))} region {row['region_index']}",
         "video": row["video"],
         "class_name": item.class_name,
         "abnormal": item.is_abnormal,
         "caption": row["region_caption"],
-        "negatives": negatives if isinstance(negatives, list) else [],
+        "negatives": texts if isinstance(texts, list) else [],
     }
 
 
@@ -153,8 +153,8 @@ def shortcut_table(
     """How often words alone pick the caption among its negatives, without any video.
 
     A bag-of-words classifier of captions against negatives of other videos picks one of each
-    region's texts, which is the task of the hard-negative loss. Columns as in
-    ``violation_table``, of regions with negatives, and chance.
+    region's texts, which is the task of the hard-negative loss. Columns direction, value, low,
+    high, n (regions with negatives), chance; shares of one.
     """
     texts = pd.concat([regions["caption"], table["negative"]]).to_numpy(str)
     videos = pd.concat([regions["video"], table["video"]])
@@ -164,7 +164,8 @@ def shortcut_table(
     best = theirs.groupby(table["region"].to_numpy()).agg(["max", "size"])
     part, hit = regions.loc[best.index], own[best.index] > best["max"]
     chance = [(1 / (1 + best["size"][rows.index])).mean() for _, rows in _directions(part)]
-    return _shares(part, {SHORTCUT: hit}, n_boot, seed).assign(chance=chance)
+    found = _shares(part, {"picked": hit}, n_boot, seed).assign(chance=chance)
+    return found[["direction", "value", "low", "high", "n", "chance"]]
 
 
 def _shares(
@@ -220,11 +221,13 @@ def clean(
     return failed[["key", "negative"]].assign(kind=named)
 
 
-def summary(regions: pd.DataFrame, table: pd.DataFrame, seed: int = 42) -> pd.DataFrame:
+def summary(regions: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     """The audit in one table of shares: columns direction, measure, value, low, high, n."""
-    kept = {"polarity kept, by words": wrong_polarity(regions, table, seed)}
-    tables = [make(regions, table, seed=seed) for make in (violation_table, shortcut_table)]
-    found = pd.concat([*tables, _shares(table, kept, 1000, seed)], ignore_index=True)
+    kept = {"polarity kept, by words": wrong_polarity(regions, table, SEED)}
+    picked = shortcut_table(regions, table, seed=SEED)
+    picked["kind"] = "picked among four by words alone (chance .25)"
+    broken = violation_table(regions, table, seed=SEED)
+    found = pd.concat([broken, picked, _shares(table, kept, 1000, SEED)], ignore_index=True)
     columns = ["direction", "measure", "value", "low", "high", "n"]
     return found.rename(columns={"kind": "measure"})[columns]
 

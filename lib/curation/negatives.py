@@ -206,8 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         items, _ = (load_surrogate if captions_only else load_vagta)(args.file)
         chosen = units(items)
         if args.dry_run:
-            print(estimate(chosen, prompts, args.frames))
-            return
+            return print(estimate(chosen, prompts, args.frames))
         if not args.model:
             raise InputError("name a chat model with --model, and its server with --base-url")
         model = chat_model(args.base_url, args.model, prompts.system)

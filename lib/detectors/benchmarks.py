@@ -1,7 +1,6 @@
 """The public benchmarks: what each consists of (params/benchmarks.yaml), lists and truth."""
 
 import csv
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from detectors import event_annotations as events
-from media.errors import InputError
+from media.errors import InputError, nearest
 from media.files import files_below, is_video
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "params" / "benchmarks.yaml"
@@ -68,18 +67,13 @@ class Benchmark(BaseModel):
         return [name for name in self.classes if name != self.normal_class]
 
     def video_path(self, data_root: Path, entry: str) -> Path:
-        """File of a video named by a list entry.
-
-        MSAD's official list of normal videos names features, MSAD_normal_<stem>: where the file of
-        that name is not there, the one video with the stem is meant.
-        """
-        folder = data_root / self.video_root
+        """File of a video named by a list entry."""
+        folder, found = data_root / self.video_root, []
         path = folder / fill(self.video_pattern, entry)
-        if self.annotation_format == "msad" and not path.exists():
+        if self.annotation_format == "msad" and not path.exists():  # its list names features
             stem = events.video_name(entry).removeprefix("MSAD_normal_")
             found = [p for p in files_below(folder) if p.stem == stem and is_video(p)]
-            return found[0] if len(found) == 1 else path
-        return path
+        return found[0] if len(found) == 1 else path
 
     def list_files(self, data_root: Path, split: Split) -> list[str]:
         """Lists of a split; those of released features where the data set's own are missing."""
@@ -108,8 +102,7 @@ def load_benchmark(name: str, path: Path | str = BENCHMARKS) -> Benchmark:
     """Read one benchmark; InputError names the nearest valid name, or the field that is wrong."""
     entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     if name not in entries:
-        near = difflib.get_close_matches(name.lower(), entries, n=1, cutoff=0)
-        raise InputError(f"{path}: no benchmark {name}; did you mean {', '.join(near)}?")
+        raise InputError(f"{path}: no benchmark {name}{nearest(name.lower(), entries)}")
     try:
         return Benchmark.model_validate({"name": name} | entries[name])
     except ValidationError as error:
@@ -158,16 +151,14 @@ def read_list(benchmark: Benchmark, data_root: Path, split: Split = "test") -> l
 def read_truth(
     benchmark: Benchmark,
     data_root: Path,
-    *,
-    split: Split = "test",
     by_class: bool = False,
     snippets: Mapping[str, int] | None = None,
 ) -> list[events.VideoTruth]:
-    """Truth of a split's videos in list order; InputError names the line of one that has none.
+    """Truth of the test videos in list order; InputError names the line of one that has none.
 
     by_class: XD-Violence's events with a class each. snippets: of 16 frames per video, for MSAD.
     """
-    entries, kind = read_list(benchmark, data_root, split), benchmark.annotation_format
+    entries, kind = read_list(benchmark, data_root), benchmark.annotation_format
     folder, file = data_root / benchmark.annotation_root, benchmark.annotation_file
     normal = benchmark.normal_class
     if kind == "msad":

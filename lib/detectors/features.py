@@ -65,10 +65,9 @@ class SnippetRule:
 
 def snippet_rule(params: DetectorParams, detector: Detector) -> SnippetRule:
     """How videos become features: single frames for AnomalyCLIP, snippets for the others."""
-    if detector == "anomalyclip":
-        return SnippetRule(params.frame_stride, 1, 1, params.snippet_resize)
-    crops, resize = params.snippet_crops, params.snippet_resize
-    return SnippetRule(params.snippet_length, params.snippet_frames, crops, resize)
+    rule = params.snippet_length, params.snippet_frames, params.snippet_crops
+    frame = params.frame_stride, 1, 1
+    return SnippetRule(*(frame if detector == "anomalyclip" else rule), params.snippet_resize)
 
 
 def scored_crop(params: DetectorParams, rule: SnippetRule) -> int:

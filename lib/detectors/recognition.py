@@ -27,12 +27,12 @@ def macro_auc(videos: Sequence[FrameScores]) -> float:
     return float(np.mean(aucs))
 
 
-def false_alarm_rate(videos: Sequence[FrameScores], threshold: float = 0.5) -> float:
-    """Share of the frames of normal videos that score at least the threshold."""
+def false_alarm_rate(videos: Sequence[FrameScores]) -> float:
+    """Share of the frames of normal videos that score at least .5."""
     normal = [video.scores for video in videos if not video.abnormal]
     if not normal:
         raise InputError("false-alarm rate: no normal videos; give the whole test set")
-    return float((np.concatenate(normal) >= threshold).mean())
+    return float((np.concatenate(normal) >= 0.5).mean())
 
 
 def class_metrics(

@@ -165,13 +165,11 @@ class _Packet(NamedTuple):
 def survey(path: Path) -> VideoInfo:
     """What the packets of a file's best video stream promise; only its first frame is decoded.
 
-    The best has the most packets, then the most pixels. Raises av.FFmpegError or ValueError if
-    there is no video; an attached picture is none.
+    The best has the most packets, then the most pixels; an attached picture is no video.
     """
     with av.open(str(path)) as container:
-        videos = [
-            s for s in container.streams.video if not s.disposition & Disposition.attached_pic
-        ]
+        picture = Disposition.attached_pic
+        videos = [s for s in container.streams.video if not s.disposition & picture]
         if not videos:
             audio = ", audio only" if container.streams.audio else ""
             raise ValueError(f"no video stream{audio}")

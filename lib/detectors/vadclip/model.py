@@ -187,13 +187,12 @@ def score_video(
 ) -> VideoScores:
     """Score the snippet features (n, D) of one video; ``text`` is ``model.encode_text()``.
 
-    probabilities = softmax(logits2). The anomaly score is sigmoid(logits1) of the C-branch, or, if
-    ``aligned``, 1 - probability of the normal class in the A-branch. Every chunk of 256 snippets
-    has its own visual prompt (official code).
+    The anomaly score is sigmoid(logits1) of the C-branch, or, if ``aligned``, 1 - probability of
+    the normal class. Every chunk of 256 snippets has its own visual prompt (official code).
     """
-    features = as_features(features, model.linear.in_features)
-    x, lengths = chunks(features, model.settings.length)
-    x, lengths = x[lengths > 0], lengths[lengths > 0]  # what is all padding scores nothing
+    features, length = as_features(features, model.linear.in_features), model.settings.length
+    x = pad(features, (0, 0, 0, -len(features) % length)).unflatten(0, (-1, length))
+    lengths = (len(features) - torch.arange(len(x)) * length).clamp(max=length)
     parts = zip(x.split(CHUNKS), lengths.split(CHUNKS), strict=True)
     outputs = [model(part.to(text.device), n.to(text.device), text) for part, n in parts]
     joined = (torch.cat(found).flatten(0, 1) for found in zip(*outputs, strict=True))
@@ -202,17 +201,6 @@ def score_video(
     scores = (logits1.sigmoid().numpy(), 1 - probabilities[:, 0].numpy())
     anomaly, other = scores[::-1] if aligned else scores
     return VideoScores(anomaly, probabilities.numpy(), adapted.numpy(), other, text.cpu().numpy())
-
-
-def chunks(features: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """(n, D) -> zero-padded chunks (K, length, D), valid lengths (K,); K = floor(n / length) + 1.
-
-    If ``length`` divides n, the last chunk is all padding, and all of its scores are dropped.
-    """
-    n = len(features)
-    count = n // length + 1
-    lengths = (n - torch.arange(count) * length).clamp(0, length)
-    return pad(features, (0, 0, 0, count * length - n)).unflatten(0, (count, length)), lengths
 
 
 def _mlp(width: int) -> nn.Sequential:
