@@ -1,13 +1,23 @@
-"""Splitting changes no number, LoRA is exact on it, and packing gives stock open_clip back."""
+"""Splitting attention changes no number, LoRA is exact on it, packing gives stock open_clip back.
+
+Maps: probabilities are the model's own, gradients are right, what has no map says so.
+"""
+
+from unittest.mock import patch
 
 import pytest
 import tiny_clip
 import torch
 from peft import PeftModel
-from torch.nn.functional import linear
+from torch import Tensor
+from torch.nn.functional import linear, normalize
 
 from alertclip.attention import SplitAttention, pack_state_dict, split_attention
+from alertclip.attention_maps import attention_maps, keep_probabilities, rollout, token_maps
+from alertclip.backbone import from_clip
 from alertclip.lora import add_lora, merge_lora, parameter_groups, target_pattern
+from alertclip.model import AlertCLIP
+from companion.relevance import frame_gradients, frame_maps, gradient_weighted, relevance
 from media.errors import InputError
 
 PIXELS = torch.randn(3, 3, 24, 32, generator=torch.Generator().manual_seed(0))
@@ -100,3 +110,124 @@ def test_parameter_groups_partition_what_is_trained():
     assert [n.rpartition(".")[2] for n in members["base_no_decay"]] == ["logit_scale"]
     assert any("norm1.weight" in n for n in members["temporal_no_decay"])
     assert any(n == "pooling.score.0.weight" for n in members["temporal"])
+
+
+def one_block(pool: str) -> AlertCLIP:
+    """The tiny CLIP with a single vision block."""
+    clip = tiny_clip.clip(pool)
+    del clip.visual.transformer.resblocks[1]
+    tiny_clip.stir(clip, scale=0.2)
+    backbone = from_clip(clip, tiny_clip.tokenize, "tiny", tiny_clip.config(pool))
+    return AlertCLIP(backbone).eval()
+
+
+@pytest.mark.parametrize("pool", ["tok", "avg"])
+def test_the_explicit_tower_is_the_fused_one(pool):
+    model = tiny_clip.alertclip(pool)
+    tiny_clip.stir(model)
+    frames = tiny_clip.frames(5)
+    fused = model.image_features(frames)
+    with keep_probabilities(model.clip.visual) as blocks:
+        explicit = model.image_features(frames)
+    assert not torch.equal(explicit, fused)  # another computation of the same
+    torch.testing.assert_close(explicit, fused, rtol=1e-4, atol=1e-5)
+    assert [tuple(block.shape) for block in blocks] == [(5, 4, 13, 13)] * 2
+    torch.testing.assert_close(blocks[1].sum(-1), torch.ones(5, 4, 13))
+    assert torch.equal(model.image_features(frames), fused)  # as before
+
+
+def test_relevance_by_hand():
+    attention = torch.tensor([[[[0.5, 0.5], [0.2, 0.8]], [[1.0, 0.0], [0.4, 0.6]]]])
+    gradient = torch.tensor([[[[2.0, -4.0], [0.0, 1.0]], [[-1.0, 9.0], [1.0, -1.0]]]])
+    weighted = gradient_weighted(attention, gradient)
+    torch.testing.assert_close(weighted, torch.tensor([[[0.5, 0.0], [0.2, 0.4]]]))
+    later = torch.tensor([[[0.0, 1.0], [0.0, 0.0]]])
+    # (I + later) (I + weighted): the order of the blocks matters
+    expected = torch.tensor([[[1.7, 1.4], [0.2, 1.4]]])
+    torch.testing.assert_close(relevance(torch.stack([weighted, later])), expected)
+    half = (weighted + torch.eye(2)) / 2
+    torch.testing.assert_close(
+        rollout(torch.stack([weighted, later])), (later + torch.eye(2)) / 2 @ half
+    )
+
+
+def test_nothing_positive_gives_a_uniform_map():
+    rows = torch.tensor([[9.0, 0, 0, 0, 0], [9.0, 0, 3, 1, 0]])  # the class token is no patch
+    expected = torch.tensor([[[0.25, 0.25], [0.25, 0.25]], [[0, 0.75], [0.25, 0]]])
+    torch.testing.assert_close(token_maps(rows, (2, 2)), expected)
+
+
+def by_differences(model: AlertCLIP, frame: Tensor, direction: Tensor) -> Tensor:
+    """Relevance map (h, w) of a one-block tower in fp64: no gradient is ever computed."""
+    visual, pixels = model.clip.visual.double(), model.normalise_pixels(frame).double()
+    attention = visual.transformer.resblocks[0].attn
+    with keep_probabilities(visual) as blocks:
+        visual(pixels)
+    a, ones = blocks[0][0].double(), torch.ones(1, blocks[0].shape[-1], dtype=torch.double)
+
+    def scores(probabilities: Tensor, tokens: Tensor) -> Tensor:
+        """(E, heads, N, N) and a factor per pooled token (E, N) -> similarity (E,)."""
+
+        def attend(_q: Tensor, _k: Tensor, value: Tensor, _mask: None) -> Tensor:
+            v = attention.v_proj(value).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+            return attention.out_proj((probabilities @ v).transpose(1, 2).flatten(2))
+
+        hook = visual.ln_post.register_forward_hook(lambda _m, _args, y: y * tokens[..., None])
+        with hook, patch.object(attention, "attend", attend):
+            return normalize(visual(pixels), dim=-1) @ direction.double()
+
+    def slopes(like: Tensor) -> Tensor:
+        steps = 1e-5 * torch.eye(like.numel(), dtype=torch.double).unflatten(1, like.shape)
+        pair = [scores(a + s, ones) if like is a else scores(a[None], ones + s)
+                for s in (steps, -steps)]  # fmt: skip
+        return ((pair[0] - pair[1]) / 2e-5).unflatten(0, like.shape)
+
+    weighted = (slopes(a) * a).clamp(min=0).mean(dim=0)
+    total = torch.eye(len(weighted), dtype=torch.double) + weighted
+    row = slopes(ones[0]).clamp(min=0) @ total if visual.pool_type == "avg" else total[0]
+    visual.float()
+    return (row[1:] / row[1:].sum()).unflatten(0, model.grid)
+
+
+@pytest.mark.parametrize("pool", ["tok", "avg"])
+def test_relevance_equals_finite_differences(pool):
+    model, frame = one_block(pool), tiny_clip.frames(1)
+    direction = 30 * torch.randn(16, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = by_differences(model, frame, direction).float()
+    found = frame_maps(model, frame, direction[None]).relevance[0]
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=2e-4)
+    other = frame_maps(model, frame, -direction[None]).relevance[0]
+    assert (other - found).abs().max() > 0.05  # the direction decides
+
+
+@pytest.mark.parametrize("pool", ["tok", "avg"])
+def test_frames_do_not_see_each_other_and_maps_sum_to_one(pool):
+    model = tiny_clip.alertclip(pool)
+    frames, directions = tiny_clip.frames(3), torch.randn(3, 16)
+    together = frame_maps(model, frames, directions)
+    alone = frame_maps(model, frames[1:2], directions[1:2])
+    for many, one in zip(together, alone, strict=True):
+        assert many.shape == (3, 3, 4)
+        torch.testing.assert_close(many.sum((1, 2)), torch.ones(3))
+        torch.testing.assert_close(many[1:2], one, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(attention_maps(model, frames), together.rollout)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_frame_gradients_follow_the_scores_of_real_frames():
+    model = tiny_clip.alertclip()
+    v = normalize(torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    direction = torch.randn(16, generator=torch.Generator().manual_seed(2))
+    tiny_clip.stir(model)
+    step = 1e-2 * torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(3))
+
+    def total(x: Tensor) -> Tensor:
+        z = normalize(model.pool_frames(x, mask).z, dim=-1)
+        return model.logit_scale.exp() * (z @ direction)[mask].sum()
+
+    with torch.no_grad():
+        slope = (total(v + step) - total(v - step)) / 2
+    found = (frame_gradients(model, v, mask, direction) * step).sum()
+    assert float(found) == pytest.approx(float(slope), rel=0.02)

@@ -124,10 +124,9 @@ class Writer:
             row["attempts"] = attempt
             try:
                 answer = self.model.ask(self.prompts.task(unit, answer, broken), self._shown(unit))
-            except NoReply as error:
-                return row | {"status": "silent", "reason": str(error)}
-            except DecodeError as error:
-                return row | {"status": "unreadable", "reason": str(error)}
+            except (NoReply, DecodeError) as error:
+                status = "silent" if isinstance(error, NoReply) else "unreadable"
+                return row | {"status": status, "reason": str(error)}
             negatives, broken = read_answer(answer, unit.caption)
             if not broken:
                 return row | {"status": "ok", "negatives": negatives}

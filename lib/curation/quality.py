@@ -124,10 +124,8 @@ def blur_effect(grey: np.ndarray) -> float:
     """
     picture, results = grey.astype(np.float32), []
     for axis, kernel in ((0, (1, TAPS)), (1, (TAPS, 1))):
-        steps, softer = (
-            np.abs(np.diff(p, axis=axis)) for p in (picture, cv2.blur(picture, kernel))
-        )
-        total, lost = steps.sum(), np.maximum(steps - softer, 0).sum()
+        steps, soft = (np.abs(np.diff(p, axis=axis)) for p in (picture, cv2.blur(picture, kernel)))
+        total, lost = steps.sum(), np.maximum(steps - soft, 0).sum()
         results.append(1.0 if total == 0 else float((total - lost) / total))
     return max(results)
 

@@ -2,7 +2,6 @@
 
 import csv
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
@@ -149,17 +148,14 @@ def read_list(benchmark: Benchmark, data_root: Path, split: Split = "test") -> l
 
 
 def read_truth(
-    benchmark: Benchmark,
-    data_root: Path,
-    by_class: bool = False,
-    snippets: Mapping[str, int] | None = None,
+    benchmark: Benchmark, root: Path, by_class: bool = False, snippets: dict[str, int] | None = None
 ) -> list[events.VideoTruth]:
     """Truth of the test videos in list order; InputError names the line of one that has none.
 
     by_class: XD-Violence's events with a class each. snippets: of 16 frames per video, for MSAD.
     """
-    entries, kind = read_list(benchmark, data_root), benchmark.annotation_format
-    folder, file = data_root / benchmark.annotation_root, benchmark.annotation_file
+    entries, kind = read_list(benchmark, root), benchmark.annotation_format
+    folder, file = root / benchmark.annotation_root, benchmark.annotation_file
     normal = benchmark.normal_class
     if kind == "msad":
         names = [entry.name for entry in entries]
@@ -184,10 +180,8 @@ def read_truth(
 
 def training_videos(benchmark: Benchmark, root: Path) -> dict[Path, tuple[str, ...]]:
     """Video-level classes of the training split by file; none = normal. Reads no frame's truth."""
-    entries = read_list(benchmark, root, "train")
-    return {
-        benchmark.video_path(root, e.entry): _video_classes(benchmark, root, e) for e in entries
-    }
+    found = read_list(benchmark, root, "train")
+    return {benchmark.video_path(root, e.entry): _video_classes(benchmark, root, e) for e in found}
 
 
 def list_counts(benchmark: Benchmark, root: Path, split: Split) -> dict[str, int]:

@@ -124,9 +124,7 @@ def check_space(
     return found
 
 
-def check_rate(
-    rows: Mapping[str, int], truths: Sequence[VideoTruth], length: int, where: Path
-) -> None:
+def check_rate(rows: dict[str, int], truths: list[VideoTruth], length: int, where: Path) -> None:
     """Raise InputError if events and features, ``rows`` of ``length`` frames, have two clocks."""
     ends = [t.spans[-1][1] / (length * rows[t.name]) for t in truths if t.spans and t.name in rows]
     share = float(np.median(ends)) if ends else 0.5

@@ -65,16 +65,16 @@ def mask_runs(mask: np.ndarray) -> np.ndarray:
     return np.flatnonzero(steps).reshape(-1, 2)
 
 
-def text_lines(path: Path | str) -> list[tuple[int, str]]:
+def text_lines(path: Path) -> list[tuple[int, str]]:
     """Numbered lines of a text file, blank ones left out; InputError names an unreadable file."""
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable UTF-8 text ({error}); fetch it again") from None
     return [(n, line.strip()) for n, line in enumerate(lines, start=1) if line.strip()]
 
 
-def read_ucf(path: Path | str, classes: Sequence[str], normal: str) -> dict[str, VideoTruth]:
+def read_ucf(path: Path, classes: Sequence[str], normal: str) -> dict[str, VideoTruth]:
     """UCF-Crime: six words, name, class, s1, e1, s2, e2; -1 -1 = no event (Sultani et al. 2018)."""
 
     def parse(fields: list[str], where: str) -> VideoTruth:
@@ -93,7 +93,7 @@ def read_ucf(path: Path | str, classes: Sequence[str], normal: str) -> dict[str,
 
 
 def read_xd(
-    path: Path | str, codes: Mapping[str, str], normal: str, by_class: bool = False
+    path: Path, codes: Mapping[str, str], normal: str, by_class: bool = False
 ) -> dict[str, VideoTruth]:
     """XD-Violence: a name and pairs of frames (Wu et al. 2020); violent videos only.
 
@@ -195,9 +195,7 @@ def video_name(entry: str) -> str:
     return Path(name).stem if name.endswith(".npy") or is_video(Path(name)) else name
 
 
-def _table(
-    path: Path | str, parse: Callable[[list[str], str], VideoTruth]
-) -> dict[str, VideoTruth]:
+def _table(path: Path, parse: Callable[[list[str], str], VideoTruth]) -> dict[str, VideoTruth]:
     table: dict[str, VideoTruth] = {}
     for number, line in text_lines(path):
         where = f"{path}, line {number}"

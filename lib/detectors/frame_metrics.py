@@ -4,9 +4,8 @@ Both depend on the frames only through counts per video at the scores of positiv
 gathered once; a bootstrap over videos is then matrix products with the videos' weights.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,6 +34,8 @@ class FrameScores:
             raise InputError(f"{self.video}: a score is not finite")
 
 
+Columns = Sequence[Sequence[FrameScores]]
+"""The same videos several times, once per class, seed or model."""
 FrameMetric = Callable[[Sequence[FrameScores], np.ndarray], np.ndarray]
 """Videos and weights (n, V) of the V different video names -> the metric's values (n,)."""
 
@@ -106,13 +107,9 @@ def video_names(videos: Sequence[FrameScores]) -> list[str]:
 
 
 def resample(
-    columns: Sequence[Sequence[FrameScores]],
-    metric: FrameMetric,
-    name: str,
-    n_boot: int = 1000,
-    seed: int = 0,
+    columns: Columns, metric: FrameMetric, name: str, n_boot: int, seed: int
 ) -> np.ndarray:
-    """A metric of several columns of the same videos, one per class, seed or model.
+    """A metric of several columns of the same videos.
 
     Returns (columns, 1 + n_boot): on the videos as they are, then on resamples, the same for all.
     Raises InputError with ``name`` if all frames are of one class, or the videos differ.
@@ -143,10 +140,7 @@ def mean_of_defined(values: np.ndarray) -> np.ndarray:
 
 
 def resampled_metrics(
-    columns: Sequence[Sequence[FrameScores]],
-    n_boot: int = 1000,
-    seed: int = 0,
-    what: str = "frame ",
+    columns: Columns, n_boot: int = 1000, seed: int = 0, what: str = "frame "
 ) -> dict[str, tuple[np.ndarray, int]]:
     """``what`` AUC and AP as ``resample`` gives each, and the number of frames, by name.
 
@@ -161,9 +155,7 @@ def resampled_metrics(
     }
 
 
-def metric_rows(
-    columns: Sequence[Sequence[FrameScores]], n_boot: int, seed: int, what: str = "frame "
-) -> list[dict[str, Any]]:
+def metric_rows(columns: Columns, n_boot: int, seed: int, what: str = "frame ") -> list[dict]:
     """``resampled_metrics`` averaged over columns, as rows metric, value, low, high, n (frames)."""
     found = resampled_metrics(columns, n_boot, seed, what).items()
     return [{"metric": name, **interval(*part)._asdict()} for name, part in found]
@@ -188,8 +180,6 @@ def auc_statistic(labels: np.ndarray) -> Statistic:
     return lambda scores, w: frame_auc(_single_frames(scores, labels, range(len(labels))), w)
 
 
-def _single_frames(
-    scores: np.ndarray, labels: np.ndarray, names: Sequence[Any]
-) -> list[FrameScores]:
+def _single_frames(scores: np.ndarray, labels: np.ndarray, names: Iterable) -> list[FrameScores]:
     parts = zip(names, scores[:, None], labels[:, None] > 0, strict=True)
     return [FrameScores(name, score, label, bool(label)) for name, score, label in parts]

@@ -10,8 +10,9 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
+from detectors import frame_metrics as metrics
 from detectors.event_annotations import SNIPPET, VideoTruth, frame_class_truth, mask_runs
-from detectors.frame_metrics import FrameScores, frame_auc, interval, metric_rows, resampled_metrics
+from detectors.frame_metrics import Columns, FrameScores, interval
 from media.errors import InputError
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -23,7 +24,7 @@ SHORTEST = 2  # frames
 def macro_auc(videos: Sequence[FrameScores]) -> float:
     """Mean of each video's own AUC, with a frame of each kind added (UBnormal, official code)."""
     ends = FrameScores("", np.array([0.0, 1]), np.array([False, True]), True)
-    aucs = [frame_auc([replace(v, video=""), ends], np.ones((1, 1))) for v in videos]
+    aucs = [metrics.frame_auc([replace(v, video=""), ends], np.ones((1, 1))) for v in videos]
     return float(np.mean(aucs))
 
 
@@ -36,11 +37,7 @@ def false_alarm_rate(videos: Sequence[FrameScores]) -> float:
 
 
 def class_metrics(
-    seeds: Sequence[Sequence[FrameScores]],
-    classes: Sequence[str],
-    normal_class: str,
-    n_boot: int = 1000,
-    seed: int = 0,
+    seeds: Columns, classes: Sequence[str], normal_class: str, n_boot: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
     """One-vs-rest frame AUC and AP per class and their means, mAUC and mAP (AnomalyCLIP).
 
@@ -57,7 +54,7 @@ def class_metrics(
         for videos in seeds  # a class's seeds side by side
     ]
     rows = []
-    for kind, (values, n) in resampled_metrics(columns, n_boot, seed, "").items():
+    for kind, (values, n) in metrics.resampled_metrics(columns, n_boot, seed, "").items():
         each = zip(names, values.reshape(len(names), len(seeds), -1), strict=True)
         for name, chosen in [("mean", values), *each]:
             rows.append({"class_name": name, "metric": kind, **interval(chosen, n)._asdict()})
@@ -65,7 +62,7 @@ def class_metrics(
 
 
 def open_vocabulary(
-    columns: Sequence[Sequence[FrameScores]],
+    columns: Columns,
     truths: Sequence[VideoTruth],
     base: Sequence[str],
     novel: Sequence[str],
@@ -92,11 +89,9 @@ def open_vocabulary(
     for (subset, wanted), normals in product(subsets.items(), (True, False)):
         kept = [*wanted, *["normal"] * normals]
         chosen = [[v for v in videos if parts[v.video] in kept] for videos in columns]
-        found = metric_rows(chosen, n_boot, seed, f"{subset} ")
-        rows += [
-            {"subset": subset, "normals": normals, **row, "metric": row["metric"].split()[1]}
-            for row in found
-        ]
+        for row in metrics.metric_rows(chosen, n_boot, seed, f"{subset} "):
+            own = {"subset": subset, "normals": normals, "metric": row["metric"].split()[1]}
+            rows.append(own | {name: row[name] for name in ("value", "low", "high", "n")})
     return pd.DataFrame(rows)
 
 

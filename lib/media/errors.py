@@ -8,6 +8,10 @@ class InputError(ValueError):
     """Bad input: the message names the file or parameter, the item, and what to do."""
 
 
+class DecodeError(InputError):
+    """A video that cannot be decoded: the message names the file and the reason."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint that names the known name most like ``name``; empty if none is."""
     near = difflib.get_close_matches(name, list(known), n=1)

@@ -13,15 +13,11 @@ import av
 import numpy as np
 from av.stream import Disposition
 
-from media.errors import InputError
+from media.errors import DecodeError
 
 SEEKABLE = {"mov", "matroska"}  # containers with an index of key frames by time
 Spacing = Literal["index", "time"]
 REORDERED = 64  # frames by which decoding order and presentation order differ at most
-
-
-class DecodeError(InputError):
-    """A video that cannot be decoded: the message names the file and the reason."""
 
 
 @contextmanager

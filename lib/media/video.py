@@ -18,18 +18,10 @@ import av
 import numpy as np
 from av.filter import Graph
 
-from media.errors import InputError
+from media import survey
+from media.errors import DecodeError, InputError
 from media.files import read_json, sha256_file, sha256_json, write_json
-from media.survey import (
-    DecodeError,
-    VideoInfo,
-    decoded,
-    decoding_errors,
-    display_matrix,
-    existing,
-    opened,
-    survey,
-)
+from media.survey import VideoInfo, existing, opened
 
 JUMP = 32  # a key frame within this many frames is reached sooner by decoding on
 PROOF = (32, 32)  # size of the frames by which decord is compared
@@ -47,13 +39,13 @@ class Walk:
 
     def __init__(self, path: Path, size: tuple[int, int], threads: str = "AUTO") -> None:
         self.path, self.size, self.threads = existing(path), size, threads
-        with decoding_errors(path):
-            self.info = survey(path)
+        with survey.decoding_errors(path):
+            self.info = survey.survey(path)
 
     def frames(self, wanted: Collection[int]) -> Iterator[tuple[int, np.ndarray]]:
         """The ``wanted`` frames as (number, (H, W, 3) uint8)."""
         seen, scale = [], Scaler(self.size)
-        with decoding_errors(self.path):
+        with survey.decoding_errors(self.path):
             for number, frame in _all(self.path, self.info, self.threads):
                 seen.append(number)
                 if number in wanted:
@@ -121,9 +113,8 @@ def _with_decord(path: Path, info: VideoInfo) -> VideoInfo:
         times = reader.get_frame_timestamp(np.arange(info.frames))[:, 0]
         near = np.abs(times - times[0] - info.clock).max() < 0.25 / info.fps
         numbers = [0, info.frames // 2, info.frames - 1]
-        same = np.array_equal(
-            reader.get_batch(numbers).asnumpy(), read_frames(path, numbers, PROOF, info)
-        )
+        given = reader.get_batch(numbers).asnumpy()
+        same = np.array_equal(given, read_frames(path, numbers, PROOF, info))
         return replace(info, decord=bool(len(reader) == info.frames and near and same))
     return info
 
@@ -161,7 +152,7 @@ def read_in_order(
 ) -> Iterator[np.ndarray]:
     """Frames (H, W, 3) as in ``read_frames`` one by one; ``indices`` never decrease."""
     shown = info.shown(indices)
-    with decoding_errors(path):
+    with survey.decoding_errors(path):
         found = _picked(path, info, sorted(set(shown)), size)
         last, frame = -1, None
         for number in shown:
@@ -227,7 +218,7 @@ def _all(path: Path, info: VideoInfo, threads: str) -> Numbered:
 
 def _numbered(container: Any, stream: Any, info: VideoInfo) -> Numbered:
     last = -1
-    for frame in decoded(container, stream):
+    for frame in survey.decoded(container, stream):
         number = last + 1
         if info.start is not None and frame.pts is not None:
             number = _number(info, float(frame.pts * stream.time_base) - info.start)
@@ -252,7 +243,7 @@ class Scaler:
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         """A decoded frame as (H, W, 3) uint8, turned upright and squashed to the size."""
-        form = (frame.width, frame.height, frame.format.name, display_matrix(frame))
+        form = (frame.width, frame.height, frame.format.name, survey.display_matrix(frame))
         if form != self._form:
             self._form, self._graph = form, self._filters(frame)
         self._graph.push(frame)
@@ -262,7 +253,7 @@ class Scaler:
         graph = Graph()
         form = {"width": frame.width, "height": frame.height, "format": frame.format}
         nodes = [graph.add_buffer(**form, time_base=frame.time_base)]
-        a, b, c, d = display_matrix(frame)
+        a, b, c, d = survey.display_matrix(frame)
         turns = [f"transpose={2 * (b < 0) + (c < 0)}"] if a == d == 0 else []
         flips = [name for name, sign in (("hflip", a), ("vflip", d)) if sign < 0]
         scale = f"scale={self.size[1]}:{self.size[0]}:flags=bilinear"

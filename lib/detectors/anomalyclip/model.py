@@ -111,10 +111,8 @@ class AnomalyCLIP(nn.Module):
         names = [name.replace("_", " ") for name in class_names]
         tokens = tokenizer([settings.template.replace("{}", name) for name in names])
         end, room = tokens.argmax(dim=1), tokens.shape[1] - settings.context_tokens
-        if end[longest := int(end.argmax())] >= room:
-            what = (
-                f"class {class_names[longest]}: its tokens and {settings.context_tokens} of context"
-            )
+        if end[i := int(end.argmax())] >= room:
+            what = f"class {class_names[i]}: its tokens and {settings.context_tokens} of context"
             raise InputError(f"{what} exceed the text encoder's {tokens.shape[1]}; shorten either")
         context = settings.context_tokens, settings.directions == "shared"
         self.prompt_learner = PromptLearner(clip.token_embedding, tokens, *context)

@@ -5,7 +5,6 @@ half abnormal, S segments, F frames, C abnormal classes, K selected segments.
 """
 
 import math
-from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -92,9 +91,7 @@ def total_loss(
     return weighted(terms, settings)
 
 
-def fit(
-    model: AnomalyCLIP, videos: Sequence[Tensor], labels: Sequence[int], seed: int
-) -> pd.DataFrame:
+def fit(model: AnomalyCLIP, videos: list[Tensor], labels: list[int], seed: int) -> pd.DataFrame:
     """Train ``model`` in place; return the mean rate and loss terms of every epoch.
 
     videos (N_i, D), labels their classes. InputError as for ``halves`` and ``train``.

@@ -66,24 +66,20 @@ class GraphConvolution(nn.Module):
 class VadCLIP(nn.Module):
     """Detector on snippet features of CLIP, with a frozen copy of the text tower of ``clip``.
 
-    ``class_names`` start with the normal class. Raises InputError if names or heads do not fit.
+    ``names`` start with the normal class. Raises InputError if names or heads do not fit.
     """
 
     def __init__(
-        self,
-        clip: nn.Module,
-        tokenizer: Tokenizer,
-        class_names: Sequence[str],
-        settings: VadCLIPSettings,
+        self, clip: nn.Module, tokenizer: Tokenizer, names: Sequence[str], settings: VadCLIPSettings
     ) -> None:
         super().__init__()
         self.settings, self.text = settings, TextTower(clip)
         (slots, text_width), width = clip.positional_embedding.shape, clip.text_projection.shape[1]
         if width % settings.heads:
             raise InputError(f"VadCLIP: {settings.heads} heads do not divide the width {width}")
-        tokens = tokenizer(list(class_names)).to(clip.token_embedding.weight.device)
+        tokens = tokenizer(list(names)).to(clip.token_embedding.weight.device)
         context = settings.prefix, settings.postfix
-        prompts = prompt_layout(tokens, clip.token_embedding, class_names, *context)
+        prompts = prompt_layout(tokens, clip.token_embedding, names, *context)
         for name, part in zip(("fixed", "learned", "eot"), prompts, strict=True):
             self.register_buffer(f"prompt_{name}", part, persistent=False)
         layers = width, settings.layers, settings.heads
