@@ -93,7 +93,7 @@ def doors(path: Path, info, folder: Path) -> Iterator[tuple[str, np.ndarray, lis
     shuffled = np.random.default_rng(0).permutation(info.frames)[:9]
     yield "figures", read_frames(path, shuffled, SIZE, info), shuffled
     cache, chosen = FrameCache(folder / "cache", SIZE), uniform_indices(info, 0, info.duration, 8)
-    cache.info(path, lambda info: [chosen])
+    cache.info(path, lambda path, info: [chosen])
     yield "training", cache.get(path, chosen), chosen
     yield "screening", read_frames(path, everything, SIZE, info), everything
     pieces = list(sampled_pieces(path, SIZE, 1, 1, 7, "AUTO"))

@@ -60,14 +60,10 @@ def _region(row: object, where: str) -> dict[str, object]:
     if span is not None and not (isinstance(span, list) and len(span) == 2):
         raise InputError(f"{where}: timestamps are not two seconds")
     texts = row.get("hard_negative")
-    return {
-        "key": f"{item_key(row['video'], span and tuple(span))} region {row['region_index']}",
-        "video": row["video"],
-        "class_name": item.class_name,
-        "abnormal": item.is_abnormal,
-        "caption": row["region_caption"],
-        "negatives": texts if isinstance(texts, list) else [],
-    }
+    key = f"{item_key(row['video'], span and tuple(span))} region {row['region_index']}"
+    return {"key": key, "video": row["video"], "class_name": item.class_name,
+            "abnormal": item.is_abnormal, "caption": row["region_caption"],
+            "negatives": texts if isinstance(texts, list) else []}  # fmt: skip
 
 
 def negatives_table(regions: pd.DataFrame) -> pd.DataFrame:
@@ -142,8 +138,8 @@ def share_interval(
 
 def wrong_polarity(regions: pd.DataFrame, table: pd.DataFrame, seed: int = 0) -> pd.Series:
     """Which negatives keep their caption's polarity, by the words of other videos' captions."""
-    texts, labels = regions["caption"].to_numpy(str), regions["abnormal"].to_numpy()
-    scores = _words_scores(texts, labels, regions["video"], table["negative"], table["video"], seed)
+    known = regions["caption"].to_numpy(str), regions["abnormal"].to_numpy(), regions["video"]
+    scores = _words_scores(known, table["negative"], table["video"], seed)
     return (scores > 0) == table["abnormal"]
 
 
@@ -159,7 +155,7 @@ def shortcut_table(
     texts = pd.concat([regions["caption"], table["negative"]]).to_numpy(str)
     videos = pd.concat([regions["video"], table["video"]])
     labels = np.arange(len(texts)) < len(regions)
-    scores = _words_scores(texts, labels, videos, texts, videos, seed)
+    scores = _words_scores((texts, labels, videos), texts, videos, seed)
     own, theirs = scores[: len(regions)], pd.Series(scores[len(regions) :])
     best = theirs.groupby(table["region"].to_numpy()).agg(["max", "size"])
     part, hit = regions.loc[best.index], own[best.index] > best["max"]
@@ -182,14 +178,10 @@ def _shares(
 
 
 def _words_scores(
-    texts: np.ndarray,
-    labels: np.ndarray,
-    videos: pd.Series,
-    judged: Sequence[str],
-    judged_videos: pd.Series,
-    seed: int,
+    known: tuple[np.ndarray, np.ndarray, pd.Series], judged: Iterable, of: pd.Series, seed: int
 ) -> np.ndarray:
-    """Scores of ``judged`` texts by classifiers of ``texts`` of other videos (five folds)."""
+    """Scores of ``judged`` texts ``of`` videos by classifiers of others' texts and labels."""
+    texts, labels, videos = known
     names, judged = videos.to_numpy(str), np.asarray(judged, str)
     scores = np.zeros(len(judged))
     folds = GroupKFold(min(5, len(set(names))), shuffle=True, random_state=seed)
@@ -197,7 +189,7 @@ def _words_scores(
         words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
         linear = LogisticRegression(C=10.0, class_weight="balanced", max_iter=500)
         model = make_pipeline(words, linear).fit(texts[train], labels[train])
-        if (mine := judged_videos.isin(set(names[test])).to_numpy()).any():
+        if (mine := of.isin(set(names[test])).to_numpy()).any():
             scores[mine] = model.decision_function(judged[mine])
     return scores
 

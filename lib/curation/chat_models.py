@@ -44,12 +44,9 @@ class Endpoint:
         if self._key and url.scheme == "http" and url.hostname not in LOOPBACK:
             raise InputError(f"{url.hostname}: a key is not sent over http; use https or unset it")
         self.name, self.system, self._retries = model, system, retries
-        self._client = openai.OpenAI(
-            base_url=base_url,
-            api_key=self._key or "none",  # local servers ask for none
-            timeout=timeout,
-            max_retries=retries,  # 408, 409, 429, 5xx, lost connections; heeds Retry-After
-        )
+        # Local servers ask for no key; 408, 409, 429, 5xx and lost connections are tried again.
+        options = {"api_key": self._key or "none", "timeout": timeout, "max_retries": retries}
+        self._client = openai.OpenAI(base_url=base_url, **options)
 
     def ask(self, prompt: str, frames: Sequence[np.ndarray] = ()) -> str:
         """The model's text for a prompt and frames (H, W, 3) uint8 RGB, attached as JPEG.

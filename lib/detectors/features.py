@@ -7,6 +7,7 @@ one published feature is not disclosed; here it is the mean over evenly spaced f
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -28,7 +29,8 @@ from media.errors import InputError
 from media.video import DecodeError, read_in_order
 
 PIECE = 2048  # frames decoded at once
-Wanted = Mapping[Path, Sequence[int]]  # videos, and which of their crops
+Crops = Sequence[int]  # some of a rule's; none: all
+Wanted = Mapping[Path, Crops]  # videos, and which of their crops
 Made = tuple[AlertCLIP, Path]  # a model and the folder of its features
 Precision = Literal["fp32", "bf16", "fp16"]
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -100,15 +102,11 @@ def take_crop(frames: Tensor, size: tuple[int, int], crop: int) -> Tensor:
 
 @torch.inference_mode()
 def embed_crops(
-    model: AlertCLIP,
-    frames: Tensor,
-    rule: SnippetRule,
-    precision: Precision = "fp32",
-    crops: Sequence[int] | None = None,
+    model: AlertCLIP, frames: Tensor, rule: SnippetRule, precision: str = "fp32", crops: Crops = ()
 ) -> np.ndarray:
     """Features (crops, n, D) of snippet frames (n * rule.frames, H', W', 3) uint8, on the GPU."""
     found, pixels, half = [], frames.to(model.mean.device), HALF.get(precision)
-    for crop in range(rule.crops) if crops is None else crops:
+    for crop in crops or range(rule.crops):
         part = take_crop(pixels, model.image_size, crop).permute(0, 3, 1, 2)
         with torch.autocast(pixels.device.type, half, enabled=half is not None):
             v = torch.cat([model.image_features(chunk) for chunk in part.split(64)])
@@ -147,7 +145,8 @@ def extract_features(
         threads = torch.get_num_threads()  # a matmul waits for its slowest thread: leave
         torch.set_num_threads(max(1, threads - workers))  # cores to the decoding threads
         try:
-            done = _embedded(pieces, wanting, crops, rule, precision)
+            embed = partial(embed_crops, rule=rule, precision=precision)
+            done = _embedded(pieces, wanting, crops, embed)
             found = dict(files.progress(done, len(wanting), "snippet features"))
         finally:
             torch.set_num_threads(threads)
@@ -183,18 +182,15 @@ def _wanting(made: Sequence[Made], crops: Wanted, sizes: dict[str, int]) -> dict
 
 
 def _embedded(
-    pieces: Iterable[Piece],
-    wanting: dict[Path, list[Made]],
-    crops: Wanted,
-    rule: SnippetRule,
-    precision: Precision,
+    pieces: Iterable[Piece], wanting: dict[Path, list[Made]], crops: Wanted, embed: Callable
 ) -> Iterator[tuple[str, str]]:
     """Write each video's features once its last piece is there: name, what did not decode."""
     features: dict[Path, list[list[np.ndarray]]] = {path: [] for path in wanting}
     for path, frames, last, reason in pieces:  # of several videos, in turns
         if len(frames):  # otherwise it cannot be read to its end
-            pixels, how = torch.from_numpy(frames), (rule, precision, crops[path])
-            features[path].append([embed_crops(m, pixels, *how) for m, _ in wanting[path]])
+            device = wanting[path][0][0].mean.device
+            pixels = torch.from_numpy(frames).to(device)  # once for all models
+            features[path].append([embed(m, pixels, crops=crops[path]) for m, _ in wanting[path]])
         if last and len(frames):
             by_model = zip(*features.pop(path), strict=True)
             for (_, folder), parts in zip(wanting[path], by_model, strict=True):

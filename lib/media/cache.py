@@ -17,6 +17,7 @@ from media.survey import DecodeError, VideoInfo
 from media.video import THROUGH, Walk, probe, read_frames
 
 Part = TypeVar("Part")
+Choose = Callable[[Path, VideoInfo], Sequence[np.ndarray]]  # lists of frames of a video
 
 
 class FrameCache:
@@ -26,10 +27,7 @@ class FrameCache:
         self.root, self.size = root, size
 
     def info(
-        self,
-        path: Path,
-        choose: Callable[[VideoInfo], Sequence[np.ndarray]] = lambda info: [],
-        threads: str = "AUTO",
+        self, path: Path, choose: Choose = lambda path, info: [], threads: str = "AUTO"
     ) -> VideoInfo:
         """What a video holds, counted once per content; the frames that ``choose`` lists are kept.
 
@@ -40,7 +38,7 @@ class FrameCache:
 
         def count(path: Path) -> VideoInfo:
             walk = Walk(path, self.size, threads)
-            promised, lists = walk.info, choose(walk.info)
+            promised, lists = walk.info, choose(path, walk.info)
             wanted = {int(number) for indices in lists for number in indices}
             taken = dict(walk.frames(wanted if len(wanted) <= THROUGH else ()))
             if taken and walk.info == promised:
@@ -80,18 +78,12 @@ def _kept(file: Path) -> np.ndarray | None:
 
 
 def parallel_probe(
-    cache: FrameCache,
-    paths: Iterable[Path],
-    workers: int,
-    choose: Callable[[Path, VideoInfo], Sequence[np.ndarray]] = lambda path, info: [],
+    cache: FrameCache, paths: Iterable[Path], workers: int, choose: Choose = lambda path, info: []
 ) -> dict[Path, VideoInfo | str]:
     """Probe videos in threads: path -> info, or why it has none; ``choose`` as for ``info``."""
     videos = list(dict.fromkeys(paths))
     threads = decoder_threads(min(workers, len(videos)))
-
-    def one(path: Path) -> VideoInfo:
-        return cache.info(path, partial(choose, path), threads)
-
+    one = partial(cache.info, choose=choose, threads=threads)
     return in_threads(one, videos, workers, "reading videos")
 
 

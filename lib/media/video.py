@@ -52,14 +52,9 @@ class Walk:
                     yield number, scale(frame)
         frames, promised = seen[-1] + 1, self.info
         lost = tuple(np.setdiff1d(np.arange(frames), seen).tolist())
-        self.info = replace(
-            promised,
-            frames=frames,
-            times=promised.times[: frames + 1],
-            keyframes=() if lost else promised.keyframes,  # behind damage decoders differ
-            lost=lost,
-            promised=max(promised.promised, frames),
-        )
+        keyframes = () if lost else promised.keyframes  # behind damage decoders differ
+        held = {"frames": frames, "times": promised.times[: frames + 1], "keyframes": keyframes}
+        self.info = replace(promised, **held, lost=lost, promised=max(promised.promised, frames))
 
 
 def count_frames(path: Path) -> VideoInfo:

@@ -18,12 +18,13 @@ from detectors.anomalyclip.model import AnomalyCLIP
 from detectors.detector_parts import halves, paired_batches, train, weighted
 from detectors.training_protocol import AnomalyCLIPSettings
 
+Triple = tuple[Tensor, Tensor, Tensor]
 MASKED = 1e6  # larger than any score, so that masked segments come last (official code)
 
 
 def select_segments(
     logits: Tensor, column: Tensor, mask: Tensor, top_k: int, bottom_k: int
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Triple:
     """Segments by likelihood, eq. 5: the sum of the logits (B, S, F, C) over a segment's frames.
 
     The first half of the batch is abnormal and is ranked by the logits of its own ``column``
@@ -51,10 +52,7 @@ def likelihood(model: AnomalyCLIP, features: Tensor, logits: Tensor) -> Tensor:
 
 
 def total_loss(
-    output: tuple[Tensor, Tensor, Tensor],
-    column: Tensor,
-    selection: tuple[Tensor, Tensor, Tensor],
-    settings: AnomalyCLIPSettings,
+    output: Triple, column: Tensor, selection: Triple, settings: AnomalyCLIPSettings
 ) -> dict[str, Tensor]:
     """ "total", the weighted sum (section 3.4), and its terms before weighting.
 
