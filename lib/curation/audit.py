@@ -197,11 +197,7 @@ def _words_scores(
 def clean(
     path_in: Path, path_out: Path, table: pd.DataFrame, kinds: Sequence[str] = DROPPED
 ) -> pd.DataFrame:
-    """Write a copy of a hard-negative file without the negatives flagged as any of ``kinds``.
-
-    table: ``negatives_table`` of path_in, with flag columns of one's own if wanted. Returns what
-    was left out: columns key, negative, kind.
-    """
+    """Write a copy less what is flagged as ``kinds``; what was left out: key, negative, kind."""
     failed = table[table[list(kinds)].any(axis=1)]
     bad = set(zip(failed["region"], failed["position"], strict=True))
     content = read_json(path_in)

@@ -129,10 +129,7 @@ def chat_model(url: str, name: str, system: str = "") -> ChatModel:
 
 
 class Results:
-    """Rows by digest in a JSONL file; the last row of a digest counts.
-
-    A last line torn by a kill is cut off; InputError names any other line that is no row.
-    """
+    """Rows by digest in a JSONL file, the last one counts; a torn last line is cut off."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.rows = path, {}

@@ -78,11 +78,9 @@ class NegativePrompts:
     repair: str
 
     def task(self, unit: Unit, answer: str = "", broken: Sequence[Violation] = ()) -> str:
-        """The prompt for a unit, with what was wrong about the last answer if there was one.
-
-        Caption and answer are JSON strings, so that they cannot end their quotation.
-        """
+        """The prompt for a unit, with what was wrong about the last answer if there was one."""
         text = self.abnormal_to_normal if unit.abnormal else self.normal_to_abnormal
+        # As JSON strings they cannot end their quotation.
         caption, quoted = (json.dumps(t, ensure_ascii=False) for t in (unit.caption, answer[:1000]))
         named = "; ".join(violation.detail for violation in broken)
         again = self.repair.format(answer=quoted, violations=named) if broken else ""

@@ -106,10 +106,7 @@ def _measure(path: Path, info: VideoInfo, span: Span) -> dict[str, Any]:
 
 
 def missing_share(times: Sequence[float]) -> float:
-    """Share of frames missing from increasing presentation ``times`` (any unit).
-
-    A gap of k times the usual step around it counts as k - 1; a change of the rate as none.
-    """
+    """Share of frames missing from increasing ``times``: a gap of k usual steps lacks k - 1."""
     steps = np.diff(times)
     if not len(steps):
         return 0.0
@@ -118,10 +115,7 @@ def missing_share(times: Sequence[float]) -> float:
 
 
 def blur_effect(grey: np.ndarray) -> float:
-    """Share of the gradient that survives another blur: 0 sharp to 1 blurred.
-
-    Crete et al., "The blur effect" (2007). Independent of contrast and brightness.
-    """
+    """Share of the gradient that survives another blur: 0 sharp to 1 (Crete et al. 2007)."""
     picture, results = grey.astype(np.float32), []
     for axis, kernel in ((0, (1, TAPS)), (1, (TAPS, 1))):
         steps, soft = (np.abs(np.diff(p, axis=axis)) for p in (picture, cv2.blur(picture, kernel)))

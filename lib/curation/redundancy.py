@@ -39,16 +39,13 @@ class Fingerprint(NamedTuple):
 
 
 def nearest(vectors: np.ndarray) -> np.ndarray:
-    """Indices (N, K) of the nearest rows of ``vectors`` (N, D), Euclidean, with or without itself.
-
-    From EXACT_BELOW rows on the search is approximate (pynndescent; Dong et al. 2011).
-    """
+    """Nearest rows (N, K) of ``vectors`` (N, D), maybe itself too; approximate beyond EXACT_BELOW."""
     count = min(NEIGHBOURS, len(vectors) - 1)
     if count < 1:
         return np.empty((len(vectors), 0), int)
     if len(vectors) < EXACT_BELOW:
         return NearestNeighbors(n_neighbors=count).fit(vectors).kneighbors(return_distance=False)
-    from pynndescent import NNDescent  # compiles for seconds
+    from pynndescent import NNDescent  # Dong et al. 2011; compiles for seconds
 
     return NNDescent(vectors, n_neighbors=count + 1, random_state=0).neighbor_graph[0]
 
@@ -89,10 +86,7 @@ def kinds(pairs: pd.DataFrame, same_content: np.ndarray) -> np.ndarray:
 
 
 def score_redundancy(pairs: pd.DataFrame, rank: np.ndarray) -> pd.DataFrame:
-    """Score of each clip, 5 = unlike all others: columns score, kind, match (-1 = none), evidence.
-
-    Of a group of copies the one of lowest ``rank`` (N,), all distinct, stays.
-    """
+    """Scores, 5 = unlike all of lower ``rank`` (N,): score, kind, match (-1: none), evidence."""
     copies = pairs[pairs["kind"].isin([EXACT, COPY])]
     edges = (np.ones(len(copies)), (copies["a"], copies["b"]))
     graph = coo_array(edges, shape=(len(rank), len(rank)))

@@ -204,10 +204,7 @@ def _reason(row: dict) -> str:
 
 
 def apply_overrides(table: pd.DataFrame, path: Path | None) -> pd.DataFrame:
-    """Add human decisions as column override: "keep: reason", "drop: reason" or "".
-
-    They come from a CSV with columns clip, override (keep or drop), reason.
-    """
+    """Add column override ("keep: reason", ...) from a CSV with clip, override and reason."""
     table = table.assign(override="")
     if path is None:
         return table

@@ -103,10 +103,7 @@ def likely_model(summary: FeatureSummary) -> str:
 def check_space(
     summary: FeatureSummary, known: Mapping[str, np.ndarray], backbone: str
 ) -> dict[str, float]:
-    """Mean cosine of a feature with each kind of anchor.
-
-    Raises InputError, naming what made them, if features are not ``backbone``'s, or mixed.
-    """
+    """Mean cosine by anchor; InputError, naming what made them, if not ``backbone``'s."""
     width, own = next(iter(known.values())).shape[1], len(summary.direction)
     where = f"{summary.first}: features of"
     instead = f"likely of {likely_model(summary)}; set backbone and pretrained to that model"

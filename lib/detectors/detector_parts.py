@@ -31,10 +31,7 @@ class VideoScores(NamedTuple):
 
 
 class TextTower(nn.Module):
-    """A frozen copy of the text tower of an open_clip CLIP, with stock or split attention.
-
-    Raises InputError unless it is causal, pooled at its last token and projected by a matrix.
-    """
+    """A frozen copy of an open_clip CLIP's causal text tower; InputError if it has no such."""
 
     def __init__(self, clip: nn.Module) -> None:
         super().__init__()

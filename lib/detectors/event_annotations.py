@@ -45,10 +45,7 @@ def frame_truth(truth: VideoTruth, n_frames: int) -> np.ndarray:
 
 
 def frame_class_truth(truth: VideoTruth, n_frames: int, classes: Sequence[str]) -> np.ndarray:
-    """Frames of each class, (n_frames, len(classes)) bool; the normal column stays False.
-
-    Raises InputError if the annotation names no class per event, or one that is not asked for.
-    """
+    """Frames of each class, (n_frames, C) bool, normal stays False; InputError on another class."""
     if len(truth.span_classes) != len(truth.spans):
         raise InputError(f"{truth.name}: the annotation names no class per event")
     if other := {*truth.span_classes} - {*classes}:
@@ -117,10 +114,7 @@ def read_xd(
 
 
 def xd_classes(name: str, codes: Mapping[str, str], normal: str, where: str) -> tuple[str, ...]:
-    """Classes of an XD-Violence video by its name, most important first; empty if it is normal.
-
-    The name ends in _label_ and up to three codes, padded with 0: "..._label_B1-B2-0".
-    """
+    """Classes by the name's end, "_label_B1-B2-0", most important first; none if it is normal."""
     found = re.search(r"_label_([A-Z0-9-]+)$", name)
     if not found:
         raise InputError(f"{where}: {name} does not end in _label_ and its codes")
@@ -131,11 +125,8 @@ def xd_classes(name: str, codes: Mapping[str, str], normal: str, where: str) -> 
 
 
 def read_mask(name: str, path: Path) -> VideoTruth:
-    """ShanghaiTech: one value per frame, not 0 where abnormal (Luo et al. 2017).
-
-    Videos with a three-digit number were made for training: normal, without a mask.
-    """
-    made_for_training = re.fullmatch(r"\d\d_\d{3}", name)
+    """ShanghaiTech: one value per frame, not 0 where abnormal (Luo et al. 2017)."""
+    made_for_training = re.fullmatch(r"\d\d_\d{3}", name)  # normal, without a mask
     mask = load_array(path).ravel() if not made_for_training else np.empty(0)
     return VideoTruth(name, (), _runs(mask), bool(mask.any()), frames=len(mask))
 

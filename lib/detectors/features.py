@@ -48,13 +48,10 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class SnippetRule:
-    """How a video becomes features: frames per snippet, how many of them are embedded, crops.
+    """How a video becomes features; crops: 1 whole, 5 centre and corners, 10 mirrored too."""
 
-    1 crop is the whole frame, 5 are centre and corners, 10 the same mirrored too.
-    """
-
-    length: int = 16
-    frames: int = 16
+    length: int = 16  # frames of a snippet
+    frames: int = 16  # of which are embedded and averaged
     crops: int = 1
     resize: Resize = "squash"
 

@@ -112,10 +112,7 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[int]:
-    """Hold the lock file ``path``; the system releases it when the process ends, however it ends.
-
-    Raises InputError at once if another process holds it and ``wait`` is False.
-    """
+    """Hold the lock file ``path`` until the process ends; InputError at once unless to ``wait``."""
     import fcntl  # POSIX only
 
     with writing(path):

@@ -59,13 +59,11 @@ def normality_prototype(videos: Iterable[Tensor]) -> Tensor:
 
 
 class Selector(nn.Module):
-    """S(x) of eq. 3-4: projections on the class directions, batch-normalised without affine.
-
-    ``logit_scale`` is unused; it is here because the official checkpoints contain it.
-    """
+    """S(x) of eq. 3-4: projections on the class directions, batch-normalised without affine."""
 
     def __init__(self, classes: int, logit_scale: Tensor) -> None:
         super().__init__()
+        # Unused; the official checkpoints contain it.
         self.logit_scale = nn.Parameter(logit_scale.detach().float().clone())
         self.bn_layer = nn.BatchNorm1d(classes, affine=False)
 

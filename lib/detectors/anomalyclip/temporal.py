@@ -76,15 +76,12 @@ class Axial(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A Transformer encoder (Vaswani et al. 2017) over ``length`` places with learned positions.
-
-    The paper gives it a capacity like the axial one's: here three layers of twice the embedding
-    stand for one axial layer.
-    """
+    """A Transformer (Vaswani et al. 2017) over ``length`` places with learned positions."""
 
     def __init__(self, emb: int, length: int, settings: AnomalyCLIPSettings) -> None:
         super().__init__()
         self.positions = nn.Parameter(torch.randn(length, emb))
+        # The capacity of the axial one (paper): 3 layers of twice the embedding for one of its.
         sizes, count = (emb, settings.heads, 4 * emb), 3 * settings.depth
         layers = (nn.TransformerEncoderLayer(*sizes, batch_first=True) for _ in range(count))
         self.layers = nn.Sequential(*layers)

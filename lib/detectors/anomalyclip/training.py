@@ -90,10 +90,7 @@ def total_loss(
 
 
 def fit(model: AnomalyCLIP, videos: list[Tensor], labels: list[int], seed: int) -> pd.DataFrame:
-    """Train ``model`` in place; return the mean rate and loss terms of every epoch.
-
-    videos (N_i, D), labels their classes. InputError as for ``halves`` and ``train``.
-    """
+    """Train in place on videos (N_i, D) of classes ``labels``; mean rate and losses by epoch."""
     s, device, rng = model.settings, model.prototype.device, np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
     pools = halves([label != s.normal_id for label in labels], s.batch_size)

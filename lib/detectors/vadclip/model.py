@@ -64,10 +64,7 @@ class GraphConvolution(nn.Module):
 
 
 class VadCLIP(nn.Module):
-    """Detector on snippet features of CLIP, with a frozen copy of the text tower of ``clip``.
-
-    ``names`` start with the normal class. Raises InputError if names or heads do not fit.
-    """
+    """Detector on snippet features, with a frozen copy of ``clip``'s text tower; first is normal."""
 
     def __init__(
         self, clip: nn.Module, tokenizer: Tokenizer, names: Sequence[str], settings: VadCLIPSettings
@@ -133,10 +130,7 @@ class VadCLIP(nn.Module):
         return self.text(torch.where(learned, context, self.prompt_fixed), self.prompt_eot)
 
     def encode_video(self, x: Tensor, valid: Tensor) -> Tensor:
-        """Local module, global module and FC layer: x (B, T, D), valid (B, T) -> (B, T, D).
-
-        As in the official code, the local module also attends to padding.
-        """
+        """Local module (sees padding, official), global one and FC: x (B, T, D) -> (B, T, D)."""
         x = x + self.frame_position_embeddings.weight
         if self.settings.adapter in ("full", "local", "transformers"):
             x = self.temporal(x, attn_mask=self.window_mask)

@@ -94,11 +94,7 @@ def training_window(features: Tensor, length: int) -> tuple[Tensor, int]:
 def epoch_batches(
     is_normal: Sequence[bool], settings: VadCLIPSettings, rng: np.random.Generator
 ) -> Iterable[list[int]]:
-    """Video indices of each batch of one epoch, shuffled.
-
-    balanced: half normal, then half abnormal, until either runs out; the rest is dropped.
-    Otherwise all videos once, and the last batch may be short.
-    """
+    """Shuffled batches of an epoch: half normal, half abnormal till either ends; or all videos."""
     size, half = settings.batch_size, settings.batch_size // 2
     if not settings.balanced:
         order = rng.permutation(len(is_normal)).tolist()
