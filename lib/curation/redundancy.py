@@ -39,7 +39,7 @@ class Fingerprint(NamedTuple):
 
 
 def nearest(vectors: np.ndarray) -> np.ndarray:
-    """Nearest rows (N, K) of ``vectors`` (N, D), maybe itself too; approximate beyond EXACT_BELOW."""
+    """Nearest rows (N, K) of ``vectors`` (N, D), maybe itself; approximate from EXACT_BELOW on."""
     count = min(NEIGHBOURS, len(vectors) - 1)
     if count < 1:
         return np.empty((len(vectors), 0), int)

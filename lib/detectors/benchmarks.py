@@ -121,9 +121,8 @@ def fill(pattern: str, entry: str) -> str:
 
 def read_list(benchmark: Benchmark, data_root: Path, split: Split = "test") -> list[ListEntry]:
     """Videos of a split in list order; crops of one video in VadCLIP's csv count once."""
-    if split not in benchmark.lists:
-        have = ", ".join(benchmark.lists)
-        raise InputError(f"{benchmark.title} has no {split} split, but {have}")
+    if split not in (lists := benchmark.lists):
+        raise InputError(f"{benchmark.title} has no {split} split, but {', '.join(lists)}")
     entries: dict[str, ListEntry] = {}
     seen: dict[str, str] = {}
     for file in benchmark.list_files(data_root, split):

@@ -37,11 +37,10 @@ def select_segments(
     likelihood = logits.detach().sum(dim=2)  # (B, S, C)
     own = likelihood[torch.arange(half, device=column.device), :, column]  # (B/2, S)
     normal, closed = likelihood[half:].sum(dim=2), ~mask
-    return (
-        own.masked_fill(closed[:half], -MASKED).topk(top_k).indices,
-        own.masked_fill(closed[:half], MASKED).topk(bottom_k, largest=False).indices,
-        normal.masked_fill(closed[half:], -MASKED).topk(top_k).indices,
-    )
+    top = own.masked_fill(closed[:half], -MASKED).topk(top_k)
+    bottom = own.masked_fill(closed[:half], MASKED).topk(bottom_k, largest=False)
+    normal_top = normal.masked_fill(closed[half:], -MASKED).topk(top_k)
+    return top.indices, bottom.indices, normal_top.indices
 
 
 def likelihood(model: AnomalyCLIP, features: Tensor, logits: Tensor) -> Tensor:

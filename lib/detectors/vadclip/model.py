@@ -64,7 +64,7 @@ class GraphConvolution(nn.Module):
 
 
 class VadCLIP(nn.Module):
-    """Detector on snippet features, with a frozen copy of ``clip``'s text tower; first is normal."""
+    """Detector on snippet features, with a frozen copy of the text tower; names[0] is normal."""
 
     def __init__(
         self, clip: nn.Module, tokenizer: Tokenizer, names: Sequence[str], settings: VadCLIPSettings
