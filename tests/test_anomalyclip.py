@@ -211,20 +211,6 @@ def test_segments_of_a_long_video_start_anywhere_in_their_block():
     assert (starts - 155 * torch.arange(32)).unique().tolist() == list(range(141))
 
 
-@pytest.mark.parametrize(("frames", "windows"), [(1, 1), (24, 1), (25, 2), (47, 2), (72, 3)])
-def test_windows_and_back_to_time_order(frames, windows):
-    ramp = torch.arange(frames)[:, None] + 0.5
-    parts = network.video_windows(ramp, 6, 4)
-    assert parts.shape == (windows, 6, 4, 1)
-    for j in range(windows):
-        for s in range(6):
-            first = (s * windows + j) * 4  # window j holds the j-th 4 frames of block s
-            expected = (torch.arange(first, first + 4) % frames) + 0.5
-            assert torch.equal(parts[j, s, :, 0], expected)
-    assert torch.equal(network.time_order(parts, frames), ramp)
-    assert torch.equal(network.time_order(parts[..., 0], frames), ramp[:, 0])
-
-
 def test_scores_are_in_time_order_and_windows_independent(monkeypatch):
     model, features = anomalyclip(), random(21, 16)  # 3 windows of 8
     model.eval().selector_model.bn_layer.running_mean[:] = 0.7

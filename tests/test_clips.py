@@ -226,11 +226,10 @@ def test_exact_at_keyframes_and_linear_between(track, share):
     for keyframe in track:
         assert box_at(track, records.frame_time(keyframe.frame)) == keyframe.box
     for a, b in zip(track, track[1:], strict=False):
-        time = records.frame_time(a.frame) + share * (
-            records.frame_time(b.frame) - records.frame_time(a.frame)
-        )
+        start, end = records.frame_time(a.frame), records.frame_time(b.frame)
         expected = (1 - share) * np.array(a.box) + share * np.array(b.box)
-        np.testing.assert_allclose(box_at(track, time), expected, atol=1e-6)
+        found = box_at(track, start + share * (end - start))
+        np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("enabled", [True, False])

@@ -63,11 +63,9 @@ def clip(tmp_path_factory) -> Path:
 
 
 def test_frames_are_the_ones_asked_for(clip):
-    assert ids(read_frames(clip, range(FRAMES), SIZE)) == list(range(FRAMES))
     wanted = [39, 0, 17, 17, 3]
-    for size in ((20, 30), (16, 24)):
-        frames = read_frames(clip, wanted, size)
-        assert ids(frames) == wanted and frames.shape == (5, *size, 3) and frames.dtype == np.uint8
+    frames = read_frames(clip, wanted, (20, 30))
+    assert ids(frames) == wanted and frames.shape == (5, 20, 30, 3) and frames.dtype == np.uint8
     wrong = {"at least 0": ([], [-1]), r"ids é\.mp4: frame 40 asked for": ([0, FRAMES],)}
     for message, numbers in wrong.items():
         for asked in numbers:
