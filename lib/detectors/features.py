@@ -248,9 +248,9 @@ def feature_file(folder: Path, video: Path, crop: int) -> Path:
 def read_features(path: Path) -> np.ndarray:
     """Features (n, D) float32 of a file of this layout, ours or published; InputError names it."""
     features = load_array(path)
-    where = f"{path}: shape {features.shape} of {features.dtype}"
-    if features.ndim != 2 or not features.size or features.dtype.kind != "f":
-        raise InputError(f"{where}, not features (n, D) of real numbers")
+    where, kind = f"{path}: shape {features.shape}", features.dtype
+    if features.ndim != 2 or not features.size or kind.kind != "f":
+        raise InputError(f"{where} of {kind}, not features (n, D) of real numbers")
     with np.errstate(over="ignore"):  # of float64; it is refused as infinite
         features = features.astype(np.float32)
     if not (finite := np.isfinite(features).all(axis=1)).all():

@@ -112,7 +112,7 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[int]:
-    """Hold the lock file ``path`` until the process ends; InputError at once unless to ``wait``."""
+    """Hold the lock file ``path`` in the block; InputError at once if held and not to ``wait``."""
     import fcntl  # POSIX only
 
     with writing(path):
