@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from faults import data, disks, training
+from faults import data, training
 from faults.harness import Case, disk, killed, refused
 from test_training import tiny_model
 from test_video import SIZE, ids, write_ids
@@ -25,7 +25,7 @@ from companion.figures import write_table
 from media.cache import FrameCache
 from media.files import locked
 
-CASES: list[Case] = [*data.CASES, *training.CASES, *disks.CASES]
+CASES: list[Case] = [*data.CASES, *training.CASES, *data.DISKS]
 
 
 @pytest.mark.filterwarnings("ignore:.*clips are left out")
@@ -45,13 +45,13 @@ class TestKilledWhileWriting:
         assert ids(cache.get(path, [3, 9])) == [3, 9]
 
     def test_checkpoint(self, tmp_path: Path) -> None:
-        disks.save_stage(tmp_path, 2)
-        killed(tmp_path, checkpoint, "save_file", lambda out: disks.save_stage(out, 4))
+        data.save_stage(tmp_path, 2)
+        killed(tmp_path, checkpoint, "save_file", lambda out: data.save_stage(out, 4))
         assert len(list(tmp_path.iterdir())) == 2  # the half is not one of them
         assert checkpoint.latest_checkpoint(tmp_path)["step"] == 2
         checkpoint.claim(tmp_path, {})
         assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-000002", "run.json"}
-        disks.save_stage(tmp_path, 4)
+        data.save_stage(tmp_path, 4)
         assert checkpoint.latest_checkpoint(tmp_path)["step"] == 4
 
     def test_training_ends_the_same_to_the_bit(self, tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
 def test_training_goes_on_to_the_bit_after_a_full_disk(tmp_path: Path) -> None:
     with disk(tmp_path / "disk", "size=256k") as small:
         for _ in range(2):
-            assert re.search(disks.FULL, refused(training.train, small / "stage"))
+            assert re.search(data.FULL, refused(training.train, small / "stage"))
         subprocess.run(["mount", "-o", "remount,size=64m", small], check=True)
         assert same_weights(training.train(small / "stage"), training.trained()[1])
 
