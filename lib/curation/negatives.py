@@ -158,7 +158,8 @@ def write_all(writer: Writer, chosen: Sequence[Unit], path: Path) -> dict[str, R
             silent = silent + 1 if row["status"] == "silent" else 0
             if silent >= SILENT:
                 told = f"{silent} units in a row got no reply; the last: {row['reason']}"
-                raise InputError(f"{told}. Check the endpoint and start again: the others are kept")
+                again = "Check the endpoint and start again: finished units are kept"
+                raise InputError(f"{told}. {again}")
     return results.rows
 
 
