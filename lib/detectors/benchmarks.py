@@ -137,7 +137,10 @@ def read_list(benchmark: Benchmark, data_root: Path, split: Split = "test") -> l
                     raise InputError(f"{where}: expected a path ending in .npy and a label")
             classes = None
             if row := LABELLED.match(line):
-                line, classes = row[1], _labelled(benchmark, int(row[2]), where)
+                line, label, ids = row[1], int(row[2]), benchmark.anomalyclip_classes
+                if label >= len(ids):
+                    raise InputError(f"{where}: no class {label}; there are {len(ids)}")
+                classes = tuple({ids[label]} - {benchmark.normal_class})  # none if normal
             key, entry = events.video_name(line), CROP.sub(r"\1.mp4", line)
             if key in seen:
                 raise InputError(f"{where}: {key} stands in {seen[key]} already; keep one")
@@ -204,11 +207,3 @@ def _video_classes(benchmark: Benchmark, root: Path, entry: ListEntry) -> tuple[
     if not found and "normal" not in entry.entry.lower():
         raise InputError(f"{entry.where}: {entry.entry} names neither a class nor normal")
     return tuple(found[:1])
-
-
-def _labelled(benchmark: Benchmark, label: int, where: str) -> tuple[str, ...]:
-    """The class that AnomalyCLIP's label names; none if it is the normal one."""
-    classes = benchmark.anomalyclip_classes
-    if label >= len(classes):
-        raise InputError(f"{where}: no class {label}; there are {len(classes)}")
-    return tuple({classes[label]} - {benchmark.normal_class})
