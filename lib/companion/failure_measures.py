@@ -221,8 +221,8 @@ def curves(P: Params, table: pd.DataFrame, name: str) -> pd.DataFrame:
     for at, part in table.groupby([*place, *extra], sort=False):
         row = dict(zip(place, at, strict=False))
         how = statistic or auc_statistic(part["label"].to_numpy())
-        draws = P.evaluation.bootstrap_samples, P.seed, part["video"].tolist()
-        *interval, n = bootstrap_interval(part[columns].to_numpy(), how, *draws)
+        groups = part["video"].tolist()
+        *interval, n = bootstrap_interval(part[columns].to_numpy(), how, *P.draws, groups)
         row |= {key: scale * x for key, x in zip(("value", "low", "high"), interval, strict=True)}
         row |= {"title": DEGRADATIONS[row["kind"]].title, "unit": DEGRADATIONS[row["kind"]].unit}
         if statistic is ratio:  # a map even over the picture, without the ground around it

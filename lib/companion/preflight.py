@@ -19,7 +19,6 @@ from companion.sources import FOLDERS, LISTS, VAGTA, Gap, missing_data, missing_
 from companion.splits import load_split
 from companion.stage_runs import resolve_device
 from companion.workflow import Notebook
-from detectors.benchmarks import load_benchmark
 from media.errors import InputError
 
 NO_CLIPS = ("00", "09", "11")  # notebooks that read none of VAGTA's clips
@@ -87,7 +86,7 @@ def offline() -> Iterator[None]:
 
 def released_gaps(P: Params, checked: bool) -> list[Gap]:
     """Lists and released features that are missing or, ``checked``, of another model or rate."""
-    benchmark, folder, books = load_benchmark(P.detector.benchmark), P.features_dir, "05 06"
+    benchmark, folder, books = P.benchmark, P.features_dir, "05 06"
     lists = [path for path in benchmark.files(P.data_dir) if not path.is_file()]
     source = LISTS.format(benchmark.title)
     gaps = [Gap(f"{path}: missing", source, books=books) for path in lists]

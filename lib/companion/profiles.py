@@ -7,6 +7,7 @@ the paper's values (supplementary Table 4) or, where the paper is silent, ours.
 import argparse
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -22,6 +23,7 @@ from alertclip.hyperparameters import (
     StageParams,
     TrainingParams,
 )
+from detectors.benchmarks import Benchmark, load_benchmark
 from detectors.training_protocol import DETECTORS, DetectorParams, detector_settings
 from media.errors import InputError, nearest
 from media.files import half_the_cores
@@ -138,6 +140,16 @@ class Params(Group):
         found = {f"transfer: {title}": c for title, c in self.evaluation.transfer.items()}
         found["open_vocabulary_changes"] = self.evaluation.open_vocabulary_changes
         return {where: changes for where, changes in found.items() if changes}
+
+    @property
+    def benchmark(self) -> Benchmark:
+        """The detectors' benchmark (params/benchmarks.yaml)."""
+        return load_benchmark(self.detector.benchmark)
+
+    @property
+    def draws(self) -> tuple[int, int]:
+        """How many bootstrap samples an interval takes, and their seed."""
+        return self.evaluation.bootstrap_samples, self.seed
 
     @property
     def run_dir(self) -> Path:
@@ -277,11 +289,22 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
 
 
 def read_command_line(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Params]:
-    """Options of a command, and its profile: ``--profile`` and ``-p`` are added to ``parser``."""
+    """Options of a command, and its profile: ``--profile`` and ``-p`` are added to ``parser``.
+
+    From here on an InputError ends the command with its text and status 1, without a traceback.
+    """
+    sys.excepthook = _tell
     parser.add_argument("--profile", default="mini", help="params/<profile>.yaml, joined by +")
     parser.add_argument("-p", nargs="*", action="extend", default=[], metavar="NAME=VALUE")
     args = parser.parse_args()
     return args, load_params(args.profile, parse_overrides(args.p))
+
+
+def _tell(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    if issubclass(kind, InputError):
+        print(error, file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

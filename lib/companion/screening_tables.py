@@ -122,7 +122,6 @@ def plant_and_clean(P: Params, folder: Path, share: float = 0.5) -> pd.DataFrame
             hits = part["key"].isin(incomplete)
         else:
             hits = places.loc[list(zip(part["key"], part["position"], strict=True)), kind]
-        draws = P.evaluation.bootstrap_samples, P.seed
-        interval = audit.share_interval(hits.to_numpy(float), part["key"], *draws)
+        interval = audit.share_interval(hits.to_numpy(float), part["key"], *P.draws)
         rows.append({"kind": kind, "count": int(hits.sum()), **interval._asdict()})
     return pd.DataFrame(rows)

@@ -6,7 +6,6 @@ same result up to rounding and dropout's random numbers:
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
@@ -191,14 +190,11 @@ def main() -> None:
     """Command line: train one stage; started again, it goes on where it stopped."""
     parser = argparse.ArgumentParser(prog="python -m companion.stage_runs", description=__doc__)
     parser.add_argument("--stage", type=int, choices=(1, 2), required=True)
-    try:
-        args, P = read_command_line(parser)
-        with distributed.processes():
-            out = run_stage(P, args.stage)
-            if distributed.rank() == 0:
-                print(out)
-    except InputError as error:
-        sys.exit(str(error))
+    args, P = read_command_line(parser)
+    with distributed.processes():
+        out = run_stage(P, args.stage)
+        if distributed.rank() == 0:
+            print(out)
 
 
 if __name__ == "__main__":

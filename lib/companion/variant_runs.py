@@ -51,7 +51,10 @@ def final_metrics(P: Params, name: str, seed: int) -> pd.DataFrame:
         changed, stage = train_variant(P, name, seed), "full"
         rows = [_zero_shot(changed, [tuned_models.evaluate_stage(changed, "full")])]
         if P.ablation.detector and variant.detector:
-            rows += _on_benchmark(changed)
+            scored = detector_tables.score_stages(changed, "vadclip", ["full"])
+            rows.append(_frame_metrics(changed, scored, "VadCLIP: "))
+            curves = zero_shot_curves(changed, ["full"], "snippet")
+            rows.append(_frame_metrics(changed, curves, "snippets: "))
     else:
         changed, stage = _changed(P, variant, seed), P.ablation.backbone
         rows = _detected(changed, variant.kind)
@@ -65,11 +68,11 @@ def stage_metrics(P: Params, name: str, seed: int) -> pd.DataFrame:
     Columns model, measure, value, low, high, n. World and prior do not change with the seed.
     """
     P = train_variant(P, name, seed)
-    clip, first, full = (tuned_models.evaluate_stage(P, stage) for stage in tuned_models.STAGES)
-    table = _zero_shot(P, [clip, first, full]).rename(columns={"metric": "measure"})
+    results = [tuned_models.evaluate_stage(P, stage) for stage in tuned_models.STAGES]
+    table = _zero_shot(P, results).rename(columns={"metric": "measure"})
     rows = [table[table["measure"].str.endswith(("AUC", "MSS"))]]
-    for before, after in ((clip, first), (first, full), (clip, full)):
-        rows.append(result_tables.paired(P, before, after).rename(columns={"difference": "model"}))
+    for pair in (results[:2], results[1:], results[::2]):
+        rows.append(result_tables.paired(P, *pair).rename(columns={"difference": "model"}))
     columns = ["model", "measure", "value", "low", "high", "n"]
     return pd.concat([row[columns] for row in rows], ignore_index=True)
 
@@ -85,13 +88,12 @@ def curve(P: Params, name: str, seed: int) -> pd.DataFrame:
     if load_variants()[name].reference:
         folders = {1: shared_stage1(trained, P.changed(KEPT))} | folders
     for stage, folder in folders.items():
-        saved = checkpoints(folder)
-        models = [_restored(trained, stage, checkpoint) for checkpoint in saved]
+        saved = {int(c.name.split("-")[1]): c for c in checkpoints(folder)}
+        models = [_restored(trained, stage, checkpoint) for checkpoint in saved.values()]
         stills = still_accuracy(trained, models, STILLS)
-        for checkpoint, model, told in zip(saved, models, stills, strict=True):
+        for step, model, told in zip(saved, models, stills, strict=True):
             found = detection(trained, model)
             found |= {row["measure"]: 100 * row["value"] for row in told}
-            step = int(checkpoint.name.split("-")[1])
             rows += [(step, metric, value, stage) for metric, value in found.items()]
     return pd.DataFrame(rows, columns=["step", "metric", "value", "stage"])
 
@@ -195,13 +197,6 @@ def _zero_shot(P: Params, results: list[tuned_models.StageResult]) -> pd.DataFra
     mss = result_tables.mss_by_class(P, results).query("class_name == 'all'")
     table = result_tables.zero_shot(P, results).rename(columns={"setting": "metric"})
     return pd.concat([table, mss.rename(columns={"mss": "value"}).assign(metric="MSS")])
-
-
-def _on_benchmark(P: Params) -> list[pd.DataFrame]:
-    """Frame metrics of the tuned model on the profile's benchmark: VadCLIP's and zero-shot."""
-    scored = detector_tables.score_stages(P, "vadclip", ["full"])
-    curves = zero_shot_curves(P, ["full"], "snippet")
-    return [_frame_metrics(P, scored, "VadCLIP: "), _frame_metrics(P, curves, "snippets: ")]
 
 
 def _detected(P: Params, kind: Detector) -> list[pd.DataFrame]:

@@ -15,7 +15,6 @@ import yaml
 from alertclip.hyperparameters import Group
 from companion.paper_numbers import PAPER_RESULTS
 from companion.profiles import FACTS, ROOT, Params
-from detectors.benchmarks import load_benchmark
 
 WEIGHTS = ROOT / "lib/miniworld/weights"
 CORE = ("media", "alertclip", "companion", "detectors", "miniworld")
@@ -82,5 +81,5 @@ def input_files(book: Notebook, P: Params) -> list[Path]:
     if P.data.world == "vagta":
         found += [P.data_dir / v for k, v in P.data if k.startswith(("annotations", "hard")) and v]
         if "detector" in book.fields:
-            found += load_benchmark(P.detector.benchmark).files(P.data_dir)
+            found += P.benchmark.files(P.data_dir)
     return [file for file in dict.fromkeys(found) if file.is_file()]
