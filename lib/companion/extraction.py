@@ -53,16 +53,16 @@ def training_set(P: Params, model: AlertCLIP, detector: Detector) -> TrainingSet
 
     Those that are not there are left out, with a warning and a row in the run's videos/.
     """
-    benchmark, _ = detector_benchmark(P)
+    prepare_data(P)
     videos, rule = chosen_videos(P), snippet_rule(P.detector, detector)
     crops, reasons = _files(P, model, dict.fromkeys(videos, range(rule.crops)), detector)
     files = [(file, path) for path in videos for file in crops[path]]
     here = [(file, path) for file, path in files if file.exists()]
     if not here:
-        raise InputError(f"no training video of {benchmark.title} can be read; see {reasons}")
+        raise InputError(f"no training video of {P.benchmark.title} can be read; see {reasons}")
     lost = [file.name for file, _ in files if not file.exists()]
     noted = Report([Finding(name, f"see {reasons}", LEFT_OUT) for name in lost])
-    noted.to_csv(P.run_dir / "videos" / f"{benchmark.name}-{detector}-{P.detector.subset}.csv")
+    noted.to_csv(P.run_dir / "videos" / f"{P.benchmark.name}-{detector}-{P.detector.subset}.csv")
     if lost:
         left_out = f"{len(lost)} of {len(files)} training features are left out"
         warnings.warn(f"{left_out}; reasons in {reasons}", stacklevel=2)

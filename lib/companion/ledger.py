@@ -91,7 +91,7 @@ def _our_number(cell: Cell, P: Params, read: Read) -> Ours:
         return Ours(lacking=cell.otherwise or BLANK)
     measure, where, synthetic = cell.measure, cell.where, P.data.world == "miniworld"
     domain = load()["synthetic"].get(measure.on, "") if synthetic else measure.on
-    own = domain == _title(P.detector.benchmark)
+    own = domain == P.benchmark.title
     if measure.on and not own and "{domain}" not in "".join(where.values()):
         return Ours(lacking=f"needs a run on {measure.on}")
     allowed = load()["backbones"].get(cell.document, [])
@@ -181,11 +181,6 @@ def _published_annotations(P: Params) -> bool:
         return False
     published = value("Alert-CLIP | VAGTA | training clips | count")
     return items == published and (P.data_dir / P.data.annotations_train).is_file()
-
-
-@cache
-def _title(name: str) -> str:
-    return load_benchmark(name).title
 
 
 def read_csv(folder: Path, name: str) -> pd.DataFrame | None:

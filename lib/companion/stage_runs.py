@@ -45,9 +45,12 @@ def run_stage(P: Params, stage: int) -> Path:
     _refuse_other_settings(P, stage, out)
     clips, data = started_clips(P, train, out)
     workers = P.workers if device.type == "cuda" else 0  # a CPU has no cores to spare
+    # What beside settings and weights decides the result.
+    names = {"backbone", "region_pooling", "patch_tokens", "temporal_dropout", "temporal_heads"}
+    made_of = {"data": data, **P.data.model_dump(include={"num_frames", "frame_spacing"})}
     fit(
-        model, clips, dev, stage_params(P, stage), P.training, out, regions=stage == 2,
-        seed=P.seed, device=device, provenance=_provenance(P, data), workers=workers,
+        model, clips, dev, stage_params(P, stage), P.training, out, regions=stage == 2, seed=P.seed,
+        device=device, provenance=made_of | P.model.model_dump(include=names), workers=workers,
     )  # fmt: skip
     if distributed.rank() == 0 and not (out / META).exists():
         meta = {"stage": stage, "num_frames": P.data.num_frames, "run": read_json(out / RUN)}
@@ -153,14 +156,6 @@ def _as_begun(train: ClipDataset, before: dict[str, list[str]], skip: bool) -> D
     for key in reversed(before):
         order.append(places[key] if key in places else (order or [len(places) - 1])[-1])
     return Subset(train, order[::-1])
-
-
-def _provenance(P: Params, data: str) -> dict[str, object]:
-    """What beside settings and weights decides the result: the data's hash, model options."""
-    names = {"backbone", "region_pooling", "patch_tokens", "temporal_dropout", "temporal_heads"}
-    options = P.model.model_dump(include=names)
-    frames = P.data.model_dump(include={"num_frames", "frame_spacing"})
-    return {"data": data, **frames, **options}
 
 
 def resolve_device(P: Params) -> torch.device:

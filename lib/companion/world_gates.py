@@ -140,11 +140,10 @@ def _auc(P: Params, measure: str, scores: np.ndarray, labels: np.ndarray) -> dic
 def _clips(P: Params, split: Split, size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
     """Frames (N, T, 3, size, size) uint8 and labels (N,)."""
     dataset = clip_dataset(P, split, tuned_models.stage_model(P, "clip").image_size)
-    clips = []
-    for i in range(len(dataset)):
-        frames = torch.from_numpy(dataset[i]["frames"]).permute(0, 3, 1, 2).float()
-        clips.append(interpolate(frames, (size, size), mode="area").round().to(torch.uint8))
-    return torch.stack(clips), torch.tensor([item.is_abnormal for item in dataset.items]).long()
+    frames = (torch.from_numpy(dataset[i]["frames"]) for i in range(len(dataset)))
+    small = (interpolate(x.permute(0, 3, 1, 2).float(), (size, size), mode="area") for x in frames)
+    labels = torch.tensor([item.is_abnormal for item in dataset.items]).long()
+    return torch.stack([x.round().to(torch.uint8) for x in small]), labels
 
 
 if __name__ == "__main__":  # prints the gates and writes them to runs/<profile>/gates_<split>.csv

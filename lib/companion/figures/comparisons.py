@@ -105,11 +105,10 @@ def paired_changes(table: pd.DataFrame) -> Figure:
     axis, seeds = f"change of {table['metric'].iloc[0]} (points)", sorted(set(shown["seeds"]))
     rows = zip(shown["title"], shown["value"], strict=True)
     shown = shown.assign(row=[f"{name} ({value:.3g})" for name, value in rows])
-    counts = " or ".join(map(str, seeds))
-    line = f"Line: 95% interval of Student's t over {counts} seeds."
+    line = f"Line: 95% interval of Student's t over {' or '.join(map(str, seeds))} seeds."
+    line = line if max(seeds, default=1) > 1 else "One seed, no interval."
     whole = ", ".join(f"{r.title} ({r.value:.3g})" for r in references.itertuples())
-    caption = f"Against {whole}. In brackets: the value."
-    caption += f" {line if max(seeds, default=1) > 1 else 'One seed, no interval.'}"
+    caption = f"Against {whole}. In brackets: the value. {line}"
     figure = point_intervals(shown, "row", "change", "metric", caption, 0, xlabel=axis)
     figure.legends.clear()
     return figure

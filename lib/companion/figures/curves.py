@@ -152,7 +152,7 @@ def panel_curves(
     for axes in panels[len(kinds) :]:
         axes.set_axis_off()
     panels[len(kinds)].legend(*panels[0].get_legend_handles_labels(), loc="center left")
-    counts = ", ".join(str(n) for n in sorted(set(table["n"])))
+    counts = ", ".join(map(str, sorted(set(table["n"]))))
     return style.stamp(figure, caption.format(n=counts))
 
 

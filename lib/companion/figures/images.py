@@ -85,11 +85,6 @@ def frame_grid(
     return style.headline(figure, title, caption)
 
 
-def _wrapped(cells: Sequence[Cell], columns: int, title: str, caption: str) -> Figure:
-    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
-    return frame_grid(rows, title, caption, side=2.7)
-
-
 def removed_gallery(frames: Sequence[np.ndarray], table: pd.DataFrame) -> Figure:
     """One frame per removed clip under its class, score and reason.
 
@@ -101,7 +96,8 @@ def removed_gallery(frames: Sequence[np.ndarray], table: pd.DataFrame) -> Figure
         reason = shorten(row.reason.split(";")[0].split(" as ")[0], 70, placeholder=" ...")
         text = f"{row.kind}: filed as {row.class_name.replace('_', ' ')}, score {row.score}. "
         cells.append({"frame": frame, "title": fill(text + reason, 34)})
-    return _wrapped(cells, 4, "Removed clips", "The middle frame of each clip.")
+    rows = [cells[i : i + 4] for i in range(0, len(cells), 4)]
+    return frame_grid(rows, "Removed clips", "The middle frame of each clip.", side=2.7)
 
 
 def boxes_on_frames(frames: Sequence[np.ndarray], table: pd.DataFrame) -> Figure:
@@ -119,7 +115,8 @@ def boxes_on_frames(frames: Sequence[np.ndarray], table: pd.DataFrame) -> Figure
         cell["below"] = "\n".join(fill(caption, 34) for caption in rows["caption"])
         cells.append(cell)
     note = "Blue: normal region. Orange, dashed: abnormal region."
-    return _wrapped(cells, 3, "Annotated regions", note)
+    grid = [cells[i : i + 3] for i in range(0, len(cells), 3)]
+    return frame_grid(grid, "Annotated regions", note, side=2.7)
 
 
 def kept_patches(
