@@ -107,8 +107,7 @@ def resample_models(P: Params, scored: Sequence[Scored | Curves]) -> Resampled:
 def backbone_table(resampled: Resampled, paper: str) -> pd.DataFrame:
     """Frame AUC, AP and AnoAUC (per cent) per backbone, mean over seeds, beside the paper's.
 
-    ``paper`` is a heading of params/paper_results.yaml. Columns setting, model, value, low, high,
-    n, seed_sd, paper.
+    ``paper`` heads their table there. Columns setting, model, value, low, high, n, seed_sd, paper.
     """
     rows = []
     for model, metrics in resampled.items():
@@ -246,8 +245,7 @@ def held_scores(
 ) -> FrameScores:
     """Scores of features, each held for the ``length`` frames it stands for, with truth.
 
-    scores (n,), or (n, C) of ``classes``. Warns where the annotation has a feature or more too many
-    or too few frames.
+    scores (n,), or (n, C) of ``classes``. Warns where truth and scores differ by a feature or more.
     """
     held = np.repeat(scores, length, axis=0)
     if truth.frames and abs(truth.frames - len(held)) >= max(SNIPPET, length):

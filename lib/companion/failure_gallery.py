@@ -71,8 +71,7 @@ def degraded_frames(P: Params, clip: Clip) -> tuple[list[list[Cell]], pd.DataFra
 def caption_gallery(P: Params, result: StageResult, note: str) -> Gallery:
     """One clip frame by frame: rollout, and relevance for its own region caption, per stage.
 
-    The clip is the abnormal one with boxes whose margin in ``result`` is the median (the lower of
-    two).
+    Of the abnormal clips with boxes, the one of median margin in ``result`` (of two the lower).
     """
     dataset = clip_dataset(P, "test", stage_model(P, "full").image_size)
     margins = dict(zip(result.clips.keys, result.margins, strict=True))
@@ -99,8 +98,7 @@ def caption_gallery(P: Params, result: StageResult, note: str) -> Gallery:
 def error_gallery(P: Params, errors: pd.DataFrame, title: str, note: str) -> Gallery:
     """Relevance for the anomaly score of each error, a column per clip and a row per stage.
 
-    The frame is the middle one of the annotated event, or without one the frame that the tuned
-    model scores highest.
+    The frame is the middle one of the annotated event, else that of highest score in Full.
     """
     model = stage_model(P, "full")
     dataset = clip_dataset(P, "test", model.image_size)
@@ -117,7 +115,7 @@ def error_gallery(P: Params, errors: pd.DataFrame, title: str, note: str) -> Gal
 def real_gallery(P: Params, title: str, note: str) -> Gallery | None:
     """The same for the paper's clips: of each, the frames that the tuned model scores highest.
 
-    Looks below ``failure_videos`` (empty: the data root, if real) for names that begin with one of
+    Looks below ``failure_videos`` (empty: the data root, if real) for names that begin as one of
     ``failure_names``. Without any, prints why and returns None.
     """
     if not P.failure.videos and P.data.world != "vagta":

@@ -101,8 +101,7 @@ def degraded_scores(
 
     One row per model, kind, step and clip: level (its unit: degradation.DEGRADATIONS), key, video,
     label, margin, and where a box is (else nan), means over its frames: area (share of the frame),
-    reach (share of patches it touches), mass_MAP inside the box, hits_MAP of the map's peak. Step 0
-    is the clip as it is.
+    reach (share of patches touched), mass_MAP in the box, hits_MAP of the peak. Step 0: undamaged.
     """
     levels, size, rows = P.failure.levels, P.evaluation.batch_size, []
     directions = {name: anomaly_direction(P, model) for name, model in models.items()}

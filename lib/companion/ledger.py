@@ -1,6 +1,6 @@
 """The ledger: every number and setting of the papers beside ours, and the claims we test."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
@@ -221,21 +221,35 @@ def claims(book: pd.DataFrame, folder: Path) -> pd.DataFrame:
     rows = {tuple(row[k] for k in COLUMNS[:4]): row for row in book.to_dict("records")}
     found = []
     for table in load()["tables"]:
-        place = table["document"], table["table"]
-        decided = [_decide(rows, place, *ordering) for ordering in _orderings(table)]
-        found += [row for row in decided if row]
-        if count := decided.count(None):
-            found.append((*place, f"{count} orderings", np.nan, np.nan, UNTESTED, ""))
+        place, untested = (table["document"], table["table"]), 0
+        for text, sides in _orderings(table):
+            first, second = (rows.get(side, dict.fromkeys(COLUMNS, side[0])) for side in sides)
+            stated = [number(side["paper"]) for side in (first, second)]
+            if None in stated or stated[0] == stated[1]:
+                continue
+            if pd.isna(first["low"]) or pd.isna(second["low"]):
+                untested += 1
+                continue
+            upper, lower = (first, second) if stated[0] > stated[1] else (second, first)
+            claim = text.format("above" if upper is first else "below")
+            found.append((*place, claim, float(stated[0] - stated[1]), _change(first, second),
+                          _verdict(upper, lower), first["source"]))  # fmt: skip
+        if untested:
+            found.append((*place, f"{untested} orderings", np.nan, np.nan, UNTESTED, ""))
     found += _kept_knowledge(folder)
     columns = ["document", "table", "claim", "paper", "ours", "verdict", "source"]
     return pd.DataFrame(found, columns=columns)
 
 
-def _verdict(first: Ours, second: Ours) -> str:
+def _change(first: Mapping[str, Any], second: Mapping[str, Any]) -> float:
+    return float(first["ours"]) - float(second["ours"])
+
+
+def _verdict(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
     """Whether first is above second, by intervals that do not touch."""
-    if first.low > second.high:
+    if float(first["low"]) > float(second["high"]):
         return HOLDS
-    return FAILS if first.high < second.low else OPEN
+    return FAILS if float(first["high"]) < float(second["low"]) else OPEN
 
 
 def _orderings(table: dict[str, Any]) -> Iterator[tuple[str, list[tuple]]]:
@@ -252,29 +266,16 @@ def _orderings(table: dict[str, Any]) -> Iterator[tuple[str, list[tuple]]]:
             yield f"{first} {{}} {second}: {other}", sides
 
 
-def _decide(rows: dict, place: tuple, text: str, sides: list[tuple]) -> tuple | None:
-    """The row of a claim; () if the paper states no order, None if ours is not measured."""
-    names = "paper", "ours", "low", "high"
-    found = [rows.get(side, dict.fromkeys(names, side[0])) for side in sides]
-    stated = [number(row["paper"]) for row in found]
-    if None in stated or stated[0] == stated[1]:
-        return ()
-    if any(pd.isna(row["low"]) for row in found):
-        return None
-    first, second = (Ours(*(float(row[name]) for name in names[1:])) for row in found)
-    paper, change = float(stated[0] - stated[1]), first.value - second.value
-    decided = _verdict(first, second) if paper > 0 else _verdict(second, first)
-    text = text.format("above" if paper > 0 else "below")
-    return *place, text, paper, change, decided, found[0]["source"]
-
-
 def _kept_knowledge(folder: Path) -> Iterator[tuple]:
     """Per task of retention.csv: Full is not below CLIP (the paper says so of ImageNet, COCO)."""
     table = read_csv(folder, "retention")
-    for setting in [] if table is None else table["setting"].unique():
-        pair = [find_row(table, "retention", {"setting": setting, "model": model})
-                for model in ("Full", "CLIP")]  # fmt: skip
-        if all(row is not None and row["value"] for row in pair):  # "" where not measured
-            full, clip = map(_ours, pair)
-            text, change = f"general knowledge is kept: {setting}", full.value - clip.value
-            yield "Alert-CLIP", "", text, np.nan, change, _verdict(full, clip), "retention.csv"
+    measured = [] if table is None else table[table["value"] != ""].groupby("setting", sort=False)
+    for setting, part in measured:
+        models = part.rename(columns={"value": "ours"}).set_index("model")
+        if {"Full", "CLIP"} <= {*models.index}:
+            pair, text = (
+                models.loc[["Full", "CLIP"]].to_dict("records"),
+                "general knowledge is kept",
+            )
+            change, verdict = _change(*pair), _verdict(*pair)
+            yield "Alert-CLIP", "", f"{text}: {setting}", np.nan, change, verdict, "retention.csv"

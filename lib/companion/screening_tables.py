@@ -41,8 +41,7 @@ def screen_planted(P: Params, split: Split = "test") -> tuple[pd.DataFrame, Path
     """Plant faults into copies of a mini world's clips and screen them with untuned CLIP.
 
     Returns the screening's table with column kind (a fault or "clean") and the folder of the
-    planted videos. Writes screening_<split>.csv of the run and, below it, the videos; both are
-    reused.
+    planted videos. Both are kept below the run's 01_data_filtering/ and reused.
     """
     prepare_data(P)
     items, _ = load_split(P, split)

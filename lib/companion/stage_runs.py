@@ -31,8 +31,7 @@ FOLDERS = {1: "stage1", 2: "full"}  # of the models after Stage I and Stage II, 
 def run_stage(P: Params, stage: int) -> Path:
     """Train stage 1 or 2 of a profile; returns the model's folder, which open_clip loads too.
 
-    Resumes where an interrupted call stopped, and does nothing if the stage is finished. Raises
-    InputError if data, weights or, for stage 2, Stage I are missing.
+    Goes on where a call stopped; InputError if data, weights or, for stage 2, Stage I are missing.
     """
     device = distributed.own_device(resolve_device(P))
     with distributed.first_alone():

@@ -1,8 +1,7 @@
 """What each notebook reads (params/facts/notebooks.yaml). The Snakefile makes rules of them.
 
-A rule's outputs are the executed notebook and its HTML page. Worlds, caches, features and
-checkpoints are not outputs: Snakemake deletes outputs before it runs a rule, and these are reused
-by content.
+A rule's outputs are the executed notebook and its page. Worlds, caches, features and checkpoints
+are none: Snakemake deletes outputs before it runs a rule, and these are reused by content.
 """
 
 from collections.abc import Sequence

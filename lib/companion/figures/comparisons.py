@@ -51,8 +51,7 @@ def point_intervals(
     if text:
         beside = so.Text(halign="left", offset=6, fontsize=9, color=INK)
         plot = plot.add(beside, so.Dodge(), x="high", text=text, legend=False)
-    figure = style.new_figure(9, 1.6 + (0.28 + 0.16 * len(names)) * rows)
-    axes = figure.subplots()
+    figure, axes = style.panels(9, 1.6 + (0.28 + 0.16 * len(names)) * rows)
     plot = plot.scale(color=style.colours(names), marker=style.markers(names))
     plot.theme(matplotlib.rcParams).on(axes).plot()
     for edge in np.arange(rows - 1) + 0.5:
@@ -60,8 +59,7 @@ def point_intervals(
     if level is not None:
         axes.axvline(level, color=INK, linewidth=1, linestyle="-" if level == 0 else ":")
     axes.set(ylabel="", **axis)
-    style.legend_outside(figure, axes)
-    return style.stamp(figure, caption)
+    return style.stamp(figure, caption, axes)
 
 
 def model_comparison(
@@ -135,8 +133,7 @@ def violations_by_kind(table: pd.DataFrame) -> Figure:
 def against_floor(table: pd.DataFrame) -> Figure:
     """Measured value and its floor per line on a log scale.
 
-    Columns: line, unit (one for all), ours, low, high, n, floor, ratio; optional paper, drawn
-    where it is of the same model and clip length.
+    Columns: line, unit (one for all), ours, low, high, n, floor, ratio; optional paper.
     """
     counts = zip(table["line"], table["n"], table["ratio"], strict=True)
     table = table.assign(row=[f"{line}\n(n = {n:.0f}, {r:.2g} x floor)" for line, n, r in counts])
@@ -164,22 +161,20 @@ def learning_curves(table: pd.DataFrame) -> Figure:
     titles = {name: load_variants()[name].title for name in table["variant"].unique()}
     table["line"] = table["variant"].map(titles).where(table["stage"] == 2, "Stage I")
     lines = list(table.sort_values("stage", kind="stable")["line"].unique())
-    figure = style.new_figure(11, 6)
-    panels = figure.subplots(2, 3, sharex=True).ravel()
+    figure, grid = style.panels(11, 6, 2, 3, sharex=True)
     look = {"hue": "line", "hue_order": lines, "palette": style.colours(lines), "marker": "o"}
     look |= {"errorbar": lambda values: student_interval(values)[1:], "err_style": "bars"}
-    for axes, (metric, name) in zip(panels, POINTS.items(), strict=True):
+    for axes, (metric, name) in zip(grid.flat, POINTS.items(), strict=True):
         sns.lineplot(table[table["metric"] == metric], x="at", y="value", ax=axes, **look)
         axes.axvline(first, color=INK, linewidth=1, linestyle=":")
         axes.set(xlabel="optimiser step", ylabel="")
         axes.set_title(name, fontsize=10)
-    style.legend_outside(figure, panels[0])
-    for axes in panels[1:]:
+    for axes in grid.flat[1:]:
         axes.get_legend().remove()
     counts = table.groupby("line", sort=False)["seed"].nunique()
     seeds = ", ".join(f"{line}: {n}" for line, n in counts.items())
     note = f"Development clips. Point: mean over seeds ({seeds}). Bar: 95% interval of Student's t."
-    return style.stamp(figure, note)
+    return style.stamp(figure, note, grid[0, 0])
 
 
 def mss_against_auc(table: pd.DataFrame) -> Figure:
@@ -194,8 +189,7 @@ def mss_against_auc(table: pd.DataFrame) -> Figure:
     names = ("video AUC", "frame AUC", "in-clip frame AUC")
     wide = wide.sort_values("title", ascending=False)  # the named ones on top
     order = list(wide["title"].unique())
-    figure = style.new_figure(11, 4)
-    panels = figure.subplots(1, len(names), sharex=True)
+    figure, panels = style.panels(11, 4, 1, len(names), sharex=True)
     look = {"hue": "title", "hue_order": order, "palette": style.colours(order)}
     look |= {"style": "title", "style_order": order, "markers": style.markers(order)}
     for i, (axes, name) in enumerate(zip(panels, names, strict=True)):
@@ -203,6 +197,5 @@ def mss_against_auc(table: pd.DataFrame) -> Figure:
         value, low, high = rank_correlation(wide, "MSS", name)
         axes.set_title(f"Spearman {value:.2f} [{low:.2f}, {high:.2f}]", fontsize=10)
         axes.set(xlabel="MeanSignScore", ylabel=f"{name} (%)")
-    style.legend_outside(figure, panels[0])
     note = "Point: one training, test clips. Interval: 95% bootstrap over variants."
-    return style.stamp(figure, f"n = {len(wide)} trainings. {note}")
+    return style.stamp(figure, f"n = {len(wide)} trainings. {note}", panels[0])
