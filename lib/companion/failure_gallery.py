@@ -115,7 +115,7 @@ def error_gallery(P: Params, errors: pd.DataFrame, title: str, note: str) -> Gal
 def real_gallery(P: Params, title: str, note: str) -> Gallery | None:
     """The same for the paper's clips: of each, the frames that the tuned model scores highest.
 
-    Looks below ``failure_videos`` (empty: the data root, if real) for names that begin as one of
+    Looks below ``failure_videos`` (empty: the data root, if real) for names that begin with one of
     ``failure_names``. Without any, prints why and returns None.
     """
     if not P.failure.videos and P.data.world != "vagta":

@@ -273,9 +273,6 @@ def _kept_knowledge(folder: Path) -> Iterator[tuple]:
     for setting, part in measured:
         models = part.rename(columns={"value": "ours"}).set_index("model")
         if {"Full", "CLIP"} <= {*models.index}:
-            pair, text = (
-                models.loc[["Full", "CLIP"]].to_dict("records"),
-                "general knowledge is kept",
-            )
-            change, verdict = _change(*pair), _verdict(*pair)
-            yield "Alert-CLIP", "", f"{text}: {setting}", np.nan, change, verdict, "retention.csv"
+            full, clip = models.loc["Full"], models.loc["CLIP"]
+            found = np.nan, _change(full, clip), _verdict(full, clip), "retention.csv"
+            yield "Alert-CLIP", "", f"general knowledge is kept: {setting}", *found

@@ -12,17 +12,13 @@ from typing import Any
 import pandas as pd
 from safetensors.torch import load_file
 
+from alertclip import embeddings, export, training
 from alertclip.checkpoint import TRAINABLE, checkpoints, restore, weights_hash
-from alertclip.embeddings import embed_clips
-from alertclip.export import META
 from alertclip.model import AlertCLIP
 from alertclip.mss import encode_sets, signed_score
-from alertclip.training import BOOKKEEPING
-from companion import detector_tables, result_tables, tuned_models
+from companion import detector_tables, result_tables, screening_tables, splits, tuned_models
 from companion.detector_tables import Curves, Scored
 from companion.profiles import Params
-from companion.screening_tables import plant_and_clean
-from companion.splits import clip_dataset
 from companion.stage_runs import initial_model, resolve_device, run_stage, stage_params
 from companion.variants import Variant, load_variants
 from companion.workflow import selected
@@ -118,7 +114,7 @@ def train_variant(P: Params, name: str, seed: int) -> Params:
     changed = _changed(P, variant, seed)
     if variant.negatives:
         folder = changed.run_dir / "negatives"
-        plant_and_clean(changed, folder)
+        screening_tables.plant_and_clean(changed, folder)
         planted = str(folder / f"{variant.negatives}.json")
         changed = changed.changed({"hard_negatives_train": planted})
     if not changed.training.from_scratch and not (changed.tuned_dir / "stage1").exists():
@@ -159,7 +155,7 @@ def _decisive(P: Params, names: tuple[str, ...]) -> dict[str, Any]:
     """The groups and fields of ``names``, without how often checkpoints are written."""
     found = selected(P, names)
     for stage in {"stage1", "stage2"} & found.keys():
-        found[stage] = {k: v for k, v in found[stage].items() if k not in BOOKKEEPING}
+        found[stage] = {k: v for k, v in found[stage].items() if k not in training.BOOKKEEPING}
     return found
 
 
@@ -167,7 +163,7 @@ def shared_stage1(P: Params, base: Params) -> Path:
     """Stage I for all variants that have the same: the run's own, or one trained here once."""
     unused = {name: base.flat()[name] for name in NOT_STAGE1}
     decisive, own = _decisive(P.changed(unused), STAGE1), base.tuned_dir / "stage1"
-    if decisive == _decisive(base, STAGE1) and (own / META).exists():
+    if decisive == _decisive(base, STAGE1) and (own / export.META).exists():
         return own
     name = f"stage1-{sha256_json(decisive)[:8]}"
     shared = P.changed({**unused, "profile": f"{base.profile}/ablations/{name}"})
@@ -183,8 +179,8 @@ def _restored(P: Params, stage: int, checkpoint: Path) -> AlertCLIP:
 
 def detection(P: Params, model: AlertCLIP) -> dict[str, float]:
     """MSS and zero-shot AUC and AP (per cent) on the development clips."""
-    dataset = clip_dataset(P, "dev", model.image_size)
-    clips = embed_clips(model, dataset, P.evaluation.batch_size, resolve_device(P))
+    dataset = splits.clip_dataset(P, "dev", model.image_size)
+    clips = embeddings.embed_clips(model, dataset, P.evaluation.batch_size, resolve_device(P))
     sets = encode_sets(model.encode_text, tuned_models.prompts_of(P).sets)
     result = tuned_models.StageResult("full", clips, *sets)
     few = P.changed({"bootstrap_samples": 10})  # the interval is over seeds

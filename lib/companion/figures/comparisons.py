@@ -14,15 +14,6 @@ from companion.figures import style
 from companion.figures.style import INK, Figure
 from companion.variants import load_variants
 
-POINTS = {  # metrics of the curves: title of the panel
-    "video AUC": "video AUC (%)",
-    "frame AUC": "frame AUC (%)",
-    "in-clip frame AUC": "in-clip frame AUC (%)",
-    "MSS": "MeanSignScore",
-    "stills, colour of 10: accuracy": "colour told on stills (%)",
-    "stills, object of 6: accuracy": "object told on stills (%)",
-}
-
 
 def point_intervals(
     table: pd.DataFrame,
@@ -150,12 +141,12 @@ def against_floor(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def learning_curves(table: pd.DataFrame) -> Figure:
-    """Development metrics along training, a panel per metric, a line per variant.
+def learning_curves(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
+    """Development metrics along training, a panel per metric of ``panels``, a line per variant.
 
     Columns: variant, seed, stage, step, metric, value. Stage II's steps follow Stage I's.
     """
-    table = table[table["metric"].isin(POINTS)].copy()
+    table = table[table["metric"].isin(panels)].copy()
     first = table.loc[table["stage"] == 1, "step"].max()
     table["at"] = table["step"] + first * (table["stage"] == 2)
     titles = {name: load_variants()[name].title for name in table["variant"].unique()}
@@ -164,7 +155,7 @@ def learning_curves(table: pd.DataFrame) -> Figure:
     figure, grid = style.panels(11, 6, 2, 3, sharex=True)
     look = {"hue": "line", "hue_order": lines, "palette": style.colours(lines), "marker": "o"}
     look |= {"errorbar": lambda values: student_interval(values)[1:], "err_style": "bars"}
-    for axes, (metric, name) in zip(grid.flat, POINTS.items(), strict=True):
+    for axes, (metric, name) in zip(grid.flat, panels.items(), strict=True):
         sns.lineplot(table[table["metric"] == metric], x="at", y="value", ax=axes, **look)
         axes.axvline(first, color=INK, linewidth=1, linestyle=":")
         axes.set(xlabel="optimiser step", ylabel="")
