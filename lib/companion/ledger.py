@@ -105,7 +105,11 @@ def _our_number(cell: Cell, P: Params, read: Read) -> Ours:
     if row is None or not row[measure.value]:
         needs = f"needs {measure.on}" if measure.on and synthetic else "not in this run"
         return Ours(lacking=f"{needs} ({_words(where)})")
-    return _ours(row, measure.value)
+    texts = (row.get(name) or "" for name in (measure.value, "low", "high", "n", "seed_sd"))
+    ours, low, high, n, spread = (np.nan if number(x) is None else float(x) for x in texts)
+    if np.isnan(low) and not np.isnan(spread):  # two spreads over seeds stand for the interval
+        low, high = ours - 2 * spread, ours + 2 * spread
+    return Ours(row[measure.value] if np.isnan(ours) else ours, low, high, n)
 
 
 def _shortfall(cell: Cell, width: float, P: Params, counts: Read, lost: list[str]) -> str:
@@ -201,14 +205,6 @@ def find_row(table: pd.DataFrame, name: str, where: dict[str, str]) -> "pd.Serie
 
 def _words(where: dict[str, str]) -> str:
     return ", ".join(f"{name} = {text}" for name, text in where.items())
-
-
-def _ours(row: "pd.Series", column: str = "value") -> Ours:
-    texts = (row.get(name) or "" for name in (column, "low", "high", "n", "seed_sd"))
-    value, low, high, n, spread = (np.nan if number(x) is None else float(x) for x in texts)
-    if np.isnan(low) and not np.isnan(spread):  # two spreads over seeds stand for the interval
-        low, high = value - 2 * spread, value + 2 * spread
-    return Ours(row[column] if np.isnan(value) else value, low, high, n)
 
 
 def claims(book: pd.DataFrame, folder: Path) -> pd.DataFrame:

@@ -29,8 +29,7 @@ def dataset_overview(table: pd.DataFrame, unit: str) -> Figure:
     look = {"saturation": 1, "errorbar": None, "order": order.index, "ax": axes}
     sns.barplot(counts, x="items", y="class_name", **groups, **look)
     for bars in axes.containers:
-        labels = [f"{n:,.0f}" if n else "" for n in bars.datavalues]
-        axes.bar_label(bars, labels, padding=3, fontsize=9)
+        axes.bar_label(bars, fmt=lambda n: f"{n:,.0f}" if n else "", padding=3, fontsize=9)
     axes.set(xscale="log", xlim=(0.8, counts["items"].max() * 2))
     axes.set(xlabel=f"{unit} (log scale)", ylabel="")
     axes.grid(axis="y", visible=False)
