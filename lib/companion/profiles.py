@@ -290,7 +290,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.exists():
         names = {p.stem: re.findall(r"(?m)^(\w+):", p.read_text()) for p in PROFILES.glob("*.yaml")}
         known = sorted(name for name, found in names.items() if {*found} <= FLAT.keys())
-        advice = f"{nearest(path.stem, known)} There are: {', '.join(known)}"
+        advice = f"{nearest(path.stem, known)} (there are: {', '.join(known)})"
         raise InputError(f"{path.name}: no such profile in params/{advice}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
