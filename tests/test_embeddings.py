@@ -57,7 +57,7 @@ RESULT = StageResult("clip", embeddings(), *encode_text(["calm", "fire"])[:, Non
 
 def test_frame_scores_find_the_event(monkeypatch):
     spans = {f"clip{i}": [(2.0, 4.0)] for i in range(1, 8, 2)}
-    monkeypatch.setattr(result_tables, "event_spans", lambda P, split: spans)
+    monkeypatch.setattr(result_tables.tuned_models, "event_spans", lambda P, split: spans)
     table = frame_metrics(result_tables.frame_scores(P, RESULT, "test"), n_boot=20)
     assert table["value"].tolist() == [1, 1, 1]
     np.testing.assert_allclose(result_tables.gap_table(RESULT)["gap"], RESULT.margins)
@@ -67,8 +67,8 @@ def test_wording_moves_the_result(monkeypatch):
     poor = {"poor": PromptSets(("fire",), ("other",))}
     prompts = Prompts(PromptSets(("calm",), ("fire",)), {}, poor, "digest")
     model = SimpleNamespace(encode_text=encode_text)
-    monkeypatch.setattr(result_tables, "prompts_of", lambda P: prompts)
-    monkeypatch.setattr(result_tables, "stage_model", lambda P, stage: model)
+    monkeypatch.setattr(result_tables.tuned_models, "prompts_of", lambda P: prompts)
+    monkeypatch.setattr(result_tables.tuned_models, "stage_model", lambda P, stage: model)
     table = result_tables.prompt_wordings(P, RESULT)
     assert dict(zip(table["wording"], table["value"], strict=True)) == {"fixed": 100, "poor": 0}
     assert set(table["metric"]) == {"video AUC"}

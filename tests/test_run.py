@@ -1,5 +1,6 @@
 """A run: what is checked first, what Snakemake runs again, and what the user is told."""
 
+import argparse
 import os
 import re
 import shutil
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from companion import run, workflow
-from companion.profiles import load_params
+from companion.profiles import load_params, read_command_line
 from media.errors import InputError
 
 STUB = """import sys, pathlib
@@ -76,6 +77,19 @@ def test_a_part_of_the_notebooks_is_chosen_by_number_or_name() -> None:
 def test_parameters_are_checked_before_work(capsys, pair: str, says: str) -> None:
     assert run.main(["smoke", "-p", pair, "-n"]) == 2
     assert re.search(says.replace("?", r"\?"), capsys.readouterr().err)
+
+
+def test_bad_input_ends_a_command_with_its_text_alone(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["command", "--profile", "smok"])
+    monkeypatch.setattr(sys, "excepthook", None)  # put back after the test
+    with pytest.raises(InputError) as caught:
+        read_command_line(argparse.ArgumentParser())
+    sys.excepthook(*caught._excinfo)
+    told = capsys.readouterr().err
+    assert told.startswith("smok.yaml: no such profile") and "Traceback" not in told
+    assert "did you mean smoke?" in told and "prompts" not in told  # which is no profile
+    sys.excepthook(KeyError, KeyError("x"), None)
+    assert "KeyError: 'x'" in capsys.readouterr().err
 
 
 def test_missing_data_is_one_message(tmp_path: Path) -> None:

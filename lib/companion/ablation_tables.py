@@ -12,6 +12,8 @@ from companion.profiles import Params
 from companion.tuned_models import STAGES
 from companion.variants import load_variants
 
+NUMBERS = ("value", "low", "high", "change", "change_low", "change_high")
+
 
 def ablation_table(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """A metric of every variant and its paired difference to the group's reference, over seeds.
@@ -21,8 +23,7 @@ def ablation_table(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     low, high (of the change), seeds, reference. The interval is Student's t over the seeds'
     differences; nan with one seed: one difference says nothing of luck.
     """
-    columns = ["group", "title", "metric", "value", "change", "change_low", "change_high"]
-    made = pd.DataFrame(_rows(table, metric))[[*columns, "seeds", "reference"]]
+    made = pd.DataFrame(_rows(table, metric)).drop(columns=["variant", "low", "high"])
     return made.rename(columns={"change_low": "low", "change_high": "high"})
 
 
@@ -91,9 +92,7 @@ def student_table(values: pd.Series, name: str) -> pd.DataFrame:
 
 def student_interval(values: pd.Series) -> tuple[float, float, float]:
     """Mean over seeds and its 95% interval (Student's t); nan bounds from fewer than two seeds."""
-    half = float("nan")
-    if len(values) > 1:
-        half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    half = student.ppf(0.975, len(values) - 1) * values.sem()  # nan where there is one
     return values.mean(), values.mean() - half, values.mean() + half
 
 
@@ -132,8 +131,7 @@ def _rows(table: pd.DataFrame, metric: str) -> Iterator[dict[str, Any]]:
         changes = part[name] - part.get(reference, np.nan)
         pairs = pd.DataFrame({"value": part[name], "change": changes})
         pairs = pairs.dropna(subset=["change" if reference else "value"]).groupby("seed").mean()
+        found = *student_interval(pairs["value"]), *student_interval(pairs["change"])
         row = {"group": group, "title": title, "variant": name, "metric": metric}
-        row |= zip(("value", "low", "high"), student_interval(pairs["value"]), strict=True)
-        bounds = ("change", "change_low", "change_high")
-        row |= zip(bounds, student_interval(pairs["change"]), strict=True)
+        row |= zip(NUMBERS, found, strict=True)
         yield row | {"seeds": len(pairs), "reference": name == reference}

@@ -10,7 +10,6 @@ learning_curves.csv); ``ablation_tables`` pairs them by seed.
 """
 
 import argparse
-import sys
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -95,7 +94,7 @@ def results(
     return pd.concat(tables, ignore_index=True)
 
 
-def main() -> int:
+def main() -> None:
     """Command line: run variants and write runs/<profile>/<measure>_reference.csv."""
     parser = argparse.ArgumentParser(prog="python -m companion.ablations", description=__doc__)
     add = parser.add_argument
@@ -103,27 +102,19 @@ def main() -> int:
     add("--variants", nargs="+", help="default: all; for seeds and curves those that are committed")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     add("--cores", type=int, help="jobs at once; default: one per core, one on a GPU")
-    try:
-        args, P = read_command_line(parser)
-        wanted = args.variants or MEASURES[args.measure][1] or list(load_variants())
-        chosen = require_variants(wanted)
-        if P.features:
-            tuned = [variant.name for variant in chosen if variant.kind == "alertclip"]
-            chosen = [variant for variant in chosen if variant.kind != "alertclip"]
-            if tuned:
-                print(f"left out, as tuning needs videos: {', '.join(tuned)}")
-            if not chosen:
-                raise InputError(f"{P.profile}: nothing is left to run; name a detector's variants")
-        names = [variant.name for variant in chosen]
-        run(P, names, args.seeds, args.cores, args.measure)
-        table = results(P, names, args.seeds, args.measure)
-        write_table(table, written := P.run_dir / f"{args.measure}_reference.csv")
-        print(written)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    args, P = read_command_line(parser)
+    names = args.variants or MEASURES[args.measure][1] or list(load_variants())
+    tuned = [v.name for v in require_variants(names) if P.features and v.kind == "alertclip"]
+    if tuned:
+        print(f"left out, as tuning needs videos: {', '.join(tuned)}")
+    names = [name for name in names if name not in tuned]
+    if not names:
+        raise InputError(f"{P.profile}: nothing is left to run; name a detector's variants")
+    run(P, names, args.seeds, args.cores, args.measure)
+    written = P.run_dir / f"{args.measure}_reference.csv"
+    write_table(results(P, names, args.seeds, args.measure), written)
+    print(written)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -14,7 +14,6 @@ import yaml
 from companion.profiles import PROFILES, Params, load_params
 from companion.stage_runs import stage_params
 from companion.variants import load_variants
-from detectors.benchmarks import load_benchmark
 
 SIDE, DIM, FLOAT = 224, 512, 4  # pixels, width of an embedding, bytes
 MODELS = 3  # CLIP, Stage I, Full
@@ -73,10 +72,9 @@ def _stage(P: Params, number: int, known: dict[str, Any], tflop: float) -> dict[
 def _frames(P: Params, known: dict[str, Any], split: str) -> float:
     """Frames of a benchmark's split, or of a rehearsal's share of it; 0 where not known."""
     limit = P.detector.videos if split == "train" else P.rehearsal.test_videos
-    benchmark = load_benchmark(P.detector.benchmark)
-    videos = sum(benchmark.counts.get(split, {}).values())
+    videos = sum(P.benchmark.counts.get(split, {}).values())
     share = min(1, limit / videos) if limit and videos else 1
-    return share * known["frames"].get(benchmark.name, {}).get(split, 0)
+    return share * known["frames"].get(P.benchmark.name, {}).get(split, 0)
 
 
 def _features(P: Params, frames: float, length: int, tflop: float) -> dict[str, float]:

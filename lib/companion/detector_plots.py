@@ -10,7 +10,6 @@ from sklearn.manifold import TSNE
 from companion.detector_tables import Scored, held_scores
 from companion.profiles import Params
 from companion.tuned_models import stage_model, text_embeddings
-from detectors.benchmarks import load_benchmark
 from detectors.event_annotations import frame_truth
 from detectors.fitting import class_prompts
 from media.errors import InputError
@@ -29,9 +28,8 @@ def curve_table(P: Params, scored: Sequence[Scored], count: int = 3) -> pd.DataF
         first.setdefault((truth.is_abnormal, *truth.classes), i)
     numbers = [i for key, i in first.items() if key[0]][:count]
     numbers += [i for key, i in first.items() if not key[0]]
-    benchmark = load_benchmark(P.detector.benchmark)
-    abnormal = np.array(benchmark.abnormal_classes)
-    places = [benchmark.classes.index(name) for name in abnormal]
+    abnormal = np.array(P.benchmark.abnormal_classes)
+    places = [P.benchmark.classes.index(name) for name in abnormal]
     tables = []
     for i, s in product(numbers, scored):
         truth, found = s.truths[i], s.seeds[0][i]
@@ -39,7 +37,7 @@ def curve_table(P: Params, scored: Sequence[Scored], count: int = 3) -> pd.DataF
         likeliest = abnormal[found.probabilities[:, places].argmax(axis=1)].repeat(s.length)
         columns = {
             "video": f"{truth.name} ({', '.join(truth.classes) or 'normal'})",
-            "time_s": np.arange(len(video.scores)) / benchmark.fps,
+            "time_s": np.arange(len(video.scores)) / P.benchmark.fps,
             "model": s.model,
             "score": video.scores,
             "truth": video.truth.astype(int),
@@ -57,7 +55,7 @@ def tsne_table(P: Params, scored: Scored) -> pd.DataFrame:
     whose middle frame lies in an event. Columns panel, x, y, group, text (1 where it is one).
     InputError if there are too few.
     """
-    benchmark, raw, adapted, names = load_benchmark(P.detector.benchmark), [], [], []
+    benchmark, raw, adapted, names = P.benchmark, [], [], []
     for truth, x, s in zip(scored.named, scored.features, scored.seeds[0], strict=True):
         inside = frame_truth(truth, len(x) * scored.length)[scored.length // 2 :: scored.length]
         chosen = inside if truth.is_abnormal else ~inside

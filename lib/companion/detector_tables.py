@@ -14,16 +14,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from companion.extraction import (
-    chosen_videos,
-    evaluation_set,
-    extract_for_all,
-    training_set,
-)
+from companion import extraction
 from companion.profiles import Params
 from companion.result_tables import per_cent, with_interval, with_paper
 from companion.tuned_models import STAGES, Stage, stage_model
-from detectors.benchmarks import load_benchmark
 from detectors.event_annotations import SNIPPET, VideoTruth, frame_class_truth, frame_truth
 from detectors.features import snippet_rule
 from detectors.fitting import VideoScores, fit_detector, zero_shot_score
@@ -87,20 +81,17 @@ def score_stages(
 
     ``base``: the abnormal classes that training sees (none named: all).
     """
-    extract_for_all(P, wanted, detector)
-    benchmark, scored = load_benchmark(P.detector.benchmark), []
-    classes = [benchmark.normal_class, *base] if base else benchmark.classes
-    length = snippet_rule(P.detector, detector).length
+    extraction.extract_for_all(P, wanted, detector)
+    classes = [P.benchmark.normal_class, *base] if base else P.benchmark.classes
+    length, scored = snippet_rule(P.detector, detector).length, []
     for stage in wanted:
         model = stage_model(P, stage)
-        train, test = training_set(P, model, detector), evaluation_set(P, model, detector)
+        train = extraction.training_set(P, model, detector)
+        x, truths, named = extraction.evaluation_set(P, model, detector)
         train = train.only(base) if base else train
-        seeds = []
-        for seed in P.detector.seeds:
-            score = fit_detector(detector, model, train, benchmark, classes, P.detector, seed)
-            seeds.append([score(features) for features in test.features])
-        part = Scored(stage, detector, length, test.truths, test.named, seeds, test.features)
-        scored.append(part)
+        fit = partial(fit_detector, detector, model, train, P.benchmark, classes, P.detector)
+        seeds = [list(map(fit(seed), x)) for seed in P.detector.seeds]
+        scored.append(Scored(stage, detector, length, truths, named, seeds, x))
     return scored
 
 
@@ -108,7 +99,7 @@ def resample_models(P: Params, scored: Sequence[Scored | Curves]) -> Resampled:
     """Frame AUC, AP and AnoAUC of every model and seed, on the same resamples of the videos."""
     found = {}
     for s in scored:
-        found[s.model] = resampled_metrics(s.columns, P.evaluation.bootstrap_samples, P.seed)
+        found[s.model] = resampled_metrics(s.columns, *P.draws)
         found[s.model]["AnoAUC"] = found[s.model].pop("in-clip frame AUC")  # the field's name
     return found
 
@@ -116,8 +107,7 @@ def resample_models(P: Params, scored: Sequence[Scored | Curves]) -> Resampled:
 def backbone_table(resampled: Resampled, paper: str) -> pd.DataFrame:
     """Frame AUC, AP and AnoAUC (per cent) per backbone, mean over seeds, beside the paper's.
 
-    ``paper`` is a heading of params/paper_results.yaml. Columns setting, model, value, low, high,
-    n, seed_sd, paper.
+    ``paper`` heads their table there. Columns setting, model, value, low, high, n, seed_sd, paper.
     """
     rows = []
     for model, metrics in resampled.items():
@@ -148,7 +138,7 @@ def listing(table: pd.DataFrame, label: str, digits: int = 1) -> str:
 
 def heading(P: Params, detector: Detector) -> str:
     """The paper's table for a detector on the profile's benchmark, in params/paper_results.yaml."""
-    return f"{DETECTORS[detector]}, {load_benchmark(P.detector.benchmark).title}"
+    return f"{DETECTORS[detector]}, {P.benchmark.title}"
 
 
 def backbone_differences(resampled: Resampled) -> pd.DataFrame:
@@ -169,9 +159,8 @@ def alarm_table(scored: Sequence[Scored]) -> pd.DataFrame:
     """
     metrics = {"false-alarm rate": false_alarm_rate, "macro AUC": macro_auc}
     rows = [
-        (s.model, name, 100 * metric(videos))
-        for s in scored
-        for name, metric in metrics.items()
+        (s.model, name, 100 * metrics[name](videos))
+        for s, name in product(scored, metrics)
         for videos in s.columns
     ]
     return _over_seeds(pd.DataFrame(rows, columns=["model", "metric", "value"]))
@@ -182,11 +171,10 @@ def class_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
 
     Columns class_name, setting, model, value, low, high, n. AnomalyCLIP's measures.
     """
-    benchmark, tables = load_benchmark(P.detector.benchmark), []
-    classes, draws = benchmark.classes, (P.evaluation.bootstrap_samples, P.seed)
+    classes, normal_class, tables = P.benchmark.classes, P.benchmark.normal_class, []
     for s in scored:
         seeds = s.held("probabilities", s.named, classes)
-        table = class_metrics(seeds, classes, benchmark.normal_class, *draws)
+        table = class_metrics(seeds, classes, normal_class, *P.draws)
         named = table["class_name"] + " " + table["metric"]
         tables.append(table.assign(setting=named, model=s.model).drop(columns="metric"))
     return per_cent(pd.concat(tables, ignore_index=True))
@@ -210,12 +198,12 @@ def published_truth(scored: Sequence[Scored]) -> list[Scored]:
 
     There every event has its video's first class, and the frame at which it ends counts too.
     """
-    return [s._replace(named=[_published(t) for t in s.truths]) for s in scored]
 
+    def published(truth: VideoTruth) -> VideoTruth:
+        spans = tuple((start, end + 1) for start, end in truth.spans)
+        return replace(truth, spans=spans, span_classes=truth.classes[:1] * len(spans))
 
-def _published(truth: VideoTruth) -> VideoTruth:
-    spans = tuple((start, end + 1) for start, end in truth.spans)
-    return replace(truth, spans=spans, span_classes=truth.classes[:1] * len(spans))
+    return [s._replace(named=list(map(published, s.truths))) for s in scored]
 
 
 def class_prompt_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
@@ -223,10 +211,10 @@ def class_prompt_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
 
     Columns setting, model, value, low, high, n: frame metrics, then ``class_table``'s.
     """
-    benchmark, untrained = load_benchmark(P.detector.benchmark), []
+    untrained = []
     for s in scored:
-        score = zero_shot_score(stage_model(P, s.stage), benchmark)
-        untrained.append(s._replace(seeds=[[score(features) for features in s.features]]))
+        score = zero_shot_score(stage_model(P, s.stage), P.benchmark)
+        untrained.append(s._replace(seeds=[list(map(score, s.features))]))
     frames = backbone_table(resample_models(P, untrained), "none")
     columns = ["setting", "model", "value", "low", "high", "n"]
     return pd.concat([frames, class_table(P, untrained)], ignore_index=True)[columns]
@@ -237,12 +225,11 @@ def detection_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
 
     Columns model, normals, metric, value, seed_sd.
     """
-    benchmark, tables = load_benchmark(P.detector.benchmark), []
-    classes, normal_class = benchmark.classes, benchmark.detection_normal_class
+    classes, tables = (P.benchmark.classes, P.benchmark.detection_normal_class), []
     for s in scored:
         for normals, videos in product((True, False), s.seeds):
             curves = [np.repeat(v.probabilities, s.length, axis=0).astype(float) for v in videos]
-            table = detection_map(curves, s.named, classes, normal_class, normals)
+            table = detection_map(curves, s.named, *classes, normals)
             tables.append(table.assign(model=s.model, normals=normals))
     return _over_seeds(pd.concat(tables)[["model", "normals", "metric", "value"]])
 
@@ -258,8 +245,7 @@ def held_scores(
 ) -> FrameScores:
     """Scores of features, each held for the ``length`` frames it stands for, with truth.
 
-    scores (n,), or (n, C) of ``classes``. Warns where the annotation has a feature or more too many
-    or too few frames.
+    scores (n,), or (n, C) of ``classes``. Warns where truth and scores differ by a feature or more.
     """
     held = np.repeat(scores, length, axis=0)
     if truth.frames and abs(truth.frames - len(held)) >= max(SNIPPET, length):
@@ -277,13 +263,15 @@ def data_framework_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
     n, paper. Where every training video is annotated, both rows are the same detector.
     """
     curated = P.changed({"detector_subset": "annotated"})
-    every, some = ([path.stem for path in chosen_videos(params)] for params in (P, curated))
+    every, some = (
+        [path.stem for path in extraction.chosen_videos(params)] for params in (P, curated)
+    )
     first = second = [s for s in scored if s.model in FRAMEWORKS]
     if some != every:
         second = score_stages(curated, first[0].detector, [s.stage for s in first])
     tables = []
     for title, names, part in (("original data", every, first), ("VAGTA", some, second)):
-        paper = f"Data versus framework, {load_benchmark(P.detector.benchmark).title}, {title}"
+        paper = f"Data versus framework, {P.benchmark.title}, {title}"
         table = backbone_table(resample_models(P, part), paper)
         table = table[table["setting"].isin(["frame AUC", "frame AP"])]
         setting = f"{title}: " + table["setting"]

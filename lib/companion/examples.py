@@ -81,7 +81,7 @@ def twin_clips(P: Params, image_size: tuple[int, int], pairs: int = 4) -> list[d
     items = [item for pair in chosen for item in pair]
     frames, cache = min(MOST_FRAMES, P.data.num_frames), FrameCache(P.cache_dir, image_size)
     clips = ClipDataset(P.data_dir, items, frames, cache, P.workers, True, P.data.frame_spacing)
-    samples = (clips[i] for i in range(len(clips)))
+    samples = map(clips.__getitem__, range(len(clips)))
     return [s | {"regions": [r for r in s["regions"] if r[1].any()]} for s in samples]
 
 
@@ -116,8 +116,7 @@ def frames_and_boxes(clips: Sequence[dict[str, Any]]) -> tuple[np.ndarray, pd.Da
 def similarity_table(similarity: Mapping[str, np.ndarray], captions: Sequence[str]) -> pd.DataFrame:
     """Similarity matrices (B, B) by model as the table that `batch_similarity` draws."""
     return pd.DataFrame(
-        {"model": model, "clip": i + 1, "caption": j + 1, "text": text, "cosine": float(row[j])}
+        {"model": model, "clip": i + 1, "caption": j + 1, "text": captions[i], "cosine": float(x)}
         for model, matrix in similarity.items()
-        for i, (text, row) in enumerate(zip(captions, matrix, strict=True))
-        for j in range(len(row))
+        for (i, j), x in np.ndenumerate(matrix)
     )

@@ -6,7 +6,6 @@ at once or again, and write the same files as one process does.
 """
 
 import argparse
-import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,14 +20,7 @@ from companion.profiles import Params, read_command_line
 from companion.sources import Gap, benchmark_gaps
 from companion.splits import load_split, prepare_data
 from companion.tuned_models import STAGES, Stage, stage_model
-from detectors.benchmarks import (
-    Benchmark,
-    Split,
-    load_benchmark,
-    read_list,
-    read_truth,
-    training_videos,
-)
+from detectors.benchmarks import Benchmark, Split, read_list, read_truth, training_videos
 from detectors.check import anchors, check_rate, check_space, feature_index, summarise
 from detectors.event_annotations import SNIPPET, video_name
 from detectors.features import (
@@ -53,7 +45,7 @@ READERS: tuple[Detector, ...] = ("vadclip", "anomalyclip")  # the heads without 
 def detector_benchmark(P: Params) -> tuple[Benchmark, Path]:
     """The benchmark of a profile and the data root it lies in."""
     prepare_data(P)
-    return load_benchmark(P.detector.benchmark), P.data_dir
+    return P.benchmark, P.data_dir
 
 
 def training_set(P: Params, model: AlertCLIP, detector: Detector) -> TrainingSet:
@@ -61,16 +53,16 @@ def training_set(P: Params, model: AlertCLIP, detector: Detector) -> TrainingSet
 
     Those that are not there are left out, with a warning and a row in the run's videos/.
     """
-    benchmark, _ = detector_benchmark(P)
+    prepare_data(P)
     videos, rule = chosen_videos(P), snippet_rule(P.detector, detector)
     crops, reasons = _files(P, model, dict.fromkeys(videos, range(rule.crops)), detector)
     files = [(file, path) for path in videos for file in crops[path]]
     here = [(file, path) for file, path in files if file.exists()]
     if not here:
-        raise InputError(f"no training video of {benchmark.title} can be read; see {reasons}")
+        raise InputError(f"no training video of {P.benchmark.title} can be read; see {reasons}")
     lost = [file.name for file, _ in files if not file.exists()]
     noted = Report([Finding(name, f"see {reasons}", LEFT_OUT) for name in lost])
-    noted.to_csv(P.run_dir / "videos" / f"{benchmark.name}-{detector}-{P.detector.subset}.csv")
+    noted.to_csv(P.run_dir / "videos" / f"{P.benchmark.name}-{detector}-{P.detector.subset}.csv")
     if lost:
         left_out = f"{len(lost)} of {len(files)} training features are left out"
         warnings.warn(f"{left_out}; reasons in {reasons}", stacklevel=2)
@@ -136,7 +128,7 @@ def tested_videos(P: Params) -> dict[str, Path]:
 
     Of MSAD that is the first and the last ones: its vector of truth is cut from its ends.
     """
-    benchmark = load_benchmark(P.detector.benchmark)
+    benchmark = P.benchmark
     entries = read_list(benchmark, P.data_dir)
     if count := min(P.rehearsal.test_videos or 0, len(entries)):
         places = np.linspace(0, len(entries) - 1, count).astype(int)
@@ -148,7 +140,7 @@ def tested_videos(P: Params) -> dict[str, Path]:
 
 def chosen_videos(P: Params) -> dict[Path, tuple[str, ...]]:
     """Training videos and their classes: all, or annotated ones; of these maybe a draw by seed."""
-    videos = training_videos(load_benchmark(P.detector.benchmark), P.data_dir)
+    videos = training_videos(P.benchmark, P.data_dir)
     if P.detector.subset == "annotated":
         items = [item for split in ("train", "dev") for item in load_split(P, split)[0]]
         annotated = {Path(item.video).stem for item in items}
@@ -166,14 +158,13 @@ def check_released(P: Params, model: AlertCLIP, detector: Detector, training: bo
     Reads a sample of the files, and the length of every test file. The heads without text take any
     space, such as I3D's, of one width.
     """
-    benchmark = load_benchmark(P.detector.benchmark)
     test, rule = evaluation_set(P, model, detector), snippet_rule(P.detector, detector)
     rows = {t.name: len(x) for t, x in zip(test.truths, test.features, strict=True)}
     paths = _listed(P) + (list(chosen_videos(P)) if training else [])
     files = [f for crops in _released(P, paths, detector).values() for f in crops if f.exists()]
     summary = summarise(files)
     if detector not in HEADS:
-        known = anchors(model, class_prompts(benchmark, benchmark.classes))
+        known = anchors(model, class_prompts(P.benchmark, P.benchmark.classes))
         check_space(summary, known, P.model.backbone)
     check_rate(rows, test.truths, rule.length, P.features_dir)
 
@@ -182,7 +173,7 @@ def check_features(P: Params) -> None:
     """``check_released`` for every detector whose features are at hand; InputError if none is."""
     if not (at_hand := detectors_at_hand(P)):
         raise InputError(
-            f"{P.features_dir}: no features of {load_benchmark(P.detector.benchmark).title}'s test"
+            f"{P.features_dir}: no features of {P.benchmark.title}'s test"
             " videos as NAME__CROP.npy or NAME.npy; check features and benchmark"
         )
     for detector in at_hand:
@@ -244,7 +235,7 @@ def domains(P: Params) -> dict[str, Params]:
     Another domain of which a list, the truth or a video is missing is left out with a warning; with
     released features, one whose lists or features are not at hand.
     """
-    found = {load_benchmark(P.detector.benchmark).title: P}
+    found = {P.benchmark.title: P}
     for title, changes in P.evaluation.transfer.items():
         other = P.changed(changes)
         if lacks := _lacks(other, P.detector.benchmark):
@@ -270,7 +261,7 @@ def domain_gaps(P: Params, splits: Sequence[Split] = ("test",)) -> list[Gap]:
         return []
     read = {"test": lambda: [*tested_videos(P).values()], "train": lambda: [*chosen_videos(P)]}
     chosen = {split: read[split] for split in splits}
-    return benchmark_gaps(load_benchmark(P.detector.benchmark), P.data_dir, chosen)
+    return benchmark_gaps(P.benchmark, P.data_dir, chosen)
 
 
 def extract(P: Params, shard: Shard) -> None:
@@ -288,11 +279,8 @@ def main() -> None:
     """Extract one share of a profile's features."""
     parser = argparse.ArgumentParser(prog="python -m companion.extraction", description=__doc__)
     parser.add_argument("--shard", default="1/1", metavar="i/n", help="share of the videos")
-    try:
-        args, P = read_command_line(parser)
-        extract(P, parse_shard(args.shard))
-    except InputError as error:
-        sys.exit(str(error))
+    args, P = read_command_line(parser)
+    extract(P, parse_shard(args.shard))
 
 
 if __name__ == "__main__":

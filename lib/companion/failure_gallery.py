@@ -6,6 +6,7 @@ model and map, and its table with a line per map: column, title, key, model, fra
 frame, alpha (its temporal weight), row, map, and where a box is, its area and the mass inside.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from textwrap import fill
 
@@ -44,9 +45,9 @@ def worst_errors(result: StageResult, count: int) -> pd.DataFrame:
     clips, margins, parts = result.clips, result.margins, []
     table = pd.DataFrame({"key": clips.keys, "class_name": clips.classes, "margin": margins})
     for error, label, sign in (("missed", 1, 1), ("false alarm", 0, -1)):
-        own, other = table[clips.labels == label], sign * margins[clips.labels != label]
-        own = own.assign(signed=sign * own["margin"]).sort_values(["signed", "key"]).head(count)
-        passed = [(other > signed).mean() for signed in own["signed"]]
+        other, own = margins[clips.labels != label], table[clips.labels == label]
+        own = own.sort_values(["margin", "key"], ascending=[label == 1, True]).head(count)
+        passed = [(sign * other > sign * margin).mean() for margin in own["margin"]]
         parts.append(own.assign(error=error, passed_by=passed))
     return pd.concat(parts, ignore_index=True)[["error", *table.columns, "passed_by"]]
 
@@ -56,24 +57,21 @@ def degraded_frames(P: Params, clip: Clip) -> tuple[list[list[Cell]], pd.DataFra
 
     The table has a line for each: kind, title, unit, step, level.
     """
-    number = int(clip.seen[len(clip.seen) // 2])
-    rows, columns, cells = [], list(P.failure.levels), []
+    number, rows = int(clip.seen[len(clip.seen) // 2]), []
+    cells: defaultdict[int, dict[str, Cell]] = defaultdict(dict)
     for kind, step, level in measures.all_steps(P.failure.levels):
         how = DEGRADATIONS[kind]
         title = f"{level:g}" if step else f"{how.title}\n{fill(how.unit, 20)}"
-        if step == len(cells):
-            cells.append([{} for _ in columns])
-        found = degrade(clip, kind, level, P.seed)
-        cells[step][columns.index(kind)] = _cell(found, number, title)
+        cells[step][kind] = _cell(degrade(clip, kind, level, P.seed), number, title)
         rows.append((kind, how.title, how.unit, step, level))
-    return cells, pd.DataFrame(rows, columns=["kind", "title", "unit", "step", "level"])
+    grid = [[row.get(kind, {}) for kind in P.failure.levels] for row in cells.values()]
+    return grid, pd.DataFrame(rows, columns=["kind", "title", "unit", "step", "level"])
 
 
 def caption_gallery(P: Params, result: StageResult, note: str) -> Gallery:
     """One clip frame by frame: rollout, and relevance for its own region caption, per stage.
 
-    The clip is the abnormal one with boxes whose margin in ``result`` is the median (the lower of
-    two).
+    Of the abnormal clips with boxes, the one of median margin in ``result`` (of two the lower).
     """
     dataset = clip_dataset(P, "test", stage_model(P, "full").image_size)
     margins = dict(zip(result.clips.keys, result.margins, strict=True))
@@ -100,8 +98,7 @@ def caption_gallery(P: Params, result: StageResult, note: str) -> Gallery:
 def error_gallery(P: Params, errors: pd.DataFrame, title: str, note: str) -> Gallery:
     """Relevance for the anomaly score of each error, a column per clip and a row per stage.
 
-    The frame is the middle one of the annotated event, or without one the frame that the tuned
-    model scores highest.
+    The frame is the middle one of the annotated event, else that of highest score in Full.
     """
     model = stage_model(P, "full")
     dataset = clip_dataset(P, "test", model.image_size)

@@ -101,8 +101,7 @@ def degraded_scores(
 
     One row per model, kind, step and clip: level (its unit: degradation.DEGRADATIONS), key, video,
     label, margin, and where a box is (else nan), means over its frames: area (share of the frame),
-    reach (share of patches it touches), mass_MAP inside the box, hits_MAP of the map's peak. Step 0
-    is the clip as it is.
+    reach (share of patches touched), mass_MAP in the box, hits_MAP of the peak. Step 0: undamaged.
     """
     levels, size, rows = P.failure.levels, P.evaluation.batch_size, []
     directions = {name: anomaly_direction(P, model) for name, model in models.items()}
@@ -221,8 +220,8 @@ def curves(P: Params, table: pd.DataFrame, name: str) -> pd.DataFrame:
     for at, part in table.groupby([*place, *extra], sort=False):
         row = dict(zip(place, at, strict=False))
         how = statistic or auc_statistic(part["label"].to_numpy())
-        draws = P.evaluation.bootstrap_samples, P.seed, part["video"].tolist()
-        *interval, n = bootstrap_interval(part[columns].to_numpy(), how, *draws)
+        groups = part["video"].tolist()
+        *interval, n = bootstrap_interval(part[columns].to_numpy(), how, *P.draws, groups)
         row |= {key: scale * x for key, x in zip(("value", "low", "high"), interval, strict=True)}
         row |= {"title": DEGRADATIONS[row["kind"]].title, "unit": DEGRADATIONS[row["kind"]].unit}
         if statistic is ratio:  # a map even over the picture, without the ground around it

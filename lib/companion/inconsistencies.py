@@ -5,9 +5,9 @@ counted here: FLOPs, videos of benchmarks, differences between cells, VAGTA's fi
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -107,31 +107,20 @@ def broken_orders(check: dict[str, Any]) -> Facts:
 
 def deviations() -> Facts:
     """Largest deviation, and their number, of gains and means from the cells they follow from."""
-    gaps = {
-        "anomalyclip_gains": _differences("AnomalyCLIP"),
-        "vadclip_gains": _differences("VadCLIP"),
-        "class_means": _row_gaps("AnomalyCLIP", ("Table 4", "Table 5", "Table 6")),
-        "iou_means": _row_gaps("VadCLIP", ("Table 3", "Table 4")),
-    }
+    tables = {(t["document"], t["table"]): t for t in load()["tables"]}
+    gaps: dict[str, list[float]] = {}
+    for document in ("AnomalyCLIP", "VadCLIP"):  # the text's gain against its two cells
+        table = tables[document, "Gains in the text"]
+        for row, (name, minuend, subtrahend, column) in table["differences"].items():
+            a, b = (value(f"{document} | {name} | {x} | {column}") for x in (minuend, subtrahend))
+            gap = abs(a - b - float(table["rows"][row][0]))
+            gaps.setdefault(f"{document.lower()}_gains", []).append(gap)
+    means = {"class_means": ("AnomalyCLIP", 4, 5, 6), "iou_means": ("VadCLIP", 3, 4)}
+    for name, (document, *numbers) in means.items():  # a row's last number against their mean
+        rows = [row for n in numbers for row in tables[document, f"Table {n}"]["rows"].values()]
+        gaps[name] = [abs(np.mean([*map(float, x)]) - float(last)) for *x, last in rows]
     largest = {name: round(max(found), 4) for name, found in gaps.items()}
     return largest | {f"{name}_count": len(found) for name, found in gaps.items()}
-
-
-def _differences(document: str) -> list[float]:
-    """Distance of each gain that the text states from the difference of its two cells."""
-    tables = {(t["document"], t["table"]): t for t in load()["tables"]}
-    table, gaps = tables[document, "Gains in the text"], []
-    for row, (name, minuend, subtrahend, column) in table["differences"].items():
-        a, b = (value(f"{document} | {name} | {x} | {column}") for x in (minuend, subtrahend))
-        gaps.append(abs(a - b - float(table["rows"][row][0])))
-    return gaps
-
-
-def _row_gaps(document: str, names: Sequence[str]) -> list[float]:
-    """Distance of the last number of each row from the mean of the others."""
-    tables = [t for t in load()["tables"] if t["document"] == document and t["table"] in names]
-    rows = [[*map(float, row)] for table in tables for row in table["rows"].values()]
-    return [abs(sum(row[:-1]) / (len(row) - 1) - row[-1]) for row in rows]
 
 
 def vagta_facts(P: Params) -> Facts:

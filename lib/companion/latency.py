@@ -50,8 +50,8 @@ def paper_value(P: Params, key: str) -> float:
 def latency_table(P: Params, speed: pd.DataFrame, repeats: int = 7) -> pd.DataFrame:
     """Table 7: pixels of one clip to its embedding, batch size one, by precision.
 
-    ``speed`` is ``matmul_speed``; floor is FLOPs over it. Columns LINE, frames,
-    frames_per_s, clips_per_s, cosine (of the embedding to that in fp32).
+    ``speed`` is ``matmul_speed``; floor is FLOPs over it. Columns LINE, frames, frames_per_s,
+    clips_per_s, cosine (of the embedding to that in fp32).
     """
     model, frames, rows = untuned(P), P.data.num_frames, []
     device, work = model.mean.device, count_flops(model, frames)
@@ -104,10 +104,9 @@ def training_table(
 ) -> pd.DataFrame:
     """Table 6: hours of the paper's 100 + 20 epochs of its 3,726 clips, extrapolated from a step.
 
-    A step is one micro-batch of ``clips`` clips in the library's own training loop; frames are on
-    the host, as a loader gives them, and decoding is not included. The floor is twice the forward
-    pass: frozen weights need no gradient. Columns LINE, step_s, clips, frames, memory_gb (peak),
-    paper_gb.
+    A step is one micro-batch of ``clips`` clips in the library's own training loop, frames on the
+    host, without decoding. The floor is twice the forward pass: frozen weights need no gradient.
+    Columns LINE, step_s, clips, frames, memory_gb (peak), paper_gb.
     """
     rows, frames, device = [], P.data.num_frames, resolve_device(P)
     for stage, (row, epochs) in STAGES.items():

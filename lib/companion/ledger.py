@@ -1,6 +1,6 @@
 """The ledger: every number and setting of the papers beside ours, and the claims we test."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
@@ -91,7 +91,7 @@ def _our_number(cell: Cell, P: Params, read: Read) -> Ours:
         return Ours(lacking=cell.otherwise or BLANK)
     measure, where, synthetic = cell.measure, cell.where, P.data.world == "miniworld"
     domain = load()["synthetic"].get(measure.on, "") if synthetic else measure.on
-    own = domain == _title(P.detector.benchmark)
+    own = domain == P.benchmark.title
     if measure.on and not own and "{domain}" not in "".join(where.values()):
         return Ours(lacking=f"needs a run on {measure.on}")
     allowed = load()["backbones"].get(cell.document, [])
@@ -105,7 +105,11 @@ def _our_number(cell: Cell, P: Params, read: Read) -> Ours:
     if row is None or not row[measure.value]:
         needs = f"needs {measure.on}" if measure.on and synthetic else "not in this run"
         return Ours(lacking=f"{needs} ({_words(where)})")
-    return _ours(row, measure.value)
+    texts = (row.get(name) or "" for name in (measure.value, "low", "high", "n", "seed_sd"))
+    ours, low, high, n, spread = (np.nan if number(x) is None else float(x) for x in texts)
+    if np.isnan(low) and not np.isnan(spread):  # two spreads over seeds stand for the interval
+        low, high = ours - 2 * spread, ours + 2 * spread
+    return Ours(row[measure.value] if np.isnan(ours) else ours, low, high, n)
 
 
 def _shortfall(cell: Cell, width: float, P: Params, counts: Read, lost: list[str]) -> str:
@@ -183,11 +187,6 @@ def _published_annotations(P: Params) -> bool:
     return items == published and (P.data_dir / P.data.annotations_train).is_file()
 
 
-@cache
-def _title(name: str) -> str:
-    return load_benchmark(name).title
-
-
 def read_csv(folder: Path, name: str) -> pd.DataFrame | None:
     """A CSV of the run as text; None if the run has not written it."""
     path = folder / f"{name}.csv"
@@ -208,14 +207,6 @@ def _words(where: dict[str, str]) -> str:
     return ", ".join(f"{name} = {text}" for name, text in where.items())
 
 
-def _ours(row: "pd.Series", column: str = "value") -> Ours:
-    texts = (row.get(name) or "" for name in (column, "low", "high", "n", "seed_sd"))
-    value, low, high, n, spread = (np.nan if number(x) is None else float(x) for x in texts)
-    if np.isnan(low) and not np.isnan(spread):  # two spreads over seeds stand for the interval
-        low, high = value - 2 * spread, value + 2 * spread
-    return Ours(row[column] if np.isnan(value) else value, low, high, n)
-
-
 def claims(book: pd.DataFrame, folder: Path) -> pd.DataFrame:
     """The orderings that the papers' numbers state and our runs test.
 
@@ -226,21 +217,35 @@ def claims(book: pd.DataFrame, folder: Path) -> pd.DataFrame:
     rows = {tuple(row[k] for k in COLUMNS[:4]): row for row in book.to_dict("records")}
     found = []
     for table in load()["tables"]:
-        place = table["document"], table["table"]
-        decided = [_decide(rows, place, *ordering) for ordering in _orderings(table)]
-        found += [row for row in decided if row]
-        if count := decided.count(None):
-            found.append((*place, f"{count} orderings", np.nan, np.nan, UNTESTED, ""))
+        place, untested = (table["document"], table["table"]), 0
+        for text, sides in _orderings(table):
+            first, second = (rows.get(side, dict.fromkeys(COLUMNS, side[0])) for side in sides)
+            stated = [number(side["paper"]) for side in (first, second)]
+            if None in stated or stated[0] == stated[1]:
+                continue
+            if pd.isna(first["low"]) or pd.isna(second["low"]):
+                untested += 1
+                continue
+            upper, lower = (first, second) if stated[0] > stated[1] else (second, first)
+            claim = text.format("above" if upper is first else "below")
+            found.append((*place, claim, float(stated[0] - stated[1]), _change(first, second),
+                          _verdict(upper, lower), first["source"]))  # fmt: skip
+        if untested:
+            found.append((*place, f"{untested} orderings", np.nan, np.nan, UNTESTED, ""))
     found += _kept_knowledge(folder)
     columns = ["document", "table", "claim", "paper", "ours", "verdict", "source"]
     return pd.DataFrame(found, columns=columns)
 
 
-def _verdict(first: Ours, second: Ours) -> str:
+def _change(first: Mapping[str, Any], second: Mapping[str, Any]) -> float:
+    return float(first["ours"]) - float(second["ours"])
+
+
+def _verdict(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
     """Whether first is above second, by intervals that do not touch."""
-    if first.low > second.high:
+    if float(first["low"]) > float(second["high"]):
         return HOLDS
-    return FAILS if first.high < second.low else OPEN
+    return FAILS if float(first["high"]) < float(second["low"]) else OPEN
 
 
 def _orderings(table: dict[str, Any]) -> Iterator[tuple[str, list[tuple]]]:
@@ -257,29 +262,13 @@ def _orderings(table: dict[str, Any]) -> Iterator[tuple[str, list[tuple]]]:
             yield f"{first} {{}} {second}: {other}", sides
 
 
-def _decide(rows: dict, place: tuple, text: str, sides: list[tuple]) -> tuple | None:
-    """The row of a claim; () if the paper states no order, None if ours is not measured."""
-    names = "paper", "ours", "low", "high"
-    found = [rows.get(side, dict.fromkeys(names, side[0])) for side in sides]
-    stated = [number(row["paper"]) for row in found]
-    if None in stated or stated[0] == stated[1]:
-        return ()
-    if any(pd.isna(row["low"]) for row in found):
-        return None
-    first, second = (Ours(*(float(row[name]) for name in names[1:])) for row in found)
-    paper, change = float(stated[0] - stated[1]), first.value - second.value
-    decided = _verdict(first, second) if paper > 0 else _verdict(second, first)
-    text = text.format("above" if paper > 0 else "below")
-    return *place, text, paper, change, decided, found[0]["source"]
-
-
 def _kept_knowledge(folder: Path) -> Iterator[tuple]:
     """Per task of retention.csv: Full is not below CLIP (the paper says so of ImageNet, COCO)."""
     table = read_csv(folder, "retention")
-    for setting in [] if table is None else table["setting"].unique():
-        pair = [find_row(table, "retention", {"setting": setting, "model": model})
-                for model in ("Full", "CLIP")]  # fmt: skip
-        if all(row is not None and row["value"] for row in pair):  # "" where not measured
-            full, clip = map(_ours, pair)
-            text, change = f"general knowledge is kept: {setting}", full.value - clip.value
-            yield "Alert-CLIP", "", text, np.nan, change, _verdict(full, clip), "retention.csv"
+    measured = [] if table is None else table[table["value"] != ""].groupby("setting", sort=False)
+    for setting, part in measured:
+        models = part.rename(columns={"value": "ours"}).set_index("model")
+        if {"Full", "CLIP"} <= {*models.index}:
+            full, clip = models.loc["Full"], models.loc["CLIP"]
+            found = np.nan, _change(full, clip), _verdict(full, clip), "retention.csv"
+            yield "Alert-CLIP", "", f"general knowledge is kept: {setting}", *found

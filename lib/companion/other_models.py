@@ -11,7 +11,6 @@ runs/<profile>/figures/.
 """
 
 import argparse
-import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -85,27 +84,23 @@ def main() -> None:
     add("--overlays", nargs="*", default=[], help="other backbones, such as paper-siglip")
     add("--vlm", help="a LLaVA of transformers, by name or folder")
     add("--scores", action="append", default=[], metavar="NAME=FOLDER")
-    try:
-        args, P = read_command_line(parser)
-        names = [f"{args.profile}+{overlay}" for overlay in args.overlays]
-        others = [load_params(name, parse_overrides(args.p)) for name in names]
-        signs, rows = [], []
-        if others:
-            signs.append(mss_by_domain(P, ("clip",)).assign(model=P.profile))
-        for Q in others:
-            own = {"model": Q.profile, "paper": np.nan}  # which is CLIP's
-            signs.append(mss_by_domain(Q, ("clip",)).assign(**own))
-            rows.append(zero_shot_table(Q, ("clip",), "snippet").assign(**own))
-        rows += [vlm_table(P, args.vlm)] if args.vlm else []
-        alone = P.changed({"transfer": {}})
-        for name, _, folder in (given.partition("=") for given in args.scores):
-            rows.append(by_domain(alone, lambda Q, n=name, f=folder: [read_scores(Q, n, Path(f))]))
-        for name, tables in {"mss_backbones": signs, "zero_shot_others": rows}.items():
-            if tables:
-                write_table(table := pd.concat(tables), P.run_dir / "figures" / f"{name}.csv")
-                print(table.round(4).to_string(index=False))
-    except InputError as error:
-        sys.exit(str(error))
+    args, P = read_command_line(parser)
+    names = [f"{args.profile}+{overlay}" for overlay in args.overlays]
+    others = [load_params(name, parse_overrides(args.p)) for name in names]
+    signs = [mss_by_domain(P, ("clip",)).assign(model=P.profile)] if others else []
+    rows = []
+    for Q in others:
+        own = {"model": Q.profile, "paper": np.nan}  # which is CLIP's
+        signs.append(mss_by_domain(Q, ("clip",)).assign(**own))
+        rows.append(zero_shot_table(Q, ("clip",), "snippet").assign(**own))
+    rows += [vlm_table(P, args.vlm)] if args.vlm else []
+    alone = P.changed({"transfer": {}})
+    for name, _, folder in (given.partition("=") for given in args.scores):
+        rows.append(by_domain(alone, lambda Q, n=name, f=folder: [read_scores(Q, n, Path(f))]))
+    for name, tables in {"mss_backbones": signs, "zero_shot_others": rows}.items():
+        if tables:
+            write_table(table := pd.concat(tables), P.run_dir / "figures" / f"{name}.csv")
+            print(table.round(4).to_string(index=False))
 
 
 if __name__ == "__main__":

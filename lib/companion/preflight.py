@@ -12,20 +12,15 @@ from huggingface_hub import constants as hub
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from alertclip.backbone import load_backbone
-from companion.budgets import needs
-from companion.extraction import check_features, domain_gaps
+from companion import budgets, extraction, splits, stage_runs, workflow
 from companion.profiles import Params
 from companion.sources import FOLDERS, LISTS, VAGTA, Gap, missing_data, missing_videos, refusal
-from companion.splits import load_split
-from companion.stage_runs import resolve_device
-from companion.workflow import Notebook
-from detectors.benchmarks import load_benchmark
 from media.errors import InputError
 
 NO_CLIPS = ("00", "09", "11")  # notebooks that read none of VAGTA's clips
 
 
-def find_gaps(P: Params, books: Sequence[Notebook], fetch: bool = True) -> list[Gap]:
+def find_gaps(P: Params, books: Sequence[workflow.Notebook], fetch: bool = True) -> list[Gap]:
     """Everything that the notebooks ``books`` will miss, of a profile on any data.
 
     ``fetch``: download weights that are not there; else they are only named.
@@ -41,7 +36,7 @@ def find_gaps(P: Params, books: Sequence[Notebook], fetch: bool = True) -> list[
     if clips:
         gaps += [replace(gap, books=clips) for gap in (*missing_data(P), *clip_gaps(P))]
     if scored:
-        gaps += [replace(gap, books=scored) for gap in domain_gaps(P, ("test", "train"))]
+        gaps += [replace(gap, books=scored) for gap in extraction.domain_gaps(P, ("test", "train"))]
     if "05" in numbers:
         gaps += [replace(gap, books="05") for gap in other_domains(P)]
     return [*gaps, *disk_gaps(P, numbers)]
@@ -65,8 +60,8 @@ def weight_gaps(P: Params, fetch: bool) -> Iterator[Gap]:
 
 def device_gaps(P: Params) -> list[Gap]:
     """A device that is not there, with the driver's reason; a card that is, with its memory."""
-    gaps = refusal(resolve_device, P)
-    if not gaps and (device := resolve_device(P)).type == "cuda":
+    gaps = refusal(stage_runs.resolve_device, P)
+    if not gaps and (device := stage_runs.resolve_device(P)).type == "cuda":
         card = torch.cuda.get_device_properties(device)
         what = f"{card.name}, {card.total_memory / 1e9:.0f} GB, CUDA {torch.version.cuda}"
         gaps.append(Gap(what, verdict="found"))
@@ -87,14 +82,14 @@ def offline() -> Iterator[None]:
 
 def released_gaps(P: Params, checked: bool) -> list[Gap]:
     """Lists and released features that are missing or, ``checked``, of another model or rate."""
-    benchmark, folder, books = load_benchmark(P.detector.benchmark), P.features_dir, "05 06"
+    benchmark, folder, books = P.benchmark, P.features_dir, "05 06"
     lists = [path for path in benchmark.files(P.data_dir) if not path.is_file()]
     source = LISTS.format(benchmark.title)
     gaps = [Gap(f"{path}: missing", source, books=books) for path in lists]
     if not folder.is_dir():
         advice = "set features to where VadCLIP's lie"
         return [*gaps, Gap(f"{folder}: no such folder", advice, books=books)]
-    return gaps or (refusal(check_features, P, books=books) if checked else [])
+    return gaps or (refusal(extraction.check_features, P, books=books) if checked else [])
 
 
 def clip_gaps(P: Params) -> list[Gap]:
@@ -103,7 +98,7 @@ def clip_gaps(P: Params) -> list[Gap]:
     gaps = []
     for split in ("train", "dev", "test"):
         try:
-            paths |= {P.data_dir / item.video for item in load_split(P, split)[0]}
+            paths |= {P.data_dir / item.video for item in splits.load_split(P, split)[0]}
         except InputError as error:
             if "no such file" not in str(error):  # missing_data has said so
                 gaps.append(Gap(str(error), VAGTA))
@@ -119,16 +114,16 @@ def clip_gaps(P: Params) -> list[Gap]:
 def other_domains(P: Params) -> Iterator[Gap]:
     """What notebook 05 lacks of other benchmarks: it leaves their rows out."""
     for title, changes in P.evaluation.transfer.items():
-        for gap in domain_gaps(P.changed(changes)):
+        for gap in extraction.domain_gaps(P.changed(changes)):
             source = f"{gap.source}; without it {title} has no rows"
             yield replace(gap, source=source, verdict="left out")
     if changes := P.evaluation.open_vocabulary_changes:
-        yield from domain_gaps(P.changed(changes), ("test", "train"))
+        yield from extraction.domain_gaps(P.changed(changes), ("test", "train"))
 
 
 def disk_gaps(P: Params, numbers: Sequence[str]) -> Iterator[Gap]:
     """Disks with less room than the notebooks will write, beyond what is written already."""
-    need = needs(P)
+    need = budgets.needs(P)
     asked = need[need.index.isin(numbers)]
     places = {P.cache_dir / "frames": "frames_gb", P.run_dir / "features": "features_gb"}
     disks: dict[int, list[tuple[Path, float]]] = {}

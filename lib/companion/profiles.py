@@ -7,44 +7,33 @@ the paper's values (supplementary Table 4) or, where the paper is silent, ours.
 import argparse
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 import yaml
 from pydantic import Field, ValidationError
 
-from alertclip.hyperparameters import (
-    STAGE2,
-    DataParams,
-    Group,
-    ModelParams,
-    StageParams,
-    TrainingParams,
-)
+from alertclip import hyperparameters as paper
+from detectors.benchmarks import Benchmark, load_benchmark
 from detectors.training_protocol import DETECTORS, DetectorParams, detector_settings
 from media.errors import InputError, nearest
 from media.files import half_the_cores
 from vagpt.qa_protocol import QAParams
 
-Result = TypeVar("Result")
-
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ROOT / "params"
 FACTS = PROFILES / "facts"  # what is data and no parameter
-NOT_PROFILES = {  # other files there
-    "ablations", "benchmarks", "budgets", "negative_prompts", "negative_prompts_paper",
-    "paper_results", "prompts", "typical_times",
-}  # fmt: skip
 NESTED = {"transfer": {}, "open_vocabulary_changes": {}}  # hold changes themselves
 TESTING = {"evaluation", "detector", "qa", "ablation", "failure"}  # groups that tune nothing
 
-Degradation = Literal[
-    "blur", "darkness", "noise", "compression", "resolution", "occlusion", "actor size"
-]
+Kind = Literal["blur", "darkness", "noise", "compression", "resolution", "occlusion", "actor size"]
+known_benchmark = cache(load_benchmark)
 
 
-class WorldParams(Group):
+class WorldParams(paper.Group):
     """Size and style of the rendered world."""
 
     train: int = Field(800, ge=2)
@@ -54,7 +43,7 @@ class WorldParams(Group):
     seed: int = Field(0, ge=0)
 
 
-class RehearsalParams(Group):
+class RehearsalParams(paper.Group):
     """What a rehearsal leaves out (params/paper-rehearsal.yaml); its numbers mean nothing."""
 
     clips: int | None = Field(None, ge=16)  # of VAGTA's training and of its test file, by seed
@@ -62,7 +51,7 @@ class RehearsalParams(Group):
     world: int | None = Field(None, ge=4)  # clips per split of the world that 01 renders
 
 
-class EvaluationParams(Group):
+class EvaluationParams(paper.Group):
     """Metrics, prompts and other domains."""
 
     PLAIN: ClassVar = ("bootstrap_samples", "prompts", "transfer", "open_vocabulary_changes",
@@ -79,7 +68,7 @@ class EvaluationParams(Group):
     retention_coco: str = ""  # folder with captions_val2017.json and val2017/
 
 
-class AblationParams(Group):
+class AblationParams(paper.Group):
     """Which variants of params/ablations.yaml notebook 07 runs, under which seeds."""
 
     variants: list[str] = []  # empty = all
@@ -88,11 +77,11 @@ class AblationParams(Group):
     detector: bool = True  # where marked, by VadCLIP too: features anew for each
 
 
-class FailureParams(Group):
+class FailureParams(paper.Group):
     """Failures under controlled degradation (notebook 08)."""
 
     clips: int | None = Field(None, ge=4)  # drawn by seed, half abnormal; None = all
-    levels: dict[Degradation, list[float]] = {  # in the units of degradation.py
+    levels: dict[Kind, list[float]] = {  # in the units of degradation.py
         "blur": [1, 2, 4, 8], "darkness": [2, 4, 6, 8], "noise": [10, 20, 40, 80],
         "compression": [40, 20, 10, 5], "resolution": [112, 56, 28, 14],
         "occlusion": [0.25, 0.5, 0.75, 1], "actor size": [0.7, 0.5, 0.35, 0.25],
@@ -102,7 +91,7 @@ class FailureParams(Group):
     names: list[str] = ["Abuse011", "RoadAccidents018", "RoadAccidents022", "Arson016"]
 
 
-class Params(Group):
+class Params(paper.Group):
     """All parameters of a run. Paths are relative to the project root, annotations to data_root."""
 
     profile: str = "paper"
@@ -112,12 +101,12 @@ class Params(Group):
     notebooks_at_once: int = Field(1, ge=1)  # 1 with one GPU; more on a CPU, where they share cores
     features: str = ""  # folder of released features, in place of videos: notebooks 05, 06, 11
     video: str = ""  # a file to score; empty = one of the run's test videos
-    data: DataParams = DataParams()
+    data: paper.DataParams = paper.DataParams()
     world: WorldParams = WorldParams()
-    model: ModelParams = ModelParams()
-    training: TrainingParams = TrainingParams()
-    stage1: StageParams = StageParams()
-    stage2: StageParams = StageParams(**STAGE2)
+    model: paper.ModelParams = paper.ModelParams()
+    training: paper.TrainingParams = paper.TrainingParams()
+    stage1: paper.StageParams = paper.StageParams()
+    stage2: paper.StageParams = paper.StageParams(**paper.STAGE2)
     evaluation: EvaluationParams = EvaluationParams()
     detector: DetectorParams = DetectorParams()
     qa: QAParams = QAParams()
@@ -140,16 +129,23 @@ class Params(Group):
         return {where: changes for where, changes in found.items() if changes}
 
     @property
+    def benchmark(self) -> Benchmark:
+        """The detectors' benchmark (params/benchmarks.yaml)."""
+        return known_benchmark(self.detector.benchmark)
+
+    @property
+    def draws(self) -> tuple[int, int]:
+        """Bootstrap samples of an interval, and their seed."""
+        return self.evaluation.bootstrap_samples, self.seed
+
+    @property
     def run_dir(self) -> Path:
         """Folder into which this profile's run writes."""
         return ROOT / "runs" / self.profile
 
     @property
     def tuned_dir(self) -> Path:
-        """Folder of the tuned models: overlays that only test them otherwise share one.
-
-        ``paper+paper-xd`` and ``paper+paper-msad`` use those of ``paper``, ablations likewise.
-        """
+        """Folder of the tuned models; those of ``paper`` serve ``paper+paper-xd``, which tests."""
         name, *inner = self.profile.split("/")
         first, *overlays = name.split("+")
         return ROOT.joinpath("runs", "+".join([first, *filter(_tunes, overlays)]), *inner)
@@ -193,12 +189,8 @@ for group, info in Params.model_fields.items():
 
 
 def from_flat(values: dict[str, Any]) -> Params:
-    """Parameters from flat names; what is not named keeps its default.
-
-    Raises InputError naming the parameter, at any depth: a name that does not exist (with the
-    nearest that does), a wrong type, a value out of range.
-    """
-    tree: dict[str, Any] = {"stage2": dict(STAGE2)}
+    """Parameters from flat names, else defaults; InputError names a wrong one at any depth."""
+    tree: dict[str, Any] = {"stage2": dict(paper.STAGE2)}
     for name, value in values.items():
         if name not in FLAT:
             raise InputError(f"{name}: no such parameter{nearest(name, FLAT)}")
@@ -223,7 +215,7 @@ def _tunes(overlay: str) -> bool:
     return not path.is_file() or any(FLAT[k][0] not in TESTING for k in _read_yaml(path))
 
 
-def within(where: str, call: Callable[..., Result], *args: Any) -> Result:
+def within(where: str, call: Callable[..., Any], *args: Any) -> Any:
     """What ``call`` returns; where it raises an InputError, its message begins with ``where``."""
     try:
         return call(*args)
@@ -252,9 +244,8 @@ def _from_root(value: str | None) -> str | None:
 def load_params(profile: str, overrides: dict[str, Any] | None = None) -> Params:
     """Read ``params/<profile>.yaml`` and overlays, apply ``overrides``, check every name and type.
 
-    A profile may add overlays with ``+`` ("paper+paper-b16"): later ones win, and the whole name is
-    the run's; ``features`` counts as last, as released features are what they are. Raises
-    InputError naming the parameter, the file and the nearest name.
+    A profile may add overlays with ``+`` ("paper+paper-b16"): later ones win, ``features`` comes
+    last, and the whole name is the run's. InputError names parameter, file and the nearest name.
     """
     values: dict[str, Any] = {"profile": profile}
     for name in sorted(profile.split("+"), key="features".__eq__):
@@ -267,30 +258,40 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
     overrides = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError(f"-p {pair}: write it as -p name=value")
         try:
             overrides[name.strip()] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise InputError(f"-p {pair}: the value is not valid YAML; quote it") from None
-        if not equals:
-            raise InputError(f"-p {pair}: write it as -p name=value")
     return overrides
 
 
 def read_command_line(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Params]:
-    """Options of a command, and its profile: ``--profile`` and ``-p`` are added to ``parser``."""
+    """Options of a command, and its profile: ``--profile`` and ``-p`` are added to ``parser``.
+
+    From here on an InputError ends the command with its text alone.
+    """
+    sys.excepthook = _tell
     parser.add_argument("--profile", default="mini", help="params/<profile>.yaml, joined by +")
     parser.add_argument("-p", nargs="*", action="extend", default=[], metavar="NAME=VALUE")
     args = parser.parse_args()
     return args, load_params(args.profile, parse_overrides(args.p))
 
 
+def _tell(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    if issubclass(kind, InputError):
+        print(error, file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.exists():
-        known = sorted(p.stem for p in PROFILES.glob("*.yaml") if p.stem not in NOT_PROFILES)
-        raise InputError(
-            f"{path.name}: no such profile in params/{nearest(path.stem, known)}"
-            f" There are: {', '.join(known)}"
-        )
+        names = {p.stem: re.findall(r"(?m)^(\w+):", p.read_text()) for p in PROFILES.glob("*.yaml")}
+        known = sorted(name for name, found in names.items() if {*found} <= FLAT.keys())
+        advice = f"{nearest(path.stem, known)} (there are: {', '.join(known)})"
+        raise InputError(f"{path.name}: no such profile in params/{advice}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:

@@ -21,7 +21,7 @@ from alertclip.export import ADAPTER, META, export_open_clip
 from alertclip.model import AlertCLIP
 from alertclip.score import HELD, draw, load_model
 from companion import figures
-from companion.figures.style import new_figure, styled
+from companion.figures.style import styled
 from companion.profiles import ROOT, Params, read_command_line
 from companion.splits import clip_dataset, load_split, prepare_data
 from companion.stage_runs import resolve_device
@@ -145,7 +145,8 @@ def curve_figure(
     model: AlertCLIP, curve: ScoreCurve, spans: list[tuple[float, float]], what: str
 ) -> figures.Figure:
     """The anomaly curve with key frames and attention; annotated events are shaded."""
-    return styled(draw)(model, curve, f"{what}; {HELD}.", spans, new_figure(9, 7.2))
+    figure = figures.Figure(figsize=(9, 7.2), layout="constrained")
+    return styled(draw)(model, curve, f"{what}; {HELD}.", spans, figure)
 
 
 if __name__ == "__main__":

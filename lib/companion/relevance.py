@@ -27,8 +27,7 @@ def frame_maps(model: nn.Module, frames: Tensor, directions: Tensor) -> FrameMap
     """Rollout, and relevance of each patch to the frame's similarity with its direction.
 
     frames (F, 3, H, W) uint8; directions (F, D), any length: a text's unit embedding, the
-    difference of two, or ``frame_gradients``. Where nothing speaks for a direction, the map is
-    uniform.
+    difference of two, or ``frame_gradients``. Without anything that speaks for it: uniform.
     """
     visual = model.clip.visual
     with torch.enable_grad(), maps.keep_probabilities(visual) as blocks, _pooled(visual) as tokens:

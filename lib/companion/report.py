@@ -9,13 +9,9 @@ import pandas as pd
 from IPython.display import HTML, Image
 from nbformat import read
 
-from companion import workflow
-from companion.execution import lacking_data
+from companion import execution, latency, ledger, stage_runs, workflow
 from companion.figures.catalogue import CATALOGUE
-from companion.latency import surroundings
-from companion.ledger import STATUSES, Counts, counts_in_use
 from companion.profiles import Params, from_flat
-from companion.stage_runs import resolve_device
 from detectors.benchmarks import load_benchmark
 from detectors.training_protocol import DetectorParams, detector_settings
 from media.files import read_json
@@ -33,7 +29,7 @@ def status_items(book: pd.DataFrame) -> pd.DataFrame:
     """
     status = book["status"].str.partition(": ")[0]
     counts = pd.crosstab(status, book["document"])[book["document"].unique()]
-    counts = counts.reindex([name for name in STATUSES if name in counts.index])
+    counts = counts.reindex([name for name in ledger.STATUSES if name in counts.index])
     counts = counts.rename_axis("class_name")
     return counts.melt(ignore_index=False, var_name="split", value_name="items").reset_index()
 
@@ -68,7 +64,7 @@ def notebook_times(P: Params) -> pd.DataFrame:
 
     left_out: how many cells the run leaves out, or all, and what they need.
     """
-    rows, lacking = [], lacking_data(P)
+    rows, lacking = [], execution.lacking_data(P)
     for book in workflow.NOTEBOOKS:
         path = P.run_dir / "timings" / f"{book.name}.json"
         seconds = sum(read_json(path)) if path.is_file() else None
@@ -84,7 +80,7 @@ def notebook_times(P: Params) -> pd.DataFrame:
 
 def environment(P: Params) -> pd.DataFrame:
     """The machine and the versions of packages: columns name, value."""
-    found = surroundings(resolve_device(P)) | {"system": platform.platform()}
+    found = latency.surroundings(stage_runs.resolve_device(P)) | {"system": platform.platform()}
     found |= {name: version(name) for name in PACKAGES}
     return pd.DataFrame(found.items(), columns=["name", "value"])
 
@@ -121,14 +117,14 @@ def settings_table(P: Params) -> pd.DataFrame:
     names = ("learning_rate", "batch_size", "hidden", "epochs")
     groups["temporal_classifier"] = {name: getattr(P.qa, name) for name in names} | {"seed": P.seed}
     for name in COUNTED:
-        published, ours = load_benchmark(name).counts, counts_in_use(P, name)
+        published, ours = load_benchmark(name).counts, ledger.counts_in_use(P, name)
         known = benchmark_counts(name, ours) if ours.keys() == published.keys() else {}
         groups[name] = dict.fromkeys(benchmark_counts(name, published), "") | known
     values |= {f"{group}.{k}": v for group, found in groups.items() for k, v in found.items()}
     return pd.DataFrame(values.items(), columns=["name", "value"])
 
 
-def benchmark_counts(name: str, counts: Counts | None = None) -> dict[str, int]:
+def benchmark_counts(name: str, counts: ledger.Counts | None = None) -> dict[str, int]:
     """Videos of a benchmark by split and label, by split, and in all; abnormal classes.
 
     ``counts`` by split and label; None: the published ones.

@@ -8,28 +8,13 @@ from IPython.display import Markdown
 
 from alertclip import intervals, mss
 from alertclip.checkpoint import read_history
-from companion import figures, paper_numbers
+from companion import figures, paper_numbers, tuned_models
 from companion.figures import catalogue
 from companion.profiles import Params
 from companion.splits import Split
-from companion.tuned_models import (
-    STAGES,
-    Stage,
-    StageResult,
-    event_spans,
-    prompts_of,
-    provenance,
-    stage_model,
-    videos,
-)
-from detectors.frame_metrics import (
-    FrameScores,
-    auc_statistic,
-    frame_metrics,
-    interval,
-    resampled_metrics,
-    video_metrics,
-)
+from companion.tuned_models import STAGES, Stage, StageResult, videos
+from detectors import frame_metrics
+from detectors.frame_metrics import FrameScores
 from media.errors import InputError
 
 finding = Markdown  # the sentence under a result; its numbers come from the table, by f-string
@@ -54,20 +39,18 @@ def pick(table: pd.DataFrame, **values: object) -> pd.Series:
 
 def mss_by_class(P: Params, results: list[StageResult]) -> pd.DataFrame:
     """MSS with intervals beside the paper's: one row per model and class, "all" first."""
-    draws = P.evaluation.bootstrap_samples, P.seed
     tables = []
     for r in results:
-        clips = r.clips
-        table = mss.mss_table(r.similarities, clips.labels, clips.classes, *draws, videos(clips))
-        tables.append(table.assign(model=STAGES[r.stage]))
+        of = r.clips.labels, r.clips.classes, *P.draws, videos(r.clips)
+        tables.append(mss.mss_table(r.similarities, *of).assign(model=STAGES[r.stage]))
     return with_paper(pd.concat(tables, ignore_index=True), "mss", "class_name")
 
 
 def zero_shot(P: Params, results: list[StageResult], split: Split = "test") -> pd.DataFrame:
     """Video-level and frame-level AUC and AP in per cent, with intervals, beside the paper's."""
-    draws, rows = (P.evaluation.bootstrap_samples, P.seed), []
+    rows = []
     for r in results:
-        frame = frame_metrics(frame_scores(P, r, split), *draws)
+        frame = frame_metrics.frame_metrics(frame_scores(P, r, split), *P.draws)
         rows.append(pd.concat([_video_metrics(P, r), frame]).assign(model=STAGES[r.stage]))
     table = per_cent(pd.concat(rows, ignore_index=True)).rename(columns={"metric": "setting"})
     return with_paper(table, "zero_shot", "setting")
@@ -75,24 +58,24 @@ def zero_shot(P: Params, results: list[StageResult], split: Split = "test") -> p
 
 def _video_metrics(P: Params, r: StageResult, of: np.ndarray | slice = slice(None)) -> pd.DataFrame:
     """Video AUC and AP of a model's clips, or of those chosen by ``of``: shares of one."""
-    draws = P.evaluation.bootstrap_samples, P.seed, np.array(videos(r.clips))[of]
-    return video_metrics(r.margins[of], r.clips.labels[of], *draws)
+    own = np.array(videos(r.clips))[of]
+    return frame_metrics.video_metrics(r.margins[of], r.clips.labels[of], *P.draws, own)
 
 
 def paired(P: Params, before: StageResult, after: StageResult) -> pd.DataFrame:
     """Differences after - before on the same test clips: MSS, and AUC in points, with intervals."""
     labels, groups = before.clips.labels, videos(before.clips)
-    draws = P.evaluation.bootstrap_samples, P.seed
     signed = [mss.signed_score(r.similarities, labels) for r in (before, after)]
-    margins, auc = (before.margins, after.margins), auc_statistic(labels)
+    margins, auc = (before.margins, after.margins), frame_metrics.auc_statistic(labels)
     changes = {
-        "MSS": intervals.paired_difference(*signed, intervals.mean, *draws, groups),
-        "video AUC": intervals.paired_difference(*margins, auc, *draws, groups),
+        "MSS": intervals.paired_difference(*signed, intervals.mean, *P.draws, groups),
+        "video AUC": intervals.paired_difference(*margins, auc, *P.draws, groups),
     }
-    frames = resampled_metrics([frame_scores(P, r, "test") for r in (before, after)], *draws)
+    scores = [frame_scores(P, r, "test") for r in (before, after)]
+    frames = frame_metrics.resampled_metrics(scores, *P.draws)
     for name in ("frame AUC", "in-clip frame AUC"):
         (first, second), n = frames[name]
-        changes[name] = interval(second - first, n)
+        changes[name] = frame_metrics.interval(second - first, n)
     table = pd.DataFrame(changes.values())
     table.loc[1:, ["value", "low", "high"]] *= 100  # AUC in points
     table.insert(0, "measure", list(changes))
@@ -102,7 +85,7 @@ def paired(P: Params, before: StageResult, after: StageResult) -> pd.DataFrame:
 
 def frame_scores(P: Params, result: StageResult, split: Split) -> list[FrameScores]:
     """Margin of every sampled frame after the temporal transformer, with its truth."""
-    clips, spans, found = result.clips, event_spans(P, split), []
+    clips, spans, found = result.clips, tuned_models.event_spans(P, split), []
     margins = mss.zero_shot_margin(clips.z, result.normal, result.abnormal)  # (N, T)
     for i, (video, key) in enumerate(zip(videos(clips), clips.keys, strict=True)):
         real = clips.mask[i]
@@ -163,7 +146,8 @@ def prompt_wordings(P: Params, result: StageResult) -> pd.DataFrame:
 
     Columns wording, metric, value, low, high, n, setting (the wording), model.
     """
-    encode, prompts, rows = stage_model(P, result.stage).encode_text, prompts_of(P), []
+    encode, rows = tuned_models.stage_model(P, result.stage).encode_text, []
+    prompts = tuned_models.prompts_of(P)
     for wording, sets in {"fixed": prompts.sets, **prompts.alternatives}.items():
         said = StageResult(result.stage, result.clips, *mss.encode_sets(encode, sets))
         table = _video_metrics(P, said).head(1)  # AUC, not AP
@@ -205,4 +189,4 @@ def draw(
     name: str, table: pd.DataFrame, P: Params, figure: figures.Figure | None = None
 ) -> figures.Figure:
     """Save a table under the run's figures/ with its ``figure``, or as the catalogue draws it."""
-    return catalogue.publish(name, table, P.run_dir / "figures", provenance(P), figure)
+    return catalogue.publish(name, table, P.run_dir / "figures", tuned_models.provenance(P), figure)

@@ -32,8 +32,7 @@ def check_parameters(P: Params) -> None:
 def check_inputs(P: Params, books: Sequence[Notebook], fetch: bool = True) -> str:
     """The pre-flight: what the notebooks ``books`` will miss, as a table; "" if nothing.
 
-    Raises InputError with the table if a gap stops one of them. ``fetch``: download weights that
-    are not there yet.
+    InputError holds the table if a gap stops one of them. ``fetch``: download missing weights.
     """
     gaps = list(settings_gaps(P))
     packaged = P.model.backbone in ("miniclip", "minisiglip")

@@ -41,8 +41,7 @@ def screen_planted(P: Params, split: Split = "test") -> tuple[pd.DataFrame, Path
     """Plant faults into copies of a mini world's clips and screen them with untuned CLIP.
 
     Returns the screening's table with column kind (a fault or "clean") and the folder of the
-    planted videos. Writes screening_<split>.csv of the run and, below it, the videos; both are
-    reused.
+    planted videos. Both are kept below the run's 01_data_filtering/ and reused.
     """
     prepare_data(P)
     items, _ = load_split(P, split)
@@ -122,7 +121,6 @@ def plant_and_clean(P: Params, folder: Path, share: float = 0.5) -> pd.DataFrame
             hits = part["key"].isin(incomplete)
         else:
             hits = places.loc[list(zip(part["key"], part["position"], strict=True)), kind]
-        draws = P.evaluation.bootstrap_samples, P.seed
-        interval = audit.share_interval(hits.to_numpy(float), part["key"], *draws)
+        interval = audit.share_interval(hits.to_numpy(float), part["key"], *P.draws)
         rows.append({"kind": kind, "count": int(hits.sum()), **interval._asdict()})
     return pd.DataFrame(rows)

@@ -6,7 +6,6 @@ same result up to rounding and dropout's random numbers:
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
@@ -32,8 +31,7 @@ FOLDERS = {1: "stage1", 2: "full"}  # of the models after Stage I and Stage II, 
 def run_stage(P: Params, stage: int) -> Path:
     """Train stage 1 or 2 of a profile; returns the model's folder, which open_clip loads too.
 
-    Resumes where an interrupted call stopped, and does nothing if the stage is finished. Raises
-    InputError if data, weights or, for stage 2, Stage I are missing.
+    Goes on where a call stopped; InputError if data, weights or, for stage 2, Stage I are missing.
     """
     device = distributed.own_device(resolve_device(P))
     with distributed.first_alone():
@@ -46,9 +44,12 @@ def run_stage(P: Params, stage: int) -> Path:
     _refuse_other_settings(P, stage, out)
     clips, data = started_clips(P, train, out)
     workers = P.workers if device.type == "cuda" else 0  # a CPU has no cores to spare
+    # What beside settings and weights decides the result.
+    names = {"backbone", "region_pooling", "patch_tokens", "temporal_dropout", "temporal_heads"}
+    made_of = {"data": data, **P.data.model_dump(include={"num_frames", "frame_spacing"})}
     fit(
-        model, clips, dev, stage_params(P, stage), P.training, out, regions=stage == 2,
-        seed=P.seed, device=device, provenance=_provenance(P, data), workers=workers,
+        model, clips, dev, stage_params(P, stage), P.training, out, regions=stage == 2, seed=P.seed,
+        device=device, provenance=made_of | P.model.model_dump(include=names), workers=workers,
     )  # fmt: skip
     if distributed.rank() == 0 and not (out / META).exists():
         meta = {"stage": stage, "num_frames": P.data.num_frames, "run": read_json(out / RUN)}
@@ -156,14 +157,6 @@ def _as_begun(train: ClipDataset, before: dict[str, list[str]], skip: bool) -> D
     return Subset(train, order[::-1])
 
 
-def _provenance(P: Params, data: str) -> dict[str, object]:
-    """What beside settings and weights decides the result: the data's hash, model options."""
-    names = {"backbone", "region_pooling", "patch_tokens", "temporal_dropout", "temporal_heads"}
-    options = P.model.model_dump(include=names)
-    frames = P.data.model_dump(include={"num_frames", "frame_spacing"})
-    return {"data": data, **frames, **options}
-
-
 def resolve_device(P: Params) -> torch.device:
     """The device parameter resolved: auto is CUDA where present; InputError if it is not here.
 
@@ -191,14 +184,11 @@ def main() -> None:
     """Command line: train one stage; started again, it goes on where it stopped."""
     parser = argparse.ArgumentParser(prog="python -m companion.stage_runs", description=__doc__)
     parser.add_argument("--stage", type=int, choices=(1, 2), required=True)
-    try:
-        args, P = read_command_line(parser)
-        with distributed.processes():
-            out = run_stage(P, args.stage)
-            if distributed.rank() == 0:
-                print(out)
-    except InputError as error:
-        sys.exit(str(error))
+    args, P = read_command_line(parser)
+    with distributed.processes():
+        out = run_stage(P, args.stage)
+        if distributed.rank() == 0:
+            print(out)
 
 
 if __name__ == "__main__":

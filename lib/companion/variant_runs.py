@@ -12,17 +12,13 @@ from typing import Any
 import pandas as pd
 from safetensors.torch import load_file
 
+from alertclip import embeddings, export, training
 from alertclip.checkpoint import TRAINABLE, checkpoints, restore, weights_hash
-from alertclip.embeddings import embed_clips
-from alertclip.export import META
 from alertclip.model import AlertCLIP
 from alertclip.mss import encode_sets, signed_score
-from alertclip.training import BOOKKEEPING
-from companion import detector_tables, result_tables, tuned_models
+from companion import detector_tables, result_tables, screening_tables, splits, tuned_models
 from companion.detector_tables import Curves, Scored
 from companion.profiles import Params
-from companion.screening_tables import plant_and_clean
-from companion.splits import clip_dataset
 from companion.stage_runs import initial_model, resolve_device, run_stage, stage_params
 from companion.variants import Variant, load_variants
 from companion.workflow import selected
@@ -51,7 +47,10 @@ def final_metrics(P: Params, name: str, seed: int) -> pd.DataFrame:
         changed, stage = train_variant(P, name, seed), "full"
         rows = [_zero_shot(changed, [tuned_models.evaluate_stage(changed, "full")])]
         if P.ablation.detector and variant.detector:
-            rows += _on_benchmark(changed)
+            scored = detector_tables.score_stages(changed, "vadclip", ["full"])
+            rows.append(_frame_metrics(changed, scored, "VadCLIP: "))
+            curves = zero_shot_curves(changed, ["full"], "snippet")
+            rows.append(_frame_metrics(changed, curves, "snippets: "))
     else:
         changed, stage = _changed(P, variant, seed), P.ablation.backbone
         rows = _detected(changed, variant.kind)
@@ -65,11 +64,11 @@ def stage_metrics(P: Params, name: str, seed: int) -> pd.DataFrame:
     Columns model, measure, value, low, high, n. World and prior do not change with the seed.
     """
     P = train_variant(P, name, seed)
-    clip, first, full = (tuned_models.evaluate_stage(P, stage) for stage in tuned_models.STAGES)
-    table = _zero_shot(P, [clip, first, full]).rename(columns={"metric": "measure"})
+    results = [tuned_models.evaluate_stage(P, stage) for stage in tuned_models.STAGES]
+    table = _zero_shot(P, results).rename(columns={"metric": "measure"})
     rows = [table[table["measure"].str.endswith(("AUC", "MSS"))]]
-    for before, after in ((clip, first), (first, full), (clip, full)):
-        rows.append(result_tables.paired(P, before, after).rename(columns={"difference": "model"}))
+    for pair in (results[:2], results[1:], results[::2]):
+        rows.append(result_tables.paired(P, *pair).rename(columns={"difference": "model"}))
     columns = ["model", "measure", "value", "low", "high", "n"]
     return pd.concat([row[columns] for row in rows], ignore_index=True)
 
@@ -85,13 +84,12 @@ def curve(P: Params, name: str, seed: int) -> pd.DataFrame:
     if load_variants()[name].reference:
         folders = {1: shared_stage1(trained, P.changed(KEPT))} | folders
     for stage, folder in folders.items():
-        saved = checkpoints(folder)
-        models = [_restored(trained, stage, checkpoint) for checkpoint in saved]
+        saved = {int(c.name.split("-")[1]): c for c in checkpoints(folder)}
+        models = [_restored(trained, stage, checkpoint) for checkpoint in saved.values()]
         stills = still_accuracy(trained, models, STILLS)
-        for checkpoint, model, told in zip(saved, models, stills, strict=True):
+        for step, model, told in zip(saved, models, stills, strict=True):
             found = detection(trained, model)
             found |= {row["measure"]: 100 * row["value"] for row in told}
-            step = int(checkpoint.name.split("-")[1])
             rows += [(step, metric, value, stage) for metric, value in found.items()]
     return pd.DataFrame(rows, columns=["step", "metric", "value", "stage"])
 
@@ -116,7 +114,7 @@ def train_variant(P: Params, name: str, seed: int) -> Params:
     changed = _changed(P, variant, seed)
     if variant.negatives:
         folder = changed.run_dir / "negatives"
-        plant_and_clean(changed, folder)
+        screening_tables.plant_and_clean(changed, folder)
         planted = str(folder / f"{variant.negatives}.json")
         changed = changed.changed({"hard_negatives_train": planted})
     if not changed.training.from_scratch and not (changed.tuned_dir / "stage1").exists():
@@ -157,7 +155,7 @@ def _decisive(P: Params, names: tuple[str, ...]) -> dict[str, Any]:
     """The groups and fields of ``names``, without how often checkpoints are written."""
     found = selected(P, names)
     for stage in {"stage1", "stage2"} & found.keys():
-        found[stage] = {k: v for k, v in found[stage].items() if k not in BOOKKEEPING}
+        found[stage] = {k: v for k, v in found[stage].items() if k not in training.BOOKKEEPING}
     return found
 
 
@@ -165,7 +163,7 @@ def shared_stage1(P: Params, base: Params) -> Path:
     """Stage I for all variants that have the same: the run's own, or one trained here once."""
     unused = {name: base.flat()[name] for name in NOT_STAGE1}
     decisive, own = _decisive(P.changed(unused), STAGE1), base.tuned_dir / "stage1"
-    if decisive == _decisive(base, STAGE1) and (own / META).exists():
+    if decisive == _decisive(base, STAGE1) and (own / export.META).exists():
         return own
     name = f"stage1-{sha256_json(decisive)[:8]}"
     shared = P.changed({**unused, "profile": f"{base.profile}/ablations/{name}"})
@@ -181,8 +179,8 @@ def _restored(P: Params, stage: int, checkpoint: Path) -> AlertCLIP:
 
 def detection(P: Params, model: AlertCLIP) -> dict[str, float]:
     """MSS and zero-shot AUC and AP (per cent) on the development clips."""
-    dataset = clip_dataset(P, "dev", model.image_size)
-    clips = embed_clips(model, dataset, P.evaluation.batch_size, resolve_device(P))
+    dataset = splits.clip_dataset(P, "dev", model.image_size)
+    clips = embeddings.embed_clips(model, dataset, P.evaluation.batch_size, resolve_device(P))
     sets = encode_sets(model.encode_text, tuned_models.prompts_of(P).sets)
     result = tuned_models.StageResult("full", clips, *sets)
     few = P.changed({"bootstrap_samples": 10})  # the interval is over seeds
@@ -195,13 +193,6 @@ def _zero_shot(P: Params, results: list[tuned_models.StageResult]) -> pd.DataFra
     mss = result_tables.mss_by_class(P, results).query("class_name == 'all'")
     table = result_tables.zero_shot(P, results).rename(columns={"setting": "metric"})
     return pd.concat([table, mss.rename(columns={"mss": "value"}).assign(metric="MSS")])
-
-
-def _on_benchmark(P: Params) -> list[pd.DataFrame]:
-    """Frame metrics of the tuned model on the profile's benchmark: VadCLIP's and zero-shot."""
-    scored = detector_tables.score_stages(P, "vadclip", ["full"])
-    curves = zero_shot_curves(P, ["full"], "snippet")
-    return [_frame_metrics(P, scored, "VadCLIP: "), _frame_metrics(P, curves, "snippets: ")]
 
 
 def _detected(P: Params, kind: Detector) -> list[pd.DataFrame]:

@@ -1,8 +1,7 @@
 """What each notebook reads (params/facts/notebooks.yaml). The Snakefile makes rules of them.
 
-A rule's outputs are the executed notebook and its HTML page. Worlds, caches, features and
-checkpoints are not outputs: Snakemake deletes outputs before it runs a rule, and these are reused
-by content.
+A rule's outputs are the executed notebook and its page. Worlds, caches, features and checkpoints
+are none: Snakemake deletes outputs before it runs a rule, and these are reused by content.
 """
 
 from collections.abc import Sequence
@@ -15,7 +14,6 @@ import yaml
 from alertclip.hyperparameters import Group
 from companion.paper_numbers import PAPER_RESULTS
 from companion.profiles import FACTS, ROOT, Params
-from detectors.benchmarks import load_benchmark
 
 WEIGHTS = ROOT / "lib/miniworld/weights"
 CORE = ("media", "alertclip", "companion", "detectors", "miniworld")
@@ -82,5 +80,5 @@ def input_files(book: Notebook, P: Params) -> list[Path]:
     if P.data.world == "vagta":
         found += [P.data_dir / v for k, v in P.data if k.startswith(("annotations", "hard")) and v]
         if "detector" in book.fields:
-            found += load_benchmark(P.detector.benchmark).files(P.data_dir)
+            found += P.benchmark.files(P.data_dir)
     return [file for file in dict.fromkeys(found) if file.is_file()]

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 from torchvision.ops import Conv2dNormActivation
 
-from alertclip.intervals import bootstrap_interval
+from alertclip.intervals import bootstrap_interval, mean
 from alertclip.model import AlertCLIP
 from alertclip.mss import signed_score
 from companion import tuned_models
@@ -98,7 +98,7 @@ def prior_gate(P: Params, split: Split) -> list[dict]:
     regression = LogisticRegression(C=0.1, max_iter=2000, random_state=0)
     probe = make_pipeline(StandardScaler(), regression).fit(seen, train.clips.labels)
     signed = signed_score(test.similarities, test.clips.labels)
-    mss = bootstrap_interval(signed, n_boot=P.evaluation.bootstrap_samples, seed=P.seed)
+    mss = bootstrap_interval(signed, mean, *P.draws)
     scores, labels = probe.decision_function(held_out), test.clips.labels
     return [
         *still_accuracy(P, [tuned_models.stage_model(P, "clip")])[0],
@@ -133,19 +133,17 @@ def still_accuracy(P: Params, models: list[AlertCLIP], count: int = 1200) -> lis
 
 
 def _auc(P: Params, measure: str, scores: np.ndarray, labels: np.ndarray) -> dict:
-    draws = P.evaluation.bootstrap_samples, P.seed
-    interval = bootstrap_interval(scores, auc_statistic(labels), *draws)
+    interval = bootstrap_interval(scores, auc_statistic(labels), *P.draws)
     return {"measure": measure, **interval._asdict()}
 
 
 def _clips(P: Params, split: Split, size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
     """Frames (N, T, 3, size, size) uint8 and labels (N,)."""
     dataset = clip_dataset(P, split, tuned_models.stage_model(P, "clip").image_size)
-    clips = []
-    for i in range(len(dataset)):
-        frames = torch.from_numpy(dataset[i]["frames"]).permute(0, 3, 1, 2).float()
-        clips.append(interpolate(frames, (size, size), mode="area").round().to(torch.uint8))
-    return torch.stack(clips), torch.tensor([item.is_abnormal for item in dataset.items]).long()
+    frames = (torch.from_numpy(dataset[i]["frames"]) for i in range(len(dataset)))
+    small = (interpolate(x.permute(0, 3, 1, 2).float(), (size, size), mode="area") for x in frames)
+    labels = torch.tensor([item.is_abnormal for item in dataset.items]).long()
+    return torch.stack([x.round().to(torch.uint8) for x in small]), labels
 
 
 if __name__ == "__main__":  # prints the gates and writes them to runs/<profile>/gates_<split>.csv

@@ -21,7 +21,6 @@ from companion.extraction import domains, evaluation_set, extract_for_all
 from companion.profiles import Params
 from companion.result_tables import per_cent, with_paper
 from companion.tuned_models import STAGES, Stage, prompts_of, stage_model
-from detectors.benchmarks import load_benchmark
 from detectors.features import snippet_rule
 from detectors.fitting import EvaluationSet
 from detectors.recognition import open_vocabulary
@@ -97,11 +96,11 @@ def mss_by_domain(P: Params, wanted: Sequence[Stage]) -> pd.DataFrame:
             v /= np.linalg.norm(v, axis=1, keepdims=True)
             abnormal = np.array([truth.is_abnormal for truth in test.truths])
             signs[stage][title] = signed_score(set_similarities(v, *sets), abnormal)
-    rows, draws = [], (P.evaluation.bootstrap_samples, P.seed)
+    rows = []
     for stage, scores in signs.items():
-        found = {title: bootstrap_interval(part, mean, *draws) for title, part in scores.items()}
+        found = {title: bootstrap_interval(part, mean, *P.draws) for title, part in scores.items()}
         parts = list(scores.values())
-        found["average"] = bootstrap_interval(np.concatenate(parts), _average(parts), *draws)
+        found["average"] = bootstrap_interval(np.concatenate(parts), _average(parts), *P.draws)
         rows += [{"model": STAGES[stage], "domain": t, **i._asdict()} for t, i in found.items()]
     return with_paper(pd.DataFrame(rows), "mss", "domain")
 
@@ -134,14 +133,14 @@ def open_vocabulary_table(P: Params, wanted: Sequence[Stage]) -> pd.DataFrame:
     profile on a benchmark without such a partition names another in ``open_vocabulary_changes``.
     """
     P = P.changed(P.evaluation.open_vocabulary_changes)
-    benchmark, tables = load_benchmark(P.detector.benchmark), []
+    benchmark, tables = P.benchmark, []
     if not (benchmark.base and benchmark.novel):
         raise InputError(
             f"{benchmark.title} has no base and novel classes: set open_vocabulary_changes, such"
             " as {benchmark: ucf_crime}"
         )
-    base, novel, draws = benchmark.base, benchmark.novel, (P.evaluation.bootstrap_samples, P.seed)
-    for scored in detector_tables.score_stages(P, "vadclip", wanted, base):
-        table = open_vocabulary(scored.columns, scored.truths, base, novel, *draws)
+    parts = benchmark.base, benchmark.novel
+    for scored in detector_tables.score_stages(P, "vadclip", wanted, benchmark.base):
+        table = open_vocabulary(scored.columns, scored.truths, *parts, *P.draws)
         tables.append(table.assign(model=scored.model))
     return per_cent(pd.concat(tables, ignore_index=True))

@@ -46,8 +46,7 @@ def redraw(name: str, folder: Path, figure: style.Figure | None = None) -> style
     """Draw ``folder/name.csv``, or finish ``figure``; PNG beside the CSV, with its run's stamp.
 
     The paper's numbers are of real data: figures of synthetic data leave them to the table.
-    InputError for an unknown name (with the nearest) and without a CSV that has rows and the
-    figure's columns.
+    InputError for an unknown name, a missing or empty CSV, or one without the figure's columns.
     """
     known = folder / "provenance.json"
     source = read_json(known) if known.is_file() else {}

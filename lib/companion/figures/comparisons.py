@@ -14,15 +14,6 @@ from companion.figures import style
 from companion.figures.style import INK, Figure
 from companion.variants import load_variants
 
-POINTS = {  # metrics of the curves: title of the panel
-    "video AUC": "video AUC (%)",
-    "frame AUC": "frame AUC (%)",
-    "in-clip frame AUC": "in-clip frame AUC (%)",
-    "MSS": "MeanSignScore",
-    "stills, colour of 10: accuracy": "colour told on stills (%)",
-    "stills, object of 6: accuracy": "object told on stills (%)",
-}
-
 
 def point_intervals(
     table: pd.DataFrame,
@@ -51,8 +42,7 @@ def point_intervals(
     if text:
         beside = so.Text(halign="left", offset=6, fontsize=9, color=INK)
         plot = plot.add(beside, so.Dodge(), x="high", text=text, legend=False)
-    figure = style.new_figure(9, 1.6 + (0.28 + 0.16 * len(names)) * rows)
-    axes = figure.subplots()
+    figure, axes = style.panels(9, 1.6 + (0.28 + 0.16 * len(names)) * rows)
     plot = plot.scale(color=style.colours(names), marker=style.markers(names))
     plot.theme(matplotlib.rcParams).on(axes).plot()
     for edge in np.arange(rows - 1) + 0.5:
@@ -60,8 +50,7 @@ def point_intervals(
     if level is not None:
         axes.axvline(level, color=INK, linewidth=1, linestyle="-" if level == 0 else ":")
     axes.set(ylabel="", **axis)
-    style.legend_outside(figure, axes)
-    return style.stamp(figure, caption)
+    return style.stamp(figure, caption, axes)
 
 
 def model_comparison(
@@ -105,11 +94,10 @@ def paired_changes(table: pd.DataFrame) -> Figure:
     axis, seeds = f"change of {table['metric'].iloc[0]} (points)", sorted(set(shown["seeds"]))
     rows = zip(shown["title"], shown["value"], strict=True)
     shown = shown.assign(row=[f"{name} ({value:.3g})" for name, value in rows])
-    counts = " or ".join(map(str, seeds))
-    line = f"Line: 95% interval of Student's t over {counts} seeds."
+    line = f"Line: 95% interval of Student's t over {' or '.join(map(str, seeds))} seeds."
+    line = line if max(seeds, default=1) > 1 else "One seed, no interval."
     whole = ", ".join(f"{r.title} ({r.value:.3g})" for r in references.itertuples())
-    caption = f"Against {whole}. In brackets: the value."
-    caption += f" {line if max(seeds, default=1) > 1 else 'One seed, no interval.'}"
+    caption = f"Against {whole}. In brackets: the value. {line}"
     figure = point_intervals(shown, "row", "change", "metric", caption, 0, xlabel=axis)
     figure.legends.clear()
     return figure
@@ -136,8 +124,7 @@ def violations_by_kind(table: pd.DataFrame) -> Figure:
 def against_floor(table: pd.DataFrame) -> Figure:
     """Measured value and its floor per line on a log scale.
 
-    Columns: line, unit (one for all), ours, low, high, n, floor, ratio; optional paper, drawn
-    where it is of the same model and clip length.
+    Columns: line, unit (one for all), ours, low, high, n, floor, ratio; optional paper.
     """
     counts = zip(table["line"], table["n"], table["ratio"], strict=True)
     table = table.assign(row=[f"{line}\n(n = {n:.0f}, {r:.2g} x floor)" for line, n, r in counts])
@@ -154,33 +141,31 @@ def against_floor(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def learning_curves(table: pd.DataFrame) -> Figure:
-    """Development metrics along training, a panel per metric, a line per variant.
+def learning_curves(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
+    """Development metrics along training, a panel per metric of ``panels``, a line per variant.
 
     Columns: variant, seed, stage, step, metric, value. Stage II's steps follow Stage I's.
     """
-    table = table[table["metric"].isin(POINTS)].copy()
+    table = table[table["metric"].isin(panels)].copy()
     first = table.loc[table["stage"] == 1, "step"].max()
     table["at"] = table["step"] + first * (table["stage"] == 2)
     titles = {name: load_variants()[name].title for name in table["variant"].unique()}
     table["line"] = table["variant"].map(titles).where(table["stage"] == 2, "Stage I")
     lines = list(table.sort_values("stage", kind="stable")["line"].unique())
-    figure = style.new_figure(11, 6)
-    panels = figure.subplots(2, 3, sharex=True).ravel()
+    figure, grid = style.panels(11, 6, 2, 3, sharex=True)
     look = {"hue": "line", "hue_order": lines, "palette": style.colours(lines), "marker": "o"}
     look |= {"errorbar": lambda values: student_interval(values)[1:], "err_style": "bars"}
-    for axes, (metric, name) in zip(panels, POINTS.items(), strict=True):
+    for axes, (metric, name) in zip(grid.flat, panels.items(), strict=True):
         sns.lineplot(table[table["metric"] == metric], x="at", y="value", ax=axes, **look)
         axes.axvline(first, color=INK, linewidth=1, linestyle=":")
         axes.set(xlabel="optimiser step", ylabel="")
         axes.set_title(name, fontsize=10)
-    style.legend_outside(figure, panels[0])
-    for axes in panels[1:]:
+    for axes in grid.flat[1:]:
         axes.get_legend().remove()
     counts = table.groupby("line", sort=False)["seed"].nunique()
     seeds = ", ".join(f"{line}: {n}" for line, n in counts.items())
     note = f"Development clips. Point: mean over seeds ({seeds}). Bar: 95% interval of Student's t."
-    return style.stamp(figure, note)
+    return style.stamp(figure, note, grid[0, 0])
 
 
 def mss_against_auc(table: pd.DataFrame) -> Figure:
@@ -195,8 +180,7 @@ def mss_against_auc(table: pd.DataFrame) -> Figure:
     names = ("video AUC", "frame AUC", "in-clip frame AUC")
     wide = wide.sort_values("title", ascending=False)  # the named ones on top
     order = list(wide["title"].unique())
-    figure = style.new_figure(11, 4)
-    panels = figure.subplots(1, len(names), sharex=True)
+    figure, panels = style.panels(11, 4, 1, len(names), sharex=True)
     look = {"hue": "title", "hue_order": order, "palette": style.colours(order)}
     look |= {"style": "title", "style_order": order, "markers": style.markers(order)}
     for i, (axes, name) in enumerate(zip(panels, names, strict=True)):
@@ -204,6 +188,5 @@ def mss_against_auc(table: pd.DataFrame) -> Figure:
         value, low, high = rank_correlation(wide, "MSS", name)
         axes.set_title(f"Spearman {value:.2f} [{low:.2f}, {high:.2f}]", fontsize=10)
         axes.set(xlabel="MeanSignScore", ylabel=f"{name} (%)")
-    style.legend_outside(figure, panels[0])
     note = "Point: one training, test clips. Interval: 95% bootstrap over variants."
-    return style.stamp(figure, f"n = {len(wide)} trainings. {note}")
+    return style.stamp(figure, f"n = {len(wide)} trainings. {note}", panels[0])

@@ -24,19 +24,16 @@ def dataset_overview(table: pd.DataFrame, unit: str) -> Figure:
     counts["split"] = [f"{split} ({totals[split]:,})" for split in counts["split"]]
     order = counts.groupby("class_name", sort=False)["items"].sum().sort_values(ascending=False)
     splits = counts["split"].unique().tolist()
-    figure = style.new_figure(9, 1.2 + (0.1 + 0.2 * len(splits)) * len(order))
-    axes = figure.subplots()
+    figure, axes = style.panels(9, 1.2 + (0.1 + 0.2 * len(splits)) * len(order))
     groups = {"hue": "split", "hue_order": splits, "palette": style.colours(splits)}
     look = {"saturation": 1, "errorbar": None, "order": order.index, "ax": axes}
     sns.barplot(counts, x="items", y="class_name", **groups, **look)
     for bars in axes.containers:
-        labels = [f"{n:,.0f}" if n else "" for n in bars.datavalues]
-        axes.bar_label(bars, labels, padding=3, fontsize=9)
+        axes.bar_label(bars, fmt=lambda n: f"{n:,.0f}" if n else "", padding=3, fontsize=9)
     axes.set(xscale="log", xlim=(0.8, counts["items"].max() * 2))
     axes.set(xlabel=f"{unit} (log scale)", ylabel="")
     axes.grid(axis="y", visible=False)
-    style.legend_outside(figure, axes)
-    return style.stamp(figure, f"n = {totals.sum():,} {unit}.")
+    return style.stamp(figure, f"n = {totals.sum():,} {unit}.", axes)
 
 
 def score_distribution(table: pd.DataFrame) -> Figure:
@@ -44,8 +41,7 @@ def score_distribution(table: pd.DataFrame) -> Figure:
     kept = (table["decision"] == "keep").sum()
     names = {"drop": f"removed ({len(table) - kept:,})", "keep": f"kept ({kept:,})"}
     palette = dict(zip(names.values(), (ABNORMAL, NORMAL), strict=True))
-    figure = style.new_figure(9, 3.8)
-    axes = figure.subplots()
+    figure, axes = style.panels(9, 3.8)
     look = {"multiple": "stack", "discrete": True, "shrink": 0.9, "alpha": 1, "linewidth": 0}
     groups = {"hue": "decision", "hue_order": list(palette), "palette": palette}
     shown = table.assign(decision=table["decision"].map(names))
@@ -59,9 +55,8 @@ def score_distribution(table: pd.DataFrame) -> Figure:
         place = {"ha": "center", "va": "top", "transform": axes.get_xaxis_transform()}
         axes.text((low + high - 1) / 2, 0.97, text, **place)
     axes.set(xlim=(9.5, 50.5), xlabel="score (10 to 50)", ylabel="clips")
-    style.legend_outside(figure, axes)
     note = f"n = {len(table):,} clips. A score on an edge belongs to the bin above."
-    return style.stamp(figure, note)
+    return style.stamp(figure, note, axes)
 
 
 def loss_curves(table: pd.DataFrame) -> Figure:
@@ -73,15 +68,13 @@ def loss_curves(table: pd.DataFrame) -> Figure:
     terms, groups = table["term"].unique().tolist(), table.groupby("term")["value"]
     mean = groups.transform(lambda part: part.rolling(SMOOTH, min_periods=1).mean())
     few = groups.transform("size") <= 3 * SMOOTH  # such as validation: shown as it is
-    figure = style.new_figure(9, 4)
-    axes = figure.subplots()
+    figure, axes = style.panels(9, 4)
     look = {"x": "step", "hue": "term", "hue_order": terms, "palette": style.colours(terms)}
     sns.lineplot(table, y="value", alpha=0.25, linewidth=0.8, legend=False, ax=axes, **look)
     sns.lineplot(table.assign(mean=table["value"].where(few, mean)), y="mean", ax=axes, **look)
     axes.set(xlabel="optimiser step", ylabel="loss (nats)")
-    style.legend_outside(figure, axes)
     note = f"Thin: every step. Thick: mean of the last {SMOOTH} steps; validation as measured."
-    return style.stamp(figure, note)
+    return style.stamp(figure, note, axes)
 
 
 def score_curves(table: pd.DataFrame, axis: str, note: str = "") -> Figure:
@@ -93,10 +86,10 @@ def score_curves(table: pd.DataFrame, axis: str, note: str = "") -> Figure:
     """
     videos, palette = table["video"].unique(), style.colours(table["model"].unique())
     top = 1.06 + 0.13 * len(palette) if note else 1.02
-    figure = style.new_figure(9, 0.9 + 1.4 * top * len(videos))
-    panels = figure.subplots(len(videos), 1, sharex=True, squeeze=False)[:, 0]
+    size = 9, 0.9 + 1.4 * top * len(videos)
+    figure, panels = style.panels(*size, len(videos), 1, sharex=True, squeeze=False)
     shade = {"step": "post", "color": ABNORMAL, "alpha": 0.2, "linewidth": 0}
-    for axes, video in zip(panels, videos, strict=True):
+    for axes, video in zip(panels.flat, videos, strict=True):
         rows = table[table["video"] == video]
         truth = rows[rows["model"] == rows["model"].iloc[0]]
         axes.fill_between(truth["time_s"], truth["truth"], label="annotated event", **shade)
@@ -110,9 +103,8 @@ def score_curves(table: pd.DataFrame, axis: str, note: str = "") -> Figure:
                 _name_class(axes, part, height, colour)
         axes.set(ylim=(-0.02, top), yticks=[0, 0.5, 1], ylabel=axis)
         axes.set_title(video, fontsize=9, weight="normal")
-    panels[-1].set_xlabel("time (s)")
-    style.legend_outside(figure, panels[0])
-    return style.stamp(figure, f"n = {len(videos)} videos. {note}".rstrip())
+    axes.set_xlabel("time (s)")
+    return style.stamp(figure, f"n = {len(videos)} videos. {note}".rstrip(), panels[0, 0])
 
 
 def _name_class(axes: Axes, part: pd.DataFrame, height: float, colour: str) -> None:
@@ -137,8 +129,8 @@ def panel_curves(
     table = table.assign(of=table.get("of", ""), chance=table.get("chance", level))
     kinds = table["title"].unique().tolist()
     lines = math.ceil((len(kinds) + 1) / PANELS)  # one place is the legend's
-    figure = style.new_figure(11, 0.9 + 2.6 * lines)
-    panels = figure.subplots(lines, PANELS, squeeze=False).ravel()
+    figure, grid = style.panels(11, 0.9 + 2.6 * lines, lines, PANELS, squeeze=False)
+    panels = grid.ravel()
     for i, (axes, kind) in enumerate(zip(panels, kinds, strict=False)):
         rows = table[table["title"] == kind].sort_values("step", kind="stable")
         _lines(axes, rows)
@@ -152,7 +144,7 @@ def panel_curves(
     for axes in panels[len(kinds) :]:
         axes.set_axis_off()
     panels[len(kinds)].legend(*panels[0].get_legend_handles_labels(), loc="center left")
-    counts = ", ".join(str(n) for n in sorted(set(table["n"])))
+    counts = ", ".join(map(str, sorted(set(table["n"]))))
     return style.stamp(figure, caption.format(n=counts))
 
 

@@ -72,8 +72,8 @@ def frame_grid(
     columns = max(map(len, cells))
     side = side or min(2.0, 10.6 / columns)
     tall = len(cells) * (side * height / width + 0.1) + LINE * lines
-    figure = style.new_figure(0.4 * bool(rows) + side * columns, 0.9 + tall)
-    panels = figure.subplots(len(cells), columns, squeeze=False)
+    size = 0.4 * bool(rows) + side * columns, 0.9 + tall
+    figure, panels = style.panels(*size, len(cells), columns, squeeze=False)
     for place, axes in np.ndenumerate(panels):
         cell = dict(enumerate(cells[place[0]])).get(place[1])
         if cell:
@@ -83,11 +83,6 @@ def frame_grid(
     for axes, name in zip(panels[:, 0], rows, strict=False):
         axes.set_ylabel(name, fontsize=9)
     return style.headline(figure, title, caption)
-
-
-def _wrapped(cells: Sequence[Cell], columns: int, title: str, caption: str) -> Figure:
-    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
-    return frame_grid(rows, title, caption, side=2.7)
 
 
 def removed_gallery(frames: Sequence[np.ndarray], table: pd.DataFrame) -> Figure:
@@ -101,7 +96,8 @@ def removed_gallery(frames: Sequence[np.ndarray], table: pd.DataFrame) -> Figure
         reason = shorten(row.reason.split(";")[0].split(" as ")[0], 70, placeholder=" ...")
         text = f"{row.kind}: filed as {row.class_name.replace('_', ' ')}, score {row.score}. "
         cells.append({"frame": frame, "title": fill(text + reason, 34)})
-    return _wrapped(cells, 4, "Removed clips", "The middle frame of each clip.")
+    rows = [cells[i : i + 4] for i in range(0, len(cells), 4)]
+    return frame_grid(rows, "Removed clips", "The middle frame of each clip.", side=2.7)
 
 
 def boxes_on_frames(frames: Sequence[np.ndarray], table: pd.DataFrame) -> Figure:
@@ -119,7 +115,8 @@ def boxes_on_frames(frames: Sequence[np.ndarray], table: pd.DataFrame) -> Figure
         cell["below"] = "\n".join(fill(caption, 34) for caption in rows["caption"])
         cells.append(cell)
     note = "Blue: normal region. Orange, dashed: abnormal region."
-    return _wrapped(cells, 3, "Annotated regions", note)
+    grid = [cells[i : i + 3] for i in range(0, len(cells), 3)]
+    return frame_grid(grid, "Annotated regions", note, side=2.7)
 
 
 def kept_patches(
@@ -127,8 +124,7 @@ def kept_patches(
 ) -> Figure:
     """Frames in order, and below them the same frames with patches that are not kept darkened.
 
-    frames (H, W, 3) uint8; kept (T, h, w) bool. Columns, one row per frame: time_s, share (of
-    patches kept, per cent).
+    frames (H, W, 3) uint8; kept (T, h, w) bool. Columns, a row per frame: time_s, share (per cent).
     """
     above, below = [], []
     for frame, mask, row in zip(frames, kept, table.itertuples(), strict=True):
@@ -150,8 +146,8 @@ def twin_frames(frames: np.ndarray, table: pd.DataFrame) -> Figure:
     (normalised; nan where a frame has no box); one row per clip, frame and region.
     """
     rows, columns, height, width = frames.shape[:4]
-    figure = style.new_figure(1.5 * columns, rows * (1.5 * height / width + 0.35) + 0.7)
-    panels = figure.subplots(rows, columns, squeeze=False)
+    size = 1.5 * columns, rows * (1.5 * height / width + 0.35) + 0.7
+    figure, panels = style.panels(*size, rows, columns, squeeze=False)
     for (clip, number), part in table.groupby(["clip", "frame"]):
         colour = ABNORMAL if part["label"].iloc[0] else NORMAL
         boxes, axes = part[CORNERS].dropna().to_numpy(float), panels[clip][number]
@@ -171,8 +167,7 @@ def region_on_grid(frame: np.ndarray, table: pd.DataFrame, title: str = "") -> F
     """
     weight = 100 * table.pivot(index="row", columns="column", values="weight")
     (height, width), (rows, columns) = frame.shape[:2], weight.shape
-    figure = style.new_figure(8.4, 4.6)
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = style.panels(8.4, 4.6, 1, 2)
     name = f"the frame, its {rows} x {columns} patches, the box"
     show_frame(left, frame, name, None, table[CORNERS].iloc[0], [(ABNORMAL, "-")])
     left.hlines(np.arange(1, rows) * height / rows, 0, width, color="white", linewidth=0.8)

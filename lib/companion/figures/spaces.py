@@ -16,8 +16,7 @@ def prompt_similarity_matrix(table: pd.DataFrame) -> Figure:
     cosine = table.pivot(index="row", columns="column", values="cosine")
     cosine = cosine.loc[table["row"].unique().tolist(), table["column"].unique().tolist()]
     rows, columns = cosine.shape
-    figure = style.new_figure(4.6 + 0.48 * columns, 3.2 + 0.48 * rows)
-    axes = figure.subplots()
+    figure, axes = style.panels(4.6 + 0.48 * columns, 3.2 + 0.48 * rows)
     look = {"vmin": min(0.0, cosine.to_numpy().min()), "vmax": 1, "cmap": "cividis"}
     numbers = {"annot": max(rows, columns) <= ANNOTATED, "fmt": ".2f", "annot_kws": {"size": 9}}
     bar = {"label": "cosine similarity", "shrink": 0.6}
@@ -35,10 +34,10 @@ def batch_similarity(table: pd.DataFrame) -> Figure:
     Columns: model, clip (number), caption (number), text (the clip's own caption), cosine.
     """
     models, size = table["model"].unique().tolist(), table["clip"].nunique()
-    figure = style.new_figure(3.6 + 0.52 * size * len(models), 1.6 + 0.52 * size)
+    scale = 3.6 + 0.52 * size * len(models), 1.6 + 0.52 * size
+    figure, [panels] = style.panels(*scale, 1, len(models), squeeze=False)
     texts = table.drop_duplicates("clip").set_index("clip")["text"]
     names = [fill(f"{number}  {text}", 44) for number, text in texts.items()]
-    panels = figure.subplots(1, len(models), squeeze=False)[0]
     look = {"annot": True, "fmt": ".2f", "annot_kws": {"size": 9}, "cbar": False}
     look |= {"vmin": table["cosine"].min(), "vmax": table["cosine"].max()}
     for model, axes in zip(models, panels, strict=True):
@@ -56,8 +55,8 @@ def similarity_gap(table: pd.DataFrame) -> Figure:
 
     Columns: key, class_name, normal, abnormal, gap; one row per video, drawn top to bottom.
     """
-    figure = style.new_figure(9, 1.5 + 0.36 * len(table))
-    axes, y = figure.subplots(), range(len(table))
+    y = range(len(table))
+    figure, axes = style.panels(9, 1.5 + 0.36 * len(table))
     axes.hlines(y, table["normal"], table["abnormal"], color="#999999", linewidth=2, zorder=1)
     axes.scatter(table["normal"], y, color=NORMAL, marker="o", label="S_N, normal prompts")
     axes.scatter(table["abnormal"], y, color=ABNORMAL, marker="s", label="S_A, abnormal prompts")
@@ -70,30 +69,27 @@ def similarity_gap(table: pd.DataFrame) -> Figure:
     axes.set(xlabel="mean cosine similarity", ylim=(len(table) - 0.4, -0.6))
     axes.margins(x=0.25)
     axes.grid(axis="y", visible=False)
-    style.legend_outside(figure, axes)
-    return style.stamp(figure, f"n = {len(table)} videos; gap = S_A - S_N.")
+    return style.stamp(figure, f"n = {len(table)} videos; gap = S_A - S_N.", axes)
 
 
 def projection_panels(table: pd.DataFrame, method: str = "UMAP") -> Figure:
     """Scatter of a projection, one square panel per model or space; texts are stars.
 
-    Columns: panel, x, y, group, text (1: a prompt or class, else 0). Axes have no unit, and panels
-    share none.
+    Columns: panel, x, y, group, text (1: a prompt or class, else 0). No axis has a unit.
     """
     panels, groups = table["panel"].unique().tolist(), table["group"].unique().tolist()
-    figure = style.new_figure(1.8 + 3.6 * len(panels), 4.6)
+    square = {"squeeze": False, "subplot_kw": {"box_aspect": 1}}
+    figure, [row] = style.panels(1.8 + 3.6 * len(panels), 4.6, 1, len(panels), **square)
     shared = {"hue": "group", "hue_order": groups, "palette": style.colours(groups)}
     points = {"style": "group", "style_order": groups, "markers": style.markers(groups)}
     points |= {"s": 16, "alpha": 0.7, "linewidth": 0}
     stars = {"marker": "*", "s": 90, "edgecolor": "white", "linewidth": 0.5}
     names = {"xlabel": f"{method} 1 (no unit)", "ylabel": f"{method} 2 (no unit)"}
-    for i, panel in enumerate(panels):
-        axes = figure.add_subplot(1, len(panels), i + 1, box_aspect=1)
+    for i, (axes, panel) in enumerate(zip(row, panels, strict=True)):
         part = table[table["panel"] == panel]
         texts = part["text"] == 1
         sns.scatterplot(part[~texts], x="x", y="y", ax=axes, legend=not i, **shared, **points)
         sns.scatterplot(part[texts], x="x", y="y", ax=axes, legend=False, **shared, **stars)
         axes.set_aspect("equal", adjustable="datalim")
         axes.set(title=f"{panel} (n = {(~texts).sum()})", xticks=[], yticks=[], **names)
-    style.legend_outside(figure, figure.axes[0])
-    return style.stamp(figure, "Stars: texts, of the class or prompts of that colour.")
+    return style.stamp(figure, "Stars: texts, of the class or prompts of that colour.", row[0])

@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import matplotlib.figure
@@ -42,9 +43,10 @@ class Figure(matplotlib.figure.Figure):
         return stream.getvalue()
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of this size in inches whose layout keeps every label inside."""
-    return Figure(figsize=(width, height), layout="constrained")
+def panels(width: float, height: float, *shape: int, **shared: Any) -> tuple[Figure, Any]:
+    """A figure of this size in inches that cuts no label, and what ``subplots`` makes in it."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(*shape, **shared)
 
 
 def committed(name: str) -> pd.DataFrame:
@@ -63,8 +65,13 @@ def headline(figure: Figure, title: str, caption: str = "") -> Figure:
     return stamp(figure, caption)
 
 
-def stamp(figure: Figure, line: str) -> Figure:
-    """The figure with ``line``, such as the data's name, as the last one under it."""
+def stamp(figure: Figure, line: str, marked: Axes | None = None) -> Figure:
+    """The figure with ``line``, such as the data's name, as the last one under it.
+
+    The legend of the axes ``marked``, or the one that seaborn has made, goes beside the data.
+    """
+    if marked:
+        _legend_outside(figure, marked)
     if line:
         lines = textwrap.wrap(line, int(figure.get_figwidth() * 13))
         text = "\n".join([*figure.get_supxlabel().splitlines(), *lines])
@@ -72,8 +79,7 @@ def stamp(figure: Figure, line: str) -> Figure:
     return figure
 
 
-def legend_outside(figure: Figure, axes: Axes) -> None:
-    """Put the legend of ``axes``, or the one that seaborn has made, to the right of the data."""
+def _legend_outside(figure: Figure, axes: Axes) -> None:
     found: dict[str, object] = {}
     for made in filter(None, [*figure.legends, axes.get_legend()]):
         found |= dict(zip((t.get_text() for t in made.texts), made.legend_handles, strict=True))
