@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -200,6 +201,7 @@ def read_vector(
     return truths
 
 
+@cache  # paths are slow to take apart, and every table reads the same lists
 def video_name(entry: str) -> str:
     """A list entry without folder and suffix; names contain dots, so only known suffixes go."""
     name = PurePosixPath(entry).name
