@@ -115,8 +115,12 @@ def umap_table(results: list[StageResult], seed: int) -> pd.DataFrame:
 
     Fixed seed, one thread: repeatable. InputError for fewer than five points.
     """
-    from umap import UMAP  # imports numba, which takes seconds
+    from umap import UMAP, layouts, umap_  # imports numba, which takes seconds
 
+    # umap keeps only half of what numba compiles for it: what follows takes 12 s in each process.
+    compiled = umap_.fast_knn_indices, umap_.smooth_knn_dist, umap_.compute_membership_strengths
+    for function in (*compiled, layouts._nb_optimize_layout_euclidean_single_epoch):
+        function.enable_caching()
     tables = []
     for r in results:
         groups = ["abnormal clip" if label else "normal clip" for label in r.clips.labels]

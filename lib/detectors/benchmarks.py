@@ -13,6 +13,7 @@ from detectors import event_annotations as events
 from media.errors import InputError, nearest
 from media.files import files_below, is_video
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # as safe, eight times as fast
 BENCHMARKS = Path(__file__).resolve().parents[2] / "params" / "benchmarks.yaml"
 Split = Literal["train", "val", "test"]
 # VadCLIP's csv names features where its author kept them; the video is <folder>/<name>.mp4.
@@ -99,7 +100,7 @@ class ListEntry(NamedTuple):
 
 def load_benchmark(name: str, path: Path | str = BENCHMARKS) -> Benchmark:
     """Read one benchmark; InputError names the nearest valid name, or the field that is wrong."""
-    entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    entries = yaml.load(Path(path).read_text(encoding="utf-8"), LOADER)
     if name not in entries:
         raise InputError(f"{path}: no benchmark {name}{nearest(name.lower(), entries)}")
     try:

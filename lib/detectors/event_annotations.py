@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -180,6 +181,7 @@ def _vector_truth(name: str, part: np.ndarray, path: Path, classes: Sequence[str
     return VideoTruth(name, labels, _runs(part), bool(labels))
 
 
+@cache  # paths are slow to take apart, and every table reads the same lists
 def video_name(entry: str) -> str:
     """A list entry without folder and suffix; names contain dots, so only known suffixes go."""
     name = PurePosixPath(entry).name

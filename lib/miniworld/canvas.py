@@ -76,11 +76,14 @@ class Canvas:
         cv2.polylines(self.image, [fixed], False, self.tone(colour), thickness, cv2.LINE_AA, SHIFT)
 
     @contextmanager
-    def translucent(self, alpha: float) -> Iterator[None]:
-        """What is drawn inside the block is mixed in with weight ``alpha``."""
-        before = self.image.copy()
+    def translucent(self, alpha: float, boxes: Sequence[Box]) -> Iterator[None]:
+        """What is drawn inside the block, in the rows of ``boxes``, is mixed in by ``alpha``."""
+        _, top, _, bottom = union(boxes) if boxes else (0, 0, 0, 0)
+        part = self.image[max(0, int(top) - 3) : max(0, int(bottom) + 4)]  # room for ink
+        before = part.copy()
         yield
-        cv2.addWeighted(self.image, alpha, before, 1 - alpha, 0, dst=self.image)
+        if part.size:
+            cv2.addWeighted(part, alpha, before, 1 - alpha, 0, dst=part)
 
 
 def _fixed(points: Points) -> np.ndarray:

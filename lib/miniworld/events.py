@@ -133,11 +133,11 @@ def _traffic(plan: Plan, event: str, s: float, p: float) -> Moment:
 
 def _traffic_effects(event: str, p: float, hit: float, x: float) -> tuple[Thing, ...]:
     if event != "crash":
-        puff = {"y": 0.1, "radius": 0.07, "rise": 0.1, "age": p, "puffs": 7}
+        puff = {"y": 0.1, "radius": 0.07, "rise": 0.1, "age": p, "count": 7}
         return (Thing("cloud", x - 0.5, puff, front=True),)
     if hit <= 0:
         return ()
-    smoke = {"y": 0.24, "radius": 0.18, "rise": 0.28, "age": hit, "puffs": 9}
+    smoke = {"y": 0.24, "radius": 0.18, "rise": 0.28, "age": hit, "count": 9}
     strength = pulse(hit / 0.8, 0.1, 0.5) if hit < 0.8 else 0.0
     flash = {"y": 0.2, "strength": strength, "colour": (255, 236, 170)}
     return (
@@ -150,7 +150,7 @@ def _traffic_effects(event: str, p: float, hit: float, x: float) -> tuple[Thing,
 def _barbecue(plan: Plan, event: str, s: float, p: float) -> Moment:
     away = 0.0
     tongue = {"y": 0.46, "width": 0.4, "height": 0.15 + 0.13 * plan.chance[3], "t": s}
-    smoke = {"y": 0.6, "radius": 0.1, "rise": 0.26, "age": p, "puffs": 8, "alpha": 0.55}
+    smoke = {"y": 0.6, "radius": 0.1, "rise": 0.26, "age": p, "count": 8, "alpha": 0.55}
     if event == "fire":
         grown = ease(p / 3.0)
         tongue |= {"y": 0.46 - 0.42 * grown, "width": 0.4 + 0.5 * grown}
@@ -169,7 +169,7 @@ def _boiler(plan: Plan, event: str, s: float, p: float) -> Moment:
     role, walks = "loser" if plan.chance[2] < 0.5 else "a", plan.chance[1] < 0.6
     x = -0.36 + (-0.2 * ease(p / 0.6) if explodes else 0.0)
     person = _actor(plan, 0, s, x, 1, walks, pose(event, role, p))
-    plume = {"y": 0.58, "radius": 0.16, "rise": 0.3, "age": p, "puffs": 14, "alpha": 0.7}
+    plume = {"y": 0.58, "radius": 0.16, "rise": 0.3, "age": p, "count": 14, "alpha": 0.7}
     effects = (Thing("cloud", 0.26, plume, front=True),)
     if explodes:
         effects = (

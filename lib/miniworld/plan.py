@@ -4,6 +4,7 @@
 twins of a seed share scene, light, people, clothes, props, timing, noise and compression.
 """
 
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -144,6 +145,7 @@ def _stamp(rng: np.random.Generator) -> str:
     return f"2024-{month:02d}-{day:02d} {hour:02d}:{minute:02d}:"
 
 
+@lru_cache(maxsize=1)
 def draw_plan(seed: int, split: str, world_seed: int = 0, style: str = "flat") -> Plan:
     """The plan of one pair of twins.
 

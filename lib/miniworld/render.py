@@ -29,13 +29,15 @@ def _thing(canvas: Canvas, plan: Plan, thing: Thing) -> Box:
 
 
 def _shadows(canvas: Canvas, plan: Plan, people: list[tuple[Person, Joints]]) -> None:
-    with canvas.translucent(0.35):
-        for person, joints in people:
-            xs = [point[0] for point in joints]
-            floor = plan.ground - person.depth * 0.13 * plan.height
-            reach = (max(xs) - min(xs)) / 2 + 0.05 * plan.height
-            middle = (max(xs) + min(xs)) / 2
-            canvas.ellipse(middle, floor, reach, 0.03 * plan.height, (20, 20, 24), outline=False)
+    spots, thick = [], 0.03 * plan.height
+    for person, joints in people:
+        xs = [point[0] for point in joints]
+        floor = plan.ground - person.depth * 0.13 * plan.height
+        reach = (max(xs) - min(xs)) / 2 + 0.05 * plan.height
+        spots.append(((max(xs) + min(xs)) / 2, floor, reach))
+    with canvas.translucent(0.35, [(x, y - thick, x, y + thick) for x, y, _ in spots]):
+        for x, y, reach in spots:
+            canvas.ellipse(x, y, reach, thick, (20, 20, 24), outline=False)
 
 
 def _occluder(canvas: Canvas, plan: Plan) -> None:

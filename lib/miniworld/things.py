@@ -5,11 +5,14 @@ heights, and what stands on the ground takes no notice of y.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from miniworld.canvas import Box, Canvas, Colour, shade, union
 from miniworld.plan import Plan
+
+Puff = tuple[float, float, float, float, bool]  # x, y, radius, grey, outlined
 
 GLASS: Colour = (150, 186, 206)
 FRAME: Colour = (92, 78, 66)
@@ -135,50 +138,49 @@ def flames(
 
 def cloud(
     canvas: Canvas, plan: Plan, x: float, y: float, radius: float, rise: float, age: float,
-    puffs: int = 12, alpha: float = 0.75,
+    count: int = 12, alpha: float = 0.75,
 ) -> Box:  # fmt: skip
     """Puffs that rise from (x, y); ``age`` seconds since the first, ``rise`` per second."""
     radius, rise = radius * plan.height, rise * plan.height
-    boxes: list[Box] = [(x - 1, y - 1, x + 1, y + 1)]
-    with canvas.translucent(alpha):
-        for k in range(puffs):
-            life = age - 0.14 * k
-            if life <= 0:
-                break
-            a, b, c, d = plan.particles[k]
-            life = math.fmod(life, 0.14 * puffs)
-            px = x + (a - 0.5) * radius * (0.8 + 1.2 * life)
-            py = y - rise * life * (0.7 + 0.6 * b)
-            r = radius * (0.45 + 0.4 * c) * min(1.6, 0.4 + 0.8 * life)
-            boxes.append(_puff(canvas, px, py, r, 0.92, plan.cloud + (d - 0.5) * 36, k % 2 == 0))
-    return union(boxes)
+    puffs = []
+    for k in range(count):
+        life = age - 0.14 * k
+        if life <= 0:
+            break
+        a, b, c, d = plan.particles[k]
+        life = math.fmod(life, 0.14 * count)
+        px = x + (a - 0.5) * radius * (0.8 + 1.2 * life)
+        py = y - rise * life * (0.7 + 0.6 * b)
+        r = radius * (0.45 + 0.4 * c) * min(1.6, 0.4 + 0.8 * life)
+        puffs.append((px, py, r, plan.cloud + (d - 0.5) * 36, k % 2 == 0))
+    return union([(x - 1, y - 1, x + 1, y + 1), *_puffs(canvas, alpha, 0.92, puffs)])
 
 
-def _puff(
-    canvas: Canvas, x: float, y: float, r: float, flat: float, grey: float, outline: bool
-) -> Box:
-    tone = int(min(250, max(20, grey)))
-    canvas.ellipse(x, y, r, r * flat, (tone, tone, tone), outline=outline)
-    return x - r, y - r, x + r, y + r
+def _puffs(canvas: Canvas, alpha: float, flat: float, puffs: Sequence[Puff]) -> list[Box]:
+    boxes = [(x - r, y - r, x + r, y + r) for x, y, r, *_ in puffs]
+    with canvas.translucent(alpha, boxes):
+        for x, y, r, grey, outline in puffs:
+            tone = int(min(250, max(20, grey)))
+            canvas.ellipse(x, y, r, r * flat, (tone, tone, tone), outline=outline)
+    return boxes
 
 
 def blast(canvas: Canvas, plan: Plan, x: float, y: float, age: float) -> Box:
     """A burst: fireball for half a second, then a spreading cloud, pieces flying outwards."""
     h, spread = plan.height, 1 - math.exp(-4 * age)
-    boxes: list[Box] = [(x - 0.2 * h, y - 0.2 * h, x + 0.2 * h, y + 0.2 * h)]
-    fade = max(0.0, 1 - age / 3.2)
-    with canvas.translucent(0.35 + 0.5 * fade):
-        for a, b, c, d in plan.particles[:16]:
-            angle, reach = 6.283 * a, (0.15 + 0.35 * b) * spread * h
-            px, py = x + math.cos(angle) * reach, y - abs(math.sin(angle)) * reach - 0.08 * age * h
-            r = (0.1 + 0.1 * c) * h * spread
-            boxes.append(_puff(canvas, px, py, r, 1.0, plan.cloud + (d - 0.5) * 40, False))
+    fade, puffs = max(0.0, 1 - age / 3.2), []
+    for a, b, c, d in plan.particles[:16]:
+        angle, reach = 6.283 * a, (0.15 + 0.35 * b) * spread * h
+        px, py = x + math.cos(angle) * reach, y - abs(math.sin(angle)) * reach - 0.08 * age * h
+        r = (0.1 + 0.1 * c) * h * spread
+        puffs.append((px, py, r, plan.cloud + (d - 0.5) * 40, False))
+    boxes = _puffs(canvas, 0.35 + 0.5 * fade, 1.0, puffs)
     if age < 0.7:
         glow = (1 - age / 0.7) ** 0.5
         for colour, share in FIREBALL:
             r = share * h * min(1.0, 0.35 + 3 * age) * glow
             canvas.ellipse(x, y, r, r * 0.95, colour, outline=False)
-    return union(boxes)
+    return union([(x - 0.2 * h, y - 0.2 * h, x + 0.2 * h, y + 0.2 * h), *boxes])
 
 
 def debris(canvas: Canvas, plan: Plan, x: float, y: float, age: float, reach: float = 1.0) -> Box:

@@ -74,7 +74,8 @@ def write_video(
     layout: str = "rgb24",
 ) -> None:
     """Write frames, (H, W, 3) uint8 or of another ``layout`` of FFmpeg, as H.264 by libx264."""
-    made = [av.VideoFrame.from_ndarray(np.ascontiguousarray(f), format=layout) for f in frames]
+    arrays = map(np.ascontiguousarray, frames)
+    made = [av.VideoFrame.from_numpy_buffer(array, format=layout) for array in arrays]
     options = ENCODER | (options or {})
     opened = {"options": container_options or {}}
     with atomic_write(path) as temporary, av.open(str(temporary), "w", **opened) as container:
