@@ -1,13 +1,12 @@
-"""VA-GPT's language model, on a LLaVA of transformers' own class with random weights."""
+"""VA-GPT's language model, on a LLaVA of transformers' own class: random weights, or MiniVLM."""
 
 import numpy as np
 import pandas as pd
 import pytest
-import tiny_llava
 import torch
 from test_video import write_ids
 
-from companion import other_models, vagpt_exam
+from companion import mini_vlm, other_models, vagpt_exam
 from companion.profiles import load_params
 from curation.chat_models import LocalModel
 from media.cache import FrameCache
@@ -15,6 +14,8 @@ from media.errors import InputError
 from vagpt import effective_tokens as et
 from vagpt import language_model as lm
 from vagpt.answerers import arm_differences, arm_table
+from vagpt.questions import Option, Question, prompt
+from vagpt.temporal_classifier import text_prior
 
 TURNS = [("What happens?", "Two men fight."), ("Are there any anomalies?", "Yes, fighting.")]
 
@@ -22,7 +23,8 @@ TURNS = [("What happens?", "Two men fight."), ("Are there any anomalies?", "Yes,
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("random") / "vlm"
-    tiny_llava.write(out, ["a man in a red shirt", "a woman holding a bag"] * 20)
+    torch.manual_seed(0)
+    mini_vlm.build([f"USER: \n{asked} ASSISTANT: {told} Because 1 s" for asked, told in TURNS], out)
     return out
 
 
@@ -43,7 +45,7 @@ def test_tokens_are_those_of_transformers_own_forward(folder, vlm):
     plain = lm.VisionLanguageModel(str(folder))
     frame = np.random.default_rng(1).integers(0, 256, (1, *vlm.image_size, 3), np.uint8)
     tokens = plain.see(frame)
-    assert tokens.shape == (1, 8, 8, 32)
+    assert tokens.shape == (1, 8, 8, 192)
     item = lm.Dialogue(lm.Shown(tokens, np.full((1, 8, 8), np.inf), np.zeros(1)), TURNS[:1])
     given = plain.inputs([item])
     with torch.no_grad():
@@ -124,7 +126,7 @@ def test_a_video_becomes_one_file_of_tokens(vlm, tmp_path):
     cache, file = FrameCache(tmp_path / "cache", vlm.image_size), tmp_path / "v.safetensors"
     made = et.video_tokens(vlm.see, path, file, cache, 4, 8)
     frames = et.frames_shown(path, cache, 4)
-    assert made.tokens.shape == (4, 4, 4, 32) and made.moved.shape == (4, 4, 4)
+    assert made.tokens.shape == (4, 4, 4, 192) and made.moved.shape == (4, 4, 4)
     torch.testing.assert_close(made.tokens, vlm.see(frames), atol=1e-2, rtol=1e-2)
     assert np.isinf(made.moved[0]).all() and np.isfinite(made.moved[1:]).all()
     assert np.diff(made.times) == pytest.approx(np.diff(made.times)[:1].repeat(3))
@@ -153,7 +155,7 @@ def test_arms_are_compared_on_the_same_questions(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["exam", "--benchmark", "nowhere", "--model", "none"])
     with pytest.raises(SystemExit, match="choose from mini world, line drawings"):
         vagpt_exam.main()
-    monkeypatch.setattr("sys.argv", ["exam"])
+    monkeypatch.setattr("sys.argv", ["exam", "--profile", "paper"])
     with pytest.raises(SystemExit, match="name a LLaVA"):
         vagpt_exam.main()
     with pytest.raises(InputError, match="no vision-language model"):
@@ -188,3 +190,18 @@ def test_odds_of_a_video_are_those_of_the_middle_frame_of_each_snippet(vlm, tmp_
     items = [lm.Dialogue(lm.Shown(part, whole, np.zeros(1)), asked) for part in
              vlm.see(np.asarray(frames)).split(1)]  # fmt: skip
     np.testing.assert_allclose(odds[:, 0], vlm.log_odds(items, "Yes", "No"), atol=1e-4)
+
+
+def test_minivlm_reads_the_interval_before_a_question():
+    vlm = lm.VisionLanguageModel(lm.SHIPPED, 2)
+    grey = np.full((8, *vlm.image_size, 3), 127, np.uint8)
+    frames = lm.Shown(vlm.see(grey), np.full((8, 4, 4), np.inf), 4.0 * np.arange(8) + 2)
+    options = tuple(Option("Fire", (8.0 * k + 2.4, 8.0 * k + 8)) for k in range(4))
+    question = Question("", "temporal", 32.0, options, 0)
+    for right, option in enumerate(options):
+        told = text_prior(["Fire", "Fighting"], option.span[0] + 0.3, option.span[1])
+        asked = prompt(question, told, listed=False)
+        likely = vlm.log_likelihood([lm.Dialogue(frames, [(asked, o.text)]) for o in options])
+        assert likely.argmax() == right
+        alone = [lm.Dialogue(frames, [(asked, option.text)])]
+        assert likely[right] == pytest.approx(-vlm.loss(alone).item(), abs=1e-4)

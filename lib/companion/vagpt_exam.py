@@ -53,6 +53,7 @@ class Exam(NamedTuple):
     asked: QuestionSet
     shown: dict[str, Shown]
     told: dict[str, str]
+    listed: bool  # whether questions list their options
 
 
 class Course:
@@ -104,7 +105,7 @@ class Course:
             lengths = [asked.videos[i].duration for i in numbers]
             starts = np.cumsum([0.0, *lengths[:-1]]).tolist()
             joined[item.name] = join_shown([shown[i] for i in numbers], starts)
-        return Exam(asked, joined, told)
+        return Exam(asked, joined, told, self.P.qa.vlm_listed)
 
     def test(self, P: Params, count: int | None = None) -> Exam:
         """The exam on the test videos of a domain ``P``, or the first ``count``, half abnormal."""
@@ -133,7 +134,7 @@ class Course:
         videos = [_footage(n, captions[n], step * len(vectors[n])) for n in names]
         asked = qa_tables.question_set(P, videos, [found[n] for n in names])
         exam = self.exam(P, asked, [vectors[n] for n in names])
-        items = [_item(exam, q, told, LETTERS[q.right])
+        items = [_item(exam, q, told, q.right)
                  for q in asked.questions for told in (False, True)]  # fmt: skip
         clips = [c for n in names for c in captions[n]]
         return items + [d for c in clips for d in _instructions(c, shown[c.video])]
@@ -169,9 +170,21 @@ def _footage(name: str, captions: Sequence[TimedCaption], duration: float) -> Fo
     return Footage(name, duration, tuple(e[:2] for e in events), tuple(e[2] for e in events))
 
 
-def _item(exam: Exam, question: Question, told: bool, answer: str | None = None) -> Dialogue:
-    text = prompt(question, exam.told[question.video] if told else "")
-    return Dialogue(exam.shown[question.video], [(text, answer)])
+def _item(exam: Exam, question: Question, told: bool, option: int | None = None) -> Dialogue:
+    text = prompt(question, exam.told[question.video] if told else "", exam.listed)
+    names = LETTERS if exam.listed else [o.text for o in question.options]
+    return Dialogue(exam.shown[question.video], [(text, None if option is None else names[option])])
+
+
+def _answers(
+    vlm: VisionLanguageModel, exam: Exam, asked: Sequence[Question], told: bool, share: float
+) -> list[str]:
+    """Free replies, or the letter of the option that is likeliest per token."""
+    if exam.listed:
+        return vlm.answer([_item(exam, q, told) for q in asked], share, max_new_tokens=8)
+    items = [_item(exam, q, told, k) for q in asked for k in range(len(LETTERS))]
+    likely = vlm.log_likelihood(items, share).reshape(-1, len(LETTERS))
+    return [LETTERS[k] for k in likely.argmax(axis=1)]
 
 
 def _instructions(caption: TimedCaption, shown: Shown) -> list[Dialogue]:
@@ -188,12 +201,11 @@ def replies(
     """The model's reply to every question, kept in ``file`` (.jsonl) as they come."""
     kept, told = ARMS[arm]
     done = Results(file)
-    items = {q: _item(exam, q, told) for q in exam.asked.questions}
-    keys = {q: sha256_json([arm, q.video, item.turns]) for q, item in items.items()}
+    keys = {q: sha256_json([arm, *q, prompt(q, exam.told[q.video])]) for q in exam.asked.questions}
     todo = [q for q in keys if keys[q] not in done.rows]
     parts = [todo[i : i + BATCH] for i in range(0, len(todo), BATCH)]
     for part in progress(parts, len(parts), f"answers, {arm}"):
-        texts = vlm.answer([items[q] for q in part], share if kept else 1.0, max_new_tokens=8)
+        texts = _answers(vlm, exam, part, told, share if kept else 1.0)
         for question, text in zip(part, texts, strict=True):
             done.add({"digest": keys[question], "video": question.video, "reply": text})
     return {q: done.rows[key]["reply"] for q, key in keys.items()}
@@ -230,19 +242,21 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m companion.vagpt_exam", description=__doc__)
     add = parser.add_argument
-    add("--model", default="", help="a LLaVA, by name or folder; empty = qa_vlm of the profile")
+    add("--model", default="", help="a LLaVA, by name or folder; empty = the profile's qa_vlm")
     add("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    add("--videos", type=int, help="so many test videos, half abnormal; without it all")
     add("--benchmark", default="", help="a test domain by the beginning of its title; empty = own")
     try:
         args, P = read_command_line(parser)
         if not (model := args.model or P.qa.vlm):
-            raise InputError("name a LLaVA with --model, as llava-hf/llava-1.5-7b-hf; none ships")
+            raise InputError("name a LLaVA with --model, as llava-hf/llava-1.5-7b-hf")
         domains = extraction.domains(P)
         chosen = [t for t in domains if t.casefold().startswith(args.benchmark.casefold())]
         if not chosen:
             raise InputError(f"--benchmark {args.benchmark}: choose from {', '.join(domains)}")
         course = Course(P, model)
-        exam, out = course.test(domains[chosen[0]]), course.folder / chosen[0].replace(" ", "_")
+        exam = course.test(domains[chosen[0]], args.videos)
+        out = course.folder / chosen[0].replace(" ", "_")
         asked = [q._asdict() | {"prompt": prompt(q), "answer": LETTERS[q.right]}
                  for q in exam.asked.questions]  # fmt: skip
         write_json(out / "questions.json", asked)

@@ -17,14 +17,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool2d, cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
+from alertclip.backbone import WEIGHTS
 from alertclip.training import learning_rate_factor
 from media import files
 from media.errors import InputError
 from vagpt.effective_tokens import CHUNK, Shown, keep_top
 
+SHIPPED = "minivlm"  # for the mini world; python -m companion.mini_vlm makes it
 IGNORED = -100  # label of a token that the loss leaves out
 WARMUP = 0.03  # share of the steps, LLaVA's
 # LLaVA adapts every linear layer.
@@ -42,9 +44,13 @@ class VisionLanguageModel:
     """A LLaVA with its processor; ``pool`` averages that many neighbouring tokens each way."""
 
     def __init__(self, name: str, pool: int = 1, device: str = "cpu") -> None:
-        """Load safetensors weights, in bf16 on a GPU; InputError if there is no such LLaVA."""
+        """Load safetensors weights, in bf16 on a GPU; InputError if there is no such LLaVA.
+
+        "minivlm" is the one that ships.
+        """
         from transformers import AutoModelForImageTextToText, AutoProcessor  # slow to import
 
+        name = str(WEIGHTS / name) if name == SHIPPED else name
         safe = {"use_safetensors": True}
         kind = torch.float32 if device == "cpu" else torch.bfloat16
         try:
@@ -146,6 +152,15 @@ class VisionLanguageModel:
         first = int((labels != IGNORED).any(dim=0).nonzero()[0])
         count = labels.shape[1] - first + 1  # a token's logits stand one place before it
         return self.model(**given, labels=labels[:, -count:], logits_to_keep=count).loss
+
+    @torch.no_grad()
+    def log_likelihood(self, items: Sequence[Dialogue], share: float = 1.0) -> np.ndarray:
+        """Mean log probability (B,) of the tokens of each dialogue's answers."""
+        given = self.inputs(items, share)
+        labels = given.pop("labels")[:, 1:]
+        logits = self.model(**given).logits[:, :-1].float().transpose(1, 2)
+        lost = cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
+        return (-lost.sum(dim=1) / (labels != IGNORED).sum(dim=1)).cpu().numpy()
 
     def adapt(self, rank: int, seed: int = 0) -> None:
         """Make trainable: the projector, and LoRA of ``rank`` in the language model."""

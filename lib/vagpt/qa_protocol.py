@@ -20,6 +20,7 @@ class QAParams(Group):
     chat_url: str = ""  # OpenAI-compatible endpoint of a vision-language model that answers too
     chat_model: str = ""  # its name there; without chat_url a transformers model, by folder or name
     vlm: str = ""  # VA-GPT's language model: a LLaVA of transformers, by name or folder
+    vlm_listed: bool = True  # asked with the options, for a letter; else by their likelihood
     vlm_frames: int = Field(8, ge=1)  # of each video; ours
     vlm_pool: int = Field(1, ge=1)  # visual tokens averaged each way; ours
     vlm_videos: int | None = None  # training videos; None = all

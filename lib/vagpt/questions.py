@@ -181,15 +181,21 @@ def span_iou(span: Span, spans: np.ndarray) -> np.ndarray:
     return inner / (span[1] - span[0] + ends - starts - inner)
 
 
-def prompt(question: Question, prior: str = "") -> str:
-    """The question as it is put to a model, after a text prior if there is one."""
+def prompt(question: Question, prior: str = "", listed: bool = True) -> str:
+    """The question as it is put to a model, after a text prior if there is one.
+
+    Not ``listed``: without the options, for a model that answers by their likelihood.
+    """
     total = question.kind == "total"
     lines = [
         f"These are frames of a surveillance video of {question.duration:.1f} s, in order.",
         "Which anomaly happens in it, and when?" if total else "When does the anomaly happen?",
-        *(f"{letter}. {o.text}" for letter, o in zip(LETTERS, question.options, strict=True)),
-        "Reply with the letter of the right option and nothing else.",
     ]
+    if listed:
+        lines += [
+            f"{letter}. {o.text}" for letter, o in zip(LETTERS, question.options, strict=True)
+        ]
+        lines.append("Reply with the letter of the right option and nothing else.")
     return "\n".join([prior, *lines] if prior else lines)
 
 

@@ -1,0 +1,236 @@
+"""MiniVLM: a small LLaVA over MiniCLIP's tokens, where VA-GPT has LLaMA-VID (7 B).
+
+It reads training clips of the mini world alone, four joined to a footage, and learns in one go what
+LLaVA learns in two: captions and verdicts of clips, what happens between two times, which anomaly
+happens and when, with and without an interval before the question. Each number is one token.
+``python -m companion.mini_vlm --out DIR`` makes it again.
+"""
+
+import argparse
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from torch import Tensor, nn
+
+from alertclip.backbone import load_backbone
+from alertclip.blip import renamed
+from companion import extraction
+from companion.profiles import Params, read_command_line
+from companion.splits import load_split
+from media.cache import FrameCache
+from media.files import atomic_write, progress, write_json
+from miniworld.prior import END, PAD, START, UNKNOWN
+from vagpt.effective_tokens import Shown
+from vagpt.instructions import template_pairs
+from vagpt.language_model import Dialogue, VisionLanguageModel
+from vagpt.questions import Option, Question, prompt, words
+from vagpt.temporal_classifier import text_prior
+from vagpt.timed_captions import TimedCaption, from_items
+
+IMAGE, POOL, LENGTH, PARTS = "<image>", 2, 8.0, 4  # clips last 8 s, a footage has four
+FRAMES = [8, 16, 24, 40, 48, 56]  # one of the first three and one of the others are shown
+WIDTH, LAYERS, HEADS, SPREAD = 128, 3, 4, 0.03  # of the language model; of its first weights
+PIECES = r" ?\d+\.\d| ?\d+| ?[A-Za-z]+(?:-[A-Za-z]+)*|\s|[^\sA-Za-z0-9]"
+NUMBER = r" ?\d+(\.\d)?"
+CHAT = (  # Vicuna's form, as in LLaVA-1.5
+    "{% for m in messages %}{{ m['role'].upper() }}: {% for part in m['content'] %}"
+    "{{ '<image>\n' if part['type'] == 'image' else part['text'] + ' ' }}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+
+
+class School:
+    """Draws the dialogues of a step from clips: visual tokens (N, 6, n, W) and captions (N)."""
+
+    def __init__(
+        self, tokens: Tensor, captions: Sequence[TimedCaption], classes: Sequence[str], size: int
+    ) -> None:
+        """``size`` dialogues a step, all of one kind, so that they are about equally long."""
+        self.tokens, self.captions, self.classes, self.size = tokens, captions, classes, size
+        sides = np.array([caption.abnormal for caption in captions])
+        self.abnormal, self.normal = np.flatnonzero(sides), np.flatnonzero(~sides)
+
+    def __call__(self, rng: np.random.Generator) -> list[Dialogue]:
+        """One step; of each frame a quarter, half or all of the tokens are shown."""
+        share = rng.choice([0.25, 0.25, 0.5, 1.0])
+        number = max(1, round(share * self.tokens.shape[2]))
+        kind = (self.clip, self.footage)[int(rng.random() < 0.75)]
+        return [kind(rng, number) for _ in range(self.size)]
+
+    def clip(self, rng: np.random.Generator, number: int) -> Dialogue:
+        """One clip: its caption, whether it is abnormal and, if so, when."""
+        i = int(rng.choice(self.abnormal if rng.random() < 0.6 else self.normal))
+        what, when, last = template_pairs(self.captions[i])
+        turns = [what, *[when] * bool(self.captions[i].abnormal), last]
+        return Dialogue(self._show([i], rng, number), turns if rng.random() < 0.5 else turns[::-1])
+
+    def footage(self, rng: np.random.Generator, number: int) -> Dialogue:
+        """Four clips, mostly one of them abnormal: which anomaly, when, and what at which time."""
+        picked = rng.choice(self.normal, PARTS)
+        place, right = int(rng.integers(PARTS)), Option()
+        span = LENGTH * place + np.array([2.0, LENGTH])  # what a classifier says of normal footage
+        if rng.random() < 0.7:
+            picked[place] = rng.choice(self.abnormal)
+            own = self.captions[picked[place]]
+            span = LENGTH * place + np.array([own.start, min(own.end, LENGTH)])
+            right = Option(own.class_name, tuple(span))
+        told = ""
+        if rng.random() < 2 / 3:
+            start, end = span + rng.normal(0, rng.choice([0, 0.4, 0.8]), 2)
+            start = max(0.0, start)
+            told = text_prior(self.classes, start, min(max(end, start + 0.5), PARTS * LENGTH))
+        kinds = ["total", *["temporal"] * (right.class_name is not None)][:: rng.choice([-1, 1])]
+        asked = [Question("", kind, PARTS * LENGTH, (right,), 0) for kind in kinds]
+        turns = [(prompt(asked[0], told, listed=False), right.text)]
+        turns += [(prompt(q, listed=False).splitlines()[-1], right.text) for q in asked[1:]]
+        for k in rng.permutation(PARTS)[:3]:
+            clip = self.captions[picked[k]]
+            times = f"from {LENGTH * k:.1f} s to {LENGTH * (k + 1):.1f} s"
+            happens = words(clip.class_name) if clip.abnormal else "everything is normal"
+            turns.append((f"What happens {times}?", happens))
+        return Dialogue(self._show(picked, rng, number), turns)
+
+    def _show(self, picked: Sequence[int], rng: np.random.Generator, number: int) -> Shown:
+        parts, times = [], []
+        for k, i in enumerate(picked):
+            frames = np.array([rng.integers(0, 3), rng.integers(3, 6)])
+            kept = np.sort(rng.permutation(self.tokens.shape[2])[:number])
+            parts.append(self.tokens[i, frames][:, None, kept].float())
+            times.append(LENGTH * (k + np.array(FRAMES)[frames] / 64))
+        tokens = torch.cat(parts)
+        return Shown(tokens, np.zeros(tokens.shape[:3]), np.concatenate(times))
+
+
+def word_tokenizer(texts: Sequence[str]) -> transformers.PreTrainedTokenizerFast:
+    """A token for each word of ``texts`` and each time to a tenth of a second up to 40 s."""
+    found = {piece: 0 for text in texts for piece in re.findall(PIECES, text)}
+    numbers = [f" {n / 10:.1f}" for n in range(401)]
+    numbers += [f"{space}{n}" for space in ("", " ") for n in range(41)]
+    found = [p for p in found if not re.fullmatch(NUMBER, p)]
+    vocabulary = {p: i for i, p in enumerate([PAD, UNKNOWN, START, END, *numbers, *found])}
+    own = Tokenizer(models.WordLevel(vocabulary, UNKNOWN))
+    own.pre_tokenizer = pre_tokenizers.Split(Regex(PIECES), "isolated")
+    own.decoder = decoders.Fuse()
+    names = {"pad_token": PAD, "unk_token": UNKNOWN, "bos_token": START, "eos_token": END}
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=own, **names)
+    tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken(IMAGE, special=True)]})
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{START} $A", special_tokens=[(START, tokenizer.bos_token_id)]
+    )
+    return tokenizer
+
+
+def build(texts: Sequence[str], out: Path) -> None:
+    """Write a MiniVLM to ``out`` with MiniCLIP's vision tower and a random language model.
+
+    Numbers begin as waves of their value, so that near times are alike.
+    """
+    backbone, tokenizer = load_backbone("miniclip"), word_tokenizer(texts)
+    visual, size = backbone.model.visual, backbone.image_size
+    block, patch = visual.transformer.resblocks[0], visual.patch_size[0]
+    vision = transformers.CLIPVisionConfig(
+        hidden_size=visual.transformer.width, num_hidden_layers=visual.transformer.layers,
+        num_attention_heads=block.attn.num_heads, intermediate_size=block.mlp.c_fc.out_features,
+        image_size=size[0], patch_size=patch, hidden_act="gelu",
+    )  # fmt: skip
+    text = transformers.LlamaConfig(
+        vocab_size=len(tokenizer), tie_word_embeddings=True, initializer_range=SPREAD,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id, hidden_size=WIDTH, intermediate_size=3 * WIDTH,
+        num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+    )  # fmt: skip
+    config = transformers.LlavaConfig(
+        vision_config=vision, text_config=text, vision_feature_layer=-1, tie_word_embeddings=True,
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
+    )  # fmt: skip
+    model = transformers.LlavaForConditionalGeneration(config)
+    prefix, state = "vision_model.", renamed(backbone.model.state_dict(), "clip")
+    own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    tower = model.model.vision_tower
+    getattr(tower, "vision_model", tower).load_state_dict(own)
+    waves = 2 * np.pi * np.geomspace(1 / 64, 2, WIDTH // 2)  # radians per second
+    with torch.no_grad():
+        for piece, i in tokenizer.get_vocab().items():
+            if re.fullmatch(NUMBER, piece):
+                value = torch.from_numpy(np.r_[np.sin(w := waves * float(piece)), np.cos(w)])
+                model.get_input_embeddings().weight[i].mul_(0.5).add_(SPREAD * value)
+    model.save_pretrained(out)
+    images = transformers.CLIPImageProcessor(
+        size={"height": size[0], "width": size[1]}, do_center_crop=False, resample=2,
+        image_mean=list(backbone.mean), image_std=list(backbone.std),
+    )  # fmt: skip
+    transformers.LlavaProcessor(
+        images, tokenizer, patch_size=patch, image_token=IMAGE, chat_template=CHAT,
+        vision_feature_select_strategy="default", num_additional_image_tokens=1,
+    ).save_pretrained(out)  # fmt: skip
+
+
+def clip_tokens(P: Params, vlm: VisionLanguageModel, videos: Sequence[Path], file: Path) -> Tensor:
+    """Visual tokens (N, 6, n, W) fp16 of training clips, made once and kept in ``file``."""
+    if not file.exists():
+        cache, seen = FrameCache(P.cache_dir, vlm.image_size), []
+        for path in progress(videos, len(videos), "visual tokens"):
+            seen.append(vlm.see(np.asarray(cache.get(path, FRAMES))).half())
+        with atomic_write(file) as temporary:
+            save_file({"tokens": torch.stack(seen).flatten(2, 3)}, temporary)
+    return load_file(file)["tokens"]
+
+
+def whiten(projector: nn.Module, tokens: Tensor) -> None:
+    """Let the projector's first layer see tokens (M, W) of zero mean and unit spread."""
+    first, mean, spread = projector.linear_1, tokens.mean(dim=0), tokens.std(dim=0)
+    with torch.no_grad():
+        nn.init.normal_(first.weight, std=len(mean) ** -0.5).div_(spread)
+        first.bias.copy_(-first.weight @ mean)
+        nn.init.normal_(projector.linear_2.weight, std=0.05)
+
+
+def train(P: Params, steps: int, batch_size: int, seed: int, out: Path) -> None:
+    """Write a trained MiniVLM (fp16) and its card to ``out``."""
+    torch.manual_seed(seed)
+    began, benchmark = time.monotonic(), extraction.detector_benchmark(P)[0]
+    items = load_split(P, "train")[0]
+    captions = from_items(items)
+    empty = torch.zeros(len(captions), len(FRAMES), 1, 1)
+    school = School(empty, captions, benchmark.abnormal_classes, batch_size)
+    rng = np.random.default_rng(seed)
+    said = [turn for _ in range(400) for d in school(rng) for turn in d.turns]
+    form = [f"USER: {asked} ASSISTANT: {told}" for asked, told in said]
+    build([*form, *(c.sentence for c in captions)], out)
+    vlm = VisionLanguageModel(str(out), POOL)
+    videos, file = (
+        [P.data_dir / item.video for item in items],
+        P.run_dir / "vagpt" / "clips.safetensors",
+    )
+    school.tokens = clip_tokens(P, vlm, videos, file)
+    llava = vlm.model.model
+    whiten(llava.multi_modal_projector, school.tokens.float().flatten(0, 2)[::7])
+    for part in (llava.language_model, llava.multi_modal_projector):
+        part.requires_grad_(True)
+    losses = vlm.fit(school, steps, 3e-3, seed=seed, label="pre-training MiniVLM")
+    vlm.model.half().save_pretrained(out)
+    card = {
+        "what": "MiniVLM, a LLaVA over MiniCLIP; it knows nothing of the real world",
+        "trained on": f"{len(captions)} training clips of the mini world, joined in fours",
+        "steps": steps, "batch_size": batch_size, "seed": seed,
+        "loss": round(float(np.mean(losses[-50:])), 3),
+        "minutes": round((time.monotonic() - began) / 60, 1),
+        "command": f"python -m companion.mini_vlm --out DIR --steps {steps} --seed {seed}",
+    }  # fmt: skip
+    write_json(out / "card.json", card)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m companion.mini_vlm", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    for name, default in {"steps": 1200, "batch-size": 12, "seed": 0}.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    args, P = read_command_line(parser)
+    train(P, args.steps, args.batch_size, args.seed, args.out)
