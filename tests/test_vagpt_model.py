@@ -153,10 +153,10 @@ def test_arms_are_compared_on_the_same_questions(tmp_path, monkeypatch):
     values = arm_table(answers).set_index(["model", "setting"])["value"]
     assert values["none", "total"] == 25 and values["both", "total"] == 75
     monkeypatch.setattr("sys.argv", ["exam", "--benchmark", "nowhere", "--model", "none"])
-    with pytest.raises(SystemExit, match="choose from mini world, line drawings"):
+    with pytest.raises(InputError, match="choose from mini world, line drawings"):
         vagpt_exam.main()
     monkeypatch.setattr("sys.argv", ["exam", "--profile", "paper"])
-    with pytest.raises(SystemExit, match="name a LLaVA"):
+    with pytest.raises(InputError, match="name a LLaVA"):
         vagpt_exam.main()
     with pytest.raises(InputError, match="no vision-language model"):
         lm.VisionLanguageModel(str(tmp_path))

@@ -202,7 +202,7 @@ def train(P: Params, steps: int, batch_size: int, seed: int, out: Path) -> None:
     school = School(empty, captions, benchmark.abnormal_classes, batch_size)
     rng = np.random.default_rng(seed)
     said = [turn for _ in range(400) for d in school(rng) for turn in d.turns]
-    form = [f"USER: {asked} ASSISTANT: {told}" for asked, told in said]
+    form = [f"USER: \n{asked} ASSISTANT: {told}" for asked, told in said]  # as after an image
     build([*form, *(c.sentence for c in captions)], out)
     vlm = VisionLanguageModel(str(out), POOL)
     videos, file = (

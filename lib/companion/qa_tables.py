@@ -12,8 +12,9 @@ from companion import extraction, tuned_models
 from companion.profiles import Params
 from companion.result_tables import per_cent, with_paper
 from companion.splits import load_split
+from companion.stage_runs import resolve_device
 from curation.chat_models import chat_model
-from detectors.benchmarks import load_benchmark, read_list
+from detectors.benchmarks import read_list
 from detectors.features import snippet_frames, snippet_rule
 from detectors.fitting import EvaluationSet, class_prompts
 from media.cache import FrameCache, parallel_fill
@@ -46,7 +47,7 @@ def ask_questions(P: Params, data: EvaluationSet, count: int | None = None) -> Q
 
 def question_set(P: Params, videos: list[Footage], paths: list[Path]) -> QuestionSet:
     """Questions on ``videos``, each joined with neighbours to a footage; their files ``paths``."""
-    benchmark = load_benchmark(P.detector.benchmark)
+    benchmark = P.benchmark
     parts = questions.neighbours(videos, P.qa.joined, P.seed)
     joined = zip(parts, videos, strict=True)
     footages = [questions.join([videos[i] for i in p], own.name) for p, own in joined]
@@ -63,7 +64,7 @@ def stage_answerer(
 
     A class without sentences in the prompt file is represented by its name.
     """
-    prompts, benchmark = tuned_models.prompts_of(P), load_benchmark(P.detector.benchmark)
+    prompts, benchmark = tuned_models.prompts_of(P), P.benchmark
     sentences = [prompts.sets.normal]
     for name in benchmark.abnormal_classes:
         sentences.append(prompts.classes.get(name) or class_prompts(benchmark, [name]))
@@ -92,7 +93,7 @@ def fit_classifier(P: Params, model: AlertCLIP) -> FrameClassifier:
     Of several crops only the centre is used: the others show the same frames.
     """
     data = extraction.training_set(P, model, "vadclip")
-    step = P.detector.snippet_length / load_benchmark(P.detector.benchmark).fps
+    step = P.detector.snippet_length / P.benchmark.fps
     captions: dict[str, list[TimedCaption]] = {}
     for caption in from_items(load_split(P, "train")[0]):
         captions.setdefault(caption.video, []).append(caption)
@@ -169,7 +170,7 @@ def token_table(
     ``accuracy_table`` plus share (per cent) and rule.
     """
     patches = [tokens.backbone_patches(model, video) for video in frames]
-    distances, tables = patch_distances(P, model, frames), []
+    distances, tables = patch_distances(P, patches, frames), []
     for share, grey in [*((share, False) for share in shares), (P.qa.token_share, True)]:
         for rule in ("largest change", "drawn at random"):
             vectors = []
@@ -189,14 +190,13 @@ def token_table(
     return pd.concat(tables, ignore_index=True)
 
 
-def patch_distances(P: Params, model: AlertCLIP, frames: Vectors) -> list[np.ndarray]:
-    """How much each patch of each video changed, on the backbone's grid: (n, h, w) per video."""
-    own = [tokens.backbone_patches(model, video) for video in frames]
+def patch_distances(P: Params, patches: Vectors, frames: Vectors) -> list[np.ndarray]:
+    """How much each patch of each video changed, on the grid of ``patches``: (n, h, w) a video."""
     if not P.qa.token_encoder:
-        return [tokens.patch_difference(p) for p in own]
-    encode = tokens.timm_patches(P.qa.token_encoder, device=str(model.mean.device))
+        return [tokens.patch_difference(p) for p in patches]
+    encode = tokens.timm_patches(P.qa.token_encoder, device=str(resolve_device(P)))
     moved = (tokens.patch_difference(encode(video)) for video in frames)
-    return [tokens.on_grid(d, p.shape[1:3]) for d, p in zip(moved, own, strict=True)]
+    return [tokens.on_grid(d, p.shape[1:3]) for d, p in zip(moved, patches, strict=True)]
 
 
 def instruction_counts(captions: Sequence[TimedCaption], records: Sequence[dict]) -> pd.DataFrame:

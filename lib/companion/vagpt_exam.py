@@ -10,7 +10,6 @@ what is there is not made again.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -246,26 +245,23 @@ def main() -> None:
     add("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     add("--videos", type=int, help="so many test videos, half abnormal; without it all")
     add("--benchmark", default="", help="a test domain by the beginning of its title; empty = own")
-    try:
-        args, P = read_command_line(parser)
-        if not (model := args.model or P.qa.vlm):
-            raise InputError("name a LLaVA with --model, as llava-hf/llava-1.5-7b-hf")
-        domains = extraction.domains(P)
-        chosen = [t for t in domains if t.casefold().startswith(args.benchmark.casefold())]
-        if not chosen:
-            raise InputError(f"--benchmark {args.benchmark}: choose from {', '.join(domains)}")
-        course = Course(P, model)
-        exam = course.test(domains[chosen[0]], args.videos)
-        out = course.folder / chosen[0].replace(" ", "_")
-        asked = [q._asdict() | {"prompt": prompt(q), "answer": LETTERS[q.right]}
-                 for q in exam.asked.questions]  # fmt: skip
-        write_json(out / "questions.json", asked)
-        answers = sit(course, exam, course.lessons(), args.arms)
-        write_table(arm_table(answers), out / "accuracy.csv")
-        if "none" in args.arms:
-            write_table(arm_differences(answers), out / "differences.csv")
-    except InputError as error:
-        sys.exit(str(error))
+    args, P = read_command_line(parser)
+    if not (model := args.model or P.qa.vlm):
+        raise InputError("name a LLaVA with --model, as llava-hf/llava-1.5-7b-hf")
+    domains = extraction.domains(P)
+    chosen = [t for t in domains if t.casefold().startswith(args.benchmark.casefold())]
+    if not chosen:
+        raise InputError(f"--benchmark {args.benchmark}: choose from {', '.join(domains)}")
+    course = Course(P, model)
+    exam = course.test(domains[chosen[0]], args.videos)
+    out = course.folder / chosen[0].replace(" ", "_")
+    asked = [q._asdict() | {"prompt": prompt(q), "answer": LETTERS[q.right]}
+             for q in exam.asked.questions]  # fmt: skip
+    write_json(out / "questions.json", asked)
+    answers = sit(course, exam, course.lessons(), args.arms)
+    write_table(arm_table(answers), out / "accuracy.csv")
+    if "none" in args.arms:
+        write_table(arm_differences(answers), out / "differences.csv")
     print(arm_table(answers).round(1).to_string(index=False))
     print(f"questions, replies and tables: {out}")
 

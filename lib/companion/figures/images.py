@@ -133,8 +133,8 @@ def kept_patches(
         dimmed = (frame * light[..., None]).astype(np.uint8)
         above.append({"frame": frame, "title": f"{row.time_s:.2f} s"})
         below.append({"frame": dimmed, "title": f"{row.share:.0f} % kept"})
-    note = "Dark: patches left out. The first frame has none before it and is kept whole."
-    caption = f"{note} n = {len(frames)} frames of one video."
+    first = " The first frame has none before it and is kept whole." if kept[0].all() else ""
+    caption = f"Dark: patches left out.{first} n = {len(frames)} frames of one video."
     return frame_grid([above, below], title, caption, side=1.8)
 
 
