@@ -9,10 +9,11 @@ from vagpt.timed_captions import TimedCaption
 
 def test_each_time_is_one_token_and_no_character_is_lost():
     text = "USER: When? ASSISTANT: fire, from 18.4 s to 24.0 s"
-    tokenizer = mini_vlm.word_tokenizer([text.replace("18.4", "1.0")])
+    tokenizer = mini_vlm.word_tokenizer([text.replace("18.4", "1.0"), "USER: \n"])
     ids = tokenizer(text, add_special_tokens=False).input_ids
     assert tokenizer.convert_tokens_to_ids(" 18.4") in ids and tokenizer.decode(ids) == text
-    assert tokenizer.unk_token_id not in ids
+    first = tokenizer("USER: \nWhen, fire? USER: fire", add_special_tokens=False).input_ids
+    assert tokenizer.unk_token_id not in ids + first
 
 
 def test_answers_name_the_abnormal_clip_and_its_time():

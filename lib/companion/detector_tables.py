@@ -201,7 +201,7 @@ def published_truth(scored: Sequence[Scored]) -> list[Scored]:
 
     def published(truth: VideoTruth) -> VideoTruth:
         spans = tuple((start, end + 1) for start, end in truth.spans)
-        return replace(truth, spans=spans, span_classes=truth.classes[:1] * len(spans))
+        return replace(truth, spans=spans, span_classes=())
 
     return [s._replace(named=list(map(published, s.truths))) for s in scored]
 
@@ -225,11 +225,11 @@ def detection_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
 
     Columns model, normals, metric, value, seed_sd.
     """
-    classes, tables = (P.benchmark.classes, P.benchmark.detection_normal_class), []
+    names, tables = (P.benchmark.classes, P.benchmark.detection_normal_class), []
     for s in scored:
         for normals, videos in product((True, False), s.seeds):
             curves = [np.repeat(v.probabilities, s.length, axis=0).astype(float) for v in videos]
-            table = detection_map(curves, s.named, *classes, normals)
+            table = detection_map(curves, s.named, *names, normals)
             tables.append(table.assign(model=s.model, normals=normals))
     return _over_seeds(pd.concat(tables)[["model", "normals", "metric", "value"]])
 
@@ -263,9 +263,7 @@ def data_framework_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
     n, paper. Where every training video is annotated, both rows are the same detector.
     """
     curated = P.changed({"detector_subset": "annotated"})
-    every, some = (
-        [path.stem for path in extraction.chosen_videos(params)] for params in (P, curated)
-    )
+    every, some = ([path.stem for path in extraction.chosen_videos(Q)] for Q in (P, curated))
     first = second = [s for s in scored if s.model in FRAMEWORKS]
     if some != every:
         second = score_stages(curated, first[0].detector, [s.stage for s in first])

@@ -267,7 +267,7 @@ def _kept_knowledge(folder: Path) -> Iterator[tuple]:
     table = read_csv(folder, "retention")
     measured = [] if table is None else table[table["value"] != ""].groupby("setting", sort=False)
     for setting, part in measured:
-        models = part.rename(columns={"value": "ours"}).set_index("model")
+        models = part.replace("", np.nan).rename(columns={"value": "ours"}).set_index("model")
         if {"Full", "CLIP"} <= {*models.index}:
             full, clip = models.loc["Full"], models.loc["CLIP"]
             found = np.nan, _change(full, clip), _verdict(full, clip), "retention.csv"

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor, nn
 
@@ -25,7 +24,7 @@ from companion import extraction
 from companion.profiles import Params, read_command_line
 from companion.splits import load_split
 from media.cache import FrameCache
-from media.files import atomic_write, progress, write_json
+from media.files import progress, write_json
 from miniworld.prior import END, PAD, START, UNKNOWN
 from vagpt.effective_tokens import Shown
 from vagpt.instructions import template_pairs
@@ -109,12 +108,17 @@ class School:
 
 
 def word_tokenizer(texts: Sequence[str]) -> transformers.PreTrainedTokenizerFast:
-    """A token for each word of ``texts`` and each time to a tenth of a second up to 40 s."""
-    found = {piece: 0 for text in texts for piece in re.findall(PIECES, text)}
+    """A token for each word of ``texts`` and each time to a tenth of a second up to 40 s.
+
+    Words have one after a space and one at the beginning of a line, where an image came before.
+    """
+    found = dict.fromkeys(p.lstrip(" ") or p for text in texts for p in re.findall(PIECES, text))
+    words = [p for p in found if p.isalpha() or "-" in p[1:]]
+    rest = [p for p in found if p not in words and not re.fullmatch(NUMBER, p)]
     numbers = [f" {n / 10:.1f}" for n in range(401)]
-    numbers += [f"{space}{n}" for space in ("", " ") for n in range(41)]
-    found = [p for p in found if not re.fullmatch(NUMBER, p)]
-    vocabulary = {p: i for i, p in enumerate([PAD, UNKNOWN, START, END, *numbers, *found])}
+    pieces = [f"{space}{p}" for space in ("", " ") for p in [*map(str, range(41)), *words]]
+    listed = [PAD, UNKNOWN, START, END, *numbers, *pieces, *rest]
+    vocabulary = {p: i for i, p in enumerate(listed)}
     own = Tokenizer(models.WordLevel(vocabulary, UNKNOWN))
     own.pre_tokenizer = pre_tokenizers.Split(Regex(PIECES), "isolated")
     own.decoder = decoders.Fuse()
@@ -172,15 +176,12 @@ def build(texts: Sequence[str], out: Path) -> None:
     ).save_pretrained(out)  # fmt: skip
 
 
-def clip_tokens(P: Params, vlm: VisionLanguageModel, videos: Sequence[Path], file: Path) -> Tensor:
-    """Visual tokens (N, 6, n, W) fp16 of training clips, made once and kept in ``file``."""
-    if not file.exists():
-        cache, seen = FrameCache(P.cache_dir, vlm.image_size), []
-        for path in progress(videos, len(videos), "visual tokens"):
-            seen.append(vlm.see(np.asarray(cache.get(path, FRAMES))).half())
-        with atomic_write(file) as temporary:
-            save_file({"tokens": torch.stack(seen).flatten(2, 3)}, temporary)
-    return load_file(file)["tokens"]
+def clip_tokens(P: Params, vlm: VisionLanguageModel, videos: Sequence[Path]) -> Tensor:
+    """Visual tokens (N, 6, n, W) fp16 of training clips."""
+    cache, seen = FrameCache(P.cache_dir, vlm.image_size), []
+    for path in progress(videos, len(videos), "visual tokens"):
+        seen.append(vlm.see(np.asarray(cache.get(path, FRAMES))).half())
+    return torch.stack(seen).flatten(2, 3)
 
 
 def whiten(projector: nn.Module, tokens: Tensor) -> None:
@@ -202,14 +203,10 @@ def train(P: Params, steps: int, batch_size: int, seed: int, out: Path) -> None:
     school = School(empty, captions, benchmark.abnormal_classes, batch_size)
     rng = np.random.default_rng(seed)
     said = [turn for _ in range(400) for d in school(rng) for turn in d.turns]
-    form = [f"USER: \n{asked} ASSISTANT: {told}" for asked, told in said]  # as after an image
+    form = [f"USER: \n{asked} ASSISTANT: {told}" for asked, told in said]
     build([*form, *(c.sentence for c in captions)], out)
     vlm = VisionLanguageModel(str(out), POOL)
-    videos, file = (
-        [P.data_dir / item.video for item in items],
-        P.run_dir / "vagpt" / "clips.safetensors",
-    )
-    school.tokens = clip_tokens(P, vlm, videos, file)
+    school.tokens = clip_tokens(P, vlm, [P.data_dir / item.video for item in items])
     llava = vlm.model.model
     whiten(llava.multi_modal_projector, school.tokens.float().flatten(0, 2)[::7])
     for part in (llava.language_model, llava.multi_modal_projector):
@@ -222,7 +219,8 @@ def train(P: Params, steps: int, batch_size: int, seed: int, out: Path) -> None:
         "steps": steps, "batch_size": batch_size, "seed": seed,
         "loss": round(float(np.mean(losses[-50:])), 3),
         "minutes": round((time.monotonic() - began) / 60, 1),
-        "command": f"python -m companion.mini_vlm --out DIR --steps {steps} --seed {seed}",
+        "command": f"python -m companion.mini_vlm --out DIR --profile {P.profile} --steps {steps}"
+        f" --batch-size {batch_size} --seed {seed}",
     }  # fmt: skip
     write_json(out / "card.json", card)
 

@@ -9,7 +9,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable
-from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -30,7 +29,6 @@ NESTED = {"transfer": {}, "open_vocabulary_changes": {}}  # hold changes themsel
 TESTING = {"evaluation", "detector", "qa", "ablation", "failure"}  # groups that tune nothing
 
 Kind = Literal["blur", "darkness", "noise", "compression", "resolution", "occlusion", "actor size"]
-known_benchmark = cache(load_benchmark)
 
 
 class WorldParams(paper.Group):
@@ -131,7 +129,7 @@ class Params(paper.Group):
     @property
     def benchmark(self) -> Benchmark:
         """The detectors' benchmark (params/benchmarks.yaml)."""
-        return known_benchmark(self.detector.benchmark)
+        return load_benchmark(self.detector.benchmark)
 
     @property
     def draws(self) -> tuple[int, int]:
@@ -288,8 +286,9 @@ def _tell(kind: type[BaseException], error: BaseException, trace: Any) -> None:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.exists():
-        names = {p.stem: re.findall(r"(?m)^(\w+):", p.read_text()) for p in PROFILES.glob("*.yaml")}
-        known = sorted(name for name, found in names.items() if {*found} <= FLAT.keys())
+        texts = {p.stem: p.read_text("utf-8") for p in PROFILES.glob("*.yaml")}
+        names = {k: {*re.findall(r"(?m)^(\w+):", text)} for k, text in texts.items()}
+        known = sorted(name for name, found in names.items() if found <= FLAT.keys())
         advice = f"{nearest(path.stem, known)} (there are: {', '.join(known)})"
         raise InputError(f"{path.name}: no such profile in params/{advice}")
     try:

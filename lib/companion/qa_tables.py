@@ -122,9 +122,9 @@ def interval_table(P: Params, asked: QuestionSet, spans: Spans, model: str) -> p
     """
     events = {f.name: max(f.spans, key=np.ptp) for f in asked.footages if f.spans}
     ious = np.array([questions.span_iou(spans[k], [event])[0] for k, event in events.items()])
-    draws, rows = {"n_boot": P.evaluation.bootstrap_samples, "seed": P.seed}, []
+    rows = []
     for setting, values in {"mean IoU": ious, "IoU >= 0.5": (ious >= 0.5).astype(float)}.items():
-        interval = intervals.bootstrap_interval(values, **draws)
+        interval = intervals.bootstrap_interval(values, intervals.mean, *P.draws)
         rows.append({"setting": setting, "model": model, **interval._asdict()})
     return per_cent(pd.DataFrame(rows))
 

@@ -53,6 +53,7 @@ class Exam(NamedTuple):
     shown: dict[str, Shown]
     told: dict[str, str]
     listed: bool  # whether questions list their options
+    source: str  # hash of the domain
 
 
 class Course:
@@ -104,7 +105,7 @@ class Course:
             lengths = [asked.videos[i].duration for i in numbers]
             starts = np.cumsum([0.0, *lengths[:-1]]).tolist()
             joined[item.name] = join_shown([shown[i] for i in numbers], starts)
-        return Exam(asked, joined, told, self.P.qa.vlm_listed)
+        return Exam(asked, joined, told, self.P.qa.vlm_listed, extraction.source_hash(P))
 
     def test(self, P: Params, count: int | None = None) -> Exam:
         """The exam on the test videos of a domain ``P``, or the first ``count``, half abnormal."""
@@ -141,7 +142,9 @@ class Course:
     def stage(self, lessons: Sequence[Dialogue], seed: int, kept: bool) -> Path:
         """Folder of the adapters after a stage, named by what decides them."""
         qa = self.P.qa.model_dump()
-        decisive = {k: v for k, v in qa.items() if k.startswith(("vlm", "token_share"))}
+        decisive = {
+            k: v for k, v in qa.items() if k.startswith(("vlm", "token_share")) and k != "vlm_seeds"
+        }
         digest = sha256_json([decisive, [item.turns for item in lessons]])[:8]
         return self.folder / f"{'kept' if kept else 'all'}-seed{seed}-{digest}"
 
@@ -200,7 +203,10 @@ def replies(
     """The model's reply to every question, kept in ``file`` (.jsonl) as they come."""
     kept, told = ARMS[arm]
     done = Results(file)
-    keys = {q: sha256_json([arm, *q, prompt(q, exam.told[q.video])]) for q in exam.asked.questions}
+    keys = {
+        q: sha256_json([exam.source, arm, *q, prompt(q, exam.told[q.video])])
+        for q in exam.asked.questions
+    }
     todo = [q for q in keys if keys[q] not in done.rows]
     parts = [todo[i : i + BATCH] for i in range(0, len(todo), BATCH)]
     for part in progress(parts, len(parts), f"answers, {arm}"):

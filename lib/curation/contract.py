@@ -26,7 +26,7 @@ class Violation(NamedTuple):
 
 
 def read_answer(answer: str, positive: str) -> tuple[list[str], list[Violation]]:
-    """The strings of an answer, less a markdown fence, none if it breaks a rule; its violations."""
+    """An answer's strings, none if it breaks a rule, and its violations; a fence is ignored."""
     fenced = FENCED.match(answer)
     try:
         value = json.loads(fenced[1] if fenced else answer)

@@ -106,7 +106,10 @@ def _measure(path: Path, info: VideoInfo, span: Span) -> dict[str, Any]:
 
 
 def missing_share(times: Sequence[float]) -> float:
-    """Share of frames missing from increasing ``times``: a gap of k usual steps lacks k - 1."""
+    """Share of frames missing from increasing ``times``: a gap of k usual steps lacks k - 1.
+
+    A step is usual beside its neighbours, so a change of the rate lacks nothing.
+    """
     steps = np.diff(times)
     if not len(steps):
         return 0.0

@@ -39,13 +39,13 @@ class Fingerprint(NamedTuple):
 
 
 def nearest(vectors: np.ndarray) -> np.ndarray:
-    """Nearest rows (N, K) of ``vectors`` (N, D), maybe itself; approximate from EXACT_BELOW on."""
+    """Indices (N, K) of the nearest rows of ``vectors`` (N, D), itself maybe among them."""
     count = min(NEIGHBOURS, len(vectors) - 1)
     if count < 1:
         return np.empty((len(vectors), 0), int)
     if len(vectors) < EXACT_BELOW:
         return NearestNeighbors(n_neighbors=count).fit(vectors).kneighbors(return_distance=False)
-    from pynndescent import NNDescent  # Dong et al. 2011; compiles for seconds
+    from pynndescent import NNDescent  # approximate: Dong et al. 2011; compiles for seconds
 
     return NNDescent(vectors, n_neighbors=count + 1, random_state=0).neighbor_graph[0]
 

@@ -3,6 +3,7 @@
 import csv
 import re
 from dataclasses import replace
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
@@ -98,11 +99,13 @@ class ListEntry(NamedTuple):
     classes: tuple[str, ...] | None = None
 
 
+@cache
 def load_benchmark(name: str, path: Path | str = BENCHMARKS) -> Benchmark:
-    """Read one benchmark; InputError names the nearest valid name, or the field that is wrong."""
+    """Read one benchmark; InputError names the nearest and the valid names, or the wrong field."""
     entries = yaml.load(Path(path).read_text(encoding="utf-8"), LOADER)
     if name not in entries:
-        raise InputError(f"{path}: no benchmark {name}{nearest(name.lower(), entries)}")
+        hint = f"{nearest(name.lower(), entries)} (there are: {', '.join(entries)})"
+        raise InputError(f"{path}: no benchmark {name}{hint}")
     try:
         return Benchmark.model_validate({"name": name} | entries[name])
     except ValidationError as error:
@@ -130,18 +133,18 @@ def read_list(benchmark: Benchmark, data_root: Path, split: Split = "test") -> l
         path = data_root / benchmark.annotation_root / file
         for number, line in events.text_lines(path):
             where = f"{path}, line {number}"
-            if line.startswith("path,"):
-                continue
             if path.suffix == ".csv":  # VadCLIP's: <folder>/<name>__<crop>.npy,<label>
                 line = next(csv.reader([line]))[0]
+                if line == "path":
+                    continue
                 if not line.endswith(".npy"):
                     raise InputError(f"{where}: expected a path ending in .npy and a label")
             classes = None
             if row := LABELLED.match(line):
                 line, label, ids = row[1], int(row[2]), benchmark.anomalyclip_classes
-                if label >= len(ids):
+                if ids and label >= len(ids):
                     raise InputError(f"{where}: no class {label}; there are {len(ids)}")
-                classes = tuple({ids[label]} - {benchmark.normal_class})  # none if normal
+                classes = tuple({ids[label]} - {benchmark.normal_class}) if ids else None
             key, entry = events.video_name(line), CROP.sub(r"\1.mp4", line)
             if key in seen:
                 raise InputError(f"{where}: {key} stands in {seen[key]} already; keep one")

@@ -127,7 +127,7 @@ def check_rate(rows: dict[str, int], truths: list[VideoTruth], length: int, wher
     share = float(np.median(ends)) if ends else 0.5
     if not 0.07 <= share <= 1.1:
         what = f"at {length} frames per feature, the last event ends at {share:.2f} of a video"
-        named = "snippet_length (NAME__CROP.npy) or frame_stride (NAME.npy)"
+        named = "snippet_length (NAME__CROP.npy) or frame_stride (NAME.npy) to the features' rate"
         raise InputError(f"{where}: {what} (median; .07 to 1.1 is plausible): set {named}")
 
 

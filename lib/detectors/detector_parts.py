@@ -31,7 +31,7 @@ class VideoScores(NamedTuple):
 
 
 class TextTower(nn.Module):
-    """A frozen copy of an open_clip CLIP's causal text tower; InputError if it has no such."""
+    """A frozen copy of an open_clip CLIP's causal text tower; InputError if it has none."""
 
     def __init__(self, clip: nn.Module) -> None:
         super().__init__()

@@ -68,7 +68,8 @@ def text_lines(path: Path) -> list[tuple[int, str]]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable UTF-8 text ({error}); fetch it again") from None
+        what = f"{path}: not readable UTF-8 text ({error})"
+        raise InputError(f"{what}; fetch or save it anew") from None
     return [(n, line.strip()) for n, line in enumerate(lines, start=1) if line.strip()]
 
 
@@ -167,8 +168,8 @@ def read_vector(
             raise InputError(what)
         warnings.warn(f"{what}: {names[-1]} is cut or padded with normal frames", stacklevel=2)
         vector = np.pad(vector, (0, max(0, more)))  # what is beyond the last video is not read
-    starts = np.cumsum([0, *lengths])
-    parts = {n: vector[i : i + k] for n, i, k in zip(names, starts, lengths, strict=False)}
+    starts = np.cumsum([0, *lengths[:-1]])
+    parts = {n: vector[i : i + k] for n, i, k in zip(names, starts, lengths, strict=True)}
     return [_vector_truth(n, part, path, classes) for n, part in parts.items() if n in snippets]
 
 
@@ -207,7 +208,8 @@ def _spans(events: Sequence[Sequence[str]], where: str, inclusive: int = 0) -> t
         except ValueError:
             raise InputError(f"{where}: {' '.join(fields)} are not two frame numbers") from None
         if start < 0 or end + inclusive <= start:
-            raise InputError(f"{where}: event {start} {end} must start from 0 on, before its end")
+            what = f"event {start} {end} must start at 0 or later, before its end"
+            raise InputError(f"{where}: {what}")
         spans.append((start, end + inclusive))
     return tuple(spans)
 

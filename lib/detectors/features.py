@@ -29,7 +29,7 @@ from media.errors import InputError
 from media.video import DecodeError, read_in_order
 
 PIECE = 2048  # frames decoded at once
-Crops = Sequence[int]  # some of a rule's; none: all
+Crops = Sequence[int]  # some of a rule's
 Wanted = Mapping[Path, Crops]  # videos, and which of their crops
 Made = tuple[AlertCLIP, Path]  # a model and the folder of its features
 Precision = Literal["fp32", "bf16", "fp16"]

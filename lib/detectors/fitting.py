@@ -37,7 +37,8 @@ class TrainingSet(NamedTuple):
     def only(self, classes: Sequence[str]) -> "TrainingSet":
         """Normal videos, and those all of whose classes are among ``classes``."""
         kept = [i for i, labels in enumerate(self.classes) if set(labels) <= set(classes)]
-        return TrainingSet([self.features[i] for i in kept], [self.classes[i] for i in kept])
+        parts = ([part[i] for i in kept] if part else part for part in self)
+        return TrainingSet(*parts)
 
 
 class EvaluationSet(NamedTuple):

@@ -45,7 +45,8 @@ def frame_auc(videos: Sequence[FrameScores], weights: np.ndarray) -> np.ndarray:
     positive, negative, blocks = count_frames(videos)
     # A resample's area is a quadratic form: right[u, v] counts pairs of a positive frame of
     # video u and a negative one of video v that are in the right order.
-    right = sum(at.T @ (negative - above - tied / 2) for at, above, tied in blocks)
+    found = (at.T @ (negative - above - tied / 2) for at, above, tied in blocks)
+    right = sum(found, np.zeros(2 * positive.shape))
     pairs = (weights @ positive) * (weights @ negative)
     with np.errstate(invalid="ignore"):
         return ((weights @ right) * weights).sum(axis=1) / pairs
@@ -140,14 +141,14 @@ def mean_of_defined(values: np.ndarray) -> np.ndarray:
 
 
 def resampled_metrics(
-    columns: Columns, n_boot: int = 1000, seed: int = 0, what: str = "frame "
+    columns: Columns, n_boot: int = 1000, seed: int = 0, what: str = "frame"
 ) -> dict[str, tuple[np.ndarray, int]]:
     """``what`` AUC and AP as ``resample`` gives each, and the number of frames, by name.
 
     Of frames also AUC inside abnormal videos, which measures localisation alone.
     """
-    plan = {f"{what}{name}": (metric, columns) for name, metric in FRAME_METRICS.items()}
-    if what == "frame ":
+    plan = {f"{what} {name}".strip(): (metric, columns) for name, metric in FRAME_METRICS.items()}
+    if what == "frame":
         plan["in-clip frame AUC"] = frame_auc, [[v for v in c if v.abnormal] for c in columns]
     return {
         name: (resample(chosen, metric, name, n_boot, seed), sum(len(v.scores) for v in chosen[0]))
@@ -155,7 +156,7 @@ def resampled_metrics(
     }
 
 
-def metric_rows(columns: Columns, n_boot: int, seed: int, what: str = "frame ") -> list[dict]:
+def metric_rows(columns: Columns, n_boot: int, seed: int, what: str = "frame") -> list[dict]:
     """``resampled_metrics`` averaged over columns, as rows metric, value, low, high, n (frames)."""
     found = resampled_metrics(columns, n_boot, seed, what).items()
     return [{"metric": name, **interval(*part)._asdict()} for name, part in found]
@@ -169,10 +170,10 @@ def frame_metrics(videos: Sequence[FrameScores], n_boot: int = 1000, seed: int =
 def video_metrics(
     scores: np.ndarray, labels: np.ndarray, n_boot: int, seed: int, groups: Sequence[str]
 ) -> pd.DataFrame:
-    """Video-level AUC and AP of scores (B,), labels (B,), resampling groups (B,): as above."""
+    """``metric_rows`` of videos: scores, labels and resampled groups (B,); n counts videos."""
     order = np.argsort(groups, kind="stable")
     videos = _single_frames(scores[order], labels[order], [groups[i] for i in order])
-    return pd.DataFrame(metric_rows([videos], n_boot, seed, "video "))
+    return pd.DataFrame(metric_rows([videos], n_boot, seed, "video"))
 
 
 def auc_statistic(labels: np.ndarray) -> Statistic:

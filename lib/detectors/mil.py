@@ -63,7 +63,7 @@ class MultiScale(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         if width % 8:
-            raise InputError(f"MTN: features or emb_size of {width} are not divisible by 8")
+            raise InputError(f"MTN: features or emb_size must be divisible by 8, not {width}")
         quarter = width // 4
         dilated = (nn.Conv1d(width, quarter, 3, dilation=d, padding=d) for d in (1, 2, 4))
         branches = (nn.Sequential(c, nn.ReLU(), nn.BatchNorm1d(quarter)) for c in dilated)

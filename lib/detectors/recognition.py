@@ -89,7 +89,7 @@ def open_vocabulary(
     for (subset, wanted), normals in product(subsets.items(), (True, False)):
         kept = [*wanted, *["normal"] * normals]
         chosen = [[v for v in videos if parts[v.video] in kept] for videos in columns]
-        for row in metrics.metric_rows(chosen, n_boot, seed, f"{subset} "):
+        for row in metrics.metric_rows(chosen, n_boot, seed, subset):
             own = {"subset": subset, "normals": normals, "metric": row["metric"].split()[1]}
             rows.append(own | {name: row[name] for name in ("value", "low", "high", "n")})
     return pd.DataFrame(rows)
@@ -100,7 +100,8 @@ def curve_segments(curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     A segment is a run above max - 0.6 (max - min) of at least two frames; its score is its maximum
     plus 0.7 of the class confidence, the mean of the highest sixteenth of the curve. The official
-    suppression of overlapping segments has nothing to do, for runs are disjoint.
+    suppression of overlapping segments has nothing to do, for runs are disjoint. A constant curve,
+    or one shorter than 16 frames, has none.
     """
     count = len(curve) // SNIPPET
     confidence = np.sort(curve)[::-1][:count].mean() if count else 0

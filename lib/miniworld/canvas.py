@@ -77,7 +77,7 @@ class Canvas:
 
     @contextmanager
     def translucent(self, alpha: float, boxes: Sequence[Box]) -> Iterator[None]:
-        """What is drawn inside the block, in the rows of ``boxes``, is mixed in by ``alpha``."""
+        """Mix in by ``alpha`` what the block draws, all of it in the rows of ``boxes``."""
         _, top, _, bottom = union(boxes) if boxes else (0, 0, 0, 0)
         part = self.image[max(0, int(top) - 3) : max(0, int(bottom) + 4)]  # room for ink
         before = part.copy()

@@ -216,7 +216,7 @@ def arm_table(answers: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True).drop(columns="above_chance")
 
 
-def arm_differences(answers: pd.DataFrame, n_boot: int = 1000) -> pd.DataFrame:
+def arm_differences(answers: pd.DataFrame, n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Points by which each arm beats "none" on the same questions: as ``accuracy_differences``.
 
     ``answers``: as ``answer_all``, arm and seed; a question counts by its mean over seeds.
@@ -226,5 +226,5 @@ def arm_differences(answers: pd.DataFrame, n_boot: int = 1000) -> pd.DataFrame:
     for arm in [a for a in arms if a not in ("none", "blind")]:
         for kind in ("total", "temporal"):
             old, new = (arms[a].xs(kind, level="kind") for a in ("none", arm))
-            rows.append(_difference(f"{arm} minus none", kind, old, new, n_boot, 0))
+            rows.append(_difference(f"{arm} minus none", kind, old, new, n_boot, seed))
     return pd.DataFrame(rows, columns=DIFFERENCE)

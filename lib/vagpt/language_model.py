@@ -147,20 +147,24 @@ class VisionLanguageModel:
 
     def loss(self, items: Sequence[Dialogue], share: float = 1.0) -> Tensor:
         """Mean cross-entropy of the answers' tokens."""
-        given = self.inputs(items, share)
-        labels = given.pop("labels")
-        first = int((labels != IGNORED).any(dim=0).nonzero()[0])
-        count = labels.shape[1] - first + 1  # a token's logits stand one place before it
-        return self.model(**given, labels=labels[:, -count:], logits_to_keep=count).loss
+        logits, labels = self._answer_logits(items, share)
+        return cross_entropy(logits, labels, ignore_index=IGNORED)
 
     @torch.no_grad()
     def log_likelihood(self, items: Sequence[Dialogue], share: float = 1.0) -> np.ndarray:
         """Mean log probability (B,) of the tokens of each dialogue's answers."""
-        given = self.inputs(items, share)
-        labels = given.pop("labels")[:, 1:]
-        logits = self.model(**given).logits[:, :-1].float().transpose(1, 2)
+        logits, labels = self._answer_logits(items, share)
         lost = cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
         return (-lost.sum(dim=1) / (labels != IGNORED).sum(dim=1)).cpu().numpy()
+
+    def _answer_logits(self, items: Sequence[Dialogue], share: float) -> tuple[Tensor, Tensor]:
+        """Logits (B, vocabulary, n) of the next tokens (B, n), from the first answer's on."""
+        given = self.inputs(items, share)
+        labels = given.pop("labels")
+        first = int((labels != IGNORED).any(dim=0).nonzero()[0])
+        count = labels.shape[1] - first + 1  # a token's logits stand one place before it
+        logits = self.model(**given, logits_to_keep=count).logits[:, :-1]
+        return logits.float().transpose(1, 2), labels[:, 1 - count :]
 
     def adapt(self, rank: int, seed: int = 0) -> None:
         """Make trainable: the projector, and LoRA of ``rank`` in the language model."""

@@ -192,9 +192,8 @@ def prompt(question: Question, prior: str = "", listed: bool = True) -> str:
         "Which anomaly happens in it, and when?" if total else "When does the anomaly happen?",
     ]
     if listed:
-        lines += [
-            f"{letter}. {o.text}" for letter, o in zip(LETTERS, question.options, strict=True)
-        ]
+        options = zip(LETTERS, question.options, strict=True)
+        lines += [f"{letter}. {option.text}" for letter, option in options]
         lines.append("Reply with the letter of the right option and nothing else.")
     return "\n".join([prior, *lines] if prior else lines)
 

@@ -103,7 +103,7 @@ def score_curves(table: pd.DataFrame, axis: str, note: str = "") -> Figure:
                 _name_class(axes, part, height, colour)
         axes.set(ylim=(-0.02, top), yticks=[0, 0.5, 1], ylabel=axis)
         axes.set_title(video, fontsize=9, weight="normal")
-    axes.set_xlabel("time (s)")
+    panels[-1, 0].set_xlabel("time (s)")
     return style.stamp(figure, f"n = {len(videos)} videos. {note}".rstrip(), panels[0, 0])
 
 

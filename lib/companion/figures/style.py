@@ -68,9 +68,9 @@ def headline(figure: Figure, title: str, caption: str = "") -> Figure:
 def stamp(figure: Figure, line: str, marked: Axes | None = None) -> Figure:
     """The figure with ``line``, such as the data's name, as the last one under it.
 
-    The legend of the axes ``marked``, or the one that seaborn has made, goes beside the data.
+    With ``marked``, its legend and the one that seaborn has made go beside the data.
     """
-    if marked:
+    if marked is not None:
         _legend_outside(figure, marked)
     if line:
         lines = textwrap.wrap(line, int(figure.get_figwidth() * 13))

@@ -111,7 +111,7 @@ class AnomalyCLIP(nn.Module):
         end, room = tokens.argmax(dim=1), tokens.shape[1] - settings.context_tokens
         if end[i := int(end.argmax())] >= room:
             what = f"class {class_names[i]}: its tokens and {settings.context_tokens} of context"
-            raise InputError(f"{what} exceed the text encoder's {tokens.shape[1]}; shorten either")
+            raise InputError(f"{what} exceed the text encoder's {tokens.shape[1]} tokens; shorten")
         context = settings.context_tokens, settings.directions == "shared"
         self.prompt_learner = PromptLearner(clip.token_embedding, tokens, *context)
         self.text_encoder = TextTower(clip)

@@ -38,7 +38,7 @@ def prompt_layout(
         m = int(row.argmax()) - 1
         if end[c] >= len(row):
             have = f"class {name}: {m} tokens, prefix {prefix} and postfix {postfix}"
-            raise InputError(f"{have} do not fit into the {len(row)} of the text tower; lower them")
+            raise InputError(f"{have} do not fit into the {len(row)} of the text tower; lower one")
         places = [0, *range(1 + prefix, 1 + prefix + m), int(end[c])]
         slots[c, places], learned[c, places] = row[: m + 2], False
     return embedding(slots).float(), learned, end

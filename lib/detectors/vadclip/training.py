@@ -73,7 +73,8 @@ def fit(model: VadCLIP, videos: Sequence[Features], targets: Tensor, seed: int) 
         n, text = torch.tensor(lengths, device=device), model.encode_text()
         logits1, logits2, _ = model(torch.stack(windows).to(device), n, text)
         if not (logits1.isfinite().all() and logits2.isfinite().all()):
-            raise InputError("VadCLIP: logits are not finite; lower learning_rate")
+            advice = "scale features or lower learning_rate"
+            raise InputError(f"VadCLIP: logits are not finite; {advice}")
         return total_loss(logits1, logits2, text, targets[batch].to(device), n, settings)
 
     return train(
