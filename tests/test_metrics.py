@@ -62,6 +62,7 @@ def test_video_metrics_and_paired_auc():
     assert auc["value"] == pytest.approx(roc_auc_score(labels, strong))
     expected = average_precision_score(labels, strong)
     assert table.loc["video AP", "value"] == pytest.approx(expected)
+    assert np.isnan(module.auc_statistic(np.zeros(3))(np.arange(3.0), np.ones((1, 3)))).all()
     difference = paired_difference(weak, strong, module.auc_statistic(labels), n_boot=100)
     change = roc_auc_score(labels, strong) - roc_auc_score(labels, weak)
     assert difference.value == pytest.approx(change) and difference.low > 0

@@ -1,5 +1,7 @@
 """VA-GPT's language model, on a LLaVA of transformers' own class: random weights, or MiniVLM."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -162,6 +164,15 @@ def test_arms_are_compared_on_the_same_questions(tmp_path, monkeypatch):
         lm.VisionLanguageModel(str(tmp_path))
     with pytest.raises(InputError, match="no image-and-text model to load"):
         LocalModel(str(tmp_path))
+
+
+def test_replies_are_kept_by_domain_since_two_may_name_their_videos_alike(vlm, tmp_path):
+    options = Option(), *(Option("Fire", (float(i), i + 1.0)) for i in range(3))
+    asked = SimpleNamespace(questions=[Question("v", "total", 8.0, options, 0)])
+    for number, source in enumerate(("flat", "line", "flat")):
+        exam = vagpt_exam.Exam(asked, {"v": shown(vlm, seed=number)}, {"v": ""}, False, source)
+        vagpt_exam.replies(vlm, exam, "none", 1.0, tmp_path / "none.jsonl")
+    assert len((tmp_path / "none.jsonl").read_text().splitlines()) == 2
 
 
 def test_log_odds_compare_the_words_that_come_next(vlm):
