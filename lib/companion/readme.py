@@ -60,8 +60,8 @@ def _interval(name: str, column: str, scale: float, where: dict[str, object]) ->
 
 def ci(name: str, digits: int = 1, column: str = "value", scale: float = 1, **where: object) -> str:
     """The same with its interval, as "39.0 [34.3, 43.7]"."""
-    value, low, high = _interval(name, column, scale, where)
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    found = (round(v, digits) + 0.0 for v in _interval(name, column, scale, where))  # -0 is 0
+    return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*found, d=digits)
 
 
 def total(name: str, **where: object) -> int:
