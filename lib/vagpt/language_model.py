@@ -9,6 +9,7 @@ Axis letters: T frames, (h, w) token grid, W width of the tower, H of the langua
 """
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from math import isqrt
 from pathlib import Path
@@ -26,6 +27,7 @@ from media import files
 from media.errors import InputError
 from vagpt.effective_tokens import CHUNK, Shown, keep_top
 
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is dep")  # PEFT still asks for it
 SHIPPED = "minivlm"  # for the mini world; python -m companion.mini_vlm makes it
 IGNORED = -100  # label of a token that the loss leaves out
 WARMUP = 0.03  # share of the steps, LLaVA's
