@@ -23,10 +23,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.preprocessing import normalize
+from torch.nn.functional import normalize
 
 from alertclip.model import AlertCLIP
-from alertclip.score import load_model
 from detectors.benchmarks import load_benchmark
 from detectors.event_annotations import VideoTruth
 from detectors.features import MARGIN, SnippetRule, embed_crops, read_features, take_crop
@@ -89,9 +88,9 @@ def anchors(model: AlertCLIP, prompts: Sequence[str]) -> dict[str, np.ndarray]:
     own = torch.Generator().manual_seed(0)  # a check must not seed what follows
     noise = torch.randint(0, 256, (3, *model.image_size), generator=own)
     images = torch.stack([torch.full_like(noise, 128), noise]).to(torch.uint8)
-    v = model.image_features(images.to(model.mean.device)).float().cpu()
-    text = model.encode_text(list(prompts)).float().cpu()
-    return {"class prompts": text.numpy(), "blank images": normalize(v.numpy())}
+    v = normalize(model.image_features(images.to(model.mean.device)).float(), dim=-1)
+    found = {"class prompts": model.encode_text(list(prompts)).float(), "blank images": v}
+    return {name: vectors.cpu().numpy() for name, vectors in found.items()}
 
 
 def likely_model(summary: FeatureSummary) -> str:
@@ -156,13 +155,13 @@ def extracted_anew(model: AlertCLIP, path: Path, count: int) -> tuple[np.ndarray
             mean = v.mean(axis=1)
             rules = {"first": v[:, 0], "middle": v[:, length // 2], f"mean of {length}": mean}
             for name, u in rules.items() if length > 1 else [("each", mean)]:
-                found[resize, crop, name] = normalize(u)
+                found[resize, crop, name] = normalize(torch.from_numpy(u), dim=-1).numpy()
     return rows, found
 
 
 def rule_table(features: np.ndarray, rules: Rules) -> pd.DataFrame:
     """Mean cosine of features (n, D) with each rule's, best first: resize, crop, frames, cosine."""
-    known = normalize(features.astype(np.float32))
+    known = normalize(torch.from_numpy(features).float(), dim=-1).numpy()
     found = [(*rule, (u * known).sum(axis=1).mean()) for rule, u in rules.items()]
     table = pd.DataFrame(found, columns=["resize", "crop", "frames", "cosine"])
     return table.sort_values("cosine", ascending=False, kind="stable", ignore_index=True)
@@ -194,6 +193,8 @@ def check(args: argparse.Namespace) -> None:
     print(f"likely model: {likely_model(summary)}")
     if not args.model:
         return
+    from alertclip.score import load_model  # slow to import, and extraction has no use for it
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, line = load_model(args.model, args.pretrained, device)
     benchmark = load_benchmark(args.benchmark)
