@@ -118,8 +118,7 @@ def word_tokenizer(texts: Sequence[str]) -> transformers.PreTrainedTokenizerFast
     rest = [p for p in found if p not in words and not re.fullmatch(NUMBER, p)]
     numbers = [f" {n / 10:.1f}" for n in range(401)]
     pieces = [f"{space}{p}" for space in ("", " ") for p in [*map(str, range(41)), *words]]
-    listed = [PAD, UNKNOWN, START, END, *numbers, *pieces, *rest]
-    vocabulary = {p: i for i, p in enumerate(listed)}
+    vocabulary = {p: i for i, p in enumerate([PAD, UNKNOWN, START, END, *numbers, *pieces, *rest])}
     own = Tokenizer(models.WordLevel(vocabulary, UNKNOWN))
     own.pre_tokenizer = pre_tokenizers.Split(Regex(PIECES), "isolated")
     own.decoder = decoders.Fuse()

@@ -141,10 +141,8 @@ class Course:
 
     def stage(self, lessons: Sequence[Dialogue], seed: int, kept: bool) -> Path:
         """Folder of the adapters after a stage, named by what decides them."""
-        qa = self.P.qa.model_dump()
-        decisive = {
-            k: v for k, v in qa.items() if k.startswith(("vlm", "token_share")) and k != "vlm_seeds"
-        }
+        qa = self.P.qa.model_dump(exclude={"vlm_seeds"})
+        decisive = {k: v for k, v in qa.items() if k.startswith(("vlm", "token_share"))}
         digest = sha256_json([decisive, [item.turns for item in lessons]])[:8]
         return self.folder / f"{'kept' if kept else 'all'}-seed{seed}-{digest}"
 
