@@ -35,7 +35,6 @@ def pages() -> dict[Path, str]:
     loader = FileSystemLoader(TEMPLATES, encoding="utf-8")
     templates = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)
     templates.globals.update(num=num, ci=ci, total=total, judged=judged)
-    templates.tests["gains"] = _gains
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     if BEGIN not in readme or END not in readme:
         raise InputError(f"README.md: the markers {BEGIN} and {END} are missing")
@@ -72,9 +71,9 @@ def total(name: str, **where: object) -> int:
 def judged(
     name: str, digits: int = 1, column: str = "mean", scale: float = 1, **where: object
 ) -> str:
-    """A difference with its interval and a verdict; bold where the interval lies above zero.
+    """A difference with its interval: bold above zero, italic below.
 
-    Without a verdict: the smallest difference that would have been seen.
+    Where the interval contains zero, the smallest difference that would have shown follows.
     """
     return judge(*_interval(name, column, scale, where), digits)
 
@@ -84,14 +83,7 @@ def judge(value: float, low: float, high: float, digits: int) -> str:
     text = f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
     if low > 0:
         return f"**{text}**"
-    seen = f"not shown; {high - value:.{digits}f} or more would have been"
-    return f"{text} ({'a loss' if high < 0 else seen})"
-
-
-def _gains(measure: str) -> bool:
-    """Whether Full beats Stage I over seeds: the interval of the difference lies above zero."""
-    where = {"measure": measure, "model": "Full minus Stage I"}
-    return bool(_row("seeds", where)["low"] > 0)
+    return f"*{text}*" if high < 0 else f"{text} ({high - value:.{digits}f})"
 
 
 @cache
