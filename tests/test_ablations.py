@@ -93,7 +93,7 @@ def test_a_verdict_counts_what_the_interval_leaves_zero_out_of():
         "Worse: **1 of 2 variants** (a -5.0 [-6.0, -4.0]). Better: **0**. For the other 1" in said
     )
     one = pd.DataFrame(rows, columns=columns).assign(seeds=1, low=np.nan, high=np.nan)
-    assert "a: -5.0 points; b: +1.0 points. One seed" in ablation_tables.verdict(one)
+    assert "a -5.0; b +1.0. One seed" in ablation_tables.verdict(one)
 
 
 @pytest.mark.parametrize(

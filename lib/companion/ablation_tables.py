@@ -48,8 +48,8 @@ def verdict(table: pd.DataFrame) -> str:
     whole, rows = table[table["reference"]].iloc[0], table[~table["reference"]]
     head = f"**{whole['title']}** reaches a {whole['metric']} of {whole['value']:.1f}."
     if table["seeds"].max() < 2:
-        changes = "; ".join(f"{r.title}: {r.change:+.1f} points" for r in rows.itertuples())
-        return f"{head} {changes}. One seed gives no interval: this may be chance."
+        changes = "; ".join(f"{r.title} {r.change:+.1f}" for r in rows.itertuples())
+        return f"{head} Change in points: {changes}. One seed gives no interval: it may be chance."
     worse, better = rows[rows["high"] < 0], rows[rows["low"] > 0]
     return (
         f"{head} Worse: **{len(worse)} of {len(rows)} variants**{_listed(worse)}."

@@ -174,7 +174,7 @@ def _gallery(
                 boxed = bool(clip.present[:, frame].any())
                 found = measures.box_measures(one, clip, torch.tensor([frame])) if boxed else {}
                 for kind in kinds:
-                    cell = _cell(clip, frame, f"{value} {base[value]:.2g}")
+                    cell = _cell(clip, frame, f"{value} {base[value]:.3f}")
                     shown[kind].append(cell | {"attention": getattr(one, kind)[0].numpy()})
                     row = {"row": name if len(kinds) == 1 else f"{name} {kind}", "map": kind}
                     row |= {"area": found.get("area"), "mass": found.get(f"mass_{kind}")}

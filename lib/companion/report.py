@@ -12,6 +12,7 @@ from nbformat import read
 from companion import execution, latency, ledger, stage_runs, workflow
 from companion.figures.catalogue import CATALOGUE
 from companion.profiles import Params, from_flat
+from companion.result_tables import digits
 from detectors.benchmarks import load_benchmark
 from detectors.training_protocol import DetectorParams, detector_settings
 from media.files import read_json
@@ -35,11 +36,7 @@ def status_items(book: pd.DataFrame) -> pd.DataFrame:
 
 
 def whole(table: pd.DataFrame) -> HTML:
-    """A table with all of its rows: whole numbers in full, others in four digits, no nan."""
-
-    def digits(x: float) -> str:
-        return f"{x:,.0f}" if x.is_integer() else f"{x:.4g}"
-
+    """A table with all of its rows and texts, and nothing for nan."""
     return HTML(table.to_html(index=False, na_rep="", float_format=digits))
 
 

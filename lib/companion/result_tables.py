@@ -17,6 +17,13 @@ from detectors import frame_metrics
 from detectors.frame_metrics import FrameScores
 from media.errors import InputError
 
+
+def digits(x: float) -> str:
+    """A number of a notebook's table: whole ones in full, others in four digits."""
+    return f"{x:,.0f}" if x.is_integer() else f"{x:.4g}"
+
+
+pd.set_option("display.float_format", digits, "display.max_colwidth", None)  # of notebooks
 finding = Markdown  # the sentence under a result; its numbers come from the table, by f-string
 
 
@@ -156,7 +163,7 @@ def prompt_wordings(P: Params, result: StageResult) -> pd.DataFrame:
         said = StageResult(result.stage, result.clips, *mss.encode_sets(encode, sets))
         table = _video_metrics(P, said).head(1)  # AUC, not AP
         table.insert(0, "wording", wording)
-        rows.append(table.assign(setting=wording, model=STAGES[result.stage]))
+        rows.append(table.assign(setting=wording.replace("_", " "), model=STAGES[result.stage]))
     return per_cent(pd.concat(rows, ignore_index=True))
 
 

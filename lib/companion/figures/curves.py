@@ -65,6 +65,7 @@ def loss_curves(table: pd.DataFrame) -> Figure:
     Columns: step, term, value (nats).
     """
     table = table.sort_values("step", kind="stable")
+    table["term"] = table["term"].replace("loss", "total").str.replace("_?loss_?", "", regex=True)
     terms, groups = table["term"].unique().tolist(), table.groupby("term")["value"]
     mean = groups.transform(lambda part: part.rolling(SMOOTH, min_periods=1).mean())
     few = groups.transform("size") <= 3 * SMOOTH  # such as validation: shown as it is

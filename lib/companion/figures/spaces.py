@@ -92,4 +92,4 @@ def projection_panels(table: pd.DataFrame, method: str = "UMAP") -> Figure:
         sns.scatterplot(part[texts], x="x", y="y", ax=axes, legend=False, **shared, **stars)
         axes.set_aspect("equal", adjustable="datalim")
         axes.set(title=f"{panel} (n = {(~texts).sum()})", xticks=[], yticks=[], **names)
-    return style.stamp(figure, "Stars: texts, of the class or prompts of that colour.", row[0])
+    return style.stamp(figure, "Stars: prompts or class texts, in their group's colour.", row[0])
