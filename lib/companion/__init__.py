@@ -1,0 +1,3 @@
+import warnings
+
+warnings.filterwarnings("ignore", "IProgress not found")  # of tqdm: no page needs its widget

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import papermill
 import yaml
 from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
+from papermill.exceptions import PapermillExecutionError
 
 from companion.profiles import PROFILES, Params, load_params, parse_overrides
 from companion.workflow import NOTEBOOKS
@@ -39,8 +41,6 @@ def execute(
     say is then not shown. ``lacking``: as for ``left_out``. Streams keep their last state only.
     InputError if a cell raises: it names the notebook, the cell and the copy that is kept.
     """
-    import papermill  # in a notebook its import warns of a missing progress widget
-
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.stem}.{os.getpid()}.ipynb")
     try:
@@ -50,7 +50,7 @@ def execute(
             stderr_file=sys.stderr if line is None else None,
             coalesce_streams=True, extra_arguments=["--IPKernelApp.log_level=50"],
         )  # fmt: skip
-    except papermill.exceptions.PapermillExecutionError as error:
+    except PapermillExecutionError as error:
         failed = out.with_suffix(".failed.ipynb")
         os.replace(partial, failed)
         raise InputError(
