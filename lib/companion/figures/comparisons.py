@@ -152,8 +152,7 @@ def learning_curves(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
     titles = {name: load_variants()[name].title for name in table["variant"].unique()}
     table["line"] = table["variant"].map(titles).where(table["stage"] == 2, "Stage I")
     lines = list(table.sort_values("stage", kind="stable")["line"].unique())
-    aside = 4 * table["line"].map(lines.index) - 10  # steps, so that no bar hides another
-    table["at"] += aside * (table["stage"] - 1)
+    table["at"] += (table["stage"] - 1) * (4 * table["line"].map(lines.index) - 10)  # abreast
     figure, grid = style.panels(11, 6, 2, 3, sharex=True)
     look = {"hue": "line", "hue_order": lines, "palette": style.colours(lines), "marker": "o"}
     look |= {"errorbar": lambda values: student_interval(values)[1:], "err_style": "bars"}
