@@ -9,17 +9,7 @@ from test_detector_tables import scored
 
 from alertclip.records import Region
 from alertclip.vagta import Item
-from companion import (
-    ablation_tables,
-    ablations,
-    detector_tables,
-    figures,
-    paper_numbers,
-    profiles,
-    readme,
-    variant_runs,
-    variants,
-)
+from companion import ablation_tables, ablations, figures, paper_numbers, variant_runs, variants
 from companion.ablation_tables import first_gain, gains, rank_correlation
 from companion.profiles import load_params
 from companion.splits import standard_negatives
@@ -27,6 +17,7 @@ from media.errors import InputError
 
 VARIANTS = variants.load_variants()
 T2 = 4.302652729911275  # Student's t, 97.5%, of two degrees of freedom
+ROOT = "companion.profiles.ROOT"
 
 
 def changed_hashes(**changes: object) -> set[str]:
@@ -104,8 +95,8 @@ def test_a_verdict_counts_what_the_interval_leaves_zero_out_of():
     ],
 )
 def test_a_detector_gets_the_profiles_backbone_and_its_papers_metrics(monkeypatch, kind, metrics):
-    asked, best = [], [scored("clip", [1.0])]
-    monkeypatch.setattr(detector_tables, "score_stages", lambda *given: asked.append(given) or best)
+    asked, best, score = [], [scored("clip", [1.0])], "companion.detector_tables.score_stages"
+    monkeypatch.setattr(score, lambda *given: asked.append(given) or best)
     P = load_params("smoke", {"ablation_backbone": "clip"})
     table = pd.concat(variant_runs._detected(P, kind)).set_index("metric")["value"]
     assert asked == [(P, kind, ["clip"])] and table["frame AUC"] == 100
@@ -114,7 +105,7 @@ def test_a_detector_gets_the_profiles_backbone_and_its_papers_metrics(monkeypatc
 
 
 def test_a_hash_that_reads_as_a_number_stays_text(tmp_path, monkeypatch):
-    monkeypatch.setattr(profiles, "ROOT", tmp_path)
+    monkeypatch.setattr(ROOT, tmp_path)
     P, digest = load_params("mini"), variant_runs.inputs_hash(load_params("mini"), "full", 0)
     for found in ("417e66085674", digest):
         row = {"variant": "full", "seed": 0, "metric": "MSS", "value": 1, "params": found}
@@ -143,7 +134,7 @@ def test_a_failed_job_is_named_and_the_others_go_on(tmp_path, monkeypatch, capsy
             raise ValueError("no luck")
         return pd.DataFrame({"value": [1.0]})
 
-    monkeypatch.setattr(profiles, "ROOT", tmp_path)
+    monkeypatch.setattr(ROOT, tmp_path)
     monkeypatch.setitem(variant_runs.MEASURES, "ablations", (measure, ()))
     monkeypatch.setattr(ablations, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
     monkeypatch.setattr(ablations, "prepare_data", lambda P: None)
@@ -199,7 +190,7 @@ def test_the_ledger_asks_for_variants_of_the_same_meaning():
 
 
 def test_variants_of_other_negatives_share_stage_1(monkeypatch, tmp_path):
-    monkeypatch.setattr(profiles, "ROOT", tmp_path)
+    monkeypatch.setattr(ROOT, tmp_path)
     monkeypatch.setattr(variant_runs, "run_stage", lambda P, stage: P)
     P = load_params("mini")
     changed = [variant_runs._changed(P, VARIANTS[n], 7) for n in ("full", "standard", "region")]
@@ -210,34 +201,20 @@ def test_variants_of_other_negatives_share_stage_1(monkeypatch, tmp_path):
     assert variant_runs.shared_stage1(rank, P).run_dir != first.run_dir
 
 
-def curves(changes: dict[str, dict[int, list[float]]]) -> pd.DataFrame:
-    """Curves whose Full exceeds global by ``changes[metric][step]``, a value per seed."""
-    rows = []
-    for metric, steps in changes.items():
-        for step, values in steps.items():
-            for seed, value in enumerate(values):
-                point = {"stage": 2, "metric": metric, "step": step, "seed": seed}
-                rows += [point | {"variant": "global", "value": 50.0 + seed}]
-                rows += [point | {"variant": "full", "value": 50.0 + seed + value}]
-    return pd.DataFrame(rows)
-
-
-def test_differences_are_paired_by_seed_with_students_interval():
-    found = gains(curves({"video AUC": {25: [1.0, 2.0, 3.0]}})).iloc[0]
-    half = T2 / np.sqrt(3)  # times the standard error; deviation 1
-    expected = [2.0, 2.0 - half, 2.0 + half]
-    assert found[["change", "low", "high"]].tolist() == pytest.approx(expected, abs=1e-5)
-
-
-def test_the_rule_needs_both_metrics_at_one_step():
+def test_the_rule_needs_both_metrics_at_one_step_paired_by_seed():
     sure, unsure = [2.0, 2.1, 1.9], [2.0, -2.0, 0.1]
-    table = curves(
-        {
-            "video AUC": {25: sure, 50: unsure, 75: sure, 100: sure},
-            "frame AUC": {25: unsure, 50: sure, 75: sure, 100: sure},
-        }
-    )
+    gains_at = {"video AUC": (sure, unsure, sure, sure), "frame AUC": (unsure, sure, sure, sure)}
+    rows = [
+        (2, metric, 25 * i, seed, variant, 50.0 + seed + gain * (variant == "full"))
+        for metric, steps in gains_at.items() for i, values in enumerate(steps, start=1)
+        for seed, gain in enumerate(values) for variant in ("global", "full")
+    ]  # fmt: skip
+    columns = ["stage", "metric", "step", "seed", "variant", "value"]
+    table = pd.DataFrame(rows, columns=columns)
     assert first_gain(table) == 75
+    first, half = gains(table).iloc[0], T2 * 0.1 / np.sqrt(3)  # times the standard error
+    expected = [2.0, 2.0 - half, 2.0 + half]
+    assert first[["change", "low", "high"]].tolist() == pytest.approx(expected, abs=1e-5)
     assert first_gain(table[table["step"] < 75]) is None
 
 
@@ -246,9 +223,3 @@ def test_rank_correlation_resamples_variants():
         {"variant": list("aabbcc"), "x": [1, 2, 3, 4, 5, 6], "y": [6, 5, 4, 3, 2, 1]}
     )
     assert rank_correlation(wide, "x", "y", n_boot=50) == pytest.approx((-1, -1, -1))
-
-
-def test_texts_say_what_an_interval_allows():
-    assert readme.judge(3.0, 1.0, 5.0, 1) == "**3.0 [1.0, 5.0]**"
-    assert "not shown; 2.0 or more would have been" in readme.judge(1.0, -1.0, 3.0, 1)
-    assert readme.judge(-3.0, -5.0, -1.0, 1).endswith("(a loss)")
