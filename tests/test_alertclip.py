@@ -16,10 +16,6 @@ from media.errors import InputError
 WHOLE = [0.0, 0.0, 1.0, 1.0]
 
 
-def pixels(model, frames: torch.Tensor) -> torch.Tensor:
-    return (frames / 255 - model.mean) / model.std
-
-
 def make_batch() -> Batch:
     """Two clips of 3 frames; a region of each and a second in clip 0; 3, 1 and 0 hard negatives."""
     boxes = torch.tensor([WHOLE, [0.1, 0.2, 0.7, 0.9], [0.5, 0.0, 1.0, 0.5]])
@@ -40,7 +36,7 @@ def make_batch() -> Batch:
 @pytest.mark.parametrize("pool", ["tok", "avg"])
 def test_frames_and_patches_are_those_of_the_stock_tower(pool):
     model, stock, frames = tiny_clip.alertclip(pool), tiny_clip.clip(pool), tiny_clip.frames(2, 3)
-    x = pixels(model, frames.flatten(0, 1))
+    x = (frames.flatten(0, 1) / 255 - model.mean) / model.std
     found = model.encode_frames(frames, patches=True)
     close = {"atol": 1e-5, "rtol": 0}
     torch.testing.assert_close(found.v.flatten(0, 1), stock.encode_image(x, True), **close)
@@ -150,7 +146,8 @@ def test_texts_are_encoded_once_and_keep_their_place():
     torch.testing.assert_close(embeddings, stock, atol=1e-5, rtol=0)
 
 
-def test_forward_reads_every_part_of_the_batch():
+@torch.no_grad()
+def test_forward_reads_every_part_of_the_batch_and_stays_near_in_bf16():
     model, batch, passes, calls = tiny_clip.alertclip(), make_batch(), [], []
     model.clip.visual.conv1.register_forward_hook(lambda *_: passes.append(1))
     model.clip.token_embedding.register_forward_hook(lambda _, args, __: calls.append(len(args[0])))
@@ -163,9 +160,13 @@ def test_forward_reads_every_part_of_the_batch():
     torch.testing.assert_close(output.t_neg[0], model.encode_text(batch.hard_negatives[0]))
     torch.testing.assert_close(output.t_neg[1, :1], model.encode_text(batch.hard_negatives[1]))
     torch.testing.assert_close(output.v, model.encode_clip(batch.frames, batch.mask).embedding)
+    with torch.autocast("cpu", torch.bfloat16):
+        reduced = model(batch, regions=True)
     for name in ("v", "t", "v_r", "t_r", "t_neg"):
-        length = getattr(output, name).norm(dim=-1)
+        exact, near = getattr(output, name), getattr(reduced, name)
+        length = exact.norm(dim=-1)
         torch.testing.assert_close(length, torch.ones_like(length))
+        assert near.dtype == torch.float32 and ((exact * near).sum(-1) > 0.999).all(), name
     assert model(batch).v_r is None
 
 
@@ -187,15 +188,3 @@ def test_every_trainable_part_learns_from_stage_2(pooling, patch_tokens):
             assert flat or parameter.grad.abs().max() > 0, name
         else:
             assert parameter.grad is None, name
-
-
-def test_bf16_autocast_gives_fp32_units_near_fp32():
-    model, batch = tiny_clip.alertclip(), make_batch()
-    with torch.no_grad():
-        exact = model(batch, regions=True)
-        with torch.autocast("cpu", torch.bfloat16):
-            reduced = model(batch, regions=True)
-    for name in ("v", "t", "v_r", "t_r"):
-        a, b = getattr(exact, name), getattr(reduced, name)
-        assert b.dtype == torch.float32
-        assert ((a * b).sum(-1) > 0.999).all(), name

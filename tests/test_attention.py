@@ -112,15 +112,6 @@ def test_parameter_groups_partition_what_is_trained():
     assert any(n == "pooling.score.0.weight" for n in members["temporal"])
 
 
-def one_block(pool: str) -> AlertCLIP:
-    """The tiny CLIP with a single vision block."""
-    clip = tiny_clip.clip(pool)
-    del clip.visual.transformer.resblocks[1]
-    tiny_clip.stir(clip, scale=0.2)
-    backbone = from_clip(clip, tiny_clip.tokenize, "tiny", tiny_clip.config(pool))
-    return AlertCLIP(backbone).eval()
-
-
 @pytest.mark.parametrize("pool", ["tok", "avg"])
 def test_the_explicit_tower_is_the_fused_one(pool):
     model = tiny_clip.alertclip(pool)
@@ -136,7 +127,7 @@ def test_the_explicit_tower_is_the_fused_one(pool):
     assert torch.equal(model.image_features(frames), fused)  # as before
 
 
-def test_relevance_by_hand():
+def test_relevance_rollout_and_their_maps_by_hand():
     attention = torch.tensor([[[[0.5, 0.5], [0.2, 0.8]], [[1.0, 0.0], [0.4, 0.6]]]])
     gradient = torch.tensor([[[[2.0, -4.0], [0.0, 1.0]], [[-1.0, 9.0], [1.0, -1.0]]]])
     weighted = gradient_weighted(attention, gradient)
@@ -145,56 +136,47 @@ def test_relevance_by_hand():
     # (I + later) (I + weighted): the order of the blocks matters
     expected = torch.tensor([[[1.7, 1.4], [0.2, 1.4]]])
     torch.testing.assert_close(relevance(torch.stack([weighted, later])), expected)
-    half = (weighted + torch.eye(2)) / 2
-    torch.testing.assert_close(
-        rollout(torch.stack([weighted, later])), (later + torch.eye(2)) / 2 @ half
-    )
-
-
-def test_nothing_positive_gives_a_uniform_map():
+    expected = (later + torch.eye(2)) / 2 @ (weighted + torch.eye(2)) / 2
+    torch.testing.assert_close(rollout(torch.stack([weighted, later])), expected)
     rows = torch.tensor([[9.0, 0, 0, 0, 0], [9.0, 0, 3, 1, 0]])  # the class token is no patch
     expected = torch.tensor([[[0.25, 0.25], [0.25, 0.25]], [[0, 0.75], [0.25, 0]]])
-    torch.testing.assert_close(token_maps(rows, (2, 2)), expected)
+    torch.testing.assert_close(token_maps(rows, (2, 2)), expected)  # nothing positive: uniform
 
 
-def by_differences(model: AlertCLIP, frame: Tensor, direction: Tensor) -> Tensor:
-    """Relevance map (h, w) of a one-block tower in fp64: no gradient is ever computed."""
+def by_definition(model: AlertCLIP, frame: Tensor, direction: Tensor) -> Tensor:
+    """Relevance map (h, w) of a one-block tower in fp64, from a function of the probabilities."""
     visual, pixels = model.clip.visual.double(), model.normalise_pixels(frame).double()
     attention = visual.transformer.resblocks[0].attn
-    with keep_probabilities(visual) as blocks:
+    with torch.no_grad(), keep_probabilities(visual) as blocks:
         visual(pixels)
-    a, ones = blocks[0][0].double(), torch.ones(1, blocks[0].shape[-1], dtype=torch.double)
 
-    def scores(probabilities: Tensor, tokens: Tensor) -> Tensor:
-        """(E, heads, N, N) and a factor per pooled token (E, N) -> similarity (E,)."""
+    def score(probabilities: Tensor, tokens: Tensor) -> Tensor:
+        """(heads, N, N) and a factor per pooled token (N,) -> similarity."""
 
         def attend(_q: Tensor, _k: Tensor, value: Tensor, _mask: None) -> Tensor:
             v = attention.v_proj(value).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
             return attention.out_proj((probabilities @ v).transpose(1, 2).flatten(2))
 
-        hook = visual.ln_post.register_forward_hook(lambda _m, _args, y: y * tokens[..., None])
+        hook = visual.ln_post.register_forward_hook(lambda _m, _args, y: y * tokens[:, None])
         with hook, patch.object(attention, "attend", attend):
-            return normalize(visual(pixels), dim=-1) @ direction.double()
+            return normalize(visual(pixels)[0], dim=-1) @ direction.double()
 
-    def slopes(like: Tensor) -> Tensor:
-        steps = 1e-5 * torch.eye(like.numel(), dtype=torch.double).unflatten(1, like.shape)
-        pair = [scores(a + s, ones) if like is a else scores(a[None], ones + s)
-                for s in (steps, -steps)]  # fmt: skip
-        return ((pair[0] - pair[1]) / 2e-5).unflatten(0, like.shape)
-
-    weighted = (slopes(a) * a).clamp(min=0).mean(dim=0)
-    total = torch.eye(len(weighted), dtype=torch.double) + weighted
-    row = slopes(ones[0]).clamp(min=0) @ total if visual.pool_type == "avg" else total[0]
+    a = blocks[0][0].double()
+    slope, pooled = torch.autograd.functional.jacobian(score, (a, torch.ones_like(a[0, 0])))
+    total = torch.eye(a.shape[-1]) + (slope * a).clamp(min=0).mean(dim=0)
+    row = pooled.clamp(min=0) @ total if visual.pool_type == "avg" else total[0]
     visual.float()
-    return (row[1:] / row[1:].sum()).unflatten(0, model.grid)
+    return (row[1:] / row[1:].sum()).unflatten(0, model.grid).float()
 
 
 @pytest.mark.parametrize("pool", ["tok", "avg"])
-def test_relevance_equals_finite_differences(pool):
-    model, frame = one_block(pool), tiny_clip.frames(1)
+def test_relevance_is_its_definition(pool):
+    clip, frame = tiny_clip.clip(pool), tiny_clip.frames(1)
+    del clip.visual.transformer.resblocks[1]
+    tiny_clip.stir(clip, scale=0.2)
+    model = AlertCLIP(from_clip(clip, tiny_clip.tokenize, "tiny", tiny_clip.config(pool))).eval()
     direction = 30 * torch.randn(16, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        expected = by_differences(model, frame, direction).float()
+    expected = by_definition(model, frame, direction)
     found = frame_maps(model, frame, direction[None]).relevance[0]
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=2e-4)
     other = frame_maps(model, frame, -direction[None]).relevance[0]
