@@ -87,13 +87,10 @@ def test_a_verdict_counts_what_the_interval_leaves_zero_out_of():
     assert "a: -5.0 points; b: +1.0 points. One seed" in ablation_tables.verdict(one)
 
 
-@pytest.mark.parametrize(
-    ("kind", "metrics"),
-    [
-        ("vadclip", {"mAP@0.1", "mAP@0.2", "mAP@0.3", "mAP@0.4", "mAP@0.5", "mAP@AVG"}),
-        ("anomalyclip", {"mean AUC", "mean AP"}),
-    ],
-)
+@pytest.mark.parametrize(("kind", "metrics"), [
+    ("vadclip", {"mAP@0.1", "mAP@0.2", "mAP@0.3", "mAP@0.4", "mAP@0.5", "mAP@AVG"}),
+    ("anomalyclip", {"mean AUC", "mean AP"}),
+])  # fmt: skip
 def test_a_detector_gets_the_profiles_backbone_and_its_papers_metrics(monkeypatch, kind, metrics):
     asked, best, score = [], [scored("clip", [1.0])], "companion.detector_tables.score_stages"
     monkeypatch.setattr(score, lambda *given: asked.append(given) or best)

@@ -34,28 +34,19 @@ ROWS = [
 ]
 
 
-def written(path, rows):
-    path.write_text(json.dumps({"meta_file": "f", "model": "m", "created_at": 1, "items": rows}))
-    return path
-
-
-@pytest.fixture
-def small(tmp_path):
-    regions = audit.read_regions(written(tmp_path / "small.json", ROWS))
-    return regions, audit.negatives_table(regions)
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """The annotation files of a small mini world, without its videos."""
     folder = tmp_path_factory.mktemp("world")
-    jobs = clip_jobs("train", 160, "flat", 0)
-    write_annotations(folder, list(map(entries, jobs)))
+    write_annotations(folder, list(map(entries, clip_jobs("train", 160, "flat", 0))))
     return folder / "hard_negatives_train.json"
 
 
-def test_every_kind_is_counted_by_hand(small):
-    regions, table = small
+def test_every_kind_is_counted_by_hand_and_left_out_of_the_clean_file(tmp_path):
+    path, out = tmp_path / "small.json", tmp_path / "clean.json"
+    path.write_text(json.dumps({"meta_file": "f", "model": "m", "created_at": 1, "items": ROWS}))
+    regions = audit.read_regions(path)
+    table = audit.negatives_table(regions)
     found = audit.violation_table(regions, table, n_boot=50).set_index(["direction", "kind"])
     counts = (3, 1, 1, 1, 1, 1, 4, 3, 1, 1)
     expected = dict(zip((*audit.CONTRACT, *audit.OTHER), counts, strict=True))
@@ -66,6 +57,19 @@ def test_every_kind_is_counted_by_hand(small):
     assert ((found["low"] <= found["value"]) & (found["value"] <= found["high"])).all()
     where = table[table["caption of another region"]]
     assert list(zip(where["region"], where["position"], strict=True)) == [(4, 0)]
+    done = audit.clean(path, out, table)
+    left = [r["hard_negative"] for r in json.loads(out.read_text())["items"]]
+    assert left == [
+        ["Two men hug."], [], ["Two men are walking.", "People stand in a line."],
+        ["People float in the air."], ["People walk.", "Two men hug."],
+    ]  # fmt: skip
+    kinds = ["repeated, cut off", "equal to the positive, cut off"]
+    assert len(done) == 6 and done["kind"].tolist()[:2] == kinds
+    again = audit.negatives_table(audit.read_regions(out))
+    assert not again[list(audit.DROPPED)].any(axis=None)
+    audit.clean(path, out, table, ["fantastical"])
+    assert json.loads(out.read_text())["items"][3]["hard_negative"][0].startswith("People 穿梭")
+    assert len(load_surrogate(out)[0]) == 3
 
 
 def test_fantastical_words_are_told_from_plain_ones():
@@ -98,23 +102,6 @@ def test_words_give_negatives_away_only_if_they_differ(world):
     shuffled = regions.assign(caption=[m[0] for m in mixed], negatives=[m[1:] for m in mixed])
     fair = audit.shortcut_table(shuffled, audit.negatives_table(shuffled), 50)
     assert abs(fair.loc[0, "value"] - 0.25) < 0.12
-
-
-def test_the_clean_file_drops_what_is_flagged_and_nothing_else(tmp_path, small):
-    path, out = tmp_path / "small.json", tmp_path / "clean.json"
-    done = audit.clean(path, out, small[1])
-    left = [r["hard_negative"] for r in json.loads(out.read_text())["items"]]
-    assert left == [
-        ["Two men hug."], [], ["Two men are walking.", "People stand in a line."],
-        ["People float in the air."], ["People walk.", "Two men hug."],
-    ]  # fmt: skip
-    kinds = ["repeated, cut off", "equal to the positive, cut off"]
-    assert len(done) == 6 and done["kind"].tolist()[:2] == kinds
-    again = audit.negatives_table(audit.read_regions(out))
-    assert not again[list(audit.DROPPED)].any(axis=None)
-    audit.clean(path, out, small[1], ["fantastical"])
-    assert json.loads(out.read_text())["items"][3]["hard_negative"][0].startswith("People 穿梭")
-    assert len(load_surrogate(out)[0]) == 3
 
 
 def test_planted_faults_are_found_and_left_out(tmp_path, world):

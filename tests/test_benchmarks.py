@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,20 +19,15 @@ UCF, XD = load_benchmark("ucf_crime"), load_benchmark("xd_violence")
 VIDEOS = {"ucf_crime": 1900, "xd_violence": 4754, "shanghaitech": 437, "msad": 720, "ubnormal": 543}
 FIGHT = "v=a.b__#1_label_B1-0-0"
 ROW = "Abuse028_x264  Abuse  165  240  -1  -1  "
+ucf = partial(events.read_ucf, classes=UCF.classes, normal=UCF.normal_class)
+xd = partial(events.read_xd, codes=XD.codes, normal=XD.normal_class)
+tracks = partial(events.read_tracks, "abnormal_scene_1_scenario_1")
 
 
 def written(tmp_path, *lines, name="rows.txt", end="\n", bom=""):
     path = tmp_path / name
     path.write_bytes((bom + end.join(lines) + end).encode())
     return path
-
-
-def ucf(path):
-    return events.read_ucf(path, UCF.classes, UCF.normal_class)
-
-
-def xd(path, **options):
-    return events.read_xd(path, XD.codes, XD.normal_class, **options)
 
 
 @pytest.mark.parametrize("name", yaml.safe_load(BENCHMARKS.read_text()))
@@ -99,10 +95,6 @@ def test_ucf_rows(tmp_path):
     arson = table["Arson011_x264"]
     assert (arson.spans, arson.span_classes) == (((150, 420), (680, 1267)), ("Arson", "Arson"))
     assert table["Normal_Videos_003_x264"] == VideoTruth("Normal_Videos_003_x264", (), (), False)
-
-
-def tracks(path):
-    return events.read_tracks("abnormal_scene_1_scenario_1", path)
 
 
 BAD_ROWS = {

@@ -42,16 +42,13 @@ class TestCertification:
         absent = book.loc[WEAK.format("Stage I"), "status"]
         assert absent == "not run: not in this run (setting = frame AUC, model = Stage I)"
 
-    @pytest.mark.parametrize(
-        ("profile", "changes", "lacking"),
-        [
-            ("paper", {"stage1_steps": 3}, "published protocol (stage1_steps)"),
-            ("paper", {"detector_videos": 16}, "published protocol (detector_videos)"),
-            ("paper", {"open_vocabulary_changes": {"num_frames": 8}}, "protocol (num_frames)"),
-            ("paper+paper-siglip", {}, ""),
-            ("paper", {"pretrained": None}, "paper's backbone and OpenAI's weights"),
-        ],
-    )
+    @pytest.mark.parametrize(("profile", "changes", "lacking"), [
+        ("paper", {"stage1_steps": 3}, "published protocol (stage1_steps)"),
+        ("paper", {"detector_videos": 16}, "published protocol (detector_videos)"),
+        ("paper", {"open_vocabulary_changes": {"num_frames": 8}}, "protocol (num_frames)"),
+        ("paper+paper-siglip", {}, ""),
+        ("paper", {"pretrained": None}, "paper's backbone and OpenAI's weights"),
+    ])  # fmt: skip
     def test_a_reduced_run_is_not_certified(self, tmp_path, profile, changes, lacking):
         real_root(tmp_path)
         table = backbones(88.02, 89.32)

@@ -118,15 +118,9 @@ def test_features_of_another_model_are_refused(tmp_path):
         check.summarise([files[0], made(tmp_path, "other", width=8)])
 
 
-def real(shared_data):
-    folder = shared_data / "clip_features"
-    names = ("ucf_crime", "xd_violence", "shanghaitech")
-    text = {n: unit(np.load(folder / f"text/{n}_class_prompts.npy").astype(float)) for n in names}
-    return folder, text
-
-
 def test_real_features_are_told_from_those_of_another_model(shared_data):
-    folder, text = real(shared_data)
+    folder, names = shared_data / "clip_features", ("ucf_crime", "xd_violence", "shanghaitech")
+    text = {n: unit(np.load(folder / f"text/{n}_class_prompts.npy").astype(float)) for n in names}
     files = [*sorted(folder.glob("ucf_frames/*.npy")), *sorted(folder.glob("snippets/*.npy"))]
     for file in files:
         summary = check.summarise([file])

@@ -116,16 +116,6 @@ def test_what_cannot_be_read_is_named_and_left_out(data_root, cache, tmp_path):
         ClipDataset(data_root, [fight(), fight()], 4, cache, workers=1)
 
 
-def test_times_beyond_the_video_are_clipped_and_noted(data_root, cache):
-    late = Region("late", (Keyframe(1000, (0, 0, 0.5, 0.5)),))
-    dataset = ClipDataset(data_root, [calm(1, 60), fight(late)], 4, cache, workers=1)
-    assert ids(dataset[0]["frames"]) == [31, 33, 36, 38]
-    assert [note.action for note in dataset.notes] == ["clipped", "clipped"]
-    assert "segment ends at 60.00 s, its video at 1.33 s" in dataset.notes[0].reason
-    boxes, present, _, _ = dataset[1]["regions"][0]
-    assert present.tolist() == [False, False, False, True] and boxes[3].tolist() == [0, 0, 0.5, 0.5]
-
-
 def test_digest_follows_videos_and_sampling(data_root, cache):
     cases = [(fight(), 4), (fight(), 4), (fight(), 5), (calm(0, 1), 4)]
     found = [ClipDataset(data_root, [i], n, cache, workers=1).digest() for i, n in cases]
@@ -188,7 +178,7 @@ def video_info(frames, fps, times=()):
     return VideoInfo(frames, fps, 4, 4, times=times)
 
 
-def test_uniform_indices_are_centres_of_equal_bins():
+def test_uniform_indices_are_centres_of_equal_bins_of_frames_or_of_time():
     assert uniform_indices(video_info(8, 1), 0, 8, 4).tolist() == [1, 3, 5, 7]
     assert uniform_indices(video_info(300, 30), 1, 2, 3).tolist() == [35, 45, 55]
     assert uniform_indices(video_info(300, 4), 1, 2, 16).tolist() == [4, 5, 6, 7]  # end-exclusive
@@ -196,33 +186,25 @@ def test_uniform_indices_are_centres_of_equal_bins():
     assert uniform_indices(video_info(300, 25), 0.99, 1.0, 4).tolist() == [25]  # never empty
     hour = video_info(108_000, 30)
     assert uniform_indices(hour, 0, 3600, 7)[[0, -1]].tolist() == [7714, 100285]
-
-
-def test_a_variable_rate_is_sampled_by_index_or_by_time():
     slow = video_info(12, 1.5, (*np.arange(8) / 8, 1.0, 3.0, 5.0, 7.0, 9.0))  # 8 fps, then 0.5
     assert uniform_indices(slow, 0, 9, 4).tolist() == [1, 4, 7, 10]
     assert uniform_indices(slow, 0, 9, 4, "time").tolist() == [8, 9, 10, 11]
     assert uniform_indices(slow, 0, 0.5, 2, "time").tolist() == [1, 3]
     assert slow.duration == 9 and slow.clock[[3, 9]].tolist() == [0.375, 3.0]
     assert uniform_indices(slow, 3, 6.9, 9).tolist() == [9, 10]  # spans are times
-    spans = cover_spans(np.array([0, 4]), [(4.5, 5.5)], slow)
-    assert spans.tolist() == [0, 10]
+    assert cover_spans(np.array([0, 4]), [(4.5, 5.5)], slow).tolist() == [0, 10]
 
 
 LEFT, RIGHT = (0.0, 0.1, 0.4, 0.5), (0.6, 0.3, 1.0, 0.9)
 
 
-@st.composite
-def tracks(draw):
-    frames = sorted(draw(st.sets(st.integers(1, 100_000), min_size=2, max_size=8)))
-    unit = st.floats(0, 0.49)
-    boxes = [(x, y, x + 0.5, y + 0.5) for x, y in (draw(st.tuples(unit, unit)) for _ in frames)]
-    return tuple(Keyframe(f, b, True) for f, b in zip(frames, boxes, strict=True))
+POINTS = st.tuples(st.integers(1, 100_000), st.floats(0, 0.49), st.floats(0, 0.49))
 
 
 @settings(max_examples=60, deadline=None)
-@given(tracks(), st.floats(0, 1))
-def test_exact_at_keyframes_and_linear_between(track, share):
+@given(st.lists(POINTS, min_size=2, max_size=8, unique_by=lambda p: p[0]), st.floats(0, 1))
+def test_exact_at_keyframes_and_linear_between(points, share):
+    track = tuple(Keyframe(f, (x, y, x + 0.5, y + 0.5)) for f, x, y in sorted(points))
     for keyframe in track:
         assert box_at(track, records.frame_time(keyframe.frame)) == keyframe.box
     for a, b in zip(track, track[1:], strict=False):
@@ -233,26 +215,19 @@ def test_exact_at_keyframes_and_linear_between(track, share):
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_no_box_before_the_first_or_after_the_last_keyframe(enabled):
+def test_no_box_before_the_first_keyframe_or_after_the_last_or_a_disabled_one(enabled):
     track = (Keyframe(26, LEFT), Keyframe(51, RIGHT, enabled))
     assert box_at(track, 0.99) is None and box_at(track, 2.01) is None
     assert box_at(track, 1.0) == LEFT and box_at(track, 2.0) == RIGHT
     assert region_span(Region("", track)) == (1.0, 2.0)
-
-
-def test_no_box_between_a_disabled_keyframe_and_the_next():
-    track = (Keyframe(1, LEFT), Keyframe(26, LEFT, False), Keyframe(51, RIGHT))
-    assert box_at(track, 1.0) == LEFT and box_at(track, 2.0) == RIGHT
-    assert box_at(track, 1.5) is None
-
-
-@pytest.mark.parametrize("enabled", [True, False])
-def test_single_keyframe_is_a_short_window(enabled):
-    track, half = (Keyframe(26, LEFT, enabled),), records.HALF_WINDOW / 25
+    track, half = (Keyframe(26, LEFT, enabled),), records.HALF_WINDOW / 25  # a short window
     assert region_span(Region("", track)) == (1 - half, 1 + half)
     assert box_at(track, 1 + half) == box_at(track, 1 - half) == LEFT
     assert box_at(track, 1.01 + half) is None
     assert region_span(Region("", (Keyframe(1, LEFT),)))[0] == 0
+    track = (Keyframe(1, LEFT), Keyframe(26, LEFT, False), Keyframe(51, RIGHT))
+    assert box_at(track, 1.0) == LEFT and box_at(track, 2.0) == RIGHT
+    assert box_at(track, 1.5) is None  # between a disabled keyframe and the next
 
 
 def test_no_track_is_the_whole_frame_within_its_span():

@@ -1,18 +1,17 @@
 """Screening: measures, copies, class log-odds, the published score, overrides, broken files."""
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from alertclip.embeddings import ClipEmbeddings
 from alertclip.records import Item, Keyframe, Region
 from companion import screening_tables
 from curation import quality, redundancy, screening
-from curation.__main__ import find_videos, main
+from curation.__main__ import main
 from curation.quality import level
 from media.errors import InputError
 from media.video import probe
@@ -58,15 +57,13 @@ class TestMeasures:
         noise = np.random.default_rng(0).integers(0, 255, (200, 200)).astype(np.uint8)
         assert quality.blockiness(noise) == pytest.approx(1, abs=0.05)
 
-    def test_standstill_is_the_longest_run(self) -> None:
+    def test_standstill_is_the_longest_run_and_missing_frames_are_read_off_the_times(self) -> None:
         changes = np.full((10, 2, 2), 5.0)
         changes[[1, 4, 5, 6]] = 0
         changes[6, 1, 1] = 2.0  # one cell moves
         assert quality.longest_standstill(changes) == 0.2
         assert quality.longest_standstill(changes * 0) == 1.0
         assert quality.longest_standstill(changes + 1) == 0.0
-
-    def test_missing_frames_from_the_time_axis(self) -> None:
         assert quality.missing_share([0, 10, 20, 30]) == 0
         assert quality.missing_share([30, 0, 10]) == 0  # 20 missing, but half of the steps: 15
         assert quality.missing_share([0, 10, 20, 50, 60]) == pytest.approx(2 / 7)
@@ -147,48 +144,36 @@ def test_log_odds_by_hand() -> None:
     assert (alone[["class", "clarity"]] == 5).all(axis=None)  # nothing to compare with
 
 
-def scored(**changes: int) -> pd.DataFrame:
-    row = dict.fromkeys(screening.WEIGHTS, 5) | changes
-    notes = {f"{name}_note": f"{name} told" for name in screening.WEIGHTS}
-    return pd.DataFrame([{"clip": "a", "class_name": "A", "override": ""} | row | notes])
-
-
-class TestDecision:
-    @settings(max_examples=30, deadline=None)
-    @given(*[st.integers(1, 5)] * 4)
-    def test_the_published_score(self, a: int, b: int, c: int, d: int) -> None:
-        scores = dict(zip(screening.WEIGHTS, (a, b, c, d), strict=True))
-        row = screening.decide(scored(**scores)).iloc[0]
-        assert row["score"] == a + 2 * b + 2 * c + 5 * d
-        assert (row["decision_by_score"] == "drop") == (row["score"] < 25)
-        assert (row["decision"] == "drop") == (row["score"] < 25 or 1 in (a, b, c, d))
-
-    def test_bins_and_edges(self) -> None:
-        bins = [name for name in ("0-25", "25-40", "40-50") for _ in range(2)]
-        assert screening.score_bins([10, 24, 25, 39, 40, 50]) == bins
-
-
-def world(folder: Path) -> list[Item]:
-    """Six videos of three classes: one doubled, one dark, one cut short."""
-    for number, name in enumerate(["Fire/a", "Fire/b", "Robbery/c", "Normal/d"]):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        frames = moving(number)
-        write_video(frames // (20 if name == "Fire/b" else 1), folder / f"{name}.mp4", 8)
-    copy = (folder / "Fire/a.mp4").read_bytes()
-    (folder / "Robbery/copy.mp4").write_bytes(copy)
-    (folder / "Robbery/cut.mp4").write_bytes(copy[: len(copy) // 2])
-    return find_videos(folder)
+def test_the_published_score_of_all_marks_and_its_bins() -> None:
+    marks = pd.DataFrame(product(range(1, 6), repeat=4), columns=list(screening.WEIGHTS))
+    notes = {f"{name}_note": f"{name} told" for name in marks}
+    found = screening.decide(marks.assign(clip="a", class_name="A", override="", **notes))
+    score = marks @ [1, 2, 2, 5]
+    veto = marks.eq(1).any(axis=1)
+    assert (found["score"] == score).all()
+    assert ((found["decision_by_score"] == "drop") == (score < 25)).all()
+    assert ((found["decision"] == "drop") == ((score < 25) | veto)).all()
+    bins = [name for name in ("0-25", "25-40", "40-50") for _ in range(2)]
+    assert screening.score_bins([10, 24, 25, 39, 40, 50]) == bins
 
 
 class TestScreening:
     def test_command_line_from_files_to_table(self, tmp_path: Path) -> None:
-        world(tmp_path / "videos")
+        """Six videos of three classes: one doubled, one dark, one cut short."""
+        folder = tmp_path / "videos"
+        for number, name in enumerate(["Fire/a", "Fire/b", "Robbery/c", "Normal/d"]):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            frames = moving(number)
+            write_video(frames // (20 if name == "Fire/b" else 1), folder / f"{name}.mp4", 8)
+        copy = (folder / "Fire/a.mp4").read_bytes()
+        (folder / "Robbery/copy.mp4").write_bytes(copy)
+        (folder / "Robbery/cut.mp4").write_bytes(copy[: len(copy) // 2])
         human = tmp_path / "human.csv"
         rows = "Fire/b.mp4,keep,night scene\nNormal/d.mp4,drop,grainy\n"
         human.write_text(f"clip,override,reason\n{rows}")
         tables = []
         for more in ([], ["--overrides", str(human)]):
-            assert main([str(tmp_path / "videos"), "--out", str(tmp_path / "out.csv"), *more]) == 0
+            assert main([str(folder), "--out", str(tmp_path / "out.csv"), *more]) == 0
             table = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
             tables.append(table.set_index("clip"))
         before, after = tables

@@ -55,19 +55,27 @@ def test_levels_do_more_and_more_damage_the_same_for_a_seed(kind):
     assert torch.equal(other, same) == (kind not in ("noise", "occlusion"))
 
 
-def test_blur_has_the_stated_width():
+def test_blur_has_the_stated_width_and_resolution_no_detail_finer_than_its_pixels():
     point = plain(0, 49, 49)
     point.frames[..., 24, 24] = 255
     row = degrade(point, "blur", 1.0, 0).frames[0, 0, 24].double()
     distance = torch.arange(49) - 24.0
     assert float((row * distance**2).sum() / row.sum()) == pytest.approx(1, rel=0.1)
     assert row.argmax() == 24
+    stripes = plain(0, 48, 64)
+    stripes.frames[..., ::2] = 200  # one pixel wide: gone at half the height
+    found = degrade(stripes, "resolution", 24, 0).frames.float()
+    assert found.std() < 1 and found.mean() == pytest.approx(100, 1)
 
 
-def test_a_stop_halves_linear_light():
+def test_a_stop_halves_linear_light_and_jpeg_keeps_channels_in_order():
     """sRGB 188 is half of full light, a quarter is .5371; the toe: 12.92 * 255 / 512."""
     for grey, stops, dark in ((188, 1, 137), (255, 9, 6)):
         assert degrade(plain(grey, 4, 4), "darkness", stops, 0).frames.unique().tolist() == [dark]
+    red = plain(0, 16, 16)
+    red.frames[:, 0] = 200
+    found = degrade(red, "compression", 50, 0).frames[0].float()
+    assert found[0].mean() > 150 > 60 > found[2].mean()
 
 
 def test_noise_has_the_stated_deviation_and_grows_in_place():
@@ -75,20 +83,6 @@ def test_noise_has_the_stated_deviation_and_grows_in_place():
     mild, strong = (degrade(grey, "noise", s, 5).frames.float() - 128 for s in (10, 20))
     assert mild.std() == pytest.approx(10, rel=0.03) and abs(mild.mean()) < 0.3
     assert (strong - 2 * mild).abs().max() <= 1.5  # one field, rounded twice
-
-
-def test_jpeg_keeps_channels_in_order():
-    red = plain(0, 16, 16)
-    red.frames[:, 0] = 200
-    found = degrade(red, "compression", 50, 0).frames[0].float()
-    assert found[0].mean() > 150 > 60 > found[2].mean()
-
-
-def test_resolution_keeps_no_detail_finer_than_its_pixels():
-    stripes = plain(0, 48, 64)
-    stripes.frames[..., ::2] = 200  # one pixel wide: gone at half the height
-    found = degrade(stripes, "resolution", 24, 0).frames.float()
-    assert found.std() < 1 and found.mean() == pytest.approx(100, 1)
 
 
 def test_covers_are_nested_and_take_the_share_of_present_boxes_only():
@@ -119,8 +113,8 @@ def test_zoom_out_moves_boxes_with_the_pixels():
 
 
 def test_what_is_no_level_is_refused():
-    refused = {"blur": -1, "noise": math.inf, "compression": 0, "occlusion": 1.2, "actor size": 0,
-               "resolution": 96}  # fmt: skip
+    refused = {"blur": -1, "noise": math.inf, "compression": 0, "occlusion": 1.2}
+    refused |= {"actor size": 0, "resolution": 96}
     for kind, level in refused.items():
         with pytest.raises(InputError, match=kind):
             degrade(clip(), kind, level, 0)

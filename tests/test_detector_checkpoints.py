@@ -110,19 +110,14 @@ def test_what_lies_beside_the_weights_runs_nothing(tmp_path):
     assert not mark.exists()
 
 
-def official(model: AnomalyCLIP) -> dict[str, Tensor]:
-    """The model's weights as the authors' files hold them."""
-    state = {f"net.{name}": t for name, t in pack_state_dict(model.state_dict()).items()}
-    frozen = {"net.image_encoder.proj": torch.ones(2), "net.token_embedding.weight": torch.ones(3)}
-    return state | frozen
-
-
 def test_anomalyclip_files_load_into_stock_and_split_attention(tmp_path):
     trained, path, x = anomalyclip(split=True, seed=1), tmp_path / "last.ckpt", random(11, 16)
     tiny_clip.stir(trained)
     trained.selector_model.bn_layer.running_mean += 1
     trained.prototype += 0.5
-    torch.save({"state_dict": official(trained), "epoch": 50}, path)
+    state = {f"net.{name}": t for name, t in pack_state_dict(trained.state_dict()).items()}
+    frozen = {"net.image_encoder.proj": torch.ones(2), "net.token_embedding.weight": torch.ones(3)}
+    torch.save({"state_dict": state | frozen, "epoch": 50}, path)  # as the authors' files
     expected = score_anomalyclip(trained.eval(), x, trained.directions()).probabilities
     for split in (False, True):
         fresh = anomalyclip(split=split)

@@ -13,14 +13,7 @@ from companion.profiles import load_params
 from detectors import features
 from detectors.benchmarks import load_benchmark, training_videos
 from detectors.event_annotations import VideoTruth
-from detectors.features import (
-    SnippetRule,
-    extract_features,
-    feature_file,
-    read_features,
-    snippet_frames,
-    take_crop,
-)
+from detectors.features import SnippetRule, extract_features, feature_file, read_features
 from detectors.fitting import VideoScores
 from media.errors import InputError
 from media.files import Shard, locked, read_json
@@ -47,10 +40,9 @@ def P(tmp_path, monkeypatch):
     """Smoke profile on feature files that stand for videos: the real path from there on."""
     monkeypatch.setattr(params_module, "ROOT", tmp_path)
     monkeypatch.setattr(extraction, "prepare_data", lambda P: P.data_dir)
-    changes = {"batch_size": 4, "epochs": 1}
-    params = load_params("smoke", {"detector_seeds": [0], "vadclip_changes": {
-        "length": 16, "window": 4, "layers": 1, "prefix": 4, "postfix": 4, **changes,
-    }})  # fmt: skip
+    small = {"length": 16, "window": 4, "layers": 1, "prefix": 4, "postfix": 4}
+    small |= {"batch_size": 4, "epochs": 1}
+    params = load_params("smoke", {"detector_seeds": [0], "vadclip_changes": small})
     root = params.data_dir
     root.mkdir(parents=True)
     for split, count in {**ROWS, "dev": 0}.items():
@@ -131,20 +123,14 @@ def test_oracle_inverse_and_mean_over_seeds():
     assert change["difference"].unique().tolist() == ["Full minus CLIP"]
 
 
-def test_detection_and_classes_of_the_oracle():
+def test_classes_curves_other_branch_and_published_truth_of_the_oracle():
     P, best = load_params("smoke"), scored("full", [1.0])
     classes = detector_tables.class_table(P, [best]).set_index("setting")["value"]
-    assert classes["mean AUC"] == pytest.approx(100) and classes["Fighting AP"] == pytest.approx(
-        100
-    )
+    assert classes[["mean AUC", "Fighting AP"]].tolist() == pytest.approx([100, 100])
     curves = detector_plots.curve_table(P, [best, scored("clip", [-1.0])])
     assert curves.groupby(["video", "model"]).size().tolist() == [64] * 4
     assert curves.query("video == 'v0 (Fighting)'")["truth"].sum() == 2 * 32
     assert curves.groupby("predicted").size().to_dict() == {"": 256 - 32, "Fighting": 32}
-
-
-def test_the_other_branch_and_the_published_truth():
-    P, best = load_params("smoke"), scored("full", [1.0])
     inverse = [v._replace(other_branch=-v.anomaly) for v in best.seeds[0]]
     table = detector_tables.other_branch_table(P, [best._replace(seeds=[inverse])])
     assert table.set_index("setting")["value"]["frame AUC"] == pytest.approx(0)
@@ -187,13 +173,13 @@ def test_data_and_framework_are_told_apart(P, monkeypatch):
 
 def test_snippets_and_crops():
     rule = SnippetRule(16, 4, 1)
-    assert snippet_frames(40, rule).tolist() == [[2, 6, 10, 14], [18, 22, 26, 30]]
-    assert snippet_frames(3, SnippetRule(4, 1)).tolist() == [[2]]  # one snippet, kept inside
-    frame = torch.arange(4 * 6 * 3).reshape(1, 4, 6, 3)
-    assert torch.equal(take_crop(frame, (2, 4), 0), frame[:, 1:3, 1:5])
-    assert torch.equal(take_crop(frame, (2, 4), 2), frame[:, :2, 2:])
-    assert torch.equal(take_crop(frame, (2, 4), 3), frame[:, 2:, :4])
-    assert torch.equal(take_crop(frame, (2, 4), 9), frame[:, 2:, 2:].flip(2))
+    assert features.snippet_frames(40, rule).tolist() == [[2, 6, 10, 14], [18, 22, 26, 30]]
+    assert features.snippet_frames(3, SnippetRule(4, 1)).tolist() == [[2]]  # kept inside
+    frame, crop = torch.arange(4 * 6 * 3).reshape(1, 4, 6, 3), features.take_crop
+    assert torch.equal(crop(frame, (2, 4), 0), frame[:, 1:3, 1:5])
+    assert torch.equal(crop(frame, (2, 4), 2), frame[:, :2, 2:])
+    assert torch.equal(crop(frame, (2, 4), 3), frame[:, 2:, :4])
+    assert torch.equal(crop(frame, (2, 4), 9), frame[:, 2:, 2:].flip(2))
     with pytest.raises(InputError, match="embed 1 to 4"):
         SnippetRule(4, 5)
 
