@@ -20,27 +20,12 @@ T2 = 4.302652729911275  # Student's t, 97.5%, of two degrees of freedom
 ROOT = "companion.profiles.ROOT"
 
 
-def changed_hashes(**changes: object) -> set[str]:
-    P, other = load_params("mini"), load_params("mini", changes)
-    hashed = variant_runs.inputs_hash
-    return {name for name in VARIANTS if hashed(P, name, 0) != hashed(other, name, 0)}
-
-
-def test_every_variant_is_valid_and_differs_from_the_others():
-    P = load_params("mini")
-    assert len({variant_runs.inputs_hash(P, name, 0) for name in VARIANTS}) == len(VARIANTS)
-    for group in {variant.group for variant in VARIANTS.values()}:
-        assert sum(v.reference for v in VARIANTS.values() if v.group == group) == 1
-
-
-MISSPELT = {"lora_rank": "title: x, changes: {lora_rank: 3}", "titel": "titel: x"}
-
-
-@pytest.mark.parametrize(("wrong", "row"), MISSPELT.items())
-def test_a_misspelt_variant_is_named(tmp_path, wrong, row):
-    (tmp_path / "ablations.yaml").write_text(f"alertclip:\n  x: {{group: A, {row}}}\n")
-    with pytest.raises(InputError, match=f"(?s)ablations.yaml, x: .*{wrong}"):
-        variants.load_variants(tmp_path / "ablations.yaml")
+def test_a_misspelt_variant_is_named(tmp_path):
+    file = tmp_path / "ablations.yaml"
+    for row, wrong in (("title: x, changes: {lora_rank: 3}", "lora_rank"), ("titel: x", "titel")):
+        file.write_text(f"alertclip:\n  x: {{group: A, {row}}}\n")
+        with pytest.raises(InputError, match=f"(?s)ablations.yaml, x: .*{wrong}"):
+            variants.load_variants(file)
 
 
 def test_results_hold_value_and_change_each_with_its_own_interval():
@@ -80,9 +65,8 @@ def test_a_verdict_counts_what_the_interval_leaves_zero_out_of():
     rows = [("whole", "AUC", 80, 0, 0, 0, 5, True), ("a", "AUC", 75, -5, -6, -4, 5, False),
             ("b", "AUC", 81, 1, -1, 3, 5, False)]  # fmt: skip
     said = ablation_tables.verdict(pd.DataFrame(rows, columns=columns))
-    assert (
-        "Worse: **1 of 2 variants** (a -5.0 [-6.0, -4.0]). Better: **0**. For the other 1" in said
-    )
+    worse = "Worse: **1 of 2 variants** (a -5.0 [-6.0, -4.0]). Better: **0**. For the other 1"
+    assert worse in said
     one = pd.DataFrame(rows, columns=columns).assign(seeds=1, low=np.nan, high=np.nan)
     assert "a: -5.0 points; b: +1.0 points. One seed" in ablation_tables.verdict(one)
 
@@ -113,16 +97,24 @@ def test_a_hash_that_reads_as_a_number_stays_text(tmp_path, monkeypatch):
         assert ablations._current(P, "full", 0, "ablations") is (found == digest)
 
 
-def test_what_decides_a_result_is_in_its_hash():
+def test_variants_differ_from_each_other_and_what_decides_a_result_is_in_its_hash():
+    def hashes(**changes: object) -> dict[str, str]:
+        P = load_params("mini", changes)
+        return {name: variant_runs.inputs_hash(P, name, 0) for name in VARIANTS}
+
+    def changed(**changes: object) -> set[str]:
+        return {name for name, found in hashes(**changes).items() if found != own[name]}
+
+    own = hashes()
+    assert len(set(own.values())) == len(VARIANTS)
+    for group in {variant.group for variant in VARIANTS.values()}:
+        assert sum(v.reference for v in VARIANTS.values() if v.group == group) == 1
     tuned = {name for name, variant in VARIANTS.items() if variant.kind == "alertclip"}
-    assert changed_hashes(ablation_detector=True) == {
-        "full", "global", "region", "standard", "joint",
-    }  # fmt: skip
-    assert changed_hashes(ablation_backbone="clip") == set(VARIANTS) - tuned
-    assert changed_hashes(stage2_steps=26) == set(VARIANTS)
-    assert changed_hashes(stage1_base_lr=1e-3) == set(VARIANTS)
-    assert not changed_hashes(stage2_save_steps=7, stage1_save_limit=9)
-    assert not changed_hashes(workers=7, transfer={}, qa_epochs=1, video="a.mp4")
+    assert changed(ablation_detector=True) == {"full", "global", "region", "standard", "joint"}
+    assert changed(ablation_backbone="clip") == set(VARIANTS) - tuned
+    assert changed(stage2_steps=26) == changed(stage1_base_lr=1e-3) == set(VARIANTS)
+    assert not changed(stage2_save_steps=7, stage1_save_limit=9)
+    assert not changed(workers=7, transfer={}, qa_epochs=1, video="a.mp4")
 
 
 def test_a_failed_job_is_named_and_the_others_go_on(tmp_path, monkeypatch, capsys):
@@ -141,9 +133,8 @@ def test_a_failed_job_is_named_and_the_others_go_on(tmp_path, monkeypatch, capsy
     log = ablations.result_file(P, "global", 0).with_suffix(".log")
     assert "ValueError: no luck" in log.read_text()
     found = ablations.results(P, names, [0])
-    assert found["params"].tolist() == [
-        variant_runs.inputs_hash(P, n, 0) for n in ("full", "region")
-    ]
+    expected = [variant_runs.inputs_hash(P, name, 0) for name in ("full", "region")]
+    assert found["params"].tolist() == expected
 
 
 def test_standard_negatives_are_captions_of_other_regions():
@@ -216,7 +207,5 @@ def test_the_rule_needs_both_metrics_at_one_step_paired_by_seed():
 
 
 def test_rank_correlation_resamples_variants():
-    wide = pd.DataFrame(
-        {"variant": list("aabbcc"), "x": [1, 2, 3, 4, 5, 6], "y": [6, 5, 4, 3, 2, 1]}
-    )
+    wide = pd.DataFrame({"variant": [*"aabbcc"], "x": range(6), "y": range(6, 0, -1)})
     assert rank_correlation(wide, "x", "y", n_boot=50) == pytest.approx((-1, -1, -1))

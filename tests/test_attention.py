@@ -47,9 +47,8 @@ def test_bf16_backward_on_cpu_equals_fp32_roughly():
     assert 0 < (gradients[0] - gradients[1]).norm() < 0.03 * gradients[0].norm()
 
 
-def test_adapter_adds_alpha_over_rank_b_a_and_starts_at_zero():
-    model = adapted()
-    split = tiny_clip.clip()
+def test_adapter_adds_alpha_over_rank_b_a_and_merges_exactly_through_two_stages():
+    model, split = adapted(), tiny_clip.clip()
     split_attention(split)
     assert torch.equal(towers(model), towers(split))  # B starts at zero
     tiny_clip.stir(model)
@@ -58,16 +57,10 @@ def test_adapter_adds_alpha_over_rank_b_a_and_starts_at_zero():
     a, b = layer.lora_A.default.weight, layer.lora_B.default.weight
     expected = linear(x, layer.base_layer.weight + 2.0 * b @ a, layer.base_layer.bias)
     torch.testing.assert_close(layer(x), expected)
-
-
-def test_merged_equals_unmerged_through_two_stages():
-    model = adapted()
-    tiny_clip.stir(model)
     first = towers(model)
     merged = merge_lora(model)
     assert not isinstance(merged, PeftModel)
     torch.testing.assert_close(towers(merged), first, atol=1e-5, rtol=1e-5)
-
     second = add_lora(merged, 3, 6.0, 0.0).eval()  # another rank, as in Table 4
     torch.testing.assert_close(towers(second), first, atol=1e-5, rtol=1e-5)
     tiny_clip.stir(second, seed=2)

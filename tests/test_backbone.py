@@ -49,11 +49,8 @@ def test_missing_weights_say_what_from_where_and_where_to_put_it(monkeypatch, tm
     monkeypatch.setattr("urllib.request.urlopen", unreachable)
     with pytest.raises(InputError) as caught:
         load_backbone(f"{BASE}-quickgelu", "openai")
-    for part in (
-        "ViT-B-32-quickgelu, pretrained openai",
-        "timm/vit_base_patch32_clip_224.openai from the Hugging Face hub",
-        "pretrained=FILE (.safetensors",
-    ):
+    hub = "timm/vit_base_patch32_clip_224.openai from the Hugging Face hub"
+    for part in ("ViT-B-32-quickgelu, pretrained openai", hub, "pretrained=FILE (.safetensors"):
         assert part in str(caught.value)
 
 

@@ -140,7 +140,7 @@ def test_xd_rows(tmp_path):
     assert events.xd_classes("v=x__#1_label_A", XD.codes, "normal", "") == ()
 
 
-def test_shanghaitech_masks(tmp_path):
+def test_shanghaitech_masks_and_inclusive_tracks_of_ubnormal(tmp_path):
     path = tmp_path / "01_0014.npy"
     np.save(path, np.array([0, 1, 1, 0, 255], np.uint8))
     truth = events.read_mask("01_0014", path)
@@ -152,6 +152,9 @@ def test_shanghaitech_masks(tmp_path):
     assert not made_for_training.is_abnormal
     with pytest.raises(InputError, match="01_0015.npy"):
         events.read_mask("01_0015", tmp_path / "01_0015.npy")
+    truth = tracks(written(tmp_path, "1,23,25", "2,30.0,31.0"))
+    assert truth.spans == ((23, 26), (30, 32)) and truth.is_abnormal
+    assert not events.read_tracks("normal_scene_1_scenario_1", tmp_path / "absent").is_abnormal
 
 
 def test_shanghaitech_classes_come_from_labelled_lists(tmp_path):
@@ -172,13 +175,6 @@ def test_shanghaitech_classes_come_from_labelled_lists(tmp_path):
     for_training.write_text("frames/01_0014 0 4 18\n")
     with pytest.raises(InputError, match="SH_Train.txt, line 1: no class 18; there are 18"):
         training_videos(benchmark, tmp_path)
-
-
-def test_ubnormal_tracks_are_inclusive(tmp_path):
-    path = written(tmp_path, "1,23,25", "2,30.0,31.0")
-    truth = tracks(path)
-    assert truth.spans == ((23, 26), (30, 32)) and truth.is_abnormal
-    assert not events.read_tracks("normal_scene_1_scenario_1", tmp_path / "absent").is_abnormal
 
 
 def test_msad_vector_is_cut_by_snippets(tmp_path):
@@ -250,9 +246,8 @@ def test_published_ucf_lists_and_arrays(shared_data):
     folder = shared_data / UCF.annotation_root
     segments = json.loads((folder / "gt_segment_ucf.json").read_text())
     labels = json.loads((folder / "gt_label_ucf.json").read_text())
-    assert [[[int(s), int(e)] for s, e in spans] for spans in segments[:140]] == [
-        [list(span) for span in truth.spans] for truth in abnormal
-    ]
+    expected = [[list(span) for span in truth.spans] for truth in abnormal]
+    assert [[[int(s), int(e)] for s, e in spans] for spans in segments[:140]] == expected
     assert labels[:140] == [list(truth.span_classes) for truth in abnormal]
     assert labels[140:] == [["A"]] * (len(truths) - 140) == [["A"]] * 150
 
@@ -270,6 +265,5 @@ def test_published_xd_arrays(shared_data):
         assert [XD.codes[name] for name in truth.span_classes] == codes
     assert labels[500:] == [["A"]] * 300 and not any(t.is_abnormal for t in truths[500:])
     events = Counter(name for truth in truths for name in truth.span_classes)
-    assert {XD.codes[k]: n for k, n in events.items()} == {
-        "B6": 494, "B1": 245, "B2": 214, "B4": 154, "G": 150, "B5": 15
-    }  # fmt: skip
+    expected = {"B6": 494, "B1": 245, "B2": 214, "B4": 154, "G": 150, "B5": 15}
+    assert {XD.codes[k]: n for k, n in events.items()} == expected

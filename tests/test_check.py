@@ -58,9 +58,8 @@ def test_another_resize_is_named(model, video):
 
 
 def test_the_command_reports_and_refuses(model, video, tmp_path, capsys):
-    [folder] = extract_features(
-        [model], {video: [0]}, SnippetRule(8, 1, 1), tmp_path / "f", tmp_path / "cache", 1
-    )
+    where = tmp_path / "f", tmp_path / "cache", 1
+    [folder] = extract_features([model], {video: [0]}, SnippetRule(8, 1, 1), *where)
     ask = [str(folder), "--model", "miniclip", "--benchmark", "miniworld"]
     check.main([*ask, "--video", str(video)])
     said = capsys.readouterr().out
@@ -110,10 +109,9 @@ def test_features_of_another_model_are_refused(tmp_path):
         check.check_space(summary, {"class prompts": away[None]}, "tiny")
     with pytest.raises(InputError, match="width 768, but tiny makes 16; .* likely of ViT-L/14"):
         check.check_space(check.summarise([made(tmp_path, "wide", width=768)]), known(), "tiny")
+    mixed = check.summarise([*files, made(tmp_path, "unit", scale=1)])
     with pytest.raises(InputError, match="1 of 5 sampled files hold unit rows"):
-        check.check_space(
-            check.summarise([*files, made(tmp_path, "unit", scale=1)]), known(), "tiny"
-        )
+        check.check_space(mixed, known(), "tiny")
     with pytest.raises(InputError, match="other.npy: width 8, but .*v0.npy has 16"):
         check.summarise([files[0], made(tmp_path, "other", width=8)])
 

@@ -1,6 +1,6 @@
 """Clips: segments, boxes over time, padding, failures that are named, and batches."""
 
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
@@ -31,22 +31,17 @@ def calm(start: float, end: float) -> Item:
 
 
 @pytest.fixture(scope="module")
-def data_root(tmp_path_factory) -> Path:
-    data_root = tmp_path_factory.mktemp("data")
+def clips(tmp_path_factory) -> partial:
+    """ClipDataset of two videos, of items and a number of frames."""
+    folder = tmp_path_factory.mktemp("data")
     for video in (FIGHT, CALM):
-        (data_root / video).parent.mkdir(parents=True)
-        write_ids(data_root / video)
-    (data_root / "broken.mp4").write_bytes(b"nothing" * 100)
-    return data_root
+        (folder / video).parent.mkdir(parents=True)
+        write_ids(folder / video)
+    return partial(ClipDataset, folder, cache=FrameCache(folder / "cache", SIZE), workers=1)
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> FrameCache:
-    return FrameCache(tmp_path_factory.mktemp("cache"), SIZE)
-
-
-def test_boxes_follow_the_sampled_frames(data_root, cache):
-    sample = ClipDataset(data_root, [fight()], 8, cache, workers=1)[0]
+def test_boxes_follow_the_sampled_frames(clips):
+    sample = clips([fight()], 8)[0]
     assert ids(sample["frames"]) == [2, 7, 12, 17, 22, 27, 32, 37]
     np.testing.assert_allclose(sample["times"] * 30, [2, 7, 12, 17, 22, 27, 32, 37])
     boxes, present, caption, negatives = sample["regions"][0]
@@ -58,8 +53,8 @@ def test_boxes_follow_the_sampled_frames(data_root, cache):
     assert sample["mask"].all() and sample["frames"].dtype == np.uint8
 
 
-def test_a_segment_gives_its_own_frames_and_short_ones_are_padded(data_root, cache):
-    dataset = ClipDataset(data_root, [calm(0, 0.5), calm(0.5, 0.6)], 6, cache, workers=1)
+def test_a_segment_gives_its_own_frames_and_short_ones_are_padded(clips):
+    dataset = clips([calm(0, 0.5), calm(0.5, 0.6)], 6)
     assert ids(dataset[0]["frames"]) == [1, 3, 6, 8, 11, 13]
     short = dataset[1]
     assert ids(short["frames"]) == [15, 16, 17, 17, 17, 17]
@@ -68,15 +63,14 @@ def test_a_segment_gives_its_own_frames_and_short_ones_are_padded(data_root, cac
     assert short["regions"][0][1].tolist() == short["mask"].tolist()
 
 
-def test_training_sees_every_region_and_evaluation_knows_of_none(data_root, cache):
-    regions = [
-        Region(str(f), (Keyframe(f, (0, 0, 0.5, 0.5)), Keyframe(f + 1, (0, 0, 0.5, 0.5))))
-        for f in (3, 4, 25, 30)
-    ]
-    blind = ClipDataset(data_root, [fight(*regions)], 8, cache, workers=1)[0]
-    unmarked = ClipDataset(data_root, [fight()], 8, cache, workers=1)[0]
+def test_training_sees_every_region_and_evaluation_knows_of_none(clips):
+    box = (0, 0, 0.5, 0.5)
+    tracks = [(Keyframe(f, box), Keyframe(f + 1, box)) for f in (3, 4, 25, 30)]
+    regions = [Region(str(track[0].frame), track) for track in tracks]
+    blind = clips([fight(*regions)], 8)[0]
+    unmarked = clips([fight()], 8)[0]
     assert blind["times"].tolist() == unmarked["times"].tolist()
-    sample = ClipDataset(data_root, [fight(*regions)], 8, cache, workers=1, cover=True)[0]
+    sample = clips([fight(*regions)], 8, cover=True)[0]
     assert sample["times"].tolist() != blind["times"].tolist()
     for region, (_, present, caption, _) in zip(regions, sample["regions"], strict=True):
         start, end = region_span(region)
@@ -98,33 +92,32 @@ def test_covering_spans_keeps_order_and_number(count, starts):
         assert all(((times >= s) & (times <= e)).any() for s, e in spans if e > s)
 
 
-def test_what_cannot_be_read_is_named_and_left_out(data_root, cache, tmp_path):
-    outside = tmp_path / "outside.mp4"
-    write_ids(outside, 3)
-    (data_root / "link.mp4").symlink_to(outside)
-    bad = ["gone.mp4", "broken.mp4"]
+def test_what_cannot_be_read_is_named_and_left_out(clips, tmp_path):
+    root, bad = clips.args[0], ["gone.mp4", "broken.mp4"]
+    (root / "broken.mp4").write_bytes(b"nothing" * 100)
+    (root / "link.mp4").symlink_to(write_ids(tmp_path / "outside.mp4", 3))
     items = [fight(video=name) for name in [*bad, "link.mp4"]] + [fight(), calm(5, 6)]
     with pytest.warns(UserWarning, match="3 of 5 clips are left out"):
-        dataset = ClipDataset(data_root, items, 4, cache, workers=2)
+        dataset = clips(items, 4, workers=2)
     assert [item.key for item in dataset.items] == ["link.mp4", FIGHT]  # links are the user's
     failed = {failure.item: failure.reason for failure in dataset.failures}
     assert failed.keys() == {*bad, f"{CALM}#5-6"}
     assert "begins at 5.00 s" in failed[f"{CALM}#5-6"] and "gone.mp4" in failed["gone.mp4"]
     with pytest.raises(InputError, match=r"none of 1 clips.*gone\.mp4"):
-        ClipDataset(data_root, [fight(video="gone.mp4")], 4, cache, workers=1)
+        clips([fight(video="gone.mp4")], 4)
     with pytest.raises(InputError, match="twice"):
-        ClipDataset(data_root, [fight(), fight()], 4, cache, workers=1)
+        clips([fight(), fight()], 4)
 
 
-def test_digest_follows_videos_and_sampling(data_root, cache):
+def test_digest_follows_videos_and_sampling(clips):
     cases = [(fight(), 4), (fight(), 4), (fight(), 5), (calm(0, 1), 4)]
-    found = [ClipDataset(data_root, [i], n, cache, workers=1).digest() for i, n in cases]
+    found = [clips([i], n).digest() for i, n in cases]
     assert found[0] == found[1] and len(set(found)) == 3
 
 
-def test_batch_shapes_and_device(data_root, cache):
+def test_batch_shapes_and_device(clips):
     items = [fight(Region("a", TRACK, ("x", "y")), Region("b")), calm(0.5, 0.6)]
-    dataset = ClipDataset(data_root, items, 6, cache, workers=1)
+    dataset = clips(items, 6)
     batch = collate([dataset[0], dataset[1]]).to("cpu")
     assert batch.frames.shape == (2, 6, 3, *SIZE) and batch.frames.dtype == torch.uint8
     assert batch.frames[0, :, 0, 0, 0].tolist() == dataset[0]["frames"][:, 0, 0, 0].tolist()

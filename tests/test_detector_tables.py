@@ -143,9 +143,8 @@ def test_classes_curves_other_branch_and_published_truth_of_the_oracle():
 def test_tsne_shows_events_of_abnormal_and_all_of_normal_videos():
     rng, base = np.random.default_rng(0), scored("full", [1.0])
     features, text = [rng.normal(size=(16, 128)) for _ in base.truths], rng.normal(size=(9, 128))
-    videos = [
-        s._replace(adapted=-x, text=text) for s, x in zip(base.seeds[0], features, strict=True)
-    ]
+    pairs = zip(base.seeds[0], features, strict=True)
+    videos = [score._replace(adapted=-x, text=text) for score, x in pairs]
     base = base._replace(stage="clip", seeds=[videos], features=features)
     table = detector_plots.tsne_table(load_params("smoke"), base)
     counts = table[table["text"] == 0].groupby(["panel", "group"]).size()
@@ -158,9 +157,8 @@ def test_tsne_shows_events_of_abnormal_and_all_of_normal_videos():
 def test_data_and_framework_are_told_apart(P, monkeypatch):
     annotate(P.data_dir, [0, 1] * 4)
     chosen = [path.stem for path in extraction.chosen_videos(P)]
-    monkeypatch.setattr(extraction, "load_split", lambda P, split: (
-        [Item(f"UCF/{name}.mp4", "", ()) for name in chosen[:6]], None
-    ))  # fmt: skip
+    vagta = [Item(f"UCF/{name}.mp4", "", ()) for name in chosen[:6]]
+    monkeypatch.setattr(extraction, "load_split", lambda P, split: (vagta, None))
     pair = [scored("clip", [0.5]), scored("full", [1.0])]
     half = [scored("clip", [-1.0]), scored("full", [1.0])]
     monkeypatch.setattr(detector_tables, "score_stages", lambda P, *_: half)

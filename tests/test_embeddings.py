@@ -1,6 +1,7 @@
 """Embeddings are reused only under the same identity, and feed zero-shot scores."""
 
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -33,19 +34,13 @@ def encode_text(sentences: list[str]) -> torch.Tensor:
 
 
 def test_embeddings_are_reused_until_something_changes(tmp_path):
-    made = []
-
-    def embed() -> ClipEmbeddings:
-        made.append(1)
-        return embeddings()
-
-    path = tmp_path / "test.safetensors"
+    embed, path = Mock(side_effect=embeddings), tmp_path / "test.safetensors"
     first = reuse_or_embed(path, {"weights": "a"}, embed)
     again = reuse_or_embed(path, {"weights": "a"}, embed)
-    assert len(made) == 1 and again.keys == first.keys
+    assert embed.call_count == 1 and again.keys == first.keys
     np.testing.assert_array_equal(again.z, first.z)
     reuse_or_embed(path, {"weights": "b"}, embed)
-    assert len(made) == 2
+    assert embed.call_count == 2
     path.write_bytes(b"torn")
     with pytest.raises(InputError, match="test.safetensors"):
         reuse_or_embed(path, {"weights": "b"}, embed)

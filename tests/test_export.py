@@ -55,10 +55,9 @@ def test_alertclip_comes_back_whole_and_stock_open_clip_loads_its_towers(tuned, 
     torch.testing.assert_close(embeddings(again), before, atol=1e-5, rtol=0)
     assert (again.region_pooling, again.patch_tokens) == ("temporal", "value")
     assert not again.training and read_json(out / META)["stage"] == 1
-    stock, _, preprocess = open_clip.create_model_and_transforms(
-        f"local-dir:{out}", require_pretrained=True
-    )
-    tokenizer = open_clip.get_tokenizer(f"local-dir:{out}")
+    name = f"local-dir:{out}"
+    stock, _, preprocess = open_clip.create_model_and_transforms(name, require_pretrained=True)
+    tokenizer = open_clip.get_tokenizer(name)
     pixels = (tiny_clip.frames(3) / 255 - tuned.mean) / tuned.std
     image = stock.eval().encode_image(pixels, normalize=True)
     torch.testing.assert_close(image, before[0], atol=1e-5, rtol=0)
@@ -72,11 +71,8 @@ def test_alertclip_comes_back_whole_and_stock_open_clip_loads_its_towers(tuned, 
 
 
 def test_adapter_fits_the_weights_the_stage_started_from(tuned, tmp_path):
-    start = {
-        name.replace(".base_layer", ""): value.clone()
-        for name, value in tuned.clip.state_dict().items()
-        if "lora_" not in name
-    }
+    state = tuned.clip.state_dict().items()
+    start = {n.replace(".base_layer", ""): v.clone() for n, v in state if "lora_" not in n}
     before = embeddings(tuned)
     export_open_clip(tuned, tmp_path, {})
     files = sorted(p.name for p in (tmp_path / "adapter").iterdir())
