@@ -26,6 +26,9 @@ def test_directions_are_those_of_clips_texts_without_the_normal_class(split):
     away = stock.encode_text(tokens)[[0, 1, 3]] - torch.linspace(-1, 1, 16)
     expected = away / away.norm(dim=1, keepdim=True)
     torch.testing.assert_close(model.directions(), expected, atol=1e-5, rtol=1e-5)
+    settings, names = AnomalyCLIPSettings(normal_id=1, context_tokens=3), ["a b c d e f g h", "n"]
+    with pytest.raises(InputError, match="class a b c d e f g h: its tokens and 3 of context"):
+        network.AnomalyCLIP(stock, tokenize, names, torch.zeros(16), settings)
 
 
 def test_directions_of_a_shared_context_of_fixed_words_and_of_points_without_text():
@@ -49,6 +52,8 @@ def test_directions_of_a_shared_context_of_fixed_words_and_of_points_without_tex
 
 
 def test_cosines_are_of_clips_own_space_and_magnitudes_of_the_recentred_one():
+    videos = [torch.tensor([[0.0, 3.0]]), torch.tensor([[3.0, 0.0], [6.0, 3.0]])]
+    assert network.normality_prototype(videos).tolist() == [3.0, 2.0]  # weighs frames
     features, m = random(2, 4, 2, 16), torch.linspace(-1, 1, 16)
     model = anomalyclip(likelihood="cosine")
     text = model.text_encoder(model.prompt_learner(), model.end)[[0, 1, 3]]
@@ -59,18 +64,6 @@ def test_cosines_are_of_clips_own_space_and_magnitudes_of_the_recentred_one():
     expected = (features - m).square().sum(dim=-1, keepdim=True).sqrt().expand(2, 4, 2, 3)
     torch.testing.assert_close(ranks, expected)
     assert training.likelihood(model, features, logits) is logits
-
-
-def test_a_name_that_is_too_long_is_named():
-    settings = AnomalyCLIPSettings(normal_id=1, context_tokens=3)
-    with pytest.raises(InputError, match="class a b c d e f g h: its tokens and 3 of context"):
-        names = ["a b c d e f g h", "normal"]
-        network.AnomalyCLIP(clip(), tokenize, names, torch.zeros(16), settings)
-
-
-def test_prototype_weighs_frames_not_videos():
-    videos = [torch.tensor([[0.0, 3.0]]), torch.tensor([[3.0, 0.0], [6.0, 3.0]])]
-    assert network.normality_prototype(videos).tolist() == [3.0, 2.0]
 
 
 @pytest.mark.parametrize("given", ["logits", "both"])

@@ -136,7 +136,7 @@ def test_faults_are_planted_by_seed_or_none_at_all(tmp_path, world):
     assert json.loads(out.read_text()) == json.loads(world.read_text())
 
 
-def test_the_command_writes_audit_and_clean_file(tmp_path, world):
+def test_the_command_writes_audit_and_clean_file_of_this_schema_alone(tmp_path, world):
     audit.main([str(world), "--out", str(tmp_path)])
     found = pd.read_csv(tmp_path / "audit.csv").set_index(["direction", "measure"])
     table = audit.negatives_table(audit.read_regions(world))
@@ -145,13 +145,10 @@ def test_the_command_writes_audit_and_clean_file(tmp_path, world):
     clean = json.loads((tmp_path / "vagta-clean.json").read_text())["items"]
     left_out = len(pd.read_csv(tmp_path / "vagta-clean.csv"))
     assert sum(len(row["hard_negative"]) for row in clean) == len(table) - left_out
-
-
-@pytest.mark.parametrize("content", [[], {"items": []}, {"items": [{"video": "a"}]}])
-def test_a_file_of_another_schema_is_refused(tmp_path, content):
-    (tmp_path / "x.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match="x.json"):
-        audit.read_regions(tmp_path / "x.json")
+    for content in ([], {"items": []}, {"items": [{"video": "a"}]}):
+        (tmp_path / "x.json").write_text(json.dumps(content))
+        with pytest.raises(InputError, match="x.json"):
+            audit.read_regions(tmp_path / "x.json")
 
 
 def test_the_published_file_holds_what_was_counted_by_other_means(shared_data):

@@ -12,18 +12,19 @@ from detectors.benchmarks import load_benchmark
 from media.files import write_json
 
 P_DATA = load_params("paper").data
+ENTRIES = {  # of lists, abnormal and normal
+    "ucf_crime": ("Abuse/Abuse{}_x264.mp4", "Normal/Normal_{}_x264.mp4"),
+    "xd_violence": ("a/v{}_label_B1-0-0__0.npy,x", "a/n{}_label_A__0.npy,x"),
+}
 
 
 def real_root(root, train_items=3726):
     """Lists of UCF-Crime and XD-Violence as long as the published ones, and VAGTA's two files."""
-    for name in ("ucf_crime", "xd_violence"):
+    for name, forms in ENTRIES.items():
         benchmark = load_benchmark(name)
         folder = root / benchmark.annotation_root
         folder.mkdir(parents=True)
         for split, counts in benchmark.counts.items():
-            forms = ("Abuse/Abuse{}_x264.mp4", "Normal/Normal_{}_x264.mp4")
-            if name == "xd_violence":
-                forms = ("a/v{}_label_B1-0-0__0.npy,x", "a/n{}_label_A__0.npy,x")
             parts = zip(forms, (counts["abnormal"], counts["normal"]), strict=True)
             lines = [form.format(f"{split}{i}") for form, n in parts for i in range(n)]
             (folder / benchmark.lists[split][0]).write_text("\n".join(lines))

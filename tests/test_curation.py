@@ -57,7 +57,7 @@ class TestMeasures:
         noise = np.random.default_rng(0).integers(0, 255, (200, 200)).astype(np.uint8)
         assert quality.blockiness(noise) == pytest.approx(1, abs=0.05)
 
-    def test_standstill_is_the_longest_run_and_missing_frames_are_read_off_the_times(self) -> None:
+    def test_standstill_missing_frames_and_sampled_runs_by_hand(self) -> None:
         changes = np.full((10, 2, 2), 5.0)
         changes[[1, 4, 5, 6]] = 0
         changes[6, 1, 1] = 2.0  # one cell moves
@@ -68,8 +68,6 @@ class TestMeasures:
         assert quality.missing_share([30, 0, 10]) == 0  # 20 missing, but half of the steps: 15
         assert quality.missing_share([0, 10, 20, 50, 60]) == pytest.approx(2 / 7)
         assert quality.missing_share([]) == 0
-
-    def test_long_videos_are_sampled_in_runs(self) -> None:
         assert quality.frame_numbers(3, 20).tolist() == list(range(3, 20))
         numbers = quality.frame_numbers(100, 10_000)
         assert len(numbers) == 64 and numbers[0] == 100 and numbers[-1] == 9_999
@@ -111,17 +109,14 @@ class TestRedundancy:
         assert list(redundancy.kinds(table, none)) == [name.strip() for name in rows]
         assert set(redundancy.kinds(table, ~none)) == {redundancy.EXACT}
 
-    def test_the_better_of_a_chain_stays(self) -> None:
-        evidence = {"hash": 1.0, "worst_hash": 2, "motion": 1.0, "cosine": 1.0}
-        rows = [{"a": 0, "b": 1, "kind": redundancy.COPY} | evidence]
-        rows += [{"a": 1, "b": 2, "kind": redundancy.EXACT} | evidence]
-        rows += [{"a": 0, "b": 3, "kind": redundancy.SCENE} | evidence]
-        scored = redundancy.score_redundancy(pd.DataFrame(rows), np.array([1, 2, 0, 3]))
+    def test_the_better_of_a_chain_stays_and_of_same_bytes_beyond_the_neighbours(self) -> None:
+        rows = [(0, 1, redundancy.COPY), (1, 2, redundancy.EXACT), (0, 3, redundancy.SCENE)]
+        pairs = pd.DataFrame(rows, columns=["a", "b", "kind"])
+        pairs = pairs.assign(hash=1.0, worst_hash=2, motion=1.0, cosine=1.0)
+        scored = redundancy.score_redundancy(pairs, np.array([1, 2, 0, 3]))
         assert scored["score"].tolist() == [1, 1, 5, 3]
         assert scored["match"].tolist() == [2, 2, -1, 0]  # 0 is no neighbour of 2 but its copy
         assert scored["kind"].tolist()[1] == redundancy.EXACT
-
-    def test_same_bytes_beyond_the_neighbours(self) -> None:
         clips = [moving(i, 12) for i in range(14)]
         found = prints([*clips, *[clips[0]] * 13], [*map(str, range(14)), *["0"] * 13])
         exact = redundancy.compare(found).query("kind == @redundancy.EXACT")

@@ -50,15 +50,12 @@ P = from_flat({"profile": "test", "bootstrap_samples": 20})
 RESULT = StageResult("clip", embeddings(), *encode_text(["calm", "fire"])[:, None].numpy())
 
 
-def test_frame_scores_find_the_event(monkeypatch):
+def test_frame_scores_find_the_event_and_wording_moves_the_result(monkeypatch):
     spans = {f"clip{i}": [(2.0, 4.0)] for i in range(1, 8, 2)}
     monkeypatch.setattr(result_tables.tuned_models, "event_spans", lambda P, split: spans)
     table = frame_metrics(result_tables.frame_scores(P, RESULT, "test"), n_boot=20)
     assert table["value"].tolist() == [1, 1, 1]
     np.testing.assert_allclose(result_tables.gap_table(RESULT)["gap"], RESULT.margins)
-
-
-def test_wording_moves_the_result(monkeypatch):
     poor = {"poor": PromptSets(("fire",), ("other",))}
     prompts = Prompts(PromptSets(("calm",), ("fire",)), {}, poor, "digest")
     model = SimpleNamespace(encode_text=encode_text)

@@ -58,13 +58,6 @@ def test_lock_holds_every_direct_pin(root: Path, machine: str, python: str) -> N
     assert wanted.items() <= lock.items()
 
 
-def test_conda_installs_the_same_list(root: Path) -> None:
-    environment = yaml.safe_load((root / "environment.yml").read_text())
-    python = next(d for d in environment["dependencies"] if str(d).startswith("python="))
-    assert python.removeprefix("python=") in PYTHONS
-    assert environment["dependencies"][-1]["pip"] == ["-r requirements.txt", "-e ."]
-
-
 def test_imports_are_declared(root: Path) -> None:
     """Nothing under lib/ imports a package that only a transitive dependency brings."""
     names = {"PIL": "pillow", "cv2": "opencv-python-headless", "sklearn": "scikit-learn"}
@@ -88,7 +81,11 @@ def test_benchmarks_import_what_exists(root: Path) -> None:
                 pkgutil.resolve_name(name)
 
 
-def test_public_checks_run_every_python_and_no_file_names_a_host(root: Path) -> None:
+def test_conda_and_public_checks_take_the_same_list_and_no_file_names_a_host(root: Path) -> None:
+    environment = yaml.safe_load((root / "environment.yml").read_text())
+    python = next(d for d in environment["dependencies"] if str(d).startswith("python="))
+    assert python.removeprefix("python=") in PYTHONS
+    assert environment["dependencies"][-1]["pip"] == ["-r requirements.txt", "-e ."]
     assert not re.search(r"://|--\w", (root / "requirements.txt").read_text())
     text = (root / ".github/workflows/ci.yml").read_text()
     jobs = yaml.safe_load(text)["jobs"]
