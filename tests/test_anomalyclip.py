@@ -116,14 +116,10 @@ def terms_by_definition(logits, p, column, picks, variant) -> list[float]:
     F = range(s.shape[2])
     given = np.exp(s) / np.exp(s).sum(-1, keepdims=True)
     where = [(v, i, j) for v in range(3) for i in top[v] for j in F]
-    smooth = 0.0
-    if variant == "official":
-        frames = [p[v, i, j] for v in range(3) for i in range(5) for j in F]
-        smooth = sum((b - a) ** 2 for a, b in zip(frames[:-1], frames[1:], strict=True))
+    if variant == "official":  # from one video to the next too
+        smooth = np.square(np.diff(p[:3].reshape(-1))).sum()
     else:
-        for v in range(3):
-            frames = [p[v, i, j] for i in range(5) for j in F]
-            smooth += sum(frames[n] - frames[n - 1] for n in range(1, 15)) / 3
+        smooth = np.diff(p[:3].reshape(3, -1)).sum() / 3
     normals = [s[v, i, j] for v in range(3, 6) for i in range(5) for j in F]
     return [
         -np.mean([s[v, i, j, column[v]] for v, i, j in where]),
@@ -142,12 +138,8 @@ def test_losses_are_their_definitions(variant):
     logits = random(6, 5, 3, 4, dtype=torch.float64)
     p = random(6, 5, 3, seed=1, dtype=torch.float64).sigmoid()
     column = torch.tensor([0, 2, 3])
-    top, bottom, normal = (
-        [[0, 3], [4, 1], [2, 0]],
-        [[1, 2], [0, 3], [3, 4]],
-        [[4, 0], [1, 2], [3, 1]],
-    )
-    picks = tuple(map(torch.tensor, (top, bottom, normal)))
+    top, bottom = [[0, 3], [4, 1], [2, 0]], [[1, 2], [0, 3], [3, 4]]
+    picks = tuple(torch.tensor([top, bottom, [[4, 0], [1, 2], [3, 1]]]))
     settings = AnomalyCLIPSettings(normal_id=2, variant=variant)
     output = logits, p, aggregate(logits, p, 2)
     found = training.total_loss(output, column, picks, settings)

@@ -13,24 +13,28 @@ import tiny_clip
 import torch
 import yaml
 from faults.harness import Bomb
-from tiny_detectors import SMALL_VAD, VAD_NAMES, WIDTH, anomalyclip, clip, random, tokenize, vadclip
+from tiny_detectors import (
+    SMALL_VAD,
+    VAD_NAMES,
+    WIDTH,
+    anomalyclip,
+    clip,
+    own_state,
+    random,
+    tokenize,
+    vadclip,
+)
 from torch import Tensor
 
 from alertclip.attention import pack_state_dict, split_attention
 from detectors import __main__ as command
-from detectors.anomalyclip.model import AnomalyCLIP
-from detectors.anomalyclip.model import score_video as score_anomalyclip
+from detectors.anomalyclip import model as anomaly
 from detectors.benchmarks import load_benchmark
 from detectors.checkpoints import load_anomalyclip, load_clip, load_vadclip
 from detectors.features import read_features
 from detectors.training_protocol import AnomalyCLIPSettings, VadCLIPSettings
-from detectors.vadclip.model import VadCLIP
-from detectors.vadclip.model import score_video as score_vadclip
+from detectors.vadclip.model import VadCLIP, score_video
 from media.errors import InputError
-
-
-def own_state(model: VadCLIP) -> dict[str, Tensor]:
-    return {name: t for name, t in model.state_dict().items() if not name.startswith("text.")}
 
 
 def shapes(state: dict[str, Tensor]) -> dict[str, list[int]]:
@@ -44,7 +48,7 @@ def test_names_and_shapes_are_official(root):
     vad = VadCLIP(*parts, ("normal", "abuse"), VadCLIPSettings())
     assert shapes(own_state(vad)) == official["vadclip"]
     names = [f"class{i}" for i in range(14)]
-    model = AnomalyCLIP(*parts, names, torch.zeros(512), AnomalyCLIPSettings())
+    model = anomaly.AnomalyCLIP(*parts, names, torch.zeros(512), AnomalyCLIPSettings())
     assert shapes(pack_state_dict(model.state_dict())) == official["anomalyclip"]
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert trainable == 10_110_977 + 512 * 512 + 14 * 8 * 512 + 1  # temporal first
@@ -95,9 +99,9 @@ def test_what_lies_beside_the_weights_runs_nothing(tmp_path):
         "ap": np.float64(0.8),
         "evil": [Bomb(exec, command), Bomb(shutil.copy, __file__, str(mark))],
     }
+    settings["optimizer_state_dict"] = torch.optim.AdamW(other.parameters()).state_dict()
     for entry in ("state_dict", "model_state_dict"):
-        optimizer = torch.optim.AdamW(other.parameters()).state_dict()
-        torch.save({entry: state, "optimizer_state_dict": optimizer, "hyper": settings}, path)
+        torch.save({entry: state} | settings, path)
         load_vadclip(other, path)
         assert not mark.exists()
         assert all(torch.equal(t, own_state(other)[name]) for name, t in state.items())
@@ -118,13 +122,13 @@ def test_anomalyclip_files_load_into_stock_and_split_attention(tmp_path):
     state = {f"net.{name}": t for name, t in pack_state_dict(trained.state_dict()).items()}
     frozen = {"net.image_encoder.proj": torch.ones(2), "net.token_embedding.weight": torch.ones(3)}
     torch.save({"state_dict": state | frozen, "epoch": 50}, path)  # as the authors' files
-    expected = score_anomalyclip(trained.eval(), x, trained.directions()).probabilities
+    expected = anomaly.score_video(trained.eval(), x, trained.directions()).probabilities
     for split in (False, True):
         fresh = anomalyclip(split=split)
         with pytest.raises(InputError, match="prototype must be a vector of 16"):
             load_anomalyclip(fresh, path, torch.zeros(3))
         load_anomalyclip(fresh, path, trained.prototype)
-        found = score_anomalyclip(fresh.eval(), x, fresh.directions()).probabilities
+        found = anomaly.score_video(fresh.eval(), x, fresh.directions()).probabilities
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
         ours, theirs = (pack_state_dict(m.state_dict()) for m in (fresh, trained))
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -141,14 +145,13 @@ def test_the_command_scores_feature_files(tmp_path, monkeypatch):
     frozen = {f"clipmodel.{name}": t for name, t in theirs.state_dict().items()}
     torch.save(own_state(model) | frozen, tmp_path / "model.pth")
     np.save(tmp_path / "a.npy", random(20, WIDTH).numpy())
-    files = [str(tmp_path / name) for name in ("model.pth", "a.npy", "scores.csv")]
-    files.insert(2, "--out")
-    command.main(["vadclip", *files])
+    weights, feature, out = (str(tmp_path / n) for n in ("model.pth", "a.npy", "scores.csv"))
+    command.main(["vadclip", weights, feature, "--out", out])
     table = pd.read_csv(tmp_path / "scores.csv")
-    expected = score_vadclip(model, read_features(tmp_path / "a.npy"), model.encode_text())
+    expected = score_video(model, read_features(tmp_path / "a.npy"), model.encode_text())
     assert table.columns.tolist() == ["video", "feature", "anomaly", *benchmark.classes]
     assert table["video"].tolist() == ["a"] * 20 and table["feature"].tolist() == list(range(20))
     np.testing.assert_allclose(table["anomaly"], expected.anomaly, rtol=1e-4)
     np.testing.assert_allclose(table.iloc[:, 3:], expected.probabilities, rtol=1e-4)
     with pytest.raises(SystemExit, match="--prototype"):
-        command.main(["anomalyclip", *files])
+        command.main(["anomalyclip", weights, feature, "--out", out])

@@ -7,7 +7,6 @@ from test_video import write_ids
 
 from alertclip.records import Item
 from companion import detector_plots, detector_tables, extraction, other_models, tuned_models
-from companion import profiles as params_module
 from companion.detector_tables import Scored
 from companion.profiles import load_params
 from detectors import features
@@ -21,12 +20,6 @@ from media.files import Shard, locked, read_json
 ROWS = {"train": 12, "test": 8}
 
 
-def name(split, i):
-    """Even videos are normal, odd ones fights."""
-    folder = "Fighting" if i % 2 else "Training_Normal_Videos_Anomaly"
-    return f"UCF/{folder}/{split}{i:03d}.mp4"
-
-
 def annotate(root, test_events):
     rows = [f"train{i:03d}  {'Fighting  2  6' if i % 2 else 'Normal  -1  -1'}" for i in range(12)]
     rows += [f"test{i:03d}  {'Fighting  8  40' if e else 'Normal  -1  -1'}"
@@ -38,15 +31,16 @@ def annotate(root, test_events):
 @pytest.fixture
 def P(tmp_path, monkeypatch):
     """Smoke profile on feature files that stand for videos: the real path from there on."""
-    monkeypatch.setattr(params_module, "ROOT", tmp_path)
+    monkeypatch.setattr("companion.profiles.ROOT", tmp_path)
     monkeypatch.setattr(extraction, "prepare_data", lambda P: P.data_dir)
     small = {"length": 16, "window": 4, "layers": 1, "prefix": 4, "postfix": 4}
     small |= {"batch_size": 4, "epochs": 1}
     params = load_params("smoke", {"detector_seeds": [0], "vadclip_changes": small})
     root = params.data_dir
     root.mkdir(parents=True)
+    kinds = "Training_Normal_Videos_Anomaly", "Fighting"  # even, odd
     for split, count in {**ROWS, "dev": 0}.items():
-        lines = "".join(f"{name(split, i)}\n" for i in range(count))
+        lines = "".join(f"UCF/{kinds[i % 2]}/{split}{i:03d}.mp4\n" for i in range(count))
         (root / f"{split}.txt").write_text(lines)
 
     def extract(P, models, videos, rule, *_):
@@ -73,15 +67,7 @@ def test_test_labels_reach_neither_training_nor_scores(P, detector):
         assert np.allclose(one.probabilities.sum(1), 1, atol=1e-5)
 
 
-def test_training_sees_the_classes_of_the_list_and_no_times(P):
-    videos = training_videos(load_benchmark("miniworld"), P.data_dir)
-    assert [*videos.values()][:3] == [(), ("Fighting",), ()]
-    (P.data_dir / "train.txt").write_text("UCF/Picnic/a.mp4\n")
-    with pytest.raises(InputError, match="names neither a class nor normal"):
-        training_videos(load_benchmark("miniworld"), P.data_dir)
-
-
-def test_scores_of_another_method_are_read_from_files(P, tmp_path):
+def test_scores_of_another_method_and_classes_of_training_are_read_from_files(P, tmp_path):
     annotate(P.data_dir, [0, 1] * 4)
     folder = tmp_path / "scores"
     folder.mkdir()
@@ -94,6 +80,11 @@ def test_scores_of_another_method_are_read_from_files(P, tmp_path):
     np.save(folder / "test003__0.npy", np.zeros((16, 2)))
     with pytest.raises(InputError, match="test003 .* no column of scores"):
         other_models.read_scores(P, "oracle", folder)
+    videos = training_videos(load_benchmark("miniworld"), P.data_dir)
+    assert [*videos.values()][:3] == [(), ("Fighting",), ()]  # and no times
+    (P.data_dir / "train.txt").write_text("UCF/Picnic/a.mp4\n")
+    with pytest.raises(InputError, match="names neither a class nor normal"):
+        training_videos(load_benchmark("miniworld"), P.data_dir)
 
 
 def scored(stage, values):

@@ -50,6 +50,11 @@ def vadclip(seed: int = 0, stirred: bool = True, backbone=None, **changes) -> Va
     return model.eval()
 
 
+def own_state(model: VadCLIP) -> dict[str, Tensor]:
+    """The weights beside CLIP's text tower, as the authors' files hold them."""
+    return {name: t for name, t in model.state_dict().items() if not name.startswith("text.")}
+
+
 def anomalyclip(seed: int = 0, split: bool = False, backbone=None, **changes) -> AnomalyCLIP:
     backbone, settings = backbone or clip(), AnomalyCLIPSettings(**SMALL | changes)
     if split:
