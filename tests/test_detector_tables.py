@@ -173,42 +173,35 @@ def test_snippets_and_crops():
         SnippetRule(4, 5)
 
 
-def test_shares_of_the_features_are_those_of_one_process(tmp_path):
-    """Byte by byte; a share waits for no other, and failures of all are kept."""
-    videos = [write_ids(tmp_path / f"{i}.mp4", 9 + i) for i in range(3)]
-    for name in ("bad.mp4", "also bad.mp4"):
-        (tmp_path / name).write_text("not a video")
-        videos.append(tmp_path / name)
-    model, rule = tuned_models.stage_model(load_params("smoke"), "clip"), SnippetRule(8, 2, 1)
-    made = [model], dict.fromkeys(videos, [0]), rule
-    [whole] = extract_features(*made, tmp_path / "a", tmp_path / "cache", 1)
-    shared = *made, tmp_path / "b", tmp_path / "cache", 1, "fp32"
+def test_shares_and_pieces_of_the_features_are_those_of_the_whole(tmp_path, monkeypatch):
+    """Shares: byte by byte; one waits for no other, and failures of all are kept."""
+    videos = [write_ids(tmp_path / f"{i}.mp4", frames) for i, frames in enumerate((9, 10, 40))]
+    bad = [tmp_path / name for name in ("bad.mp4", "also bad.mp4")]
+    for path in bad:
+        path.write_text("not a video")
+    model, rule = tuned_models.stage_model(load_params("smoke"), "clip"), SnippetRule(8, 2, 10)
+    made, rest = ([model], dict.fromkeys(videos + bad, range(10)), rule), (tmp_path / "cache", 1)
+    [whole] = extract_features(*made, tmp_path / "a", *rest)
+    assert {*read_json(whole / "failures.json")} == {"bad.mp4", "also bad.mp4"}
+    shared = *made, tmp_path / "b", *rest, "fp32"
     extract_features(*shared, Shard(2, 2))
     with locked(tmp_path / "b" / ".2-of-2.lock"):
-        [parts] = extract_features(*shared, Shard(1, 2))
+        [shares] = extract_features(*shared, Shard(1, 2))
     for file in whole.iterdir():
-        assert (parts / file.name).read_bytes() == file.read_bytes()
-    assert len(list(parts.iterdir())) == 3 + 3  # failures.json, features.json, videos.json
-
-
-def test_features_in_pieces_equal_whole_and_failures_are_named(tmp_path, monkeypatch):
-    good, bad = write_ids(tmp_path / "good.mp4"), tmp_path / "bad.mp4"  # 40 frames
-    bad.write_text("not a video")
-    model, rule = tuned_models.stage_model(load_params("smoke"), "clip"), SnippetRule(8, 2, 10)
-    videos = dict.fromkeys([good, bad], range(10))
-    [whole] = extract_features([model], videos, rule, tmp_path / "a", tmp_path / "cache", 1)
+        assert (shares / file.name).read_bytes() == file.read_bytes()
+    assert len(list(shares.iterdir())) == 3 * 10 + 3  # failures.json, features.json, videos.json
     monkeypatch.setattr(features, "PIECE", 3)
-    extract_features([model], {good: [5]}, rule, tmp_path / "b", tmp_path / "cache", 1)
-    assert [file.name for file in tmp_path.glob("b/*/*.npy")] == ["good__5.npy"]
-    [parts] = extract_features([model], videos, rule, tmp_path / "b", tmp_path / "cache", 1)
+    extract_features([model], {videos[2]: [5]}, rule, tmp_path / "c", *rest)
+    assert [file.name for file in tmp_path.glob("c/*/*.npy")] == ["2__5.npy"]
+    [pieces] = extract_features(*made, tmp_path / "c", *rest)
     for crop in range(10):
-        a, b = (read_features(feature_file(folder, good, crop)) for folder in (whole, parts))
+        a, b = (read_features(feature_file(folder, videos[2], crop)) for folder in (whole, pieces))
         assert a.shape == (5, 128)
         np.testing.assert_allclose(a, b, atol=1e-4)
-    assert whole.name == parts.name and list(read_json(whole / "failures.json")) == ["bad.mp4"]
+    assert whole.name == pieces.name
+    twice = dict.fromkeys([videos[0], tmp_path / "x" / "0.mp4"], [0])
     with pytest.raises(InputError, match="share a name"):
-        twice = dict.fromkeys([good, tmp_path / "x" / "good.mp4"], [0])
-        extract_features([model], twice, rule, tmp_path, tmp_path, 1)
+        extract_features([model], twice, rule, tmp_path, *rest)
 
 
 def test_another_video_of_the_name_is_extracted_anew_and_an_equal_one_is_not(tmp_path):
