@@ -197,8 +197,7 @@ def test_the_rule_needs_both_metrics_at_one_step_paired_by_seed():
         for metric, steps in gains_at.items() for i, values in enumerate(steps, start=1)
         for seed, gain in enumerate(values) for variant in ("global", "full")
     ]  # fmt: skip
-    columns = ["stage", "metric", "step", "seed", "variant", "value"]
-    table = pd.DataFrame(rows, columns=columns)
+    table = pd.DataFrame(rows, columns=["stage", "metric", "step", "seed", "variant", "value"])
     assert first_gain(table) == 75
     first, half = gains(table).iloc[0], T2 * 0.1 / np.sqrt(3)  # times the standard error
     expected = [2.0, 2.0 - half, 2.0 + half]

@@ -92,8 +92,7 @@ def test_padding_has_no_say_and_order_does():
         tiny_clip.stir(module.eval())
     v, mask = torch.randn(2, 5, 16), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]).bool()
     z = temporal(v, mask)
-    alone = temporal(v[1:, :3], mask[1:, :3])
-    torch.testing.assert_close(alone[0], z[1, :3])
+    torch.testing.assert_close(temporal(v[1:, :3], mask[1:, :3])[0], z[1, :3])
     pooled, weights = pooling(z, mask)
     torch.testing.assert_close(weights.sum(1), torch.ones(2))
     assert weights[1, 3:].tolist() == [0, 0] and weights[1, 0] != weights[1, 1]
@@ -137,8 +136,7 @@ def test_region_embedding_is_the_mean_over_frames_with_a_box(pooling):
     torch.testing.assert_close(normalize(features, dim=-1), frames.v[0, :2])
     if pooling == "temporal":
         features = normalize(features, dim=-1)
-    expected = normalize(features.mean(0), dim=0)
-    torch.testing.assert_close(found[0], expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(found[0], normalize(features.mean(0), dim=0), atol=1e-6, rtol=0)
 
 
 @torch.no_grad()
@@ -172,8 +170,7 @@ def test_every_trainable_part_learns_from_stage_2(pooling, patch_tokens):
     model.adapted = add_lora(model.adapted, 2, 4, 0.0)
     model.logit_scale.requires_grad_(True)
     tiny_clip.stir(model, scale=0.1)
-    batch = make_batch()
-    embeddings = model.train()(batch, regions=True)
+    embeddings = model.train()(make_batch(), regions=True)
     total_loss(embeddings, model.logit_scale.exp()).total.backward()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -65,8 +65,7 @@ def test_every_kind_is_counted_by_hand_and_left_out_of_the_clean_file(tmp_path):
     ]  # fmt: skip
     kinds = ["repeated, cut off", "equal to the positive, cut off"]
     assert len(done) == 6 and done["kind"].tolist()[:2] == kinds
-    again = audit.negatives_table(audit.read_regions(out))
-    assert not again[list(audit.DROPPED)].any(axis=None)
+    assert not audit.negatives_table(audit.read_regions(out))[list(audit.DROPPED)].any(axis=None)
     audit.clean(path, out, table, ["fantastical"])
     assert json.loads(out.read_text())["items"][3]["hard_negative"][0].startswith("People 穿梭")
     assert len(load_surrogate(out)[0]) == 3

@@ -79,16 +79,14 @@ def test_frame_truth_is_end_exclusive_and_cut():
     assert [np.flatnonzero(c).tolist() for c in by_class.T] == [[], [6, 7], [2, 3]]
     with pytest.raises(InputError, match="v: class b"):
         frame_class_truth(truth, 8, ["normal", "a"])
-    unnamed = VideoTruth("01_0014", (), ((2, 4),), True)
     with pytest.raises(InputError, match="01_0014: the annotation names no class"):
-        frame_class_truth(unnamed, 8, ["a"])
+        frame_class_truth(VideoTruth("01_0014", (), ((2, 4),), True), 8, ["a"])
 
 
 def test_ucf_rows(tmp_path):
     normal = "Normal_Videos_003_x264.mp4  Normal  -1  -1  -1  -1"
     two = "Arson011_x264.mp4  Arson  150  420  680  1267"
-    path = written(tmp_path, ROW, "", two, normal, end="\r\n", bom="\ufeff")
-    table = ucf(path)
+    table = ucf(written(tmp_path, ROW, "", two, normal, end="\r\n", bom="\ufeff"))
     assert list(table) == ["Abuse028_x264", "Arson011_x264", "Normal_Videos_003_x264"]
     with pytest.raises(InputError, match="the list's path leaves the data root"):
         UCF.video_path(tmp_path, "../../Abuse028_x264.mp4")
@@ -133,8 +131,7 @@ def test_xd_rows(tmp_path):
     plain = written(tmp_path, f"{FIGHT}.mp4 0 15 20 30", f"{both} 5 9 8 12")
     assert xd(plain)[FIGHT].spans == ((0, 15), (20, 30))
     assert xd(plain)[both].span_classes == ("explosion",) * 2  # the first code stands for all
-    path = written(tmp_path, f"{both} B2 5 9 G 8 12", name="classes.txt")
-    truth = xd(path, by_class=True)[both]
+    truth = xd(written(tmp_path, f"{both} B2 5 9 G 8 12", name="classes.txt"), by_class=True)[both]
     assert truth.classes == ("explosion", "shooting")
     assert truth.span_classes == ("shooting", "explosion")
     assert events.xd_classes("v=x__#1_label_A", XD.codes, "normal", "") == ()
@@ -148,8 +145,7 @@ def test_shanghaitech_masks_and_inclusive_tracks_of_ubnormal(tmp_path):
     assert frame_truth(truth, 4).tolist() == [False, True, True, False]  # less than a snippet off
     with pytest.warns(UserWarning, match="01_0014: 5 annotated frames, but 32 with a score"):
         assert held_scores(truth, np.zeros(2), 16).truth.sum() == 3
-    made_for_training = events.read_mask("01_002", tmp_path / "01_002.npy")  # no mask
-    assert not made_for_training.is_abnormal
+    assert not events.read_mask("01_002", tmp_path / "01_002.npy").is_abnormal  # no mask: training
     with pytest.raises(InputError, match="01_0015.npy"):
         events.read_mask("01_0015", tmp_path / "01_0015.npy")
     truth = tracks(written(tmp_path, "1,23,25", "2,30.0,31.0"))

@@ -65,9 +65,8 @@ def test_the_command_reports_and_refuses(model, video, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "layout: 1 as NAME__0.npy; 128 wide" in said and "1 per 8.00" in said
     assert "cosine with class prompts 0." in said and "fits: frames: middle" in said
-    other = shutil.copy(video, tmp_path / "other.mp4")
     with pytest.raises(SystemExit, match="other: no feature file of this name"):
-        check.main([*ask, "--video", str(other)])
+        check.main([*ask, "--video", str(shutil.copy(video, tmp_path / "other.mp4"))])
     file = feature_file(folder, video, 0)
     np.save(file, np.load(file)[:, ::-1])  # the same numbers, of another space
     with pytest.raises(SystemExit, match="features of another model than miniclip"):
@@ -85,10 +84,6 @@ def made(folder, name, rows=20, width=16, scale=10.0):
     return path
 
 
-def known(direction=CONE):
-    return {"class prompts": unit(direction + RNG.normal(size=(3, 16)))}
-
-
 def test_files_are_found_by_name_in_any_folder(tmp_path):
     (tmp_path / "XDTestClipFeatures").mkdir()
     path = made(tmp_path / "XDTestClipFeatures", "v=a.b__#1_label_A__0")
@@ -102,16 +97,19 @@ def test_files_are_found_by_name_in_any_folder(tmp_path):
 
 def test_features_of_another_model_are_refused(tmp_path):
     files = [made(tmp_path, f"v{i}") for i in range(4)]
-    summary = check.summarise(files)
-    check.check_space(summary, known(), "tiny")
+    summary, known = (
+        check.summarise(files),
+        {"class prompts": unit(CONE + RNG.normal(size=(3, 16)))},
+    )
+    check.check_space(summary, known, "tiny")
     away = CONE[::-1] - (CONE[::-1] @ unit(CONE)) * unit(CONE)  # at a right angle
     with pytest.raises(InputError, match=r"another model than tiny: .* with class prompts"):
         check.check_space(summary, {"class prompts": away[None]}, "tiny")
     with pytest.raises(InputError, match="width 768, but tiny makes 16; .* likely of ViT-L/14"):
-        check.check_space(check.summarise([made(tmp_path, "wide", width=768)]), known(), "tiny")
+        check.check_space(check.summarise([made(tmp_path, "wide", width=768)]), known, "tiny")
     mixed = check.summarise([*files, made(tmp_path, "unit", scale=1)])
     with pytest.raises(InputError, match="1 of 5 sampled files hold unit rows"):
-        check.check_space(mixed, known(), "tiny")
+        check.check_space(mixed, known, "tiny")
     with pytest.raises(InputError, match="other.npy: width 8, but .*v0.npy has 16"):
         check.summarise([files[0], made(tmp_path, "other", width=8)])
 

@@ -68,8 +68,7 @@ def test_training_sees_every_region_and_evaluation_knows_of_none(clips):
     tracks = [(Keyframe(f, box), Keyframe(f + 1, box)) for f in (3, 4, 25, 30)]
     regions = [Region(str(track[0].frame), track) for track in tracks]
     blind = clips([fight(*regions)], 8)[0]
-    unmarked = clips([fight()], 8)[0]
-    assert blind["times"].tolist() == unmarked["times"].tolist()
+    assert blind["times"].tolist() == clips([fight()], 8)[0]["times"].tolist()
     sample = clips([fight(*regions)], 8, cover=True)[0]
     assert sample["times"].tolist() != blind["times"].tolist()
     for region, (_, present, caption, _) in zip(regions, sample["regions"], strict=True):
@@ -116,8 +115,7 @@ def test_digest_follows_videos_and_sampling(clips):
 
 
 def test_batch_shapes_and_device(clips):
-    items = [fight(Region("a", TRACK, ("x", "y")), Region("b")), calm(0.5, 0.6)]
-    dataset = clips(items, 6)
+    dataset = clips([fight(Region("a", TRACK, ("x", "y")), Region("b")), calm(0.5, 0.6)], 6)
     batch = collate([dataset[0], dataset[1]]).to("cpu")
     assert batch.frames.shape == (2, 6, 3, *SIZE) and batch.frames.dtype == torch.uint8
     assert batch.frames[0, :, 0, 0, 0].tolist() == dataset[0]["frames"][:, 0, 0, 0].tolist()
@@ -125,8 +123,7 @@ def test_batch_shapes_and_device(clips):
     assert batch.region_clip.tolist() == [0, 0, 1] and batch.boxes.shape == (3, 6, 4)
     assert batch.hard_negatives == [["x", "y"], [], []] and batch.labels.tolist() == [1, 0]
     assert batch.boxes.dtype == torch.float32 and batch.keys == [FIGHT, f"{CALM}#0.5-0.6"]
-    empty = dict(dataset[1], regions=[])
-    assert collate([empty]).boxes.shape == (0, 6, 4)
+    assert collate([dict(dataset[1], regions=[])]).boxes.shape == (0, 6, 4)
 
 
 def test_validation_holds_out_whole_videos_of_every_class():
@@ -223,18 +220,14 @@ def test_no_box_before_the_first_keyframe_or_after_the_last_or_a_disabled_one(en
     assert box_at(track, 1.5) is None  # between a disabled keyframe and the next
 
 
-def test_no_track_is_the_whole_frame_within_its_span():
+def test_no_track_is_the_whole_frame_within_its_span_and_the_nearest_sample_has_a_box():
     boxes, mask = boxes_at(Region("anything"), np.array([0.0, 5.0]))
     assert box_at((), 3.0) == WHOLE_FRAME and region_span(Region("")) is None
     assert mask.all() and (boxes == WHOLE_FRAME).all()
     boxes, mask = boxes_at(Region("", span=(1.0, 2.0)), np.array([0.5, 1.0, 1.5, 2.5]))
     assert mask.tolist() == [False, True, True, False] and (boxes == WHOLE_FRAME).all()
-
-
-def test_a_region_between_the_samples_takes_the_nearest_one():
-    times = np.array([0.0, 4.0, 8.0])
-    track = (Keyframe(76, LEFT), Keyframe(84, RIGHT))  # 3.0 to 3.32 s
-    boxes, mask = boxes_at(Region("", track), times)
+    times, track = np.array([0.0, 4.0, 8.0]), (Keyframe(76, LEFT), Keyframe(84, RIGHT))
+    boxes, mask = boxes_at(Region("", track), times)  # 3.0 to 3.32 s: between the samples
     assert mask.tolist() == [False, True, False]
     np.testing.assert_allclose(boxes[1], RIGHT)
     assert boxes_at(Region("", span=(7.0, 7.1)), times)[1].tolist() == [False, False, True]

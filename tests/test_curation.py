@@ -91,8 +91,7 @@ class TestRedundancy:
         brighter = np.clip(one * 0.9 + 20, 0, 255).astype(np.uint8)
         assert redundancy.compare(prints([one])).empty
         pairs = redundancy.compare(prints([one, other, brighter]))
-        kinds = {(p.a, p.b): p.kind for p in pairs.itertuples()}
-        assert kinds == {(0, 2): redundancy.COPY}
+        assert {(p.a, p.b): p.kind for p in pairs.itertuples()} == {(0, 2): redundancy.COPY}
 
     def test_kinds_by_hand(self) -> None:
         rows = {  # worst and mean hash distance, motion, cosine
@@ -103,8 +102,7 @@ class TestRedundancy:
             "alike": (20, 17, 0.95, 0.95),
             "likely copy": (20, 16, 0.94, 0.95),
         }
-        names = ["worst_hash", "hash", "motion", "cosine"]
-        table = pd.DataFrame(rows.values(), columns=names)
+        table = pd.DataFrame(rows.values(), columns=["worst_hash", "hash", "motion", "cosine"])
         none = np.zeros(len(rows), bool)
         assert list(redundancy.kinds(table, none)) == [name.strip() for name in rows]
         assert set(redundancy.kinds(table, ~none)) == {redundancy.EXACT}
@@ -192,8 +190,7 @@ class TestScreening:
 
     def test_measurements_are_reused(self, tmp_path: Path) -> None:
         write_video(moving(0), tmp_path / "a.mp4", 8)
-        info = probe(tmp_path / "a.mp4")
-        found = tmp_path / "a.mp4", info, None, tmp_path / "store"
+        found = tmp_path / "a.mp4", probe(tmp_path / "a.mp4"), None, tmp_path / "store"
         first = quality.measure(*found)
         (tmp_path / "a.mp4").unlink()
         again = quality.measure(*found)

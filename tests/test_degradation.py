@@ -1,7 +1,5 @@
 """Degradations: clean is exact, units hold, levels are ordered, geometry moves the boxes."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -9,14 +7,14 @@ import torch
 from companion.degradation import DEGRADATIONS, Clip, degrade
 from media.errors import InputError
 
-LEVELS = {  # mild to severe, on frames of 48 x 64
-    "blur": [0.5, 1, 2, 4],
-    "darkness": [1, 2, 4, 8],
-    "noise": [5, 10, 40, 80],
-    "compression": [90, 50, 20, 5],
-    "resolution": [40, 24, 12, 6],
-    "occlusion": [0.1, 0.25, 0.5, 1.0],
-    "actor size": [0.9, 0.7, 0.5, 0.25],
+LEVELS = {  # mild to severe, on frames of 48 x 64, and one that is refused
+    "blur": ([0.5, 1, 2, 4], -1),
+    "darkness": ([1, 2, 4, 8], -1),
+    "noise": ([5, 10, 40, 80], np.inf),
+    "compression": ([90, 50, 20, 5], 0),
+    "resolution": ([40, 24, 12, 6], 96),
+    "occlusion": ([0.1, 0.25, 0.5, 1.0], 1.2),
+    "actor size": ([0.9, 0.7, 0.5, 0.25], 0),
 }
 
 
@@ -39,9 +37,11 @@ def plain(value: int, *size: int) -> Clip:
 
 @pytest.mark.parametrize("kind", DEGRADATIONS)
 def test_levels_do_more_and_more_damage_the_same_for_a_seed(kind):
-    start, before = clip(), clip().frames
+    start, before, (levels, wrong) = clip(), clip().frames, LEVELS[kind]
     assert degrade(start, kind, DEGRADATIONS[kind].clean, 0) is start
-    degraded = [degrade(start, kind, level, 3) for level in LEVELS[kind]]
+    with pytest.raises(InputError, match=kind):
+        degrade(start, kind, wrong, 0)
+    degraded = [degrade(start, kind, level, 3) for level in levels]
     if kind == "actor size":  # pixels move, so damage is the length that the boxes lose
         errors = [-float(d.boxes[..., 2:].sub(d.boxes[..., :2]).sum()) for d in degraded]
     else:
@@ -50,7 +50,7 @@ def test_levels_do_more_and_more_damage_the_same_for_a_seed(kind):
     assert errors == sorted(errors)
     assert torch.equal(start.frames, before)  # the clip itself is kept
     assert all(d.frames.dtype == torch.uint8 and d.frames.shape == before.shape for d in degraded)
-    same, other = (degrade(start, kind, LEVELS[kind][1], seed).frames for seed in (3, 4))
+    same, other = (degrade(start, kind, levels[1], seed).frames for seed in (3, 4))
     assert torch.equal(same, degraded[1].frames)
     assert torch.equal(other, same) == (kind not in ("noise", "occlusion"))
 
@@ -110,11 +110,3 @@ def test_zoom_out_moves_boxes_with_the_pixels():
     torch.testing.assert_close(found.boxes[0, 0], torch.stack(seen))
     torch.testing.assert_close(found.boxes[0, 0], torch.tensor([0.375, 0.375, 0.5, 0.625]))
     assert (found.frames[0, :, 0, 0] == frames.float().mean().round()).all()  # padding
-
-
-def test_what_is_no_level_is_refused():
-    refused = {"blur": -1, "noise": math.inf, "compression": 0, "occlusion": 1.2}
-    refused |= {"actor size": 0, "resolution": 96}
-    for kind, level in refused.items():
-        with pytest.raises(InputError, match=kind):
-            degrade(clip(), kind, level, 0)

@@ -213,8 +213,7 @@ def test_another_video_of_the_name_is_extracted_anew_and_an_equal_one_is_not(tmp
         return feature_file(folder, video, 0)
 
     (tmp_path / "moved").mkdir()
-    first = features_of(write_ids(tmp_path / "a.mp4", 16))
-    made = first.stat().st_mtime_ns
+    made = features_of(write_ids(tmp_path / "a.mp4", 16)).stat().st_mtime_ns
     moved = (tmp_path / "a.mp4").rename(tmp_path / "moved/a.mp4")
     assert features_of(moved).stat().st_mtime_ns == made
     assert len(read_features(features_of(write_ids(tmp_path / "a.mp4", 40)))) == 5

@@ -61,8 +61,7 @@ def test_training_ranks_abnormal_above_normal(kind):
         assert history["lr"].tolist() == pytest.approx([3e-3] * 15 + [3e-4] * 5)
         losses = history[["binary", "alignment"]]
         assert (losses.iloc[-1] < 0.5 * losses.iloc[0]).all()
-        found = [score.probabilities[4:8].mean(axis=0).argmax() for score in scores]
-        assert found == test_kinds
+        assert [score.probabilities[4:8].mean(axis=0).argmax() for score in scores] == test_kinds
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -10,6 +10,7 @@ import pkgutil
 import re
 import sys
 from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from test_structure import imports
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
+tomllib = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 PYTHONS = ["3.10", "3.11", "3.12"]
 MACHINES = {
     "linux": {"sys_platform": "linux", "platform_machine": "x86_64", "os_name": "posix"},
@@ -58,23 +55,18 @@ def test_lock_holds_every_direct_pin(root: Path, machine: str, python: str) -> N
     assert wanted.items() <= lock.items()
 
 
-def test_imports_are_declared(root: Path) -> None:
+def test_imports_are_declared_and_those_of_benchmarks_exist(root: Path) -> None:
     """Nothing under lib/ imports a package that only a transitive dependency brings."""
     names = {"PIL": "pillow", "cv2": "opencv-python-headless", "sklearn": "scikit-learn"}
     names |= {"yaml": "pyyaml", "umap": "umap-learn", "open_clip": "open-clip-torch"}
-    declared = {canonicalize_name(r.name) for r in direct(root)}
-    declared |= {folder.name for folder in (root / "lib").iterdir()}
-    missing = set()
+    packages, missing = {folder.name for folder in (root / "lib").iterdir()}, set()
+    declared = packages | {canonicalize_name(r.name) for r in direct(root)}
     for file in (root / "lib").rglob("*.py"):
         for module in re.findall(r"^\s*(?:from|import) (\w+)", file.read_text(), re.M):
             name = canonicalize_name(names.get(module, module))
             if module not in sys.stdlib_module_names and name not in declared:
                 missing.add(f"{name} ({file.name})")
     assert not missing
-
-
-def test_benchmarks_import_what_exists(root: Path) -> None:
-    packages = {folder.name for folder in (root / "lib").iterdir()}
     for script in (root / "benchmarks").glob("*.py"):
         for name in imports(script.read_text(encoding="utf-8")):
             if name.split(".")[0] in packages:

@@ -48,8 +48,9 @@ def embeddings(model: AlertCLIP) -> list[torch.Tensor]:
 
 
 @torch.no_grad()
-def test_alertclip_comes_back_whole_and_stock_open_clip_loads_its_towers(tuned, tmp_path):
-    before, scale = embeddings(tuned), tuned.logit_scale.item()
+def test_alertclip_comes_back_whole_and_open_clip_and_peft_load_their_parts(tuned, tmp_path):
+    before, scale, state = embeddings(tuned), tuned.logit_scale.item(), tuned.clip.state_dict()
+    start = {n.replace(".base_layer", ""): v.clone() for n, v in state.items() if "lora_" not in n}
     out = export_open_clip(tuned, tmp_path / "export", {"stage": 1})
     again = load_alertclip(out)
     torch.testing.assert_close(embeddings(again), before, atol=1e-5, rtol=0)
@@ -68,20 +69,13 @@ def test_alertclip_comes_back_whole_and_stock_open_clip_loads_its_towers(tuned, 
     assert config["model_cfg"]["quick_gelu"] is True
     assert config["preprocess_cfg"]["resize_mode"] == "squash"
     assert "size=[24, 32]" in repr(preprocess) and "CenterCrop" not in repr(preprocess)
-
-
-def test_adapter_fits_the_weights_the_stage_started_from(tuned, tmp_path):
-    state = tuned.clip.state_dict().items()
-    start = {n.replace(".base_layer", ""): v.clone() for n, v in state if "lora_" not in n}
-    before = embeddings(tuned)
-    export_open_clip(tuned, tmp_path, {})
-    files = sorted(p.name for p in (tmp_path / "adapter").iterdir())
+    files = sorted(p.name for p in (out / "adapter").iterdir())
     assert files == ["adapter_config.json", "adapter_model.safetensors"]
-    for file in (path for path in tmp_path.rglob("*") if path.is_file()):
+    for file in (path for path in out.rglob("*") if path.is_file()):
         assert file.stat().st_mode & 0o777 == 0o666 & ~UMASK, f"others cannot read {file.name}"
-    tuned.adapted.load_state_dict(start, strict=True)
+    tuned.adapted.load_state_dict(start, strict=True)  # the weights the stage started from
     assert (embeddings(tuned)[0] - before[0]).abs().max() > 1e-3
-    tuned.adapted = PeftModel.from_pretrained(tuned.adapted, str(tmp_path / "adapter")).eval()
+    tuned.adapted = PeftModel.from_pretrained(tuned.adapted, str(out / "adapter")).eval()
     torch.testing.assert_close(embeddings(tuned), before, atol=1e-5, rtol=0)
 
 

@@ -21,6 +21,8 @@ from detectors.check import anchors
 from media.errors import InputError
 from media.files import Shard
 
+NORMAL = "Training_Normal_Videos_Anomaly"
+
 
 def test_features_are_asked_for_wherever_the_notebooks_read_them(monkeypatch):
     asked = []
@@ -33,13 +35,9 @@ def test_features_are_asked_for_wherever_the_notebooks_read_them(monkeypatch):
     P = load_params("paper+paper-msad")
     extraction.extract(P, Shard(2, 8))
     own = [("msad", "vadclip", True, 2), ("msad", "anomalyclip", True, 2)]
-    partitioned = [("ucf_crime", "vadclip", True, 2)]
-    assert asked[:3] == own + partitioned
+    assert asked[:3] == own + [("ucf_crime", "vadclip", True, 2)]
     others = [(name, "vadclip", False, 2) for name in ("xd_violence", "ubnormal")]
     assert set(others) <= set(asked[3:]) and not any(training for _, _, training, _ in asked[3:])
-
-
-CLASSES = ("Abuse", "Fighting", "Training_Normal_Videos_Anomaly")
 
 
 @pytest.fixture
@@ -52,8 +50,8 @@ def released(tmp_path, monkeypatch):
     lists.mkdir(parents=True)
     truth, rows = [], {"": [], "test": []}
     for split, crops, count in (("", range(10), 4), ("test", [5], 2)):
-        for label, i in product(CLASSES, range(count)):
-            name, normal = f"{label}{split}{i:03d}_x264", label == CLASSES[-1]
+        for label, i in product(("Abuse", "Fighting", NORMAL), range(count)):
+            name = f"{label}{split}{i:03d}_x264"
             folder = tmp_path / "features/UCFClipFeatures" / label
             folder.mkdir(parents=True, exist_ok=True)
             for crop in crops:
@@ -61,7 +59,7 @@ def released(tmp_path, monkeypatch):
                 noise = rng.normal(size=(20, len(cone))) / len(cone) ** 0.5
                 np.save(path, (10 * (cone + noise)).astype(np.float16))
                 rows[split].append(f"/their/disk/{path.relative_to(tmp_path)},{label}")
-            events = "Normal  -1  -1" if normal else f"{label}  {30 + i}  200"
+            events = "Normal  -1  -1" if label == NORMAL else f"{label}  {30 + i}  200"
             truth += [f"{name}.mp4  {events}  -1  -1"] * (split == "test")
     (lists / "Temporal_Anomaly_Annotation.txt").write_text("\n".join(truth))
     for split, lines in rows.items():
