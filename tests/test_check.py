@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from faults.harness import refused
 
 from alertclip.backbone import load_backbone
 from alertclip.model import AlertCLIP
@@ -89,10 +90,8 @@ def test_files_are_found_by_name_in_any_folder(tmp_path):
     path = made(tmp_path / "XDTestClipFeatures", "v=a.b__#1_label_A__0")
     assert check.feature_index(tmp_path) == {"v=a.b__#1_label_A__0": path}
     made(tmp_path, path.stem)
-    with pytest.raises(InputError, match="share a name"):
-        check.feature_index(tmp_path)
-    with pytest.raises(InputError, match="no feature files"):
-        check.feature_index(tmp_path / "absent")
+    assert "share a name" in refused(check.feature_index, tmp_path)
+    assert "no feature files" in refused(check.feature_index, tmp_path / "absent")
 
 
 def test_features_of_another_model_are_refused(tmp_path):
@@ -108,8 +107,7 @@ def test_features_of_another_model_are_refused(tmp_path):
     with pytest.raises(InputError, match="width 768, but tiny makes 16; .* likely of ViT-L/14"):
         check.check_space(check.summarise([made(tmp_path, "wide", width=768)]), known, "tiny")
     mixed = check.summarise([*files, made(tmp_path, "unit", scale=1)])
-    with pytest.raises(InputError, match="1 of 5 sampled files hold unit rows"):
-        check.check_space(mixed, known, "tiny")
+    assert "1 of 5 sampled files hold unit rows" in refused(check.check_space, mixed, known, "tiny")
     with pytest.raises(InputError, match="other.npy: width 8, but .*v0.npy has 16"):
         check.summarise([files[0], made(tmp_path, "other", width=8)])
 

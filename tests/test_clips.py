@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from faults.harness import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_video import SIZE, ids, write_ids
@@ -104,8 +105,7 @@ def test_what_cannot_be_read_is_named_and_left_out(clips, tmp_path):
     assert "begins at 5.00 s" in failed[f"{CALM}#5-6"] and "gone.mp4" in failed["gone.mp4"]
     with pytest.raises(InputError, match=r"none of 1 clips.*gone\.mp4"):
         clips([fight(video="gone.mp4")], 4)
-    with pytest.raises(InputError, match="twice"):
-        clips([fight(), fight()], 4)
+    assert "twice" in refused(clips, [fight(), fight()], 4)
 
 
 def test_digest_follows_videos_and_sampling(clips):
@@ -144,8 +144,7 @@ def test_a_video_of_two_splits_stops_the_run(monkeypatch):
     monkeypatch.setattr(splits, "load_split", split)
     splits.require_disjoint(None)
     videos["test"].append("b.mp4")
-    with pytest.raises(InputError, match=r"b\.mp4 is in both train and test"):
-        splits.require_disjoint(None)
+    assert "b.mp4 is in both train and test" in refused(splits.require_disjoint, None)
 
 
 def test_parts_come_in_order_and_wait_for_the_caller():

@@ -12,7 +12,7 @@ import pytest
 import tiny_clip
 import torch
 import yaml
-from faults.harness import Bomb
+from faults.harness import Bomb, refused
 from tiny_detectors import (
     SMALL_VAD,
     VAD_NAMES,
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from alertclip.attention import pack_state_dict, split_attention
 from detectors import __main__ as command
-from detectors.anomalyclip import model as anomaly
+from detectors.anomalyclip.model import AnomalyCLIP
 from detectors.benchmarks import load_benchmark
 from detectors.checkpoints import load_anomalyclip, load_clip, load_vadclip
 from detectors.features import read_features
@@ -48,7 +48,7 @@ def test_names_and_shapes_are_official(root):
     vad = VadCLIP(*parts, ("normal", "abuse"), VadCLIPSettings())
     assert shapes(own_state(vad)) == official["vadclip"]
     names = [f"class{i}" for i in range(14)]
-    model = anomaly.AnomalyCLIP(*parts, names, torch.zeros(512), AnomalyCLIPSettings())
+    model = AnomalyCLIP(*parts, names, torch.zeros(512), AnomalyCLIPSettings())
     assert shapes(pack_state_dict(model.state_dict())) == official["anomalyclip"]
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert trainable == 10_110_977 + 512 * 512 + 14 * 8 * 512 + 1  # temporal first
@@ -70,20 +70,18 @@ def test_vadclip_files_load_and_faulty_ones_load_nothing(tmp_path: Path):
     before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
     faults = {
         "gc2.weight missing, not": {k: v + 1 for k, v in state.items() if k != "gc2.weight"},
-        r"gc9 \(2,\), not known": state | {"gc9": torch.ones(2)},
-        r"linear.bias \(3,\), not \(16,\)": state | {"linear.bias": torch.ones(3)},
+        "gc9 (2,), not known": state | {"gc9": torch.ones(2)},
+        "linear.bias (3,), not (16,)": state | {"linear.bias": torch.ones(3)},
         "holds no state dict": {"epoch": 3},
         "no state dict, names": {"linear.bias": Path("x")},  # a placeholder
     }
     for message, faulty in faults.items():
         torch.save(faulty, path)
-        with pytest.raises(InputError, match=message):
-            load_vadclip(other, path)
+        assert message in refused(load_vadclip, other, path)
     assert all(torch.equal(before[name], t) for name, t in other.state_dict().items())
     path.write_bytes(b"")
     for file in (path, tmp_path / "missing.pth"):
-        with pytest.raises(InputError, match=file.name):
-            load_vadclip(other, file)
+        assert file.name in refused(load_vadclip, other, file)
 
 
 def test_what_lies_beside_the_weights_runs_nothing(tmp_path):
@@ -99,9 +97,9 @@ def test_what_lies_beside_the_weights_runs_nothing(tmp_path):
         "ap": np.float64(0.8),
         "evil": [Bomb(exec, command), Bomb(shutil.copy, __file__, str(mark))],
     }
-    settings["optimizer_state_dict"] = torch.optim.AdamW(other.parameters()).state_dict()
+    optimizer = torch.optim.AdamW(other.parameters()).state_dict()
     for entry in ("state_dict", "model_state_dict"):
-        torch.save({entry: state} | settings, path)
+        torch.save({entry: state, "optimizer_state_dict": optimizer, "hyper": settings}, path)
         load_vadclip(other, path)
         assert not mark.exists()
         assert all(torch.equal(t, own_state(other)[name]) for name, t in state.items())
@@ -109,29 +107,26 @@ def test_what_lies_beside_the_weights_runs_nothing(tmp_path):
     assert mark.exists()  # the file does run what it holds, where it may
     mark.unlink()
     torch.save({"state_dict": state, "evil": Bomb(os.system, f"touch {mark}")}, path)
-    with pytest.raises(InputError, match="posix"):
-        load_vadclip(other, path)
+    assert "posix" in refused(load_vadclip, other, path)
     assert not mark.exists()
 
 
 def test_anomalyclip_files_load_into_stock_and_split_attention(tmp_path):
-    trained, path, x = anomalyclip(split=True, seed=1), tmp_path / "last.ckpt", random(11, 16)
+    trained, path = anomalyclip(split=True, seed=1), tmp_path / "last.ckpt"
     tiny_clip.stir(trained)
     trained.selector_model.bn_layer.running_mean += 1
     trained.prototype += 0.5
     state = {f"net.{name}": t for name, t in pack_state_dict(trained.state_dict()).items()}
     frozen = {"net.image_encoder.proj": torch.ones(2), "net.token_embedding.weight": torch.ones(3)}
     torch.save({"state_dict": state | frozen, "epoch": 50}, path)  # as the authors' files
-    expected = anomaly.score_video(trained.eval(), x, trained.directions()).probabilities
     for split in (False, True):
         fresh = anomalyclip(split=split)
         with pytest.raises(InputError, match="prototype must be a vector of 16"):
             load_anomalyclip(fresh, path, torch.zeros(3))
         load_anomalyclip(fresh, path, trained.prototype)
-        found = anomaly.score_video(fresh.eval(), x, fresh.directions()).probabilities
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
         ours, theirs = (pack_state_dict(m.state_dict()) for m in (fresh, trained))
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+        assert torch.equal(fresh.prototype, trained.prototype)
 
 
 def test_the_command_scores_feature_files(tmp_path, monkeypatch):

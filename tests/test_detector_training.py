@@ -89,12 +89,13 @@ def test_training_is_determined_by_seed_and_variant(kind):
 
 def test_training_faults_are_named():
     videos, kinds, _ = training_videos()
+    first, *rest = videos
     for kind, (x, k), message in (
         ("vadclip", (videos[8:], kinds[8:]), "0 abnormal and 8 normal training videos"),
-        ("vadclip", ([videos[0][:, 1:], *videos[1:]], kinds), "video 0: features of shape"),
+        ("vadclip", ([first[:, 1:], *rest], kinds), "video 0: features of shape"),
         ("vadclip", ([v * 1e30 for v in videos], kinds), "logits are not finite"),
         ("anomalyclip", (videos[:10], kinds[:10]), "8 abnormal and 2 normal training videos"),
-        ("anomalyclip", ([videos[0] * np.nan, *videos[1:]], kinds), "not finite in epoch 0"),
+        ("anomalyclip", ([first * np.nan, *rest], kinds), "loss is not finite in epoch 0"),
     ):
         with pytest.raises(InputError, match=message):
             fit(made(kind), x, k)

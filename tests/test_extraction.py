@@ -4,6 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from faults.harness import refused
 
 from alertclip.backbone import load_backbone
 from alertclip.model import AlertCLIP
@@ -129,16 +130,14 @@ def test_released_features_are_checked_before_work(released):
         extraction.check_features(released)
     for file in released.features_dir.rglob("*test*.npy"):
         file.unlink()
-    with pytest.raises(InputError, match="no features of UCF-Crime's test videos"):
-        extraction.check_features(released)
+    assert "no features of UCF-Crime's test videos" in refused(extraction.check_features, released)
 
 
 def test_the_heads_without_text_take_features_of_any_width(released):
     rng = np.random.default_rng(0)
     for path in released.features_dir.rglob("*.npy"):
         np.save(path, rng.normal(size=(20, 40)).astype(np.float16))
-    with pytest.raises(InputError, match="width 40"):
-        extraction.extract_for_all(released, ["clip"], "vadclip")
+    assert "width 40" in refused(extraction.extract_for_all, released, ["clip"], "vadclip")
     small = {"segments": 8, "batch_size": 4, "epochs": 1, "epoch_steps": 1}
     P = released.changed({"sultani_changes": small, "rtfm_changes": small})
     table = detector_tables.head_table(P, ["clip"])
