@@ -20,6 +20,8 @@ from media.survey import VideoInfo, uniform_indices
 
 FIGHT = "UCF_Crimes_Videos/UCF_Crimes/Videos/Fighting/Fighting002_x264.mp4"
 CALM = "UCF_Crimes_Videos/UCF_Crimes/Videos/Testing_Normal_Videos_Anomaly/Normal_Videos_003.mp4"
+LEFT, RIGHT = (0.0, 0.1, 0.4, 0.5), (0.6, 0.3, 1.0, 0.9)
+POINTS = st.tuples(st.integers(1, 100_000), st.floats(0, 0.49), st.floats(0, 0.49))
 TRACK = (Keyframe(6, (0.0, 0.0, 0.5, 0.5)), Keyframe(16, (0.5, 0.5, 1.0, 1.0), False))
 
 
@@ -108,13 +110,7 @@ def test_what_cannot_be_read_is_named_and_left_out(clips, tmp_path):
     assert "twice" in refused(clips, [fight(), fight()], 4)
 
 
-def test_digest_follows_videos_and_sampling(clips):
-    cases = [(fight(), 4), (fight(), 4), (fight(), 5), (calm(0, 1), 4)]
-    found = [clips([i], n).digest() for i, n in cases]
-    assert found[0] == found[1] and len(set(found)) == 3
-
-
-def test_batch_shapes_and_device(clips):
+def test_shapes_of_a_batch_and_the_digest_of_videos_and_sampling(clips):
     dataset = clips([fight(Region("a", TRACK, ("x", "y")), Region("b")), calm(0.5, 0.6)], 6)
     batch = collate([dataset[0], dataset[1]]).to("cpu")
     assert batch.frames.shape == (2, 6, 3, *SIZE) and batch.frames.dtype == torch.uint8
@@ -124,6 +120,9 @@ def test_batch_shapes_and_device(clips):
     assert batch.hard_negatives == [["x", "y"], [], []] and batch.labels.tolist() == [1, 0]
     assert batch.boxes.dtype == torch.float32 and batch.keys == [FIGHT, f"{CALM}#0.5-0.6"]
     assert collate([dict(dataset[1], regions=[])]).boxes.shape == (0, 6, 4)
+    cases = [(fight(), 4), (fight(), 4), (fight(), 5), (calm(0, 1), 4)]
+    digests = [clips([item], frames).digest() for item, frames in cases]
+    assert digests[0] == digests[1] and len(set(digests)) == 3
 
 
 def test_validation_holds_out_whole_videos_of_every_class():
@@ -182,12 +181,6 @@ def test_uniform_indices_are_centres_of_equal_bins_of_frames_or_of_time():
     assert slow.duration == 9 and slow.clock[[3, 9]].tolist() == [0.375, 3.0]
     assert uniform_indices(slow, 3, 6.9, 9).tolist() == [9, 10]  # spans are times
     assert cover_spans(np.array([0, 4]), [(4.5, 5.5)], slow).tolist() == [0, 10]
-
-
-LEFT, RIGHT = (0.0, 0.1, 0.4, 0.5), (0.6, 0.3, 1.0, 0.9)
-
-
-POINTS = st.tuples(st.integers(1, 100_000), st.floats(0, 0.49), st.floats(0, 0.49))
 
 
 @settings(max_examples=60, deadline=None)

@@ -180,13 +180,10 @@ class TestScreening:
         kept, left = found.values.tolist()
         assert kept == ["keep", "keep: night scene", ""] and left[::2] == ["drop", "human: grainy"]
         assert before.loc["Normal/d.mp4", "decision"] == "keep"
-
-    @pytest.mark.parametrize("row", ["x.mp4,drop,seen", "a,remove,seen", "a,drop,"])
-    def test_wrong_overrides_are_named(self, tmp_path: Path, row: str) -> None:
-        path = tmp_path / "human.csv"
-        path.write_text(f"clip,override,reason\n{row}\n")
-        with pytest.raises(InputError, match=r"human\.csv, line 2: needs clip"):
-            screening.apply_overrides(pd.DataFrame({"clip": ["a"]}), path)
+        for row in ("x.mp4,drop,seen", "a,remove,seen", "a,drop,"):
+            human.write_text(f"clip,override,reason\n{row}\n")
+            with pytest.raises(InputError, match=r"human\.csv, line 2: needs clip"):
+                screening.apply_overrides(pd.DataFrame({"clip": ["a"]}), human)
 
     def test_measurements_are_reused(self, tmp_path: Path) -> None:
         write_video(moving(0), tmp_path / "a.mp4", 8)

@@ -17,6 +17,8 @@ from detectors.vadclip import training as vadclip_training
 from detectors.vadclip.model import VadCLIP
 from media.errors import InputError
 
+VAD = "learning_rate epochs batch_size balanced milestones window layers separation_weight variant"
+ANOMALY = "normal_id learning_rate epochs warmup_epochs emb_size depth inputs betas"
 KINDS = ["vadclip", "anomalyclip"]
 STILL = {
     "vadclip": ("text.", "disAdj.sigma"),
@@ -143,10 +145,6 @@ def test_learning_rate_of_anomalyclip_per_epoch():
     assert official[27] == pytest.approx(0.5 * (1 + np.cos(np.pi * 22 / 45)))
     assert 0 < official[49] < 2e-3 and official[50] == 0
     assert paper[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1]) and paper[5:] == official[5:]
-
-
-VAD = "learning_rate epochs batch_size balanced milestones window layers separation_weight variant"
-ANOMALY = "normal_id learning_rate epochs warmup_epochs emb_size depth inputs betas"
 
 
 @pytest.mark.parametrize(("kind", "preset", "variant", "expected"), [
