@@ -1,14 +1,14 @@
 """Ablations: valid variants, differences paired by seed, the schedule's rule, known inputs."""
 
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
 import pytest
 from test_detector_tables import scored
 
-from alertclip.records import Region
-from alertclip.vagta import Item
+from alertclip.records import Item, Region
 from companion import ablation_tables, ablations, figures, paper_numbers, variant_runs, variants
 from companion.ablation_tables import first_gain, gains, rank_correlation
 from companion.profiles import load_params
@@ -118,16 +118,13 @@ def test_variants_differ_from_each_other_and_what_decides_a_result_is_in_its_has
 
 
 def test_a_failed_job_is_named_and_the_others_go_on(tmp_path, monkeypatch, capsys):
-    def measure(P, name, seed):
-        if name == "global":
-            raise ValueError("no luck")
-        return pd.DataFrame({"value": [1.0]})
-
+    table = pd.DataFrame({"value": [1.0]})
+    measure = Mock(side_effect=[ValueError("no luck"), table, table])
     monkeypatch.setattr(ROOT, tmp_path)
     monkeypatch.setitem(variant_runs.MEASURES, "ablations", (measure, ()))
     monkeypatch.setattr(ablations, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
     monkeypatch.setattr(ablations, "prepare_data", lambda P: None)
-    P, names = load_params("smoke"), ["full", "region", "global"]
+    P, names = load_params("smoke"), ["global", "full", "region"]
     ablations.run(P, names, [0], cores=1)
     assert "global, seed 0: failed (no luck)" in capsys.readouterr().out
     log = ablations.result_file(P, "global", 0).with_suffix(".log")
@@ -199,7 +196,10 @@ def test_the_rule_needs_both_metrics_at_one_step_paired_by_seed():
     ]  # fmt: skip
     table = pd.DataFrame(rows, columns=["stage", "metric", "step", "seed", "variant", "value"])
     assert first_gain(table) == 75
-    first, half = gains(table).iloc[0], T2 * 0.1 / np.sqrt(3)  # times the standard error
+    first, half = (
+        gains(table).iloc[0],
+        T2 * 0.1 / np.sqrt(3),
+    )  # times the standard error
     expected = [2.0, 2.0 - half, 2.0 + half]
     assert first[["change", "low", "high"]].tolist() == pytest.approx(expected, abs=1e-5)
     assert first_gain(table[table["step"] < 75]) is None

@@ -53,7 +53,14 @@ def test_missing_weights_say_what_from_where_and_where_to_put_it(monkeypatch, tm
         assert part in str(caught.value)
 
 
-def test_files_that_are_absent_or_may_hold_code_are_refused(tmp_path):
+def test_unknown_and_unfit_models_and_files_that_may_hold_code_are_refused(tmp_path):
+    assert "no such open_clip model" in refused(load_backbone, "ViT-B-33")
+    with pytest.raises(InputError, match="backbone=ViT-B-16-quickgelu"):  # of another activation
+        load_backbone("ViT-B-16", "openai")
+    config = tiny_clip.config()
+    config["vision_cfg"]["attentional_pool"] = True
+    for model in (open_clip.CLIP(**config), open_clip.CustomTextCLIP(**tiny_clip.config())):
+        assert "own ViT" in refused(from_clip, model, tiny_clip.tokenize, "unfit", config)
     with pytest.raises(InputError, match="no such file.*laion2b_s34b_b79k"):
         load_backbone(BASE, "openia")
     with zipfile.ZipFile(tmp_path / "archive.pt", "w") as archive:
@@ -64,16 +71,6 @@ def test_files_that_are_absent_or_may_hold_code_are_refused(tmp_path):
     for name in ("archive.pt", "empty.pt", "pickled.pt"):
         with pytest.raises(InputError, match=f"{name}: not readable as plain weights.*safetens"):
             load_backbone(BASE, str(tmp_path / name))
-
-
-def test_unknown_and_unfit_models_are_refused():
-    assert "no such open_clip model" in refused(load_backbone, "ViT-B-33")
-    with pytest.raises(InputError, match="backbone=ViT-B-16-quickgelu"):  # of another activation
-        load_backbone("ViT-B-16", "openai")
-    config = tiny_clip.config()
-    config["vision_cfg"]["attentional_pool"] = True
-    for model in (open_clip.CLIP(**config), open_clip.CustomTextCLIP(**tiny_clip.config())):
-        assert "own ViT" in refused(from_clip, model, tiny_clip.tokenize, "unfit", config)
 
 
 def as_archive(state: dict[str, torch.Tensor], path: Path) -> None:

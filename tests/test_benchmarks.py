@@ -195,7 +195,7 @@ def test_msad_vector_is_cut_by_snippets(tmp_path):
         events.read_vector(path, [*between, "Fire_4"], counts, ["Fire"])  # nothing is left of it
 
 
-def test_lists_match_exact_names(tmp_path):
+def test_lists_match_exact_names_and_crops_of_a_video_count_once(tmp_path):
     folder = tmp_path / UCF.annotation_root
     folder.mkdir(parents=True)
     written(folder, "Abuse/Abuse028_x264.mp4", "", "Abuse/Abuse02.mp4", name="Anomaly_Test.txt")
@@ -205,16 +205,12 @@ def test_lists_match_exact_names(tmp_path):
     with pytest.raises(InputError, match="line 2: Abuse028_x264 stands in .*line 1 already"):
         read_list(UCF, tmp_path)
     assert "UCF-Crime has no val split, but train, test" in refused(read_list, UCF, tmp_path, "val")
-
-
-def test_crops_of_a_video_count_once(tmp_path):
-    folder = tmp_path / XD.annotation_root
-    folder.mkdir()
+    (folder := tmp_path / XD.annotation_root).mkdir()
     rows = [f"/x/{FIGHT}__{crop}.npy,B1-0-0" for crop in (0, 1)]
     written(folder, "path,label", *rows, name="xd_CLIP_rgbtest.csv")
-    assert [entry.name for entry in read_list(XD, tmp_path)] == [FIGHT]
-    entry = read_list(XD, tmp_path)[0].entry  # the csv names features, the path is the video's
-    assert XD.video_path(tmp_path, entry).name == f"{FIGHT}.mp4"
+    [entry] = read_list(XD, tmp_path)
+    assert entry.name == FIGHT  # the csv names features, the path is the video's
+    assert XD.video_path(tmp_path, entry.entry).name == f"{FIGHT}.mp4"
     written(folder, "path,label", "0,Abuse", name="xd_CLIP_rgbtest.csv")
     assert "line 2: expected a path ending in .npy" in refused(read_list, XD, tmp_path)
     written(folder, "path,label", rows[0], rows[0], name="xd_CLIP_rgbtest.csv")

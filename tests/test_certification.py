@@ -43,8 +43,8 @@ class TestCertification:
     def test_a_reduced_run_is_not_certified(self, tmp_path, profile, changes, lacking):
         real_root(tmp_path)
         table = backbones(88.02, 89.32)
-        status = book_of(tmp_path, profile, changes=changes, vadclip_backbones=table)["status"]
-        found = status[CLIP]
+        book = book_of(tmp_path, profile, changes=changes, vadclip_backbones=table)
+        found = book.status[CLIP]
         if lacking:
             assert found.startswith(f"{ledger.DIRECTION}: needs the ") and lacking in found
         else:
@@ -52,9 +52,8 @@ class TestCertification:
 
     def test_short_lists_other_annotations_and_wide_intervals_are_named(self, tmp_path):
         def lacking(text, **ends):
-            row = backbones(88.02, 89)[0] | ends
-            book = book_of(tmp_path, "paper", vadclip_backbones=[row])
-            assert book.loc[CLIP, "status"] == f"{ledger.DIRECTION}: needs {text}"
+            book = book_of(tmp_path, "paper", vadclip_backbones=[backbones(88.02, 89)[0] | ends])
+            assert book.status[CLIP] == f"{ledger.DIRECTION}: needs {text}"
 
         lacking("the full train list, 1610 videos, has none")
         real_root(tmp_path, train_items=16)

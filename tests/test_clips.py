@@ -125,7 +125,7 @@ def test_shapes_of_a_batch_and_the_digest_of_videos_and_sampling(clips):
     assert digests[0] == digests[1] and len(set(digests)) == 3
 
 
-def test_validation_holds_out_whole_videos_of_every_class():
+def test_validation_holds_out_whole_videos_and_a_video_of_two_splits_stops_the_run(monkeypatch):
     videos = [f"V/{name}/{name}{i}.mp4" for name in ("Arson", "Robbery") for i in range(20)]
     items = [Item(v, "", (Region("r"),), (s, s + 1.0)) for v in videos for s in range(3)]
     items.append(Item("V/Fighting/only.mp4", "", (Region("r"),)))
@@ -135,9 +135,6 @@ def test_validation_holds_out_whole_videos_of_every_class():
     assert sorted(i.class_name for i in held) == ["Arson"] * 6 + ["Robbery"] * 6
     again, other = (splits.split_validation(items, 0.1, seed)[1] for seed in (3, 4))
     assert held == again != other
-
-
-def test_a_video_of_two_splits_stops_the_run(monkeypatch):
     videos = {"train": ["a.mp4", "b.mp4"], "dev": ["c.mp4"], "test": ["d.mp4"]}
     split = lambda P, name: ([Item(v, "", ()) for v in videos[name]], None)  # noqa: E731
     monkeypatch.setattr(splits, "load_split", split)

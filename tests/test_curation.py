@@ -12,7 +12,6 @@ from alertclip.records import Item, Keyframe, Region
 from companion import screening_tables
 from curation import quality, redundancy, screening
 from curation.__main__ import main
-from curation.quality import level
 from media.errors import InputError
 from media.video import probe
 from miniworld import planted_faults
@@ -25,8 +24,7 @@ def moving(seed: int, count: int = 24) -> np.ndarray:
     coarse = rng.integers(40, 200, (12, 16, 3), np.uint8)
     scene = np.roll(np.kron(coarse, np.ones((8, 8, 1), np.uint8)), 3, (0, 1))  # off the coding grid
     frames = np.stack([scene] * count)
-    places = np.cumsum(rng.integers(0, 8, count)) % 100
-    for frame, x in zip(frames, places, strict=True):
+    for frame, x in zip(frames, np.cumsum(rng.integers(0, 8, count)) % 100, strict=True):
         frame[40:60, x : x + 20] = 255 - seed % 7
     return frames
 
@@ -34,9 +32,9 @@ def moving(seed: int, count: int = 24) -> np.ndarray:
 class TestMeasures:
     def test_levels_by_hand_and_the_worst_measure_decides(self) -> None:
         rising, falling = (1, 2, 3, 4), (4, 3, 2, 1)
-        assert [level(v, rising) for v in (0.9, 1, 2.5, 4)] == [1, 2, 3, 5]
-        assert [level(v, falling) for v in (4.1, 4, 2.5, 1)] == [1, 2, 3, 5]
-        assert level(float("nan"), rising) == 1
+        assert [quality.level(v, rising) for v in (0.9, 1, 2.5, 4)] == [1, 2, 3, 5]
+        assert [quality.level(v, falling) for v in (4.1, 4, 2.5, 1)] == [1, 2, 3, 5]
+        assert quality.level(float("nan"), rising) == 1
         good = {name: thresholds[-1] for name, thresholds in quality.LEVELS.items()}
         assert quality.score_quality(good)[0] == 5
         assert quality.score_quality(good | {"luma": 5.0, "blur": 0.5}) == (1, "luma")

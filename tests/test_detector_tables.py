@@ -5,10 +5,10 @@ import pytest
 import torch
 from faults.harness import refused
 from test_video import write_ids
+from tiny_detectors import SMALL_VAD
 
 from alertclip.records import Item
 from companion import detector_plots, detector_tables, extraction, other_models, tuned_models
-from companion.detector_tables import Scored
 from companion.profiles import load_params
 from detectors import features
 from detectors.benchmarks import load_benchmark, training_videos
@@ -34,8 +34,7 @@ def P(tmp_path, monkeypatch):
     """Smoke profile on feature files that stand for videos: the real path from there on."""
     monkeypatch.setattr("companion.profiles.ROOT", tmp_path)
     monkeypatch.setattr(extraction, "prepare_data", lambda P: P.data_dir)
-    small = {"length": 16, "window": 4, "layers": 1, "prefix": 4, "postfix": 4}
-    small |= {"batch_size": 4, "epochs": 1}
+    small = SMALL_VAD | {"layers": 1, "epochs": 1}
     params = load_params("smoke", {"detector_seeds": [0], "vadclip_changes": small})
     root = params.data_dir
     root.mkdir(parents=True)
@@ -70,17 +69,15 @@ def test_test_labels_reach_neither_training_nor_scores(P, detector):
 
 def test_scores_of_another_method_and_classes_of_training_are_read_from_files(P, tmp_path):
     annotate(P.data_dir, [0, 1] * 4)
-    folder = tmp_path / "scores"
-    folder.mkdir()
     event = np.repeat([0.0, 1.0, 0.0], [2, 8, 6])[:, None]  # features of 4 frames; frames 8-40
     for i in range(ROWS["test"]):
-        np.save(folder / f"test{i:03d}__0.npy", event * (i % 2) - 3)
-    found = other_models.read_scores(P, "oracle", folder)
+        np.save(tmp_path / f"test{i:03d}__0.npy", event * (i % 2) - 3)
+    found = other_models.read_scores(P, "oracle", tmp_path)
     auc = detector_tables.resample_models(P, [found])["oracle"]["frame AUC"][0]
     assert auc[0, 0] == 1
-    np.save(folder / "test003__0.npy", np.zeros((16, 2)))
+    np.save(tmp_path / "test003__0.npy", np.zeros((16, 2)))
     with pytest.raises(InputError, match="test003 .* no column of scores"):
-        other_models.read_scores(P, "oracle", folder)
+        other_models.read_scores(P, "oracle", tmp_path)
     videos = training_videos(load_benchmark("miniworld"), P.data_dir)
     assert [*videos.values()][:3] == [(), ("Fighting",), ()]  # and no times
     (P.data_dir / "train.txt").write_text("UCF/Picnic/a.mp4\n")
@@ -97,7 +94,7 @@ def scored(stage, values):
     for value in values:
         videos = [value * event, value * event, np.zeros(16), np.zeros(16)]
         seeds.append([VideoScores(v, np.eye(9)[np.where(v > 0, 2, 0)]) for v in videos])
-    return Scored(stage, "vadclip", 4, truths, truths, seeds, [])
+    return detector_tables.Scored(stage, "vadclip", 4, truths, truths, seeds, [])
 
 
 def test_oracle_inverse_and_mean_over_seeds():

@@ -28,6 +28,8 @@ from .harness import Case, disk, no_trace, pickle_with_code, refused
 
 LEFT_OUT, CLIP_OUT = (f"{name} left out, the others stay" for name in ("item", "clip"))
 WHOLE = "whole frame instead"
+STOPS = "stops; nothing torn is left"
+FULL, READ_ONLY = r"No space left.*make room", r"cannot be written \((Read-only|Not a dir|File ex)"
 NOT_JSON = "not valid UTF-8 JSON"
 FILES = [
     ("empty", b"", NOT_JSON),
@@ -37,6 +39,7 @@ FILES = [
     ("null", b"null", "expected a list"),
 ]
 LEAVES, TIMES = "path leaves the data root", "not two increasing seconds"
+GOOD = item(video="MSAD/MSAD_Videos/Normal_Testing/a b.mp4", box_infos=[[]])
 FAR_BOX = [[keyframe(bbox=(0, 0, 1e300, 1))]]
 ITEMS: list[tuple[str, dict[str, Any], str, str]] = [
     ("path back and out", {"video": "a/../../b.mp4"}, LEAVES, LEFT_OUT),
@@ -74,23 +77,11 @@ def refuse(read: Callable, name: str, make: Callable[[Path], object], folder: Pa
     return refused(read, folder / name)
 
 
-def read_item(changes: dict[str, Any], kept: bool, folder: Path) -> str:
-    good = item(video="MSAD/MSAD_Videos/Normal_Testing/a b.mp4", box_infos=[[]])
-    items, report = load_vagta(written(folder, [item(**changes), good]))
-    assert len(items) == 1 + kept and items[-1].video == good["video"]
-    return told(report.rows)
-
-
-def read_region(changes: dict[str, Any], kept: int, folder: Path) -> str:
-    rows = [qwen(**changes), qwen(video=NORMAL)]
-    items, report = load_surrogate(written(folder, {"items": rows}))
-    assert len(items) == kept
-    return told(report.rows)
-
-
-def twice(folder: Path) -> str:
-    items, report = load_vagta(written(folder, [item(), item(global_caption="Fighting: other")]))
-    assert len(items) == 1
+def read(load: Callable, rows: list[dict[str, Any]], kept: int, folder: Path) -> str:
+    """What is said of rows of which the last is good."""
+    content = rows if load is load_vagta else {"items": rows}
+    items, report = load(written(folder, content))
+    assert len(items) == kept and items[-1].video == rows[-1]["video"]
     return told(report.rows)
 
 
@@ -157,10 +148,6 @@ def code_in_cache(folder: Path) -> str:
     return "(nothing)"
 
 
-STOPS = "stops; nothing torn is left"
-FULL, READ_ONLY = r"No space left.*make room", r"cannot be written \((Read-only|Not a dir|File ex)"
-
-
 def save_stage(folder: Path, step: int = 2) -> None:
     model = tiny_model()
     optimizer = torch.optim.AdamW(checkpoint.trainable(model).values())
@@ -222,11 +209,14 @@ CASES = [
     *(Case(f"annotation file: {given}", "file refused", rf"annotations\.json: .*{says}",
            partial(refuse, load_vagta, "annotations.json", partial(Path.write_bytes, data=content)))
       for given, content, says in FILES),
-    *(Case(f"annotation item: {given}", done, says, partial(read_item, changes, done != LEFT_OUT))
+    *(Case(f"annotation item: {given}", done, says,
+           partial(read, load_vagta, [item(**changes), GOOD], 1 + (done != LEFT_OUT)))
       for given, changes, says, done in ITEMS),
-    *(Case(f"hard-negative row: {given}", done, says, partial(read_region, changes, kept))
+    *(Case(f"hard-negative row: {given}", done, says,
+           partial(read, load_surrogate, [qwen(**changes), qwen(video=NORMAL)], kept))
       for given, changes, says, done, kept in ROWS),
-    Case("annotation item: twice, differently", "first one kept", "duplicate item, diff", twice),
+    Case("annotation item: twice, differently", "first one kept", "duplicate item, diff",
+         partial(read, load_vagta, [item(), item(global_caption="Fighting: other")], 1)),
     Case("annotation item: ages after its video", "clipped to the video",
          r"^segment ends at \d+\.00 s, its video at 1\.33 s: clipped; region ends [^;]*: clipped$",
          far_frames),
