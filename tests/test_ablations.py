@@ -119,12 +119,12 @@ def test_variants_differ_from_each_other_and_what_decides_a_result_is_in_its_has
 
 def test_a_failed_job_is_named_and_the_others_go_on(tmp_path, monkeypatch, capsys):
     table = pd.DataFrame({"value": [1.0]})
-    measure = Mock(side_effect=[ValueError("no luck"), table, table])
+    measure = Mock(side_effect=[table, table, ValueError("no luck")])
     monkeypatch.setattr(ROOT, tmp_path)
     monkeypatch.setitem(variant_runs.MEASURES, "ablations", (measure, ()))
     monkeypatch.setattr(ablations, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
     monkeypatch.setattr(ablations, "prepare_data", lambda P: None)
-    P, names = load_params("smoke"), ["global", "full", "region"]
+    P, names = load_params("smoke"), ["full", "region", "global"]
     ablations.run(P, names, [0], cores=1)
     assert "global, seed 0: failed (no luck)" in capsys.readouterr().out
     log = ablations.result_file(P, "global", 0).with_suffix(".log")
