@@ -61,13 +61,12 @@ def test_a_detector_is_compared_on_the_same_features():
 
 
 def test_a_verdict_counts_what_the_interval_leaves_zero_out_of():
-    columns = ["title", "metric", "value", "change", "low", "high", "seeds", "reference"]
-    rows = [("whole", "AUC", 80, 0, 0, 0, 5, True), ("a", "AUC", 75, -5, -6, -4, 5, False),
-            ("b", "AUC", 81, 1, -1, 3, 5, False)]  # fmt: skip
-    said = ablation_tables.verdict(pd.DataFrame(rows, columns=columns))
+    rows = [("whole", 80, 0, 0, 0, True), ("a", 75, -5, -6, -4, False), ("b", 81, 1, -1, 3, False)]
+    columns = ["title", "value", "change", "low", "high", "reference"]
+    table = pd.DataFrame(rows, columns=columns).assign(metric="AUC", seeds=5)
     worse = "Worse: **1 of 2 variants** (a -5.0 [-6.0, -4.0]). Better: **0**. For the other 1"
-    assert worse in said
-    one = pd.DataFrame(rows, columns=columns).assign(seeds=1, low=np.nan, high=np.nan)
+    assert worse in ablation_tables.verdict(table)
+    one = table.assign(seeds=1, low=np.nan, high=np.nan)
     assert "a: -5.0 points; b: +1.0 points. One seed" in ablation_tables.verdict(one)
 
 

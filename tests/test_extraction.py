@@ -49,8 +49,9 @@ def released(tmp_path, monkeypatch):
     cone = anchors(model, ["normal"])["class prompts"].mean(axis=0)
     lists = tmp_path / "ucf_crime/lists"
     lists.mkdir(parents=True)
-    truth, rows = [], {"": [], "test": []}
+    truth = []
     for split, crops, count in (("", range(10), 4), ("test", [5], 2)):
+        rows = ["path,label"]
         for label, i in product(("Abuse", "Fighting", NORMAL), range(count)):
             name = f"{label}{split}{i:03d}_x264"
             folder = tmp_path / "features/UCFClipFeatures" / label
@@ -59,12 +60,11 @@ def released(tmp_path, monkeypatch):
                 path = folder / f"{name}__{crop}.npy"
                 noise = rng.normal(size=(20, len(cone))) / len(cone) ** 0.5
                 np.save(path, (10 * (cone + noise)).astype(np.float16))
-                rows[split].append(f"/their/disk/{path.relative_to(tmp_path)},{label}")
+                rows.append(f"/their/disk/{path.relative_to(tmp_path)},{label}")
             events = "Normal  -1  -1" if label == NORMAL else f"{label}  {30 + i}  200"
             truth += [f"{name}.mp4  {events}  -1  -1"] * (split == "test")
+        (lists / f"ucf_CLIP_rgb{split}.csv").write_text("\n".join(rows))
     (lists / "Temporal_Anomaly_Annotation.txt").write_text("\n".join(truth))
-    for split, lines in rows.items():
-        (lists / f"ucf_CLIP_rgb{split}.csv").write_text("\n".join(["path,label", *lines]))
     short = load_params("smoke").detector.vadclip_changes | {"epochs": 1, "batch_size": 32}
     return load_params("smoke", {
         "world": "vagta", "data_root": str(tmp_path), "features": str(tmp_path / "features"),

@@ -28,9 +28,9 @@ def tokenize(texts: list[str], length: int = 12) -> Tensor:
     """START, a token per word, STOP for a full stop, END and zeros."""
     tokens = torch.zeros(len(texts), length, dtype=torch.long)
     for row, text in zip(tokens, texts, strict=True):
-        words = [zlib.crc32(word.encode()) % 46 + 1 for word in text.removesuffix(".").split()]
-        found = [START, *[*words, *[STOP] * text.endswith(".")][: length - 2], END]
-        row[: len(found)] = torch.tensor(found)
+        words = text.replace(".", " .").split()[: length - 2]
+        found = [STOP if w == "." else zlib.crc32(w.encode()) % 46 + 1 for w in words]
+        row[: len(found) + 2] = torch.tensor([START, *found, END])
     return tokens
 
 
