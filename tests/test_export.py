@@ -20,10 +20,10 @@ TEXTS = ["two men fight", "a calm street"]
 SENTENCES = ["two men fight", "a café, calm & quiet; it's 3 o'clock", "stop! hey!you"]
 
 
-def tuned_clip(image_size: list[int], quick_gelu: bool = True) -> AlertCLIP:
+def tuned_clip(*image_size: int, quick_gelu: bool = True) -> AlertCLIP:
     """A tiny AlertCLIP with open_clip's tokenizer, everything trainable moved."""
     config = tiny_clip.config(quick_gelu=quick_gelu)
-    config["vision_cfg"] |= {"image_size": image_size}
+    config["vision_cfg"] |= {"image_size": [*image_size]}
     config["text_cfg"] |= {"vocab_size": 49408, "context_length": 77}
     torch.manual_seed(0)
     clip = open_clip.CLIP(**config)
@@ -35,11 +35,6 @@ def tuned_clip(image_size: list[int], quick_gelu: bool = True) -> AlertCLIP:
     return model.eval()
 
 
-@pytest.fixture
-def tuned() -> AlertCLIP:
-    return tuned_clip([24, 32])
-
-
 @torch.no_grad()
 def embeddings(model: AlertCLIP) -> list[torch.Tensor]:
     frames, mask = tiny_clip.frames(1, 3), torch.ones(1, 3, dtype=torch.bool)
@@ -48,7 +43,8 @@ def embeddings(model: AlertCLIP) -> list[torch.Tensor]:
 
 
 @torch.no_grad()
-def test_alertclip_comes_back_whole_and_open_clip_and_peft_load_their_parts(tuned, tmp_path):
+def test_alertclip_comes_back_whole_and_open_clip_and_peft_load_their_parts(tmp_path):
+    tuned = tuned_clip(24, 32)
     before, scale, state = embeddings(tuned), tuned.logit_scale.item(), tuned.clip.state_dict()
     start = {n.replace(".base_layer", ""): v.clone() for n, v in state.items() if "lora_" not in n}
     out = export_open_clip(tuned, tmp_path / "export", {"stage": 1})
@@ -79,8 +75,8 @@ def test_alertclip_comes_back_whole_and_open_clip_and_peft_load_their_parts(tune
     torch.testing.assert_close(embeddings(tuned), before, atol=1e-5, rtol=0)
 
 
-def test_unfinished_and_foreign_folders_are_refused(tuned, tmp_path):
-    export_open_clip(tuned, tmp_path / "a", {})
+def test_unfinished_and_foreign_folders_are_refused(tmp_path):
+    export_open_clip(tuned_clip(24, 32), tmp_path / "a", {})
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     (tmp_path / "b" / META).unlink()
     with pytest.raises(SystemExit, match=f"no {META}; not a finished Alert-CLIP export"):
@@ -97,7 +93,7 @@ def test_unfinished_and_foreign_folders_are_refused(tuned, tmp_path):
 @pytest.mark.parametrize("quick_gelu", [True, False])
 @torch.no_grad()
 def test_transformers_gives_the_same_embeddings_and_tokens(quick_gelu, tmp_path):
-    model = tuned_clip([32, 32], quick_gelu)
+    model = tuned_clip(32, 32, quick_gelu=quick_gelu)
     frames = tiny_clip.frames(1, 2, size=(32, 32))
     image, text = model.encode_frames(frames).v[0], model.encode_text(SENTENCES)
     export_open_clip(model, tmp_path / "full", {})
