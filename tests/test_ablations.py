@@ -195,10 +195,7 @@ def test_the_rule_needs_both_metrics_at_one_step_paired_by_seed():
     ]  # fmt: skip
     table = pd.DataFrame(rows, columns=["stage", "metric", "step", "seed", "variant", "value"])
     assert first_gain(table) == 75
-    first, half = (
-        gains(table).iloc[0],
-        T2 * 0.1 / np.sqrt(3),
-    )  # times the standard error
+    first, half = gains(table).iloc[0], T2 * 0.1 / np.sqrt(3)  # times the standard error
     expected = [2.0, 2.0 - half, 2.0 + half]
     assert first[["change", "low", "high"]].tolist() == pytest.approx(expected, abs=1e-5)
     assert first_gain(table[table["step"] < 75]) is None

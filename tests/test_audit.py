@@ -110,10 +110,9 @@ def test_planted_faults_are_found_and_left_out(tmp_path, world):
     assert (found.loc[certain, "value"] == 1).all()
     assert found.loc["wrong polarity", "value"] > 0.9
     assert 0.3 < found.loc["fantastical", "value"] < 0.8  # of normal captions only, as defined
-    original, planted, cleaned = (
-        [row["hard_negative"] for row in json.loads(path.read_text())["items"]]
-        for path in (world, tmp_path / "planted.json", tmp_path / "vagta-clean.json")
-    )
+    files = world, tmp_path / "planted.json", tmp_path / "vagta-clean.json"
+    rows = [json.loads(path.read_text())["items"] for path in files]
+    original, planted, cleaned = ([row["hard_negative"] for row in found] for found in rows)
     spoilt = [a != b for a, b in zip(original, planted, strict=True)]
     assert sum(spoilt) == 80
     left = [len(c) for c, bad in zip(cleaned, spoilt, strict=True) if not bad]

@@ -20,17 +20,14 @@ CONE = RNG.normal(size=16)  # features of a model lie around one direction
 
 @pytest.fixture(scope="module")
 def model():
-    return AlertCLIP(load_backbone("miniclip")).eval()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(check, "ROWS", 2)  # few are enough
+        yield AlertCLIP(load_backbone("miniclip")).eval()
 
 
 @pytest.fixture(scope="module")
 def video(root):
     return next((root / "lib/miniworld/example").rglob("*.mp4"))
-
-
-@pytest.fixture(autouse=True)
-def few_rows(monkeypatch):
-    monkeypatch.setattr(check, "ROWS", 2)
 
 
 def test_our_own_rule_is_named(model, video, tmp_path):
@@ -96,10 +93,8 @@ def test_files_are_found_by_name_in_any_folder(tmp_path):
 
 def test_features_of_another_model_are_refused(tmp_path):
     files = [made(tmp_path, f"v{i}") for i in range(4)]
-    summary, known = (
-        check.summarise(files),
-        {"class prompts": unit(CONE + RNG.normal(size=(3, 16)))},
-    )
+    known = {"class prompts": unit(CONE + RNG.normal(size=(3, 16)))}
+    summary = check.summarise(files)
     check.check_space(summary, known, "tiny")
     away = CONE[::-1] - (CONE[::-1] @ unit(CONE)) * unit(CONE)  # at a right angle
     with pytest.raises(InputError, match=r"another model than tiny: .* with class prompts"):

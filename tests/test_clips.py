@@ -22,6 +22,7 @@ FIGHT = "UCF_Crimes_Videos/UCF_Crimes/Videos/Fighting/Fighting002_x264.mp4"
 CALM = "UCF_Crimes_Videos/UCF_Crimes/Videos/Testing_Normal_Videos_Anomaly/Normal_Videos_003.mp4"
 LEFT, RIGHT = (0.0, 0.1, 0.4, 0.5), (0.6, 0.3, 1.0, 0.9)
 POINTS = st.tuples(st.integers(1, 100_000), st.floats(0, 0.49), st.floats(0, 0.49))
+video_info = partial(VideoInfo, width=4, height=4)
 TRACK = (Keyframe(6, (0.0, 0.0, 0.5, 0.5)), Keyframe(16, (0.5, 0.5, 1.0, 1.0), False))
 
 
@@ -159,10 +160,6 @@ def test_parts_come_in_order_and_wait_for_the_caller():
     assert all([p for i, p in found if i == item] == [0, 1, 2] for item in range(7))
 
 
-def video_info(frames, fps, times=()):
-    return VideoInfo(frames, fps, 4, 4, times=times)
-
-
 def test_uniform_indices_are_centres_of_equal_bins_of_frames_or_of_time():
     assert uniform_indices(video_info(8, 1), 0, 8, 4).tolist() == [1, 3, 5, 7]
     assert uniform_indices(video_info(300, 30), 1, 2, 3).tolist() == [35, 45, 55]
@@ -171,7 +168,7 @@ def test_uniform_indices_are_centres_of_equal_bins_of_frames_or_of_time():
     assert uniform_indices(video_info(300, 25), 0.99, 1.0, 4).tolist() == [25]  # never empty
     hour = video_info(108_000, 30)
     assert uniform_indices(hour, 0, 3600, 7)[[0, -1]].tolist() == [7714, 100285]
-    slow = video_info(12, 1.5, (*np.arange(8) / 8, 1.0, 3.0, 5.0, 7.0, 9.0))  # 8 fps, then 0.5
+    slow = video_info(12, 1.5, times=(*np.arange(8) / 8, 1.0, 3.0, 5.0, 7.0, 9.0))  # 8 fps, then .5
     assert uniform_indices(slow, 0, 9, 4).tolist() == [1, 4, 7, 10]
     assert uniform_indices(slow, 0, 9, 4, "time").tolist() == [8, 9, 10, 11]
     assert uniform_indices(slow, 0, 0.5, 2, "time").tolist() == [1, 3]
