@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 CUDA = torch.device("cuda", 0)
 MAY_MIX = "copy_", "_to_copy", "index", "index_put", "index_put_", "_index_put_impl_"  # as on a GPU
@@ -53,12 +53,9 @@ class OnGPU(torch.Tensor):
 def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """One operation, after a check that its tensors lie on one device."""
     name = func.overloadpacket.__name__
-    there, here = [], []
-
-    def sort(tensor: torch.Tensor) -> None:
-        (there if isinstance(tensor, OnGPU) else here).append(tensor)
-
-    tree_map_only(torch.Tensor, sort, (args, kwargs))
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    there = [tensor for tensor in tensors if isinstance(tensor, OnGPU)]
+    here = [tensor for tensor in tensors if not isinstance(tensor, OnGPU)]
     if there and any(t.ndim for t in here) and name not in MAY_MIX:
         shapes = [tuple(t.shape) for t in here]
         raise RuntimeError(f"{name}: tensors of cuda:0 and of the processor, {shapes}")

@@ -1,25 +1,15 @@
 """Ablations: valid variants, differences paired by seed, the schedule's rule, known inputs."""
 
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
 import pytest
 from test_detector_tables import scored
 
-from alertclip.records import Region
-from alertclip.vagta import Item
-from companion import (
-    ablation_tables,
-    ablations,
-    detector_tables,
-    figures,
-    paper_numbers,
-    profiles,
-    readme,
-    variant_runs,
-    variants,
-)
+from alertclip.records import Item, Region
+from companion import ablation_tables, ablations, figures, paper_numbers, variant_runs, variants
 from companion.ablation_tables import first_gain, gains, rank_correlation
 from companion.profiles import load_params
 from companion.splits import standard_negatives
@@ -27,29 +17,15 @@ from media.errors import InputError
 
 VARIANTS = variants.load_variants()
 T2 = 4.302652729911275  # Student's t, 97.5%, of two degrees of freedom
+ROOT = "companion.profiles.ROOT"
 
 
-def changed_hashes(**changes: object) -> set[str]:
-    P, other = load_params("mini"), load_params("mini", changes)
-    hashed = variant_runs.inputs_hash
-    return {name for name in VARIANTS if hashed(P, name, 0) != hashed(other, name, 0)}
-
-
-def test_every_variant_is_valid_and_differs_from_the_others():
-    P = load_params("mini")
-    assert len({variant_runs.inputs_hash(P, name, 0) for name in VARIANTS}) == len(VARIANTS)
-    for group in {variant.group for variant in VARIANTS.values()}:
-        assert sum(v.reference for v in VARIANTS.values() if v.group == group) == 1
-
-
-MISSPELT = {"lora_rank": "title: x, changes: {lora_rank: 3}", "titel": "titel: x"}
-
-
-@pytest.mark.parametrize(("wrong", "row"), MISSPELT.items())
-def test_a_misspelt_variant_is_named(tmp_path, wrong, row):
-    (tmp_path / "ablations.yaml").write_text(f"alertclip:\n  x: {{group: A, {row}}}\n")
-    with pytest.raises(InputError, match=f"(?s)ablations.yaml, x: .*{wrong}"):
-        variants.load_variants(tmp_path / "ablations.yaml")
+def test_a_misspelt_variant_is_named(tmp_path):
+    file = tmp_path / "ablations.yaml"
+    for row, wrong in (("title: x, changes: {lora_rank: 3}", "lora_rank"), ("titel: x", "titel")):
+        file.write_text(f"alertclip:\n  x: {{group: A, {row}}}\n")
+        with pytest.raises(InputError, match=f"(?s)ablations.yaml, x: .*{wrong}"):
+            variants.load_variants(file)
 
 
 def test_results_hold_value_and_change_each_with_its_own_interval():
@@ -85,27 +61,22 @@ def test_a_detector_is_compared_on_the_same_features():
 
 
 def test_a_verdict_counts_what_the_interval_leaves_zero_out_of():
-    columns = ["title", "metric", "value", "change", "low", "high", "seeds", "reference"]
-    rows = [("whole", "AUC", 80, 0, 0, 0, 5, True), ("a", "AUC", 75, -5, -6, -4, 5, False),
-            ("b", "AUC", 81, 1, -1, 3, 5, False)]  # fmt: skip
-    said = ablation_tables.verdict(pd.DataFrame(rows, columns=columns))
-    assert (
-        "Worse: **1 of 2 variants** (a -5.0 [-6.0, -4.0]). Better: **0**. For the other 1" in said
-    )
-    one = pd.DataFrame(rows, columns=columns).assign(seeds=1, low=np.nan, high=np.nan)
+    rows = [("whole", 80, 0, 0, 0, True), ("a", 75, -5, -6, -4, False), ("b", 81, 1, -1, 3, False)]
+    columns = ["title", "value", "change", "low", "high", "reference"]
+    table = pd.DataFrame(rows, columns=columns).assign(metric="AUC", seeds=5)
+    worse = "Worse: **1 of 2 variants** (a -5.0 [-6.0, -4.0]). Better: **0**. For the other 1"
+    assert worse in ablation_tables.verdict(table)
+    one = table.assign(seeds=1, low=np.nan, high=np.nan)
     assert "a -5.0; b +1.0. One seed" in ablation_tables.verdict(one)
 
 
-@pytest.mark.parametrize(
-    ("kind", "metrics"),
-    [
-        ("vadclip", {"mAP@0.1", "mAP@0.2", "mAP@0.3", "mAP@0.4", "mAP@0.5", "mAP@AVG"}),
-        ("anomalyclip", {"mean AUC", "mean AP"}),
-    ],
-)
+@pytest.mark.parametrize(("kind", "metrics"), [
+    ("vadclip", {"mAP@0.1", "mAP@0.2", "mAP@0.3", "mAP@0.4", "mAP@0.5", "mAP@AVG"}),
+    ("anomalyclip", {"mean AUC", "mean AP"}),
+])  # fmt: skip
 def test_a_detector_gets_the_profiles_backbone_and_its_papers_metrics(monkeypatch, kind, metrics):
-    asked, best = [], [scored("clip", [1.0])]
-    monkeypatch.setattr(detector_tables, "score_stages", lambda *given: asked.append(given) or best)
+    asked, best, score = [], [scored("clip", [1.0])], "companion.detector_tables.score_stages"
+    monkeypatch.setattr(score, lambda *given: asked.append(given) or best)
     P = load_params("smoke", {"ablation_backbone": "clip"})
     table = pd.concat(variant_runs._detected(P, kind)).set_index("metric")["value"]
     assert asked == [(P, kind, ["clip"])] and table["frame AUC"] == 100
@@ -114,7 +85,7 @@ def test_a_detector_gets_the_profiles_backbone_and_its_papers_metrics(monkeypatc
 
 
 def test_a_hash_that_reads_as_a_number_stays_text(tmp_path, monkeypatch):
-    monkeypatch.setattr(profiles, "ROOT", tmp_path)
+    monkeypatch.setattr(ROOT, tmp_path)
     P, digest = load_params("mini"), variant_runs.inputs_hash(load_params("mini"), "full", 0)
     for found in ("417e66085674", digest):
         row = {"variant": "full", "seed": 0, "metric": "MSS", "value": 1, "params": found}
@@ -125,25 +96,30 @@ def test_a_hash_that_reads_as_a_number_stays_text(tmp_path, monkeypatch):
         assert ablations._current(P, "full", 0, "ablations") is (found == digest)
 
 
-def test_what_decides_a_result_is_in_its_hash():
+def test_variants_differ_from_each_other_and_what_decides_a_result_is_in_its_hash():
+    def hashes(**changes: object) -> dict[str, str]:
+        P = load_params("mini", changes)
+        return {name: variant_runs.inputs_hash(P, name, 0) for name in VARIANTS}
+
+    def changed(**changes: object) -> set[str]:
+        return {name for name, found in hashes(**changes).items() if found != own[name]}
+
+    own = hashes()
+    assert len(set(own.values())) == len(VARIANTS)
+    for group in {variant.group for variant in VARIANTS.values()}:
+        assert sum(v.reference for v in VARIANTS.values() if v.group == group) == 1
     tuned = {name for name, variant in VARIANTS.items() if variant.kind == "alertclip"}
-    assert changed_hashes(ablation_detector=True) == {
-        "full", "global", "region", "standard", "joint",
-    }  # fmt: skip
-    assert changed_hashes(ablation_backbone="clip") == set(VARIANTS) - tuned
-    assert changed_hashes(stage2_steps=26) == set(VARIANTS)
-    assert changed_hashes(stage1_base_lr=1e-3) == set(VARIANTS)
-    assert not changed_hashes(stage2_save_steps=7, stage1_save_limit=9)
-    assert not changed_hashes(workers=7, transfer={}, qa_epochs=1, video="a.mp4")
+    assert changed(ablation_detector=True) == {"full", "global", "region", "standard", "joint"}
+    assert changed(ablation_backbone="clip") == set(VARIANTS) - tuned
+    assert changed(stage2_steps=26) == changed(stage1_base_lr=1e-3) == set(VARIANTS)
+    assert not changed(stage2_save_steps=7, stage1_save_limit=9)
+    assert not changed(workers=7, transfer={}, qa_epochs=1, video="a.mp4")
 
 
 def test_a_failed_job_is_named_and_the_others_go_on(tmp_path, monkeypatch, capsys):
-    def measure(P, name, seed):
-        if name == "global":
-            raise ValueError("no luck")
-        return pd.DataFrame({"value": [1.0]})
-
-    monkeypatch.setattr(profiles, "ROOT", tmp_path)
+    table = pd.DataFrame({"value": [1.0]})
+    measure = Mock(side_effect=[table, table, ValueError("no luck")])
+    monkeypatch.setattr(ROOT, tmp_path)
     monkeypatch.setitem(variant_runs.MEASURES, "ablations", (measure, ()))
     monkeypatch.setattr(ablations, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
     monkeypatch.setattr(ablations, "prepare_data", lambda P: None)
@@ -153,9 +129,8 @@ def test_a_failed_job_is_named_and_the_others_go_on(tmp_path, monkeypatch, capsy
     log = ablations.result_file(P, "global", 0).with_suffix(".log")
     assert "ValueError: no luck" in log.read_text()
     found = ablations.results(P, names, [0])
-    assert found["params"].tolist() == [
-        variant_runs.inputs_hash(P, n, 0) for n in ("full", "region")
-    ]
+    expected = [variant_runs.inputs_hash(P, name, 0) for name in ("full", "region")]
+    assert found["params"].tolist() == expected
 
 
 def test_standard_negatives_are_captions_of_other_regions():
@@ -199,7 +174,7 @@ def test_the_ledger_asks_for_variants_of_the_same_meaning():
 
 
 def test_variants_of_other_negatives_share_stage_1(monkeypatch, tmp_path):
-    monkeypatch.setattr(profiles, "ROOT", tmp_path)
+    monkeypatch.setattr(ROOT, tmp_path)
     monkeypatch.setattr(variant_runs, "run_stage", lambda P, stage: P)
     P = load_params("mini")
     changed = [variant_runs._changed(P, VARIANTS[n], 7) for n in ("full", "standard", "region")]
@@ -210,45 +185,22 @@ def test_variants_of_other_negatives_share_stage_1(monkeypatch, tmp_path):
     assert variant_runs.shared_stage1(rank, P).run_dir != first.run_dir
 
 
-def curves(changes: dict[str, dict[int, list[float]]]) -> pd.DataFrame:
-    """Curves whose Full exceeds global by ``changes[metric][step]``, a value per seed."""
-    rows = []
-    for metric, steps in changes.items():
-        for step, values in steps.items():
-            for seed, value in enumerate(values):
-                point = {"stage": 2, "metric": metric, "step": step, "seed": seed}
-                rows += [point | {"variant": "global", "value": 50.0 + seed}]
-                rows += [point | {"variant": "full", "value": 50.0 + seed + value}]
-    return pd.DataFrame(rows)
-
-
-def test_differences_are_paired_by_seed_with_students_interval():
-    found = gains(curves({"video AUC": {25: [1.0, 2.0, 3.0]}})).iloc[0]
-    half = T2 / np.sqrt(3)  # times the standard error; deviation 1
-    expected = [2.0, 2.0 - half, 2.0 + half]
-    assert found[["change", "low", "high"]].tolist() == pytest.approx(expected, abs=1e-5)
-
-
-def test_the_rule_needs_both_metrics_at_one_step():
+def test_the_rule_needs_both_metrics_at_one_step_paired_by_seed():
     sure, unsure = [2.0, 2.1, 1.9], [2.0, -2.0, 0.1]
-    table = curves(
-        {
-            "video AUC": {25: sure, 50: unsure, 75: sure, 100: sure},
-            "frame AUC": {25: unsure, 50: sure, 75: sure, 100: sure},
-        }
-    )
+    gains_at = {"video AUC": (sure, unsure, sure, sure), "frame AUC": (unsure, sure, sure, sure)}
+    rows = [
+        (2, metric, 25 * i, seed, variant, 50.0 + seed + gain * (variant == "full"))
+        for metric, steps in gains_at.items() for i, values in enumerate(steps, start=1)
+        for seed, gain in enumerate(values) for variant in ("global", "full")
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["stage", "metric", "step", "seed", "variant", "value"])
     assert first_gain(table) == 75
+    first, half = gains(table).iloc[0], T2 * 0.1 / np.sqrt(3)  # times the standard error
+    expected = [2.0, 2.0 - half, 2.0 + half]
+    assert first[["change", "low", "high"]].tolist() == pytest.approx(expected, abs=1e-5)
     assert first_gain(table[table["step"] < 75]) is None
 
 
 def test_rank_correlation_resamples_variants():
-    wide = pd.DataFrame(
-        {"variant": list("aabbcc"), "x": [1, 2, 3, 4, 5, 6], "y": [6, 5, 4, 3, 2, 1]}
-    )
+    wide = pd.DataFrame({"variant": [*"aabbcc"], "x": range(6), "y": range(6, 0, -1)})
     assert rank_correlation(wide, "x", "y", n_boot=50) == pytest.approx((-1, -1, -1))
-
-
-def test_texts_say_what_an_interval_allows():
-    assert readme.judge(3.0, 1.0, 5.0, 1) == "**3.0 [1.0, 5.0]**"
-    assert readme.judge(1.0, -1.0, 3.0, 1) == "1.0 [-1.0, 3.0] (2.0)"
-    assert readme.judge(-3.0, -5.0, -1.0, 1) == "*-3.0 [-5.0, -1.0]*"

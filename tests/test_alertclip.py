@@ -1,5 +1,7 @@
 """AlertCLIP: CLIP at the start, one pass of the tower, temporal head, regions, texts."""
 
+from functools import partial
+
 import pytest
 import tiny_clip
 import torch
@@ -14,10 +16,6 @@ from alertclip.model import AttentionPooling, TemporalTransformer, roi_features
 from media.errors import InputError
 
 WHOLE = [0.0, 0.0, 1.0, 1.0]
-
-
-def pixels(model, frames: torch.Tensor) -> torch.Tensor:
-    return (frames / 255 - model.mean) / model.std
 
 
 def make_batch() -> Batch:
@@ -38,9 +36,9 @@ def make_batch() -> Batch:
 
 
 @pytest.mark.parametrize("pool", ["tok", "avg"])
-def test_frames_and_patches_are_those_of_the_stock_tower(pool):
+def test_frames_patches_and_texts_are_those_of_the_stock_towers(pool):
     model, stock, frames = tiny_clip.alertclip(pool), tiny_clip.clip(pool), tiny_clip.frames(2, 3)
-    x = pixels(model, frames.flatten(0, 1))
+    x = (frames.flatten(0, 1) / 255 - model.mean) / model.std
     found = model.encode_frames(frames, patches=True)
     close = {"atol": 1e-5, "rtol": 0}
     torch.testing.assert_close(found.v.flatten(0, 1), stock.encode_image(x, True), **close)
@@ -48,6 +46,11 @@ def test_frames_and_patches_are_those_of_the_stock_tower(pool):
     expected = torch.einsum("fchw,cd->fdhw", tokens["image_intermediates"][0], stock.visual.proj)
     torch.testing.assert_close(found.patches, expected, **close)
     assert model.encode_frames(frames).patches is None
+    rows, texts = [], ["a fight", "calm", "a fight", "fire here", "calm"]
+    model.clip.token_embedding.register_forward_hook(lambda _, args, __: rows.append(len(args[0])))
+    expected = stock.encode_text(tiny_clip.tokenize(texts), normalize=True)
+    torch.testing.assert_close(model.encode_text(texts), expected, **close)
+    assert rows == [3]  # each is encoded once
 
 
 def test_checkpointing_changes_no_gradient():
@@ -89,8 +92,7 @@ def test_padding_has_no_say_and_order_does():
         tiny_clip.stir(module.eval())
     v, mask = torch.randn(2, 5, 16), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]).bool()
     z = temporal(v, mask)
-    alone = temporal(v[1:, :3], mask[1:, :3])
-    torch.testing.assert_close(alone[0], z[1, :3])
+    torch.testing.assert_close(temporal(v[1:, :3], mask[1:, :3])[0], z[1, :3])
     pooled, weights = pooling(z, mask)
     torch.testing.assert_close(weights.sum(1), torch.ones(2))
     assert weights[1, 3:].tolist() == [0, 0] and weights[1, 0] != weights[1, 1]
@@ -116,10 +118,8 @@ def test_roi_is_the_mean_of_roi_align_and_so_is_its_gradient():
     frame = torch.tensor([2.0, 0.0, 2.0])
     rois = torch.cat([frame[:, None], boxes * torch.tensor([7, 5, 7, 5])], dim=1)
     results = []
-    for f in (
-        lambda x: roi_features(x, frame, boxes),
-        lambda x: roi_align(x, rois, (5, 7), sampling_ratio=2, aligned=True).mean((2, 3)),
-    ):
+    align = partial(roi_align, boxes=rois, output_size=(5, 7), sampling_ratio=2, aligned=True)
+    for f in (lambda x: roi_features(x, frame, boxes), lambda x: align(x).mean((2, 3))):
         leaf = patches.clone().requires_grad_()
         found = f(leaf)
         results.append((found, *torch.autograd.grad(found.square().sum(), leaf)))
@@ -136,21 +136,11 @@ def test_region_embedding_is_the_mean_over_frames_with_a_box(pooling):
     torch.testing.assert_close(normalize(features, dim=-1), frames.v[0, :2])
     if pooling == "temporal":
         features = normalize(features, dim=-1)
-    expected = normalize(features.mean(0), dim=0)
-    torch.testing.assert_close(found[0], expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(found[0], normalize(features.mean(0), dim=0), atol=1e-6, rtol=0)
 
 
-def test_texts_are_encoded_once_and_keep_their_place():
-    model, rows = tiny_clip.alertclip(), []
-    model.clip.token_embedding.register_forward_hook(lambda _, args, __: rows.append(len(args[0])))
-    texts = ["a fight", "calm", "a fight", "fire here", "calm"]
-    embeddings = model.encode_text(texts)
-    assert rows == [3]
-    stock = tiny_clip.clip().encode_text(tiny_clip.tokenize(texts), normalize=True)
-    torch.testing.assert_close(embeddings, stock, atol=1e-5, rtol=0)
-
-
-def test_forward_reads_every_part_of_the_batch():
+@torch.no_grad()
+def test_forward_reads_every_part_of_the_batch_and_stays_near_in_bf16():
     model, batch, passes, calls = tiny_clip.alertclip(), make_batch(), [], []
     model.clip.visual.conv1.register_forward_hook(lambda *_: passes.append(1))
     model.clip.token_embedding.register_forward_hook(lambda _, args, __: calls.append(len(args[0])))
@@ -163,9 +153,13 @@ def test_forward_reads_every_part_of_the_batch():
     torch.testing.assert_close(output.t_neg[0], model.encode_text(batch.hard_negatives[0]))
     torch.testing.assert_close(output.t_neg[1, :1], model.encode_text(batch.hard_negatives[1]))
     torch.testing.assert_close(output.v, model.encode_clip(batch.frames, batch.mask).embedding)
+    with torch.autocast("cpu", torch.bfloat16):
+        reduced = model.train()(batch, regions=True)  # which does without the fused kernel
     for name in ("v", "t", "v_r", "t_r", "t_neg"):
-        length = getattr(output, name).norm(dim=-1)
+        exact, near = getattr(output, name), getattr(reduced, name)
+        length = exact.norm(dim=-1)
         torch.testing.assert_close(length, torch.ones_like(length))
+        assert near.dtype == torch.float32 and ((exact * near).sum(-1) > 0.999).all(), name
     assert model(batch).v_r is None
 
 
@@ -176,8 +170,7 @@ def test_every_trainable_part_learns_from_stage_2(pooling, patch_tokens):
     model.adapted = add_lora(model.adapted, 2, 4, 0.0)
     model.logit_scale.requires_grad_(True)
     tiny_clip.stir(model, scale=0.1)
-    batch = make_batch()
-    embeddings = model.train()(batch, regions=True)
+    embeddings = model.train()(make_batch(), regions=True)
     total_loss(embeddings, model.logit_scale.exp()).total.backward()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -187,15 +180,3 @@ def test_every_trainable_part_learns_from_stage_2(pooling, patch_tokens):
             assert flat or parameter.grad.abs().max() > 0, name
         else:
             assert parameter.grad is None, name
-
-
-def test_bf16_autocast_gives_fp32_units_near_fp32():
-    model, batch = tiny_clip.alertclip(), make_batch()
-    with torch.no_grad():
-        exact = model(batch, regions=True)
-        with torch.autocast("cpu", torch.bfloat16):
-            reduced = model(batch, regions=True)
-    for name in ("v", "t", "v_r", "t_r"):
-        a, b = getattr(exact, name), getattr(reduced, name)
-        assert b.dtype == torch.float32
-        assert ((a * b).sum(-1) > 0.999).all(), name

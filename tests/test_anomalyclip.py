@@ -26,16 +26,16 @@ def test_directions_are_those_of_clips_texts_without_the_normal_class(split):
     away = stock.encode_text(tokens)[[0, 1, 3]] - torch.linspace(-1, 1, 16)
     expected = away / away.norm(dim=1, keepdim=True)
     torch.testing.assert_close(model.directions(), expected, atol=1e-5, rtol=1e-5)
+    settings, names = AnomalyCLIPSettings(normal_id=1, context_tokens=3), ["a b c d e f g h", "n"]
+    with pytest.raises(InputError, match="class a b c d e f g h: its tokens and 3 of context"):
+        network.AnomalyCLIP(stock, tokenize, names, torch.zeros(16), settings)
 
 
-def test_one_context_for_all_classes_is_each_class_having_the_same():
+def test_directions_of_a_shared_context_of_fixed_words_and_of_points_without_text():
     shared, own = anomalyclip(directions="shared"), anomalyclip()
     assert shared.prompt_learner.ctx.shape == (1, 3, 24)
     own.prompt_learner.ctx.data[:] = shared.prompt_learner.ctx.data
     assert torch.equal(own.directions(), shared.directions())
-
-
-def test_directions_of_fixed_words_and_of_points_without_text():
     words = {"template": "a video of a {}", "context_tokens": 0, "tune_projection": False}
     model, m = anomalyclip(**words, epochs=3), torch.linspace(-1, 1, 16)
     before = model.directions()
@@ -52,6 +52,8 @@ def test_directions_of_fixed_words_and_of_points_without_text():
 
 
 def test_cosines_are_of_clips_own_space_and_magnitudes_of_the_recentred_one():
+    videos = [torch.tensor([[0.0, 3.0]]), torch.tensor([[3.0, 0.0], [6.0, 3.0]])]
+    assert network.normality_prototype(videos).tolist() == [3.0, 2.0]  # weighs frames
     features, m = random(2, 4, 2, 16), torch.linspace(-1, 1, 16)
     model = anomalyclip(likelihood="cosine")
     text = model.text_encoder(model.prompt_learner(), model.end)[[0, 1, 3]]
@@ -62,18 +64,6 @@ def test_cosines_are_of_clips_own_space_and_magnitudes_of_the_recentred_one():
     expected = (features - m).square().sum(dim=-1, keepdim=True).sqrt().expand(2, 4, 2, 3)
     torch.testing.assert_close(ranks, expected)
     assert training.likelihood(model, features, logits) is logits
-
-
-def test_a_name_that_is_too_long_is_named():
-    settings = AnomalyCLIPSettings(normal_id=1, context_tokens=3)
-    with pytest.raises(InputError, match="class a b c d e f g h: its tokens and 3 of context"):
-        names = ["a b c d e f g h", "normal"]
-        network.AnomalyCLIP(clip(), tokenize, names, torch.zeros(16), settings)
-
-
-def test_prototype_weighs_frames_not_videos():
-    videos = [torch.tensor([[0.0, 3.0]]), torch.tensor([[3.0, 0.0], [6.0, 3.0]])]
-    assert network.normality_prototype(videos).tolist() == [3.0, 2.0]
 
 
 @pytest.mark.parametrize("given", ["logits", "both"])
@@ -91,8 +81,8 @@ def test_features_are_recentred_and_logits_come_first_when_concatenated(given):
     assert torch.equal(probabilities, aggregate(logits, p_anomaly, 2))
 
 
-def selection_logits() -> Tensor:
-    """(4, 5, 2, 2): two abnormal and two normal videos, 5 segments of 2 frames, 2 classes."""
+def chosen(mask: Tensor, k: int = 3) -> list[list[list[int]]]:
+    """Of two abnormal and two normal videos, 5 segments of 2 frames, 2 classes."""
     logits = torch.zeros(4, 5, 2, 2)
     # Sums 10, 9, 8, 7, 1 in column 0; segment 4 has the highest single frame.
     logits[0, :, :, 0] = torch.tensor([[5, 5], [4, 5], [4, 4], [3, 4], [9, -8]])
@@ -101,48 +91,22 @@ def selection_logits() -> Tensor:
     # Sums over classes 6, 5, 4, 3, 2; the maximum over classes would put segment 4 first.
     logits[2, :, 0] = torch.tensor([[3, 3], [2, 3], [2, 2], [1, 2], [9, -7]])
     logits[3] = logits[2].flip(0)
-    return logits
-
-
-def chosen(mask: Tensor, k: int = 3) -> list[list[list[int]]]:
-    found = training.select_segments(selection_logits(), torch.tensor([0, 1]), mask, k, k)
+    found = training.select_segments(logits, torch.tensor([0, 1]), mask, k, k)
     return [part.tolist() for part in found]
 
 
-@pytest.mark.parametrize(
-    ("mask", "top", "bottom", "normal"),
-    [
-        ([[1] * 5] * 4, [[0, 1, 2]] * 2, [[4, 3, 2]] * 2, [[0, 1, 2], [4, 3, 2]]),
-        (
-            [[0, 1, 0, 1, 1], [1, 0, 1, 1, 1], [0, 1, 1, 0, 1], [1, 1, 1, 1, 0]],
-            *([[1, 3, 4], [0, 2, 3]], [[4, 3, 1], [4, 3, 2]], [[1, 2, 4], [3, 2, 1]]),
-        ),
-    ],
-)
-def test_selection_by_hand_is_among_open_segments(mask, top, bottom, normal):
-    assert chosen(torch.tensor(mask).bool()) == [top, bottom, normal]
-
-
-def test_fewer_open_than_selected_are_filled_with_masked():
-    mask = torch.zeros(4, 5, dtype=torch.bool)
+def test_selection_by_hand_is_among_open_segments_as_long_as_there_are():
+    whole = [[[0, 1, 2]] * 2, [[4, 3, 2]] * 2, [[0, 1, 2], [4, 3, 2]]]
+    assert chosen(torch.ones(4, 5).bool()) == whole
+    mask = [[0, 1, 0, 1, 1], [1, 0, 1, 1, 1], [0, 1, 1, 0, 1], [1, 1, 1, 1, 0]]
+    part = [[[1, 3, 4], [0, 2, 3]], [[4, 3, 1], [4, 3, 2]], [[1, 2, 4], [3, 2, 1]]]
+    assert chosen(torch.tensor(mask).bool()) == part
+    mask = torch.zeros(4, 5, dtype=torch.bool)  # fewer are open: filled with masked
     mask[:, 2], mask[1, 3] = True, True
     top, bottom, normal = chosen(mask)
     assert top[0][0] == bottom[0][0] == normal[0][0] == normal[1][0] == 2
     assert top[1][:2] == [2, 3] and bottom[1][:2] == [3, 2]
     assert all(len(set(row)) == 3 for part in (top, bottom, normal) for row in part)
-
-
-def loss_case():
-    """Float64 batch of 3 abnormal and 3 normal videos; columns before and after normal_id 2."""
-    logits = random(6, 5, 3, 4, dtype=torch.float64)
-    p = random(6, 5, 3, seed=1, dtype=torch.float64).sigmoid()
-    column = torch.tensor([0, 2, 3])
-    picks = (
-        torch.tensor([[0, 3], [4, 1], [2, 0]]),
-        torch.tensor([[1, 2], [0, 3], [3, 4]]),
-        torch.tensor([[4, 0], [1, 2], [3, 1]]),
-    )
-    return logits, p, column, picks
 
 
 def terms_by_definition(logits, p, column, picks, variant) -> list[float]:
@@ -152,14 +116,10 @@ def terms_by_definition(logits, p, column, picks, variant) -> list[float]:
     F = range(s.shape[2])
     given = np.exp(s) / np.exp(s).sum(-1, keepdims=True)
     where = [(v, i, j) for v in range(3) for i in top[v] for j in F]
-    smooth = 0.0
-    if variant == "official":
-        frames = [p[v, i, j] for v in range(3) for i in range(5) for j in F]
-        smooth = sum((b - a) ** 2 for a, b in zip(frames[:-1], frames[1:], strict=True))
+    if variant == "official":  # from one video to the next too
+        smooth = np.square(np.diff(p[:3].reshape(-1))).sum()
     else:
-        for v in range(3):
-            frames = [p[v, i, j] for i in range(5) for j in F]
-            smooth += sum(frames[n] - frames[n - 1] for n in range(1, 15)) / 3
+        smooth = np.diff(p[:3].reshape(3, -1)).sum() / 3
     normals = [s[v, i, j] for v in range(3, 6) for i in range(5) for j in F]
     return [
         -np.mean([s[v, i, j, column[v]] for v, i, j in where]),
@@ -174,7 +134,12 @@ def terms_by_definition(logits, p, column, picks, variant) -> list[float]:
 
 @pytest.mark.parametrize("variant", ["official", "paper"])
 def test_losses_are_their_definitions(variant):
-    logits, p, column, picks = loss_case()
+    """Columns before and after normal_id 2; 3 abnormal and 3 normal videos."""
+    logits = random(6, 5, 3, 4, dtype=torch.float64)
+    p = random(6, 5, 3, seed=1, dtype=torch.float64).sigmoid()
+    column = torch.tensor([0, 2, 3])
+    top, bottom = [[0, 3], [4, 1], [2, 0]], [[1, 2], [0, 3], [3, 4]]
+    picks = tuple(torch.tensor([top, bottom, [[4, 0], [1, 2], [3, 1]]]))
     settings = AnomalyCLIPSettings(normal_id=2, variant=variant)
     output = logits, p, aggregate(logits, p, 2)
     found = training.total_loss(output, column, picks, settings)
@@ -196,16 +161,12 @@ def test_losses_are_their_definitions(variant):
     assert (more["total"] - less["total"]).item() == pytest.approx(sum(added).item(), rel=1e-9)
 
 
-@pytest.mark.parametrize("frames", [100, 511, 512])
-def test_training_sample_is_consecutive_and_loops(frames):
-    sample = training.training_sample(
-        torch.arange(frames)[:, None], 32, 16, np.random.default_rng(0)
-    )
-    expected = (15 * torch.arange(32)[:, None] + torch.arange(16)) % frames
-    assert torch.equal(sample[..., 0], expected)
-
-
-def test_segments_of_a_long_video_start_anywhere_in_their_block():
+def test_training_sample_is_consecutive_loops_and_starts_anywhere_in_its_block():
+    for frames in (100, 511, 512):
+        ramp = torch.arange(frames)[:, None]
+        sample = training.training_sample(ramp, 32, 16, np.random.default_rng(0))
+        expected = (15 * torch.arange(32)[:, None] + torch.arange(16)) % frames
+        assert torch.equal(sample[..., 0], expected)
     ramp, rng = torch.arange(5000)[:, None], np.random.default_rng(0)
     starts = torch.stack([training.training_sample(ramp, 32, 16, rng)[:, 0, 0] for _ in range(200)])
     assert (starts - 155 * torch.arange(32)).unique().tolist() == list(range(141))

@@ -34,28 +34,19 @@ ROWS = [
 ]
 
 
-def written(path, rows):
-    path.write_text(json.dumps({"meta_file": "f", "model": "m", "created_at": 1, "items": rows}))
-    return path
-
-
-@pytest.fixture
-def small(tmp_path):
-    regions = audit.read_regions(written(tmp_path / "small.json", ROWS))
-    return regions, audit.negatives_table(regions)
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """The annotation files of a small mini world, without its videos."""
     folder = tmp_path_factory.mktemp("world")
-    jobs = clip_jobs("train", 160, "flat", 0)
-    write_annotations(folder, list(map(entries, jobs)))
+    write_annotations(folder, list(map(entries, clip_jobs("train", 160, "flat", 0))))
     return folder / "hard_negatives_train.json"
 
 
-def test_every_kind_is_counted_by_hand(small):
-    regions, table = small
+def test_every_kind_is_counted_by_hand_and_left_out_of_the_clean_file(tmp_path):
+    path, out = tmp_path / "small.json", tmp_path / "clean.json"
+    path.write_text(json.dumps({"meta_file": "f", "model": "m", "created_at": 1, "items": ROWS}))
+    regions = audit.read_regions(path)
+    table = audit.negatives_table(regions)
     found = audit.violation_table(regions, table, n_boot=50).set_index(["direction", "kind"])
     counts = (3, 1, 1, 1, 1, 1, 4, 3, 1, 1)
     expected = dict(zip((*audit.CONTRACT, *audit.OTHER), counts, strict=True))
@@ -66,6 +57,18 @@ def test_every_kind_is_counted_by_hand(small):
     assert ((found["low"] <= found["value"]) & (found["value"] <= found["high"])).all()
     where = table[table["caption of another region"]]
     assert list(zip(where["region"], where["position"], strict=True)) == [(4, 0)]
+    done = audit.clean(path, out, table)
+    left = [r["hard_negative"] for r in json.loads(out.read_text())["items"]]
+    assert left == [
+        ["Two men hug."], [], ["Two men are walking.", "People stand in a line."],
+        ["People float in the air."], ["People walk.", "Two men hug."],
+    ]  # fmt: skip
+    kinds = ["repeated, cut off", "equal to the positive, cut off"]
+    assert len(done) == 6 and done["kind"].tolist()[:2] == kinds
+    assert not audit.negatives_table(audit.read_regions(out))[list(audit.DROPPED)].any(axis=None)
+    audit.clean(path, out, table, ["fantastical"])
+    assert json.loads(out.read_text())["items"][3]["hard_negative"][0].startswith("People 穿梭")
+    assert len(load_surrogate(out)[0]) == 3
 
 
 def test_fantastical_words_are_told_from_plain_ones():
@@ -100,23 +103,6 @@ def test_words_give_negatives_away_only_if_they_differ(world):
     assert abs(fair.loc[0, "value"] - 0.25) < 0.12
 
 
-def test_the_clean_file_drops_what_is_flagged_and_nothing_else(tmp_path, small):
-    path, out = tmp_path / "small.json", tmp_path / "clean.json"
-    done = audit.clean(path, out, small[1])
-    left = [r["hard_negative"] for r in json.loads(out.read_text())["items"]]
-    assert left == [
-        ["Two men hug."], [], ["Two men are walking.", "People stand in a line."],
-        ["People float in the air."], ["People walk.", "Two men hug."],
-    ]  # fmt: skip
-    kinds = ["repeated, cut off", "equal to the positive, cut off"]
-    assert len(done) == 6 and done["kind"].tolist()[:2] == kinds
-    again = audit.negatives_table(audit.read_regions(out))
-    assert not again[list(audit.DROPPED)].any(axis=None)
-    audit.clean(path, out, small[1], ["fantastical"])
-    assert json.loads(out.read_text())["items"][3]["hard_negative"][0].startswith("People 穿梭")
-    assert len(load_surrogate(out)[0]) == 3
-
-
 def test_planted_faults_are_found_and_left_out(tmp_path, world):
     P = load_params("mini", {"hard_negatives_train": str(world), "bootstrap_samples": 50})
     found = plant_and_clean(P, tmp_path).set_index("kind")
@@ -124,10 +110,9 @@ def test_planted_faults_are_found_and_left_out(tmp_path, world):
     assert (found.loc[certain, "value"] == 1).all()
     assert found.loc["wrong polarity", "value"] > 0.9
     assert 0.3 < found.loc["fantastical", "value"] < 0.8  # of normal captions only, as defined
-    original, planted, cleaned = (
-        [row["hard_negative"] for row in json.loads(path.read_text())["items"]]
-        for path in (world, tmp_path / "planted.json", tmp_path / "vagta-clean.json")
-    )
+    files = world, tmp_path / "planted.json", tmp_path / "vagta-clean.json"
+    rows = [json.loads(path.read_text())["items"] for path in files]
+    original, planted, cleaned = ([row["hard_negative"] for row in found] for found in rows)
     spoilt = [a != b for a, b in zip(original, planted, strict=True)]
     assert sum(spoilt) == 80
     left = [len(c) for c, bad in zip(cleaned, spoilt, strict=True) if not bad]
@@ -149,7 +134,7 @@ def test_faults_are_planted_by_seed_or_none_at_all(tmp_path, world):
     assert json.loads(out.read_text()) == json.loads(world.read_text())
 
 
-def test_the_command_writes_audit_and_clean_file(tmp_path, world):
+def test_the_command_writes_audit_and_clean_file_of_this_schema_alone(tmp_path, world):
     audit.main([str(world), "--out", str(tmp_path)])
     found = pd.read_csv(tmp_path / "audit.csv").set_index(["direction", "measure"])
     table = audit.negatives_table(audit.read_regions(world))
@@ -158,13 +143,10 @@ def test_the_command_writes_audit_and_clean_file(tmp_path, world):
     clean = json.loads((tmp_path / "vagta-clean.json").read_text())["items"]
     left_out = len(pd.read_csv(tmp_path / "vagta-clean.csv"))
     assert sum(len(row["hard_negative"]) for row in clean) == len(table) - left_out
-
-
-@pytest.mark.parametrize("content", [[], {"items": []}, {"items": [{"video": "a"}]}])
-def test_a_file_of_another_schema_is_refused(tmp_path, content):
-    (tmp_path / "x.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match="x.json"):
-        audit.read_regions(tmp_path / "x.json")
+    for content in ([], {"items": []}, {"items": [{"video": "a"}]}):
+        (tmp_path / "x.json").write_text(json.dumps(content))
+        with pytest.raises(InputError, match="x.json"):
+            audit.read_regions(tmp_path / "x.json")
 
 
 def test_the_published_file_holds_what_was_counted_by_other_means(shared_data):

@@ -10,6 +10,7 @@ import open_clip
 import pytest
 import tiny_clip
 import torch
+from faults.harness import refused
 from safetensors.torch import load_file, save_file
 
 from alertclip.backbone import CONFIG, from_clip, load_backbone
@@ -19,17 +20,25 @@ from media.errors import InputError
 BASE = "ViT-B-32"
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """The tiny CLIP as an open_clip local-dir; its tokenizer is open_clip's own."""
+def test_a_folder_gives_model_and_geometry_and_is_never_random(tmp_path):
+    """An open_clip local-dir; its tokenizer is open_clip's own."""
     config = {"model_cfg": tiny_clip.config(), "preprocess_cfg": {"mean": [0.1, 0.2, 0.3]}}
     (tmp_path / CONFIG).write_text(json.dumps(config))
-    save_file(tiny_clip.clip().state_dict(), tmp_path / "open_clip_model.safetensors")
-    return tmp_path
+    file = tmp_path / "open_clip_model.safetensors"
+    save_file(tiny_clip.clip().state_dict(), file)
+    backbone = load_backbone(f"local-dir:{tmp_path}")
+    assert (backbone.image_size, backbone.grid, backbone.embed_dim) == ((24, 32), (3, 4), 16)
+    assert backbone.mean == (0.1, 0.2, 0.3) and backbone.std == open_clip.OPENAI_DATASET_STD
+    assert not backbone.model.training
+    pixels = torch.randn(2, 3, 24, 32)
+    stock = tiny_clip.clip().encode_image(pixels)
+    torch.testing.assert_close(backbone.model.encode_image(pixels), stock, atol=1e-5, rtol=0)
+    file.unlink()
+    assert file.name in refused(load_backbone, f"local-dir:{tmp_path}")
+    assert f"no {CONFIG}" in refused(load_backbone, f"local-dir:{tmp_path / 'nowhere'}")
 
 
-@pytest.fixture
-def offline(monkeypatch, tmp_path):
+def test_missing_weights_say_what_from_where_and_where_to_put_it(monkeypatch, tmp_path):
     """No cache and no network, whatever the machine has."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -37,35 +46,21 @@ def offline(monkeypatch, tmp_path):
     unreachable = Mock(side_effect=OSError("no network"))
     monkeypatch.setattr("open_clip.pretrained.hf_hub_download", unreachable)
     monkeypatch.setattr("urllib.request.urlopen", unreachable)
-
-
-def test_folder_gives_model_and_geometry(folder):
-    backbone = load_backbone(f"local-dir:{folder}")
-    assert (backbone.image_size, backbone.grid, backbone.embed_dim) == ((24, 32), (3, 4), 16)
-    assert backbone.mean == (0.1, 0.2, 0.3) and backbone.std == open_clip.OPENAI_DATASET_STD
-    assert not backbone.model.training
-    pixels = torch.randn(2, 3, 24, 32)
-    stock = tiny_clip.clip().encode_image(pixels)
-    torch.testing.assert_close(backbone.model.encode_image(pixels), stock, atol=1e-5, rtol=0)
-
-
-def test_missing_weights_say_what_from_where_and_where_to_put_it(offline):
     with pytest.raises(InputError) as caught:
         load_backbone(f"{BASE}-quickgelu", "openai")
-    for part in (
-        "ViT-B-32-quickgelu, pretrained openai",
-        "timm/vit_base_patch32_clip_224.openai from the Hugging Face hub",
-        "pretrained=FILE (.safetensors",
-    ):
+    hub = "timm/vit_base_patch32_clip_224.openai from the Hugging Face hub"
+    for part in ("ViT-B-32-quickgelu, pretrained openai", hub, "pretrained=FILE (.safetensors"):
         assert part in str(caught.value)
 
 
-def test_weights_of_another_activation_are_refused():
-    with pytest.raises(InputError, match="backbone=ViT-B-16-quickgelu"):
+def test_unknown_and_unfit_models_and_files_that_may_hold_code_are_refused(tmp_path):
+    assert "no such open_clip model" in refused(load_backbone, "ViT-B-33")
+    with pytest.raises(InputError, match="backbone=ViT-B-16-quickgelu"):  # of another activation
         load_backbone("ViT-B-16", "openai")
-
-
-def test_files_that_are_absent_or_may_hold_code_are_refused(tmp_path):
+    config = tiny_clip.config()
+    config["vision_cfg"]["attentional_pool"] = True
+    for model in (open_clip.CLIP(**config), open_clip.CustomTextCLIP(**tiny_clip.config())):
+        assert "own ViT" in refused(from_clip, model, tiny_clip.tokenize, "unfit", config)
     with pytest.raises(InputError, match="no such file.*laion2b_s34b_b79k"):
         load_backbone(BASE, "openia")
     with zipfile.ZipFile(tmp_path / "archive.pt", "w") as archive:
@@ -76,24 +71,6 @@ def test_files_that_are_absent_or_may_hold_code_are_refused(tmp_path):
     for name in ("archive.pt", "empty.pt", "pickled.pt"):
         with pytest.raises(InputError, match=f"{name}: not readable as plain weights.*safetens"):
             load_backbone(BASE, str(tmp_path / name))
-
-
-def test_folder_without_weights_is_never_random(folder):
-    (folder / "open_clip_model.safetensors").unlink()
-    with pytest.raises(InputError, match="open_clip_model.safetensors"):
-        load_backbone(f"local-dir:{folder}")
-    with pytest.raises(InputError, match=f"no {CONFIG}"):
-        load_backbone(f"local-dir:{folder / 'nowhere'}")
-
-
-def test_unknown_and_unfit_models_are_refused():
-    with pytest.raises(InputError, match="no such open_clip model"):
-        load_backbone("ViT-B-33")
-    config = tiny_clip.config()
-    config["vision_cfg"]["attentional_pool"] = True
-    for model in (open_clip.CLIP(**config), open_clip.CustomTextCLIP(**tiny_clip.config())):
-        with pytest.raises(InputError, match="own ViT"):
-            from_clip(model, tiny_clip.tokenize, "unfit", config)
 
 
 def as_archive(state: dict[str, torch.Tensor], path: Path) -> None:

@@ -3,10 +3,12 @@
 import json
 import re
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
 import yaml
+from faults.harness import refused
 
 from companion.detector_tables import held_scores
 from detectors import event_annotations as events
@@ -18,20 +20,15 @@ UCF, XD = load_benchmark("ucf_crime"), load_benchmark("xd_violence")
 VIDEOS = {"ucf_crime": 1900, "xd_violence": 4754, "shanghaitech": 437, "msad": 720, "ubnormal": 543}
 FIGHT = "v=a.b__#1_label_B1-0-0"
 ROW = "Abuse028_x264  Abuse  165  240  -1  -1  "
+ucf = partial(events.read_ucf, classes=UCF.classes, normal=UCF.normal_class)
+xd = partial(events.read_xd, codes=XD.codes, normal=XD.normal_class)
+tracks = partial(events.read_tracks, "abnormal_scene_1_scenario_1")
 
 
 def written(tmp_path, *lines, name="rows.txt", end="\n", bom=""):
     path = tmp_path / name
     path.write_bytes((bom + end.join(lines) + end).encode())
     return path
-
-
-def ucf(path):
-    return events.read_ucf(path, UCF.classes, UCF.normal_class)
-
-
-def xd(path, **options):
-    return events.read_xd(path, XD.codes, XD.normal_class, **options)
 
 
 @pytest.mark.parametrize("name", yaml.safe_load(BENCHMARKS.read_text()))
@@ -49,8 +46,7 @@ def test_every_benchmark_is_consistent(name):
 
 
 def test_misspelt_names_and_fields(tmp_path):
-    with pytest.raises(InputError, match="no benchmark UCF-Crime; did you mean ucf_crime"):
-        load_benchmark("UCF-Crime")
+    assert "no benchmark UCF-Crime; did you mean ucf_crime" in refused(load_benchmark, "UCF-Crime")
     raw = yaml.safe_load(BENCHMARKS.read_text())
     raw["msad"]["fsp"] = raw["msad"].pop("fps")
     raw["ucf_crime"]["novel"].append("Abuse")  # already a base class
@@ -58,8 +54,7 @@ def test_misspelt_names_and_fields(tmp_path):
     path.write_text(yaml.safe_dump(raw))
     with pytest.raises(InputError, match="(?s)msad: .*(fps|fsp)"):
         load_benchmark("msad", path)
-    with pytest.raises(InputError, match="base and novel must be disjoint"):
-        load_benchmark("ucf_crime", path)
+    assert "base and novel must be disjoint" in refused(load_benchmark, "ucf_crime", path)
 
 
 def test_video_paths(tmp_path):
@@ -81,28 +76,21 @@ def test_frame_truth_is_end_exclusive_and_cut():
     assert np.flatnonzero(frame_truth(truth, 8)).tolist() == [2, 3, 6, 7]
     by_class = frame_class_truth(truth, 8, ["normal", "b", "a"])
     assert [np.flatnonzero(c).tolist() for c in by_class.T] == [[], [6, 7], [2, 3]]
-    with pytest.raises(InputError, match="v: class b"):
-        frame_class_truth(truth, 8, ["normal", "a"])
-    unnamed = VideoTruth("01_0014", (), ((2, 4),), True)
+    assert "v: class b" in refused(frame_class_truth, truth, 8, ["normal", "a"])
     with pytest.raises(InputError, match="01_0014: the annotation names no class"):
-        frame_class_truth(unnamed, 8, ["a"])
+        frame_class_truth(VideoTruth("01_0014", (), ((2, 4),), True), 8, ["a"])
 
 
 def test_ucf_rows(tmp_path):
     normal = "Normal_Videos_003_x264.mp4  Normal  -1  -1  -1  -1"
     two = "Arson011_x264.mp4  Arson  150  420  680  1267"
-    path = written(tmp_path, ROW, "", two, normal, end="\r\n", bom="\ufeff")
-    table = ucf(path)
+    table = ucf(written(tmp_path, ROW, "", two, normal, end="\r\n", bom="\ufeff"))
     assert list(table) == ["Abuse028_x264", "Arson011_x264", "Normal_Videos_003_x264"]
     with pytest.raises(InputError, match="the list's path leaves the data root"):
         UCF.video_path(tmp_path, "../../Abuse028_x264.mp4")
     arson = table["Arson011_x264"]
     assert (arson.spans, arson.span_classes) == (((150, 420), (680, 1267)), ("Arson", "Arson"))
     assert table["Normal_Videos_003_x264"] == VideoTruth("Normal_Videos_003_x264", (), (), False)
-
-
-def tracks(path):
-    return events.read_tracks("abnormal_scene_1_scenario_1", path)
 
 
 BAD_ROWS = {
@@ -141,14 +129,13 @@ def test_xd_rows(tmp_path):
     plain = written(tmp_path, f"{FIGHT}.mp4 0 15 20 30", f"{both} 5 9 8 12")
     assert xd(plain)[FIGHT].spans == ((0, 15), (20, 30))
     assert xd(plain)[both].span_classes == ("explosion",) * 2  # the first code stands for all
-    path = written(tmp_path, f"{both} B2 5 9 G 8 12", name="classes.txt")
-    truth = xd(path, by_class=True)[both]
+    truth = xd(written(tmp_path, f"{both} B2 5 9 G 8 12", name="classes.txt"), by_class=True)[both]
     assert truth.classes == ("explosion", "shooting")
     assert truth.span_classes == ("shooting", "explosion")
     assert events.xd_classes("v=x__#1_label_A", XD.codes, "normal", "") == ()
 
 
-def test_shanghaitech_masks(tmp_path):
+def test_shanghaitech_masks_and_inclusive_tracks_of_ubnormal(tmp_path):
     path = tmp_path / "01_0014.npy"
     np.save(path, np.array([0, 1, 1, 0, 255], np.uint8))
     truth = events.read_mask("01_0014", path)
@@ -156,10 +143,11 @@ def test_shanghaitech_masks(tmp_path):
     assert frame_truth(truth, 4).tolist() == [False, True, True, False]  # less than a snippet off
     with pytest.warns(UserWarning, match="01_0014: 5 annotated frames, but 32 with a score"):
         assert held_scores(truth, np.zeros(2), 16).truth.sum() == 3
-    made_for_training = events.read_mask("01_002", tmp_path / "01_002.npy")  # no mask
-    assert not made_for_training.is_abnormal
-    with pytest.raises(InputError, match="01_0015.npy"):
-        events.read_mask("01_0015", tmp_path / "01_0015.npy")
+    assert not events.read_mask("01_002", tmp_path / "01_002.npy").is_abnormal  # no mask: training
+    assert "01_0015.npy" in refused(events.read_mask, "01_0015", tmp_path / "01_0015.npy")
+    truth = tracks(written(tmp_path, "1,23,25", "2,30.0,31.0"))
+    assert truth.spans == ((23, 26), (30, 32)) and truth.is_abnormal
+    assert not events.read_tracks("normal_scene_1_scenario_1", tmp_path / "absent").is_abnormal
 
 
 def test_shanghaitech_classes_come_from_labelled_lists(tmp_path):
@@ -167,10 +155,9 @@ def test_shanghaitech_classes_come_from_labelled_lists(tmp_path):
     folder = tmp_path / "ShanghaiTech"
     (folder / "test_frame_mask").mkdir(parents=True)
     np.save(folder / "test_frame_mask" / "01_0014.npy", np.array([0, 1, 1, 0, 1]))
-    listed = folder / "SH_Test.txt"
-    listed.write_text("frames/01_0014 0 4 4\nframes/01_002 0 9 8\n")
-    for_training = folder / "SH_Train.txt"
-    for_training.write_text(listed.read_text())
+    for_training, for_test = folder / "SH_Train.txt", folder / "SH_Test.txt"
+    for listed in (for_training, for_test):
+        listed.write_text("frames/01_0014 0 4 4\nframes/01_002 0 9 8\n")
     benchmark = load_benchmark("shanghaitech")
     event, normal = read_truth(benchmark, tmp_path)
     assert event.spans == ((1, 3), (4, 5)) and event.span_classes == ("fighting",) * 2
@@ -180,13 +167,6 @@ def test_shanghaitech_classes_come_from_labelled_lists(tmp_path):
     for_training.write_text("frames/01_0014 0 4 18\n")
     with pytest.raises(InputError, match="SH_Train.txt, line 1: no class 18; there are 18"):
         training_videos(benchmark, tmp_path)
-
-
-def test_ubnormal_tracks_are_inclusive(tmp_path):
-    path = written(tmp_path, "1,23,25", "2,30.0,31.0")
-    truth = tracks(path)
-    assert truth.spans == ((23, 26), (30, 32)) and truth.is_abnormal
-    assert not events.read_tracks("normal_scene_1_scenario_1", tmp_path / "absent").is_abnormal
 
 
 def test_msad_vector_is_cut_by_snippets(tmp_path):
@@ -215,31 +195,24 @@ def test_msad_vector_is_cut_by_snippets(tmp_path):
         events.read_vector(path, [*between, "Fire_4"], counts, ["Fire"])  # nothing is left of it
 
 
-def test_lists_match_exact_names(tmp_path):
+def test_lists_match_exact_names_and_crops_of_a_video_count_once(tmp_path):
     folder = tmp_path / UCF.annotation_root
     folder.mkdir(parents=True)
     written(folder, "Abuse/Abuse028_x264.mp4", "", "Abuse/Abuse02.mp4", name="Anomaly_Test.txt")
     written(folder, ROW, name=UCF.annotation_file)
-    with pytest.raises(InputError, match="Anomaly_Test.txt, line 3: Abuse02 has no row in"):
-        read_truth(UCF, tmp_path)
+    assert "Anomaly_Test.txt, line 3: Abuse02 has no row in" in refused(read_truth, UCF, tmp_path)
     written(folder, "a/Abuse028_x264.mp4", "b/Abuse028_x264.mp4", name="Anomaly_Test.txt")
     with pytest.raises(InputError, match="line 2: Abuse028_x264 stands in .*line 1 already"):
         read_list(UCF, tmp_path)
-    with pytest.raises(InputError, match="UCF-Crime has no val split, but train, test"):
-        read_list(UCF, tmp_path, "val")
-
-
-def test_crops_of_a_video_count_once(tmp_path):
-    folder = tmp_path / XD.annotation_root
-    folder.mkdir()
+    assert "UCF-Crime has no val split, but train, test" in refused(read_list, UCF, tmp_path, "val")
+    (folder := tmp_path / XD.annotation_root).mkdir()
     rows = [f"/x/{FIGHT}__{crop}.npy,B1-0-0" for crop in (0, 1)]
     written(folder, "path,label", *rows, name="xd_CLIP_rgbtest.csv")
-    assert [entry.name for entry in read_list(XD, tmp_path)] == [FIGHT]
-    entry = read_list(XD, tmp_path)[0].entry  # the csv names features, the path is the video's
-    assert XD.video_path(tmp_path, entry).name == f"{FIGHT}.mp4"
+    [entry] = read_list(XD, tmp_path)
+    assert entry.name == FIGHT  # the csv names features, the path is the video's
+    assert XD.video_path(tmp_path, entry.entry).name == f"{FIGHT}.mp4"
     written(folder, "path,label", "0,Abuse", name="xd_CLIP_rgbtest.csv")
-    with pytest.raises(InputError, match="line 2: expected a path ending in .npy"):
-        read_list(XD, tmp_path)
+    assert "line 2: expected a path ending in .npy" in refused(read_list, XD, tmp_path)
     written(folder, "path,label", rows[0], rows[0], name="xd_CLIP_rgbtest.csv")
     with pytest.raises(InputError, match="line 3: .*__0 stands in .*line 2"):
         read_list(XD, tmp_path)
@@ -254,13 +227,11 @@ def test_published_ucf_lists_and_arrays(shared_data):
     truths = read_truth(UCF, shared_data)
     abnormal = [truth for truth in truths if truth.is_abnormal]
     assert Counter(t.classes[0] for t in abnormal) == UCF.class_counts["test"]
-    assert sum(len(t.spans) == 2 for t in abnormal) == 16
     folder = shared_data / UCF.annotation_root
     segments = json.loads((folder / "gt_segment_ucf.json").read_text())
     labels = json.loads((folder / "gt_label_ucf.json").read_text())
-    assert [[[int(s), int(e)] for s, e in spans] for spans in segments[:140]] == [
-        [list(span) for span in truth.spans] for truth in abnormal
-    ]
+    expected = [[list(span) for span in truth.spans] for truth in abnormal]
+    assert [[[int(s), int(e)] for s, e in spans] for spans in segments[:140]] == expected
     assert labels[:140] == [list(truth.span_classes) for truth in abnormal]
     assert labels[140:] == [["A"]] * (len(truths) - 140) == [["A"]] * 150
 
@@ -277,7 +248,3 @@ def test_published_xd_arrays(shared_data):
         assert [[str(s), str(e)] for s, e in truth.spans] == spans
         assert [XD.codes[name] for name in truth.span_classes] == codes
     assert labels[500:] == [["A"]] * 300 and not any(t.is_abnormal for t in truths[500:])
-    events = Counter(name for truth in truths for name in truth.span_classes)
-    assert {XD.codes[k]: n for k, n in events.items()} == {
-        "B6": 494, "B1": 245, "B2": 214, "B4": 154, "G": 150, "B5": 15
-    }  # fmt: skip

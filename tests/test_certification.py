@@ -11,19 +11,20 @@ from companion.report import settings_table
 from detectors.benchmarks import load_benchmark
 from media.files import write_json
 
-P_DATA = load_params("paper").data
+P_DATA, CLIP = load_params("paper").data, WEAK.format("CLIP")
+ENTRIES = {  # of lists, abnormal and normal
+    "ucf_crime": ("Abuse/Abuse{}_x264.mp4", "Normal/Normal_{}_x264.mp4"),
+    "xd_violence": ("a/v{}_label_B1-0-0__0.npy,x", "a/n{}_label_A__0.npy,x"),
+}
 
 
 def real_root(root, train_items=3726):
     """Lists of UCF-Crime and XD-Violence as long as the published ones, and VAGTA's two files."""
-    for name in ("ucf_crime", "xd_violence"):
+    for name, forms in ENTRIES.items():
         benchmark = load_benchmark(name)
         folder = root / benchmark.annotation_root
         folder.mkdir(parents=True)
         for split, counts in benchmark.counts.items():
-            forms = ("Abuse/Abuse{}_x264.mp4", "Normal/Normal_{}_x264.mp4")
-            if name == "xd_violence":
-                forms = ("a/v{}_label_B1-0-0__0.npy,x", "a/n{}_label_A__0.npy,x")
             parts = zip(forms, (counts["abnormal"], counts["normal"]), strict=True)
             lines = [form.format(f"{split}{i}") for form, n in parts for i in range(n)]
             (folder / benchmark.lists[split][0]).write_text("\n".join(lines))
@@ -32,31 +33,18 @@ def real_root(root, train_items=3726):
 
 
 class TestCertification:
-    def test_real_data_by_interval_and_data_set(self, tmp_path):
-        real_root(tmp_path)
-        book = book_of(tmp_path, "paper", vadclip_backbones=backbones(87.1, 95))
-        assert book.loc[WEAK.format("CLIP"), "status"] == ledger.INTERVAL
-        assert book.loc[WEAK.format("Full"), "status"] == ledger.DIFFERS
-        other = book.loc["Alert-CLIP | Weakly supervised | MSAD AUC | CLIP", "status"]
-        assert other == "not run: needs a run on MSAD"
-        absent = book.loc[WEAK.format("Stage I"), "status"]
-        assert absent == "not run: not in this run (setting = frame AUC, model = Stage I)"
-
-    @pytest.mark.parametrize(
-        ("profile", "changes", "lacking"),
-        [
-            ("paper", {"stage1_steps": 3}, "published protocol (stage1_steps)"),
-            ("paper", {"detector_videos": 16}, "published protocol (detector_videos)"),
-            ("paper", {"open_vocabulary_changes": {"num_frames": 8}}, "protocol (num_frames)"),
-            ("paper+paper-siglip", {}, ""),
-            ("paper", {"pretrained": None}, "paper's backbone and OpenAI's weights"),
-        ],
-    )
+    @pytest.mark.parametrize(("profile", "changes", "lacking"), [
+        ("paper", {"stage1_steps": 3}, "published protocol (stage1_steps)"),
+        ("paper", {"detector_videos": 16}, "published protocol (detector_videos)"),
+        ("paper", {"open_vocabulary_changes": {"num_frames": 8}}, "protocol (num_frames)"),
+        ("paper+paper-siglip", {}, ""),
+        ("paper", {"pretrained": None}, "paper's backbone and OpenAI's weights"),
+    ])  # fmt: skip
     def test_a_reduced_run_is_not_certified(self, tmp_path, profile, changes, lacking):
         real_root(tmp_path)
         table = backbones(88.02, 89.32)
-        status = book_of(tmp_path, profile, changes=changes, vadclip_backbones=table)["status"]
-        found = status[WEAK.format("CLIP")]
+        book = book_of(tmp_path, profile, changes=changes, vadclip_backbones=table)
+        found = book.status[CLIP]
         if lacking:
             assert found.startswith(f"{ledger.DIRECTION}: needs the ") and lacking in found
         else:
@@ -64,9 +52,8 @@ class TestCertification:
 
     def test_short_lists_other_annotations_and_wide_intervals_are_named(self, tmp_path):
         def lacking(text, **ends):
-            row = backbones(88.02, 89)[0] | ends
-            book = book_of(tmp_path, "paper", vadclip_backbones=[row])
-            assert book.loc[WEAK.format("CLIP"), "status"] == f"{ledger.DIRECTION}: needs {text}"
+            book = book_of(tmp_path, "paper", vadclip_backbones=[backbones(88.02, 89)[0] | ends])
+            assert book.status[CLIP] == f"{ledger.DIRECTION}: needs {text}"
 
         lacking("the full train list, 1610 videos, has none")
         real_root(tmp_path, train_items=16)
@@ -78,17 +65,20 @@ class TestCertification:
         test.write_text("\n".join(test.read_text().splitlines()[:16]))
         lacking("the full test list, 290 videos, has 16")
 
-    def test_what_was_left_out_is_named(self, tmp_path, monkeypatch):
-        """Noted by a run's readers, by those of its ablations, or when training began."""
+    def test_real_data_by_interval_data_set_and_what_was_left_out(self, tmp_path, monkeypatch):
+        """Left out: noted by a run's readers, by those of its ablations, or when training began."""
         monkeypatch.setattr(profiles, "ROOT", tmp_path)
         real_root(tmp_path)
         folder = load_params("paper", {"data_root": str(tmp_path)}).run_dir
-        table = backbones(87.1, 95)
 
-        def status():
-            book = book_of(tmp_path, "paper", vadclip_backbones=table)
-            return book.loc[WEAK.format("CLIP"), "status"]
+        def status(cell=CLIP):
+            return book_of(tmp_path, "paper", vadclip_backbones=backbones(87.1, 95)).status[cell]
 
+        assert status(WEAK.format("Full")) == ledger.DIFFERS
+        other = status("Alert-CLIP | Weakly supervised | MSAD AUC | CLIP")
+        assert other == "not run: needs a run on MSAD"
+        absent = "not run: not in this run (setting = frame AUC, model = Stage I)"
+        assert status(WEAK.format("Stage I")) == absent
         Report([Finding("a.mp4", "ends late", "clipped")]).to_csv(folder / "videos/test.csv")
         assert status() == ledger.INTERVAL
         write_json(folder / "full/run.json", {"data": "0123456789abcdef0"})

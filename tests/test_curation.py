@@ -1,19 +1,17 @@
 """Screening: measures, copies, class log-odds, the published score, overrides, broken files."""
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from alertclip.embeddings import ClipEmbeddings
 from alertclip.records import Item, Keyframe, Region
 from companion import screening_tables
 from curation import quality, redundancy, screening
-from curation.__main__ import find_videos, main
-from curation.quality import level
+from curation.__main__ import main
 from media.errors import InputError
 from media.video import probe
 from miniworld import planted_faults
@@ -26,8 +24,7 @@ def moving(seed: int, count: int = 24) -> np.ndarray:
     coarse = rng.integers(40, 200, (12, 16, 3), np.uint8)
     scene = np.roll(np.kron(coarse, np.ones((8, 8, 1), np.uint8)), 3, (0, 1))  # off the coding grid
     frames = np.stack([scene] * count)
-    places = np.cumsum(rng.integers(0, 8, count)) % 100
-    for frame, x in zip(frames, places, strict=True):
+    for frame, x in zip(frames, np.cumsum(rng.integers(0, 8, count)) % 100, strict=True):
         frame[40:60, x : x + 20] = 255 - seed % 7
     return frames
 
@@ -35,9 +32,9 @@ def moving(seed: int, count: int = 24) -> np.ndarray:
 class TestMeasures:
     def test_levels_by_hand_and_the_worst_measure_decides(self) -> None:
         rising, falling = (1, 2, 3, 4), (4, 3, 2, 1)
-        assert [level(v, rising) for v in (0.9, 1, 2.5, 4)] == [1, 2, 3, 5]
-        assert [level(v, falling) for v in (4.1, 4, 2.5, 1)] == [1, 2, 3, 5]
-        assert level(float("nan"), rising) == 1
+        assert [quality.level(v, rising) for v in (0.9, 1, 2.5, 4)] == [1, 2, 3, 5]
+        assert [quality.level(v, falling) for v in (4.1, 4, 2.5, 1)] == [1, 2, 3, 5]
+        assert quality.level(float("nan"), rising) == 1
         good = {name: thresholds[-1] for name, thresholds in quality.LEVELS.items()}
         assert quality.score_quality(good)[0] == 5
         assert quality.score_quality(good | {"luma": 5.0, "blur": 0.5}) == (1, "luma")
@@ -58,21 +55,17 @@ class TestMeasures:
         noise = np.random.default_rng(0).integers(0, 255, (200, 200)).astype(np.uint8)
         assert quality.blockiness(noise) == pytest.approx(1, abs=0.05)
 
-    def test_standstill_is_the_longest_run(self) -> None:
+    def test_standstill_missing_frames_and_sampled_runs_by_hand(self) -> None:
         changes = np.full((10, 2, 2), 5.0)
         changes[[1, 4, 5, 6]] = 0
         changes[6, 1, 1] = 2.0  # one cell moves
         assert quality.longest_standstill(changes) == 0.2
         assert quality.longest_standstill(changes * 0) == 1.0
         assert quality.longest_standstill(changes + 1) == 0.0
-
-    def test_missing_frames_from_the_time_axis(self) -> None:
         assert quality.missing_share([0, 10, 20, 30]) == 0
         assert quality.missing_share([30, 0, 10]) == 0  # 20 missing, but half of the steps: 15
         assert quality.missing_share([0, 10, 20, 50, 60]) == pytest.approx(2 / 7)
         assert quality.missing_share([]) == 0
-
-    def test_long_videos_are_sampled_in_runs(self) -> None:
         assert quality.frame_numbers(3, 20).tolist() == list(range(3, 20))
         numbers = quality.frame_numbers(100, 10_000)
         assert len(numbers) == 64 and numbers[0] == 100 and numbers[-1] == 9_999
@@ -96,8 +89,7 @@ class TestRedundancy:
         brighter = np.clip(one * 0.9 + 20, 0, 255).astype(np.uint8)
         assert redundancy.compare(prints([one])).empty
         pairs = redundancy.compare(prints([one, other, brighter]))
-        kinds = {(p.a, p.b): p.kind for p in pairs.itertuples()}
-        assert kinds == {(0, 2): redundancy.COPY}
+        assert {(p.a, p.b): p.kind for p in pairs.itertuples()} == {(0, 2): redundancy.COPY}
 
     def test_kinds_by_hand(self) -> None:
         rows = {  # worst and mean hash distance, motion, cosine
@@ -108,23 +100,19 @@ class TestRedundancy:
             "alike": (20, 17, 0.95, 0.95),
             "likely copy": (20, 16, 0.94, 0.95),
         }
-        names = ["worst_hash", "hash", "motion", "cosine"]
-        table = pd.DataFrame(rows.values(), columns=names)
+        table = pd.DataFrame(rows.values(), columns=["worst_hash", "hash", "motion", "cosine"])
         none = np.zeros(len(rows), bool)
         assert list(redundancy.kinds(table, none)) == [name.strip() for name in rows]
         assert set(redundancy.kinds(table, ~none)) == {redundancy.EXACT}
 
-    def test_the_better_of_a_chain_stays(self) -> None:
-        evidence = {"hash": 1.0, "worst_hash": 2, "motion": 1.0, "cosine": 1.0}
-        rows = [{"a": 0, "b": 1, "kind": redundancy.COPY} | evidence]
-        rows += [{"a": 1, "b": 2, "kind": redundancy.EXACT} | evidence]
-        rows += [{"a": 0, "b": 3, "kind": redundancy.SCENE} | evidence]
-        scored = redundancy.score_redundancy(pd.DataFrame(rows), np.array([1, 2, 0, 3]))
+    def test_the_better_of_a_chain_stays_and_of_same_bytes_beyond_the_neighbours(self) -> None:
+        rows = [(0, 1, redundancy.COPY), (1, 2, redundancy.EXACT), (0, 3, redundancy.SCENE)]
+        pairs = pd.DataFrame(rows, columns=["a", "b", "kind"])
+        pairs = pairs.assign(hash=1.0, worst_hash=2, motion=1.0, cosine=1.0)
+        scored = redundancy.score_redundancy(pairs, np.array([1, 2, 0, 3]))
         assert scored["score"].tolist() == [1, 1, 5, 3]
         assert scored["match"].tolist() == [2, 2, -1, 0]  # 0 is no neighbour of 2 but its copy
         assert scored["kind"].tolist()[1] == redundancy.EXACT
-
-    def test_same_bytes_beyond_the_neighbours(self) -> None:
         clips = [moving(i, 12) for i in range(14)]
         found = prints([*clips, *[clips[0]] * 13], [*map(str, range(14)), *["0"] * 13])
         exact = redundancy.compare(found).query("kind == @redundancy.EXACT")
@@ -147,48 +135,36 @@ def test_log_odds_by_hand() -> None:
     assert (alone[["class", "clarity"]] == 5).all(axis=None)  # nothing to compare with
 
 
-def scored(**changes: int) -> pd.DataFrame:
-    row = dict.fromkeys(screening.WEIGHTS, 5) | changes
-    notes = {f"{name}_note": f"{name} told" for name in screening.WEIGHTS}
-    return pd.DataFrame([{"clip": "a", "class_name": "A", "override": ""} | row | notes])
-
-
-class TestDecision:
-    @settings(max_examples=30, deadline=None)
-    @given(*[st.integers(1, 5)] * 4)
-    def test_the_published_score(self, a: int, b: int, c: int, d: int) -> None:
-        scores = dict(zip(screening.WEIGHTS, (a, b, c, d), strict=True))
-        row = screening.decide(scored(**scores)).iloc[0]
-        assert row["score"] == a + 2 * b + 2 * c + 5 * d
-        assert (row["decision_by_score"] == "drop") == (row["score"] < 25)
-        assert (row["decision"] == "drop") == (row["score"] < 25 or 1 in (a, b, c, d))
-
-    def test_bins_and_edges(self) -> None:
-        bins = [name for name in ("0-25", "25-40", "40-50") for _ in range(2)]
-        assert screening.score_bins([10, 24, 25, 39, 40, 50]) == bins
-
-
-def world(folder: Path) -> list[Item]:
-    """Six videos of three classes: one doubled, one dark, one cut short."""
-    for number, name in enumerate(["Fire/a", "Fire/b", "Robbery/c", "Normal/d"]):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        frames = moving(number)
-        write_video(frames // (20 if name == "Fire/b" else 1), folder / f"{name}.mp4", 8)
-    copy = (folder / "Fire/a.mp4").read_bytes()
-    (folder / "Robbery/copy.mp4").write_bytes(copy)
-    (folder / "Robbery/cut.mp4").write_bytes(copy[: len(copy) // 2])
-    return find_videos(folder)
+def test_the_published_score_of_all_marks_and_its_bins() -> None:
+    marks = pd.DataFrame(product(range(1, 6), repeat=4), columns=list(screening.WEIGHTS))
+    notes = {f"{name}_note": f"{name} told" for name in marks}
+    found = screening.decide(marks.assign(clip="a", class_name="A", override="", **notes))
+    score = marks @ [1, 2, 2, 5]
+    veto = marks.eq(1).any(axis=1)
+    assert (found["score"] == score).all()
+    assert ((found["decision_by_score"] == "drop") == (score < 25)).all()
+    assert ((found["decision"] == "drop") == ((score < 25) | veto)).all()
+    bins = [name for name in ("0-25", "25-40", "40-50") for _ in range(2)]
+    assert screening.score_bins([10, 24, 25, 39, 40, 50]) == bins
 
 
 class TestScreening:
     def test_command_line_from_files_to_table(self, tmp_path: Path) -> None:
-        world(tmp_path / "videos")
+        """Six videos of three classes: one doubled, one dark, one cut short."""
+        folder = tmp_path / "videos"
+        for number, name in enumerate(["Fire/a", "Fire/b", "Robbery/c", "Normal/d"]):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            frames = moving(number)
+            write_video(frames // (20 if name == "Fire/b" else 1), folder / f"{name}.mp4", 8)
+        copy = (folder / "Fire/a.mp4").read_bytes()
+        (folder / "Robbery/copy.mp4").write_bytes(copy)
+        (folder / "Robbery/cut.mp4").write_bytes(copy[: len(copy) // 2])
         human = tmp_path / "human.csv"
         rows = "Fire/b.mp4,keep,night scene\nNormal/d.mp4,drop,grainy\n"
         human.write_text(f"clip,override,reason\n{rows}")
         tables = []
         for more in ([], ["--overrides", str(human)]):
-            assert main([str(tmp_path / "videos"), "--out", str(tmp_path / "out.csv"), *more]) == 0
+            assert main([str(folder), "--out", str(tmp_path / "out.csv"), *more]) == 0
             table = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
             tables.append(table.set_index("clip"))
         before, after = tables
@@ -202,18 +178,14 @@ class TestScreening:
         kept, left = found.values.tolist()
         assert kept == ["keep", "keep: night scene", ""] and left[::2] == ["drop", "human: grainy"]
         assert before.loc["Normal/d.mp4", "decision"] == "keep"
-
-    @pytest.mark.parametrize("row", ["x.mp4,drop,seen", "a,remove,seen", "a,drop,"])
-    def test_wrong_overrides_are_named(self, tmp_path: Path, row: str) -> None:
-        path = tmp_path / "human.csv"
-        path.write_text(f"clip,override,reason\n{row}\n")
-        with pytest.raises(InputError, match=r"human\.csv, line 2: needs clip"):
-            screening.apply_overrides(pd.DataFrame({"clip": ["a"]}), path)
+        for row in ("x.mp4,drop,seen", "a,remove,seen", "a,drop,"):
+            human.write_text(f"clip,override,reason\n{row}\n")
+            with pytest.raises(InputError, match=r"human\.csv, line 2: needs clip"):
+                screening.apply_overrides(pd.DataFrame({"clip": ["a"]}), human)
 
     def test_measurements_are_reused(self, tmp_path: Path) -> None:
         write_video(moving(0), tmp_path / "a.mp4", 8)
-        info = probe(tmp_path / "a.mp4")
-        found = tmp_path / "a.mp4", info, None, tmp_path / "store"
+        found = tmp_path / "a.mp4", probe(tmp_path / "a.mp4"), None, tmp_path / "store"
         first = quality.measure(*found)
         (tmp_path / "a.mp4").unlink()
         again = quality.measure(*found)

@@ -1,7 +1,5 @@
 """Degradations: clean is exact, units hold, levels are ordered, geometry moves the boxes."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -9,14 +7,14 @@ import torch
 from companion.degradation import DEGRADATIONS, Clip, degrade
 from media.errors import InputError
 
-LEVELS = {  # mild to severe, on frames of 48 x 64
-    "blur": [0.5, 1, 2, 4],
-    "darkness": [1, 2, 4, 8],
-    "noise": [5, 10, 40, 80],
-    "compression": [90, 50, 20, 5],
-    "resolution": [40, 24, 12, 6],
-    "occlusion": [0.1, 0.25, 0.5, 1.0],
-    "actor size": [0.9, 0.7, 0.5, 0.25],
+LEVELS = {  # mild to severe, on frames of 48 x 64, and one that is refused
+    "blur": ([0.5, 1, 2, 4], -1),
+    "darkness": ([1, 2, 4, 8], -1),
+    "noise": ([5, 10, 40, 80], np.inf),
+    "compression": ([90, 50, 20, 5], 0),
+    "resolution": ([40, 24, 12, 6], 96),
+    "occlusion": ([0.1, 0.25, 0.5, 1.0], 1.2),
+    "actor size": ([0.9, 0.7, 0.5, 0.25], 0),
 }
 
 
@@ -39,9 +37,11 @@ def plain(value: int, *size: int) -> Clip:
 
 @pytest.mark.parametrize("kind", DEGRADATIONS)
 def test_levels_do_more_and_more_damage_the_same_for_a_seed(kind):
-    start, before = clip(), clip().frames
+    start, before, (levels, wrong) = clip(), clip().frames, LEVELS[kind]
     assert degrade(start, kind, DEGRADATIONS[kind].clean, 0) is start
-    degraded = [degrade(start, kind, level, 3) for level in LEVELS[kind]]
+    with pytest.raises(InputError, match=kind):
+        degrade(start, kind, wrong, 0)
+    degraded = [degrade(start, kind, level, 3) for level in levels]
     if kind == "actor size":  # pixels move, so damage is the length that the boxes lose
         errors = [-float(d.boxes[..., 2:].sub(d.boxes[..., :2]).sum()) for d in degraded]
     else:
@@ -50,24 +50,32 @@ def test_levels_do_more_and_more_damage_the_same_for_a_seed(kind):
     assert errors == sorted(errors)
     assert torch.equal(start.frames, before)  # the clip itself is kept
     assert all(d.frames.dtype == torch.uint8 and d.frames.shape == before.shape for d in degraded)
-    same, other = (degrade(start, kind, LEVELS[kind][1], seed).frames for seed in (3, 4))
+    same, other = (degrade(start, kind, levels[1], seed).frames for seed in (3, 4))
     assert torch.equal(same, degraded[1].frames)
     assert torch.equal(other, same) == (kind not in ("noise", "occlusion"))
 
 
-def test_blur_has_the_stated_width():
+def test_blur_has_the_stated_width_and_resolution_no_detail_finer_than_its_pixels():
     point = plain(0, 49, 49)
     point.frames[..., 24, 24] = 255
     row = degrade(point, "blur", 1.0, 0).frames[0, 0, 24].double()
     distance = torch.arange(49) - 24.0
     assert float((row * distance**2).sum() / row.sum()) == pytest.approx(1, rel=0.1)
     assert row.argmax() == 24
+    stripes = plain(0, 48, 64)
+    stripes.frames[..., ::2] = 200  # one pixel wide: gone at half the height
+    found = degrade(stripes, "resolution", 24, 0).frames.float()
+    assert found.std() < 1 and found.mean() == pytest.approx(100, 1)
 
 
-def test_a_stop_halves_linear_light():
+def test_a_stop_halves_linear_light_and_jpeg_keeps_channels_in_order():
     """sRGB 188 is half of full light, a quarter is .5371; the toe: 12.92 * 255 / 512."""
     for grey, stops, dark in ((188, 1, 137), (255, 9, 6)):
         assert degrade(plain(grey, 4, 4), "darkness", stops, 0).frames.unique().tolist() == [dark]
+    red = plain(0, 16, 16)
+    red.frames[:, 0] = 200
+    found = degrade(red, "compression", 50, 0).frames[0].float()
+    assert found[0].mean() > 150 > 60 > found[2].mean()
 
 
 def test_noise_has_the_stated_deviation_and_grows_in_place():
@@ -75,20 +83,6 @@ def test_noise_has_the_stated_deviation_and_grows_in_place():
     mild, strong = (degrade(grey, "noise", s, 5).frames.float() - 128 for s in (10, 20))
     assert mild.std() == pytest.approx(10, rel=0.03) and abs(mild.mean()) < 0.3
     assert (strong - 2 * mild).abs().max() <= 1.5  # one field, rounded twice
-
-
-def test_jpeg_keeps_channels_in_order():
-    red = plain(0, 16, 16)
-    red.frames[:, 0] = 200
-    found = degrade(red, "compression", 50, 0).frames[0].float()
-    assert found[0].mean() > 150 > 60 > found[2].mean()
-
-
-def test_resolution_keeps_no_detail_finer_than_its_pixels():
-    stripes = plain(0, 48, 64)
-    stripes.frames[..., ::2] = 200  # one pixel wide: gone at half the height
-    found = degrade(stripes, "resolution", 24, 0).frames.float()
-    assert found.std() < 1 and found.mean() == pytest.approx(100, 1)
 
 
 def test_covers_are_nested_and_take_the_share_of_present_boxes_only():
@@ -116,11 +110,3 @@ def test_zoom_out_moves_boxes_with_the_pixels():
     torch.testing.assert_close(found.boxes[0, 0], torch.stack(seen))
     torch.testing.assert_close(found.boxes[0, 0], torch.tensor([0.375, 0.375, 0.5, 0.625]))
     assert (found.frames[0, :, 0, 0] == frames.float().mean().round()).all()  # padding
-
-
-def test_what_is_no_level_is_refused():
-    refused = {"blur": -1, "noise": math.inf, "compression": 0, "occlusion": 1.2, "actor size": 0,
-               "resolution": 96}  # fmt: skip
-    for kind, level in refused.items():
-        with pytest.raises(InputError, match=kind):
-            degrade(clip(), kind, level, 0)

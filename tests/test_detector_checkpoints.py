@@ -12,29 +12,18 @@ import pytest
 import tiny_clip
 import torch
 import yaml
-from faults.harness import Bomb
-from tiny_detectors import SMALL_VAD, VAD_NAMES, WIDTH, anomalyclip, clip, random, tokenize, vadclip
-from torch import Tensor
+from faults.harness import Bomb, refused
+from tiny_detectors import SMALL_VAD, VAD_NAMES, anomalyclip, clip, own_state, tokenize, vadclip
 
 from alertclip.attention import pack_state_dict, split_attention
 from detectors import __main__ as command
 from detectors.anomalyclip.model import AnomalyCLIP
-from detectors.anomalyclip.model import score_video as score_anomalyclip
 from detectors.benchmarks import load_benchmark
 from detectors.checkpoints import load_anomalyclip, load_clip, load_vadclip
 from detectors.features import read_features
 from detectors.training_protocol import AnomalyCLIPSettings, VadCLIPSettings
-from detectors.vadclip.model import VadCLIP
-from detectors.vadclip.model import score_video as score_vadclip
+from detectors.vadclip.model import VadCLIP, score_video
 from media.errors import InputError
-
-
-def own_state(model: VadCLIP) -> dict[str, Tensor]:
-    return {name: t for name, t in model.state_dict().items() if not name.startswith("text.")}
-
-
-def shapes(state: dict[str, Tensor]) -> dict[str, list[int]]:
-    return {name: list(tensor.shape) for name, tensor in state.items()}
 
 
 def test_names_and_shapes_are_official(root):
@@ -42,10 +31,11 @@ def test_names_and_shapes_are_official(root):
     backbone = clip(embed=512, context_length=77, width=512, heads=8, layers=1)
     parts = backbone, lambda texts: tokenize(texts, 77)
     vad = VadCLIP(*parts, ("normal", "abuse"), VadCLIPSettings())
-    assert shapes(own_state(vad)) == official["vadclip"]
+    assert {n: [*t.shape] for n, t in own_state(vad).items()} == official["vadclip"]
     names = [f"class{i}" for i in range(14)]
     model = AnomalyCLIP(*parts, names, torch.zeros(512), AnomalyCLIPSettings())
-    assert shapes(pack_state_dict(model.state_dict())) == official["anomalyclip"]
+    packed = pack_state_dict(model.state_dict()).items()
+    assert {name: [*tensor.shape] for name, tensor in packed} == official["anomalyclip"]
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert trainable == 10_110_977 + 512 * 512 + 14 * 8 * 512 + 1  # temporal first
 
@@ -66,20 +56,18 @@ def test_vadclip_files_load_and_faulty_ones_load_nothing(tmp_path: Path):
     before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
     faults = {
         "gc2.weight missing, not": {k: v + 1 for k, v in state.items() if k != "gc2.weight"},
-        r"gc9 \(2,\), not known": state | {"gc9": torch.ones(2)},
-        r"linear.bias \(3,\), not \(16,\)": state | {"linear.bias": torch.ones(3)},
+        "gc9 (2,), not known": state | {"gc9": torch.ones(2)},
+        "linear.bias (3,), not (16,)": state | {"linear.bias": torch.ones(3)},
         "holds no state dict": {"epoch": 3},
         "no state dict, names": {"linear.bias": Path("x")},  # a placeholder
     }
     for message, faulty in faults.items():
         torch.save(faulty, path)
-        with pytest.raises(InputError, match=message):
-            load_vadclip(other, path)
+        assert message in refused(load_vadclip, other, path)
     assert all(torch.equal(before[name], t) for name, t in other.state_dict().items())
     path.write_bytes(b"")
     for file in (path, tmp_path / "missing.pth"):
-        with pytest.raises(InputError, match=file.name):
-            load_vadclip(other, file)
+        assert file.name in refused(load_vadclip, other, file)
 
 
 def test_what_lies_beside_the_weights_runs_nothing(tmp_path):
@@ -95,8 +83,8 @@ def test_what_lies_beside_the_weights_runs_nothing(tmp_path):
         "ap": np.float64(0.8),
         "evil": [Bomb(exec, command), Bomb(shutil.copy, __file__, str(mark))],
     }
+    optimizer = torch.optim.AdamW(other.parameters()).state_dict()
     for entry in ("state_dict", "model_state_dict"):
-        optimizer = torch.optim.AdamW(other.parameters()).state_dict()
         torch.save({entry: state, "optimizer_state_dict": optimizer, "hyper": settings}, path)
         load_vadclip(other, path)
         assert not mark.exists()
@@ -105,34 +93,26 @@ def test_what_lies_beside_the_weights_runs_nothing(tmp_path):
     assert mark.exists()  # the file does run what it holds, where it may
     mark.unlink()
     torch.save({"state_dict": state, "evil": Bomb(os.system, f"touch {mark}")}, path)
-    with pytest.raises(InputError, match="posix"):
-        load_vadclip(other, path)
+    assert "posix" in refused(load_vadclip, other, path)
     assert not mark.exists()
 
 
-def official(model: AnomalyCLIP) -> dict[str, Tensor]:
-    """The model's weights as the authors' files hold them."""
-    state = {f"net.{name}": t for name, t in pack_state_dict(model.state_dict()).items()}
-    frozen = {"net.image_encoder.proj": torch.ones(2), "net.token_embedding.weight": torch.ones(3)}
-    return state | frozen
-
-
 def test_anomalyclip_files_load_into_stock_and_split_attention(tmp_path):
-    trained, path, x = anomalyclip(split=True, seed=1), tmp_path / "last.ckpt", random(11, 16)
+    trained, path = anomalyclip(split=True, seed=1), tmp_path / "last.ckpt"
     tiny_clip.stir(trained)
     trained.selector_model.bn_layer.running_mean += 1
     trained.prototype += 0.5
-    torch.save({"state_dict": official(trained), "epoch": 50}, path)
-    expected = score_anomalyclip(trained.eval(), x, trained.directions()).probabilities
+    state = {f"net.{name}": t for name, t in pack_state_dict(trained.state_dict()).items()}
+    frozen = {"net.image_encoder.proj": torch.ones(2), "net.token_embedding.weight": torch.ones(3)}
+    torch.save({"state_dict": state | frozen, "epoch": 50}, path)  # as the authors' files
     for split in (False, True):
         fresh = anomalyclip(split=split)
         with pytest.raises(InputError, match="prototype must be a vector of 16"):
             load_anomalyclip(fresh, path, torch.zeros(3))
         load_anomalyclip(fresh, path, trained.prototype)
-        found = score_anomalyclip(fresh.eval(), x, fresh.directions()).probabilities
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
         ours, theirs = (pack_state_dict(m.state_dict()) for m in (fresh, trained))
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+        assert torch.equal(fresh.prototype, trained.prototype)
 
 
 def test_the_command_scores_feature_files(tmp_path, monkeypatch):
@@ -145,15 +125,14 @@ def test_the_command_scores_feature_files(tmp_path, monkeypatch):
     model = VadCLIP(source.model, source.tokenizer, names, settings).eval()
     frozen = {f"clipmodel.{name}": t for name, t in theirs.state_dict().items()}
     torch.save(own_state(model) | frozen, tmp_path / "model.pth")
-    np.save(tmp_path / "a.npy", random(20, WIDTH).numpy())
-    files = [str(tmp_path / name) for name in ("model.pth", "a.npy", "scores.csv")]
-    files.insert(2, "--out")
-    command.main(["vadclip", *files])
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(20, 16)))
+    weights, feature, out = (str(tmp_path / n) for n in ("model.pth", "a.npy", "scores.csv"))
+    command.main(["vadclip", weights, feature, "--out", out])
     table = pd.read_csv(tmp_path / "scores.csv")
-    expected = score_vadclip(model, read_features(tmp_path / "a.npy"), model.encode_text())
+    expected = score_video(model, read_features(tmp_path / "a.npy"), model.encode_text())
     assert table.columns.tolist() == ["video", "feature", "anomaly", *benchmark.classes]
     assert table["video"].tolist() == ["a"] * 20 and table["feature"].tolist() == list(range(20))
     np.testing.assert_allclose(table["anomaly"], expected.anomaly, rtol=1e-4)
     np.testing.assert_allclose(table.iloc[:, 3:], expected.probabilities, rtol=1e-4)
     with pytest.raises(SystemExit, match="--prototype"):
-        command.main(["anomalyclip", *files])
+        command.main(["anomalyclip", weights, feature, "--out", out])

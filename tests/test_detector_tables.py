@@ -3,35 +3,22 @@
 import numpy as np
 import pytest
 import torch
+from faults.harness import refused
 from test_video import write_ids
+from tiny_detectors import SMALL_VAD
 
 from alertclip.records import Item
 from companion import detector_plots, detector_tables, extraction, other_models, tuned_models
-from companion import profiles as params_module
-from companion.detector_tables import Scored
 from companion.profiles import load_params
 from detectors import features
 from detectors.benchmarks import load_benchmark, training_videos
 from detectors.event_annotations import VideoTruth
-from detectors.features import (
-    SnippetRule,
-    extract_features,
-    feature_file,
-    read_features,
-    snippet_frames,
-    take_crop,
-)
+from detectors.features import SnippetRule, extract_features, feature_file, read_features
 from detectors.fitting import VideoScores
 from media.errors import InputError
 from media.files import Shard, locked, read_json
 
 ROWS = {"train": 12, "test": 8}
-
-
-def name(split, i):
-    """Even videos are normal, odd ones fights."""
-    folder = "Fighting" if i % 2 else "Training_Normal_Videos_Anomaly"
-    return f"UCF/{folder}/{split}{i:03d}.mp4"
 
 
 def annotate(root, test_events):
@@ -45,16 +32,15 @@ def annotate(root, test_events):
 @pytest.fixture
 def P(tmp_path, monkeypatch):
     """Smoke profile on feature files that stand for videos: the real path from there on."""
-    monkeypatch.setattr(params_module, "ROOT", tmp_path)
+    monkeypatch.setattr("companion.profiles.ROOT", tmp_path)
     monkeypatch.setattr(extraction, "prepare_data", lambda P: P.data_dir)
-    changes = {"batch_size": 4, "epochs": 1}
-    params = load_params("smoke", {"detector_seeds": [0], "vadclip_changes": {
-        "length": 16, "window": 4, "layers": 1, "prefix": 4, "postfix": 4, **changes,
-    }})  # fmt: skip
+    small = SMALL_VAD | {"layers": 1, "epochs": 1}
+    params = load_params("smoke", {"detector_seeds": [0], "vadclip_changes": small})
     root = params.data_dir
     root.mkdir(parents=True)
+    kinds = "Training_Normal_Videos_Anomaly", "Fighting"  # even, odd
     for split, count in {**ROWS, "dev": 0}.items():
-        lines = "".join(f"{name(split, i)}\n" for i in range(count))
+        lines = "".join(f"UCF/{kinds[i % 2]}/{split}{i:03d}.mp4\n" for i in range(count))
         (root / f"{split}.txt").write_text(lines)
 
     def extract(P, models, videos, rule, *_):
@@ -81,27 +67,22 @@ def test_test_labels_reach_neither_training_nor_scores(P, detector):
         assert np.allclose(one.probabilities.sum(1), 1, atol=1e-5)
 
 
-def test_training_sees_the_classes_of_the_list_and_no_times(P):
+def test_scores_of_another_method_and_classes_of_training_are_read_from_files(P, tmp_path):
+    annotate(P.data_dir, [0, 1] * 4)
+    event = np.repeat([0.0, 1.0, 0.0], [2, 8, 6])[:, None]  # features of 4 frames; frames 8-40
+    for i in range(ROWS["test"]):
+        np.save(tmp_path / f"test{i:03d}__0.npy", event * (i % 2) - 3)
+    found = other_models.read_scores(P, "oracle", tmp_path)
+    auc = detector_tables.resample_models(P, [found])["oracle"]["frame AUC"][0]
+    assert auc[0, 0] == 1
+    np.save(tmp_path / "test003__0.npy", np.zeros((16, 2)))
+    with pytest.raises(InputError, match="test003 .* no column of scores"):
+        other_models.read_scores(P, "oracle", tmp_path)
     videos = training_videos(load_benchmark("miniworld"), P.data_dir)
-    assert [*videos.values()][:3] == [(), ("Fighting",), ()]
+    assert [*videos.values()][:3] == [(), ("Fighting",), ()]  # and no times
     (P.data_dir / "train.txt").write_text("UCF/Picnic/a.mp4\n")
     with pytest.raises(InputError, match="names neither a class nor normal"):
         training_videos(load_benchmark("miniworld"), P.data_dir)
-
-
-def test_scores_of_another_method_are_read_from_files(P, tmp_path):
-    annotate(P.data_dir, [0, 1] * 4)
-    folder = tmp_path / "scores"
-    folder.mkdir()
-    event = np.repeat([0.0, 1.0, 0.0], [2, 8, 6])[:, None]  # features of 4 frames; frames 8-40
-    for i in range(ROWS["test"]):
-        np.save(folder / f"test{i:03d}__0.npy", event * (i % 2) - 3)
-    found = other_models.read_scores(P, "oracle", folder)
-    auc = detector_tables.resample_models(P, [found])["oracle"]["frame AUC"][0]
-    assert auc[0, 0] == 1
-    np.save(folder / "test003__0.npy", np.zeros((16, 2)))
-    with pytest.raises(InputError, match="test003 .* no column of scores"):
-        other_models.read_scores(P, "oracle", folder)
 
 
 def scored(stage, values):
@@ -113,7 +94,7 @@ def scored(stage, values):
     for value in values:
         videos = [value * event, value * event, np.zeros(16), np.zeros(16)]
         seeds.append([VideoScores(v, np.eye(9)[np.where(v > 0, 2, 0)]) for v in videos])
-    return Scored(stage, "vadclip", 4, truths, truths, seeds, [])
+    return detector_tables.Scored(stage, "vadclip", 4, truths, truths, seeds, [])
 
 
 def test_oracle_inverse_and_mean_over_seeds():
@@ -131,20 +112,14 @@ def test_oracle_inverse_and_mean_over_seeds():
     assert change["difference"].unique().tolist() == ["Full minus CLIP"]
 
 
-def test_detection_and_classes_of_the_oracle():
+def test_classes_curves_other_branch_and_published_truth_of_the_oracle():
     P, best = load_params("smoke"), scored("full", [1.0])
     classes = detector_tables.class_table(P, [best]).set_index("setting")["value"]
-    assert classes["mean AUC"] == pytest.approx(100) and classes["Fighting AP"] == pytest.approx(
-        100
-    )
+    assert classes[["mean AUC", "Fighting AP"]].tolist() == pytest.approx([100, 100])
     curves = detector_plots.curve_table(P, [best, scored("clip", [-1.0])])
     assert curves.groupby(["video", "model"]).size().tolist() == [64] * 4
     assert curves.query("video == 'v0 (Fighting)'")["truth"].sum() == 2 * 32
     assert curves.groupby("predicted").size().to_dict() == {"": 256 - 32, "Fighting": 32}
-
-
-def test_the_other_branch_and_the_published_truth():
-    P, best = load_params("smoke"), scored("full", [1.0])
     inverse = [v._replace(other_branch=-v.anomaly) for v in best.seeds[0]]
     table = detector_tables.other_branch_table(P, [best._replace(seeds=[inverse])])
     assert table.set_index("setting")["value"]["frame AUC"] == pytest.approx(0)
@@ -157,9 +132,8 @@ def test_the_other_branch_and_the_published_truth():
 def test_tsne_shows_events_of_abnormal_and_all_of_normal_videos():
     rng, base = np.random.default_rng(0), scored("full", [1.0])
     features, text = [rng.normal(size=(16, 128)) for _ in base.truths], rng.normal(size=(9, 128))
-    videos = [
-        s._replace(adapted=-x, text=text) for s, x in zip(base.seeds[0], features, strict=True)
-    ]
+    pairs = zip(base.seeds[0], features, strict=True)
+    videos = [score._replace(adapted=-x, text=text) for score, x in pairs]
     base = base._replace(stage="clip", seeds=[videos], features=features)
     table = detector_plots.tsne_table(load_params("smoke"), base)
     counts = table[table["text"] == 0].groupby(["panel", "group"]).size()
@@ -172,9 +146,8 @@ def test_tsne_shows_events_of_abnormal_and_all_of_normal_videos():
 def test_data_and_framework_are_told_apart(P, monkeypatch):
     annotate(P.data_dir, [0, 1] * 4)
     chosen = [path.stem for path in extraction.chosen_videos(P)]
-    monkeypatch.setattr(extraction, "load_split", lambda P, split: (
-        [Item(f"UCF/{name}.mp4", "", ()) for name in chosen[:6]], None
-    ))  # fmt: skip
+    vagta = [Item(f"UCF/{name}.mp4", "", ()) for name in chosen[:6]]
+    monkeypatch.setattr(extraction, "load_split", lambda P, split: (vagta, None))
     pair = [scored("clip", [0.5]), scored("full", [1.0])]
     half = [scored("clip", [-1.0]), scored("full", [1.0])]
     monkeypatch.setattr(detector_tables, "score_stages", lambda P, *_: half)
@@ -187,53 +160,44 @@ def test_data_and_framework_are_told_apart(P, monkeypatch):
 
 def test_snippets_and_crops():
     rule = SnippetRule(16, 4, 1)
-    assert snippet_frames(40, rule).tolist() == [[2, 6, 10, 14], [18, 22, 26, 30]]
-    assert snippet_frames(3, SnippetRule(4, 1)).tolist() == [[2]]  # one snippet, kept inside
-    frame = torch.arange(4 * 6 * 3).reshape(1, 4, 6, 3)
-    assert torch.equal(take_crop(frame, (2, 4), 0), frame[:, 1:3, 1:5])
-    assert torch.equal(take_crop(frame, (2, 4), 2), frame[:, :2, 2:])
-    assert torch.equal(take_crop(frame, (2, 4), 3), frame[:, 2:, :4])
-    assert torch.equal(take_crop(frame, (2, 4), 9), frame[:, 2:, 2:].flip(2))
-    with pytest.raises(InputError, match="embed 1 to 4"):
-        SnippetRule(4, 5)
+    assert features.snippet_frames(40, rule).tolist() == [[2, 6, 10, 14], [18, 22, 26, 30]]
+    assert features.snippet_frames(3, SnippetRule(4, 1)).tolist() == [[2]]  # kept inside
+    frame, crop = torch.arange(4 * 6 * 3).reshape(1, 4, 6, 3), features.take_crop
+    assert torch.equal(crop(frame, (2, 4), 0), frame[:, 1:3, 1:5])
+    assert torch.equal(crop(frame, (2, 4), 2), frame[:, :2, 2:])
+    assert torch.equal(crop(frame, (2, 4), 3), frame[:, 2:, :4])
+    assert torch.equal(crop(frame, (2, 4), 9), frame[:, 2:, 2:].flip(2))
+    assert "embed 1 to 4" in refused(SnippetRule, 4, 5)
 
 
-def test_shares_of_the_features_are_those_of_one_process(tmp_path):
-    """Byte by byte; a share waits for no other, and failures of all are kept."""
-    videos = [write_ids(tmp_path / f"{i}.mp4", 9 + i) for i in range(3)]
-    for name in ("bad.mp4", "also bad.mp4"):
-        (tmp_path / name).write_text("not a video")
-        videos.append(tmp_path / name)
-    model, rule = tuned_models.stage_model(load_params("smoke"), "clip"), SnippetRule(8, 2, 1)
-    made = [model], dict.fromkeys(videos, [0]), rule
-    [whole] = extract_features(*made, tmp_path / "a", tmp_path / "cache", 1)
-    shared = *made, tmp_path / "b", tmp_path / "cache", 1, "fp32"
+def test_shares_and_pieces_of_the_features_are_those_of_the_whole(tmp_path, monkeypatch):
+    """Shares: byte by byte; one waits for no other, and failures of all are kept."""
+    videos = [write_ids(tmp_path / f"{i}.mp4", frames) for i, frames in enumerate((9, 10, 40))]
+    bad = [tmp_path / name for name in ("bad.mp4", "also bad.mp4")]
+    for path in bad:
+        path.write_text("not a video")
+    model, rule = tuned_models.stage_model(load_params("smoke"), "clip"), SnippetRule(8, 2, 10)
+    made, rest = ([model], dict.fromkeys(videos + bad, range(10)), rule), (tmp_path / "cache", 1)
+    [whole] = extract_features(*made, tmp_path / "a", *rest)
+    assert {*read_json(whole / "failures.json")} == {"bad.mp4", "also bad.mp4"}
+    shared = *made, tmp_path / "b", *rest, "fp32"
     extract_features(*shared, Shard(2, 2))
     with locked(tmp_path / "b" / ".2-of-2.lock"):
-        [parts] = extract_features(*shared, Shard(1, 2))
+        [shares] = extract_features(*shared, Shard(1, 2))
     for file in whole.iterdir():
-        assert (parts / file.name).read_bytes() == file.read_bytes()
-    assert len(list(parts.iterdir())) == 3 + 3  # failures.json, features.json, videos.json
-
-
-def test_features_in_pieces_equal_whole_and_failures_are_named(tmp_path, monkeypatch):
-    good, bad = write_ids(tmp_path / "good.mp4"), tmp_path / "bad.mp4"  # 40 frames
-    bad.write_text("not a video")
-    model, rule = tuned_models.stage_model(load_params("smoke"), "clip"), SnippetRule(8, 2, 10)
-    videos = dict.fromkeys([good, bad], range(10))
-    [whole] = extract_features([model], videos, rule, tmp_path / "a", tmp_path / "cache", 1)
+        assert (shares / file.name).read_bytes() == file.read_bytes()
+    assert len(list(shares.iterdir())) == 3 * 10 + 3  # failures.json, features.json, videos.json
     monkeypatch.setattr(features, "PIECE", 3)
-    extract_features([model], {good: [5]}, rule, tmp_path / "b", tmp_path / "cache", 1)
-    assert [file.name for file in tmp_path.glob("b/*/*.npy")] == ["good__5.npy"]
-    [parts] = extract_features([model], videos, rule, tmp_path / "b", tmp_path / "cache", 1)
+    extract_features([model], {videos[2]: [5]}, rule, tmp_path / "c", *rest)
+    assert [file.name for file in tmp_path.glob("c/*/*.npy")] == ["2__5.npy"]
+    [pieces] = extract_features(*made, tmp_path / "c", *rest)
     for crop in range(10):
-        a, b = (read_features(feature_file(folder, good, crop)) for folder in (whole, parts))
+        a, b = (read_features(feature_file(folder, videos[2], crop)) for folder in (whole, pieces))
         assert a.shape == (5, 128)
         np.testing.assert_allclose(a, b, atol=1e-4)
-    assert whole.name == parts.name and list(read_json(whole / "failures.json")) == ["bad.mp4"]
-    with pytest.raises(InputError, match="share a name"):
-        twice = dict.fromkeys([good, tmp_path / "x" / "good.mp4"], [0])
-        extract_features([model], twice, rule, tmp_path, tmp_path, 1)
+    assert whole.name == pieces.name
+    twice = dict.fromkeys([videos[0], tmp_path / "x" / "0.mp4"], [0])
+    assert "share a name" in refused(extract_features, [model], twice, rule, tmp_path, *rest)
 
 
 def test_another_video_of_the_name_is_extracted_anew_and_an_equal_one_is_not(tmp_path):
@@ -245,8 +209,7 @@ def test_another_video_of_the_name_is_extracted_anew_and_an_equal_one_is_not(tmp
         return feature_file(folder, video, 0)
 
     (tmp_path / "moved").mkdir()
-    first = features_of(write_ids(tmp_path / "a.mp4", 16))
-    made = first.stat().st_mtime_ns
+    made = features_of(write_ids(tmp_path / "a.mp4", 16)).stat().st_mtime_ns
     moved = (tmp_path / "a.mp4").rename(tmp_path / "moved/a.mp4")
     assert features_of(moved).stat().st_mtime_ns == made
     assert len(read_features(features_of(write_ids(tmp_path / "a.mp4", 40)))) == 5

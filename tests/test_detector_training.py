@@ -17,6 +17,8 @@ from detectors.vadclip import training as vadclip_training
 from detectors.vadclip.model import VadCLIP
 from media.errors import InputError
 
+VAD = "learning_rate epochs batch_size balanced milestones window layers separation_weight variant"
+ANOMALY = "normal_id learning_rate epochs warmup_epochs emb_size depth inputs betas"
 KINDS = ["vadclip", "anomalyclip"]
 STILL = {
     "vadclip": ("text.", "disAdj.sigma"),
@@ -61,8 +63,7 @@ def test_training_ranks_abnormal_above_normal(kind):
         assert history["lr"].tolist() == pytest.approx([3e-3] * 15 + [3e-4] * 5)
         losses = history[["binary", "alignment"]]
         assert (losses.iloc[-1] < 0.5 * losses.iloc[0]).all()
-        found = [score.probabilities[4:8].mean(axis=0).argmax() for score in scores]
-        assert found == test_kinds
+        assert [score.probabilities[4:8].mean(axis=0).argmax() for score in scores] == test_kinds
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -88,42 +89,32 @@ def test_training_is_determined_by_seed_and_variant(kind):
         assert same(first, weights(seed, variant)) <= still
 
 
-@pytest.mark.parametrize(
-    ("kind", "fault", "message"),
-    [
-        ("vadclip", lambda x, k: (x[8:], k[8:]), "0 abnormal and 8 normal training videos"),
-        ("vadclip", lambda x, k: ([x[0][:, 1:], *x[1:]], k), "video 0: features of shape"),
-        ("vadclip", lambda x, k: ([v * 1e30 for v in x], k), "logits are not finite"),
-        ("anomalyclip", lambda x, k: (x[:10], k[:10]), "8 abnormal and 2 normal training videos"),
-        ("anomalyclip", lambda x, k: ([x[0] * np.nan, *x[1:]], k), "loss is not finite in epoch 0"),
-    ],
-)
-def test_training_faults_are_named(kind, fault, message):
-    with pytest.raises(InputError, match=message):
-        fit(made(kind), *fault(*training_videos()[:2]))
-
-
-@pytest.mark.parametrize(
-    ("metric", "left_out", "aligned"),
-    [
-        *(("AUC", "", False), ("AUC", "binary_weight", True), ("AUC", "alignment_weight", False)),
-        *(("AP", "", True), ("AP", "binary_weight", True), ("AP", "alignment_weight", False)),
-    ],
-)
-def test_a_branch_that_is_not_trained_gives_no_score(metric, left_out, aligned):
-    benchmark = load_benchmark("miniworld").model_copy(update={"metric": metric})
-    model = vadclip(**{left_out: 0} if left_out else {})
-    found = fitting.vadclip_score(model, benchmark)(training_videos()[0][0])
-    assert np.allclose(found.anomaly, 1 - found.probabilities[:, 0], atol=1e-6) is aligned
-
-
-@pytest.mark.parametrize(("row", "change"), [(1, 1.0), (8, 0.0)])
-def test_a_video_is_either_normal_or_of_other_classes(row, change):
+def test_training_faults_are_named():
     videos, kinds, _ = training_videos()
-    targets = one_hot(torch.tensor(kinds), 3).float()
-    targets[row, 0] = change
-    with pytest.raises(InputError, match=f"video {row}: give the normal"):
-        vadclip_training.fit(made("vadclip"), videos, targets, 0)
+    first, *rest = videos
+    for kind, (x, k), message in (
+        ("vadclip", (videos[8:], kinds[8:]), "0 abnormal and 8 normal training videos"),
+        ("vadclip", ([first[:, 1:], *rest], kinds), "video 0: features of shape"),
+        ("vadclip", ([v * 1e30 for v in videos], kinds), "logits are not finite"),
+        ("anomalyclip", (videos[:10], kinds[:10]), "8 abnormal and 2 normal training videos"),
+        ("anomalyclip", ([first * np.nan, *rest], kinds), "loss is not finite in epoch 0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            fit(made(kind), x, k)
+    for row, change in ((1, 1.0), (8, 0.0)):
+        targets = one_hot(torch.tensor(kinds), 3).float()
+        targets[row, 0] = change  # a video is either normal or of other classes
+        with pytest.raises(InputError, match=f"video {row}: give the normal"):
+            vadclip_training.fit(made("vadclip"), videos, targets, 0)
+
+
+@pytest.mark.parametrize(("metric", "plain"), [("AUC", False), ("AP", True)])
+def test_a_branch_that_is_not_trained_gives_no_score(metric, plain):
+    benchmark = load_benchmark("miniworld").model_copy(update={"metric": metric})
+    for left_out, aligned in (("", plain), ("binary_weight", True), ("alignment_weight", False)):
+        model = vadclip(**{left_out: 0} if left_out else {})
+        found = fitting.vadclip_score(model, benchmark)(training_videos()[0][0])
+        assert np.allclose(found.anomaly, 1 - found.probabilities[:, 0], atol=1e-6) is aligned
 
 
 @pytest.mark.parametrize("count", [6, 2])
@@ -156,22 +147,15 @@ def test_learning_rate_of_anomalyclip_per_epoch():
     assert paper[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1]) and paper[5:] == official[5:]
 
 
-VAD = "learning_rate epochs batch_size balanced milestones window layers separation_weight variant"
-ANOMALY = "normal_id learning_rate epochs warmup_epochs emb_size depth inputs betas"
-
-
-@pytest.mark.parametrize(
-    ("kind", "preset", "variant", "expected"),
-    [
-        ("vadclip", "ucf", "official", (2e-5, 10, 128, True, (4, 8), 8, 2, 1e-1, "official")),
-        ("vadclip", "ucf", "paper", (1e-5, 10, 64, True, (), 8, 1, 1e-1, "paper")),
-        ("vadclip", "xd", "official", (1e-5, 10, 96, False, (3, 6, 10), 64, 1, 1e-4, "official")),
-        ("vadclip", "xd", "paper", (2e-5, 20, 64, False, (), 64, 1, 1e-4, "paper")),
-        ("anomalyclip", "ucf", "official", (7, 1e-5, 50, 5, 256, 1, "features", (0.9, 0.999))),
-        ("anomalyclip", "xd", "official", (4, 5e-6, 50, 5, 128, 1, "features", (0.9, 0.999))),
-        ("anomalyclip", "sht", "paper", (8, 5e-4, 100, 10, 256, 2, "both", (0.9, 0.98))),
-    ],
-)
+@pytest.mark.parametrize(("kind", "preset", "variant", "expected"), [
+    ("vadclip", "ucf", "official", (2e-5, 10, 128, True, (4, 8), 8, 2, 1e-1, "official")),
+    ("vadclip", "ucf", "paper", (1e-5, 10, 64, True, (), 8, 1, 1e-1, "paper")),
+    ("vadclip", "xd", "official", (1e-5, 10, 96, False, (3, 6, 10), 64, 1, 1e-4, "official")),
+    ("vadclip", "xd", "paper", (2e-5, 20, 64, False, (), 64, 1, 1e-4, "paper")),
+    ("anomalyclip", "ucf", "official", (7, 1e-5, 50, 5, 256, 1, "features", (0.9, 0.999))),
+    ("anomalyclip", "xd", "official", (4, 5e-6, 50, 5, 128, 1, "features", (0.9, 0.999))),
+    ("anomalyclip", "sht", "paper", (8, 5e-4, 100, 10, 256, 2, "both", (0.9, 0.98))),
+])  # fmt: skip
 def test_presets_are_the_published_ones(kind, preset, variant, expected):
     params = protocol.DetectorParams(**{f"{kind}_preset": preset, "variant": variant})
     settings = protocol.detector_settings(kind, params)
@@ -181,17 +165,14 @@ def test_presets_are_the_published_ones(kind, preset, variant, expected):
     assert protocol.detector_settings(kind, changed) == settings.model_copy(update={"epochs": 33})
 
 
-@pytest.mark.parametrize(
-    ("kind", "changes", "message"),
-    [
-        ("vadclip", {"windows": 8}, "no setting windows; did you mean window"),
-        ("vadclip", {"window": 7}, "window must divide length"),
-        ("anomalyclip", {"emb_size": 12}, "heads must divide"),
-        ("anomalyclip", {"top_k": 33}, "must be at most segments"),
-        ("anomalyclip", {"epochs": 5}, "warmup_epochs must be less"),
-        ("rtfm", {"top_k": 9, "segments": 8}, "top_k must be at most segments"),
-    ],
-)
+@pytest.mark.parametrize(("kind", "changes", "message"), [
+    ("vadclip", {"windows": 8}, "no setting windows; did you mean window"),
+    ("vadclip", {"window": 7}, "window must divide length"),
+    ("anomalyclip", {"emb_size": 12}, "heads must divide"),
+    ("anomalyclip", {"top_k": 33}, "must be at most segments"),
+    ("anomalyclip", {"epochs": 5}, "warmup_epochs must be less"),
+    ("rtfm", {"top_k": 9, "segments": 8}, "top_k must be at most segments"),
+])  # fmt: skip
 def test_misfit_settings_are_named(kind, changes, message):
     with pytest.raises(InputError, match=f"{kind}_changes: .*{message}"):
         protocol.detector_settings(kind, protocol.DetectorParams(**{f"{kind}_changes": changes}))

@@ -20,10 +20,10 @@ TEXTS = ["two men fight", "a calm street"]
 SENTENCES = ["two men fight", "a café, calm & quiet; it's 3 o'clock", "stop! hey!you"]
 
 
-def tuned_clip(image_size: list[int], quick_gelu: bool = True) -> AlertCLIP:
+def tuned_clip(*image_size: int, quick_gelu: bool = True) -> AlertCLIP:
     """A tiny AlertCLIP with open_clip's tokenizer, everything trainable moved."""
     config = tiny_clip.config(quick_gelu=quick_gelu)
-    config["vision_cfg"] |= {"image_size": image_size}
+    config["vision_cfg"] |= {"image_size": [*image_size]}
     config["text_cfg"] |= {"vocab_size": 49408, "context_length": 77}
     torch.manual_seed(0)
     clip = open_clip.CLIP(**config)
@@ -35,11 +35,6 @@ def tuned_clip(image_size: list[int], quick_gelu: bool = True) -> AlertCLIP:
     return model.eval()
 
 
-@pytest.fixture
-def tuned() -> AlertCLIP:
-    return tuned_clip([24, 32])
-
-
 @torch.no_grad()
 def embeddings(model: AlertCLIP) -> list[torch.Tensor]:
     frames, mask = tiny_clip.frames(1, 3), torch.ones(1, 3, dtype=torch.bool)
@@ -48,17 +43,18 @@ def embeddings(model: AlertCLIP) -> list[torch.Tensor]:
 
 
 @torch.no_grad()
-def test_alertclip_comes_back_whole_and_stock_open_clip_loads_its_towers(tuned, tmp_path):
-    before, scale = embeddings(tuned), tuned.logit_scale.item()
+def test_alertclip_comes_back_whole_and_open_clip_and_peft_load_their_parts(tmp_path):
+    tuned = tuned_clip(24, 32)
+    before, scale, state = embeddings(tuned), tuned.logit_scale.item(), tuned.clip.state_dict()
+    start = {n.replace(".base_layer", ""): v.clone() for n, v in state.items() if "lora_" not in n}
     out = export_open_clip(tuned, tmp_path / "export", {"stage": 1})
     again = load_alertclip(out)
     torch.testing.assert_close(embeddings(again), before, atol=1e-5, rtol=0)
     assert (again.region_pooling, again.patch_tokens) == ("temporal", "value")
     assert not again.training and read_json(out / META)["stage"] == 1
-    stock, _, preprocess = open_clip.create_model_and_transforms(
-        f"local-dir:{out}", require_pretrained=True
-    )
-    tokenizer = open_clip.get_tokenizer(f"local-dir:{out}")
+    name = f"local-dir:{out}"
+    stock, _, preprocess = open_clip.create_model_and_transforms(name, require_pretrained=True)
+    tokenizer = open_clip.get_tokenizer(name)
     pixels = (tiny_clip.frames(3) / 255 - tuned.mean) / tuned.std
     image = stock.eval().encode_image(pixels, normalize=True)
     torch.testing.assert_close(image, before[0], atol=1e-5, rtol=0)
@@ -69,28 +65,18 @@ def test_alertclip_comes_back_whole_and_stock_open_clip_loads_its_towers(tuned, 
     assert config["model_cfg"]["quick_gelu"] is True
     assert config["preprocess_cfg"]["resize_mode"] == "squash"
     assert "size=[24, 32]" in repr(preprocess) and "CenterCrop" not in repr(preprocess)
-
-
-def test_adapter_fits_the_weights_the_stage_started_from(tuned, tmp_path):
-    start = {
-        name.replace(".base_layer", ""): value.clone()
-        for name, value in tuned.clip.state_dict().items()
-        if "lora_" not in name
-    }
-    before = embeddings(tuned)
-    export_open_clip(tuned, tmp_path, {})
-    files = sorted(p.name for p in (tmp_path / "adapter").iterdir())
+    files = sorted(p.name for p in (out / "adapter").iterdir())
     assert files == ["adapter_config.json", "adapter_model.safetensors"]
-    for file in (path for path in tmp_path.rglob("*") if path.is_file()):
+    for file in (path for path in out.rglob("*") if path.is_file()):
         assert file.stat().st_mode & 0o777 == 0o666 & ~UMASK, f"others cannot read {file.name}"
-    tuned.adapted.load_state_dict(start, strict=True)
+    tuned.adapted.load_state_dict(start, strict=True)  # the weights the stage started from
     assert (embeddings(tuned)[0] - before[0]).abs().max() > 1e-3
-    tuned.adapted = PeftModel.from_pretrained(tuned.adapted, str(tmp_path / "adapter")).eval()
+    tuned.adapted = PeftModel.from_pretrained(tuned.adapted, str(out / "adapter")).eval()
     torch.testing.assert_close(embeddings(tuned), before, atol=1e-5, rtol=0)
 
 
-def test_unfinished_and_foreign_folders_are_refused(tuned, tmp_path):
-    export_open_clip(tuned, tmp_path / "a", {})
+def test_unfinished_and_foreign_folders_are_refused(tmp_path):
+    export_open_clip(tuned_clip(24, 32), tmp_path / "a", {})
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     (tmp_path / "b" / META).unlink()
     with pytest.raises(SystemExit, match=f"no {META}; not a finished Alert-CLIP export"):
@@ -100,12 +86,14 @@ def test_unfinished_and_foreign_folders_are_refused(tuned, tmp_path):
     shutil.copy(tmp_path / "deeper" / HEAD, tmp_path / "a" / HEAD)
     with pytest.raises(InputError, match="not the head"):
         load_alertclip(tmp_path / "a")
+    with pytest.raises(InputError, match="class-token pooling"):  # transformers has no other
+        export_huggingface(tiny_clip.alertclip("avg"), tmp_path)
 
 
 @pytest.mark.parametrize("quick_gelu", [True, False])
 @torch.no_grad()
 def test_transformers_gives_the_same_embeddings_and_tokens(quick_gelu, tmp_path):
-    model = tuned_clip([32, 32], quick_gelu)
+    model = tuned_clip(32, 32, quick_gelu=quick_gelu)
     frames = tiny_clip.frames(1, 2, size=(32, 32))
     image, text = model.encode_frames(frames).v[0], model.encode_text(SENTENCES)
     export_open_clip(model, tmp_path / "full", {})
@@ -120,8 +108,3 @@ def test_transformers_gives_the_same_embeddings_and_tokens(quick_gelu, tmp_path)
     torch.testing.assert_close(found.image_embeds, image, atol=1e-5, rtol=0)
     torch.testing.assert_close(found.text_embeds, text, atol=1e-5, rtol=0)
     torch.testing.assert_close(clip.logit_scale, model.logit_scale)
-
-
-def test_what_transformers_cannot_express_is_refused(tmp_path):
-    with pytest.raises(InputError, match="class-token pooling"):
-        export_huggingface(tiny_clip.alertclip("avg"), tmp_path)

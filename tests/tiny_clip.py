@@ -25,9 +25,14 @@ def config(pool: str = "tok", quick_gelu: bool = True) -> dict[str, Any]:
 
 
 def clip(pool: str = "tok", seed: int = 0, **options: Any) -> open_clip.CLIP:
+    """The stock open_clip model of ``config``."""
+    return random_clip(config(pool, **options), seed)
+
+
+def random_clip(config: dict[str, Any], seed: int = 0) -> open_clip.CLIP:
     """A stock open_clip model with random weights and biases."""
     torch.manual_seed(seed)
-    model = open_clip.CLIP(**config(pool, **options)).eval()
+    model = open_clip.CLIP(**config).eval()
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):  # zero at the start: a lost bias would not be noticed
             torch.nn.init.normal_(parameter, std=0.1)

@@ -5,7 +5,7 @@ import zlib
 import open_clip
 import tiny_clip
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from alertclip.attention import split_attention
 from detectors.anomalyclip.model import AnomalyCLIP
@@ -24,17 +24,13 @@ SMALL = {
 }
 
 
-def word(text: str) -> int:
-    return zlib.crc32(text.encode()) % 46 + 1
-
-
 def tokenize(texts: list[str], length: int = 12) -> Tensor:
     """START, a token per word, STOP for a full stop, END and zeros."""
     tokens = torch.zeros(len(texts), length, dtype=torch.long)
     for row, text in zip(tokens, texts, strict=True):
-        words = [*map(word, text.removesuffix(".").split()), *[STOP] * text.endswith(".")]
-        found = [START, *words[: length - 2], END]
-        row[: len(found)] = torch.tensor(found)
+        words = text.replace(".", " .").split()[: length - 2]
+        found = [STOP if w == "." else zlib.crc32(w.encode()) % 46 + 1 for w in words]
+        row[: len(found) + 2] = torch.tensor([START, *found, END])
     return tokens
 
 
@@ -42,12 +38,7 @@ def clip(seed: int = 0, embed: int = WIDTH, **text) -> open_clip.CLIP:
     config = tiny_clip.config()
     config["embed_dim"] = embed
     config["text_cfg"] |= {"context_length": 12, "width": 24} | text
-    torch.manual_seed(seed)
-    model = open_clip.CLIP(**config).eval()
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias"):
-            nn.init.normal_(parameter, std=0.1)
-    return model
+    return tiny_clip.random_clip(config, seed)
 
 
 def vadclip(seed: int = 0, stirred: bool = True, backbone=None, **changes) -> VadCLIP:
@@ -57,6 +48,11 @@ def vadclip(seed: int = 0, stirred: bool = True, backbone=None, **changes) -> Va
     if stirred:
         tiny_clip.stir(model, scale=0.1)
     return model.eval()
+
+
+def own_state(model: VadCLIP) -> dict[str, Tensor]:
+    """The weights beside CLIP's text tower, as the authors' files hold them."""
+    return {name: t for name, t in model.state_dict().items() if not name.startswith("text.")}
 
 
 def anomalyclip(seed: int = 0, split: bool = False, backbone=None, **changes) -> AnomalyCLIP:

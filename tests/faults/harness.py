@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import get_context
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,18 +72,6 @@ def disk(folder: Path, options: str) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def forked(work: Callable[..., object], *args: object, **options: object) -> BaseProcess:
-    """``work(*args, **options)`` in a process that has imported everything already."""
-
-    def alone() -> None:
-        torch.set_num_threads(1)  # the fork has no threads of the pool, and would wait for them
-        work(*args, **options)
-
-    child = get_context("fork").Process(target=alone, daemon=True)
-    child.start()
-    return child
-
-
 def killed(folder: Path, module: object, name: str, write: Callable[[Path], object]) -> None:
     """``write(folder)`` in a process that is killed when ``module.name`` has written half."""
     original = getattr(module, name)
@@ -96,9 +83,11 @@ def killed(folder: Path, module: object, name: str, write: Callable[[Path], obje
         os.kill(os.getpid(), signal.SIGKILL)
 
     def work() -> None:
+        torch.set_num_threads(1)  # the fork has no threads of the pool, and would wait for them
         setattr(module, name, half)
         write(folder)
 
-    child = forked(work)
+    child = get_context("fork").Process(target=work, daemon=True)  # has imported everything
+    child.start()
     child.join()
     assert child.exitcode == -signal.SIGKILL
