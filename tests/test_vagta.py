@@ -18,26 +18,24 @@ def keyframe(frame=2, bbox=(0.1, 0.2, 0.5, 0.8), enabled=True):
 
 def item(**changes):
     track = [keyframe(2), keyframe(20, enabled=False)]
-    good = {
+    return {
         "video": VIDEO,
         "global_caption": "Fighting abnormal video: two men fight",
         "region_captions": ["two men fight"],
         "box_infos": [track],
         "timestamps": None,
-    }
-    return good | changes
+    } | changes
 
 
 def qwen(**changes):
-    good = {
+    return {
         "video": VIDEO,
         "region_index": 0,
         "frames_25": [2, 20],
         "region_caption": "two men fight",
         "hard_negative": ["two men hug", "two men dance", "two men wave"],
         "timestamps": None,
-    }
-    return good | changes
+    } | changes
 
 
 def written(tmp_path, content, name="file.json"):
@@ -59,11 +57,6 @@ def load_qwen(tmp_path, *rows):
 @pytest.fixture(scope="module")
 def test_file(shared_data):
     return load_vagta(shared_data / "vagta/Final_ucf_fgclip_translated_qwen_test.json")
-
-
-@pytest.fixture(scope="module")
-def train_file(shared_data):
-    return load_surrogate(shared_data / "vagta/qwen_vl_train.json")
 
 
 def test_published_test_file(test_file):
@@ -94,8 +87,8 @@ def test_published_test_file(test_file):
     assert max(token_count(r.caption) for r in regions) == 32
 
 
-def test_published_hard_negative_file(train_file, test_file):
-    items, report = train_file
+def test_published_hard_negative_file(shared_data, test_file):
+    items, report = load_surrogate(shared_data / "vagta/qwen_vl_train.json")
     regions = [(i, region) for i in items for region in i.regions]
     abnormal = [i for i in items if i.is_abnormal]
     assert (len(regions), len(items), len({i.video for i in items})) == (3726, 3485, 2044)
