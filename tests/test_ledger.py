@@ -121,6 +121,11 @@ class TestStatus:
         assert status[table + "Table 5 | Visual projection | FLOPs"] == ledger.EQUAL
         assert status[table + "Table 5 | Text encoder | FLOPs"] == ledger.UNEQUAL
 
+    def test_the_paper_profile_is_table_4(self, tmp_path):
+        status = book_of(tmp_path, "paper", settings=settings_table(load_params("paper")))["status"]
+        found = status[status.index.str.contains("supplementary | Table 4", regex=False)]
+        assert (found == ledger.SAME).sum() == 30 and not (found == ledger.OTHER).any()
+
     def test_refuted_and_empty_cells(self, tmp_path):
         key = WEAK.format("CLIP")
         book = book_of(tmp_path, inconsistent={key}, vadclip_backbones=backbones(88, 95))
