@@ -5,13 +5,13 @@ import io
 import pkgutil
 import re
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.image import imread
 from matplotlib.text import Text
+from test_notebooks import code
 
 from companion import figures
 from companion.figures import catalogue
@@ -148,9 +148,7 @@ def test_every_entry_names_a_function_and_its_parameters():
 
 def test_every_figure_of_a_notebook_has_a_name():
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        cells = nbformat.read(path, as_version=4).cells
-        code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
-        drawn = re.findall(r'tables\.draw\(\s*"(\w+)", [^,]+, P\)', code)  # not those of frames
+        drawn = re.findall(r'tables\.draw\(\s*"(\w+)", [^,]+, P\)', code(path))  # not of frames
         assert {*drawn} <= {*CATALOGUE}, path.name
 
 

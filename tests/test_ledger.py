@@ -3,10 +3,10 @@
 import re
 from copy import deepcopy
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from test_notebooks import code
 
 from companion import inconsistencies, ledger, paper_numbers, report, result_tables
 from companion.paper_numbers import EMPTY, cells, load, printed, same_digits
@@ -78,9 +78,8 @@ class TestKeys:
     def test_every_notebook_writes_the_csv_that_is_named(self):
         used = {(c.measure.notebook, c.measure.csv) for c in cells().values() if c.measure}
         for notebook, csv in used | {("05_zero_shot", "retention")}:
-            book = nbformat.read(ROOT / f"notebooks/{notebook}.ipynb", as_version=4)
-            code = "\n".join(c.source for c in book.cells if c.cell_type == "code")
-            assert re.search(rf"""["'/]{csv}(\.csv)?["']""", code), (notebook, csv)
+            source = code(ROOT / f"notebooks/{notebook}.ipynb")
+            assert re.search(rf"""["'/]{csv}(\.csv)?["']""", source), (notebook, csv)
 
     def test_every_row_that_the_report_writes_is_there(self):
         P = load_params("mini")

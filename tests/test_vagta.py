@@ -83,7 +83,6 @@ def test_published_test_file(test_file):
         "global caption without class prefix": 2,
         "region caption not plain ASCII": 2,
     }
-    assert sum(strip_prefix(i.global_caption) != i.global_caption for i in items) == 700
     assert max(token_count(r.caption) for r in regions) == 32
 
 
