@@ -100,12 +100,6 @@ def test_total_is_the_weighted_sum_and_stage_1_the_global_term():
     torch.testing.assert_close(second.total, expected)
 
 
-def test_set_similarities_are_means_of_cosines():
-    x, normal, abnormal = (unit(n, 8, seed=n).double().numpy() for n in (4, 3, 5))
-    expected = np.stack([(x @ normal.T).mean(1), (x @ abnormal.T).mean(1)], axis=1)
-    np.testing.assert_allclose(mss.set_similarities(x, normal, abnormal), expected, atol=1e-12)
-
-
 def test_mss_table_per_class():
     similarities = np.array([[0.0, 0.2], [0.1, 0.0], [0.3, 0.0], [0.5, 0.1]])
     classes = ["Fire", "Fire", "Normal", "Normal"]

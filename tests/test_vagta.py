@@ -201,15 +201,12 @@ def test_segments_that_overlap_repeat_or_are_odd_are_counted(tmp_path):
     assert counts["segment shorter than 1 s"] == counts["segment longer than 1800 s"] == 1
 
 
-@pytest.mark.parametrize(
-    ("caption", "rest"),
-    [
-        ("Normal video: people walk", "people walk"),
-        ("Abnormal video of people falling: a man falls", "a man falls"),
-        ("Water incident: Abnormal video showing water spilling", "water spilling"),
-        ("Fighting Abnormal Video: a: b", "a: b"),
-        ("A dog drags a belt in a disturbing video.", "A dog drags a belt in a disturbing video."),
-    ],
-)
-def test_prefix_is_stripped(caption, rest):
-    assert strip_prefix(caption) == rest
+def test_prefix_is_stripped():
+    for prefix, rest in (
+        ("Normal video: ", "people walk"),
+        ("Abnormal video of people falling: ", "a man falls"),
+        ("Water incident: Abnormal video showing ", "water spilling"),
+        ("Fighting Abnormal Video: ", "a: b"),
+        ("", "A dog drags a belt in a disturbing video."),
+    ):
+        assert strip_prefix(prefix + rest) == rest
