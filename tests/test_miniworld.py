@@ -3,7 +3,6 @@
 MiniCLIP's pre-training: its loss, its seed, and the folder that open_clip reads.
 """
 
-import hashlib
 import json
 
 import av
@@ -15,6 +14,7 @@ import torch
 import miniworld
 from alertclip.backbone import load_backbone
 from media.errors import InputError
+from media.files import sha256_file
 from miniworld import prior
 from miniworld.captions import WORDINGS
 from miniworld.plan import FPS, FRAMES, PAIRS, SEEDS, draw_plan
@@ -66,8 +66,7 @@ def test_same_seed_same_files_whatever_the_workers(world, tmp_path):
     miniworld.generate(tmp_path, train=20, dev=2, test=16, workers=2)
 
     def digests(root):
-        files = sorted(p for p in root.rglob("*") if p.is_file())
-        return {p.relative_to(root): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+        return {p.relative_to(root): sha256_file(p) for p in root.rglob("*") if p.is_file()}
 
     assert digests(tmp_path) == digests(world)
 

@@ -4,7 +4,7 @@ import json
 import logging
 import traceback
 
-import httpx
+import httpx2
 import pytest
 from test_qa import Scripted
 from test_video import write_ids
@@ -172,11 +172,11 @@ def serve(monkeypatch):
             seen.append((json.loads(request.content), request.headers["Authorization"]))
             step = steps.pop(0) if len(steps) > 1 else steps[0]
             status, content = step if isinstance(step, tuple) else (200, said(step))
-            kind = "text/html" if content.startswith("<") else "application/json"
-            text = content.replace("ECHO", request.headers["Authorization"]).encode()
-            return httpx.Response(status, [("Content-Type", kind)], content=text, request=request)
+            kind = {"Content-Type": "text/html" if content.startswith("<") else "application/json"}
+            text = content.replace("ECHO", request.headers["Authorization"])
+            return httpx2.Response(status, headers=kind, text=text, request=request)
 
-        monkeypatch.setattr(httpx.Client, "send", send)
+        monkeypatch.setattr(httpx2.Client, "send", send)
         return seen, Endpoint("http://localhost/v1", "m", PROMPTS.system, retries=retries)
 
     return start
