@@ -53,8 +53,7 @@ def test_box_measures_by_hand():
     assert found["hits_relevance"] == 0.5
 
 
-@pytest.fixture(scope="module")
-def scores() -> pd.DataFrame:
+def test_scores_of_degraded_clips():
     """Two tiny models on two abnormal and two normal clips, in batches of three.
 
     Three real frames and a padded one; the actor is in frames 1 and 2.
@@ -68,30 +67,25 @@ def scores() -> pd.DataFrame:
                 label=int(i < 2), located=i < 2)
         for i, name in enumerate("abcd")
     ]  # fmt: skip
-    table = failure_measures.degraded_scores(P, models, samples)
-    full, clip = models["Full"], samples[2]
-    with torch.no_grad():
-        embedding = full.encode_clip(clip.frames[None], clip.mask[None]).embedding[0]
-    direction = failure_measures.anomaly_direction(P, full)
-    table.attrs["margin"] = float(embedding @ direction)
-    return table
-
-
-def test_steps_start_as_is_and_get_worse(scores):
+    scores = failure_measures.degraded_scores(P, models, samples)
+    assert len(scores) == 2 * 4 * 8
+    # Steps start as the clip is and get worse.
     part = scores[(scores["model"] == "CLIP") & (scores["key"] == "a.mp4#0-8")]
     levels = {kind: rows["level"].tolist() for kind, rows in part.groupby("kind")}
     inf = DEGRADATIONS["compression"].clean
     assert levels == {"blur": [0, 1, 4], "compression": [inf, 40, 10], "actor size": [1, 0.5]}
-    assert len(scores) == 2 * 4 * 8
     values = ["margin", "area", "mass_rollout", "mass_relevance", "hits_relevance"]
     first = scores[scores["step"] == 0].set_index(["kind", "model", "key"])[values]
     for kind in LEVELS:
         pd.testing.assert_frame_equal(first.loc[kind], first.loc["blur"])
-    alone = first.loc[("compression", "Full", "c.mp4#0-8"), "margin"]
-    assert alone == pytest.approx(scores.attrs["margin"], abs=1e-6)
-
-
-def test_attention_is_measured_on_annotated_clips_alone(scores):
+    # The margin is that of the clip alone.
+    full, clip = models["Full"], samples[2]
+    with torch.no_grad():
+        embedding = full.encode_clip(clip.frames[None], clip.mask[None]).embedding[0]
+    alone = float(embedding @ failure_measures.anomaly_direction(P, full))
+    found = first.loc[("compression", "Full", "c.mp4#0-8"), "margin"]
+    assert found == pytest.approx(alone, abs=1e-6)
+    # Attention is measured on annotated clips alone.
     measured = scores.groupby("key")["area"].apply(lambda area: area.notna().all())
     assert measured.tolist() == [True, True, False, False] and scores["margin"].notna().all()
     area = scores.dropna(subset="area").groupby(["kind", "step"])["area"].unique()

@@ -15,7 +15,6 @@ import tiny_clip
 import torch
 from test_alertclip import make_batch
 from tiny_clip import stir
-from torch.nn.functional import normalize
 from transformers import BlipConfig, BlipForImageTextRetrieval, BlipImageProcessor, BlipProcessor
 
 from alertclip.attention import Projections, pack_state_dict, split_attention
@@ -144,19 +143,15 @@ def test_siglip_weights_in_a_file_keep_their_pixel_statistics(folders, monkeypat
 
 
 @torch.no_grad()
-def test_blip_scores_are_those_of_transformers(folders):
+def test_blip_is_read_as_published_with_the_patches_of_transformers(folders):
     stock, backbone = stock_blip(), load_backbone(folders["blip"])
     assert (backbone.image_size, backbone.grid, backbone.embed_dim) == ((24, 24), (3, 3), 16)
     assert backbone.mean == (0.1, 0.2, 0.3) and backbone.std[0] == pytest.approx(0.26862954)
-    pixels, inputs = torch.randn(2, 3, 24, 24), TOKENIZER(TEXTS, padding=True, return_tensors="pt")
-    assert torch.equal(backbone.tokenizer(TEXTS), inputs.input_ids)
+    ids = TOKENIZER(TEXTS, padding=True, return_tensors="pt").input_ids
+    assert torch.equal(backbone.tokenizer(TEXTS), ids)
     assert backbone.tokenizer(["fire " * 100]).shape == (1, 40)  # cut to the model's positions
-    expected = stock(inputs.input_ids, pixels, use_itm_head=False,
-                     attention_mask=inputs.attention_mask).itm_score  # fmt: skip
-    image, grid = image_and_patches(backbone.model.visual, pixels, "plain")
-    text = backbone.model.encode_text(inputs.input_ids)
-    found = normalize(image, dim=-1) @ normalize(text, dim=-1).T
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+    pixels = torch.randn(2, 3, 24, 24)
+    _, grid = image_and_patches(backbone.model.visual, pixels, "plain")
     states = stock.vision_model(pixels).last_hidden_state  # normed
     patch = stock.vision_proj(states[:, 1 + 3 * 2 + 1])
     torch.testing.assert_close(grid[:, :, 2, 1], patch, atol=1e-5, rtol=1e-5)
@@ -193,28 +188,24 @@ def test_value_path_equals_a_last_block_whose_attention_is_the_identity(folders,
 
 
 @pytest.mark.parametrize(
-    "targets, towers, siglip, blip",
+    "targets, towers, blocks, siglip, blip",
     [
-        (["q", "k", "v"], ["visual", "text"], 27 + 6, 6 + 6),
-        (["out"], ["visual"], 9, 2),
-        (["q", "embedding"], ["text"], 3, 3),
-        (["embedding"], ["text"], 1, 1),
+        (["q", "k", "v"], ["visual", "text"], None, 27 + 6, 6 + 6),
+        (["q", "k", "v"], ["visual", "text"], 1, 3 + 3, 3 + 3),
+        (["out"], ["visual"], None, 9, 2),
+        (["q", "embedding"], ["text"], None, 3, 3),
+        (["embedding"], ["text"], None, 1, 1),
     ],
 )
-def test_lora_sits_where_it_is_asked_for(targets, towers, siglip, blip, folders):
+def test_lora_sits_where_it_is_asked_for(targets, towers, blocks, siglip, blip, folders):
     for family, count in (("siglip", siglip), ("blip", blip)):
-        adapted = add_lora(load_backbone(folders[family]).model, 2, 4, 0.0, targets, towers)
+        model = load_backbone(folders[family]).model
+        adapted = add_lora(model, 2, 4, 0.0, targets, towers, blocks)
         names = [n for n, _ in adapted.named_parameters() if "lora_A" in n or "embedding_A" in n]
         assert len(names) == count
         assert any(".visual." in n for n in names) == ("visual" in towers)
         assert not any("crossattention" in n or "attn_pool" in n for n in names)
-
-
-def test_lora_of_upper_blocks_alone(folders):
-    adapted = add_lora(load_backbone(folders["siglip"]).model, 2, 4, 0.0, blocks=1)
-    names = [n for n, _ in adapted.named_parameters() if "lora_A" in n]
-    assert sum("blocks.8." in n for n in names) == sum("resblocks.1." in n for n in names) == 3
-    assert len(names) == 6
+        assert not blocks or not any(".0." in n for n in names)  # of upper blocks alone
 
 
 def test_every_adapter_learns_from_clips_regions_and_hard_negatives(model):

@@ -3,10 +3,10 @@
 import re
 from copy import deepcopy
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from test_notebooks import code
 
 from companion import inconsistencies, ledger, paper_numbers, report, result_tables
 from companion.paper_numbers import EMPTY, cells, load, printed, same_digits
@@ -47,6 +47,7 @@ class TestTranscription:
             counts[cell.document][1] += not cell.paper
         assert {name: tuple(n) for name, n in counts.items()} == SIZES
         assert len(load()["tables"]) == 51
+        assert printed("VA-GPT | Table 1 | Ours | Total Video Length") == "128.00"
 
     @pytest.mark.parametrize("table", load()["tables"], ids=lambda t: t["table"])
     def test_tables_have_their_size_and_labels(self, table):
@@ -63,10 +64,6 @@ class TestTranscription:
         found = paper_numbers.table_cells(table)
         assert all(cell.measure or cell.otherwise for cell in found)
 
-    def test_cells_keep_their_printed_digits(self):
-        assert printed("Alert-CLIP supplementary | Table 4 | text lr | Stage 2") == "1.5e-6"
-        assert printed("VA-GPT | Table 1 | Ours | Total Video Length") == "128.00"
-
     def test_a_row_of_the_wrong_length_is_named(self):
         table = deepcopy(load()["tables"][0])
         table["rows"]["MSAD AP"].pop()
@@ -78,9 +75,8 @@ class TestKeys:
     def test_every_notebook_writes_the_csv_that_is_named(self):
         used = {(c.measure.notebook, c.measure.csv) for c in cells().values() if c.measure}
         for notebook, csv in used | {("05_zero_shot", "retention")}:
-            book = nbformat.read(ROOT / f"notebooks/{notebook}.ipynb", as_version=4)
-            code = "\n".join(c.source for c in book.cells if c.cell_type == "code")
-            assert re.search(rf"""["'/]{csv}(\.csv)?["']""", code), (notebook, csv)
+            source = code(ROOT / f"notebooks/{notebook}.ipynb")
+            assert re.search(rf"""["'/]{csv}(\.csv)?["']""", source), (notebook, csv)
 
     def test_every_row_that_the_report_writes_is_there(self):
         P = load_params("mini")
@@ -120,6 +116,11 @@ class TestStatus:
         assert status[table + "Table 4 | epochs | Stage 2"] == ledger.OTHER  # steps instead
         assert status[table + "Table 5 | Visual projection | FLOPs"] == ledger.EQUAL
         assert status[table + "Table 5 | Text encoder | FLOPs"] == ledger.UNEQUAL
+
+    def test_the_paper_profile_is_table_4(self, tmp_path):
+        status = book_of(tmp_path, "paper", settings=settings_table(load_params("paper")))["status"]
+        found = status[status.index.str.contains("supplementary | Table 4", regex=False)]
+        assert (found == ledger.SAME).sum() == 30 and not (found == ledger.OTHER).any()
 
     def test_refuted_and_empty_cells(self, tmp_path):
         key = WEAK.format("CLIP")
@@ -161,12 +162,6 @@ class TestClaims:
             book = book_of(tmp_path, mss_domains=[row | {"low": mss - 0.1, "high": mss + 0.1}])
             table = ledger.claims(book, tmp_path).set_index("claim")
             assert table.loc["CLIP, average of Table 1 below 0: MSS", "verdict"] == verdict
-
-    def test_what_is_not_tested_is_counted(self, tmp_path):
-        table = ledger.claims(book_of(tmp_path), tmp_path)
-        assert set(table["verdict"]) == {ledger.UNTESTED}
-        counts = table.set_index(["document", "table"])["claim"]
-        assert counts["Alert-CLIP", "Weakly supervised"] == "12 orderings"
 
     def test_kept_knowledge_is_read_from_our_table(self, tmp_path):
         rows = [{"setting": "stills", "model": m, "value": v, "low": v - 1, "high": v + 1}
@@ -235,8 +230,12 @@ class TestChecks:
 
 
 class TestReport:
-    def test_the_ledger_is_whole_and_escaped(self, tmp_path):
+    def test_a_ledger_without_results_is_whole_escaped_and_counted(self, tmp_path):
         book = book_of(tmp_path)
+        table = ledger.claims(book, tmp_path)
+        assert set(table["verdict"]) == {ledger.UNTESTED}
+        counts = table.set_index(["document", "table"])["claim"]
+        assert counts["Alert-CLIP", "Weakly supervised"] == "12 orderings"
         assert report.status_items(book)["items"].sum() == len(cells())
         book.loc[book.index[0], "row"] = "<b>x"
         page = report.folded(book).data

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
@@ -38,14 +38,13 @@ def info_nce_by_definition(x, t, scale, captions) -> float:
 
 
 def hard_by_definition(v, t, negatives, scale, mask) -> float:
-    terms = []
+    terms, (v, t, negatives) = [], (x.detach().numpy() for x in (v, t, negatives))
     for n in range(len(v)):
-        positive = np.exp(scale * float(v[n].double() @ t[n].double()))
-        own = negatives[n][mask[n]]
-        others = [np.exp(scale * float(v[n].double() @ other.double())) for other in own]
-        if others:
-            terms.append(-np.log(positive / (positive + sum(others))))
-    return float(np.mean(terms))
+        positive = np.exp(scale * v[n] @ t[n])
+        others = np.exp(scale * negatives[n][mask[n]] @ v[n])
+        if len(others):
+            terms.append(-np.log(positive / (positive + others.sum())))
+    return float(np.mean(terms)) if terms else 0.0
 
 
 @settings(max_examples=30, deadline=None)
@@ -64,42 +63,26 @@ def test_info_nce_is_its_definition(captions, seed, scale):
 
 @settings(max_examples=30, deadline=None)
 @given(
-    counts=st.lists(st.integers(0, 4), min_size=1, max_size=5).filter(any),
+    counts=st.lists(st.integers(0, 4), min_size=1, max_size=5),
     seed=st.integers(0, 10_000),
     scale=st.floats(0.1, 50),
 )
+@example([3, 1, 0], 0, 5.0)
+@example([0, 0], 0, 5.0)  # no hard negative at all
 def test_ragged_hard_loss_is_its_definition(counts, seed, scale):
     regions = len(counts)
-    v, t = unit(regions, 4, seed=seed).double(), unit(regions, 4, seed=seed + 1).double()
-    negatives = unit(regions, 4, 4, seed=seed + 2).double()
+    v, t = (unit(regions, 4, seed=seed + i).double().requires_grad_() for i in range(2))
+    negatives = unit(regions, 4, 4, seed=seed + 2).double().requires_grad_()
     mask = torch.arange(4) < torch.tensor(counts)[:, None]
-    s = torch.tensor(scale, dtype=torch.float64)
+    s = torch.tensor(scale, dtype=torch.float64, requires_grad=True)
     loss = hard_negative_loss(v, t, negatives, s, mask)
     expected = hard_by_definition(v, t, negatives, scale, mask)
     assert loss.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
     other = torch.where(mask[..., None], negatives, -negatives)  # what is masked has no say
     assert torch.equal(loss, hard_negative_loss(v, t, other, s, mask))
-
-
-def test_ragged_gradients_are_finite_and_signed():
-    v, t = unit(3, 8).requires_grad_(), unit(3, 8, seed=1)
-    negatives = unit(3, 3, 8, seed=2).requires_grad_()
-    scale = SCALE.clone().requires_grad_()
-    mask = torch.tensor([[True, True, True], [True, False, False], [False, False, False]])
-    hard_negative_loss(v, t, negatives, scale, mask).backward()
-    assert scale.grad.isfinite()
-    assert negatives.grad[~mask].abs().max() == 0 and v.grad[2].abs().max() == 0
-    assert ((negatives.grad * v.detach()[:, None]).sum(-1)[mask] > 0).all()  # pushed away
-    change = -v.grad * (t - negatives.detach()[:, 0])
-    assert (change.sum(-1)[:2] > 0).all()  # towards the caption, away from a negative
-
-
-def test_no_hard_negative_at_all_is_zero_with_a_graph():
-    v = unit(2, 8).requires_grad_()
-    mask = torch.zeros(2, 3, dtype=torch.bool)
-    loss = hard_negative_loss(v, unit(2, 8, seed=1), unit(2, 3, 8), SCALE, mask)
-    loss.backward()
-    assert loss.item() == 0 and v.grad.abs().max() == 0
+    grads = torch.autograd.grad(loss, (v, negatives, s), allow_unused=True, materialize_grads=True)
+    assert all(grad.isfinite().all() for grad in grads)
+    assert not grads[0][~mask.any(dim=1)].any() and not grads[1][~mask].any()
 
 
 def test_total_is_the_weighted_sum_and_stage_1_the_global_term():
@@ -115,12 +98,6 @@ def test_total_is_the_weighted_sum_and_stage_1_the_global_term():
     assert torch.equal(second.hard, hard_negative_loss(v_r, t_r, t_neg, SCALE, mask))
     expected = second.global_ + 0.1 * second.region + 0.5 * second.hard
     torch.testing.assert_close(second.total, expected)
-
-
-def test_set_similarities_are_means_of_cosines():
-    x, normal, abnormal = (unit(n, 8, seed=n).double().numpy() for n in (4, 3, 5))
-    expected = np.stack([(x @ normal.T).mean(1), (x @ abnormal.T).mean(1)], axis=1)
-    np.testing.assert_allclose(mss.set_similarities(x, normal, abnormal), expected, atol=1e-12)
 
 
 def test_mss_table_per_class():

@@ -27,8 +27,10 @@ FORBIDDEN = {
 }
 
 
-def code_cells(path: Path) -> list[nbformat.NotebookNode]:
-    return [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+def code(path: Path) -> str:
+    """The source of a notebook's code cells."""
+    cells = nbformat.read(path, as_version=4).cells
+    return "\n".join(cell.source for cell in cells if cell.cell_type == "code")
 
 
 def test_workflow_lists_exactly_the_notebooks() -> None:
@@ -36,44 +38,33 @@ def test_workflow_lists_exactly_the_notebooks() -> None:
 
 
 @pytest.mark.parametrize("path", BOOKS, ids=lambda p: p.stem)
-class TestStructure:
-    def test_no_outputs_and_literal_parameters_in_the_first_code_cell(self, path: Path) -> None:
-        cells = code_cells(path)
-        assert all(cell.outputs == [] and cell.execution_count is None for cell in cells)
-        tagged = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
-        assert tagged == cells[:1]
-        for statement in ast.parse(cells[0].source).body:
-            assert isinstance(statement, ast.Assign)
-            ast.literal_eval(statement.value)
-            assert statement.lineno == statement.end_lineno  # papermill misreads longer ones
-        names = [s.targets[0].id for s in ast.parse(cells[0].source).body]
-        assert names == ["profile", "overrides"]
+def test_a_notebook_keeps_the_rules(path: Path) -> None:
+    book = nbformat.read(path, as_version=4)
+    assert book.metadata.kernelspec.name == "python3"
+    cells = [c for c in book.cells if c.cell_type == "code"]
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in cells)
+    assert [c for c in cells if "parameters" in c.metadata.get("tags", [])] == cells[:1]
+    statements = ast.parse(cells[0].source).body
+    assert [s.targets[0].id for s in statements] == ["profile", "overrides"]
+    for statement in statements:
+        ast.literal_eval(statement.value)
+        assert statement.lineno == statement.end_lineno  # papermill misreads longer ones
+    kinds = [c.cell_type for c in book.cells]
+    assert kinds[0] == "markdown" and book.cells[0].source.startswith("# ")
+    assert kinds.count("markdown") >= kinds.count("code") - 2  # parameters and imports
+    assert max(len(c.source.splitlines()) for c in cells) <= 20
+    prose = "\n".join(c.source for c in book.cells if c.cell_type == "markdown")
+    figures = re.findall(r"\(\.\./(figures/[\w.]+)\)", prose)
+    assert [name for name in figures if not (ROOT / name).is_file()] == []
 
-    def test_short_cells_and_as_much_prose_as_code(self, path: Path) -> None:
-        book = nbformat.read(path, as_version=4)
-        kinds = [c.cell_type for c in book.cells]
-        assert kinds[0] == "markdown" and book.cells[0].source.startswith("# ")
-        assert kinds.count("markdown") >= kinds.count("code") - 2  # parameters and imports
-        assert max(len(c.source.splitlines()) for c in code_cells(path)) <= 20
 
-    def test_nothing_forbidden(self, path: Path) -> None:
-        source = "\n".join(c.source for c in code_cells(path))
-        found = [what for what, rule in FORBIDDEN.items() if re.search(rule, source, re.M)]
-        assert not found
-
-    def test_declares_the_parameters_it_reads(self, path: Path) -> None:
-        (book,) = (book for book in workflow.NOTEBOOKS if book.name == path.stem)
-        source = "\n".join(c.source for c in code_cells(path))
-        for group, field in re.findall(r"\bP\.(\w+)\.(\w+)", source):
-            if group in Params.model_fields:
-                assert {group, f"{group}.{field}"} & set(book.fields)
-
-    def test_reference_figures_are_there(self, path: Path) -> None:
-        book = nbformat.read(path, as_version=4)
-        text = "\n".join(c.source for c in book.cells if c.cell_type == "markdown")
-        named = re.findall(r"\(\.\./(figures/[\w.]+)\)", text)
-        assert [name for name in named if not (ROOT / name).is_file()] == []
-        assert book.metadata.kernelspec.name == "python3"
+@pytest.mark.parametrize("book", workflow.NOTEBOOKS, ids=lambda book: book.name)
+def test_nothing_forbidden_and_the_parameters_it_reads_are_declared(book) -> None:
+    source = code(book.path)
+    assert not [what for what, rule in FORBIDDEN.items() if re.search(rule, source, re.M)]
+    for group, field in re.findall(r"\bP\.(\w+)\.(\w+)", source):
+        if group in Params.model_fields:
+            assert {group, f"{group}.{field}"} & set(book.fields)
 
 
 def test_page_draws_formulas_alone_and_leaves_reference_figures_out() -> None:

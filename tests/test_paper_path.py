@@ -1,10 +1,7 @@
 """The paper profile end to end, on files in the layout and schema of the real datasets."""
 
-import json
-from pathlib import Path
-
 import pytest
-from test_vagta import item, keyframe, qwen
+from test_vagta import item, keyframe, qwen, written
 from test_video import write_ids
 
 from alertclip.checkpoint import read_history
@@ -37,32 +34,25 @@ def annotations(index: int) -> tuple[dict, dict]:
     return full, qwen(**clip, **about, hard_negative=[f"contrary {index} {k}" for k in range(3)])
 
 
-@pytest.fixture(scope="module")
-def real_layout(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("datasets")
-    for number, video in enumerate(sorted({clip[0] for clip in CLIPS})):
-        (root / video).parent.mkdir(parents=True, exist_ok=True)
-        write_ids(root / video, 48 - number)
-    full, items = zip(*map(annotations, range(len(CLIPS))), strict=True)
-    negatives = {"model": "qwen-vl-max", "items": items}
-    stem = "Final_ucf_fgclip_translated_qwen"
-    (root / f"{stem}_train.json").write_text(json.dumps(full))
-    others = [row | {"video": row["video"].replace("0", "9")} for row in full]
-    (root / f"{stem}_test.json").write_text(json.dumps(others))
-    (root / "qwen_vl_train.json").write_text(json.dumps(negatives))
-    return root
-
-
 @pytest.fixture
-def paper(real_layout, tmp_path, monkeypatch):
-    """Parameters of the paper profile, cut down only in length and size."""
+def paper(tmp_path, monkeypatch):
+    """Parameters of the paper profile, cut down only in length and size, on such files."""
     monkeypatch.setattr(params_module, "ROOT", tmp_path)
+    for number, video in enumerate(sorted({clip[0] for clip in CLIPS})):
+        (tmp_path / video).parent.mkdir(parents=True, exist_ok=True)
+        write_ids(tmp_path / video, 48 - number)
+    full, items = zip(*map(annotations, range(len(CLIPS))), strict=True)
+    others = [row | {"video": row["video"].replace("0", "9")} for row in full]
+    stem = "Final_ucf_fgclip_translated_qwen"
+    written(tmp_path, full, f"{stem}_train.json")
+    written(tmp_path, others, f"{stem}_test.json")
+    written(tmp_path, {"model": "qwen-vl-max", "items": items}, "qwen_vl_train.json")
     small = {"num_frames": 2, "pretrained": None, "workers": 0, "device": "cpu"}
     small |= {"validation_fraction": 0.3}
     for number in (1, 2):
         small |= {f"stage{number}_batch_size": 2, f"stage{number}_accumulation": 1}
         small |= {f"stage{number}_steps": number, f"stage{number}_precision": "fp32"}
-    return load_params("paper", small | {"data_root": str(real_layout)})
+    return load_params("paper", small | {"data_root": str(tmp_path)})
 
 
 def test_both_stages_run_and_one_tuned_model_serves_every_benchmark(paper):

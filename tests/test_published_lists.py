@@ -1,20 +1,14 @@
-"""MSAD, ShanghaiTech and UBnormal as published, and a published model's scores as measured here."""
+"""The lists and labels of MSAD, ShanghaiTech and UBnormal as published."""
 
-import csv
 import re
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from detectors.benchmarks import load_benchmark, read_list
 from detectors.event_annotations import read_vector
-from detectors.frame_metrics import FrameScores, frame_metrics
-
-
-def table(path):
-    with path.open() as file:
-        return list(csv.DictReader(file))
 
 
 def listed(folder, split):
@@ -44,9 +38,9 @@ def test_lists_of_features_have_the_published_counts(shared_data, name, features
 def test_msad_vector_agrees_with_intervals_of_another_author(shared_data):
     """In list order, at 16 frames for each whole snippet; one event lies in what is cut off."""
     folder = shared_data / "msad"
-    known = {row["name"]: row for row in table(folder / "anomaly_annotation.csv")}
+    known = pd.read_csv(folder / "anomaly_annotation.csv", index_col="name")
     names = [*listed(folder, "test")][:120]
-    snippets = {name: int(known[name]["total frames"]) // 16 for name in names}
+    snippets = (known.loc[names, "total frames"].astype(int) // 16).to_dict()
     rest = "MSAD_normal_testing_1"  # all normal videos as one
     snippets[rest] = 8995 - sum(snippets.values())
     path, classes = folder / "gt-MSAD-WS-new.npy", load_benchmark("msad").abnormal_classes
@@ -56,7 +50,7 @@ def test_msad_vector_agrees_with_intervals_of_another_author(shared_data):
     for truth in abnormal:
         frames = 16 * snippets[truth.name]
         first, last = (
-            int(known[truth.name][f"{end}ing frame of anomaly"]) for end in ("start", "end")
+            int(known.loc[truth.name, f"{end}ing frame of anomaly"]) for end in ("start", "end")
         )
         expected = [[first - 1, min(last, frames)]] if first - 1 < frames else []
         assert np.abs(np.array(truth.spans) - np.array(expected)).max(initial=0) <= 1, truth
@@ -71,16 +65,3 @@ def test_ubnormal_lists_are_the_official_split(shared_data, tmp_path):
         found = Counter(name.split("_")[0] for name in names)
         assert found == counts
         assert all(re.search(r"/Scene\d+/", str(ubnormal.video_path(tmp_path, n))) for n in names)
-
-
-def test_published_scores_measure_as_published(shared_data):
-    """Per snippet, 199 videos of ShanghaiTech."""
-    videos = {}
-    for row in table(shared_data / "scores/shanghaitech_scores.csv"):
-        videos.setdefault(row["video_id"], []).append((float(row["pred"]), row["gt"] == "1.0"))
-    columns = {name: map(np.array, zip(*rows, strict=True)) for name, rows in videos.items()}
-    scored = [FrameScores(name, s, t, bool(t.any())) for name, (s, t) in columns.items()]
-    assert len(scored) == 199 and sum(v.abnormal for v in scored) == 44
-    found = frame_metrics(scored, n_boot=20)
-    assert found["metric"].tolist()[:2] == ["frame AUC", "frame AP"]
-    assert found["value"].round(4).tolist()[:2] == [0.9871, 0.7797]

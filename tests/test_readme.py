@@ -20,6 +20,7 @@ def test_pages_hold_what_the_tables_say() -> None:
     for path, text in readme.pages().items():
         hint = f"{path.name}: run python -m companion.readme"
         assert path.read_text(encoding="utf-8") == text, hint
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 110
 
 
 def test_a_number_that_matches_no_row_or_several_is_refused() -> None:
@@ -53,7 +54,3 @@ def test_every_table_of_the_papers_has_commands_that_exist() -> None:
         assert program == "./run_all.sh" and run.select(args.only, "")
         P = load_params(args.profile, parse_overrides(args.parameter))
         assert {*P.ablation.variants} <= {*load_variants()}
-
-
-def test_readme_stays_short() -> None:
-    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 110

@@ -18,26 +18,24 @@ def keyframe(frame=2, bbox=(0.1, 0.2, 0.5, 0.8), enabled=True):
 
 def item(**changes):
     track = [keyframe(2), keyframe(20, enabled=False)]
-    good = {
+    return {
         "video": VIDEO,
         "global_caption": "Fighting abnormal video: two men fight",
         "region_captions": ["two men fight"],
         "box_infos": [track],
         "timestamps": None,
-    }
-    return good | changes
+    } | changes
 
 
 def qwen(**changes):
-    good = {
+    return {
         "video": VIDEO,
         "region_index": 0,
         "frames_25": [2, 20],
         "region_caption": "two men fight",
         "hard_negative": ["two men hug", "two men dance", "two men wave"],
         "timestamps": None,
-    }
-    return good | changes
+    } | changes
 
 
 def written(tmp_path, content, name="file.json"):
@@ -59,11 +57,6 @@ def load_qwen(tmp_path, *rows):
 @pytest.fixture(scope="module")
 def test_file(shared_data):
     return load_vagta(shared_data / "vagta/Final_ucf_fgclip_translated_qwen_test.json")
-
-
-@pytest.fixture(scope="module")
-def train_file(shared_data):
-    return load_surrogate(shared_data / "vagta/qwen_vl_train.json")
 
 
 def test_published_test_file(test_file):
@@ -90,12 +83,11 @@ def test_published_test_file(test_file):
         "global caption without class prefix": 2,
         "region caption not plain ASCII": 2,
     }
-    assert sum(strip_prefix(i.global_caption) != i.global_caption for i in items) == 700
     assert max(token_count(r.caption) for r in regions) == 32
 
 
-def test_published_hard_negative_file(train_file, test_file):
-    items, report = train_file
+def test_published_hard_negative_file(shared_data, test_file):
+    items, report = load_surrogate(shared_data / "vagta/qwen_vl_train.json")
     regions = [(i, region) for i in items for region in i.regions]
     abnormal = [i for i in items if i.is_abnormal]
     assert (len(regions), len(items), len({i.video for i in items})) == (3726, 3485, 2044)
@@ -209,15 +201,12 @@ def test_segments_that_overlap_repeat_or_are_odd_are_counted(tmp_path):
     assert counts["segment shorter than 1 s"] == counts["segment longer than 1800 s"] == 1
 
 
-@pytest.mark.parametrize(
-    ("caption", "rest"),
-    [
-        ("Normal video: people walk", "people walk"),
-        ("Abnormal video of people falling: a man falls", "a man falls"),
-        ("Water incident: Abnormal video showing water spilling", "water spilling"),
-        ("Fighting Abnormal Video: a: b", "a: b"),
-        ("A dog drags a belt in a disturbing video.", "A dog drags a belt in a disturbing video."),
-    ],
-)
-def test_prefix_is_stripped(caption, rest):
-    assert strip_prefix(caption) == rest
+def test_prefix_is_stripped():
+    for prefix, rest in (
+        ("Normal video: ", "people walk"),
+        ("Abnormal video of people falling: ", "a man falls"),
+        ("Water incident: Abnormal video showing ", "water spilling"),
+        ("Fighting Abnormal Video: ", "a: b"),
+        ("", "A dog drags a belt in a disturbing video."),
+    ):
+        assert strip_prefix(prefix + rest) == rest

@@ -80,29 +80,19 @@ def test_a_training_step_its_validation_and_export(gpu, tmp_path):
 
 
 @torch.no_grad()
-def test_features_and_explanation(gpu):
-    embed, explain = embed_crops.__wrapped__, attention_maps.__wrapped__
+def test_features_explanation_clips_and_curves(gpu):
+    """What these return lies on the processor, and is the same."""
+    prompts, found = load_prompts(ROOT / "params/prompts.yaml"), []
+    clips = [Clips(3)[i] | {"times": [0, 1], "class_name": ""} for i in range(3)]
     frames = torch.randint(256, (4, 27, 37, 3), dtype=torch.uint8)
-    on_cpu, on_gpu = tiny_clip.alertclip(), tiny_clip.alertclip().to("cuda")
-    rule = SnippetRule(2, 2, 10)
-    same = embed(on_cpu, frames, rule)
-    np.testing.assert_allclose(embed(on_gpu, frames, rule), same, atol=1e-5)
-    shown = tiny_clip.frames(3)
-    maps = explain(on_gpu, shown.to("cuda"))
-    torch.testing.assert_close(maps, explain(on_cpu, shown))
-
-
-@torch.no_grad()
-def test_clips_and_curves(gpu):
-    prompts = load_prompts(ROOT / "params/prompts.yaml")
-    found = []
     for device in ("cpu", "cuda"):
         model = tiny_clip.alertclip().to(device)
-        clips = [Clips(3)[i] | {"times": [0, 1], "class_name": ""} for i in range(3)]
         embedded = embed_clips(model, clips, 2, device)
         texts = embed_prompts.__wrapped__(model, prompts)
-        scores, nearest = _score_frames(model, clips[0]["frames"], texts, 4)
-        found.append([embedded.embedding, embedded.z, scores, nearest])
+        curve = _score_frames(model, clips[0]["frames"], texts, 4)
+        features = embed_crops.__wrapped__(model, frames, SnippetRule(2, 2, 10))
+        maps = attention_maps.__wrapped__(model, tiny_clip.frames(3).to(device))
+        found.append([embedded.embedding, embedded.z, *curve, features, maps])
     for on_cpu, on_gpu in zip(*found, strict=True):
         np.testing.assert_allclose(on_gpu, on_cpu, atol=1e-5)
 
