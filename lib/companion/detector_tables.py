@@ -131,9 +131,9 @@ def head_table(P: Params, wanted: Sequence[Stage]) -> pd.DataFrame:
 
 
 def listing(table: pd.DataFrame, label: str, digits: int = 1) -> str:
-    """The rows of a table as one sentence: ``label`` of its columns, value and interval."""
+    """The rows of a table as one sentence, "none" without: ``label``, value and interval."""
     rows = [f"{label.format(**row)} {with_interval(row, digits)}" for _, row in table.iterrows()]
-    return "; ".join(rows) + "."
+    return ("; ".join(rows) or "none") + "."
 
 
 def heading(P: Params, detector: Detector) -> str:
