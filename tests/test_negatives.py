@@ -121,12 +121,10 @@ def test_units_are_the_regions_with_their_times():
 def test_the_command_writes_the_published_format(tmp_path, monkeypatch, capsys):
     jobs = clip_jobs("train", 8, "flat", 0)
     write_annotations(tmp_path, list(map(entries, jobs)))
-    monkeypatch.setattr(negatives, "chat_model", lambda *_: Scripted(FENCED))
+    monkeypatch.setattr(negatives, "Endpoint", lambda *_: Scripted(FENCED))
     annotations, out = tmp_path / "vagta_train.json", tmp_path / "made.json"
-    arguments = [str(annotations), "--frames", "0", "--out", str(out)]
-    with pytest.raises(SystemExit, match="name a chat model"):
-        negatives.main(arguments)
-    negatives.main([*arguments, "--model", "m"])
+    asked = ["--frames", "0", "--base-url", "http://localhost", "--model", "m", "--out"]
+    negatives.main([str(annotations), *asked, str(out)])
     assert "8 ok" in capsys.readouterr().out
     read, report = load_vagta(annotations, out)
     assert all(item.regions[0].hard_negatives == tuple(GOOD) for item in read)
@@ -136,8 +134,8 @@ def test_the_command_writes_the_published_format(tmp_path, monkeypatch, capsys):
     plain = [[item | {"hard_negative": 0} for item in part["items"]] for part in (made, world)]
     assert made.keys() == world.keys() and plain[0] == plain[1]
     assert len(load_surrogate(out)[0]) == 8
-    negatives.main([str(out), "--dry-run"])  # the captions of a hard-negative file serve as well
-    assert "'requests': 8, 'images': 12" in capsys.readouterr().out  # 3 abnormal, 4 frames each
+    negatives.main([str(out), *asked, str(tmp_path / "again.json")])  # its captions serve as well
+    assert "8 ok" in capsys.readouterr().out
 
 
 def test_a_prompt_file_is_checked_and_the_papers_serves(tmp_path):

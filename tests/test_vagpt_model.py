@@ -10,7 +10,6 @@ from test_video import write_ids
 
 from companion import mini_vlm, other_models, vagpt_exam
 from companion.profiles import load_params
-from curation.chat_models import LocalModel
 from media.cache import FrameCache
 from media.errors import InputError
 from vagpt import effective_tokens as et
@@ -111,8 +110,6 @@ def test_tuning_moves_projector_and_adapters_only(folder, vlm, tmp_path):
     merged = again.model.merge_and_unload().state_dict()
     moved = {k for k, v in merged.items() if not torch.equal(v, before[k])}
     assert moved and all("projector" in k or "language_model.layers" in k for k in moved)
-    local = LocalModel(str(folder), "a system prompt")
-    assert isinstance(local.ask("What?", [np.zeros((128, 128, 3), np.uint8)] * 2), str)
 
 
 def test_joined_videos_keep_their_times(vlm):
@@ -162,8 +159,6 @@ def test_arms_are_compared_on_the_same_questions(tmp_path, monkeypatch):
         vagpt_exam.main()
     with pytest.raises(InputError, match="no vision-language model"):
         lm.VisionLanguageModel(str(tmp_path))
-    with pytest.raises(InputError, match="no image-and-text model to load"):
-        LocalModel(str(tmp_path))
 
 
 def test_replies_are_kept_by_domain_since_two_may_name_their_videos_alike(vlm, tmp_path):

@@ -13,7 +13,7 @@ from companion.profiles import Params
 from companion.result_tables import per_cent, with_paper
 from companion.splits import load_split
 from companion.stage_runs import resolve_device
-from curation.chat_models import chat_model
+from curation.chat_models import Endpoint
 from detectors.benchmarks import read_list
 from detectors.features import snippet_frames, snippet_rule
 from detectors.fitting import EvaluationSet, class_prompts
@@ -83,7 +83,7 @@ def chat_answerers(
     """The profile's vision-language model as answerer, by name; none without qa_chat_model."""
     if not P.qa.chat_model:
         return {}
-    model = chat_model(P.qa.chat_url, P.qa.chat_model)
+    model = Endpoint(P.qa.chat_url, P.qa.chat_model)
     return {model.name: answerers.chat_answerer(model, asked, size, priors=priors)}
 
 

@@ -1,4 +1,6 @@
-"""Vision-language chat models, asked one question at a time: behind a URL or on this machine.
+"""A vision-language chat model behind a URL, asked one question at a time.
+
+``transformers serve`` or vLLM give a model on this machine such a URL.
 
 The key of an endpoint comes from the environment only and never appears in a result, message or
 log: everything a server says is searched for it first.
@@ -15,7 +17,6 @@ from urllib.parse import urlsplit
 import cv2
 import numpy as np
 import openai
-from PIL import Image
 
 from media.errors import InputError
 
@@ -92,40 +93,6 @@ class Endpoint:
 
     def _hide(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text
-
-
-class LocalModel:
-    """A transformers image-and-text model, decoded greedily: a rerun gives the same answers."""
-
-    def __init__(self, model: str, system: str = "") -> None:
-        """Load safetensors weights by folder or name; InputError if there is no such model."""
-        from transformers import pipeline  # slow to import; chooses the device itself
-
-        self.name, self.system, safe = model, system, {"use_safetensors": True}
-        try:
-            self._run = pipeline("image-text-to-text", model, model_kwargs=safe)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            what = f"{model}: no image-and-text model to load ({str(error).splitlines()[0]})"
-            raise InputError(f"{what}; if it is behind a server, give its URL") from None
-
-    def ask(self, prompt: str, frames: Sequence[np.ndarray] = ()) -> str:
-        """The model's text for a prompt and frames (H, W, 3) uint8 RGB."""
-        images = [{"type": "image", "image": Image.fromarray(frame)} for frame in frames]
-        messages = [{"role": "user", "content": [*images, {"type": "text", "text": prompt}]}]
-        if self.system:
-            text = [{"type": "text", "text": self.system}]
-            messages.insert(0, {"role": "system", "content": text})
-        options = {"max_new_tokens": MAX_TOKENS, "do_sample": False}
-        [reply] = self._run(text=[messages], return_full_text=False, generate_kwargs=options)
-        return reply[0]["generated_text"]
-
-
-ChatModel = Endpoint | LocalModel
-
-
-def chat_model(url: str, name: str, system: str = "") -> ChatModel:
-    """A chat model behind ``url`` or, without, a transformers model by folder or name."""
-    return Endpoint(url, name, system) if url else LocalModel(name, system)
 
 
 class Results:

@@ -1,8 +1,7 @@
 """Write hard negatives: ask a chat model, check, repair, record, publish in VAGTA's format.
 
-``python -m curation.negatives FILE --videos FOLDER --model NAME --base-url URL`` asks an endpoint;
-without a URL, a model on this machine. FILE is an annotation file of VAGTA, or a hard-negative file
-whose captions are taken.
+``python -m curation.negatives FILE --videos FOLDER --model NAME --base-url URL`` asks an endpoint.
+FILE is an annotation file of VAGTA, or a hard-negative file whose captions are taken.
 """
 
 import argparse
@@ -21,7 +20,7 @@ import yaml
 from alertclip.records import CLOCK, Item, item_key, region_span
 from alertclip.vagta import load_surrogate, load_vagta
 from curation import PARAMS
-from curation.chat_models import ChatModel, NoReply, Results, chat_model
+from curation.chat_models import Endpoint, NoReply, Results
 from curation.contract import MAX_TOKENS, Violation, read_answer
 from media.errors import InputError
 from media.files import locked, progress, read_json, sha256_json, write_json
@@ -30,9 +29,6 @@ from media.video import DecodeError, probe, read_frames
 
 PROMPTS = PARAMS / "negative_prompts.yaml"
 LONGER_SIDE = 448  # pixels of an attached frame
-IMAGE_TOKENS = 336 * 448 // 28**2  # of a 4:3 frame, as Qwen2.5-VL counts
-CHARACTERS_PER_TOKEN = 4  # of English text, roughly
-ANSWER_TOKENS = 3 * MAX_TOKENS + 20  # three captions and the list around them
 REPAIRS = 2  # answers asked for again per unit at most
 SILENT = 5  # units in a row without a reply: the endpoint is down
 Row = dict[str, Any]
@@ -102,7 +98,7 @@ class Writer:
     """Asks a chat model, showing ``frames`` of abnormal units; 0 (not the paper's) shows none."""
 
     def __init__(
-        self, model: ChatModel, prompts: NegativePrompts, videos: Path, frames: int = 4
+        self, model: Endpoint, prompts: NegativePrompts, videos: Path, frames: int = 4
     ) -> None:
         self.model, self.prompts, self.videos, self.frames = model, prompts, videos, frames
         self.name = f"{model.name}, prompts {sha256_json(vars(prompts))[:12]}, {frames} frames"
@@ -176,15 +172,6 @@ def published(writer: Writer, chosen: Sequence[Unit], rows: dict[str, Row], meta
     return {"meta_file": meta_file, "model": writer.name, "created_at": made, "items": items}
 
 
-def estimate(chosen: Sequence[Unit], prompts: NegativePrompts, frames: int) -> dict[str, int]:
-    """Requests, images and tokens of writing for ``chosen``, one request each."""
-    letters = sum(len(prompts.system + prompts.task(unit)) for unit in chosen)
-    images = frames * sum(unit.abnormal for unit in chosen)
-    tokens = round(letters / CHARACTERS_PER_TOKEN + images * IMAGE_TOKENS)
-    return {"requests": len(chosen), "images": images, "prompt_tokens": tokens,
-            "completion_tokens": ANSWER_TOKENS * len(chosen)}  # fmt: skip
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line; prints counts and the path."""
     parser = argparse.ArgumentParser(prog="python -m curation.negatives", description=__doc__)
@@ -192,22 +179,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("file", type=Path, help="annotation file, or hard-negative file for its captions")
     add("--videos", type=Path, default=Path(), help="folder the file's video paths start from")
     add("--out", type=Path, default=Path("negatives.json"), help="published format; .jsonl beside")
-    add("--base-url", default="", help="such as http://localhost:8000/v1; key: OPENAI_API_KEY")
-    add("--model", default="", help="name at the endpoint; without one, folder or name")
+    add("--base-url", required=True, help="such as http://localhost:8000/v1; key: OPENAI_API_KEY")
+    add("--model", required=True, help="its name there")
     add("--prompts", default=PROMPTS, help="prompt file")
     add("--frames", type=int, default=4, help="attached per abnormal region; 0 = none")
-    add("--dry-run", action="store_true", help="count and estimate; ask nothing")
     args = parser.parse_args(arguments)
     try:
         prompts = load_negative_prompts(args.prompts)
         captions_only = isinstance(read_json(args.file), dict)
         items, _ = (load_surrogate if captions_only else load_vagta)(args.file)
         chosen = units(items)
-        if args.dry_run:
-            return print(estimate(chosen, prompts, args.frames))
-        if not args.model:
-            raise InputError("name a chat model with --model, and its server with --base-url")
-        model = chat_model(args.base_url, args.model, prompts.system)
+        model = Endpoint(args.base_url, args.model, prompts.system)
         writer = Writer(model, prompts, args.videos, args.frames)
         rows = write_all(writer, chosen, args.out.with_suffix(".jsonl"))
         write_json(args.out, published(writer, chosen, rows, args.file.name))

@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 
 from alertclip import intervals
 from alertclip.mss import inside
-from curation.chat_models import ChatModel, NoReply
+from curation.chat_models import Endpoint, NoReply
 from media.errors import InputError
 from media.survey import uniform_indices
 from media.video import DecodeError, probe, read_frames
@@ -101,7 +101,7 @@ def blind_answerer(questions: Sequence[Question]) -> Answerer:
 
 
 def chat_answerer(
-    model: ChatModel,
+    model: Endpoint,
     asked: QuestionSet,
     size: tuple[int, int],
     frames: int = 8,

@@ -23,7 +23,7 @@ import yaml
 from alertclip.prompts import load_prompts
 from alertclip.records import Report, item_key
 from alertclip.score import load_model
-from curation.chat_models import ChatModel, NoReply, Results, chat_model
+from curation.chat_models import Endpoint, NoReply, Results
 from detectors.benchmarks import load_benchmark
 from media.errors import InputError
 from media.files import sha256_json, write_json
@@ -50,7 +50,7 @@ def template_pairs(caption: TimedCaption) -> list[Pair]:
     return list(zip(questions, answers, strict=True))
 
 
-def model_pairs(caption: TimedCaption, model: ChatModel) -> list[Pair]:
+def model_pairs(caption: TimedCaption, model: Endpoint) -> list[Pair]:
     """Pairs written by a model from the caption; a reply of another form is sent back with why.
 
     Raises NoReply after ATTEMPTS such replies.
@@ -149,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--pretrained", help="open_clip tag or safetensors file for --model")
     add("--prompts", type=Path, default=PARAMS / "prompts.yaml")
     add("--chat-url", default="", help="endpoint of a chat model that writes; empty = template")
-    add("--chat-model", default="", help="its name; without --chat-url a transformers model")
+    add("--chat-model", default="", help="its name there")
     args = parser.parse_args(arguments)
     try:
         benchmark, prompts = load_benchmark(args.benchmark), load_prompts(args.prompts)
@@ -160,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         captions, leaking = training_only(read, benchmark, args.data_root)
         write, name = template_pairs, "template"
         if args.chat_model:
-            model = chat_model(args.chat_url, args.chat_model)
+            model = Endpoint(args.chat_url, args.chat_model)
             write, name = lambda caption: model_pairs(caption, model), model.name
         records, writing = write_instructions(captions, write, name, args.out)
         report = Report([*reading.rows, *leaking.rows, *writing.rows])

@@ -18,7 +18,7 @@ class QAParams(Group):
     token_videos: int | None = None  # answered with selected tokens; None = all
     token_encoder: str = ""  # timm model whose patches are compared; empty = the backbone itself
     chat_url: str = ""  # OpenAI-compatible endpoint of a vision-language model that answers too
-    chat_model: str = ""  # its name there; without chat_url a transformers model, by folder or name
+    chat_model: str = ""  # its name there
     vlm: str = ""  # VA-GPT's language model: a LLaVA of transformers, by name or folder
     vlm_listed: bool = True  # asked with the options, for a letter; else by their likelihood
     vlm_frames: int = Field(8, ge=1)  # of each video; ours
