@@ -176,14 +176,6 @@ def build(texts: Sequence[str], out: Path) -> None:
     ).save_pretrained(out)  # fmt: skip
 
 
-def clip_tokens(P: Params, vlm: VisionLanguageModel, videos: Sequence[Path]) -> Tensor:
-    """Visual tokens (N, 6, n, W) fp16 of training clips."""
-    cache, seen = FrameCache(P.cache_dir, vlm.image_size), []
-    for path in progress(videos, len(videos), "visual tokens"):
-        seen.append(vlm.see(np.asarray(cache.get(path, FRAMES))).half())
-    return torch.stack(seen).flatten(2, 3)
-
-
 def whiten(projector: nn.Module, tokens: Tensor) -> None:
     """Let the projector's first layer see tokens (M, W) of zero mean and unit spread."""
     first, mean, spread = projector.linear_1, tokens.mean(dim=0), tokens.std(dim=0)
@@ -206,7 +198,11 @@ def train(P: Params, steps: int, batch_size: int, seed: int, out: Path) -> None:
     form = [f"USER: \n{asked} ASSISTANT: {told}" for asked, told in said]
     build([*form, *(c.sentence for c in captions)], out)
     vlm = VisionLanguageModel(str(out), POOL)
-    school.tokens = clip_tokens(P, vlm, [P.data_dir / item.video for item in items])
+    cache, seen = FrameCache(P.cache_dir, vlm.image_size), []
+    for item in progress(items, len(items), "visual tokens"):
+        frames = np.asarray(cache.get(P.data_dir / item.video, FRAMES))
+        seen.append(vlm.see(frames).half())
+    school.tokens = torch.stack(seen).flatten(2, 3)
     llava = vlm.model.model
     whiten(llava.multi_modal_projector, school.tokens.float().flatten(0, 2)[::7])
     for part in (llava.language_model, llava.multi_modal_projector):

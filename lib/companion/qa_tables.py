@@ -8,6 +8,7 @@ import pandas as pd
 
 from alertclip import intervals
 from alertclip.model import AlertCLIP
+from alertclip.mss import inside
 from companion import extraction, tuned_models
 from companion.profiles import Params
 from companion.result_tables import per_cent, with_paper
@@ -140,11 +141,17 @@ def interval_curves(
     first = {item.classes[0]: item for item in reversed(asked.footages) if item.spans}
     tables = []
     for name, item in list(first.items())[:3]:
-        curve = temporal_classifier.interval_curve(item, logits[item.name], asked.step)
-        table = pd.DataFrame(curve)
-        table.insert(1, "model", model)
-        table.insert(0, "video", f"{item.name} ({name})")
-        tables.append(table)
+        found = logits[item.name].astype(float)
+        frames, (start, end) = np.arange(len(found)), temporal_classifier.best_interval(found)
+        columns = {
+            "video": f"{item.name} ({name})",
+            "time_s": frames * asked.step,
+            "model": model,
+            "score": 1 / (1 + np.exp(-found)),
+            "truth": inside((frames + 0.5) * asked.step, item.spans).astype(int),
+            "picked": ((frames >= start) & (frames < end)).astype(int),
+        }
+        tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)
 
 

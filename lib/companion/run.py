@@ -22,13 +22,6 @@ from media.errors import InputError
 from media.files import atomic_write, locked
 
 
-def check_parameters(P: Params) -> None:
-    """Raise InputError on parameters with which not even the plan can be made."""
-    require_variants(P.ablation.variants)
-    if "{" in os.path.relpath(P.data_dir, ROOT):
-        raise InputError(f"data_root={P.data_dir}: Snakemake reads braces as wildcards; link it")
-
-
 def check_inputs(P: Params, books: Sequence[Notebook], fetch: bool = True) -> str:
     """The pre-flight: what the notebooks ``books`` will miss, as a table; "" if nothing.
 
@@ -105,7 +98,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         P = load_params(args.profile, parse_overrides(args.parameter))
         call = command(args, select(args.only, args.start, runnable(P)))
-        check_parameters(P)
+        require_variants(P.ablation.variants)
+        if "{" in os.path.relpath(P.data_dir, ROOT):
+            told = "Snakemake reads braces as wildcards; link it"
+            raise InputError(f"data_root={P.data_dir}: {told}")
         reasons = plan(call)
         for book in NOTEBOOKS:
             idle = "-" if book in runnable(P) else "needs videos"

@@ -20,7 +20,8 @@ from media.video import DecodeError, probe, read_frames
 from vagpt.questions import LETTERS, Option, Question, QuestionSet, parse_reply, prompt, span_iou
 
 CHANCE = 100 / len(LETTERS)
-DIFFERENCE = ["difference", "setting", "value", "low", "high", "n"]
+ACCURACY = ["setting", "model", "value", "low", "high", "n"]
+DIFFERENCE = ["difference", "setting", *ACCURACY[2:]]
 
 Answerer = Callable[[Question], str]
 """A question -> the reply; NoReply or DecodeError if there is none."""
@@ -164,17 +165,11 @@ def accuracy_table(answers: pd.DataFrame, model: str) -> pd.DataFrame:
     for setting, mask in settings(answers):
         part = answers[mask]
         correct, n = int(part["correct"].sum()), len(part)
-        low, high = binomtest(correct, n).proportion_ci(method="wilson")
-        shares = {"value": correct / n, "low": low, "high": high}
-        row = {
-            "setting": setting,
-            "model": model,
-            **{k: 100 * v for k, v in shares.items()},
-            "n": n,
-        }
-        row["unparsable"] = 100 * float(part["chosen"].isna().mean())
-        rows.append(row | {"above_chance": row["low"] > CHANCE})
-    return pd.DataFrame(rows)
+        share = correct / n, *binomtest(correct, n).proportion_ci(method="wilson")
+        unparsable = 100 * float(part["chosen"].isna().mean())
+        rows.append((setting, model, *(100 * x for x in share), n, unparsable))
+    table = pd.DataFrame(rows, columns=[*ACCURACY, "unparsable"])
+    return table.assign(above_chance=table["low"] > CHANCE)
 
 
 def accuracy_differences(

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from alertclip.mss import inside
 from media.errors import InputError
 from vagpt.qa_protocol import QAParams
-from vagpt.questions import Footage, words
+from vagpt.questions import words
 
 
 class FrameClassifier(nn.Module):
@@ -72,17 +71,6 @@ def best_interval(logits: np.ndarray) -> tuple[int, int]:
     lowest = np.minimum.accumulate(sums[:-1])  # over the starts up to each frame
     last = int((sums[1:] - lowest).argmax())
     return int(sums[: last + 1].argmin()), last + 1
-
-
-def interval_curve(item: Footage, logits: np.ndarray, step: float) -> dict[str, np.ndarray]:
-    """One footage's curve, a value every ``step`` s: time_s, score, truth and picked (0 or 1)."""
-    frames, (start, end) = np.arange(len(logits)), best_interval(logits)
-    return {
-        "time_s": frames * step,
-        "score": 1 / (1 + np.exp(-logits.astype(float))),
-        "truth": inside((frames + 0.5) * step, item.spans).astype(int),
-        "picked": ((frames >= start) & (frames < end)).astype(int),
-    }
 
 
 def text_prior(classes: Sequence[str], start: float, end: float) -> str:
