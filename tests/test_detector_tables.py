@@ -16,7 +16,7 @@ from detectors.event_annotations import VideoTruth
 from detectors.features import SnippetRule, extract_features, feature_file, read_features
 from detectors.fitting import VideoScores
 from media.errors import InputError
-from media.files import Shard, locked, read_json
+from media.files import locked, parse_shard, read_json
 
 ROWS = {"train": 12, "test": 8}
 
@@ -181,9 +181,9 @@ def test_shares_and_pieces_of_the_features_are_those_of_the_whole(tmp_path, monk
     [whole] = extract_features(*made, tmp_path / "a", *rest)
     assert {*read_json(whole / "failures.json")} == {"bad.mp4", "also bad.mp4"}
     shared = *made, tmp_path / "b", *rest, "fp32"
-    extract_features(*shared, Shard(2, 2))
+    extract_features(*shared, parse_shard("2/2"))
     with locked(tmp_path / "b" / ".2-of-2.lock"):
-        [shares] = extract_features(*shared, Shard(1, 2))
+        [shares] = extract_features(*shared, parse_shard("1/2"))
     for file in whole.iterdir():
         assert (shares / file.name).read_bytes() == file.read_bytes()
     assert len(list(shares.iterdir())) == 3 * 10 + 3  # failures.json, features.json, videos.json

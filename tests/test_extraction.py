@@ -20,7 +20,7 @@ from companion.workflow import runnable
 from companion.zero_shot_tables import zero_shot_table
 from detectors.check import anchors
 from media.errors import InputError
-from media.files import Shard
+from media.files import parse_shard
 
 NORMAL = "Training_Normal_Videos_Anomaly"
 
@@ -29,12 +29,12 @@ def test_features_are_asked_for_wherever_the_notebooks_read_them(monkeypatch):
     asked = []
 
     def extract_for_all(P, wanted, detector, training=True, shard=None):
-        asked.append((P.detector.benchmark, detector, training, shard.number))
+        asked.append((P.detector.benchmark, detector, training, shard.start + 1))
 
     monkeypatch.setattr(extraction, "extract_for_all", extract_for_all)
     monkeypatch.setattr(extraction, "domain_gaps", lambda P: [])  # no data at hand, none read
     P = load_params("paper+paper-msad")
-    extraction.extract(P, Shard(2, 8))
+    extraction.extract(P, parse_shard("2/8"))
     own = [("msad", "vadclip", True, 2), ("msad", "anomalyclip", True, 2)]
     assert asked[:3] == own + [("ucf_crime", "vadclip", True, 2)]
     others = [(name, "vadclip", False, 2) for name in ("xd_violence", "ubnormal")]

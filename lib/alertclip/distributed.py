@@ -19,7 +19,6 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from alertclip.losses import Embeddings, concatenate
 from media.errors import InputError
-from media.files import Shard
 
 PATIENCE = timedelta(days=1)  # the first process may decode all videos while the others wait
 
@@ -48,9 +47,9 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def own_shard() -> Shard:
+def own_shard() -> slice:
     """This process's share of any list of work."""
-    return Shard(rank() + 1, world_size())
+    return slice(rank(), None, world_size())
 
 
 def own_device(device: torch.device) -> torch.device:

@@ -178,15 +178,14 @@ def _score_all(
     names = output_names(videos, {video: name for video, name in known.items() if name})
     skipped = [_row(file, status="skipped", reason="no video suffix") for file in others]
     _add_rows(summary, order, skipped)
-    mine, failed = options.shard.take(videos), 0
+    mine, failed = videos[options.shard], 0
     spare = torch.get_num_threads() // 2 if torch.cuda.is_available() else 0
     how = options.num_frames, options.fps, options.stride, options.decoders or spare
     for video, found in anomaly_curve.score_videos(model, mine, prompts, *how):
         row = _report(model, video, found, names[video], line, options.out)
         tqdm.write("{video}: {status} {reason}".format(**row).rstrip(), sys.stdout)
-        _append(summary, row)
+        _add_rows(summary, order, [row])
         failed += row["status"] == "failed"
-    _add_rows(summary, order, [])  # in order
     aside = f", {len(skipped)} skipped (not {', '.join(files.VIDEO_SUFFIXES)})" if skipped else ""
     print(f"{len(mine) - failed} scored, {failed} failed{aside}; see {summary}")
     return 1 if failed else 0
@@ -214,21 +213,6 @@ def _add_rows(summary: Path, order: Mapping[str, int], rows: Sequence[Row]) -> N
             writer = csv.DictWriter(file, columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(ranked)
-
-
-def _append(summary: Path, row: Row) -> None:
-    """Add a row at the end, where it supersedes the video's earlier one."""
-    with (
-        files.locked(summary.with_name(LOCK)),
-        files.writing(summary),
-        summary.open("a+", **UTF_8) as file,
-    ):
-        file.seek(0)
-        columns = next(csv.reader(file), None)  # perhaps with some that someone added
-        writer = csv.DictWriter(file, columns or row, "", "ignore", lineterminator="\n")
-        if not columns:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 def _row(video: Path, **values: object) -> Row:

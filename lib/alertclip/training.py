@@ -21,7 +21,7 @@ from alertclip.hyperparameters import StageParams, TrainingParams
 from alertclip.lora import parameter_groups
 from alertclip.objective import StageObjective, validate
 from media.errors import InputError
-from media.files import WHOLE, Shard, locked, progress, sha256_json
+from media.files import WHOLE, locked, progress, sha256_json
 
 BOOKKEEPING = {"save_steps", "save_limit"}  # they decide what is written, not what is learned
 
@@ -81,7 +81,7 @@ def _train(
     batches, steps = iter(load(train, batch_sampler=order)), range(start, total)
     if validation is not None:
         chunks = list(BatchSampler(range(len(validation)), stage.batch_size, False))
-        held_out = load(validation, batch_sampler=mine.take(chunks))
+        held_out = load(validation, batch_sampler=chunks[mine])
     if distributed.rank() == 0:
         checkpoint.trim_log(run.out, start)
         steps = progress(steps, len(steps), f"{run.out.name} step")
@@ -206,7 +206,7 @@ def learning_rate_factor(step: int, total: int, warmup_ratio: float) -> float:
 
 
 def micro_batches(
-    items: int, stage: StageParams, seed: int, start: int, shard: Shard = WHOLE
+    items: int, stage: StageParams, seed: int, start: int, shard: slice = WHOLE
 ) -> list[list[int]]:
     """Item indices of the micro-batches from optimiser step ``start`` on: this process's ``shard``.
 
@@ -217,7 +217,7 @@ def micro_batches(
     epochs = range(first // items, -(-last // items))
     orders = [np.random.default_rng([seed, epoch]).permutation(items) for epoch in epochs]
     order = np.concatenate(orders)[first % items :][: last - first].reshape(-1, stage.batch_size)
-    return [shard.take(batch) for batch in order.tolist()]
+    return order[:, shard].tolist()
 
 
 @contextmanager

@@ -37,7 +37,7 @@ from detectors.mil import HEADS
 from detectors.training_protocol import Detector
 from media.cache import FrameCache
 from media.errors import InputError
-from media.files import WHOLE, Shard, parse_shard, sha256_file, sha256_json
+from media.files import WHOLE, parse_shard, sha256_file, sha256_json
 
 READERS: tuple[Detector, ...] = ("vadclip", "anomalyclip")  # the heads without text take VadCLIP's
 
@@ -104,7 +104,7 @@ def extract_for_all(
     wanted: Sequence[Stage],
     detector: Detector,
     training: bool = True,
-    shard: Shard = WHOLE,
+    shard: slice = WHOLE,
 ) -> None:
     """Extract the features of test and training videos for several models, decoding videos once.
 
@@ -215,7 +215,7 @@ def _released(P: Params, videos: Sequence[Path], detector: Detector) -> dict[Pat
 
 
 def _extract(
-    P: Params, models: Sequence[AlertCLIP], videos: Wanted, rule: SnippetRule, shard: Shard = WHOLE
+    P: Params, models: Sequence[AlertCLIP], videos: Wanted, rule: SnippetRule, shard: slice = WHOLE
 ) -> list[Path]:
     root, precision = P.run_dir / "features" / source_hash(P), P.evaluation.precision
     if precision == "auto":
@@ -264,7 +264,7 @@ def domain_gaps(P: Params, splits: Sequence[Split] = ("test",)) -> list[Gap]:
     return benchmark_gaps(P.benchmark, P.data_dir, chosen)
 
 
-def extract(P: Params, shard: Shard) -> None:
+def extract(P: Params, shard: slice) -> None:
     """Features of the profile's benchmark; VadCLIP's also where notebook 05 asks for others."""
     stages = list(STAGES)
     for detector in READERS:

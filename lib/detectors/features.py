@@ -119,7 +119,7 @@ def extract_features(
     cache_root: Path,
     workers: int,
     precision: Precision = "fp32",
-    shard: files.Shard = files.WHOLE,
+    shard: slice = files.WHOLE,
 ) -> list[Path]:
     """Write the missing crops of ``videos`` under ``root``; returns each model's folder.
 
@@ -132,8 +132,9 @@ def extract_features(
     if twice := [path for path in videos if owner[path.stem] != path]:
         raise InputError(f"{twice[0]} and {owner[twice[0].stem]} share a name; rename one")
     made = [(model, _folder(model, rule, root, precision)) for model in models]
-    crops = {path: videos[path] for path in shard.take([*videos])}
-    lock = root / (".lock" if shard == files.WHOLE else f".{shard.number}-of-{shard.count}.lock")
+    crops = {path: videos[path] for path in [*videos][shard]}
+    own = "" if shard == files.WHOLE else f".{shard.start + 1}-of-{shard.step}"
+    lock = root / f"{own}.lock"
     with files.locked(lock):  # runs at once want the same features: one makes them
         sizes = {path.stem: path.stat().st_size for path in crops if path.is_file()}
         wanting = _wanting(made, crops, sizes)

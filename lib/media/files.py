@@ -9,7 +9,6 @@ import sys
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -175,24 +174,12 @@ def progress(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
     yield from tqdm(items, label, total, file=sys.stderr, mininterval=0.5, delay=2)
 
 
-@dataclass(frozen=True)
-class Shard:
-    """Share ``number`` (from 1) of ``count``: every ``count``-th item, so that long ones spread."""
-
-    number: int = 1
-    count: int = 1
-
-    def take(self, items: Sequence[Item]) -> Sequence[Item]:
-        """The items of this share, in order; shares differ by one item at most."""
-        return items[self.number - 1 :: self.count]
+WHOLE = slice(None)  # a share of a list of work: every n-th item, so that long ones spread
 
 
-WHOLE = Shard()
-
-
-def parse_shard(text: str) -> Shard:
-    """``"2/8"`` -> Shard(2, 8); InputError on anything else."""
+def parse_shard(text: str) -> slice:
+    """``"2/8"`` -> the second of eight shares, slice(1, None, 8); InputError on anything else."""
     number, _, count = text.partition("/")
     if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
         raise InputError(f"shard {text}: write i/n with i from 1 to n, such as 2/8")
-    return Shard(int(number), int(count))
+    return slice(int(number) - 1, None, int(count))
