@@ -104,8 +104,7 @@ def clip_gaps(P: Params) -> list[Gap]:
                 gaps.append(Gap(str(error), VAGTA))
     for folder in (name for name in FOLDERS if (P.data_dir / name).is_dir()):
         own = sorted(path for path in paths if path.is_relative_to(P.data_dir / folder))
-        benchmark, source = FOLDERS[folder]
-        gaps += missing_videos("VAGTA's clips", source, own, benchmark)
+        gaps += missing_videos("VAGTA's clips", FOLDERS[folder], own)
     verdict = "left out" if P.data.skip_lost_clips else "stops"
     advice = "" if P.data.skip_lost_clips else "; or go on without: -p skip_lost_clips=true"
     return [replace(gap, source=gap.source + advice, verdict=verdict) for gap in gaps]

@@ -5,21 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
-
 from alertclip.prompts import load_prompts
-from companion.profiles import PROFILES, ROOT, Params, within
+from companion.profiles import ROOT, Params, within
 from companion.variants import load_variants
 from detectors.benchmarks import Benchmark, Split, read_list, read_truth
 from detectors.event_annotations import load_array
 from media.errors import InputError
 
 VAGTA = "VAGTA's annotations, https://github.com/ClarkZhu216/Alert-CLIP_dataset"
-FOLDERS = {  # of VAGTA's videos: benchmark, where to get it
-    "UCF_Crimes_Videos/UCF_Crimes/Videos": (
-        "ucf_crime", "UCF-Crime (Sultani et al. 2018), the dataset's page"),
-    "MSAD/MSAD_Videos": ("msad", "MSAD (Zhu et al. 2024), on request from its authors"),
-}  # fmt: skip
+FOLDERS = {  # of VAGTA's videos: where to get them
+    "UCF_Crimes_Videos/UCF_Crimes/Videos": "UCF-Crime (Sultani et al. 2018), the dataset's page",
+    "MSAD/MSAD_Videos": "MSAD (Zhu et al. 2024), on request from its authors",
+}
 LISTS = "official lists and temporal annotation of {}, from the dataset's or VadCLIP's page"
 Verdict = Literal["stops", "left out", "warns", "found"]
 VERDICTS = get_args(Verdict)
@@ -72,8 +69,8 @@ def missing_data(P: Params) -> list[Gap]:
         missing = [field for field in missing if field not in training]
     gaps = [Gap(f"{field}: {root / names[field]} is missing", VAGTA) for field in missing]
     return gaps + [
-        Gap(f"{root / name}: no such folder", f"{_sized(source, benchmark)}; unpack it there")
-        for name, (benchmark, source) in FOLDERS.items()
+        Gap(f"{root / name}: no such folder", f"{source}; unpack it there")
+        for name, source in FOLDERS.items()
         if not (root / name).is_dir()
     ]
 
@@ -89,21 +86,13 @@ def settings_gaps(P: Params) -> Iterator[Gap]:
             yield Gap(f"{name}: {path} is missing", "correct it, or leave it empty")
 
 
-def missing_videos(what: str, source: str, videos: Sequence[Path], benchmark: str) -> list[Gap]:
+def missing_videos(what: str, source: str, videos: Sequence[Path]) -> list[Gap]:
     """One gap for those of ``videos`` that are missing or empty."""
     lost = [p for p in dict.fromkeys(videos) if not p.is_file() or not p.stat().st_size]
     if not lost:
         return []
     counted = f"{what}: {len(lost)} of {len(videos)} videos missing, first {lost[0]}"
-    return [Gap(counted, _sized(source, benchmark))]
-
-
-def _sized(source: str, benchmark: str) -> str:
-    """``source`` with the size of the benchmark's videos, where their length is known."""
-    known = yaml.safe_load((PROFILES / "budgets.yaml").read_text())
-    frames = sum(known["frames"].get(benchmark, {}).values())
-    gigabytes = frames * known["video_bytes_per_frame"] / 1e9
-    return f"{source} (about {gigabytes:.0f} GB in all)" if frames else source
+    return [Gap(counted, source)]
 
 
 def benchmark_gaps(
@@ -134,5 +123,5 @@ def benchmark_gaps(
         if published and len(entries) != published:
             what = f"{title}, {split} list: {len(entries)} videos, published are {published}"
             gaps.append(Gap(what, f"fetch it again: {source}"))
-        gaps += missing_videos(f"{title}, {split}", "the dataset's page", paths, benchmark.name)
+        gaps += missing_videos(f"{title}, {split}", "the dataset's page", paths)
     return gaps

@@ -6,7 +6,6 @@ figures again, without model or data.
 """
 
 import argparse
-import difflib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ import yaml
 
 from companion.figures import style
 from companion.profiles import FACTS, ROOT
-from media.errors import InputError
+from media.errors import InputError, nearest
 from media.files import atomic_write, read_json, write_json, write_table
 
 SYNTHETIC = "synthetic"  # in the name of the data
@@ -62,9 +61,8 @@ def redraw(name: str, folder: Path, figure: style.Figure | None = None) -> style
 
 def _drawn(name: str, path: Path, data: str) -> style.Figure:
     if name not in DRAWN:
-        near = difflib.get_close_matches(name, DRAWN, n=1, cutoff=0)[0]
         what = "no figure that a CSV holds (its notebook draws one of frames)"
-        raise InputError(f"{name}: {what}; did you mean {near}?")
+        raise InputError(f"{name}: {what}{nearest(name, DRAWN)}")
     if not path.is_file():
         raise InputError(f"{path}: no such table; run the notebook that writes it")
     table = pd.read_csv(path)
