@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from faults.harness import refused
 
 from alertclip.vagta import load_surrogate
 from companion.profiles import load_params
 from companion.screening_tables import plant_and_clean
 from curation import audit
-from media.errors import InputError
 from miniworld.planted_faults import TEXT_FAULTS, plant_text_faults
 from miniworld.world import clip_jobs, entries, write_annotations
 
@@ -145,8 +145,7 @@ def test_the_command_writes_audit_and_clean_file_of_this_schema_alone(tmp_path, 
     assert sum(len(row["hard_negative"]) for row in clean) == len(table) - left_out
     for content in ([], {"items": []}, {"items": [{"video": "a"}]}):
         (tmp_path / "x.json").write_text(json.dumps(content))
-        with pytest.raises(InputError, match="x.json"):
-            audit.read_regions(tmp_path / "x.json")
+        assert "x.json" in refused(audit.read_regions, tmp_path / "x.json")
 
 
 def test_the_published_file_holds_what_was_counted_by_other_means(shared_data):

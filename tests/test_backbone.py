@@ -46,17 +46,15 @@ def test_missing_weights_say_what_from_where_and_where_to_put_it(monkeypatch, tm
     unreachable = Mock(side_effect=OSError("no network"))
     monkeypatch.setattr("open_clip.pretrained.hf_hub_download", unreachable)
     monkeypatch.setattr("urllib.request.urlopen", unreachable)
-    with pytest.raises(InputError) as caught:
-        load_backbone(f"{BASE}-quickgelu", "openai")
+    said = refused(load_backbone, f"{BASE}-quickgelu", "openai")
     hub = "timm/vit_base_patch32_clip_224.openai from the Hugging Face hub"
     for part in ("ViT-B-32-quickgelu, pretrained openai", hub, "pretrained=FILE (.safetensors"):
-        assert part in str(caught.value)
+        assert part in said
 
 
 def test_unknown_and_unfit_models_and_files_that_may_hold_code_are_refused(tmp_path):
     assert "no such open_clip model" in refused(load_backbone, "ViT-B-33")
-    with pytest.raises(InputError, match="backbone=ViT-B-16-quickgelu"):  # of another activation
-        load_backbone("ViT-B-16", "openai")
+    assert "backbone=ViT-B-16-quickgelu" in refused(load_backbone, "ViT-B-16", "openai")
     config = tiny_clip.config()
     config["vision_cfg"]["attentional_pool"] = True
     for model in (open_clip.CLIP(**config), open_clip.CustomTextCLIP(**tiny_clip.config())):

@@ -26,9 +26,9 @@ MAY_IMPORT = {  # beside media, which imports none of them
 ALLOWED = {("vagpt", "curation.chat_models")}
 # Lines today, which may only fall, and the size that each part should have.
 MOST = {
-    "lib/alertclip/": (3762, 4200),
-    "lib/": (19_699, 15_000),
-    "tests/": (9_010, 8500),
+    "lib/alertclip/": (3745, 4200),
+    "lib/": (19_587, 15_000),
+    "tests/": (8_994, 8500),
 }
 PARALLEL = ("vadclip", "anomalyclip")  # two packages with the same parts
 
