@@ -22,10 +22,6 @@ def unit(*shape: int, seed: int = 0) -> torch.Tensor:
     return normalize(torch.randn(*shape, generator=generator), dim=-1)
 
 
-def names(count: int) -> list[str]:
-    return [f"caption {i}" for i in range(count)]
-
-
 def info_nce_by_definition(x, t, scale, captions) -> float:
     """InfoNCE written out in float64: pairs that share a caption leave the denominators."""
     s = scale * np.asarray(x, np.float64) @ np.asarray(t, np.float64).T
@@ -86,13 +82,14 @@ def test_ragged_hard_loss_is_its_definition(counts, seed, scale):
 
 
 def test_total_is_the_weighted_sum_and_stage_1_the_global_term():
-    weights, v, t = (1.0, 0.1, 0.5), unit(3, 8), unit(3, 8, seed=1)
-    first = total_loss(Embeddings(v, t, names(3)), SCALE, weights)
-    assert torch.equal(first.total, info_nce(v, t, SCALE, names(3)))
+    weights, names = (1.0, 0.1, 0.5), list("abc")
+    v, t = unit(3, 8), unit(3, 8, seed=1)
+    first = total_loss(Embeddings(v, t, names), SCALE, weights)
+    assert torch.equal(first.total, info_nce(v, t, SCALE, names))
     assert first.region is None and first.hard is None
     regions, mask = ["r", "s", "r", "u"], torch.ones(4, 3, dtype=torch.bool)
     v_r, t_r, t_neg = unit(4, 8, seed=2), unit(4, 8, seed=3), unit(4, 3, 8, seed=4)
-    second = total_loss(Embeddings(v, t, names(3), v_r, t_r, t_neg, mask, regions), SCALE, weights)
+    second = total_loss(Embeddings(v, t, names, v_r, t_r, t_neg, mask, regions), SCALE, weights)
     assert torch.equal(second.global_, first.global_)
     assert torch.equal(second.region, info_nce(v_r, t_r, SCALE, regions))
     assert torch.equal(second.hard, hard_negative_loss(v_r, t_r, t_neg, SCALE, mask))

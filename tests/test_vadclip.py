@@ -189,10 +189,7 @@ def test_how_far_the_parts_of_the_adapter_see(adapter, reached):
 def test_bad_features_are_named():
     model, bad = vadclip(), random(4, WIDTH)
     bad[2, 3] = float("nan")
-    for features, message in [
-        (bad, "not finite"),
-        (random(4, WIDTH + 1), "give n x 16"),
-        (random(0, WIDTH), "n > 0"),
-    ]:
+    wrong = {"not finite": bad, "give n x 16": random(4, WIDTH + 1), "n > 0": random(0, WIDTH)}
+    for message, features in wrong.items():
         with pytest.raises(InputError, match=message):
             score_video(model, features, model.encode_text())

@@ -1,6 +1,5 @@
 """Notebook 05: MSS by data set, CLIP's own view of a frame, what tuning forgets."""
 
-import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +14,7 @@ from companion.profiles import load_params
 from detectors.event_annotations import VideoTruth
 from detectors.features import SnippetRule, decoded_pieces
 from media.errors import InputError
+from media.files import write_json
 from media.video import read_frames
 
 
@@ -95,9 +95,7 @@ def test_coco_recall_counts_any_caption_of_an_image(tmp_path):
     images = [{"id": 7, "file_name": "a.png"}, {"id": 3, "file_name": "b.png"}]
     texts = [(3, "a green thing"), (7, "something red"), (7, "all green")]
     notes = [{"image_id": i, "caption": text} for i, text in texts]
-    (tmp_path / "captions_val2017.json").write_text(
-        json.dumps({"images": images, "annotations": notes})
-    )
+    write_json(tmp_path / "captions_val2017.json", {"images": images, "annotations": notes})
     picture(tmp_path / "val2017" / "a.png", COLOURS["red"])
     picture(tmp_path / "val2017" / "b.png", COLOURS["green"])
     hits = retention.coco_hits(Oracle(), tmp_path)
