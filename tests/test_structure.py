@@ -27,7 +27,7 @@ ALLOWED = {("vagpt", "curation.chat_models")}
 # Lines today, which may only fall, and the size that each part should have.
 MOST = {
     "lib/alertclip/": (3745, 4200),
-    "lib/": (19_587, 15_000),
+    "lib/": (19_583, 15_000),
     "tests/": (8_979, 8500),
 }
 PARALLEL = ("vadclip", "anomalyclip")  # two packages with the same parts

@@ -75,11 +75,7 @@ def judged(
 
     Where the interval contains zero, the smallest difference that would have shown follows.
     """
-    return judge(*_interval(name, column, scale, where), digits)
-
-
-def judge(value: float, low: float, high: float, digits: int) -> str:
-    """The text of ``judged``."""
+    value, low, high = _interval(name, column, scale, where)
     text = f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
     if low > 0:
         return f"**{text}**"
