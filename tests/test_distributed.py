@@ -18,7 +18,7 @@ from alertclip.clips import collate
 from alertclip.hyperparameters import TrainingParams
 from alertclip.training import fit, micro_batches
 from media.errors import InputError
-from media.files import parse_shard
+from media.files import WHOLE, parse_shard
 
 CPU = torch.device("cpu")
 TRACKED = ("loss", "loss_hard", "grad_norm", "validation_loss", "recall_at_1", "signed_gap")
@@ -134,7 +134,7 @@ def test_shards_are_disjoint_and_complete():
     shares = [items[parse_shard(f"{number}/4")] for number in range(1, 5)]
     assert shares[1] == [1, 5, 9] and sorted(map(len, shares)) == [2, 3, 3, 3]
     assert sorted(x for share in shares for x in share) == items
-    assert parse_shard("2/8") == slice(1, None, 8)
+    assert parse_shard("2/8") == slice(1, None, 8) and parse_shard("1/1") == WHOLE
     for wrong in ("0/4", "5/4", "1", "a/b", "1/", "-1/2", "1/2/3", ""):
         with pytest.raises(InputError, match="write i/n with i from 1 to n"):
             parse_shard(wrong)

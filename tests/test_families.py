@@ -15,6 +15,7 @@ import tiny_clip
 import torch
 from test_alertclip import make_batch
 from tiny_clip import stir
+from torch.nn.functional import normalize
 from transformers import BlipConfig, BlipForImageTextRetrieval, BlipImageProcessor, BlipProcessor
 
 from alertclip.attention import Projections, pack_state_dict, split_attention
@@ -143,15 +144,20 @@ def test_siglip_weights_in_a_file_keep_their_pixel_statistics(folders, monkeypat
 
 
 @torch.no_grad()
-def test_blip_is_read_as_published_with_the_patches_of_transformers(folders):
+def test_blip_scores_and_patches_are_those_of_transformers(folders):
     stock, backbone = stock_blip(), load_backbone(folders["blip"])
     assert (backbone.image_size, backbone.grid, backbone.embed_dim) == ((24, 24), (3, 3), 16)
     assert backbone.mean == (0.1, 0.2, 0.3) and backbone.std[0] == pytest.approx(0.26862954)
-    ids = TOKENIZER(TEXTS, padding=True, return_tensors="pt").input_ids
-    assert torch.equal(backbone.tokenizer(TEXTS), ids)
+    inputs = TOKENIZER(TEXTS, padding=True, return_tensors="pt")
+    assert torch.equal(backbone.tokenizer(TEXTS), inputs.input_ids)
     assert backbone.tokenizer(["fire " * 100]).shape == (1, 40)  # cut to the model's positions
     pixels = torch.randn(2, 3, 24, 24)
-    _, grid = image_and_patches(backbone.model.visual, pixels, "plain")
+    expected = stock(inputs.input_ids, pixels, use_itm_head=False,
+                     attention_mask=inputs.attention_mask).itm_score  # fmt: skip
+    image, grid = image_and_patches(backbone.model.visual, pixels, "plain")
+    text = backbone.model.encode_text(inputs.input_ids)
+    found = normalize(image, dim=-1) @ normalize(text, dim=-1).T
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
     states = stock.vision_model(pixels).last_hidden_state  # normed
     patch = stock.vision_proj(states[:, 1 + 3 * 2 + 1])
     torch.testing.assert_close(grid[:, :, 2, 1], patch, atol=1e-5, rtol=1e-5)

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from faults import data, training
-from faults.harness import Case, killed, refused
+from faults.harness import Case, disk, killed, refused
 from test_training import tiny_model
 from test_video import SIZE, ids, write_ids
 
@@ -61,6 +61,14 @@ class TestKilledWhileWriting:
 
 def same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(one[name], tensor) for name, tensor in other.items())
+
+
+def test_training_goes_on_to_the_bit_after_a_full_disk(tmp_path: Path) -> None:
+    with disk(tmp_path / "disk", "size=256k") as small:
+        for _ in range(2):
+            assert re.search(data.FULL, refused(training.train, small / "stage"))
+        subprocess.run(["mount", "-o", "remount,size=64m", small], check=True)
+        assert same_weights(training.train(small / "stage"), training.trained()[1])
 
 
 def test_two_trainings_of_one_folder_do_not_mix() -> None:

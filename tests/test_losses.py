@@ -79,6 +79,8 @@ def test_ragged_hard_loss_is_its_definition(counts, seed, scale):
     grads = torch.autograd.grad(loss, (v, negatives, s), allow_unused=True, materialize_grads=True)
     assert all(grad.isfinite().all() for grad in grads)
     assert not grads[0][~mask.any(dim=1)].any() and not grads[1][~mask].any()
+    assert ((grads[1] * v[:, None]).sum(-1)[mask] > 0).all()  # pushed away
+    assert grads[0].any(dim=1).equal(mask.any(dim=1)) and grads[2].ne(0) == mask.any()
 
 
 def test_total_is_the_weighted_sum_and_stage_1_the_global_term():
@@ -95,6 +97,12 @@ def test_total_is_the_weighted_sum_and_stage_1_the_global_term():
     assert torch.equal(second.hard, hard_negative_loss(v_r, t_r, t_neg, SCALE, mask))
     expected = second.global_ + 0.1 * second.region + 0.5 * second.hard
     torch.testing.assert_close(second.total, expected)
+
+
+def test_set_similarities_are_means_of_cosines():
+    x, normal, abnormal = (unit(n, 8, seed=n).double().numpy() for n in (4, 3, 5))
+    expected = np.stack([(x @ normal.T).mean(1), (x @ abnormal.T).mean(1)], axis=1)
+    np.testing.assert_allclose(mss.set_similarities(x, normal, abnormal), expected, atol=1e-12)
 
 
 def test_mss_table_per_class():

@@ -2,9 +2,11 @@
 
 import json
 import logging
+import threading
+import time
 import traceback
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import httpx2
 import pytest
 from test_qa import Scripted
 from test_video import write_ids
@@ -147,7 +149,37 @@ def test_a_prompt_file_is_checked_and_the_papers_serves(tmp_path):
 
 
 KEY = "sk-very-secret-0123456789"
-ERROR = (500, "{}")
+ERROR = (500, "{}", {})
+
+
+class Server(ThreadingHTTPServer):
+    """Answers the n-th request by the n-th entry of ``script``, the last one ever after."""
+
+    def __init__(self, script):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.script, self.seen = script, []
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        server = self.server
+        server.seen.append((json.loads(body), self.headers["Authorization"]))
+        step = server.script[min(len(server.seen), len(server.script)) - 1]
+        status, content, headers = step if isinstance(step, tuple) else (200, said(step), {})
+        if status == "hang":
+            time.sleep(content)
+            return
+        content = content.replace("ECHO", self.headers["Authorization"])
+        self.send_response(status)
+        plain = {"Content-Type": "application/json", "Content-Length": str(len(content.encode()))}
+        for name, value in (plain | headers).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content.encode())
+
+    def log_message(self, *_):
+        pass
 
 
 def said(text):
@@ -156,25 +188,24 @@ def said(text):
 
 @pytest.fixture
 def serve(monkeypatch):
-    """An endpoint that answers the n-th request by the n-th of ``script``, the last ever after."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)  # backoff, shortened
+    servers = []
 
-    def start(*script, retries=2):
-        seen, steps = [], list(script)
+    def start(*script, **settings):
+        servers.append(server := Server(script))
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+        return server, Endpoint(url, "m", PROMPTS.system, **{"retries": 2} | settings)
 
-        def send(self, request, **_):
-            seen.append((json.loads(request.content), request.headers["Authorization"]))
-            step = steps.pop(0) if len(steps) > 1 else steps[0]
-            status, content = step if isinstance(step, tuple) else (200, said(step))
-            kind = {"Content-Type": "text/html" if content.startswith("<") else "application/json"}
-            text = content.replace("ECHO", request.headers["Authorization"])
-            return httpx2.Response(status, headers=kind, text=text, request=request)
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
 
-        monkeypatch.setattr(httpx2.Client, "send", send)
-        return seen, Endpoint("http://localhost/v1", "m", PROMPTS.system, retries=retries)
 
-    return start
+def outcome(endpoint):
+    return Writer(endpoint, PROMPTS, ".").write(UNIT)
 
 
 @pytest.mark.parametrize(
@@ -183,31 +214,32 @@ def serve(monkeypatch):
         ([FENCED], "ok", 1),
         ([ERROR, ERROR, FENCED], "ok", 3),
         ([ERROR], "silent", 3),
-        ([(200, said(FENCED)[:50]), FENCED], "ok", 2),
-        ([(200, "<html>busy</html>"), FENCED], "ok", 2),
-        ([(200, '{"choices": []}'), FENCED], "ok", 2),
+        ([("hang", 9, {}), FENCED], "ok", 2),
+        ([(200, said(FENCED)[:50], {"Content-Length": "999"}), FENCED], "ok", 2),
+        ([(200, "<html>busy</html>", {"Content-Type": "text/html"}), FENCED], "ok", 2),
+        ([(200, '{"choices": []}', {}), FENCED], "ok", 2),
     ],
 )  # fmt: skip
 def test_a_misbehaving_server_is_survived(serve, script, status, requests):
-    seen, endpoint = serve(*script)
-    found = Writer(endpoint, PROMPTS, ".").write(UNIT)
-    assert (found["status"], len(seen)) == (status, requests)
+    server, endpoint = serve(*script, timeout=2.0)
+    found = outcome(endpoint)
+    assert (found["status"], len(server.seen)) == (status, requests)
     assert found["negatives"] == (GOOD if status == "ok" else [])
 
 
 def test_the_key_is_nowhere(serve, tmp_path, caplog, monkeypatch):
     caplog.set_level(logging.DEBUG)
     leak = [KEY, *GOOD[:2]]
-    limited = (429, '{"error": {"message": "ECHO"}}')
-    seen, endpoint = serve(json.dumps(leak), limited, (400, "ECHO"), retries=0)
+    limited = (429, '{"error": {"message": "ECHO"}}', {})
+    server, endpoint = serve(json.dumps(leak), limited, (400, "ECHO", {}), retries=0)
     path = tmp_path / "r.jsonl"
     many = [Unit("a.mp4", i, "Two men fight.", False) for i in range(9)]
     with pytest.raises(InputError, match="no reply") as stopped:
         negatives.write_all(Writer(endpoint, PROMPTS, tmp_path), many, path)
-    refused, endpoint = serve((401, '{"error": {"message": "bad key ECHO"}}'))
+    refused, endpoint = serve((401, '{"error": {"message": "bad key ECHO"}}', {}))
     with pytest.raises(InputError, match=r"refuses the key in OPENAI_API_KEY.*\[key\]") as error:
         endpoint.ask("hello")
-    assert seen[0][1] == refused[0][1] == f"Bearer {KEY}"
+    assert server.seen[0][1] == refused.seen[0][1] == f"Bearer {KEY}"
     texts = [p.read_text() for p in tmp_path.rglob("*") if p.is_file()]
     raised = ["".join(traceback.format_exception(e.value)) for e in (stopped, error)]
     for text in [caplog.text, *texts, *raised, endpoint.name]:
@@ -226,17 +258,17 @@ def test_a_key_is_not_sent_where_it_would_show(monkeypatch):
 
 def test_frames_of_the_span_go_with_abnormal_units_only(serve, tmp_path):
     write_ids(tmp_path / "a.mp4")
-    seen, endpoint = serve(FENCED)
+    server, endpoint = serve(FENCED)
     unit = Unit("a.mp4", 0, "Two men fight.", True, None, None, (0.2, 1.0))
     writer = Writer(endpoint, PROMPTS, tmp_path, frames=3)
     assert writer.write(unit)["status"] == "ok"
-    parts = seen[0][0]["messages"][1]["content"]
+    parts = server.seen[0][0]["messages"][1]["content"]
     assert [p["type"] for p in parts] == ["text", *["image_url"] * 3]
-    assert seen[0][0]["messages"][0] == {"role": "system", "content": PROMPTS.system}
+    assert server.seen[0][0]["messages"][0] == {"role": "system", "content": PROMPTS.system}
     assert parts[1]["image_url"]["url"].startswith("data:image/jpeg;base64,/9j/")
     assert "NORMAL captions" in parts[0]["text"]
     gone = Unit("gone.mp4", 0, "Two men fight.", True)
     assert writer.write(gone)["status"] == "unreadable"
     writer.write(UNIT)
-    (only,) = seen[1][0]["messages"][1]["content"]
+    (only,) = server.seen[1][0]["messages"][1]["content"]
     assert "ABNORMAL captions" in only["text"]

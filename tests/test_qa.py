@@ -9,6 +9,7 @@ import tiny_clip
 import torch
 
 from alertclip.records import Item, Keyframe, Region
+from alertclip.vagta import load_surrogate
 from detectors.benchmarks import load_benchmark
 from media.errors import InputError
 from media.files import read_json, write_json
@@ -102,14 +103,33 @@ def test_regions_become_timed_captions_and_labels():
     assert not uca.frame_labels(captions[1:], times).any()
 
 
+def test_leakage_against_the_published_split(shared_data):
+    items, _ = load_surrogate(shared_data / "vagta" / "qwen_vl_train.json")
+    renamed = CLIP._replace(video="Abuse037_x264")  # UCA tests on it, UCF-Crime trains
+    kept, report = uca.training_only([renamed, *uca.from_items(items)], UCF, shared_data)
+    assert kept[0] == renamed and len(kept) == 1 + 1022 + 2225
+    assert len({caption.video for caption in kept[1:]}) == 781 + 784
+    assert report.counts() == {"in no split of UCF-Crime": 119 + 360}  # MSAD's videos
+
+
+UCA = {
+    "Train": (15677, 1165, 214, 14259),
+    "Val": (3534, 379, 22, 3356),
+    "Test": (4331, 310, 50, 3966),
+}
+
+
 def test_uca_as_published_leaks_test_videos(shared_data):
-    file = shared_data / "uca/UCFCrime_Train.json"
-    captions, report = uca.read_uca(file, UCF.classes, lambda *_: True)
-    assert (len(captions), len({caption.video for caption in captions})) == (15677, 1165)
-    assert not report.rows
-    training, left_out = uca.training_only(captions, UCF, shared_data)
-    assert left_out.counts() == {"tested on by UCF-Crime": 214} and len(training) == 14259
-    assert sum(c.end - c.start for c in training) / 3600 == pytest.approx(69.7, abs=0.05)
+    for part, (sentences, videos, leaking, kept) in UCA.items():
+        file = shared_data / f"uca/UCFCrime_{part}.json"
+        captions, report = uca.read_uca(file, UCF.classes, lambda *_: True)
+        assert (len(captions), len({caption.video for caption in captions})) == (sentences, videos)
+        training, left_out = uca.training_only(captions, UCF, shared_data)
+        assert left_out.counts() == {"tested on by UCF-Crime": leaking} and not report.rows
+        assert len(training) == kept
+        if part == "Train":
+            hours = sum(caption.end - caption.start for caption in training) / 3600
+            assert hours == pytest.approx(69.7, abs=0.05)
 
 
 def test_template_pairs_and_record():

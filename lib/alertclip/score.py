@@ -184,8 +184,9 @@ def _score_all(
     for video, found in anomaly_curve.score_videos(model, mine, prompts, *how):
         row = _report(model, video, found, names[video], line, options.out)
         tqdm.write("{video}: {status} {reason}".format(**row).rstrip(), sys.stdout)
-        _add_rows(summary, order, [row])
+        _append(summary, row)
         failed += row["status"] == "failed"
+    _add_rows(summary, order, [])  # in order
     aside = f", {len(skipped)} skipped (not {', '.join(files.VIDEO_SUFFIXES)})" if skipped else ""
     print(f"{len(mine) - failed} scored, {failed} failed{aside}; see {summary}")
     return 1 if failed else 0
@@ -213,6 +214,21 @@ def _add_rows(summary: Path, order: Mapping[str, int], rows: Sequence[Row]) -> N
             writer = csv.DictWriter(file, columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(ranked)
+
+
+def _append(summary: Path, row: Row) -> None:
+    """Add a row at the end, where it supersedes the video's earlier one."""
+    with (
+        files.locked(summary.with_name(LOCK)),
+        files.writing(summary),
+        summary.open("a+", **UTF_8) as file,
+    ):
+        file.seek(0)
+        columns = next(csv.reader(file), None)  # perhaps with some that someone added
+        writer = csv.DictWriter(file, columns or row, "", "ignore", lineterminator="\n")
+        if not columns:
+            writer.writeheader()
+        writer.writerow(row)
 
 
 def _row(video: Path, **values: object) -> Row:

@@ -20,7 +20,7 @@ from media.errors import InputError
 
 def digits(x: float) -> str:
     """A number of a notebook's table: whole ones in full, others in four digits."""
-    return f"{x:,.0f}" if x.is_integer() else f"{x:.4g}"
+    return f"{x:,.0f}" if x.is_integer() or abs(x) >= 1e4 else f"{x:.4g}"
 
 
 pd.set_option("display.float_format", digits, "display.max_colwidth", None)  # of notebooks

@@ -1,6 +1,6 @@
 """A vision-language chat model behind a URL, asked one question at a time.
 
-``transformers serve`` or vLLM give a model on this machine such a URL.
+``transformers serve`` (of transformers[serving]) or vLLM give a model on this machine such a URL.
 
 The key of an endpoint comes from the environment only and never appears in a result, message or
 log: everything a server says is searched for it first.
@@ -39,7 +39,8 @@ class Endpoint:
         self._key = os.environ.get("OPENAI_API_KEY", "")
         url = urlsplit(base_url)
         if url.scheme not in ("http", "https") or not url.hostname:
-            raise InputError("base_url must start with http:// or https:// and name a host")
+            what = f"{model}: the chat model's URL must start with http:// or https:// and name a"
+            raise InputError(f"{what} host (--base-url, --chat-url or qa_chat_url)")
         if url.username or url.password or url.query:
             raise InputError("base_url must hold no user, password or query: keys go in a variable")
         if self._key and url.scheme == "http" and url.hostname not in LOOPBACK:

@@ -174,7 +174,7 @@ def progress(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
     yield from tqdm(items, label, total, file=sys.stderr, mininterval=0.5, delay=2)
 
 
-WHOLE = slice(None)  # a share of a list of work: every n-th item, so that long ones spread
+WHOLE = slice(0, None, 1)  # a share of a list of work: every n-th item, so that long ones spread
 
 
 def parse_shard(text: str) -> slice:

@@ -148,8 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--model", default="miniclip", help="CLIP that judges which sentence is an anomaly")
     add("--pretrained", help="open_clip tag or safetensors file for --model")
     add("--prompts", type=Path, default=PARAMS / "prompts.yaml")
-    add("--chat-url", default="", help="endpoint of a chat model that writes; empty = template")
-    add("--chat-model", default="", help="its name there")
+    add("--chat-url", default="", help="endpoint of --chat-model")
+    add("--chat-model", default="", help="chat model that writes; none = template")
     args = parser.parse_args(arguments)
     try:
         benchmark, prompts = load_benchmark(args.benchmark), load_prompts(args.prompts)

@@ -62,7 +62,9 @@ def redraw(name: str, folder: Path, figure: style.Figure | None = None) -> style
 def _drawn(name: str, path: Path, data: str) -> style.Figure:
     if name not in DRAWN:
         what = "no figure that a CSV holds (its notebook draws one of frames)"
-        raise InputError(f"{name}: {what}{nearest(name, DRAWN)}")
+        raise InputError(
+            f"{name}: {what}{nearest(name, DRAWN) or '; see params/facts/figures.yaml'}"
+        )
     if not path.is_file():
         raise InputError(f"{path}: no such table; run the notebook that writes it")
     table = pd.read_csv(path)

@@ -93,10 +93,10 @@ def paired_changes(table: pd.DataFrame) -> Figure:
     references, shown = table[table["reference"]], table[~table["reference"]]
     axis, seeds = f"change of {table['metric'].iloc[0]} (points)", sorted(set(shown["seeds"]))
     rows = zip(shown["title"], shown["value"], strict=True)
-    shown = shown.assign(row=[f"{name} ({value:#.3g})" for name, value in rows])
+    shown = shown.assign(row=[f"{name} ({value:.1f})" for name, value in rows])
     line = f"Line: 95% interval of Student's t over {' or '.join(map(str, seeds))} seeds."
     line = line if max(seeds, default=1) > 1 else "One seed, no interval."
-    whole = ", ".join(f"{r.title} ({r.value:#.3g})" for r in references.itertuples())
+    whole = ", ".join(f"{r.title} ({r.value:.1f})" for r in references.itertuples())
     caption = f"Against {whole}. In brackets: the value. {line}"
     figure = point_intervals(shown, "row", "change", "metric", caption, 0, xlabel=axis)
     figure.legends.clear()
@@ -152,7 +152,9 @@ def learning_curves(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
     titles = {name: load_variants()[name].title for name in table["variant"].unique()}
     table["line"] = table["variant"].map(titles).where(table["stage"] == 2, "Stage I")
     lines = list(table.sort_values("stage", kind="stable")["line"].unique())
-    table["at"] += (table["stage"] - 1) * (4 * table["line"].map(lines.index) - 10)  # abreast
+    table["at"] += (table["stage"] - 1) * (
+        4 * table["line"].map(lines.index) - 2 * len(lines)
+    )  # abreast
     figure, grid = style.panels(11, 6, 2, 3, sharex=True)
     look = {"hue": "line", "hue_order": lines, "palette": style.colours(lines), "marker": "o"}
     look |= {"errorbar": lambda values: student_interval(values)[1:], "err_style": "bars"}
