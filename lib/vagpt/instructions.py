@@ -151,6 +151,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--chat-url", default="", help="endpoint of --chat-model")
     add("--chat-model", default="", help="chat model that writes; none = template")
     args = parser.parse_args(arguments)
+    if bool(args.chat_url) != bool(args.chat_model):
+        parser.error("give --chat-url and --chat-model together")
     try:
         benchmark, prompts = load_benchmark(args.benchmark), load_prompts(args.prompts)
         clip, _ = load_model(args.model, args.pretrained, "cpu")

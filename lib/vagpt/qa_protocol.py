@@ -1,6 +1,6 @@
 """Parameters of question answering (VA-GPT)."""
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from alertclip.hyperparameters import Group
 
@@ -30,3 +30,9 @@ class QAParams(Group):
     vlm_steps: int = Field(1000, ge=1)  # on all tokens; ours: unpublished
     vlm_kept_steps: int = Field(150, ge=1)  # on kept tokens; the paper: fewer than 150
     vlm_seeds: list[int] = Field([0, 1, 2], min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> "QAParams":
+        if bool(self.chat_url) != bool(self.chat_model):
+            raise ValueError("give chat_url and chat_model together")
+        return self
