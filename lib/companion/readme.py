@@ -79,7 +79,7 @@ def judged(
     text = f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
     if low > 0:
         return f"**{text}**"
-    return f"*{text}*" if high < 0 else f"{text} ({high - value:.{digits}f})"
+    return f"*{text}*" if high < 0 else f"{text} ({value - low:.{digits}f})"
 
 
 @cache
