@@ -149,7 +149,7 @@ def test_the_committed_reference_has_seeds_enough_in_the_files_order():
     table = figures.committed("ablations_reference")
     seeds = table.groupby("variant")["seed"].nunique()
     tuned = {"full", "global", "region", "hard", "standard", "joint"}
-    tuned |= {"mean-head", "stripped", "attention-lora", "rank-4"}
+    tuned |= {"mean-head", "stripped", "attention-lora", "rank-4", "text-lora", "visual-lora"}
     detectors = {name for name, variant in VARIANTS.items() if variant.kind != "alertclip"}
     assert set(seeds.index) == tuned | detectors and (seeds >= 3).all()
     tuned = table[[VARIANTS[name].kind == "alertclip" for name in table["variant"]]]

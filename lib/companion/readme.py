@@ -18,6 +18,7 @@ from media.files import atomic_write
 TEMPLATES = ROOT / "docs" / "templates"
 PAGES = ("results.md", "speed.md")
 ABLATIONS = {"ablations": "ablations_reference", "short": "short_trainings"}
+SEEDS = {"seeds": "seeds_test", "siglip": "minisiglip_seeds"}
 BEGIN, END = "<!-- results: python -m companion.readme -->", "<!-- end of results -->"
 
 
@@ -90,8 +91,8 @@ def _table(name: str) -> pd.DataFrame:
         return pd.concat(ablation_table(table, metric) for metric in table["metric"].unique())
     if name == "gains":  # Full minus global alone on development clips, at every step
         return gains(committed("learning_curves"))
-    if name == "seeds":  # each model and difference of models on the test clips
-        values = committed("seeds_test").set_index(["measure", "model", "seed"])["value"]
+    if name in SEEDS:  # each model and difference of models on the test clips
+        values = committed(SEEDS[name]).set_index(["measure", "model", "seed"])["value"]
         return student_table(values, "mean")
     if name == "interpolation":  # shares of the tuned weights against all of them, by seed
         wide = committed("interpolation_dev").pivot(
