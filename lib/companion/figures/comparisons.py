@@ -152,9 +152,8 @@ def learning_curves(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
     titles = {name: load_variants()[name].title for name in table["variant"].unique()}
     table["line"] = table["variant"].map(titles).where(table["stage"] == 2, "Stage I")
     lines = list(table.sort_values("stage", kind="stable")["line"].unique())
-    table["at"] += (table["stage"] - 1) * (
-        4 * table["line"].map(lines.index) - 2 * len(lines)
-    )  # abreast
+    aside = 4 * table["line"].map(lines.index) - 2 * len(lines)
+    table["at"] += (table["stage"] - 1) * aside
     figure, grid = style.panels(11, 6, 2, 3, sharex=True)
     look = {"hue": "line", "hue_order": lines, "palette": style.colours(lines), "marker": "o"}
     look |= {"errorbar": lambda values: student_interval(values)[1:], "err_style": "bars"}
@@ -167,6 +166,7 @@ def learning_curves(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
         axes.get_legend().remove()
     seeds = " or ".join(map(str, sorted(set(table.groupby("line")["seed"].nunique()))))
     note = f"Development clips. Point: mean over {seeds} seeds. Bar: 95% interval of Student's t."
+    note += " Stage II's lines are set a few steps apart to be seen."
     return style.stamp(figure, note, grid[0, 0])
 
 
