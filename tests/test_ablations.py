@@ -84,6 +84,30 @@ def test_a_detector_gets_the_profiles_backbone_and_its_papers_metrics(monkeypatc
     assert table.index.is_unique
 
 
+def test_every_model_of_a_training_is_measured_on_benchmarks(monkeypatch):
+    def score(P, kind, stages):  # AnomalyCLIP is right on each, VadCLIP wrong on CLIP
+        wrong = {"clip"} if kind == "vadclip" else set()
+        return [scored(stage, [-1.0 if stage in wrong else 1.0]) for stage in stages]
+
+    models = {"model": ["CLIP", "Stage I", "Full"], "value": [40, 80, 85]}
+    other = pd.DataFrame(models | {"setting": "line drawings: frame AUC"})
+    novel = pd.DataFrame(models | {"subset": "novel", "normals": True, "metric": "AUC"})
+    monkeypatch.setattr("companion.detector_tables.score_stages", score)
+    monkeypatch.setattr(variant_runs, "train_variant", lambda P, name, seed: P)
+    monkeypatch.setattr(variant_runs, "zero_shot_table", lambda *_: other)
+    monkeypatch.setattr(variant_runs, "open_vocabulary_table", lambda *_: novel)
+    table = variant_runs.benchmark_metrics(load_params("smoke"), "full", 0)
+    wide = table.pivot(index="measure", columns="model", values="value")
+    names = [*models["model"], "Stage I minus CLIP", "Full minus Stage I", "Full minus CLIP"]
+    expected = {
+        "VadCLIP: frame AUC": [0, 100, 100, 100, 0, 100],
+        "AnomalyCLIP: frame AUC": [100, 100, 100, 0, 0, 0],
+        "zero-shot, line drawings: frame AUC": [40, 80, 85, 40, 5, 45],
+        "VadCLIP of base classes: frame AUC, novel": [40, 80, 85, 40, 5, 45],
+    }
+    assert {name: wide.loc[name, names].tolist() for name in expected} == expected
+
+
 def test_a_hash_that_reads_as_a_number_stays_text(tmp_path, monkeypatch):
     monkeypatch.setattr(ROOT, tmp_path)
     P, digest = load_params("mini"), variant_runs.inputs_hash(load_params("mini"), "full", 0)

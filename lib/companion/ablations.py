@@ -2,11 +2,15 @@
 
 ``python -m companion.ablations --profile mini --seeds 0 1 2 3 4 --cores 2`` runs every variant of
 params/ablations.yaml; ``--variants`` names some. What is finished is kept; a job that fails does
-not stop the others. ``--measure`` chooses what is measured: metrics on the test clips
-(``ablations``), all three models with paired differences (``seeds``), or development metrics every
-25 steps (``curves``). Results: runs/<profile>/<measure>/<variant>/seed<seed>.csv and
-runs/<profile>/<measure>_reference.csv (committed as figures/ablations_reference, seeds_test and
-learning_curves.csv); ``ablation_tables`` pairs them by seed.
+not stop the others. ``--measure`` chooses the table:
+
+ablations    zero-shot metrics of the trained model on the test clips
+seeds        the same for CLIP, Stage I and Full, with paired differences
+benchmarks   the three models on whole videos: zero-shot in every domain, and in detectors
+curves       development metrics every 25 steps
+
+Results: runs/<profile>/<measure>/<variant>/seed<seed>.csv, runs/<profile>/<measure>_reference.csv
+(committed as figures/ablations_reference, seeds_test, benchmarks_test and learning_curves.csv).
 """
 
 import argparse
@@ -61,7 +65,7 @@ def run(
 
 def _job(P: Params, name: str, seed: int, measure: str) -> None:
     """A variant under a seed in a worker process, with a log beside its result."""
-    result, own = result_file(P, name, seed, measure), inputs_hash(P, name, seed)
+    result, own = result_file(P, name, seed, measure), inputs_hash(P, name, seed, measure)
     result.unlink(missing_ok=True)
     result.parent.mkdir(parents=True, exist_ok=True)
     with result.with_suffix(".log").open("w") as log, redirect_stdout(log), redirect_stderr(log):
@@ -75,7 +79,7 @@ def _job(P: Params, name: str, seed: int, measure: str) -> None:
 
 def _current(P: Params, name: str, seed: int, measure: str) -> bool:
     file = result_file(P, name, seed, measure)
-    return file.exists() and set(_read(file)["params"]) == {inputs_hash(P, name, seed)}
+    return file.exists() and set(_read(file)["params"]) == {inputs_hash(P, name, seed, measure)}
 
 
 def _read(file: Path) -> pd.DataFrame:
@@ -99,7 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m companion.ablations", description=__doc__)
     add = parser.add_argument
     add("--measure", choices=MEASURES, default="ablations")
-    add("--variants", nargs="+", help="default: all; for seeds and curves those that are committed")
+    add("--variants", nargs="+", help="default: all; for other measures those that are committed")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     add("--cores", type=int, help="jobs at once; default: one per core, one on a GPU")
     args, P = read_command_line(parser)

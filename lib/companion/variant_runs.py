@@ -6,6 +6,7 @@
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ from alertclip.model import AlertCLIP
 from alertclip.mss import encode_sets, signed_score
 from companion import detector_tables, result_tables, screening_tables, splits, tuned_models
 from companion.detector_tables import Curves, Scored
+from companion.extraction import READERS
 from companion.profiles import Params
 from companion.stage_runs import initial_model, resolve_device, run_stage, stage_params
 from companion.variants import Variant, load_variants
 from companion.workflow import selected
 from companion.world_gates import still_accuracy
-from companion.zero_shot_tables import zero_shot_curves
-from detectors.training_protocol import Detector
+from companion.zero_shot_tables import open_vocabulary_table, zero_shot_curves, zero_shot_table
+from detectors.training_protocol import DETECTORS, Detector
 from media.errors import InputError
 from media.files import locked, sha256_json
 
@@ -73,6 +75,27 @@ def stage_metrics(P: Params, name: str, seed: int) -> pd.DataFrame:
     return pd.concat([row[columns] for row in rows], ignore_index=True)
 
 
+def benchmark_metrics(P: Params, name: str, seed: int) -> pd.DataFrame:
+    """Metrics (per cent) of each model of a variant on whole test videos, and their differences.
+
+    Zero-shot in every domain, VadCLIP trained on base classes alone, and both detectors; means over
+    the detector seeds. Columns model (or a difference), measure, value.
+    """
+    P, stages = train_variant(P, name, seed), tuple(tuned_models.STAGES)
+    tables = {"zero-shot, ": zero_shot_table(P, stages, "snippet")}
+    novel = open_vocabulary_table(P, stages).query("normals and metric == 'AUC'")
+    tables["VadCLIP of base classes: frame AUC, "] = novel.assign(setting=novel["subset"])
+    for kind in READERS:
+        scored = detector_tables.score_stages(P, kind, stages)
+        resampled = detector_tables.resample_models(P, scored)
+        tables[f"{DETECTORS[kind]}: "] = detector_tables.backbone_table(resampled, "none")
+    rows = [table.assign(measure=start + table["setting"]) for start, table in tables.items()]
+    wide = pd.concat(rows).pivot(index="measure", columns="model", values="value")
+    for before, after in combinations(tuned_models.STAGES.values(), 2):
+        wide[f"{after} minus {before}"] = wide[after] - wide[before]
+    return wide.melt(var_name="model", ignore_index=False).reset_index()
+
+
 def curve(P: Params, name: str, seed: int) -> pd.DataFrame:
     """Development metrics of a variant at each checkpoint of Stage II; the reference's Stage I too.
 
@@ -99,6 +122,7 @@ Measure = Callable[[Params, str, int], pd.DataFrame]  # of a variant under a see
 MEASURES: dict[str, tuple[Measure, tuple[str, ...]]] = {
     "ablations": (final_metrics, ()),
     "seeds": (stage_metrics, ("full",)),
+    "benchmarks": (benchmark_metrics, ("full",)),
     "curves": (curve, ("full", "global", "region", "hard")),
 }
 
@@ -136,12 +160,13 @@ def _changed(P: Params, variant: Variant, seed: int) -> Params:
     return P.changed(changes | {"detector_seeds": [seed]})
 
 
-def inputs_hash(P: Params, name: str, seed: int) -> str:
+def inputs_hash(P: Params, name: str, seed: int, measure: str = "ablations") -> str:
     """Hash of the parameter groups that decide a variant's result."""
     variant = load_variants()[name]
     names = (*TUNING, *DETECTION, "ablation.backbone")
     if variant.kind == "alertclip":
-        names = TUNING + (DETECTION if P.ablation.detector and variant.detector else ())
+        detected = measure == "benchmarks" or (P.ablation.detector and variant.detector)
+        names = TUNING + (DETECTION if detected else ())
     elif P.features:
         names += ("features",)
     changed = _changed(P, variant, seed)
