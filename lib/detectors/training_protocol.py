@@ -89,7 +89,7 @@ class VadCLIPSettings(Group):
 
 
 class AnomalyCLIPSettings(Group):
-    """AnomalyCLIP's architecture and training: Appendix A and the official configurations."""
+    """AnomalyCLIP's architecture and training: Appendices A and B, official configurations."""
 
     normal_id: int = Field(7, ge=0)  # place of the normal class; the authors sort by name
     learning_rate: float = Field(1e-5, gt=0)
@@ -132,7 +132,7 @@ class AnomalyCLIPSettings(Group):
 
     @property
     def betas(self) -> tuple[float, float]:
-        """AdamW's betas: Appendix A names 0.98, the released code leaves torch's default."""
+        """AdamW's betas: 0.98 in Appendix B, torch's default in the released code."""
         return (0.9, 0.98) if self.variant == "paper" else (0.9, 0.999)
 
 

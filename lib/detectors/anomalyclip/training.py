@@ -1,4 +1,4 @@
-"""Selection, losses and weakly supervised training of AnomalyCLIP (section 3.4, Appendix A).
+"""Selection, losses and weakly supervised training of AnomalyCLIP (section 3.4, Appendix B).
 
 No test data is read. Like the authors, we keep the last epoch. Axis letters: B videos, the first
 half abnormal, S segments, F frames, C abnormal classes, K selected segments.
@@ -138,7 +138,7 @@ def learning_rate_factor(epoch: int, settings: AnomalyCLIPSettings) -> float:
     """Factor on the rate in ``epoch`` (0-based): linear warm-up, then a cosine to 0 at the end.
 
     official: the warm-up starts at 0, so the first epoch changes only the running statistics of
-    the Selector. paper ("warmed up", Appendix A): it starts above 0.
+    the Selector. paper ("warmed up", Appendix B): it starts above 0.
     """
     warmup = settings.warmup_epochs
     if epoch < warmup:
