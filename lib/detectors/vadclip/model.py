@@ -131,7 +131,7 @@ class VadCLIP(nn.Module):
         return self.text(torch.where(learned, context, self.prompt_fixed), self.prompt_eot)
 
     def encode_video(self, x: Tensor, valid: Tensor) -> Tensor:
-        """LGT-Adapter and FC: x (B, T, D) -> (B, T, D). The local module sees padding (official)."""
+        """LGT-Adapter and FC, (B, T, D) -> (B, T, D); the local module sees padding (official)."""
         x = x + self.frame_position_embeddings.weight
         if self.settings.adapter in ("full", "local", "transformers"):
             x = self.temporal(x, attn_mask=self.window_mask)
