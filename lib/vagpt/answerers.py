@@ -75,7 +75,7 @@ def similarity_answerer(
 def blind_answerer(questions: Sequence[Question]) -> Answerer:
     """Answers without frames, from the right answers to the questions on other footage.
 
-    It takes the most frequent class, then the time that overlaps most with those of that class. Its
+    It takes the most frequent class, then the time that overlaps most with all these events. Its
     accuracy above chance comes from the questions themselves.
     """
     known = [q for q in questions if q.kind == "total"]

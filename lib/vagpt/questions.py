@@ -1,4 +1,4 @@
-"""Four-option questions about anomaly type and time, one per test video (VA-GPT, Figures 3-4).
+"""Four-option questions about anomaly type and time (VA-GPT, supplementary Figures 3-4).
 
 The paper does not say how the wrong options were made. Here their classes are drawn from the
 benchmark's and their times from other videos' events, so that both look like the truth.
