@@ -96,7 +96,7 @@ def anchors(model: AlertCLIP, prompts: Sequence[str]) -> dict[str, np.ndarray]:
 def likely_model(summary: FeatureSummary) -> str:
     """Guess which model made features from their width and mean direction."""
     b16 = len(summary.direction) == 512 and np.abs(summary.direction).argmax() == PEAK
-    return B16 if b16 else WIDTHS.get(len(summary.direction), "a model that is not known here")
+    return B16 if b16 else WIDTHS.get(len(summary.direction), "an unknown model")
 
 
 def check_space(

@@ -35,9 +35,9 @@ class TextTower(nn.Module):
 
     def __init__(self, clip: nn.Module) -> None:
         super().__init__()
-        projects = isinstance(getattr(clip, "text_projection", None), nn.Parameter)
+        has_projection = isinstance(getattr(clip, "text_projection", None), nn.Parameter)
         pools_eot = getattr(clip, "text_pool_type", "argmax") == "argmax"
-        if not projects or not pools_eot or clip.attn_mask is None:
+        if not has_projection or not pools_eot or clip.attn_mask is None:
             raise InputError("the detectors need the text tower of a CLIP; choose such a backbone")
         for name in ("transformer", "ln_final", "positional_embedding", "text_projection"):
             setattr(self, name, deepcopy(getattr(clip, name)))
@@ -72,8 +72,8 @@ def halves(abnormal: Sequence[bool], size: int) -> tuple[list[int], list[int]]:
     flags = np.array(abnormal, bool)
     pools = np.flatnonzero(flags).tolist(), np.flatnonzero(~flags).tolist()
     if min(map(len, pools)) < size:
-        have = f"{len(pools[0])} abnormal and {len(pools[1])} normal training videos"
-        raise InputError(f"{have} do not fill a batch with {size} of each: lower batch_size")
+        counts = f"{len(pools[0])} abnormal and {len(pools[1])} normal training videos"
+        raise InputError(f"{counts} do not fill a batch with {size} of each: lower batch_size")
     return pools
 
 

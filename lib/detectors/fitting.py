@@ -57,7 +57,7 @@ def class_prompts(benchmark: Benchmark, classes: Sequence[str]) -> list[str]:
 
 @torch.no_grad()
 def vadclip_score(vad: vadclip_model.VadCLIP, benchmark: Benchmark) -> Score:
-    """Return a trained VadCLIP's scoring: by the C-branch on UCF-Crime, the A-branch on XD."""
+    """Return the ``Score`` of a trained VadCLIP: C-branch on UCF-Crime, A-branch on XD-Violence."""
     aligned = benchmark.metric == "AP" or not vad.settings.binary_weight
     aligned = aligned and vad.settings.alignment_weight > 0  # Table 6: one branch is trained
     text = vad.eval().encode_text()
@@ -66,7 +66,7 @@ def vadclip_score(vad: vadclip_model.VadCLIP, benchmark: Benchmark) -> Score:
 
 @torch.no_grad()
 def anomalyclip_score(anomaly: anomalyclip_model.AnomalyCLIP) -> Score:
-    """Return a trained AnomalyCLIP's scoring."""
+    """Return the ``Score`` of a trained AnomalyCLIP."""
     directions = anomaly.eval().directions()
     return partial(anomalyclip_model.score_video, anomaly, directions=directions)
 
@@ -80,7 +80,7 @@ def fit_detector(
     detector: DetectorParams,
     seed: int,
 ) -> Score:
-    """Train a detector and return its scoring; Sultani's head and RTFM ignore ``classes``."""
+    """Train a detector and return its ``Score``; Sultani's head and RTFM ignore ``classes``."""
     unknown = {label for labels in data.classes for label in labels}.difference(classes)
     if unknown and name not in HEADS:
         what = f"no class {', '.join(sorted(unknown))}. The lists must name the classes"
@@ -111,7 +111,7 @@ def fit_detector(
 
 @torch.no_grad()
 def zero_shot_score(model: AlertCLIP, benchmark: Benchmark) -> Score:
-    """Return zero-shot CLIP's scoring: the baseline of AnomalyCLIP's Tables 1 to 6.
+    """Return the ``Score`` of zero-shot CLIP, the baseline of AnomalyCLIP's Tables 1 to 6.
 
     p = softmax(100 cos(x, t_c)), t_c of "a video from a CCTV camera of a {class}"; the anomaly
     score is 1 - p(normal). The paper gives no scale; 100 is CLIP's.

@@ -187,10 +187,10 @@ PRESETS: dict[tuple[str, ...], dict[str, Any]] = {
 }  # fmt: skip
 
 
-def detector_settings(name: Detector, detector: DetectorParams, **own: Any) -> Group:
+def detector_settings(name: Detector, detector: DetectorParams, **overrides: Any) -> Group:
     """Return a detector's published settings for its preset and variant, with its changes.
 
-    ``own`` settings take precedence over the preset, such as the index of the normal class.
+    ``overrides`` of the preset, such as the index of the normal class, give way to changes.
     InputError names a wrong change.
     """
     kind, what, changes = SETTINGS[name], f"{name}_changes", getattr(detector, f"{name}_changes")
@@ -199,9 +199,9 @@ def detector_settings(name: Detector, detector: DetectorParams, **own: Any) -> G
     key = name, getattr(detector, f"{name}_preset", ""), detector.variant
     values = PRESETS.get(key) or PRESETS.get(key[:2], {})
     if "variant" in kind.model_fields:
-        own["variant"] = detector.variant
+        overrides["variant"] = detector.variant
     try:
-        return kind.model_validate(values | own | changes)
+        return kind.model_validate(values | overrides | changes)
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, e['loc']))} {e['msg']}".strip() for e in error.errors()]
         raise InputError(f"{what}: {'; '.join(problems)}") from None

@@ -163,10 +163,10 @@ def accuracy_table(answers: pd.DataFrame, model: str) -> pd.DataFrame:
     """
     rows = []
     for setting, mask in settings(answers):
-        part = answers[mask]
-        correct, n = int(part["correct"].sum()), len(part)
+        subset = answers[mask]
+        correct, n = int(subset["correct"].sum()), len(subset)
         share = correct / n, *binomtest(correct, n).proportion_ci(method="wilson")
-        unparsable = 100 * float(part["chosen"].isna().mean())
+        unparsable = 100 * float(subset["chosen"].isna().mean())
         rows.append((setting, model, *(100 * x for x in share), n, unparsable))
     table = pd.DataFrame(rows, columns=[*ACCURACY, "unparsable"])
     return table.assign(above_chance=table["low"] > CHANCE)

@@ -76,16 +76,16 @@ def on_grid(distance: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
 @torch.inference_mode()
 def backbone_patches(model: AlertCLIP, frames: np.ndarray) -> np.ndarray:
     """Return projected patch tokens (T, h, w, D) of frames (T, H, W, 3) of the backbone's size."""
-    parts = _pixels(frames, model.mean.device).split(CHUNK)
-    grids = [model.encode_frames(part[None], patches=True).patches for part in parts]
+    chunks = _pixels(frames, model.mean.device).split(CHUNK)
+    grids = [model.encode_frames(chunk[None], patches=True).patches for chunk in chunks]
     return torch.cat(grids).float().permute(0, 2, 3, 1).cpu().numpy()
 
 
 @torch.inference_mode()
 def embed_frames(model: AlertCLIP, frames: np.ndarray) -> np.ndarray:
     """Return unit image embeddings (T, D) of frames (T, H, W, 3) uint8 of the backbone's size."""
-    parts = _pixels(frames, model.mean.device).split(CHUNK)
-    return unit(torch.cat([model.image_features(part).cpu() for part in parts]).numpy())
+    chunks = _pixels(frames, model.mean.device).split(CHUNK)
+    return unit(torch.cat([model.image_features(chunk).cpu() for chunk in chunks]).numpy())
 
 
 def _pixels(frames: np.ndarray, device: torch.device | str) -> Tensor:
@@ -112,8 +112,8 @@ def timm_patches(name: str, pretrained: bool = True, device: str = "cpu") -> Pat
     def encode(frames: np.ndarray) -> np.ndarray:
         size = config["input_size"][1:]
         pixels = interpolate(_pixels(frames, device) / 255, size, mode="bicubic", antialias=True)
-        parts = ((pixels - mean) / std).split(CHUNK)
-        tokens = torch.cat([encoder.forward_features(part) for part in parts])
+        chunks = ((pixels - mean) / std).split(CHUNK)
+        tokens = torch.cat([encoder.forward_features(chunk) for chunk in chunks])
         tokens = tokens[:, encoder.num_prefix_tokens :]
         return tokens.unflatten(1, encoder.patch_embed.grid_size).float().cpu().numpy()
 

@@ -84,8 +84,8 @@ class VisionLanguageModel:
         llava, images = self._llava, self.processor.image_processor
         hook = llava.multi_modal_projector.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
         try:
-            for part in np.split(frames, range(CHUNK, len(frames), CHUNK)):
-                pixels = images(images=list(part.copy()), return_tensors="pt").pixel_values
+            for chunk in np.split(frames, range(CHUNK, len(frames), CHUNK)):
+                pixels = images(images=list(chunk.copy()), return_tensors="pt").pixel_values
                 llava.get_image_features(pixels.to(self.model.device, self.model.dtype))
         finally:
             hook.remove()
@@ -102,10 +102,10 @@ class VisionLanguageModel:
             content = [*image, {"type": "text", "text": question}]
             messages.append({"role": "user", "content": content})
             template = self.processor.apply_chat_template
-            whole = template(messages, add_generation_prompt=True, tokenize=False)
-            yield whole.removeprefix(before), False
+            prompt = template(messages, add_generation_prompt=True, tokenize=False)
+            yield prompt.removeprefix(before), False
             if answer is not None:
-                space = "" if whole[-1].isspace() else " "
+                space = "" if prompt[-1].isspace() else " "
                 yield f"{space}{answer}{self.tokenizer.eos_token}", True
                 text = [{"type": "text", "text": answer}]
                 messages.append({"role": "assistant", "content": text})
@@ -171,9 +171,9 @@ class VisionLanguageModel:
         torch.manual_seed(seed)
         from peft import LoraConfig, get_peft_model  # slow to import
 
-        pattern, whole = rf".*language_model.*\.({LINEAR})", ["multi_modal_projector"]
+        pattern, full = rf".*language_model.*\.({LINEAR})", ["multi_modal_projector"]
         config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=pattern,
-                            modules_to_save=whole)  # fmt: skip
+                            modules_to_save=full)  # fmt: skip
         self.model = _precise(get_peft_model(self.model, config))
 
     def fit(

@@ -162,7 +162,7 @@ def score_video(model: AnomalyCLIP, features: Features, directions: Tensor) -> V
 
 
 def video_windows(features: Tensor, segments: int, segment_frames: int) -> Tensor:
-    """Cut a whole video (N, D), looped at its end to fill them, into J windows (J, S, F, D).
+    """Cut a video (N, D) into J windows (J, S, F, D), repeating it from the start as padding.
 
     The video is S blocks of J * F frames; window j holds the j-th F frames of every block.
     """

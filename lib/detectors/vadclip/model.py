@@ -45,7 +45,7 @@ def prompt_layout(
 
 
 def row_softmax(h: Tensor, valid: Tensor) -> Tensor:
-    """Softmax over each row of h (..., T, T), at most about 1, of valid (B, T) positions."""
+    """Row-wise softmax of h (..., T, T) over valid (B, T) positions; exp is safe for h <= 1."""
     weights = h.exp() * (valid[:, :, None] & valid[:, None, :])
     return weights / weights.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(h.dtype).tiny)
 
