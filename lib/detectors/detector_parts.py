@@ -94,7 +94,7 @@ def paired_batches(
 
 
 def weighted(terms: dict[str, Tensor], settings: Group) -> dict[str, Tensor]:
-    """Return the terms and their weighted "total" without ``left_out``; the default weight is 1."""
+    """Return the terms and "total", their weighted sum without ``left_out``; default weight 1."""
     kept = [name for name in terms if name not in getattr(settings, "left_out", ())]
     total = sum(getattr(settings, f"{name}_weight", 1) * terms[name] for name in kept)
     return {"total": total, **terms}

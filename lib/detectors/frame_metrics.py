@@ -58,10 +58,10 @@ def frame_ap(videos: Sequence[FrameScores], weights: np.ndarray) -> np.ndarray:
     positives, area = np.zeros((len(weights), 1)), np.zeros(len(weights))
     for at, above, tied in blocks:
         gained = weights @ at.T  # (n, K)
-        true = positives + gained.cumsum(axis=1)
-        false = weights @ (above + tied).T
-        area += (gained * true / np.maximum(true + false, 1)).sum(axis=1)
-        positives = true[:, -1:]
+        tp = positives + gained.cumsum(axis=1)
+        fp = weights @ (above + tied).T
+        area += (gained * tp / np.maximum(tp + fp, 1)).sum(axis=1)
+        positives = tp[:, -1:]
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(weights @ negative > 0, area / positives[:, 0], np.nan)
 
@@ -85,7 +85,7 @@ def count_frames(
     below = np.searchsorted(thresholds, scores, side="left")  # thresholds below each score
     equal = np.searchsorted(thresholds, scores, side="right") > below
     k, masks = len(thresholds), (truth, ~truth, ~truth & equal)
-    at, higher, same = (
+    at, higher, tied = (
         csr_array((np.ones(c.sum()), (below[c], owner[c])), shape=(k + 1, n)) for c in masks
     )
 
@@ -95,7 +95,7 @@ def count_frames(
             rows = np.arange(stop - 1, max(stop - BLOCK, 0) - 1, -1)
             inside = higher[rows].toarray()
             running = above + inside.cumsum(axis=0) - inside  # a row's own lie below its threshold
-            yield at[rows].toarray(), running, same[rows].toarray()
+            yield at[rows].toarray(), running, tied[rows].toarray()
             above = running[-1:] + inside[-1:]
 
     positive, negative = (np.bincount(owner[c], minlength=n).astype(float) for c in masks[:2])

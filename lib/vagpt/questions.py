@@ -156,20 +156,20 @@ def _shuffled(
 def wrong_spans(
     pool: np.ndarray, item: Footage, count: int, max_iou: float, rng: np.random.Generator
 ) -> list[Span]:
-    """Draw ``count`` times from pool (K, 2) that overlap with no event or other by > ``max_iou``.
+    """Draw ``count`` times from pool (K, 2), IoU <= ``max_iou`` with all events and each other.
 
-    If the pool has too few, spans of one of its lengths are placed evenly over the footage; if all
-    overlap too much, the least overlapping is taken.
+    If the pool has too few, spans of one of its lengths are placed evenly over the footage; if
+    those overlap too much as well, the least overlapping of all are taken.
     """
-    options = rng.permutation(pool) if len(pool) else np.array([[0.0, item.duration / (count + 2)]])
-    length = options[0, 1] - options[0, 0]
+    spans = rng.permutation(pool) if len(pool) else np.array([[0.0, item.duration / (count + 2)]])
+    length = spans[0, 1] - spans[0, 0]
     starts = rng.permutation(np.linspace(0, item.duration - length, SHIFTS))
-    options = np.concatenate([options, np.stack([starts, starts + length], axis=1)])
+    spans = np.concatenate([spans, np.stack([starts, starts + length], axis=1)])
     taken = list(item.spans)
     for _ in range(count):
-        overlap = np.max([np.zeros(len(options)), *(span_iou(t, options) for t in taken)], axis=0)
+        overlap = np.max([np.zeros(len(spans)), *(span_iou(t, spans) for t in taken)], axis=0)
         fits = np.flatnonzero(overlap <= max_iou)
-        taken.append(tuple(map(float, options[fits[0] if len(fits) else overlap.argmin()])))
+        taken.append(tuple(map(float, spans[fits[0] if len(fits) else overlap.argmin()])))
     return taken[len(item.spans) :]
 
 
