@@ -4,7 +4,7 @@ python -m detectors vadclip model_ucf.pth features/*.npy --out scores.csv
 python -m detectors anomalyclip state.pt features/*.npy --prototype ncentroid.pt --out scores.csv
 
 A feature is a snippet of 16 frames (VadCLIP) or a frame (AnomalyCLIP), from the CLIP of
-``--backbone``. VadCLIP's files bring their CLIP; without one, give ``--pretrained openai``.
+``--backbone``. VadCLIP's checkpoints hold it; for one that does not, give ``--pretrained openai``.
 """
 
 import argparse
@@ -46,9 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         score, classes = load_detector(args)
         tables = []
         for file in progress(args.features, len(args.features), "video"):
-            found = score(read_features(file))
-            tables.append(pd.DataFrame(found.probabilities, columns=classes))
-            tables[-1].insert(0, "anomaly", found.anomaly)
+            scores = score(read_features(file))
+            tables.append(pd.DataFrame(scores.probabilities, columns=classes))
+            tables[-1].insert(0, "anomaly", scores.anomaly)
         videos = [file.stem for file in args.features]
         with atomic_write(args.out) as temporary:
             table = pd.concat(tables, keys=videos, names=["video", "feature"])
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def load_detector(args: argparse.Namespace) -> tuple[Score, list[str]]:
-    """The detector that the command line asks for, and its classes."""
+    """Return the detector chosen on the command line, as a score function, and its classes."""
     benchmark, preset = load_benchmark(args.benchmark), PRESETS[args.benchmark]
     backbone = load_backbone(args.backbone, args.pretrained)
     clip, tokenizer = backbone.model, backbone.tokenizer

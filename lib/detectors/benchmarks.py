@@ -1,4 +1,4 @@
-"""The public benchmarks: what each consists of (params/benchmarks.yaml), lists and truth."""
+"""The public benchmarks (params/benchmarks.yaml): classes, videos, split lists, ground truth."""
 
 import csv
 import re
@@ -14,10 +14,10 @@ from detectors import event_annotations as events
 from media.errors import InputError, nearest
 from media.files import files_below, is_video
 
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # as safe, eight times as fast
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # as safe and eight times faster
 BENCHMARKS = Path(__file__).resolve().parents[2] / "params" / "benchmarks.yaml"
 Split = Literal["train", "val", "test"]
-# VadCLIP's csv names features where its author kept them; the video is <folder>/<name>.mp4.
+# VadCLIP's csv has feature paths of its author's machine; the video is <folder>/<name>.mp4.
 CROP = re.compile(r"^.*?((?:[^/]+/)?[^/]+)__\d+\.npy$")
 LABELLED = re.compile(r"(\S+)\s+\d+\s+\d+\s+(\d+)$")  # AnomalyCLIP: path start end label
 
@@ -25,7 +25,7 @@ LABELLED = re.compile(r"(\S+)\s+\d+\s+\d+\s+(\d+)$")  # AnomalyCLIP: path start 
 class Benchmark(BaseModel):
     """One benchmark. Folders are relative to the data root, files to ``annotation_root``.
 
-    Patterns know {entry} (a line of the list), {name} (without folder and suffix) and {scene}.
+    Patterns may use {entry} (line of a list), {name} (without folder and suffix) and {scene}.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -36,14 +36,14 @@ class Benchmark(BaseModel):
     video_pattern: str
     annotation_root: str
     lists: dict[Split, list[str]]
-    feature_lists: dict[Split, list[str]] = {}  # VadCLIP's, read where those of ``lists`` lack
+    feature_lists: dict[Split, list[str]] = {}  # VadCLIP's, read if ``lists`` are missing
     annotation_file: str
     annotation_format: Literal["ucf", "xd", "shanghaitech", "ubnormal", "msad"]
-    class_annotation_file: str | None = None  # the events with a class each
+    class_annotation_file: str | None = None  # events with a class each
     fps: float = Field(gt=0)
     classes: list[str]  # VadCLIP's order where it has one
     prompts: list[str] = []  # VadCLIP's text per class, in that order
-    anomalyclip_classes: list[str] = []  # AnomalyCLIP's label ids
+    anomalyclip_classes: list[str] = []  # by AnomalyCLIP's label id
     normal_class: str
     codes: dict[str, str] = {}  # class -> short label
     base: list[str] = []
@@ -55,43 +55,43 @@ class Benchmark(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> "Benchmark":
-        parts = [*self.base, *self.novel]
+        listed = [*self.base, *self.novel]
         if self.normal_class not in self.classes:
             raise ValueError("classes must hold normal_class")
-        if len(set(parts)) < len(parts) or not set(parts) <= set(self.abnormal_classes):
+        if len(set(listed)) < len(listed) or not set(listed) <= set(self.abnormal_classes):
             raise ValueError("base and novel must be disjoint abnormal classes")
         return self
 
     @property
     def abnormal_classes(self) -> list[str]:
-        """The classes without the normal one, in their order."""
+        """Abnormal classes in the order of ``classes``."""
         return [name for name in self.classes if name != self.normal_class]
 
     def video_path(self, data_root: Path, entry: str) -> Path:
-        """File of a video named by a list entry."""
-        folder, found = data_root / self.video_root, []
+        """Return the file of the video that a list entry names."""
+        folder, matches = data_root / self.video_root, []
         path = folder / fill(self.video_pattern, entry)
-        if self.annotation_format == "msad" and not path.exists():  # its list names features
+        if self.annotation_format == "msad" and not path.exists():  # its list names feature files
             stem = events.video_name(entry).removeprefix("MSAD_normal_")
-            found = [p for p in files_below(folder) if p.stem == stem and is_video(p)]
-        return found[0] if len(found) == 1 else path
+            matches = [p for p in files_below(folder) if p.stem == stem and is_video(p)]
+        return matches[0] if len(matches) == 1 else path
 
     def list_files(self, data_root: Path, split: Split) -> list[str]:
-        """Lists of a split; those of released features where the data set's own are missing."""
-        own, folder = self.lists[split], data_root / self.annotation_root
-        other = self.feature_lists.get(split, own)
-        there = [all((folder / file).is_file() for file in files) for files in (own, other)]
-        return other if there == [False, True] else own
+        """Return the lists of a split, or those of released features if only these exist."""
+        videos, folder = self.lists[split], data_root / self.annotation_root
+        features = self.feature_lists.get(split, videos)
+        exist = [all((folder / file).is_file() for file in files) for files in (videos, features)]
+        return features if exist == [False, True] else videos
 
     def files(self, data_root: Path) -> list[Path]:
-        """Its lists and annotation files; not those that are one per video."""
+        """Return its lists and annotation files, except annotations with a file per video."""
         names = [file for split in self.lists for file in self.list_files(data_root, split)]
         names += filter(None, (self.annotation_file, self.class_annotation_file))
         return [data_root / self.annotation_root / name for name in names if "{" not in name]
 
 
 class ListEntry(NamedTuple):
-    """A line of a list: video, path, place; classes if its rows are "path start end label"."""
+    """A list entry: video, path, file and line; classes if rows are "path start end label"."""
 
     name: str
     entry: str
@@ -101,7 +101,7 @@ class ListEntry(NamedTuple):
 
 @cache
 def load_benchmark(name: str, path: Path | str = BENCHMARKS) -> Benchmark:
-    """Read one benchmark; InputError names the nearest and the valid names, or the wrong field."""
+    """Read one benchmark; InputError lists the valid names or names the wrong field."""
     entries = yaml.load(Path(path).read_text(encoding="utf-8"), LOADER)
     if name not in entries:
         hint = f"{nearest(name.lower(), entries)} (there are: {', '.join(entries)})"
@@ -113,7 +113,7 @@ def load_benchmark(name: str, path: Path | str = BENCHMARKS) -> Benchmark:
 
 
 def fill(pattern: str, entry: str) -> str:
-    """A pattern with {entry}, {name}, {scene} filled in; InputError if it leaves its folder."""
+    """Fill {entry}, {name} and {scene} into a pattern; InputError if it leaves its folder."""
     name, path = events.video_name(entry), PurePosixPath(entry)
     if "{entry}" in pattern and (path.is_absolute() or ".." in path.parts):
         raise InputError(f"{entry}: the list's path leaves the data root; correct the list")
@@ -124,7 +124,7 @@ def fill(pattern: str, entry: str) -> str:
 
 
 def read_list(benchmark: Benchmark, data_root: Path, split: Split = "test") -> list[ListEntry]:
-    """Videos of a split in list order; crops of one video in VadCLIP's csv count once."""
+    """Return the videos of a split in list order, once each if VadCLIP's csv lists crops."""
     if split not in (lists := benchmark.lists):
         raise InputError(f"{benchmark.title} has no {split} split, but {', '.join(lists)}")
     entries: dict[str, ListEntry] = {}
@@ -156,9 +156,9 @@ def read_list(benchmark: Benchmark, data_root: Path, split: Split = "test") -> l
 def read_truth(
     benchmark: Benchmark, root: Path, by_class: bool = False, snippets: dict[str, int] | None = None
 ) -> list[events.VideoTruth]:
-    """Truth of the test videos in list order; InputError names the line of one that has none.
+    """Return the truth of the test videos in list order; InputError if a video has none.
 
-    by_class: XD-Violence's events with a class each. snippets: of 16 frames per video, for MSAD.
+    by_class: XD-Violence with a class per event. snippets: 16-frame snippets per video, for MSAD.
     """
     entries, kind = read_list(benchmark, root), benchmark.annotation_format
     folder, file = root / benchmark.annotation_root, benchmark.annotation_file
@@ -173,8 +173,9 @@ def read_truth(
     if kind == "ucf":
         table = events.read_ucf(folder / file, benchmark.classes, normal)
     else:
-        named = by_class and benchmark.class_annotation_file
-        table = events.read_xd(folder / (named or file), benchmark.codes, normal, bool(named))
+        class_file = by_class and benchmark.class_annotation_file
+        path = folder / (class_file or file)
+        table = events.read_xd(path, benchmark.codes, normal, bool(class_file))
         for entry in entries:  # normal videos have no row there
             if not events.xd_classes(entry.name, benchmark.codes, normal, entry.where):
                 table.setdefault(entry.name, events.VideoTruth(entry.name, (), (), False))
@@ -185,19 +186,19 @@ def read_truth(
 
 
 def training_videos(benchmark: Benchmark, root: Path) -> dict[Path, tuple[str, ...]]:
-    """Video-level classes of the training split by file; none = normal. Reads no frame's truth."""
-    found = read_list(benchmark, root, "train")
-    return {benchmark.video_path(root, e.entry): _video_classes(benchmark, root, e) for e in found}
+    """Return the video-level classes of the training split by file; () is normal."""
+    lines = read_list(benchmark, root, "train")
+    return {benchmark.video_path(root, e.entry): _video_classes(benchmark, root, e) for e in lines}
 
 
 def list_counts(benchmark: Benchmark, root: Path, split: Split) -> dict[str, int]:
-    """Abnormal and normal videos that the lists of a split name."""
-    found = [_video_classes(benchmark, root, entry) for entry in read_list(benchmark, root, split)]
-    return {"abnormal": sum(map(bool, found)), "normal": found.count(())}
+    """Count the abnormal and normal videos in the lists of a split."""
+    labels = [_video_classes(benchmark, root, entry) for entry in read_list(benchmark, root, split)]
+    return {"abnormal": sum(map(bool, labels)), "normal": labels.count(())}
 
 
 def _video_classes(benchmark: Benchmark, root: Path, entry: ListEntry) -> tuple[str, ...]:
-    """Classes by folder or name; ShanghaiTech's own lists name none but whether any frame is."""
+    """Return the classes by folder or name; ShanghaiTech's masks say if any frame is abnormal."""
     if entry.classes is not None:
         return entry.classes
     if benchmark.annotation_format == "xd":
@@ -207,7 +208,7 @@ def _video_classes(benchmark: Benchmark, root: Path, entry: ListEntry) -> tuple[
         return ("abnormal",) if events.read_mask(entry.name, path).is_abnormal else ()
     folders = Path(entry.entry).parts[:-1]
     classes = benchmark.abnormal_classes
-    found = [c for c in classes if c in folders or entry.name.startswith(f"{c}_")]
-    if not found and "normal" not in entry.entry.lower():
+    matches = [c for c in classes if c in folders or entry.name.startswith(f"{c}_")]
+    if not matches and "normal" not in entry.entry.lower():
         raise InputError(f"{entry.where}: {entry.entry} names neither a class nor normal")
-    return tuple(found[:1])
+    return tuple(matches[:1])

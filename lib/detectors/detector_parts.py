@@ -1,4 +1,4 @@
-"""What the detectors share: CLIP's text tower, features in, scores out, and the training loop."""
+"""Parts that the detectors share: CLIP's text tower, checks, batches and the training loop."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
@@ -21,23 +21,23 @@ Features = np.ndarray | Tensor
 
 
 class VideoScores(NamedTuple):
-    """Scores of a video's n features, each in [0, 1]; the last three are VadCLIP's alone."""
+    """Scores in [0, 1] of a video's n features; only VadCLIP fills the last three fields."""
 
     anomaly: np.ndarray  # (n,)
     probabilities: np.ndarray  # (n, C)
-    adapted: np.ndarray | None = None  # (n, D), what both branches read
-    other_branch: np.ndarray | None = None  # (n,), of the branch that is not reported
-    text: np.ndarray | None = None  # (C, D), of the classes
+    adapted: np.ndarray | None = None  # (n, D), input of both branches
+    other_branch: np.ndarray | None = None  # (n,), anomaly score of the other branch
+    text: np.ndarray | None = None  # (C, D), class embeddings
 
 
 class TextTower(nn.Module):
-    """A frozen copy of an open_clip CLIP's causal text tower; InputError if it has none."""
+    """Frozen copy of the causal text tower of an open_clip CLIP; InputError if it has none."""
 
     def __init__(self, clip: nn.Module) -> None:
         super().__init__()
-        matrix = isinstance(getattr(clip, "text_projection", None), nn.Parameter)
-        pooled = getattr(clip, "text_pool_type", "argmax") == "argmax"
-        if not matrix or not pooled or clip.attn_mask is None:
+        has_projection = isinstance(getattr(clip, "text_projection", None), nn.Parameter)
+        pools_eot = getattr(clip, "text_pool_type", "argmax") == "argmax"
+        if not has_projection or not pools_eot or clip.attn_mask is None:
             raise InputError("the detectors need the text tower of a CLIP; choose such a backbone")
         for name in ("transformer", "ln_final", "positional_embedding", "text_projection"):
             setattr(self, name, deepcopy(getattr(clip, name)))
@@ -45,12 +45,12 @@ class TextTower(nn.Module):
         self.float().requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "TextTower":
-        """Stay in evaluation mode: a frozen tower drops nothing out."""
+        """Stay in evaluation mode, so that dropout is never active."""
         return super().train(False)
 
     def forward(self, prompts: Tensor, end: Tensor) -> Tensor:
-        """Embedded prompts (C, L, W), places of their [EOT] (C,) -> (C, D), not normalised."""
-        n = prompts.shape[1]  # the tower is causal: prompts may end with the last [EOT]
+        """Embedded prompts (C, L, W), [EOT] positions (C,) -> features (C, D), not normalised."""
+        n = prompts.shape[1]  # the tower is causal: padding after the last [EOT] can be cut off
         x = prompts + self.positional_embedding[:n]
         x = self.transformer(x, attn_mask=self.attn_mask[:n, :n])
         x = self.ln_final(x)[torch.arange(len(x), device=x.device), end]
@@ -58,7 +58,7 @@ class TextTower(nn.Module):
 
 
 def as_features(features: Features, width: int, where: str = "") -> Tensor:
-    """float32 features (n, D); raises InputError if they are empty, not D wide or not finite."""
+    """Return features (n, D) as float32; InputError if empty, not D wide or not finite."""
     tensor = torch.as_tensor(features, dtype=torch.float32)
     if tensor.ndim != 2 or not len(tensor) or tensor.shape[1] != width:
         raise InputError(f"{where}features of shape {tuple(tensor.shape)}: give n x {width}, n > 0")
@@ -68,19 +68,19 @@ def as_features(features: Features, width: int, where: str = "") -> Tensor:
 
 
 def halves(abnormal: Sequence[bool], size: int) -> tuple[list[int], list[int]]:
-    """Indices of abnormal and of normal videos; InputError if either are fewer than ``size``."""
+    """Return indices of abnormal and normal videos; InputError if fewer than ``size`` of either."""
     flags = np.array(abnormal, bool)
     pools = np.flatnonzero(flags).tolist(), np.flatnonzero(~flags).tolist()
     if min(map(len, pools)) < size:
-        have = f"{len(pools[0])} abnormal and {len(pools[1])} normal training videos"
-        raise InputError(f"{have} do not fill a batch with {size} of each: lower batch_size")
+        counts = f"{len(pools[0])} abnormal and {len(pools[1])} normal training videos"
+        raise InputError(f"{counts} do not fill a batch with {size} of each: lower batch_size")
     return pools
 
 
 def paired_batches(
     pools: Sequence[list[int]], size: int, count: int, rng: np.random.Generator
 ) -> Iterator[list[int]]:
-    """``count`` batches of ``size`` shuffled items of each pool, which starts again at its end."""
+    """Yield ``count`` batches of ``size`` items per pool; a pool is reshuffled when used up."""
 
     def endless(pool: list[int]) -> Iterator[list[int]]:
         while True:
@@ -94,7 +94,7 @@ def paired_batches(
 
 
 def weighted(terms: dict[str, Tensor], settings: Group) -> dict[str, Tensor]:
-    """The loss terms and their "total" by the settings' weights (1 if none), less ``left_out``."""
+    """Return the terms and "total", their weighted sum without ``left_out``; default weight 1."""
     kept = [name for name in terms if name not in getattr(settings, "left_out", ())]
     total = sum(getattr(settings, f"{name}_weight", 1) * terms[name] for name in kept)
     return {"total": total, **terms}
@@ -107,10 +107,10 @@ def train(
     losses: Callable[[list[int]], dict[str, Tensor]],
     make_optimizer: Callable[..., Optimizer] = AdamW,
 ) -> pd.DataFrame:
-    """Minimise ``losses``' "total"; return the mean rate and terms of every epoch.
+    """Minimise the "total" of ``losses``; return the mean learning rate and terms of each epoch.
 
-    Rate, decay and epochs are those of ``model.settings``; ``batches`` are the video indices of one
-    epoch, ``schedule`` sets its rate. Raises InputError if a loss is not finite.
+    Learning rate, weight decay and epochs come from ``model.settings``. ``batches`` yields the
+    video indices of one epoch, ``schedule`` sets its rate. InputError if a loss is not finite.
     """
     settings, rows, name = model.settings, [], type(model).__name__
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -1,8 +1,8 @@
 """Temporal ground truth of the public benchmarks, one reader per annotation format.
 
-Events are native frame numbers, end-exclusive. Names have neither folder nor suffix and must match
-exactly. Published copies have CRLF, byte-order marks and blank lines: the readers take them, and
-raise InputError naming the line of a row that is malformed, repeated or at odds with its video.
+Events are in native frames, end-exclusive. Names have neither folder nor suffix and must match
+exactly. Readers accept the CRLF, byte-order marks and blank lines of published copies. InputError
+names the line of a row that is malformed, repeated or contradicts its video's label.
 """
 
 import re
@@ -30,7 +30,7 @@ class VideoTruth:
     spans: tuple[Span, ...]
     is_abnormal: bool
     span_classes: tuple[str, ...] = ()  # class of each span; by default the video's first
-    frames: int = 0  # of the annotation, where it has one value for each
+    frames: int = 0  # length of a frame-wise annotation, else 0
 
     def __post_init__(self) -> None:
         if not self.span_classes:
@@ -38,7 +38,7 @@ class VideoTruth:
 
 
 def frame_truth(truth: VideoTruth, n_frames: int) -> np.ndarray:
-    """Abnormal frames, (n_frames,) bool; an event that outlasts the video is cut at its end."""
+    """Return abnormal frames, (n_frames,) bool; events are cut at the end of the video."""
     frames = np.zeros(n_frames, bool)
     for start, end in truth.spans:
         frames[start:end] = True
@@ -46,11 +46,11 @@ def frame_truth(truth: VideoTruth, n_frames: int) -> np.ndarray:
 
 
 def frame_class_truth(truth: VideoTruth, n_frames: int, classes: Sequence[str]) -> np.ndarray:
-    """Frames of each class, (n_frames, C) bool, normal stays False; InputError on another class."""
+    """Return frames of each class, (n_frames, C) bool, False for normal; InputError on others."""
     if len(truth.span_classes) != len(truth.spans):
         raise InputError(f"{truth.name}: the annotation names no class per event")
-    if other := {*truth.span_classes} - {*classes}:
-        raise InputError(f"{truth.name}: class {min(other)} is none of {', '.join(classes)}")
+    if unknown := {*truth.span_classes} - {*classes}:
+        raise InputError(f"{truth.name}: class {min(unknown)} is none of {', '.join(classes)}")
     frames = np.zeros((n_frames, len(classes)), bool)
     for (start, end), name in zip(truth.spans, truth.span_classes, strict=True):
         frames[start:end, classes.index(name)] = True
@@ -58,13 +58,13 @@ def frame_class_truth(truth: VideoTruth, n_frames: int, classes: Sequence[str]) 
 
 
 def mask_runs(mask: np.ndarray) -> np.ndarray:
-    """Runs of True in mask (F,): (K, 2) start and end, end-exclusive."""
+    """Return runs of True in mask (F,): starts and ends (K, 2), end-exclusive."""
     steps = np.diff(np.asarray(mask, bool), prepend=False, append=False)
     return np.flatnonzero(steps).reshape(-1, 2)
 
 
 def text_lines(path: Path) -> list[tuple[int, str]]:
-    """Numbered lines of a text file, blank ones left out; InputError names an unreadable file."""
+    """Return numbered non-blank lines of a text file; InputError if it cannot be read."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -74,7 +74,7 @@ def text_lines(path: Path) -> list[tuple[int, str]]:
 
 
 def read_ucf(path: Path, classes: Sequence[str], normal: str) -> dict[str, VideoTruth]:
-    """UCF-Crime: six words, name, class, s1, e1, s2, e2; -1 -1 = no event (Sultani et al. 2018)."""
+    """Read UCF-Crime's rows name, class, s1, e1, s2, e2; -1 -1: no event (Sultani et al. 2018)."""
 
     def parse(fields: list[str], where: str) -> VideoTruth:
         if len(fields) != 6:
@@ -94,10 +94,10 @@ def read_ucf(path: Path, classes: Sequence[str], normal: str) -> dict[str, Video
 def read_xd(
     path: Path, codes: Mapping[str, str], normal: str, by_class: bool = False
 ) -> dict[str, VideoTruth]:
-    """XD-Violence: a name and pairs of frames (Wu et al. 2020); violent videos only.
+    """Read XD-Violence's rows of a name and pairs of frames, violent videos only (Wu et al. 2020).
 
-    codes: code by class. annotations.txt names no class per event; the first of the video's stands
-    for all, as in AnomalyCLIP's lists. ``by_class``: VadCLIP's annotations_multiclasses.txt, with
+    codes: code by class. annotations.txt names no class per event; all take the first class of the
+    video, as in AnomalyCLIP's lists. ``by_class``: VadCLIP's annotations_multiclasses.txt, with
     triples code, start, end.
     """
 
@@ -109,32 +109,32 @@ def read_xd(
         if not count or count % size:
             raise InputError(f"{where}: {count} fields after the name are not groups of {size}")
         events = [fields[i : i + size] for i in range(1, count, size)]
-        named = _classes([event[0] for event in events], codes, where) if by_class else ()
-        return VideoTruth(name, labels, _spans([e[-2:] for e in events], where), True, named)
+        span_classes = _classes([event[0] for event in events], codes, where) if by_class else ()
+        return VideoTruth(name, labels, _spans([e[-2:] for e in events], where), True, span_classes)
 
     return _table(path, parse)
 
 
 def xd_classes(name: str, codes: Mapping[str, str], normal: str, where: str) -> tuple[str, ...]:
-    """Classes by the name's end, "_label_B1-B2-0", most important first; none if it is normal."""
-    found = re.search(r"_label_([A-Z0-9-]+)$", name)
-    if not found:
+    """Return classes by the name's suffix "_label_B1-B2-0", most important first; () if normal."""
+    suffix = re.search(r"_label_([A-Z0-9-]+)$", name)
+    if not suffix:
         raise InputError(f"{where}: {name} does not end in _label_ and its codes")
-    classes = _classes([code for code in found[1].split("-") if code != "0"], codes, where)
+    classes = _classes([code for code in suffix[1].split("-") if code != "0"], codes, where)
     if not classes or (normal in classes and len(classes) > 1):
         raise InputError(f"{where}: {name} must be either {normal} or of one to three classes")
     return () if normal in classes else classes
 
 
 def read_mask(name: str, path: Path) -> VideoTruth:
-    """ShanghaiTech: one value per frame, not 0 where abnormal (Luo et al. 2017)."""
-    made_for_training = re.fullmatch(r"\d\d_\d{3}", name)  # normal, without a mask
-    mask = load_array(path).ravel() if not made_for_training else np.empty(0)
+    """Read ShanghaiTech's mask: one value per frame, not 0 if abnormal (Luo et al. 2017)."""
+    for_training = re.fullmatch(r"\d\d_\d{3}", name)  # normal, without a mask
+    mask = load_array(path).ravel() if not for_training else np.empty(0)
     return VideoTruth(name, (), _runs(mask), bool(mask.any()), frames=len(mask))
 
 
 def read_tracks(name: str, path: Path) -> VideoTruth:
-    """UBnormal: rows object, first and last frame (Acsintoae et al. 2022); normal_* have none."""
+    """Read UBnormal's rows object, first, last frame (Acsintoae et al. 2022); none for normal_*."""
     if name.startswith("normal_"):
         return VideoTruth(name, (), (), False)
     spans = []
@@ -148,26 +148,26 @@ def read_tracks(name: str, path: Path) -> VideoTruth:
 def read_vector(
     path: Path, names: Sequence[str], snippets: Mapping[str, int], classes: Sequence[str]
 ) -> list[VideoTruth]:
-    """MSAD: one value per frame of all videos in list order (official code).
+    """Read MSAD's vector: one value per frame of all videos in list order (official code).
 
-    snippets: number of 16-frame features per name; a run of names may lack one, and is left out.
-    A vector that is off by a snippet or less is cut or padded at its end, with a warning.
+    snippets: number of 16-frame features by name; videos without one must be consecutive and are
+    left out. A vector off by at most a snippet is cut or padded at its end, with a warning.
     """
     vector = load_array(path).ravel()
     lengths = [SNIPPET * snippets.get(name, 0) for name in names]
-    more, lost = sum(lengths) - len(vector), [n for n in names if n not in snippets]
+    excess, missing = sum(lengths) - len(vector), [n for n in names if n not in snippets]
     what = f"{path}: {len(vector)} frames"
-    if lost:  # what lies between the known ends
-        first = names.index(lost[0])
-        if more > 0 or lost != [*names[first : first + len(lost)]]:
-            raise InputError(f"{what} do not fit the videos at hand; fetch {lost[0]}")
-        lengths[first] = -more
-    elif more:
+    if missing:  # they share the frames that the others leave
+        first = names.index(missing[0])
+        if excess > 0 or missing != [*names[first : first + len(missing)]]:
+            raise InputError(f"{what} do not fit the videos at hand; fetch {missing[0]}")
+        lengths[first] = -excess
+    elif excess:
         what += f", but the list's snippets make {sum(lengths)}"
-        if abs(more) > SNIPPET:
+        if abs(excess) > SNIPPET:
             raise InputError(what)
         warnings.warn(f"{what}: {names[-1]} is cut or padded with normal frames", stacklevel=2)
-        vector = np.pad(vector, (0, max(0, more)))  # what is beyond the last video is not read
+        vector = np.pad(vector, (0, max(0, excess)))  # what is beyond the last video is not read
     starts = np.cumsum([0, *lengths[:-1]])
     parts = {n: vector[i : i + k] for n, i, k in zip(names, starts, lengths, strict=True)}
     return [_vector_truth(n, part, path, classes) for n, part in parts.items() if n in snippets]
@@ -182,9 +182,9 @@ def _vector_truth(name: str, part: np.ndarray, path: Path, classes: Sequence[str
     return VideoTruth(name, labels, _runs(part), bool(labels))
 
 
-@cache  # paths are slow to take apart, and every table reads the same lists
+@cache  # parsing paths is slow, and every table reads the same lists
 def video_name(entry: str) -> str:
-    """A list entry without folder and suffix; names contain dots, so only known suffixes go."""
+    """Return a list entry without folder and known suffix; names may contain other dots."""
     name = PurePosixPath(entry).name
     return Path(name).stem if name.endswith(".npy") or is_video(Path(name)) else name
 
@@ -214,11 +214,11 @@ def _spans(events: Sequence[Sequence[str]], where: str, inclusive: int = 0) -> t
     return tuple(spans)
 
 
-def _classes(found: Sequence[str], codes: Mapping[str, str], where: str) -> tuple[str, ...]:
+def _classes(labels: Sequence[str], codes: Mapping[str, str], where: str) -> tuple[str, ...]:
     names = {code: name for name, code in codes.items()}
-    if unknown := [code for code in found if code not in names]:
+    if unknown := [code for code in labels if code not in names]:
         raise InputError(f"{where}: code {unknown[0]} is none of {', '.join(names)}")
-    return tuple(names[code] for code in found)
+    return tuple(names[code] for code in labels)
 
 
 def _runs(mask: np.ndarray) -> tuple[Span, ...]:
@@ -226,7 +226,7 @@ def _runs(mask: np.ndarray) -> tuple[Span, ...]:
 
 
 def load_array(path: Path) -> np.ndarray:
-    """The array in a .npy file; InputError names a file that is none, or holds objects."""
+    """Read the array in a .npy file; InputError if there is none, or it holds objects."""
     try:
         with path.open("rb") as file:
             return np.lib.format.read_array(file, allow_pickle=False)

@@ -1,7 +1,4 @@
-"""Train a detector on frozen features (with CLIP's text tower or without), and score videos.
-
-Training sees video-level labels only.
-"""
+"""Train detectors on frozen features with video-level labels alone, and score videos."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -28,23 +25,23 @@ Score = Callable[[np.ndarray], VideoScores]
 
 
 class TrainingSet(NamedTuple):
-    """Features (n, D) of each training video and crop, with its video-level classes and name."""
+    """Features (n, D), abnormal classes and name of each training video and crop."""
 
     features: list[np.ndarray]
     classes: list[tuple[str, ...]]
     names: Sequence[str] = ()
 
     def only(self, classes: Sequence[str]) -> "TrainingSet":
-        """Normal videos, and those all of whose classes are among ``classes``."""
+        """Return the normal videos and the abnormal ones whose classes are all in ``classes``."""
         kept = [i for i, labels in enumerate(self.classes) if set(labels) <= set(classes)]
-        parts = ([part[i] for i in kept] if part else part for part in self)
-        return TrainingSet(*parts)
+        fields = ([field[i] for i in kept] if field else field for field in self)
+        return TrainingSet(*fields)
 
 
 class EvaluationSet(NamedTuple):
-    """Features (n, D) and truth of each video; ``named``: with a class for each event.
+    """Features (n, D) and ground truth of each test video; ``named`` has a class per event.
 
-    XD-Violence's two files differ in five videos: AUC and AP use ``truths``, without classes.
+    XD-Violence's two annotation files differ in five videos; AUC and AP use ``truths``.
     """
 
     features: list[np.ndarray]
@@ -53,23 +50,23 @@ class EvaluationSet(NamedTuple):
 
 
 def class_prompts(benchmark: Benchmark, classes: Sequence[str]) -> list[str]:
-    """Text of each class: VadCLIP's where the benchmark has it, else the name in words."""
-    named = dict(zip(benchmark.classes, benchmark.prompts, strict=False))
-    return [named.get(name, name.replace("_", " ").lower()) for name in classes]
+    """Return each class's prompt: VadCLIP's if the benchmark has one, else its name in words."""
+    prompts = dict(zip(benchmark.classes, benchmark.prompts, strict=False))
+    return [prompts.get(name, name.replace("_", " ").lower()) for name in classes]
 
 
 @torch.no_grad()
 def vadclip_score(vad: vadclip_model.VadCLIP, benchmark: Benchmark) -> Score:
-    """A trained VadCLIP: its C-branch on UCF-Crime, A-branch on XD-Violence, if it was trained."""
+    """Return the ``Score`` of a trained VadCLIP: C-branch on UCF-Crime, A-branch on XD-Violence."""
     aligned = benchmark.metric == "AP" or not vad.settings.binary_weight
-    aligned = aligned and vad.settings.alignment_weight > 0  # Table 6 leaves out either
+    aligned = aligned and vad.settings.alignment_weight > 0  # Table 6: one branch is trained
     text = vad.eval().encode_text()
     return partial(vadclip_model.score_video, vad, aligned=aligned, text=text)
 
 
 @torch.no_grad()
 def anomalyclip_score(anomaly: anomalyclip_model.AnomalyCLIP) -> Score:
-    """A trained AnomalyCLIP as a function of features."""
+    """Return the ``Score`` of a trained AnomalyCLIP."""
     directions = anomaly.eval().directions()
     return partial(anomalyclip_model.score_video, anomaly, directions=directions)
 
@@ -83,26 +80,26 @@ def fit_detector(
     detector: DetectorParams,
     seed: int,
 ) -> Score:
-    """Train a detector for ``classes``; Sultani's head and RTFM know none."""
+    """Train a detector and return its ``Score``; Sultani's head and RTFM ignore ``classes``."""
     unknown = {label for labels in data.classes for label in labels}.difference(classes)
     if unknown and name not in HEADS:
-        lack = f"{', '.join(sorted(unknown))} is no class of it. The lists must name the classes"
-        raise InputError(f"{benchmark.title}: {lack}, as AnomalyCLIP's do: path start end label")
+        what = f"no class {', '.join(sorted(unknown))}. The lists must name the classes"
+        raise InputError(f"{benchmark.title}: {what}, as AnomalyCLIP's do: path start end label")
     torch.manual_seed(seed)
     device, normal = model.mean.device, benchmark.normal_class
     text = model.clip, model.backbone.tokenizer, class_prompts(benchmark, classes)
     if name == "vadclip":
         vad = vadclip_model.VadCLIP(*text, detector_settings(name, detector)).to(device)
-        named = [labels or (normal,) for labels in data.classes]
-        targets = torch.tensor([[float(c in labels) for c in classes] for labels in named])
+        labels = [names or (normal,) for names in data.classes]
+        targets = torch.tensor([[float(c in names) for c in classes] for names in labels])
         vadclip_training.fit(vad, data.features, targets, seed)
         return vadclip_score(vad, benchmark)
     if name == "anomalyclip":
         settings = detector_settings(name, detector, normal_id=list(classes).index(normal))
         videos = [torch.from_numpy(features) for features in data.features]
-        labels = [classes.index(found[0] if found else normal) for found in data.classes]
-        calm = [video for video, found in zip(videos, data.classes, strict=True) if not found]
-        m = anomalyclip_model.normality_prototype(calm)
+        labels = [classes.index(names[0] if names else normal) for names in data.classes]
+        normals = [video for video, names in zip(videos, data.classes, strict=True) if not names]
+        m = anomalyclip_model.normality_prototype(normals)
         anomaly = anomalyclip_model.AnomalyCLIP(*text, m, settings).to(device)
         anomalyclip_training.fit(anomaly, videos, labels, seed)
         return anomalyclip_score(anomaly)
@@ -114,10 +111,10 @@ def fit_detector(
 
 @torch.no_grad()
 def zero_shot_score(model: AlertCLIP, benchmark: Benchmark) -> Score:
-    """CLIP's class prompts, untrained: the baseline of AnomalyCLIP's Tables 1 to 6.
+    """Return the ``Score`` of zero-shot CLIP, the baseline of AnomalyCLIP's Tables 1 to 6.
 
     p = softmax(100 cos(x, t_c)), t_c of "a video from a CCTV camera of a {class}"; the anomaly
-    score is 1 - p(normal). The paper gives no scale: 100 is CLIP's.
+    score is 1 - p(normal). The paper gives no scale; 100 is CLIP's.
     """
     names = class_prompts(benchmark, benchmark.classes)
     text = model.encode_text([f"a video from a CCTV camera of a {name}" for name in names])

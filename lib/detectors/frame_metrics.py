@@ -1,7 +1,7 @@
-"""AUC and AP of videos and of their frames, with intervals that resample videos, exactly.
+"""Exact AUC and AP of frames and of videos, with bootstrap intervals over videos.
 
-Both depend on the frames only through counts per video at the scores of positive frames. They are
-gathered once; a bootstrap over videos is then matrix products with the videos' weights.
+Both depend on frames only through counts per video at the scores of positive frames. These are
+counted once; a bootstrap over videos is then matrix products with the videos' weights.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from alertclip.intervals import Interval, Statistic, percentiles, resampled_counts
 from media.errors import InputError
 
-BLOCK = 2048  # thresholds held at once
+BLOCK = 2048  # thresholds in memory at once
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class FrameScores:
 
 
 Columns = Sequence[Sequence[FrameScores]]
-"""The same videos several times, once per class, seed or model."""
+"""The same videos scored several times: once per class, seed or model."""
 FrameMetric = Callable[[Sequence[FrameScores], np.ndarray], np.ndarray]
 """Videos and weights (n, V) of the V different video names -> the metric's values (n,)."""
 
@@ -43,27 +43,27 @@ FrameMetric = Callable[[Sequence[FrameScores], np.ndarray], np.ndarray]
 def frame_auc(videos: Sequence[FrameScores], weights: np.ndarray) -> np.ndarray:
     """Area under the ROC curve over frames, ties one half; nan where a class has no weight."""
     positive, negative, blocks = count_frames(videos)
-    # A resample's area is a quadratic form: right[u, v] counts pairs of a positive frame of
-    # video u and a negative one of video v that are in the right order.
-    found = (at.T @ (negative - above - tied / 2) for at, above, tied in blocks)
-    right = sum(found, np.zeros(2 * positive.shape))
+    # AUC is a quadratic form in the weights: correct[u, v] counts correctly ordered pairs of a
+    # positive frame of video u and a negative frame of video v.
+    per_block = (at.T @ (negative - above - tied / 2) for at, above, tied in blocks)
+    correct = sum(per_block, np.zeros(2 * positive.shape))
     pairs = (weights @ positive) * (weights @ negative)
     with np.errstate(invalid="ignore"):
-        return ((weights @ right) * weights).sum(axis=1) / pairs
+        return ((weights @ correct) * weights).sum(axis=1) / pairs
 
 
 def frame_ap(videos: Sequence[FrameScores], weights: np.ndarray) -> np.ndarray:
-    """Average precision over frames, sum of (R_i - R_{i-1}) P_i; nan as for ``frame_auc``."""
+    """Average precision over frames, sum of (R_i - R_{i-1}) P_i; nan as in ``frame_auc``."""
     _, negative, blocks = count_frames(videos)
-    found, area = np.zeros((len(weights), 1)), np.zeros(len(weights))
+    positives, area = np.zeros((len(weights), 1)), np.zeros(len(weights))
     for at, above, tied in blocks:
         gained = weights @ at.T  # (n, K)
-        true = found + gained.cumsum(axis=1)
-        false = weights @ (above + tied).T
-        area += (gained * true / np.maximum(true + false, 1)).sum(axis=1)
-        found = true[:, -1:]
+        tp = positives + gained.cumsum(axis=1)
+        fp = weights @ (above + tied).T
+        area += (gained * tp / np.maximum(tp + fp, 1)).sum(axis=1)
+        positives = tp[:, -1:]
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(weights @ negative > 0, area / found[:, 0], np.nan)
+        return np.where(weights @ negative > 0, area / positives[:, 0], np.nan)
 
 
 FRAME_METRICS: dict[str, FrameMetric] = {"AUC": frame_auc, "AP": frame_ap}
@@ -72,10 +72,10 @@ FRAME_METRICS: dict[str, FrameMetric] = {"AUC": frame_auc, "AP": frame_ap}
 def count_frames(
     videos: Sequence[FrameScores],
 ) -> tuple[np.ndarray, np.ndarray, Iterator[tuple[np.ndarray, ...]]]:
-    """Positive and negative frames per video name, (V,) each, and counts by threshold.
+    """Return positive and negative frames per video name, (V,) each, and counts by threshold.
 
-    Thresholds are the scores of positive frames, highest first, ``BLOCK`` at a time. A block has,
-    (K, V) each, positive frames at the threshold, negative ones above it, negative ones at it.
+    Thresholds are the scores of positive frames, highest first, in blocks of ``BLOCK``. A block is
+    (K, V) counts of positive frames at each threshold, negatives above it and negatives at it.
     """
     numbers = {name: i for i, name in enumerate(video_names(videos))}
     owner = np.repeat([numbers[v.video] for v in videos], [len(v.scores) for v in videos])
@@ -84,36 +84,36 @@ def count_frames(
     thresholds, n = np.unique(scores[truth]), len(numbers)  # ascending
     below = np.searchsorted(thresholds, scores, side="left")  # thresholds below each score
     equal = np.searchsorted(thresholds, scores, side="right") > below
-    k, chosen = len(thresholds), (truth, ~truth, ~truth & equal)
-    at, higher, same = (
-        csr_array((np.ones(c.sum()), (below[c], owner[c])), shape=(k + 1, n)) for c in chosen
+    k, masks = len(thresholds), (truth, ~truth, ~truth & equal)
+    at, higher, tied = (
+        csr_array((np.ones(c.sum()), (below[c], owner[c])), shape=(k + 1, n)) for c in masks
     )
 
     def blocks() -> Iterator[tuple[np.ndarray, ...]]:
-        above = higher[[k]].toarray()  # so far: negatives above all thresholds
+        above = higher[[k]].toarray()  # negatives above all thresholds
         for stop in range(k, 0, -BLOCK):
             rows = np.arange(stop - 1, max(stop - BLOCK, 0) - 1, -1)
             inside = higher[rows].toarray()
-            running = above + inside.cumsum(axis=0) - inside  # those of the row lie below it
-            yield at[rows].toarray(), running, same[rows].toarray()
+            running = above + inside.cumsum(axis=0) - inside  # a row's own lie below its threshold
+            yield at[rows].toarray(), running, tied[rows].toarray()
             above = running[-1:] + inside[-1:]
 
-    positive, negative = (np.bincount(owner[c], minlength=n).astype(float) for c in chosen[:2])
+    positive, negative = (np.bincount(owner[c], minlength=n).astype(float) for c in masks[:2])
     return positive, negative, blocks()
 
 
 def video_names(videos: Sequence[FrameScores]) -> list[str]:
-    """Different names, in order; segments of a video share its name and are one unit."""
+    """Return distinct names in order; segments that share a name are resampled together."""
     return list(dict.fromkeys(video.video for video in videos))
 
 
 def resample(
     columns: Columns, metric: FrameMetric, name: str, n_boot: int, seed: int
 ) -> np.ndarray:
-    """A metric of several columns of the same videos.
+    """Return a metric of each column, (columns, 1 + n_boot): on all videos, then on resamples.
 
-    Returns (columns, 1 + n_boot): on the videos as they are, then on resamples, the same for all.
-    Raises InputError with ``name`` if all frames are of one class, or the videos differ.
+    All columns share their resamples. Raises InputError with ``name`` if all frames have the same
+    label, or the videos differ.
     """
     names = [video_names(videos) for videos in columns]
     if not names[0] or any(other != names[0] for other in names):
@@ -128,13 +128,13 @@ def resample(
 
 
 def interval(values: np.ndarray, n: int) -> Interval:
-    """Mean over columns, (C, 1 + n_boot) of ``resample``, or one, with its 95% interval."""
+    """Return the mean over columns (C, 1 + n_boot) of ``resample``, with its 95% interval."""
     means = mean_of_defined(np.atleast_2d(values))
     return Interval(float(means[0]), *percentiles(means[1:]), n=n)
 
 
 def mean_of_defined(values: np.ndarray) -> np.ndarray:
-    """Mean over columns, (C, n) -> (n,), without the nan of those that a resample lacks."""
+    """Mean over columns, (C, n) -> (n,), without nan, where a resample lacks the class."""
     defined = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         return np.where(defined, values, 0.0).sum(axis=0) / defined.sum(axis=0)
@@ -143,9 +143,9 @@ def mean_of_defined(values: np.ndarray) -> np.ndarray:
 def resampled_metrics(
     columns: Columns, n_boot: int = 1000, seed: int = 0, what: str = "frame"
 ) -> dict[str, tuple[np.ndarray, int]]:
-    """``what`` AUC and AP as ``resample`` gives each, and the number of frames, by name.
+    """Return ``what`` AUC and AP by name: values of ``resample`` and the number of frames.
 
-    Of frames also AUC inside abnormal videos, which measures localisation alone.
+    For frames also AUC inside abnormal videos, which measures localisation alone.
     """
     plan = {f"{what} {name}".strip(): (metric, columns) for name, metric in FRAME_METRICS.items()}
     if what == "frame":
@@ -157,27 +157,27 @@ def resampled_metrics(
 
 
 def metric_rows(columns: Columns, n_boot: int, seed: int, what: str = "frame") -> list[dict]:
-    """``resampled_metrics`` averaged over columns, as rows metric, value, low, high, n (frames)."""
-    found = resampled_metrics(columns, n_boot, seed, what).items()
-    return [{"metric": name, **interval(*part)._asdict()} for name, part in found]
+    """Average ``resampled_metrics`` over columns: rows metric, value, low, high, n (frames)."""
+    metrics = resampled_metrics(columns, n_boot, seed, what).items()
+    return [{"metric": name, **interval(*part)._asdict()} for name, part in metrics]
 
 
 def frame_metrics(videos: Sequence[FrameScores], n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """``metric_rows`` of one column."""
+    """Return ``metric_rows`` of one column as a table."""
     return pd.DataFrame(metric_rows([videos], n_boot, seed))
 
 
 def video_metrics(
     scores: np.ndarray, labels: np.ndarray, n_boot: int, seed: int, groups: Sequence[str]
 ) -> pd.DataFrame:
-    """``metric_rows`` of videos: scores, labels and resampled groups (B,); n counts videos."""
+    """Return ``metric_rows`` of videos: scores, labels, resampled groups (B,); n counts videos."""
     order = np.argsort(groups, kind="stable")
     videos = _single_frames(scores[order], labels[order], [groups[i] for i in order])
     return pd.DataFrame(metric_rows([videos], n_boot, seed, "video"))
 
 
 def auc_statistic(labels: np.ndarray) -> Statistic:
-    """AUC over videos (ties one half) as a statistic for bootstrap_interval, paired_difference."""
+    """Return video AUC (ties one half) as statistic of bootstrap_interval, paired_difference."""
     return lambda scores, w: frame_auc(_single_frames(scores, labels, range(len(labels))), w)
 
 

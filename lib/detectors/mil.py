@@ -1,11 +1,11 @@
-"""Two heads without text that tables compare with: Sultani's MIL ranking and RTFM.
+"""Two baselines without text: Sultani's MIL ranking head and RTFM.
 
 Sultani, Chen and Shah, "Real-world anomaly detection in surveillance videos", CVPR 2018 (official
 code: WaqasSultani/AnomalyDetectionCVPR2018). Tian, Pang, Chen, Singh, Verjans and Carneiro,
 "Weakly-supervised video anomaly detection with robust temporal feature magnitude learning", ICCV
-2021 (official code: tianyu0207/RTFM). Both take features of any width and see bags: a video as S
-segments. The authors keep the best weights on the test set; we keep the last. Axis letters: B bags,
-the first half abnormal, T positions.
+2021 (official code: tianyu0207/RTFM). Both take features of any width; a bag is a video as S
+segments. The authors keep the weights that are best on the test set, we keep the last. Axes: B
+bags, the first half abnormal, S segments, T positions.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from media.errors import InputError
 
 
 class Sultani(nn.Module):
-    """Three layers on unit features of one position; the second has no activation (official)."""
+    """Three layers on the unit feature of a position; the second has no activation (official)."""
 
     optimizer = Adagrad
 
@@ -42,10 +42,10 @@ class Sultani(nn.Module):
         return self.layers(x).squeeze(-1), x
 
     def losses(self, scores: Tensor, _: Tensor) -> dict[str, Tensor]:
-        """Loss terms of scores (B, S), eqs. 4 and 7, before weighting, and their "total".
+        """Return "total" and its unweighted terms for scores (B, S), eqs. 4 and 7.
 
-        Every abnormal bag is ranked above every normal one by its highest score; the official sums
-        over pairs and bags are means here, which divides the whole loss by the bags of a half.
+        The highest score of each abnormal bag is ranked above that of each normal bag. The official
+        sums over pairs and bags are means here, so the loss is divided by the bags per half.
         """
         abnormal, normal = scores.chunk(2)
         top, top_normal = abnormal.amax(dim=1), normal.amax(dim=1)
@@ -81,7 +81,7 @@ class MultiScale(nn.Module):
 
 
 class RTFM(nn.Module):
-    """Multi-scale temporal network and a classifier on its features."""
+    """RTFM: the multi-scale temporal network and a classifier on its features."""
 
     optimizer = Adam
 
@@ -100,7 +100,7 @@ class RTFM(nn.Module):
         return self.layers(features).squeeze(-1), features
 
     def losses(self, scores: Tensor, features: Tensor) -> dict[str, Tensor]:
-        """Loss terms of bags; dropout also hides segments from the choice (official)."""
+        """Return ``magnitude_losses``; dropout also hides segments from selection (official)."""
         shown = dropout(torch.ones_like(scores), self.settings.dropout, self.training)
         return magnitude_losses(scores, features, shown, self.settings)
 
@@ -124,18 +124,18 @@ class NonLocal(nn.Module):
 def magnitude_losses(
     scores: Tensor, features: Tensor, shown: Tensor, settings: RTFMSettings
 ) -> dict[str, Tensor]:
-    """ "total" and its terms before weighting, of the segments of largest magnitude (RTFM).
+    """Return "total" and its unweighted terms from the segments of largest magnitude (RTFM).
 
-    scores (B, S), features (B, S, D); shown (B, S) weighs magnitudes in the choice: 0 hides a
-    segment. As in the official code, not in the text: the magnitude of a bag is that of the mean of
-    its chosen features, the loss of paired bags (|m - abnormal| + normal)^2; sparsity is the L2
-    norm of all abnormal scores, which smoothness joins to one sequence.
+    scores (B, S), features (B, S, D); ``shown`` (B, S) scales magnitudes in selection, 0 hides a
+    segment. As in the official code, not the text: a bag's magnitude is that of its mean selected
+    feature, the loss of paired bags is (|m - abnormal| + normal)^2, sparsity is the L2 norm of all
+    abnormal scores, and smoothness joins them to one sequence.
     """
     top = (features.norm(dim=-1) * shown).topk(settings.top_k, dim=1).indices  # (B, K)
-    chosen = features[torch.arange(len(top), device=top.device)[:, None], top]  # (B, K, D)
+    selected = features[torch.arange(len(top), device=top.device)[:, None], top]  # (B, K, D)
     labels = torch.ones(len(scores), device=scores.device)
     labels[len(scores) // 2 :] = 0
-    abnormal, normal = chosen.mean(dim=1).norm(dim=-1).chunk(2)
+    abnormal, normal = selected.mean(dim=1).norm(dim=-1).chunk(2)
     sequence = scores[: len(scores) // 2].flatten()
     terms = {
         "binary": binary_cross_entropy(scores.gather(1, top).mean(dim=1), labels),
@@ -147,7 +147,7 @@ def magnitude_losses(
 
 
 def segment_means(features: Tensor, segments: int) -> Tensor:
-    """Means (S, D) of S equal parts of a video (n, D); a part without a row takes its first."""
+    """Return means (S, D) of S equal parts of a video (n, D); an empty part takes its first row."""
     edges = (torch.arange(segments + 1) * len(features) // segments).tolist()
     spans = zip(edges[:-1], edges[1:], strict=True)
     return torch.stack([features[start : max(end, start + 1)].mean(dim=0) for start, end in spans])
@@ -159,7 +159,7 @@ HEADS = {"sultani": Sultani, "rtfm": RTFM}
 def fit(
     model: Sultani | RTFM, videos: Sequence[parts.Features], abnormal: Sequence[bool], seed: int
 ) -> pd.DataFrame:
-    """Train ``model`` in place on videos (n_i, D), as ``train``; InputError as for ``halves``."""
+    """Train in place on videos (n_i, D); returns as ``train``, InputError as in ``halves``."""
     settings, rng = model.settings, np.random.default_rng(seed)
     device = next(model.parameters()).device
     pools = parts.halves(abnormal, settings.batch_size)
@@ -178,7 +178,7 @@ def fit(
 
 @torch.no_grad()
 def score_video(model: Sultani | RTFM, features: parts.Features) -> parts.VideoScores:
-    """Normal and abnormal scores of a video (n, D) as one bag; Sultani's authors score 32 parts."""
+    """Score each feature of a video (n, D) as one bag; Sultani's authors score 32 segments."""
     x = parts.as_features(features, model.width)[None].to(next(model.parameters()).device)
     scores = model.eval()(x)[0][0].cpu()
     return parts.VideoScores(scores.numpy(), torch.stack([1 - scores, scores], dim=1).numpy())

@@ -1,4 +1,4 @@
-"""Who answers the questions, and how often they are right.
+"""Answerers of the questions and their accuracy.
 
 An answerer takes a question and replies with text. Similarity models reply with a letter, language
 models with free text that is parsed strictly. A reply that cannot be parsed is wrong.
@@ -24,17 +24,17 @@ ACCURACY = ["setting", "model", "value", "low", "high", "n"]
 DIFFERENCE = ["difference", "setting", *ACCURACY[2:]]
 
 Answerer = Callable[[Question], str]
-"""A question -> the reply; NoReply or DecodeError if there is none."""
+"""Question -> reply; raises NoReply or DecodeError if there is none."""
 
 
 def class_log_probabilities(
     v: np.ndarray, texts: Sequence[np.ndarray], scale: float, anomaly: np.ndarray | None = None
 ) -> np.ndarray:
-    """Log probability of each class in each frame by similarity: (n, C), class 0 = normal.
+    """Return log class probabilities of frames by similarity, (n, C); class 0 is normal.
 
-    v (n, D) and texts, one (sentences, D) per class, of unit length; softmax of ``scale`` times the
-    cosines over all sentences, summed per class. ``anomaly`` (n,), logits of a classifier, sets the
-    probability of normal against abnormal instead (VA-GPT's temporal prior).
+    v (n, D) and texts, (sentences, D) per class, have unit length. A softmax of ``scale`` times the
+    cosines over all sentences is summed per class. If given, a classifier's logits ``anomaly`` (n,)
+    set the probability of abnormal against normal instead (VA-GPT's temporal prior).
     """
     owner = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
     logs = log_softmax(scale * v @ np.concatenate(texts).T, axis=1)
@@ -48,9 +48,9 @@ def class_log_probabilities(
 def option_log_likelihood(
     option: Option, logs: np.ndarray, times: np.ndarray, classes: Sequence[str]
 ) -> float:
-    """Log likelihood of the frames under an option: its class inside its time, normal outside.
+    """Return the log likelihood of frames under an option: its class in its time, else normal.
 
-    logs (n, C) as above for ``classes``, normal first; times (n,) of the frames in s.
+    logs (n, C) of ``class_log_probabilities`` for ``classes``, normal first; frame times (n,) in s.
     """
     if option.class_name is None:
         return float(logs[:, 0].sum())
@@ -61,7 +61,7 @@ def option_log_likelihood(
 def similarity_answerer(
     logs: Mapping[str, np.ndarray], step: float, classes: Sequence[str]
 ) -> Answerer:
-    """Answers with the likeliest option; per footage logs (n, C), one row every ``step`` s."""
+    """Answer with the likeliest option; ``logs`` (n, C) per footage, one row every ``step`` s."""
 
     def answer(question: Question) -> str:
         frames = logs[question.video]
@@ -73,30 +73,30 @@ def similarity_answerer(
 
 
 def blind_answerer(questions: Sequence[Question]) -> Answerer:
-    """Answers without frames, from the right answers to the questions on other footage.
+    """Answer without frames, by the right answers to the questions on other footage.
 
-    It takes the most frequent class, then the time that overlaps most with those of that class. Its
+    It takes the most frequent class, then the time that overlaps most with all these events. Its
     accuracy above chance comes from the questions themselves.
     """
-    known = [q for q in questions if q.kind == "total"]
-    videos = np.array([q.video for q in known])
-    right = [q.options[q.right] for q in known]
+    totals = [q for q in questions if q.kind == "total"]
+    videos = np.array([q.video for q in totals])
+    right = [q.options[q.right] for q in totals]
     names = np.array([option.class_name or "" for option in right])
-    shares = np.array([np.divide(o.span, q.duration) for o, q in zip(right, known, strict=True)])
+    relative = np.array([np.divide(o.span, q.duration) for o, q in zip(right, totals, strict=True)])
 
     def answer(question: Question) -> str:
         other = videos != question.video
-        spans = shares[other & (names != "")]
+        spans = relative[other & (names != "")]
         if not len(spans):
             raise InputError("a blind answerer needs anomalies in other footage")
 
-        def frequency(number: int) -> tuple[int, float]:
+        def rank(number: int) -> tuple[int, float]:
             option = question.options[number]
             overlap = span_iou(np.divide(option.span, question.duration), spans).mean()
             count = int((names[other] == (option.class_name or "")).sum())
             return count, float(overlap) if option.class_name else 0.0
 
-        return LETTERS[max(range(len(question.options)), key=frequency)]
+        return LETTERS[max(range(len(question.options)), key=rank)]
 
     return answer
 
@@ -108,27 +108,27 @@ def chat_answerer(
     frames: int = 8,
     priors: Mapping[str, str] | None = None,
 ) -> Answerer:
-    """A vision-language model on ``frames`` frames of each video, of ``size`` (H, W).
+    """Answer by a vision-language model that sees ``frames`` frames of each video at ``size``.
 
-    ``priors``: a sentence to put before the questions on each footage.
+    ``priors``: a sentence by footage that precedes its questions.
     """
     parts = {f.name: numbers for f, numbers in zip(asked.footages, asked.parts, strict=True)}
 
     def answer(question: Question) -> str:
-        shown = []
+        images = []
         for path in (asked.paths[i] for i in parts[question.video]):
             info = probe(path)
             indices = uniform_indices(info, 0, info.duration, frames)
-            shown += list(read_frames(path, indices, size))
-        return model.ask(prompt(question, priors[question.video] if priors else ""), shown)
+            images += list(read_frames(path, indices, size))
+        return model.ask(prompt(question, priors[question.video] if priors else ""), images)
 
     return answer
 
 
 def answer_all(questions: Sequence[Question], answerer: Answerer) -> pd.DataFrame:
-    """All replies: columns video, kind, abnormal, right, reply, chosen (nan: none), correct.
+    """Ask all questions: columns video, kind, abnormal, right, reply, chosen (or nan), correct.
 
-    Where there is no reply, the reason takes its place.
+    If there is no reply, ``reply`` gives the reason.
     """
     rows = []
     for question in questions:
@@ -144,7 +144,7 @@ def answer_all(questions: Sequence[Question], answerer: Answerer) -> pd.DataFram
 
 
 def settings(answers: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
-    """Names and row masks of the kinds of questions that ``answers`` holds."""
+    """Yield the name and row mask of each setting that ``answers`` contains."""
     total, abnormal = answers["kind"] == "total", answers["abnormal"]
     named = {
         "total": total,
@@ -156,17 +156,17 @@ def settings(answers: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
 
 
 def accuracy_table(answers: pd.DataFrame, model: str) -> pd.DataFrame:
-    """Accuracies in per cent with 95% Wilson intervals over videos.
+    """Return accuracies in per cent with 95% Wilson intervals over videos.
 
     Columns setting, model, value, low, high, n, unparsable (per cent), above_chance (the whole
-    interval). There is one question per video and kind.
+    interval is). There is one question per video and kind.
     """
     rows = []
     for setting, mask in settings(answers):
-        part = answers[mask]
-        correct, n = int(part["correct"].sum()), len(part)
+        subset = answers[mask]
+        correct, n = int(subset["correct"].sum()), len(subset)
         share = correct / n, *binomtest(correct, n).proportion_ci(method="wilson")
-        unparsable = 100 * float(part["chosen"].isna().mean())
+        unparsable = 100 * float(subset["chosen"].isna().mean())
         rows.append((setting, model, *(100 * x for x in share), n, unparsable))
     table = pd.DataFrame(rows, columns=[*ACCURACY, "unparsable"])
     return table.assign(above_chance=table["low"] > CHANCE)
@@ -175,7 +175,7 @@ def accuracy_table(answers: pd.DataFrame, model: str) -> pd.DataFrame:
 def accuracy_differences(
     answers: Mapping[str, pd.DataFrame], n_boot: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
-    """Paired differences (points) of each answerer to the one before it, on the same questions.
+    """Return each answerer's paired difference (points) to the one before, on the same questions.
 
     Columns difference, setting, value, low, high, n; bootstrap over videos.
     """
@@ -194,27 +194,27 @@ def _difference(
     title: str, setting: str, old: pd.Series, new: pd.Series, n_boot: int, seed: int
 ) -> tuple[object, ...]:
     pair = old.to_numpy(float), new.to_numpy(float)
-    found = intervals.paired_difference(*pair, n_boot=n_boot, seed=seed)
-    return title, setting, *(100 * value for value in found[:3]), found.n
+    interval = intervals.paired_difference(*pair, n_boot=n_boot, seed=seed)
+    return title, setting, *(100 * value for value in interval[:3]), interval.n
 
 
 def arm_table(answers: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy of each arm in per cent: columns of ``accuracy_table``, averaged over seeds.
+    """Return each arm's accuracy in per cent: columns of ``accuracy_table``, averaged over seeds.
 
-    The interval is Wilson's over videos of one seed, averaged: seeds answer the same questions.
+    Intervals are Wilson's over the videos of a seed, averaged, as seeds answer the same questions.
     """
     rows = []
     for arm, part in answers.groupby("arm", sort=False):
-        seeds = [accuracy_table(given, arm) for _, given in part.groupby("seed")]
+        seeds = [accuracy_table(group, arm) for _, group in part.groupby("seed")]
         mean = pd.concat(seeds).groupby("setting", sort=False).mean(numeric_only=True)
         rows.append(mean.reset_index().assign(model=arm))
     return pd.concat(rows, ignore_index=True).drop(columns="above_chance")
 
 
 def arm_differences(answers: pd.DataFrame, n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """Points by which each arm beats "none" on the same questions: as ``accuracy_differences``.
+    """Return each arm's gain in points over "none", as ``accuracy_differences``.
 
-    ``answers``: as ``answer_all``, arm and seed; a question counts by its mean over seeds.
+    ``answers`` are those of ``answer_all`` with arm and seed; correctness is averaged over seeds.
     """
     rows, keys = [], ["video", "kind"]
     arms = {a: t.groupby(keys)["correct"].mean() for a, t in answers.groupby("arm", sort=False)}

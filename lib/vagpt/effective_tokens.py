@@ -1,7 +1,7 @@
-"""Spatial effective tokens: keep the patches that changed since the frame before (VA-GPT, SETS).
+"""Spatial effective tokens: keep the patches that changed since the last frame (VA-GPT, SETS).
 
 Patch features come from DINOv2 (a timm model) or from the backbone's own tower. VA-GPT keeps half
-of the patches, the best of its five shares. Axis letters: T frames, (h, w) patches, D features.
+of the patches, the best of the five shares it tries. Axes: T frames, (h, w) patches, D features.
 """
 
 from collections.abc import Callable
@@ -36,18 +36,18 @@ class Shown(NamedTuple):
 
 
 def patch_difference(patches: np.ndarray) -> np.ndarray:
-    """Manhattan distance of each patch to itself one frame earlier: (T, h, w, D) -> (T, h, w).
+    """Manhattan distance of each patch to that of the frame before: (T, h, w, D) -> (T, h, w).
 
-    The distances of the first frame are inf.
+    It is inf for the first frame.
     """
-    moved = np.abs(np.diff(patches, axis=0)).sum(axis=-1)
-    return np.concatenate([np.full((1, *patches.shape[1:3]), np.inf), moved])
+    distance = np.abs(np.diff(patches, axis=0)).sum(axis=-1)
+    return np.concatenate([np.full((1, *patches.shape[1:3]), np.inf), distance])
 
 
 def keep_top(distance: np.ndarray, share: float) -> np.ndarray:
-    """The ``share`` of each frame's patches with the largest distance: (T, h, w) -> the same, bool.
+    """Mask the ``share`` of each frame's patches of largest distance: (T, h, w) -> the same, bool.
 
-    At least one is kept; of equal ones the first. A frame of infinite distances keeps all.
+    At least one is kept, of ties the first. A frame whose distances are all infinite keeps all.
     """
     if not 0 < share <= 1:
         raise InputError(f"the share of kept patches must be above 0 and at most 1, not {share}")
@@ -61,31 +61,31 @@ def keep_top(distance: np.ndarray, share: float) -> np.ndarray:
 
 
 def keep_random(shape: tuple[int, int, int], share: float, seed: int) -> np.ndarray:
-    """The control: as many patches per frame, drawn by seed; (T, h, w) bool, first frame whole."""
+    """Control: mask (T, h, w) of as many random patches per frame; the first frame keeps all."""
     drawn = np.random.default_rng(seed).random(shape)
     drawn[0] = np.inf
     return keep_top(drawn, share)
 
 
 def on_grid(distance: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Distances (T, h, w) averaged onto the patch grid of another encoder: (T, *grid)."""
-    given = torch.from_numpy(distance[:, None]).float()
-    return interpolate(given, grid, mode="area")[:, 0].numpy()
+    """Average distances (T, h, w) onto the patch grid of another encoder: (T, *grid)."""
+    maps = torch.from_numpy(distance[:, None]).float()
+    return interpolate(maps, grid, mode="area")[:, 0].numpy()
 
 
 @torch.inference_mode()
 def backbone_patches(model: AlertCLIP, frames: np.ndarray) -> np.ndarray:
-    """The backbone's projected patch tokens (T, h, w, D) of frames (T, H, W, 3) of its size."""
-    parts = _pixels(frames, model.mean.device).split(CHUNK)
-    grids = [model.encode_frames(part[None], patches=True).patches for part in parts]
+    """Return projected patch tokens (T, h, w, D) of frames (T, H, W, 3) of the backbone's size."""
+    chunks = _pixels(frames, model.mean.device).split(CHUNK)
+    grids = [model.encode_frames(chunk[None], patches=True).patches for chunk in chunks]
     return torch.cat(grids).float().permute(0, 2, 3, 1).cpu().numpy()
 
 
 @torch.inference_mode()
 def embed_frames(model: AlertCLIP, frames: np.ndarray) -> np.ndarray:
-    """Unit image embeddings (T, D) of frames (T, H, W, 3) uint8 of the backbone's size."""
-    parts = _pixels(frames, model.mean.device).split(CHUNK)
-    return unit(torch.cat([model.image_features(part).cpu() for part in parts]).numpy())
+    """Return unit image embeddings (T, D) of frames (T, H, W, 3) uint8 of the backbone's size."""
+    chunks = _pixels(frames, model.mean.device).split(CHUNK)
+    return unit(torch.cat([model.image_features(chunk).cpu() for chunk in chunks]).numpy())
 
 
 def _pixels(frames: np.ndarray, device: torch.device | str) -> Tensor:
@@ -93,9 +93,9 @@ def _pixels(frames: np.ndarray, device: torch.device | str) -> Tensor:
 
 
 def timm_patches(name: str, pretrained: bool = True, device: str = "cpu") -> Patches:
-    """Patch features of a timm vision transformer from frames of any size.
+    """Return a timm vision transformer that makes patch features of frames of any size.
 
-    VA-GPT takes DINOv2 ("vit_small_patch14_dinov2.lvd142m" here). InputError if the weights are not
+    VA-GPT uses DINOv2 ("vit_small_patch14_dinov2.lvd142m" here). InputError if the weights are not
     in the cache and cannot be fetched.
     """
     import timm  # slow to import
@@ -105,15 +105,15 @@ def timm_patches(name: str, pretrained: bool = True, device: str = "cpu") -> Pat
     except Exception as error:  # unknown names and failed downloads share no base class
         raise InputError(f"timm cannot make {name} ({type(error).__name__}: {error})") from None
     encoder = encoder.to(device).eval()
-    made = timm.data.resolve_model_data_config(encoder)
-    mean, std = (torch.tensor(made[k], device=device).view(3, 1, 1) for k in ("mean", "std"))
+    config = timm.data.resolve_model_data_config(encoder)
+    mean, std = (torch.tensor(config[k], device=device).view(3, 1, 1) for k in ("mean", "std"))
 
     @torch.inference_mode()
     def encode(frames: np.ndarray) -> np.ndarray:
-        size = made["input_size"][1:]
+        size = config["input_size"][1:]
         pixels = interpolate(_pixels(frames, device) / 255, size, mode="bicubic", antialias=True)
-        parts = ((pixels - mean) / std).split(CHUNK)
-        tokens = torch.cat([encoder.forward_features(part) for part in parts])
+        chunks = ((pixels - mean) / std).split(CHUNK)
+        tokens = torch.cat([encoder.forward_features(chunk) for chunk in chunks])
         tokens = tokens[:, encoder.num_prefix_tokens :]
         return tokens.unflatten(1, encoder.patch_embed.grid_size).float().cpu().numpy()
 
@@ -121,7 +121,7 @@ def timm_patches(name: str, pretrained: bool = True, device: str = "cpu") -> Pat
 
 
 def pool_kept(patches: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """Unit frame embeddings from the mean of the kept patches: (T, h, w, D) -> (T, D).
+    """Return unit frame embeddings, the mean of the kept patches: (T, h, w, D) -> (T, D).
 
     With every patch kept this is the image embedding of a backbone that pools by averaging.
     """
@@ -130,7 +130,7 @@ def pool_kept(patches: np.ndarray, kept: np.ndarray) -> np.ndarray:
 
 
 def mask_frames(frames: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """Frames (T, H, W, 3) with every patch painted grey that is not kept, (T, h, w) bool."""
+    """Paint the patches of frames (T, H, W, 3) grey that ``kept`` (T, h, w) leaves out."""
     height, width = frames.shape[1:3]
     rows = np.arange(height) * kept.shape[1] // height
     columns = np.arange(width) * kept.shape[2] // width
@@ -138,7 +138,7 @@ def mask_frames(frames: np.ndarray, kept: np.ndarray) -> np.ndarray:
 
 
 def unit(features: np.ndarray) -> np.ndarray:
-    """Image embeddings (n, D) at unit length."""
+    """Scale embeddings (n, D) to unit length."""
     return normalize(torch.from_numpy(features), dim=-1).numpy()
 
 
@@ -151,48 +151,49 @@ def video_tokens(
     gap: int,
     encode: Patches | None = None,
 ) -> Shown:
-    """The tokens of ``frames`` frames of a video, from the safetensors ``file`` or made and kept.
+    """Return the tokens of ``frames`` frames of a video, cached in the safetensors ``file``.
 
-    ``see``: frames (T, H, W, 3) uint8 -> tokens (T, h, w, W) before the projector, kept as fp16.
-    moved is the change since ``gap`` frames before, inf where there is none. ``encode``: whose
-    patches are compared (VA-GPT: DINOv2); None: the tokens themselves.
+    ``see``: frames (T, H, W, 3) uint8 -> tokens (T, h, w, W) before the projector, cached as fp16.
+    ``moved`` is the change since ``gap`` frames earlier, inf if there is no such frame. ``encode``
+    makes the patches that are compared (VA-GPT: DINOv2); None compares the tokens.
     """
     try:
-        kept = load_file(file)
+        cached = load_file(file)
     except (FileNotFoundError, SafetensorError):
-        now, times = _chosen(path, cache, frames)
+        now, times = _sampled(path, cache, frames)
         before = np.maximum(now - gap, 0)
         needed = np.union1d(now, before)
-        shown = np.asarray(cache.get(path, needed.tolist()))
-        seen = see(shown)
-        patches = encode(shown) if encode else seen.float().numpy()
-        at, earlier = np.searchsorted(needed, now), np.searchsorted(needed, before)
-        moved = on_grid(np.abs(patches[at] - patches[earlier]).sum(axis=-1), seen.shape[1:3])
+        images = np.asarray(cache.get(path, needed.tolist()))
+        tokens = see(images)
+        patches = encode(images) if encode else tokens.float().numpy()
+        now_rows, before_rows = np.searchsorted(needed, now), np.searchsorted(needed, before)
+        distance = np.abs(patches[now_rows] - patches[before_rows]).sum(axis=-1)
+        moved = on_grid(distance, tokens.shape[1:3])
         moved[now < gap] = np.inf
-        kept = {
-            "tokens": seen[torch.from_numpy(at)].half(),
+        cached = {
+            "tokens": tokens[torch.from_numpy(now_rows)].half(),
             "moved": torch.from_numpy(moved),
             "times": torch.from_numpy(times).float(),
         }
         with atomic_write(file) as temporary:
-            save_file(kept, temporary)
-    return Shown(kept["tokens"].float(), kept["moved"].numpy(), kept["times"].numpy())
+            save_file(cached, temporary)
+    return Shown(cached["tokens"].float(), cached["moved"].numpy(), cached["times"].numpy())
 
 
-def _chosen(path: Path, cache: FrameCache, frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers (T,) of the frames that a model is shown, spread evenly, and their times in s."""
+def _sampled(path: Path, cache: FrameCache, frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the evenly spaced indices (T,) of the frames a model sees, and their times in s."""
     info = cache.info(path)
-    numbers = uniform_indices(info, 0, info.duration, frames)
-    return numbers, info.clock[numbers]
+    indices = uniform_indices(info, 0, info.duration, frames)
+    return indices, info.clock[indices]
 
 
 def frames_shown(path: Path, cache: FrameCache, frames: int) -> np.ndarray:
-    """The frames (T, H, W, 3) uint8 whose tokens a model is shown."""
-    return np.asarray(cache.get(path, _chosen(path, cache, frames)[0].tolist()))
+    """Return the frames (T, H, W, 3) uint8 whose tokens a model sees."""
+    return np.asarray(cache.get(path, _sampled(path, cache, frames)[0].tolist()))
 
 
 def between(shown: Shown, start: float, end: float) -> Shown:
-    """The frames within a time in s; where there are none, the nearest to its middle."""
+    """Keep the frames in [start, end) s or, if there are none, the one nearest to its middle."""
     inside = (shown.times >= start) & (shown.times < end)
     if not inside.any():
         inside[np.abs(shown.times - (start + min(end, shown.times[-1])) / 2).argmin()] = True

@@ -1,7 +1,7 @@
 """Instruction data in LLaVA's conversation format (VA-GPT, supplementary 1.1).
 
 A timed caption is a clip; each gets three question-answer pairs, the last of which asks whether
-there are any anomalies. The paper counts 16,308 pairs for 4,077 clips, four each, and says three.
+there are any anomalies. The paper says three but counts 16,308 pairs for 4,077 clips, four each.
 
 ``python -m vagpt.instructions UCFCrime_Train.json --data-root FOLDER --out instructions.json``
 reads UCA's captions, leaves out UCF-Crime's test videos and writes pairs by template, or by a chat
@@ -33,41 +33,42 @@ from vagpt.timed_captions import TimedCaption, read_uca, text_judge, training_on
 PARAMS = Path(__file__).resolve().parents[2] / "params"
 FORM = yaml.safe_load((PARAMS / "facts" / "instructions.yaml").read_text(encoding="utf-8"))
 LAST = "Are there any anomalies?"
-PAIRS, ATTEMPTS = 3, 3  # of a clip; replies asked for at most
+PAIRS = 3  # per clip
+ATTEMPTS = 3  # replies that a model may give per clip
 Pair = tuple[str, str]  # a question and its answer
 
 
 def template_pairs(caption: TimedCaption) -> list[Pair]:
-    """Pairs by template, the wording of the questions drawn by clip."""
+    """Return pairs by template; the wording of the questions is drawn by clip."""
     rng = np.random.default_rng([0, zlib.crc32(_key(caption).encode())])
-    when, told = "Over the whole video.", "everything in it is normal."
+    when, finding = "Over the whole video.", "everything in it is normal."
     if np.isfinite(caption.end):
         when = f"From {caption.start:.1f} s to {caption.end:.1f} s."
     if caption.abnormal:
-        told = f"{words(caption.class_name)}. {caption.sentence}"
+        finding = f"{words(caption.class_name)}. {caption.sentence}"
     questions = str(rng.choice(FORM["what"])), str(rng.choice(FORM["when"])), LAST
-    answers = caption.sentence, when, f"{verdict(caption)}, {told}"
+    answers = caption.sentence, when, f"{verdict(caption)}, {finding}"
     return list(zip(questions, answers, strict=True))
 
 
 def model_pairs(caption: TimedCaption, model: Endpoint) -> list[Pair]:
-    """Pairs written by a model from the caption; a reply of another form is sent back with why.
+    """Return pairs that a model writes from the caption; it is told what is wrong with a reply.
 
-    Raises NoReply after ATTEMPTS such replies.
+    Raises NoReply after ATTEMPTS wrong replies.
     """
     kind = f"an anomaly ({words(caption.class_name)})" if caption.abnormal else "nothing abnormal"
-    about = {"caption": json.dumps(caption.sentence), "kind": kind, "verdict": verdict(caption)}
-    prompt, again = FORM["task"].format(last=LAST, **about), ""
+    fields = {"caption": json.dumps(caption.sentence), "kind": kind, "verdict": verdict(caption)}
+    prompt, correction = FORM["task"].format(last=LAST, **fields), ""
     for _ in range(ATTEMPTS):
-        pairs, broken = read_pairs(model.ask(prompt + again), caption)
-        if not broken:
+        pairs, problem = read_pairs(model.ask(prompt + correction), caption)
+        if not problem:
             return pairs
-        again = FORM["again"].format(broken=broken)
-    raise NoReply(f"{ATTEMPTS} replies broke the form, the last: {broken}")
+        correction = FORM["again"].format(broken=problem)
+    raise NoReply(f"{ATTEMPTS} replies broke the form, the last: {problem}")
 
 
 def read_pairs(reply: str, caption: TimedCaption) -> tuple[list[Pair], str]:
-    """The pairs of a reply, or none and what is wrong with it."""
+    """Return the pairs of a reply, or none and what is wrong with it."""
     try:
         pairs = [(v["question"].strip(), v["answer"].strip()) for v in json.loads(reply)]
     except (ValueError, RecursionError, TypeError, LookupError, AttributeError):
@@ -84,16 +85,16 @@ def read_pairs(reply: str, caption: TimedCaption) -> tuple[list[Pair], str]:
 
 
 def verdict(caption: TimedCaption) -> str:
-    """Yes or No: whether the clip is abnormal."""
+    """Return Yes if the clip is abnormal, else No."""
     return "Yes" if caption.abnormal else "No"
 
 
 def conversation(caption: TimedCaption, pairs: Sequence[Pair]) -> dict[str, Any]:
-    """One LLaVA record: turns by human and gpt; the first question carries the image token."""
+    """Return a LLaVA record of turns by human and gpt; the first question has the image token."""
     turns = []
     for number, (question, answer) in enumerate(pairs):
-        asked = question if number else f"<image>\n{question}"
-        turns += [{"from": "human", "value": asked}, {"from": "gpt", "value": answer}]
+        text = question if number else f"<image>\n{question}"
+        turns += [{"from": "human", "value": text}, {"from": "gpt", "value": answer}]
     record = {"id": _key(caption), "video": caption.video, "conversations": turns}
     if np.isfinite(caption.end):
         record["time"] = [caption.start, caption.end]
@@ -106,10 +107,10 @@ def write_instructions(
     name: str,
     path: Path,
 ) -> tuple[list[dict[str, Any]], Report]:
-    """Write the records of all clips to ``path`` (JSON); the report names the clips without.
+    """Write the records of all clips to ``path`` (JSON); the report lists clips without one.
 
     ``write`` raises NoReply where it has no pairs to give; ``name`` identifies it. Each result is
-    kept at once in a .jsonl beside it, so that a restarted call only writes what is missing.
+    saved at once in a .jsonl beside it, so that a restarted call only writes what is missing.
     InputError if there are no captions.
     """
     if not captions:

@@ -1,11 +1,11 @@
 """VA-GPT's language model: a LLaVA of transformers that reads a share of the visual tokens.
 
 Frames -> vision tower -> visual tokens -> those that changed (SETS) -> projector -> language model,
-by ``inputs_embeds``. VA-GPT starts from LLaMA-VID, which transformers has not; here any checkpoint
-of its ``LlavaForConditionalGeneration`` serves, by name or folder. Before the tokens of each frame
-stands its time, which LLaMA-VID does not tell.
+by ``inputs_embeds``. VA-GPT starts from LLaMA-VID, which transformers lacks; here any checkpoint
+of ``LlavaForConditionalGeneration`` can be used, by name or folder. Unlike in LLaMA-VID, the time
+of each frame precedes its tokens.
 
-Axis letters: T frames, (h, w) token grid, W width of the tower, H of the language model, L length.
+Axes: T frames, (h, w) token grid, W width of the tower, H of the language model, L length.
 """
 
 import os
@@ -29,21 +29,21 @@ from vagpt.effective_tokens import CHUNK, Shown, keep_top
 
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is dep")  # PEFT still asks for it
 SHIPPED = "minivlm"  # for the mini world; python -m companion.mini_vlm makes it
-IGNORED = -100  # label of a token that the loss leaves out
+IGNORED = -100  # label of tokens that the loss ignores
 WARMUP = 0.03  # share of the steps, LLaVA's
 # LLaVA adapts every linear layer.
 LINEAR = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
 
 
 class Dialogue(NamedTuple):
-    """Questions about a footage with their answers; None: to be answered."""
+    """Questions about a footage and their answers; None is an answer to be generated."""
 
     shown: Shown
     turns: Sequence[tuple[str, str | None]]
 
 
 class VisionLanguageModel:
-    """A LLaVA with its processor; ``pool`` averages that many neighbouring tokens each way."""
+    """A LLaVA with its processor; visual tokens are averaged over ``pool`` x ``pool``."""
 
     def __init__(self, name: str, pool: int = 1, device: str = "cpu") -> None:
         """Load safetensors weights, in bf16 on a GPU; InputError if there is no such LLaVA.
@@ -54,10 +54,10 @@ class VisionLanguageModel:
 
         name = str(WEIGHTS / name) if name == SHIPPED else name
         safe = {"use_safetensors": True}
-        kind = torch.float32 if device == "cpu" else torch.bfloat16
+        dtype = torch.float32 if device == "cpu" else torch.bfloat16
         try:
             self.processor = AutoProcessor.from_pretrained(name)
-            model = AutoModelForImageTextToText.from_pretrained(name, dtype=kind, **safe)
+            model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, **safe)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"{name}: no vision-language model to load ({reason})") from None
@@ -74,18 +74,18 @@ class VisionLanguageModel:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Frame size (H, W) of the tower."""
+        """Frame size (H, W) of the vision tower."""
         return (self.model.config.vision_config.image_size,) * 2
 
     @torch.no_grad()
     def see(self, frames: np.ndarray) -> Tensor:
-        """Visual tokens (T, h, w, W) of frames (T, H, W, 3) uint8, as they reach the projector."""
+        """Return visual tokens (T, h, w, W) of frames (T, H, W, 3) uint8, before the projector."""
         seen: list[Tensor] = []
         llava, images = self._llava, self.processor.image_processor
         hook = llava.multi_modal_projector.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
         try:
-            for part in np.split(frames, range(CHUNK, len(frames), CHUNK)):
-                pixels = images(images=list(part.copy()), return_tensors="pt").pixel_values
+            for chunk in np.split(frames, range(CHUNK, len(frames), CHUNK)):
+                pixels = images(images=list(chunk.copy()), return_tensors="pt").pixel_values
                 llava.get_image_features(pixels.to(self.model.device, self.model.dtype))
         finally:
             hook.remove()
@@ -95,25 +95,25 @@ class VisionLanguageModel:
         return avg_pool2d(grid, self.pool).permute(0, 2, 3, 1).cpu()
 
     def pieces(self, turns: Sequence[tuple[str, str | None]]) -> Iterator[tuple[str, bool]]:
-        """A dialogue in the model's chat form, and whether the loss counts each piece: answers."""
-        said, before = [], ""
+        """Yield a dialogue in the model's chat template by piece, and if the piece is an answer."""
+        messages, before = [], ""
         for number, (question, answer) in enumerate(turns):
             image = [] if number else [{"type": "image"}]
             content = [*image, {"type": "text", "text": question}]
-            said.append({"role": "user", "content": content})
-            form = self.processor.apply_chat_template
-            whole = form(said, add_generation_prompt=True, tokenize=False)
-            yield whole.removeprefix(before), False
+            messages.append({"role": "user", "content": content})
+            template = self.processor.apply_chat_template
+            prompt = template(messages, add_generation_prompt=True, tokenize=False)
+            yield prompt.removeprefix(before), False
             if answer is not None:
-                space = "" if whole[-1].isspace() else " "
+                space = "" if prompt[-1].isspace() else " "
                 yield f"{space}{answer}{self.tokenizer.eos_token}", True
                 text = [{"type": "text", "text": answer}]
-                said.append({"role": "assistant", "content": text})
-                before = form(said, tokenize=False)
+                messages.append({"role": "assistant", "content": text})
+                before = template(messages, tokenize=False)
 
     def sequence(self, item: Dialogue, kept: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Token ids and labels (L,): ids hold the image token once for each kept visual token."""
-        ids = list(self.tokenizer("").input_ids)  # what stands before every text
+        """Return token ids and labels (L,), with one image token per kept visual token."""
+        ids = list(self.tokenizer("").input_ids)  # special tokens that begin every text
         labels, image = [IGNORED] * len(ids), self.processor.image_token
         counts = kept.sum(axis=(1, 2)).tolist()
         times = [f"{t:.0f} s " if len(counts) > 1 else "" for t in item.shown.times.tolist()]
@@ -126,23 +126,21 @@ class VisionLanguageModel:
         return torch.tensor(ids), torch.tensor(labels)
 
     def inputs(self, items: Sequence[Dialogue], share: float = 1.0) -> dict[str, Tensor]:
-        """What the model takes: inputs_embeds (B, L, H), attention_mask and labels (B, L).
+        """Return inputs_embeds (B, L, H), attention_mask and labels (B, L), padded left.
 
-        ``share`` of each frame's visual tokens is kept, those that changed most. Padded left.
+        Keeps the ``share`` of each frame's visual tokens that changed most.
         """
-        masks = [keep_top(item.shown.moved, share) for item in items]
-        made = [self.sequence(*pair) for pair in zip(items, masks, strict=True)]
-        ids, labels = (
-            pad_sequence(list(part), True, value, "left").to(self.model.device)
-            for part, value in zip(zip(*made, strict=True), (-1, IGNORED), strict=True)
-        )
+        masked = [(item, keep_top(item.shown.moved, share)) for item in items]
+        sequences = [self.sequence(item, kept) for item, kept in masked]
+        ids, labels = map(list, zip(*sequences, strict=True))
+        ids = pad_sequence(ids, True, -1, "left").to(self.model.device)
+        labels = pad_sequence(labels, True, IGNORED, "left").to(self.model.device)
         embeds = self.model.get_input_embeddings()(ids.clamp_min(0))
-        shown = [item.shown.tokens[torch.from_numpy(mask)] for item, mask in
-                 zip(items, masks, strict=True)]  # fmt: skip
+        visual = [item.shown.tokens[torch.from_numpy(kept)] for item, kept in masked]
         projector = self._llava.multi_modal_projector
-        own = list(projector.parameters())  # PEFT keeps a frozen copy in another precision
-        own = [p for p in own if p.requires_grad] or own
-        tokens = torch.cat(shown).to(embeds.device, own[0].dtype)
+        weights = list(projector.parameters())  # PEFT keeps a frozen copy in another precision
+        weights = [p for p in weights if p.requires_grad] or weights
+        tokens = torch.cat(visual).to(embeds.device, weights[0].dtype)
         places = (ids == self.model.config.image_token_id)[..., None]
         embeds = embeds.masked_scatter(places, projector(tokens).to(embeds.dtype))
         return {"inputs_embeds": embeds, "attention_mask": (ids >= 0).long(), "labels": labels}
@@ -156,26 +154,26 @@ class VisionLanguageModel:
     def log_likelihood(self, items: Sequence[Dialogue], share: float = 1.0) -> np.ndarray:
         """Mean log probability (B,) of the tokens of each dialogue's answers."""
         logits, labels = self._answer_logits(items, share)
-        lost = cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
-        return (-lost.sum(dim=1) / (labels != IGNORED).sum(dim=1)).cpu().numpy()
+        losses = cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
+        return (-losses.sum(dim=1) / (labels != IGNORED).sum(dim=1)).cpu().numpy()
 
     def _answer_logits(self, items: Sequence[Dialogue], share: float) -> tuple[Tensor, Tensor]:
-        """Logits (B, vocabulary, n) of the next tokens (B, n), from the first answer's on."""
-        given = self.inputs(items, share)
-        labels = given.pop("labels")
+        """Return logits (B, vocabulary, n) and labels (B, n) of tokens from the first answer on."""
+        inputs = self.inputs(items, share)
+        labels = inputs.pop("labels")
         first = int((labels != IGNORED).any(dim=0).nonzero()[0])
-        count = labels.shape[1] - first + 1  # a token's logits stand one place before it
-        logits = self.model(**given, logits_to_keep=count).logits[:, :-1]
+        count = labels.shape[1] - first + 1  # a token's logits are one position before it
+        logits = self.model(**inputs, logits_to_keep=count).logits[:, :-1]
         return logits.float().transpose(1, 2), labels[:, 1 - count :]
 
     def adapt(self, rank: int, seed: int = 0) -> None:
-        """Make trainable: the projector, and LoRA of ``rank`` in the language model."""
+        """Make the projector trainable, and add LoRA of ``rank`` to the language model."""
         torch.manual_seed(seed)
         from peft import LoraConfig, get_peft_model  # slow to import
 
-        pattern, whole = rf".*language_model.*\.({LINEAR})", ["multi_modal_projector"]
+        pattern, full = rf".*language_model.*\.({LINEAR})", ["multi_modal_projector"]
         config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=pattern,
-                            modules_to_save=whole)  # fmt: skip
+                            modules_to_save=full)  # fmt: skip
         self.model = _precise(get_peft_model(self.model, config))
 
     def fit(
@@ -187,9 +185,9 @@ class VisionLanguageModel:
         seed: int = 0,
         label: str = "tuning",
     ) -> list[float]:
-        """Train on answers, by AdamW, what requires a gradient; returns the loss of every step.
+        """Train all trainable weights on answers by AdamW; return the loss of each step.
 
-        ``draw`` gives the dialogues of a step.
+        ``draw`` returns the dialogues of a step.
         """
         torch.manual_seed(seed)
         rng, losses, device = np.random.default_rng(seed), [], self.model.device.type
@@ -213,36 +211,36 @@ class VisionLanguageModel:
     def answer(
         self, items: Sequence[Dialogue], share: float = 1.0, max_new_tokens: int = 60
     ) -> list[str]:
-        """The replies, by greedy decoding, to dialogues whose last answer is None."""
-        given = self.inputs(items, share)
-        del given["labels"]
-        ids = self.model.generate(**given, do_sample=False, max_new_tokens=max_new_tokens,
+        """Return greedily decoded replies to dialogues whose last answer is None."""
+        inputs = self.inputs(items, share)
+        del inputs["labels"]
+        ids = self.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens,
                                   pad_token_id=self.tokenizer.pad_token_id)  # fmt: skip
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     @torch.no_grad()
     def log_odds(self, items: Sequence[Dialogue], yes: str, no: str) -> np.ndarray:
-        """log p(yes) - log p(no) (B,) as the next words of dialogues whose last answer is None.
+        """Return log p(yes) - log p(no) (B,) of the next word, where the last answer is None.
 
-        By the first tokens in which the two words differ.
+        The words are compared by the first tokens in which they differ.
         """
-        ends = [list(self.pieces([("", word)]))[-1][0] for word in (yes, no)]
-        said = [self.tokenizer(text, add_special_tokens=False).input_ids for text in ends]
-        yes_id, no_id = next((a, b) for a, b in zip(*said, strict=False) if a != b)
-        given = self.inputs(items)
-        del given["labels"]
-        logits = self.model(**given, logits_to_keep=1).logits[:, -1].float()
+        answers = [list(self.pieces([("", word)]))[-1][0] for word in (yes, no)]
+        ids = [self.tokenizer(text, add_special_tokens=False).input_ids for text in answers]
+        yes_id, no_id = next((a, b) for a, b in zip(*ids, strict=False) if a != b)
+        inputs = self.inputs(items)
+        del inputs["labels"]
+        logits = self.model(**inputs, logits_to_keep=1).logits[:, -1].float()
         return (logits[:, yes_id] - logits[:, no_id]).cpu().numpy()
 
     def save_adapter(self, out: Path) -> None:
-        """Write adapters and projector to a folder, whole or not at all."""
-        making = out.with_name(f".{out.name}")
-        self.model.save_pretrained(making)
-        files.share(making)
-        os.replace(making, out)
+        """Write adapters and projector to a folder atomically."""
+        temporary = out.with_name(f".{out.name}")
+        self.model.save_pretrained(temporary)
+        files.share(temporary)
+        os.replace(temporary, out)
 
     def load_adapter(self, folder: Path) -> None:
-        """Put on the adapters and the projector that ``save_adapter`` wrote; they can be tuned."""
+        """Load adapters and projector of ``save_adapter``; they stay trainable."""
         from peft import PeftModel
 
         adapted = PeftModel.from_pretrained(self.model, folder, is_trainable=True)
@@ -250,7 +248,7 @@ class VisionLanguageModel:
 
 
 def _precise(model: nn.Module) -> nn.Module:
-    """The model with what is trained in fp32: steps of AdamW are lost in bf16."""
+    """Cast the trained weights to fp32, as AdamW's steps are lost in bf16."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -258,12 +256,12 @@ def _precise(model: nn.Module) -> nn.Module:
 
 
 def draw_from(items: Sequence[Dialogue], count: int) -> Callable:
-    """Steps of ``count`` dialogues drawn at random."""
+    """Return a function that draws ``count`` dialogues at random."""
     return lambda rng: [items[i] for i in rng.integers(len(items), size=count)]
 
 
 def join_shown(parts: Sequence[Shown], starts: Sequence[float]) -> Shown:
-    """Several videos shown one after the other, each from its start in s."""
+    """Join videos shown one after the other, each from its start in s."""
     tokens = torch.cat([part.tokens for part in parts])
     times = [part.times + start for part, start in zip(parts, starts, strict=True)]
     return Shown(tokens, np.concatenate([part.moved for part in parts]), np.concatenate(times))

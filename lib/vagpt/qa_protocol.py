@@ -8,23 +8,23 @@ from alertclip.hyperparameters import Group
 class QAParams(Group):
     """Questions, temporal classifier, tokens, and an optional vision-language model."""
 
-    joined: int = Field(1, ge=1)  # test videos joined to one footage; 1 = the paper's
-    max_iou: float = Field(0.5, gt=0, lt=1)  # of a wrong interval with the true one; ours
+    joined: int = Field(1, ge=1)  # test videos joined into one footage; 1 in the paper
+    max_iou: float = Field(0.5, gt=0, lt=1)  # of a wrong option's time with an event; ours
     learning_rate: float = Field(1e-3, gt=0)
     batch_size: int = Field(32, ge=1)
     hidden: int = Field(256, ge=1)  # ours: unpublished
     epochs: int = Field(100, ge=1)  # ours: unpublished
     token_share: float = Field(0.5, gt=0, le=1)
     token_videos: int | None = None  # answered with selected tokens; None = all
-    token_encoder: str = ""  # timm model whose patches are compared; empty = the backbone itself
-    chat_url: str = ""  # OpenAI-compatible endpoint of a vision-language model that answers too
+    token_encoder: str = ""  # timm model whose patches are compared; empty: the backbone
+    chat_url: str = ""  # OpenAI-compatible endpoint of a vision-language model that also answers
     chat_model: str = ""  # its name there
     vlm: str = ""  # VA-GPT's language model: a LLaVA of transformers, by name or folder
-    vlm_listed: bool = True  # asked with the options, for a letter; else by their likelihood
+    vlm_listed: bool = True  # list options, ask for a letter; False: compare their likelihoods
     vlm_frames: int = Field(8, ge=1)  # of each video; ours
-    vlm_pool: int = Field(1, ge=1)  # visual tokens averaged each way; ours
+    vlm_pool: int = Field(1, ge=1)  # k: averages k x k visual tokens; ours
     vlm_videos: int | None = None  # training videos; None = all
-    vlm_rank: int = Field(128, ge=1)  # LLaVA's, with a scale of 2
+    vlm_rank: int = Field(128, ge=1)  # LLaVA's; alpha = 2 rank
     vlm_learning_rate: float = Field(2e-4, gt=0)  # LLaVA's for LoRA; unpublished
     vlm_batch_size: int = Field(8, ge=1)  # ours: unpublished
     vlm_steps: int = Field(1000, ge=1)  # on all tokens; ours: unpublished

@@ -1,7 +1,7 @@
-"""Four-option questions about anomaly type and time, one per test video (VA-GPT, Figures 3-4).
+"""Four-option questions about anomaly type and time (VA-GPT, supplementary Figures 3-4).
 
 The paper does not say how the wrong options were made. Here their classes are drawn from the
-benchmark's and their times from other videos' events, so that both look like the truth.
+benchmark's and their times from events of other videos, so that both are plausible.
 """
 
 import re
@@ -16,18 +16,18 @@ from detectors.event_annotations import VideoTruth
 from media.errors import InputError
 
 LETTERS = "ABCD"
-SHIFTS = 9  # places to which an event is moved where other videos' events do not serve
+SHIFTS = 9  # positions tried for a wrong time if other videos' events do not fit
 Kind = Literal["total", "temporal"]
 Span = tuple[float, float]
 
 
 def words(class_name: str) -> str:
-    """A class name in words: "RoadAccidents" -> "road accidents"."""
+    """Return a class name in words: "RoadAccidents" -> "road accidents"."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])|_", " ", class_name).lower()
 
 
 class Footage(NamedTuple):
-    """What a question is about: events (start, end) in s with a class each; none = normal."""
+    """Video that a question is about: events (start, end) in s, each with a class; () is normal."""
 
     name: str
     duration: float
@@ -36,21 +36,21 @@ class Footage(NamedTuple):
 
 
 class Option(NamedTuple):
-    """An answer on offer: a class and its time in s; without class, that there is no anomaly."""
+    """An answer option: a class and its time in s, or no anomaly if there is no class."""
 
     class_name: str | None = None
     span: Span = (0.0, 0.0)
 
     @property
     def text(self) -> str:
-        """As it is put to a model."""
+        """The option as a model reads it."""
         if self.class_name is None:
             return "No anomaly"
         return f"{words(self.class_name)}, from {self.span[0]:.1f} s to {self.span[1]:.1f} s"
 
 
 class Question(NamedTuple):
-    """Four options, one of them right. total: type and time; temporal: the type is given."""
+    """Four options, one of them right. total asks for type and time, temporal for time alone."""
 
     video: str
     kind: Kind
@@ -65,10 +65,10 @@ class Question(NamedTuple):
 
 
 class QuestionSet(NamedTuple):
-    """Questions with the videos behind them: ``parts`` numbers those joined to each footage.
+    """Questions and their videos; ``parts`` are the indices of the videos joined into a footage.
 
-    Clips of the mini world last 8 s and most events run to their end, so that times could be
-    guessed: there several videos are joined to one footage. The paper asks about single videos.
+    Clips of the mini world last 8 s and most events run to their end, so times could be guessed;
+    there several videos are joined into one footage. The paper asks about single videos.
     """
 
     videos: list[Footage]
@@ -79,22 +79,22 @@ class QuestionSet(NamedTuple):
     paths: list[Path]
 
     def joined(self, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """Arrays (n, ...) per video -> one array per footage, by name."""
+        """Concatenate arrays (n, ...) per video into one per footage, by name."""
         parts = zip(self.footages, self.parts, strict=True)
         return {f.name: np.concatenate([arrays[i] for i in numbers]) for f, numbers in parts}
 
 
 def join(videos: Sequence[Footage], name: str) -> Footage:
-    """Several videos shown one after the other as one footage, named ``name``."""
+    """Join videos one after the other into one footage called ``name``."""
     starts = np.cumsum([0.0, *(video.duration for video in videos)])
-    at = zip(starts.tolist(), videos, strict=False)
-    spans = [(s + start, s + end) for s, video in at for start, end in video.spans]
+    placed = zip(starts.tolist(), videos, strict=False)
+    spans = [(s + start, s + end) for s, video in placed for start, end in video.spans]
     classes = [class_name for video in videos for class_name in video.classes]
     return Footage(name, float(starts[-1]), tuple(spans), tuple(classes))
 
 
 def neighbours(videos: Sequence[Footage], count: int, seed: int) -> list[list[int]]:
-    """For each video those of its footage: itself, at a drawn place, and ``count`` - 1 normal."""
+    """Draw each video's footage: itself at a random place among ``count`` - 1 normal videos."""
     normal, parts = [i for i, video in enumerate(videos) if not video.spans], []
     for i, video in enumerate(videos):
         rng = _rng(seed, video.name)
@@ -104,7 +104,7 @@ def neighbours(videos: Sequence[Footage], count: int, seed: int) -> list[list[in
 
 
 def footage(truth: VideoTruth, n_frames: int, fps: float) -> Footage:
-    """A benchmark video of ``n_frames`` frames; an event that outlasts it is cut at its end."""
+    """Return a benchmark video of ``n_frames`` frames as footage; events are cut at its end."""
     kept = [i for i, (start, _) in enumerate(truth.spans) if start < n_frames]
     spans = [(truth.spans[i][0] / fps, min(truth.spans[i][1], n_frames) / fps) for i in kept]
     classes = [truth.span_classes[i] for i in kept]
@@ -114,15 +114,14 @@ def footage(truth: VideoTruth, n_frames: int, fps: float) -> Footage:
 def make_questions(
     footages: Sequence[Footage], classes: Sequence[str], seed: int = 0, max_iou: float = 0.5
 ) -> list[Question]:
-    """A total question for each footage, and a temporal one for each with an event.
+    """Make a total question for each footage, and a temporal one for each with an event.
 
-    ``classes`` are the abnormal ones. Asked about is the longest event. Total: "no anomaly" and
-    three pairs of class and time, all classes and all times different. Temporal: four times of one
-    class. Wrong times overlap with no event and with no other option by more than ``max_iou``.
+    The longest event is asked about; ``classes`` are the abnormal ones. Total: "no anomaly" and
+    three pairs of class and time, all different. Temporal: four times for the event's class. Wrong
+    times have an IoU of at most ``max_iou`` with any event and any other option.
     """
     pool = np.array([np.divide(s, f.duration) for f in footages for s in f.spans]).reshape(-1, 2)
-    made = (_questions(f, classes, pool * f.duration, seed, max_iou) for f in footages)
-    return [question for questions in made for question in questions]
+    return [q for f in footages for q in _questions(f, classes, pool * f.duration, seed, max_iou)]
 
 
 def _questions(
@@ -138,10 +137,10 @@ def _questions(
     if not item.spans:
         return [_shuffled(item, "total", Option(), wrong, rng)]
     span, name = max(zip(item.spans, item.classes, strict=True), key=lambda e: e[0][1] - e[0][0])
-    right, same = Option(name, span), [Option(name, time) for time in times]
+    right, wrong_times = Option(name, span), [Option(name, time) for time in times]
     return [
         _shuffled(item, "total", right, [Option(), *wrong[: n - 2]], rng),
-        _shuffled(item, "temporal", right, same, rng),
+        _shuffled(item, "temporal", right, wrong_times, rng),
     ]
 
 
@@ -157,34 +156,34 @@ def _shuffled(
 def wrong_spans(
     pool: np.ndarray, item: Footage, count: int, max_iou: float, rng: np.random.Generator
 ) -> list[Span]:
-    """``count`` times from pool (K, 2), in an order drawn by ``rng``, that keep ``max_iou``.
+    """Draw ``count`` times from pool (K, 2), IoU <= ``max_iou`` with all events and each other.
 
-    Where the pool has too few, one of its lengths is laid evenly over the footage; where even
-    those overlap too much, the least overlapping are taken.
+    If the pool has too few, spans of one of its lengths are placed evenly over the footage; if
+    those overlap too much as well, the least overlapping of all are taken.
     """
-    drawn = rng.permutation(pool) if len(pool) else np.array([[0.0, item.duration / (count + 2)]])
-    length = drawn[0, 1] - drawn[0, 0]
+    spans = rng.permutation(pool) if len(pool) else np.array([[0.0, item.duration / (count + 2)]])
+    length = spans[0, 1] - spans[0, 0]
     starts = rng.permutation(np.linspace(0, item.duration - length, SHIFTS))
-    drawn = np.concatenate([drawn, np.stack([starts, starts + length], axis=1)])
+    spans = np.concatenate([spans, np.stack([starts, starts + length], axis=1)])
     taken = list(item.spans)
     for _ in range(count):
-        overlap = np.max([np.zeros(len(drawn)), *(span_iou(t, drawn) for t in taken)], axis=0)
+        overlap = np.max([np.zeros(len(spans)), *(span_iou(t, spans) for t in taken)], axis=0)
         fits = np.flatnonzero(overlap <= max_iou)
-        taken.append(tuple(map(float, drawn[fits[0] if len(fits) else overlap.argmin()])))
+        taken.append(tuple(map(float, spans[fits[0] if len(fits) else overlap.argmin()])))
     return taken[len(item.spans) :]
 
 
 def span_iou(span: Span, spans: np.ndarray) -> np.ndarray:
-    """Overlap over union of times in s: span (2,), spans (K, 2) -> (K,)."""
+    """Return the temporal IoU of span (2,) with spans (K, 2), in s: (K,)."""
     starts, ends = np.asarray(spans, float).T
     inner = np.maximum(np.minimum(span[1], ends) - np.maximum(span[0], starts), 0)
     return inner / (span[1] - span[0] + ends - starts - inner)
 
 
 def prompt(question: Question, prior: str = "", listed: bool = True) -> str:
-    """The question as it is put to a model, after a text prior if there is one.
+    """Return the question as text for a model, after a text prior if there is one.
 
-    Not ``listed``: without the options, for a model that answers by their likelihood.
+    ``listed`` False leaves out the options, for a model that compares their likelihoods.
     """
     total = question.kind == "total"
     lines = [
@@ -199,17 +198,17 @@ def prompt(question: Question, prior: str = "", listed: bool = True) -> str:
 
 
 def parse_reply(reply: str, question: Question) -> int | None:
-    """Number of the option a reply names; None for anything but the accepted forms.
+    """Return the index of the option that a reply names, or None if its form is not accepted.
 
     Accepted: B, (B), B. or B), alone or before the option's own text.
     """
-    found = re.fullmatch(r"(?:\(([A-D])\)|([A-D])[.):]?)(?:\s+(.+))?", reply.strip())
-    if not found:
+    match = re.fullmatch(r"(?:\(([A-D])\)|([A-D])[.):]?)(?:\s+(.+))?", reply.strip())
+    if not match:
         return None
-    number, told = LETTERS.index(found[1] or found[2]), found[3]
-    return number if told is None or told.strip(" .") == question.options[number].text else None
+    number, text = LETTERS.index(match[1] or match[2]), match[3]
+    return number if text is None or text.strip(" .") == question.options[number].text else None
 
 
 def _rng(seed: int, name: str) -> np.random.Generator:
-    # By name: the draws for a video do not depend on the order of the list.
+    # Seeded by name: a video's draws do not depend on the order of the list.
     return np.random.default_rng([seed, zlib.crc32(name.encode())])

@@ -35,7 +35,7 @@ class FrameClassifier(nn.Module):
 def train_classifier(
     features: np.ndarray, labels: np.ndarray, settings: QAParams, seed: int = 42
 ) -> FrameClassifier:
-    """Train on frames (n, D) with labels (n,) bool; returned frozen.
+    """Train a classifier on frames (n, D) with labels (n,) bool, and freeze it.
 
     Raises InputError if all frames have the same label.
     """
@@ -55,15 +55,15 @@ def train_classifier(
 
 @torch.inference_mode()
 def frame_logits(classifier: FrameClassifier, v: np.ndarray) -> np.ndarray:
-    """Logits (n,) of the classifier on unit frame embeddings (n, D)."""
+    """Return the classifier's logits (n,) on unit frame embeddings (n, D)."""
     return classifier(torch.from_numpy(v)).numpy()
 
 
 def best_interval(logits: np.ndarray) -> tuple[int, int]:
-    """Frames [start, end) of the greatest sum of logits (n,), never empty: the likeliest event.
+    """Return the non-empty interval [start, end) of frames with the largest sum of logits (n,).
 
-    The sum is how much more likely "abnormal just here" is than "normal throughout", in log
-    likelihood, so no threshold is needed.
+    The sum is the log-likelihood ratio of "abnormal only here" to "normal throughout", so no
+    threshold is needed.
     """
     if not len(logits):
         raise InputError("no frames to find an interval in")
@@ -74,6 +74,6 @@ def best_interval(logits: np.ndarray) -> tuple[int, int]:
 
 
 def text_prior(classes: Sequence[str], start: float, end: float) -> str:
-    """The sentence before a question: known types, and from when to when one occurs (s)."""
+    """Return the text before a question: known types, and when one of them occurs (s)."""
     known = ", ".join(words(name) for name in classes)
     return f"Known crime types are: {known}. One of them occurs from {start:.1f} s to {end:.1f} s."

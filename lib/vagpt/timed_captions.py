@@ -1,7 +1,7 @@
 """Timed captions of surveillance videos: UCA's files (Yuan et al. 2023), or VAGTA's regions.
 
-UCA splits its videos differently from UCF-Crime's anomaly benchmark, so whatever trains on its
-captions must first drop the benchmark's test videos (``training_only``).
+UCA splits its videos differently from UCF-Crime's anomaly benchmark, so the benchmark's test videos
+must be dropped before training on its captions (``training_only``).
 """
 
 import math
@@ -20,14 +20,14 @@ from media.errors import InputError
 from media.files import read_json
 
 NORMAL = "Normal"
-RESOLUTION = 0.1  # s, of UCA's times: an end this far after the video is rounding
+RESOLUTION = 0.1  # s; by rounding, UCA's times may exceed the duration by this much
 
 Judge = Callable[[str, str], bool]
 """(sentence, class of its video) -> whether the sentence describes an anomaly."""
 
 
 class TimedCaption(NamedTuple):
-    """What a stretch of a video shows; times in s, an end of inf = to the end of the video."""
+    """Caption of a video segment from ``start`` to ``end`` in s; inf means the end of the video."""
 
     video: str  # without folder and suffix
     class_name: str
@@ -38,24 +38,24 @@ class TimedCaption(NamedTuple):
 
 
 def from_items(items: Sequence[Item]) -> list[TimedCaption]:
-    """VAGTA's region captions as timed captions; an item's class says whether it is abnormal."""
+    """Return VAGTA's region captions as timed captions, abnormal if their item is."""
     captions = []
     for item in items:
         for region in item.regions:
             span = region_span(region) or item.timestamps or (0.0, math.inf)
-            about = video_name(item.video), item.class_name, *span
-            captions.append(TimedCaption(*about, region.caption, item.is_abnormal))
+            context = video_name(item.video), item.class_name, *span
+            captions.append(TimedCaption(*context, region.caption, item.is_abnormal))
     return captions
 
 
 def read_uca(
     path: Path | str, classes: Sequence[str], judge: Judge
 ) -> tuple[list[TimedCaption], Report]:
-    """UCA's JSON: {video: {duration, timestamps: [[s, e], ...], sentences: [...]}}.
+    """Read UCA's JSON: {video: {duration, timestamps: [[s, e], ...], sentences: [...]}}.
 
-    UCA does not say which sentence is an anomaly: ``judge`` decides for videos of an abnormal
-    class. A caption that ends after its video is cut, an unusable one left out; both are in the
-    report. InputError if the file is not of this form.
+    UCA does not say which sentences describe an anomaly; ``judge`` decides for videos of an
+    abnormal class. The report lists captions cut at the end of their video and unusable ones left
+    out. InputError if the file has another form.
     """
     content = read_json(path)
     if not isinstance(content, dict):
@@ -69,23 +69,23 @@ def read_uca(
             raise InputError(
                 f"{path}, {video}: needs duration (s), and as many timestamps as sentences"
             )
-        named = re.match(r"(Normal)_Videos|([A-Za-z]+)\d", video)  # Abuse037_x264, as UCF-Crime
-        class_name = named and (named[1] or named[2])
+        match = re.match(r"(Normal)_Videos|([A-Za-z]+)\d", video)  # Abuse037_x264, as UCF-Crime
+        class_name = match and (match[1] or match[2])
         if class_name not in classes:
             report.add(video, "its name begins with no class", "left out")
             continue
         for i, (span, sentence) in enumerate(zip(times, sentences, strict=True)):
-            where, timed = f"{video}, caption {i}", isinstance(span, list) and len(span) == 2
-            start, end = span if timed and all(map(_is_number, span)) else (0, 0)
+            where, is_pair = f"{video}, caption {i}", isinstance(span, list) and len(span) == 2
+            start, end = span if is_pair and all(map(_is_number, span)) else (0, 0)
             if not is_text(sentence) or not 0 <= start < min(end, duration):
-                report.add(where, f"no text, or {span} is no stretch of {duration:g} s", "left out")
+                report.add(where, f"no text, or {span} is not within {duration:g} s", "left out")
                 continue
             if end > duration + RESOLUTION:
                 report.add(where, f"ends at {end:g} s, its video at {duration:g} s", "cut")
             text = sentence.strip()
             abnormal = class_name != NORMAL and judge(text, class_name)
-            about = video, class_name, float(start), float(min(end, duration))
-            captions.append(TimedCaption(*about, text, abnormal))
+            context = video, class_name, float(start), float(min(end, duration))
+            captions.append(TimedCaption(*context, text, abnormal))
     return captions, report
 
 
@@ -94,9 +94,9 @@ def _is_number(value: Any) -> bool:
 
 
 def text_judge(encode_text: EncodeText, class_texts: Mapping[str, Sequence[str]]) -> Judge:
-    """Judge a sentence by CLIP's text tower: nearer to its class's prompts than to normal ones.
+    """Return a judge by CLIP's text tower: is a sentence closer to its class than to normal?
 
-    ``class_texts`` holds the sentences of each class and of "Normal"; each side is their mean.
+    Both are mean embeddings of texts; ``class_texts`` holds those of each class and "Normal".
     """
     means = {name: encode_text(list(texts)).mean(dim=0) for name, texts in class_texts.items()}
 
@@ -110,10 +110,10 @@ def text_judge(encode_text: EncodeText, class_texts: Mapping[str, Sequence[str]]
 def training_only(
     captions: Sequence[TimedCaption], benchmark: Benchmark, root: Path
 ) -> tuple[list[TimedCaption], Report]:
-    """Captions of the benchmark's training videos only; the report names every other video.
+    """Keep captions of the benchmark's training videos; the report names every other video.
 
-    Videos are matched by exact name. One in neither list is dropped too: it could be a test video
-    under another name.
+    Videos are matched by exact name. One in neither list is dropped too, as it could be a test
+    video under another name.
     """
     train, test = (
         {entry.name for entry in read_list(benchmark, root, split)} for split in ("train", "test")
@@ -128,7 +128,7 @@ def training_only(
 
 
 def frame_labels(captions: Sequence[TimedCaption], times: np.ndarray) -> np.ndarray:
-    """Frames of one video that an abnormal caption covers: times (n,) s -> (n,) bool.
+    """Label frames of one video inside an abnormal caption: times (n,) in s -> (n,) bool.
 
     All other frames are normal (VA-GPT, supplementary 2.3).
     """

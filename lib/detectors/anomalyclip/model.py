@@ -1,11 +1,11 @@
-"""The AnomalyCLIP network: prompts, Selector and the aggregation with the Temporal model.
+"""The AnomalyCLIP network: prompt learner, Selector and aggregation with the Temporal model.
 
 Zanella, Liberatori, Menapace, Poiesi, Wang and Ricci, "Delving into CLIP latent space for video
 anomaly recognition", CVIU 2024, section 3 (official code: lucazanella/AnomalyCLIP). Not the
 AnomalyCLIP of Zhou et al. (ICLR 2024), a method for defects in industrial images.
 
-A prompt is [SOT][context vectors][class tokens][.][EOT]; every class, the normal one included, has
-context vectors of its own (CoOp). Parameter names are those of the official checkpoints.
+A prompt is [SOT][context vectors][class tokens][.][EOT]; each class, the normal one included, has
+its own context vectors (CoOp). Parameter names are those of the official checkpoints.
 Axes: B windows, S segments, F frames, C abnormal classes, D feature, E embedding, W text dimension.
 """
 
@@ -20,14 +20,14 @@ from detectors.detector_parts import Features, TextTower, Tokenizer, VideoScores
 from detectors.training_protocol import AnomalyCLIPSettings
 from media.errors import InputError
 
-WINDOWS = 16  # scored at once: bounds memory and changes no score
+WINDOWS = 16  # scored at once, to bound memory; scores do not depend on it
 
 
 class PromptLearner(nn.Module):
-    """Context vectors ``ctx`` (C+1, n, W) between the fixed embeddings of the other tokens.
+    """Learned context vectors ``ctx`` (C+1, n, W) between fixed embeddings of the other tokens.
 
-    ``tokens`` (C+1, L) are those of "class name.", [EOT] the largest of a row; W is the text width.
-    ``shared``: one context (1, n, W) for all classes (Table 8).
+    ``tokens`` (C+1, L) tokenise "class name."; ``context`` is n. ``shared`` learns one context
+    (1, n, W) for all classes (Table 8).
     """
 
     def __init__(
@@ -37,9 +37,9 @@ class PromptLearner(nn.Module):
         with torch.no_grad():
             embedded = token_embedding(tokens.to(token_embedding.weight.device)).float()
         noise = torch.randn(1 if shared else len(tokens), context, embedded.shape[-1])
-        self.ctx = nn.Parameter(0.02 * noise)  # deviation: Appendix A
+        self.ctx = nn.Parameter(0.02 * noise)  # std of Appendix A
         self.register_buffer("token_prefix", embedded[:, :1].clone())
-        # only padding is cut off at the end, where the names leave room
+        # the context takes the place of padding
         self.register_buffer("token_suffix", embedded[:, 1 : tokens.shape[1] - context].clone())
 
     def forward(self) -> Tensor:
@@ -49,7 +49,7 @@ class PromptLearner(nn.Module):
 
 
 def normality_prototype(videos: Iterable[Tensor]) -> Tensor:
-    """m (D,), eq. 1: the mean of all frame features (N, D) of all normal training videos."""
+    """Return m (D,), eq. 1: the mean of all frame features (N, D) of the normal training videos."""
     total, count = 0.0, 0
     for features in videos:
         total, count = total + features.double().sum(dim=0), count + len(features)
@@ -59,7 +59,7 @@ def normality_prototype(videos: Iterable[Tensor]) -> Tensor:
 
 
 class Selector(nn.Module):
-    """S(x) of eq. 3-4: projections on the class directions, batch-normalised without affine."""
+    """S(x), eqs. 3 and 4: projections on class directions, batch-normalised without affine."""
 
     def __init__(self, classes: int, logit_scale: Tensor) -> None:
         super().__init__()
@@ -68,18 +68,17 @@ class Selector(nn.Module):
         self.bn_layer = nn.BatchNorm1d(classes, affine=False)
 
     def forward(self, x: Tensor, directions: Tensor) -> Tensor:
-        """x (..., D) minus the prototype, directions (C, D) of unit length -> logits (..., C)."""
+        """Recentred features x (..., D), unit directions (C, D) -> logits (..., C)."""
         projected = x @ directions.T
         return self.bn_layer(projected.flatten(0, -2)).view_as(projected)
 
 
 class AnomalyCLIP(nn.Module):
-    """Detector on frame features of CLIP (projected, not normalised, every frame).
+    """AnomalyCLIP on CLIP's frame features (projected, not normalised, every frame).
 
-    The text tower of ``clip`` is copied. ``class_names`` (C+1) hold the normal class at
-    ``settings.normal_id``; ``prototype`` m (D,) is from ``normality_prototype``, and 0 where the
-    settings ask for cosines in CLIP's own space (Table 9). Raises InputError for a class name that
-    is too long.
+    The text tower of ``clip`` is copied. ``class_names`` (C+1) have the normal class at
+    ``settings.normal_id``; ``prototype`` is m (D,) of ``normality_prototype``, replaced by 0 if the
+    likelihood is cosines in CLIP's own space (Table 9). InputError if a class name is too long.
     """
 
     def __init__(
@@ -94,7 +93,7 @@ class AnomalyCLIP(nn.Module):
         self.settings, classes, width = settings, len(class_names) - 1, len(prototype)
         inputs = width * (settings.inputs != "logits") + classes * (settings.inputs != "features")
         m = prototype.detach().float().clone()
-        if settings.directions == "free":  # Table 7, no text: points as far from 0 as m (ours)
+        if settings.directions == "free":  # Table 7, no text: points of m's norm (ours)
             self.points = nn.Parameter(torch.randn(classes, width) * m.norm() / width**0.5)
         else:
             self._make_text(clip, tokenizer, class_names)
@@ -119,22 +118,22 @@ class AnomalyCLIP(nn.Module):
         self.register_buffer("end", end + settings.context_tokens, persistent=False)
 
     def directions(self) -> Tensor:
-        """Unit directions d_c / |d_c| (C, D) of the abnormal classes, eq. 2: text minus m."""
+        """Return unit directions d_c / |d_c| (C, D) of the abnormal classes (eq. 2)."""
         if self.settings.directions == "free":
             return normalize(self.points - self.prototype, dim=-1)
-        prompts = self.prompt_learner()[:, : int(self.end.max()) + 1]  # without padding: less work
+        prompts = self.prompt_learner()[:, : int(self.end.max()) + 1]  # cut padding to save work
         text, normal = self.text_encoder(prompts, self.end), self.settings.normal_id
         abnormal = torch.cat([text[:normal], text[normal + 1 :]])
         return normalize(abnormal - self.prototype, dim=-1)
 
     def forward(self, features: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """features (B, S, F, D), directions (C, D) -> logits, p_A, class probabilities.
+        """Features (B, S, F, D), directions (C, D) -> logits, p_A, class probabilities.
 
-        Logits (B, S, F, C) of the Selector are normalised by the batch in training, by running
-        statistics in evaluation. p_A is (B, S, F), the probabilities are (B, S, F, C+1).
+        The Selector's logits (B, S, F, C) are normalised by batch statistics in training, by
+        running ones in evaluation. p_A is (B, S, F), the probabilities are (B, S, F, C+1).
         """
         x = features - self.prototype
-        if self.settings.likelihood == "cosine":  # as it is: Table 9 names no scale
+        if self.settings.likelihood == "cosine":  # unscaled: Table 9 names no scale
             logits = normalize(x, dim=-1) @ directions.T
         else:
             logits = self.selector_model(x, directions)
@@ -144,7 +143,7 @@ class AnomalyCLIP(nn.Module):
 
 
 def aggregate(logits: Tensor, p_anomaly: Tensor, normal_id: int) -> Tensor:
-    """Section 3.3: p_A softmax(S) of logits S (..., C), and 1 - p_A inserted at ``normal_id``."""
+    """Return (..., C+1), section 3.3: p_A softmax(logits), with 1 - p_A at ``normal_id``."""
     joint = logits.softmax(dim=-1) * p_anomaly[..., None]
     normal = 1 - p_anomaly[..., None]
     return torch.cat([joint[..., :normal_id], normal, joint[..., normal_id:]], dim=-1)
@@ -152,17 +151,18 @@ def aggregate(logits: Tensor, p_anomaly: Tensor, normal_id: int) -> Tensor:
 
 @torch.no_grad()
 def score_video(model: AnomalyCLIP, features: Features, directions: Tensor) -> VideoScores:
-    """p_A and class probabilities of a video's features (N, D), by ``model.directions()``."""
+    """Score the frame features (N, D) of one video; ``directions`` is ``model.directions()``."""
     features = as_features(features, len(model.prototype))
     windows = video_windows(features, model.settings.segments, model.settings.segment_frames)
-    parts = [part.to(model.prototype.device) for part in windows.split(WINDOWS)]
-    found = zip(*(model(part, directions) for part in parts), strict=True)
-    ordered = [time_order(torch.cat(part), len(features)).cpu().numpy() for part in found]
-    return VideoScores(*ordered[1:])
+    batches = [batch.to(model.prototype.device) for batch in windows.split(WINDOWS)]
+    outputs = zip(*(model(batch, directions) for batch in batches), strict=True)
+    frames = (time_order(torch.cat(output), len(features)).cpu().numpy() for output in outputs)
+    _, p_anomaly, probabilities = frames
+    return VideoScores(p_anomaly, probabilities)
 
 
 def video_windows(features: Tensor, segments: int, segment_frames: int) -> Tensor:
-    """A whole video (N, D) as J windows (J, S, F, D); the end is padded by looping.
+    """Cut a video (N, D) into J windows (J, S, F, D), repeating it from the start as padding.
 
     The video is S blocks of J * F frames; window j holds the j-th F frames of every block.
     """

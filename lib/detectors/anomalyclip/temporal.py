@@ -1,4 +1,4 @@
-"""The Temporal model of AnomalyCLIP (section 3.2), and those that Table 10 compares it with.
+"""AnomalyCLIP's Temporal model (section 3.2) and the alternatives of Table 10.
 
 Axes: B windows, S segments, F frames, E embedding.
 """
@@ -18,24 +18,24 @@ class AxialAttention(nn.Module):
         super().__init__()
         self.axis, self.heads = axis, heads
         to_q, to_kv = nn.Linear(emb, emb, bias=False), nn.Linear(emb, 2 * emb, bias=False)
-        maps = {"to_q": to_q, "to_kv": to_kv, "to_out": nn.Linear(emb, emb)}
-        attention = nn.ModuleDict(maps)
+        linear = {"to_q": to_q, "to_kv": to_kv, "to_out": nn.Linear(emb, emb)}
+        attention = nn.ModuleDict(linear)
         self.fn = nn.ModuleDict({"norm": nn.LayerNorm(emb), "fn": attention})
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, E, S, F) -> (B, E, S, F)."""
-        rows, maps = x.movedim((self.axis, 1), (-2, -1)), self.fn["fn"]  # (B, other, axis, E)
+        rows, linear = x.movedim((self.axis, 1), (-2, -1)), self.fn["fn"]  # (B, other, axis, E)
         h = self.fn["norm"](rows.flatten(0, 1))
         q, k, v = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (N, heads, axis, E / heads)
-            for part in (maps["to_q"](h), *maps["to_kv"](h).chunk(2, dim=-1))
+            for part in (linear["to_q"](h), *linear["to_kv"](h).chunk(2, dim=-1))
         )
         mixed = scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return maps["to_out"](mixed).view(rows.shape).movedim((-2, -1), (self.axis, 1))
+        return linear["to_out"](mixed).view(rows.shape).movedim((-2, -1), (self.axis, 1))
 
 
 class ChannelNorm(nn.Module):
-    """Normalise over E at each place; divides by (biased) std + eps, not by sqrt(var + eps)."""
+    """Normalise over E at each position: division by (biased) std + eps, not sqrt(var + eps)."""
 
     def __init__(self, emb: int) -> None:
         super().__init__()
@@ -51,20 +51,20 @@ class ChannelNorm(nn.Module):
 class Axial(nn.Module):
     """Axial attention (Ho et al. 2019) with learned positions.
 
-    Every layer has two attentions, along segments and along frames, and two convolutions, as
-    residual steps of two streams. Both start as the input plus learned positions; the output is
-    their mean. The authors use reversible layers to save memory; the results are the same.
+    A layer updates two residual streams by attention along segments and along frames, then by two
+    convolution blocks. Both streams start as the input plus learned positions; the output is their
+    mean. The authors make the layers reversible to save memory, which changes no result.
     """
 
     def __init__(self, emb: int, settings: AnomalyCLIPSettings) -> None:
         super().__init__()
         positions = (emb, settings.segments, 1), (emb, 1, settings.segment_frames)
-        named = {f"param_{i}": nn.Parameter(torch.randn(1, *s)) for i, s in enumerate(positions)}
+        learned = {f"param_{i}": nn.Parameter(torch.randn(1, *s)) for i, s in enumerate(positions)}
         blocks = nn.ModuleList()
         for _ in range(settings.depth):
             blocks.append(_coupled(*(AxialAttention(axis, emb, settings.heads) for axis in (2, 3))))
             blocks.append(_coupled(_convolutions(emb), _convolutions(emb)))
-        self.pos_emb, self.layers = nn.ParameterDict(named), nn.ModuleDict({"blocks": blocks})
+        self.pos_emb, self.layers = nn.ParameterDict(learned), nn.ModuleDict({"blocks": blocks})
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, S, F, E) -> (B, S, F, E)."""
@@ -76,18 +76,18 @@ class Axial(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A Transformer (Vaswani et al. 2017) over ``length`` places with learned positions."""
+    """Transformer encoder (Vaswani et al. 2017) over ``length`` learned positions."""
 
     def __init__(self, emb: int, length: int, settings: AnomalyCLIPSettings) -> None:
         super().__init__()
         self.positions = nn.Parameter(torch.randn(length, emb))
-        # The capacity of the axial one (paper): 3 layers of twice the embedding for one of its.
+        # Capacity similar to the axial model's (paper): 3 layers, twice as wide, per axial layer.
         sizes, count = (emb, settings.heads, 4 * emb), 3 * settings.depth
         layers = (nn.TransformerEncoderLayer(*sizes, batch_first=True) for _ in range(count))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., length, E) -> (..., length, E); nothing passes between sequences."""
+        """x (..., length, E) -> (..., length, E); sequences do not interact."""
         return self.layers((x + self.positions).flatten(0, -3)).view_as(x)
 
 
@@ -96,7 +96,7 @@ class TemporalModel(nn.Module):
 
     ``settings.temporal`` is the axial model or one of Table 10: a 3-layer MLP on each frame, a
     transformer within each segment (short), a transformer or RTFM's MTN over segments (long, mtn).
-    The last two see the mean of a segment's frames, and all of these get its probability.
+    The last two read the mean of a segment's frames and give all of them one probability.
     """
 
     def __init__(self, width: int, settings: AnomalyCLIPSettings) -> None:
@@ -111,9 +111,9 @@ class TemporalModel(nn.Module):
             "long": lambda: Encoder(emb, settings.segments, settings),
             "mtn": lambda: MultiScale(emb),
         }
-        self.axial_attn = make[kind]()  # the official name, whatever it is
-        last = {"layer_norm": nn.LayerNorm(emb), "linear": nn.Linear(emb, 1)}
-        self.classifier = nn.ModuleDict(last)
+        self.axial_attn = make[kind]()  # official name, whichever model it is
+        head = {"layer_norm": nn.LayerNorm(emb), "linear": nn.Linear(emb, 1)}
+        self.classifier = nn.ModuleDict(head)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, S, F, width) -> p_A (B, S, F) in [0, 1]."""

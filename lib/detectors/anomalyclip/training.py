@@ -1,6 +1,6 @@
-"""Selection, losses and weakly supervised training of AnomalyCLIP (section 3.4, Appendix A).
+"""Selection, losses and training of AnomalyCLIP (section 3.4, Appendices A and B).
 
-No test data is read. Like the authors, we keep the last epoch. Axis letters: B videos, the first
+Training reads no test data and keeps the last epoch, like the authors. Axes: B videos, the first
 half abnormal, S segments, F frames, C abnormal classes, K selected segments.
 """
 
@@ -19,32 +19,31 @@ from detectors.detector_parts import halves, paired_batches, train, weighted
 from detectors.training_protocol import AnomalyCLIPSettings
 
 Triple = tuple[Tensor, Tensor, Tensor]
-MASKED = 1e6  # larger than any score, so that masked segments come last (official code)
+MASKED = 1e6  # larger than any score, so that masked segments rank last (official code)
 
 
 def select_segments(
     logits: Tensor, column: Tensor, mask: Tensor, top_k: int, bottom_k: int
 ) -> Triple:
-    """Segments by likelihood, eq. 5: the sum of the logits (B, S, F, C) over a segment's frames.
+    """Rank segments by likelihood (eq. 5), the sum of logits (B, S, F, C) over their frames.
 
-    The first half of the batch is abnormal and is ranked by the logits of its own ``column``
-    (B/2,), the normal half by the sum over classes. Returns indices (B/2, K) of the most and the
-    least abnormal segments of the abnormal videos, and of the most abnormal ones of the normal
-    videos. Only segments with a True mask (B, S) are selected, unless fewer than k of them are left
-    (official code).
+    Abnormal videos, the first half of the batch, are ranked by the logits of their class ``column``
+    (B/2,), normal ones by the sum over classes. Returns indices (B/2, K): the most and the least
+    abnormal segments of abnormal videos, and the most abnormal ones of normal videos. Segments
+    where ``mask`` (B, S) is False are selected only if too few others remain (official code).
     """
     half = len(logits) // 2
-    likelihood = logits.detach().sum(dim=2)  # (B, S, C)
-    own = likelihood[torch.arange(half, device=column.device), :, column]  # (B/2, S)
-    normal, closed = likelihood[half:].sum(dim=2), ~mask
-    top = own.masked_fill(closed[:half], -MASKED).topk(top_k)
-    bottom = own.masked_fill(closed[:half], MASKED).topk(bottom_k, largest=False)
-    normal_top = normal.masked_fill(closed[half:], -MASKED).topk(top_k)
+    sums = logits.detach().sum(dim=2)  # (B, S, C)
+    abnormal = sums[torch.arange(half, device=column.device), :, column]  # (B/2, S)
+    normal, masked = sums[half:].sum(dim=2), ~mask
+    top = abnormal.masked_fill(masked[:half], -MASKED).topk(top_k)
+    bottom = abnormal.masked_fill(masked[:half], MASKED).topk(bottom_k, largest=False)
+    normal_top = normal.masked_fill(masked[half:], -MASKED).topk(top_k)
     return top.indices, bottom.indices, normal_top.indices
 
 
 def likelihood(model: AnomalyCLIP, features: Tensor, logits: Tensor) -> Tensor:
-    """What ranks frames (B, S, F, C): the logits, or |x| of recentred features (Table 9)."""
+    """Return what ranks frames, (B, S, F, C): logits, or |x| of recentred features (Table 9)."""
     if model.settings.selection == "likelihood":
         return logits
     return (features - model.prototype).norm(dim=-1, keepdim=True).expand_as(logits)
@@ -53,18 +52,18 @@ def likelihood(model: AnomalyCLIP, features: Tensor, logits: Tensor) -> Tensor:
 def total_loss(
     output: Triple, column: Tensor, selection: Triple, settings: AnomalyCLIPSettings
 ) -> dict[str, Tensor]:
-    """ "total", the weighted sum (section 3.4), and its terms before weighting.
+    """Return "total", the weighted sum (eq. 14), and its unweighted terms.
 
-    output of the model, column (B/2,) of the abnormal half's labels, selection of
-    ``select_segments``. L_N^DIR is over all logits (paper) or the highest of each frame (official).
-    L_smo (eq. 13) is the sum of differences of successive frames, so the last minus the first,
-    which we average over videos (paper), or the sum of squared differences, with all videos joined
-    to one sequence (official). ``settings.extra`` adds eq. 15 or eq. 16. The latter names
-    a class c, which a normal video lacks: we take the logits as in L_N^DIR.
+    ``output`` is the model's, ``column`` (B/2,) the abnormal videos' classes, ``selection`` that of
+    ``select_segments``. L_N^DIR averages all logits (paper) or each frame's highest (official).
+    L_smo (eq. 13) is the sum of differences of successive frames, that is last minus first, which
+    we average over videos (paper), or the sum of squared differences with all videos joined to one
+    sequence (official). ``settings.extra`` adds eq. 15 or 16. Eq. 16 names a class c, which a
+    normal video lacks; we take the logits as in L_N^DIR.
     """
     logits, p_anomaly, probabilities = output
     half, column = len(logits) // 2, column[:, None]
-    label = column + (column >= settings.normal_id).long()  # among all C+1 classes
+    label = column + (column >= settings.normal_id).long()  # index among all C+1 classes
     video = torch.arange(half, device=logits.device)[:, None]
     top, bottom, normal_top = selection
     p_abnormal, p_normal = p_anomaly[:half], p_anomaly[half:]
@@ -83,13 +82,13 @@ def total_loss(
         "direction_normal_top": normal[video, normal_top].mean(),  # eq. 16
     }
     terms |= {name: extra[name] for name in settings.extra}
-    steps = p_abnormal.flatten(int(paper)).diff()  # paper: of each video
-    terms["smoothness"] = steps.sum(dim=1).mean() if paper else steps.square().sum()
+    differences = p_abnormal.flatten(int(paper)).diff()  # paper: of each video
+    terms["smoothness"] = differences.sum(dim=1).mean() if paper else differences.square().sum()
     return weighted(terms, settings)
 
 
 def fit(model: AnomalyCLIP, videos: list[Tensor], labels: list[int], seed: int) -> pd.DataFrame:
-    """Train in place on videos (N_i, D) of classes ``labels``; mean rate and losses by epoch."""
+    """Train in place on videos (N_i, D) with class ids ``labels``; returns as ``train``."""
     s, device, rng = model.settings, model.prototype.device, np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
     pools = halves([label != s.normal_id for label in labels], s.batch_size)
@@ -98,8 +97,8 @@ def fit(model: AnomalyCLIP, videos: list[Tensor], labels: list[int], seed: int) 
 
     def losses(batch: list[int]) -> dict[str, Tensor]:
         x = [training_sample(videos[i], s.segments, s.segment_frames, rng) for i in batch]
-        abnormal = torch.tensor([labels[i] for i in batch[: s.batch_size]], device=device)
-        column = abnormal - (abnormal > s.normal_id).long()  # among the abnormal classes
+        label = torch.tensor([labels[i] for i in batch[: s.batch_size]], device=device)
+        column = label - (label > s.normal_id).long()  # index among the abnormal classes
         # True where a segment may be selected (official code)
         mask = torch.rand(len(batch), s.segments, generator=generator) < s.keep_probability
         features = torch.stack(x).to(device, torch.float32)
@@ -120,14 +119,14 @@ def fit(model: AnomalyCLIP, videos: list[Tensor], labels: list[int], seed: int) 
 def training_sample(
     features: Tensor, segments: int, segment_frames: int, rng: np.random.Generator
 ) -> Tensor:
-    """S segments of F consecutive frames of a video (N, D), looped if short -> (S, F, D).
+    """Draw S segments of F consecutive frames of a video (N, D), looped if short: (S, F, D).
 
-    Segment i starts at i * d plus a random offset of 0 to d - F + 1, for blocks at the distance
-    d = (max(N, S * F) - F + 1) // S. For N <= S * F the offsets are 0, and at the official sizes
+    Segment i starts at i * d plus a random offset of 0 to d - F + 1, where the distance d is
+    (max(N, S * F) - F + 1) // S. For N <= S * F offsets are 0, and at the official sizes
     successive segments share one frame.
     """
     distance = (max(len(features), segments * segment_frames) - segment_frames + 1) // segments
-    # At other sizes d can be below F - 1, where the official code fails.
+    # At other sizes d can be below F - 1; the official code fails there.
     offsets = rng.integers(max(distance - segment_frames + 2, 1), size=segments)
     starts = np.arange(segments) * distance + offsets
     indices = starts[:, None] + np.arange(segment_frames)  # (S, F)
@@ -135,13 +134,13 @@ def training_sample(
 
 
 def learning_rate_factor(epoch: int, settings: AnomalyCLIPSettings) -> float:
-    """Factor on the rate in ``epoch`` (0-based): linear warm-up, then a cosine to 0 at the end.
+    """Return the learning-rate factor of ``epoch`` (0-based): linear warm-up, then cosine to 0.
 
-    official: the warm-up starts at 0, so the first epoch changes only the running statistics of
-    the Selector. paper ("warmed up", Appendix A): it starts above 0.
+    official: the warm-up starts at 0, so the first epoch only updates the Selector's running
+    statistics. paper ("warmed up", Appendix B): it starts above 0.
     """
     warmup = settings.warmup_epochs
     if epoch < warmup:
         return (epoch + (settings.variant == "paper")) / warmup
-    done = (epoch - warmup) / (settings.epochs - warmup)
-    return 0.5 * (1 + math.cos(math.pi * done))
+    progress = (epoch - warmup) / (settings.epochs - warmup)
+    return 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,7 +1,7 @@
 """Losses and weakly supervised training of VadCLIP on snippet features (Wu et al. 2024).
 
-The authors choose weights on the test set; here training sees no test data, and the last epoch
-is kept. Axis letters: B videos, T positions, C classes, of which class 0 is the normal one.
+The authors select weights on the test set; here training reads no test data and keeps the last
+epoch. Axes: B videos, T positions, C classes, of which class 0 is normal.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ from media.errors import InputError
 
 
 def top_k_mean(values: Tensor, lengths: Tensor) -> Tensor:
-    """Mean of the floor(L / 16) + 1 largest values (B, T, C), of lengths L (B,): -> (B, C)."""
+    """Mean over time of the floor(L / 16) + 1 largest values (B, T, C), L valid -> (B, C)."""
     rows = zip(values, lengths.tolist(), strict=True)
     return torch.stack([row[:n].topk(n // 16 + 1, dim=0).values.mean(dim=0) for row, n in rows])
 
@@ -35,12 +35,12 @@ def total_loss(
     lengths: Tensor,
     settings: VadCLIPSettings,
 ) -> dict[str, Tensor]:
-    """ "total", L_bce + L_nce + lambda L_cts (eq. 10), and its terms before weighting.
+    """Return "total" = L_bce + L_nce + lambda L_cts (eq. 10), and its unweighted terms.
 
     logits1 (B, T), logits2 (B, T, C), text (C, D), targets (B, C) of 0 and 1, lengths (B,). The
-    classes of a video have equal weight in L_nce (MIL-Align, eq. 8). Table 6 drops L_bce or L_nce.
-    L_cts (eq. 9) keeps abnormal texts from the normal one: mean of |cos| (official), or sum of
-    max(0, cos) (paper).
+    classes of a video weigh equally in L_nce (MIL-Align, eq. 8). Table 6 drops L_bce or L_nce.
+    L_cts (eq. 9) pushes abnormal texts away from the normal one: mean of |cos| (official) or sum
+    of max(0, cos) (paper).
     """
     confidence = top_k_mean(logits1.sigmoid()[..., None], lengths)[:, 0]
     shares = targets / targets.sum(dim=1, keepdim=True)
@@ -55,21 +55,21 @@ def total_loss(
 
 
 def fit(model: VadCLIP, videos: Sequence[Features], targets: Tensor, seed: int) -> pd.DataFrame:
-    """Train ``model`` in place; return the mean rate and loss terms of every epoch.
+    """Train ``model`` in place; return the mean learning rate and loss terms of each epoch.
 
-    videos (n_i, D), targets (N, C) of 0 and 1; every crop is a video of its own (official code).
+    videos (n_i, D), targets (N, C) of 0 and 1; each crop is a separate video (official code).
     Raises InputError if videos, targets and batch size do not fit, or logits are not finite.
     """
     width, settings, rng = model.linear.in_features, model.settings, np.random.default_rng(seed)
     is_normal = targets[:, 0].bool()
-    if both := torch.nonzero(targets[:, 1:].any(dim=1) == is_normal).flatten().tolist():
-        raise InputError(f"video {both[0]}: give the normal class or abnormal ones, not both")
+    if mixed := torch.nonzero(targets[:, 1:].any(dim=1) == is_normal).flatten().tolist():
+        raise InputError(f"video {mixed[0]}: give the normal class or abnormal ones, not both")
     videos = [as_features(video, width, f"video {i}: ") for i, video in enumerate(videos)]
     device = model.linear.weight.device
 
     def losses(batch: list[int]) -> dict[str, Tensor]:
-        made = (training_window(videos[i], settings.length) for i in batch)
-        windows, lengths = zip(*made, strict=True)
+        samples = (training_window(videos[i], settings.length) for i in batch)
+        windows, lengths = zip(*samples, strict=True)
         n, text = torch.tensor(lengths, device=device), model.encode_text()
         logits1, logits2, _ = model(torch.stack(windows).to(device), n, text)
         if not (logits1.isfinite().all() and logits2.isfinite().all()):
@@ -86,7 +86,7 @@ def fit(model: VadCLIP, videos: Sequence[Features], targets: Tensor, seed: int) 
 
 
 def training_window(features: Tensor, length: int) -> tuple[Tensor, int]:
-    """(n, D) -> (length, D) and the valid length min(n, length): pooled if longer, else padded."""
+    """Pool or pad features (n, D) to (length, D); also return their valid length."""
     if (n := len(features)) > length:
         return segment_means(features, length), length
     return pad(features, (0, 0, 0, length - n)), n
@@ -95,7 +95,7 @@ def training_window(features: Tensor, length: int) -> tuple[Tensor, int]:
 def epoch_batches(
     is_normal: Sequence[bool], settings: VadCLIPSettings, rng: np.random.Generator
 ) -> Iterable[list[int]]:
-    """Shuffled batches of an epoch: half normal, half abnormal till either ends; or all videos."""
+    """Shuffled batches of an epoch: half normal, half abnormal until either runs out; or of all."""
     size, half = settings.batch_size, settings.batch_size // 2
     if not settings.balanced:
         order = rng.permutation(len(is_normal)).tolist()
