@@ -89,7 +89,7 @@ def lacking_data(P: Params) -> dict[str, str]:
     at_hand = detectors_at_hand(P)
     layouts = {"vadclip": "NAME__CROP.npy", "anomalyclip": "NAME.npy"}
     lacking = {f"needs-{d}": f"features as {t}" for d, t in layouts.items() if d not in at_hand}
-    if "needs-vadclip" in lacking:  # heads without text prompts read VadCLIP's snippets
+    if "needs-vadclip" in lacking:  # for cells that use only VadCLIP's features
         lacking["needs-snippets"] = lacking["needs-vadclip"]
     return {"needs-videos": "videos"} | lacking
 
