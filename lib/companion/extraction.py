@@ -171,7 +171,7 @@ def check_released(P: Params, model: AlertCLIP, detector: Detector, training: bo
 
 
 def check_features(P: Params) -> None:
-    """``check_released`` for every detector whose features are at hand; InputError if none is."""
+    """Run ``check_released`` for every detector with features; InputError if there is none."""
     if not (at_hand := detectors_at_hand(P)):
         raise InputError(
             f"{P.features_dir}: no features of {P.benchmark.title}'s test"
@@ -246,14 +246,14 @@ def domains(P: Params) -> dict[str, Params]:
     return profiles
 
 
-def _lacks(P: Params, own: str) -> str:
-    """What a domain other than the benchmark ``own`` lacks; "" if nothing."""
+def _lacks(P: Params, benchmark: str) -> str:
+    """What another domain than ``benchmark`` lacks; "" if nothing."""
     if not P.features:
         return "; ".join(map(str, domain_gaps(P)))
     with suppress(InputError):  # no list
-        if P.detector.benchmark != own and "vadclip" in detectors_at_hand(P):
+        if P.detector.benchmark != benchmark and "vadclip" in detectors_at_hand(P):
             return ""
-    return "no lists and features at hand"
+    return "its lists or features are missing"
 
 
 def domain_gaps(P: Params, splits: Sequence[Split] = ("test",)) -> list[Gap]:

@@ -111,7 +111,7 @@ def clip_gaps(P: Params) -> list[Gap]:
 
 
 def other_domains(P: Params) -> Iterator[Gap]:
-    """What notebook 05 lacks of other benchmarks; of those for transfer it leaves rows out."""
+    """What notebook 05 lacks of other benchmarks; of those for transfer only rows are left out."""
     for title, changes in P.evaluation.transfer.items():
         for gap in extraction.domain_gaps(P.changed(changes)):
             source = f"{gap.source}; without it {title} has no rows"

@@ -74,7 +74,7 @@ def judged(
 ) -> str:
     """A difference with its interval: bold above zero, italic below.
 
-    If the interval contains zero, the smallest difference it would have shown follows.
+    If the interval contains zero, the smallest detectable difference follows.
     """
     value, low, high = _interval(name, column, scale, where)
     text = f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"

@@ -1,7 +1,7 @@
 """Clips of a profile's splits: the one place that knows which files a profile reads.
 
-The mini world is rendered on first use; real data are only checked, never downloaded. Training and
-evaluation treat the two alike.
+The mini world is rendered on first use; real data are only checked, never downloaded. After that,
+both are read in the same way.
 """
 
 from collections import defaultdict

@@ -105,8 +105,8 @@ def initial_model(P: Params, stage: int) -> AlertCLIP:
         model.temporal.load_state_dict(stage1.temporal.state_dict())
         model.pooling.load_state_dict(stage1.pooling.state_dict())
     adapters = settings.lora_rank, settings.lora_alpha, settings.lora_dropout
-    where = P.model.lora_targets, P.model.lora_towers, P.model.lora_blocks
-    model.adapted = add_lora(model.adapted, *adapters, *where)
+    placement = P.model.lora_targets, P.model.lora_towers, P.model.lora_blocks
+    model.adapted = add_lora(model.adapted, *adapters, *placement)
     model.logit_scale.requires_grad_(True)  # CLIP's temperature is learned
     # Untrained, the temporal transformer is the identity and the pooling weights are uniform.
     model.temporal.requires_grad_(P.model.temporal_head == "transformer")

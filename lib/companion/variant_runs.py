@@ -152,7 +152,7 @@ def inputs_hash(P: Params, name: str, seed: int) -> str:
 
 
 def _decisive(P: Params, names: tuple[str, ...]) -> dict[str, Any]:
-    """Values of the groups and fields in ``names``, without the settings of checkpoints."""
+    """Values of the groups and fields in ``names``, without checkpoint bookkeeping."""
     values = selected(P, names)
     for stage in {"stage1", "stage2"} & values.keys():
         values[stage] = {k: v for k, v in values[stage].items() if k not in training.BOOKKEEPING}
