@@ -51,7 +51,7 @@ def detector_benchmark(P: Params) -> tuple[Benchmark, Path]:
 def training_set(P: Params, model: AlertCLIP, detector: Detector) -> TrainingSet:
     """Features of the benchmark's training videos; every crop counts as a video (official).
 
-    Missing ones are left out, with a warning and a row in the run's videos/.
+    Missing files are left out, with a warning and a row in the run's videos/.
     """
     prepare_data(P)
     videos, rule = chosen_videos(P), snippet_rule(P.detector, detector)
@@ -76,7 +76,7 @@ def training_set(P: Params, model: AlertCLIP, detector: Detector) -> TrainingSet
 def evaluation_set(P: Params, model: AlertCLIP | None, detector: Detector) -> EvaluationSet:
     """Features (one crop) and ground truth of the test videos; released features need no model.
 
-    Raises InputError if a video cannot be read: without it, it would be another benchmark.
+    Raises InputError if a video cannot be read: the scores without it would be another benchmark's.
     """
     benchmark, root = detector_benchmark(P)
     videos, rule = tested_videos(P), snippet_rule(P.detector, detector)

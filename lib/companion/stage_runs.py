@@ -151,9 +151,10 @@ def _as_started(train: ClipDataset, clips: dict[str, list[str]], skip: bool) -> 
             f"{lost[0]}: {len(lost)} clips that this training started with cannot be read now"
             f" ({reason}); bring them back, or go on without them: -p skip_lost_clips=true"
         )
-    order: list[int] = []
+    order, place = [], len(places) - 1
     for key in reversed(clips):
-        order.append(places[key] if key in places else (order or [len(places) - 1])[-1])
+        place = places.get(key, place)  # a lost clip takes the next one's
+        order.append(place)
     return Subset(train, order[::-1])
 
 
