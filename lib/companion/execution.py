@@ -35,7 +35,7 @@ def execute(
     line: int | None = None,
     lacking: Mapping[str, str] | None = None,
 ) -> Path:
-    """Execute ``notebook`` with ``parameters`` to ``out`` and an HTML page beside it; return ``out``.
+    """Execute ``notebook`` with ``parameters`` to ``out``, with an HTML page beside it; return it.
 
     ``line``: the progress bar's terminal line where several notebooks run at once; the cells' own
     output is then not shown. ``lacking``: see ``left_out``. Progress bars keep their last state.

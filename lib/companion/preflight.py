@@ -106,7 +106,7 @@ def clip_gaps(P: Params) -> list[Gap]:
         videos = sorted(path for path in paths if path.is_relative_to(P.data_dir / folder))
         gaps += missing_videos("VAGTA's clips", FOLDERS[folder], videos)
     verdict = "left out" if P.data.skip_lost_clips else "stops"
-    advice = "" if P.data.skip_lost_clips else "; or go on without: -p skip_lost_clips=true"
+    advice = "" if P.data.skip_lost_clips else "; or continue without: -p skip_lost_clips=true"
     return [replace(gap, source=gap.source + advice, verdict=verdict) for gap in gaps]
 
 

@@ -149,7 +149,7 @@ def _as_started(train: ClipDataset, clips: dict[str, list[str]], skip: bool) -> 
         reason = next(f.reason for f in train.failures if f.item == lost[0])
         raise InputError(
             f"{lost[0]}: {len(lost)} clips that this training started with cannot be read now"
-            f" ({reason}); bring them back, or go on without them: -p skip_lost_clips=true"
+            f" ({reason}); restore them, or continue without them: -p skip_lost_clips=true"
         )
     order, place = [], len(places) - 1
     for key in reversed(clips):
