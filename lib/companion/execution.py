@@ -68,11 +68,11 @@ def execute(
 
 
 def left_out(notebook: Path, lacking: Mapping[str, str]) -> nbformat.NotebookNode:
-    """The notebook with each cell whose tag is in ``lacking`` replaced by what it needs."""
+    """The notebook with each cell that has a tag in ``lacking`` replaced by what it needs."""
     book = nbformat.read(notebook, as_version=4)
     for i, cell in enumerate(book.cells):
-        for tag in sorted(lacking.keys() & set(cell.metadata.get("tags", ()))):
-            text = f"*Left out: this needs {lacking[tag]}.*"
+        if needs := [lacking[tag] for tag in lacking if tag in cell.metadata.get("tags", ())]:
+            text = f"*Left out: this needs {', '.join(needs)}.*"
             book.cells[i] = nbformat.v4.new_markdown_cell(text, id=cell.id)
     return book
 

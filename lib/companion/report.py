@@ -62,9 +62,9 @@ def notebook_times(P: Params) -> pd.DataFrame:
     for book in workflow.NOTEBOOKS:
         path = P.run_dir / "timings" / f"{book.name}.json"
         seconds = sum(read_json(path)) if path.is_file() else None
-        tags = [{*c.metadata.get("tags", ())} & lacking.keys() for c in read(book.path, 4).cells]
-        needs = [lacking[min(cell)] for cell in tags if cell]
-        left_out = f"{len(needs)} cells: {', '.join(dict.fromkeys(needs))}" if needs else ""
+        tags = [lacking.keys() & c.metadata.get("tags", ()) for c in read(book.path, 4).cells]
+        needs = dict.fromkeys(lacking[tag] for tag in lacking if tag in set().union(*tags))
+        left_out = f"{sum(map(bool, tags))} cells: {', '.join(needs)}" if needs else ""
         if book not in workflow.runnable(P):
             left_out = f"all: {lacking['needs-videos']}"
         rows.append((book.name, seconds, left_out))
