@@ -1,6 +1,6 @@
 # One rule per notebook, made from params/facts/notebooks.yaml. Snakemake's own triggers
 # (content of small inputs, dates of large ones, parameters, set of inputs) decide what runs again.
-# ./run_all.sh calls this; directly, e.g. on a cluster:
+# ./run_all.sh calls this. To call it directly, e.g. on a cluster:
 #   snakemake --config profile=paper --executor slurm --jobs 4
 import json
 import os
@@ -17,8 +17,9 @@ PAIRS = config.get("overrides", [])
 PARAMS = load_params(PROFILE, parse_overrides(PAIRS))
 RUN = PARAMS.run_dir.relative_to(ROOT)
 RUNNABLE = [book.name for book in books.runnable(PARAMS)]
-PYTHON = shlex.quote(sys.executable)  # these two change without changing a result,
-PAIRS = shlex.join(PAIRS)  # so the commands below only name them
+# The commands below only name these two, which may change without changing a result.
+PYTHON = shlex.quote(sys.executable)
+PAIRS = shlex.join(PAIRS)
 
 
 rule all:
@@ -46,7 +47,7 @@ for book in books.runnable(PARAMS):
             "{PYTHON} -m companion.execution {params.name} {PROFILE} {PAIRS}"
 
 
-# An ablation as a job of its own, for a cluster; elsewhere: python -m companion.ablations
+# One ablation per job, for a cluster; elsewhere use python -m companion.ablations
 #   snakemake --config profile=paper --executor slurm runs/paper/ablations/full/seed{0,1,2,3,4}.csv
 rule ablation:
     input:

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Run the companion's notebooks from nothing to reports.
+# Set up the environment and run the companion's notebooks, up to the report.
 #
 #   ./run_all.sh [smoke|mini|paper] [options]        default profile: mini
 #
-#   -n                 show what would run and why, and all that it would miss; run nothing
-#   --only 03          run notebook 03, and what it needs where that is outdated
+#   -n                 show what would run and why, and what is missing; run nothing
+#   --only 03          run notebook 03, and what it needs if that is outdated
 #   --from 03          run notebook 03 and everything after it
 #   --force            run even what has not changed; trainings resume from their checkpoints
 #   -p name=value      set a parameter (repeat for more); names: lib/companion/profiles.py
@@ -23,10 +23,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 export PYTHONWARNINGS="ignore:IProgress not found${PYTHONWARNINGS:+,$PYTHONWARNINGS}"
 export PYTHONNOUSERSITE=1 PYTHONUTF8=1 JUPYTER_PREFER_ENV_PATH=1
 unset PYTHONPATH PYTHONHOME JUPYTER_PATH
-# Some images forbid compiled modules: each of a run's processes would compile torch for 7 s.
+# Some images set this: every process of a run would then spend 7 s on compiling torch.
 unset PYTHONDONTWRITEBYTECODE
 
-find_python() {  # a name on the PATH may be a shim without a Python behind it: run it
+find_python() {  # run each candidate: a name on the PATH may be a shim without a Python
   local name
   for name in python3.12 python3.11 python3.10 python3 python; do
     if "$name" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' \
@@ -44,17 +44,17 @@ like_pip() {  # set the variable $1, unless it is set, to the user's pip setting
   [[ -z $value || -n ${!1:-} ]] || export "$1=${value//\\n/ }"
 }
 
-bootstrap_uv() {  # uv in .venv, told what pip is told, as it reads no settings of pip
+bootstrap_uv() {  # install uv into .venv and pass it pip's settings, which it does not read
   .venv/bin/python -m pip install --quiet --disable-pip-version-check uv || return 1
   like_pip UV_DEFAULT_INDEX index-url
   like_pip UV_INDEX extra-index-url
   like_pip UV_FIND_LINKS find-links
   like_pip UV_INSECURE_HOST trusted-host
   like_pip SSL_CERT_FILE cert
-  export UV_INDEX_STRATEGY=${UV_INDEX_STRATEGY:-unsafe-best-match}  # indexes are equals, as in pip
+  export UV_INDEX_STRATEGY=${UV_INDEX_STRATEGY:-unsafe-best-match}  # indexes are equal, as in pip
 }
 
-set_up() {  # .venv/installing marks a set-up that was interrupted: such a .venv is made again
+set_up() {  # .venv/installing marks an interrupted set-up: such a .venv is replaced
   local python uv=uv
   python=$(find_python)
   echo "Installing the pinned packages into .venv with $("$python" --version) (once)" >&2
@@ -64,7 +64,7 @@ set_up() {  # .venv/installing marks a set-up that was interrupted: such a .venv
   else
     uv=.venv/bin/uv
     [[ -x .venv/bin/pip ]] || "$python" -m venv .venv
-    [[ -x $uv ]] || bootstrap_uv || echo "run_all.sh: no uv to be had; pip takes minutes" >&2
+    [[ -x $uv ]] || bootstrap_uv || echo "run_all.sh: uv cannot be installed; pip takes minutes" >&2
   fi
   touch .venv/installing
   if ! { "$uv" pip install --quiet --python .venv/bin/python -r requirements.txt &&
@@ -80,7 +80,7 @@ set_up() {  # .venv/installing marks a set-up that was interrupted: such a .venv
   rm .venv/installing
 }
 
-own_caches() {  # where a tool could not write below the home folder, caches go to runs/home
+own_caches() {  # if a tool cannot write below the home folder, put all caches into runs/home
   local home=${HOME:-/} own=$PWD/runs/home folder refused=
   local cache=${XDG_CACHE_HOME:-$home/.cache}
   mkdir -p "$cache" 2>/dev/null || refused=$cache

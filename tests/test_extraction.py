@@ -78,8 +78,7 @@ def test_cells_that_need_clips_text_tower_are_left_out_without():
     assert lacking_data(load_params("mini")) == {}
     lacking = lacking_data(load_params("mini+mini-siglip"))
     assert lacking.keys() == {"needs-vadclip", "needs-anomalyclip"}
-    book = left_out(ROOT / "notebooks/05_zero_shot.ipynb", lacking)
-    texts = {cell.id: cell.source for cell in book.cells}
+    texts = {c.id: c.source for c in left_out(ROOT / "notebooks/05_zero_shot.ipynb", lacking).cells}
     assert "CLIP's own text tower" in texts["c12"] and "zero_shot_table" in texts["c04"]
 
 
@@ -97,6 +96,7 @@ def test_released_features_make_the_tables_without_a_video(released):
     texts = {cell.id: cell.source for cell in book.cells if cell.cell_type == "markdown"}
     assert texts["c06"] == "*Left out: this needs videos.*" and "c04" not in texts
     assert texts["c16"] == "*Left out: this needs features as NAME.npy.*"
+    assert texts["c18"] == "*Left out: this needs videos, features as NAME.npy.*"
     [scored] = detector_tables.score_stages(P, "vadclip", ("clip",))
     model = stage_model(P, "clip")
     assert len(training_set(P, model, "vadclip").features) == 120 and left_out_of_run(P) == []

@@ -1,4 +1,4 @@
-"""Tables of the ablations: every variant over seeds, paired with the reference of its group."""
+"""Ablation tables: every variant over seeds, paired with the reference of its group."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,37 +16,37 @@ NUMBERS = ("value", "low", "high", "change", "change_low", "change_high")
 
 
 def ablation_table(table: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """A metric of every variant and its paired difference to the group's reference, over seeds.
+    """A metric of every variant and its paired difference from the group's reference, over seeds.
 
-    ``table`` is tidy: variant, seed, metric, value, and weights (hash): a detector is paired with
-    its reference on features of equal weights only. Columns group, title, metric, value, change,
-    low, high (of the change), seeds, reference. The interval is Student's t over the seeds'
-    differences; nan with one seed: one difference says nothing of luck.
+    ``table`` is tidy: variant, seed, metric, value, and weights (hash); a detector is paired only
+    with its reference on features of equal weights. Columns group, title, metric, value, change,
+    low, high (of the change), seeds, reference. The 95% interval is Student's t over the seeds'
+    differences; nan with one seed.
     """
-    made = pd.DataFrame(_rows(table, metric)).drop(columns=["variant", "low", "high"])
-    return made.rename(columns={"change_low": "low", "change_high": "high"})
+    rows = pd.DataFrame(_rows(table, metric)).drop(columns=["variant", "low", "high"])
+    return rows.rename(columns={"change_low": "low", "change_high": "high"})
 
 
 def results_table(P: Params, table: pd.DataFrame) -> pd.DataFrame:
-    """Every metric of every variant of ``table``, one row each, as the ledger reads it.
+    """One row per variant and metric of ``table``, for the ledger.
 
-    Columns group, title, variant, backbone (whose features a detector got; empty where the variant
-    is a backbone), metric, value, low, high (of the value), change, change_low, change_high, seeds,
+    Columns group, title, variant, backbone (of a detector's features; empty where the variant is a
+    backbone), metric, value, low, high (of the value), change, change_low, change_high, seeds,
     reference. Intervals are Student's t over the seeds that the variant shares with its reference.
-    Without a reference there is no change.
+    Without a reference the changes are nan.
     """
-    made = pd.DataFrame(row for metric in table["metric"].unique() for row in _rows(table, metric))
-    tuned = [load_variants()[name].kind == "alertclip" for name in made["variant"]]
-    made.insert(3, "backbone", np.where(tuned, "", STAGES[P.ablation.backbone]))
-    return made
+    rows = pd.DataFrame(row for metric in table["metric"].unique() for row in _rows(table, metric))
+    tuned = [load_variants()[name].kind == "alertclip" for name in rows["variant"]]
+    rows.insert(3, "backbone", np.where(tuned, "", STAGES[P.ablation.backbone]))
+    return rows
 
 
 def verdict(table: pd.DataFrame) -> str:
-    """What an ``ablation_table`` of one group shows, as sentences in Markdown with its numbers."""
+    """Summary of one group's ``ablation_table`` in Markdown sentences with its numbers."""
     if not table["reference"].any():
         return f"{', '.join(table['title'])}: without its reference there is nothing to compare."
-    whole, rows = table[table["reference"]].iloc[0], table[~table["reference"]]
-    head = f"**{whole['title']}** reaches a {whole['metric']} of {whole['value']:.1f}."
+    reference, rows = table[table["reference"]].iloc[0], table[~table["reference"]]
+    head = f"**{reference['title']}** reaches a {reference['metric']} of {reference['value']:.1f}."
     if table["seeds"].max() < 2:
         changes = "; ".join(f"{r.title} {r.change:+.1f}" for r in rows.itertuples())
         return f"{head} Change in points: {changes}. One seed gives no interval: it may be chance."
@@ -70,19 +70,19 @@ def rank_correlation(
 ) -> tuple[float, float, float]:
     """Spearman's correlation of two metrics over trainings, and its 95% bootstrap interval.
 
-    ``wide``: a row per training, with its variant. Whole variants are drawn: seeds are alike.
+    ``wide``: a row per training, with its variant. Variants are resampled: their seeds correlate.
     """
-    parts = [part[[x, y]].to_numpy() for _, part in wide.groupby("variant")]
-    draws = np.random.default_rng(seed).integers(len(parts), size=(n_boot, len(parts)))
-    found = [spearmanr(*np.concatenate([parts[i] for i in draw]).T)[0] for draw in draws]
-    low, high = np.nanpercentile(found, [2.5, 97.5])
+    variants = [rows[[x, y]].to_numpy() for _, rows in wide.groupby("variant")]
+    draws = np.random.default_rng(seed).integers(len(variants), size=(n_boot, len(variants)))
+    samples = [spearmanr(*np.concatenate([variants[i] for i in draw]).T)[0] for draw in draws]
+    low, high = np.nanpercentile(samples, [2.5, 97.5])
     return spearmanr(wide[x], wide[y])[0], low, high
 
 
 def student_table(values: pd.Series, name: str) -> pd.DataFrame:
-    """Mean over seeds with ``student_interval``, of values indexed by seed and what else differs.
+    """Mean and ``student_interval`` over the seeds, for each other level of the index of values.
 
-    Columns: the other levels of the index, ``name``, low, high, seeds.
+    Columns: these other levels, ``name``, low, high, seeds.
     """
     by = [level for level in values.index.names if level != "seed"]
     groups = values.dropna().groupby(level=by, sort=False)
@@ -92,12 +92,12 @@ def student_table(values: pd.Series, name: str) -> pd.DataFrame:
 
 def student_interval(values: pd.Series) -> tuple[float, float, float]:
     """Mean over seeds and its 95% interval (Student's t); nan bounds from fewer than two seeds."""
-    half = student.ppf(0.975, len(values) - 1) * values.sem()  # nan where there is one
+    half = student.ppf(0.975, len(values) - 1) * values.sem()  # nan with one seed
     return values.mean(), values.mean() - half, values.mean() + half
 
 
 def gains(table: pd.DataFrame) -> pd.DataFrame:
-    """Learning curves: Full minus global alone at each step of Stage II, paired by seed.
+    """Full minus global alone at each step of Stage II of the learning curves, paired by seed.
 
     Columns step, metric, change, low, high (95%, Student's t), seeds.
     """
@@ -108,30 +108,30 @@ def gains(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def first_gain(table: pd.DataFrame) -> int | None:
-    """The schedule's rule: the first step at which Full beats global in video and in frame AUC.
+    """First step at which Full beats global in video and in frame AUC (the schedule's rule).
 
     Beats: the 95% interval of the paired difference over seeds lies above zero.
     """
-    found = gains(table).query("metric in ('video AUC', 'frame AUC')")
-    clear = found.assign(clear=found["low"] > 0).groupby("step")["clear"].all()
+    changes = gains(table).query("metric in ('video AUC', 'frame AUC')")
+    clear = changes.assign(clear=changes["low"] > 0).groupby("step")["clear"].all()
     return int(clear.idxmax()) if clear.any() else None
 
 
 def _rows(table: pd.DataFrame, metric: str) -> Iterator[dict[str, Any]]:
     """A row per variant that has the metric, in the order of params/ablations.yaml."""
     variants = load_variants()
-    part = table[table["metric"] == metric]
-    tuned = [variants[name].kind == "alertclip" for name in part["variant"]]
-    on = part.get("weights", pd.Series("", part.index)).mask(tuned, "")
-    part = part.assign(on=on).pivot(index=["seed", "on"], columns="variant", values="value")
-    for name in (name for name in variants if name in part):
+    table = table[table["metric"] == metric]
+    tuned = [variants[name].kind == "alertclip" for name in table["variant"]]
+    weights = table.get("weights", pd.Series("", table.index)).mask(tuned, "")
+    wide = table.assign(on=weights).pivot(index=["seed", "on"], columns="variant", values="value")
+    for name in (name for name in variants if name in wide):
         group, title = variants[name].group, variants[name].title
-        whole = (n for n in part if variants[n].group == group and variants[n].reference)
-        reference = next(whole, "")
-        changes = part[name] - part.get(reference, np.nan)
-        pairs = pd.DataFrame({"value": part[name], "change": changes})
+        references = (n for n in wide if variants[n].group == group and variants[n].reference)
+        reference = next(references, "")
+        changes = wide[name] - wide.get(reference, np.nan)
+        pairs = pd.DataFrame({"value": wide[name], "change": changes})
         pairs = pairs.dropna(subset=["change" if reference else "value"]).groupby("seed").mean()
-        found = *student_interval(pairs["value"]), *student_interval(pairs["change"])
+        numbers = *student_interval(pairs["value"]), *student_interval(pairs["change"])
         row = {"group": group, "title": title, "variant": name, "metric": metric}
-        row |= zip(NUMBERS, found, strict=True)
+        row |= zip(NUMBERS, numbers, strict=True)
         yield row | {"seeds": len(pairs), "reference": name == reference}

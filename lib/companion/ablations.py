@@ -1,7 +1,7 @@
-"""Trainings over seeds: variants of a profile, each measured by a job of its own.
+"""Run variants of a profile over seeds, each variant and seed in a job of its own.
 
 ``python -m companion.ablations --profile mini --seeds 0 1 2 3 4 --cores 2`` runs every variant of
-params/ablations.yaml; ``--variants`` names some. What is finished is kept; a job that fails does
+params/ablations.yaml; ``--variants`` names some. Finished results are kept; a job that fails does
 not stop the others. ``--measure`` chooses the table:
 
 ablations    zero-shot metrics of the trained model on the test clips
@@ -33,7 +33,7 @@ from media.files import progress, write_table
 
 
 def result_file(P: Params, name: str, seed: int, measure: str = "ablations") -> Path:
-    """Where the result of a variant under a seed is kept."""
+    """CSV with the result of a variant under a seed."""
     return P.run_dir / measure / name / f"seed{seed}.csv"
 
 
@@ -44,19 +44,19 @@ def run(
     cores: int | None = None,
     measure: str = "ablations",
 ) -> None:
-    """Run what is missing or outdated, ``cores`` jobs at once on a thread each; name the failed.
+    """Run missing and outdated jobs, ``cores`` at once with one thread each; report failures.
 
-    By default one job per core that this process may use, or one alone on a GPU.
+    By default one job per core that this process may use, or a single one on a GPU.
     """
     require_variants(names)
-    pairs = [(name, seed) for seed in seeds for name in names]  # a whole seed first
-    wanted = [pair for pair in pairs if not _current(P, *pair, measure)]
-    if not wanted:
+    pairs = [(name, seed) for seed in seeds for name in names]  # seed by seed
+    outdated = [pair for pair in pairs if not _current(P, *pair, measure)]
+    if not outdated:
         return
     prepare_data(P)
     slots = cores or (1 if torch.cuda.is_available() else torch.get_num_threads())
     with ProcessPoolExecutor(slots, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        jobs = {pool.submit(_job, P, *pair, measure): pair for pair in wanted}
+        jobs = {pool.submit(_job, P, *pair, measure): pair for pair in outdated}
         for job in progress(as_completed(jobs), len(jobs), measure):
             if error := job.exception():
                 (name, seed), log = jobs[job], result_file(P, *jobs[job], measure)
@@ -64,14 +64,14 @@ def run(
 
 
 def _job(P: Params, name: str, seed: int, measure: str) -> None:
-    """A variant under a seed in a worker process, with a log beside its result."""
-    result, own = result_file(P, name, seed, measure), inputs_hash(P, name, seed, measure)
+    """Run a variant under a seed in a worker process, with a log beside its result."""
+    result, inputs = result_file(P, name, seed, measure), inputs_hash(P, name, seed, measure)
     result.unlink(missing_ok=True)
     result.parent.mkdir(parents=True, exist_ok=True)
     with result.with_suffix(".log").open("w") as log, redirect_stdout(log), redirect_stderr(log):
         try:
             table = MEASURES[measure][0](P, name, seed)
-            write_table(table.assign(variant=name, seed=seed, params=own), result)
+            write_table(table.assign(variant=name, seed=seed, params=inputs), result)
         except Exception:
             traceback.print_exc()
             raise
@@ -83,14 +83,14 @@ def _current(P: Params, name: str, seed: int, measure: str) -> bool:
 
 
 def _read(file: Path) -> pd.DataFrame:
-    # As text: 417e66085674 is a hash, and a number too large for a float.
+    # Hashes as text: 417e66085674 would be read as a number.
     return pd.read_csv(file, dtype={"params": str, "weights": str})
 
 
 def results(
     P: Params, names: Sequence[str], seeds: Sequence[int], measure: str = "ablations"
 ) -> pd.DataFrame:
-    """Tidy results of the variants that have been run: what is measured, variant, seed, hashes."""
+    """Results of the variants that have been run, in tidy form with variant, seed and hashes."""
     files = [result_file(P, name, seed, measure) for name in names for seed in seeds]
     tables = [_read(file) for file in files if file.exists()]
     if not tables:
@@ -103,7 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m companion.ablations", description=__doc__)
     add = parser.add_argument
     add("--measure", choices=MEASURES, default="ablations")
-    add("--variants", nargs="+", help="default: all; for other measures those that are committed")
+    add("--variants", nargs="+", help="default: all; for other measures, the committed ones")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     add("--cores", type=int, help="jobs at once; default: one per core, one on a GPU")
     args, P = read_command_line(parser)
@@ -113,11 +113,11 @@ def main() -> None:
         print(f"left out, as tuning needs videos: {', '.join(tuned)}")
     names = [name for name in names if name not in tuned]
     if not names:
-        raise InputError(f"{P.profile}: nothing is left to run; name a detector's variants")
+        raise InputError(f"{P.profile}: no variant left to run; name variants of a detector")
     run(P, names, args.seeds, args.cores, args.measure)
-    written = P.run_dir / f"{args.measure}_reference.csv"
-    write_table(results(P, names, args.seeds, args.measure), written)
-    print(written)
+    path = P.run_dir / f"{args.measure}_reference.csv"
+    write_table(results(P, names, args.seeds, args.measure), path)
+    print(path)
 
 
 if __name__ == "__main__":

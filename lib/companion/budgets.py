@@ -1,8 +1,8 @@
-"""What each notebook needs on the real data: hours by card, GB of disk and of memory.
+"""What each notebook needs on the real data: hours by GPU, GB of disk and of memory.
 
-Estimates from params/budgets.yaml: the pre-flight compares them with the free disk, and
-``python -m companion.budgets [PROFILE]`` prints the table of docs/real-data.md. Decoding on the CPU
-is not in the hours; small notebooks (everything but 03 to 07) are left out.
+Estimates from params/budgets.yaml. The pre-flight check compares them with the free disk space, and
+``python -m companion.budgets [PROFILE]`` prints the table of docs/real-data.md. The hours do not
+include decoding on the CPU; small notebooks (all but 03 to 07) are left out.
 """
 
 import sys
@@ -21,10 +21,10 @@ SUMS = dict.fromkeys(("fp32", "bf16", "frames_gb", "features_gb"), "sum")
 
 
 def needs(P: Params) -> pd.DataFrame:
-    """Needs of notebooks 03 to 07, the index; none for the mini world.
+    """Needs of notebooks 03 to 07 (the index); no rows for the mini world.
 
     Columns: work in TFLOP by precision (fp32, bf16); GB of decoded frames in runs/cache, of
-    features in the run's folder, and of memory (models come one after the other).
+    features in the run's folder, and of memory (one model at a time).
     """
     rows = [] if P.data.world == "miniworld" else _rows(P)
     table = pd.DataFrame(rows, columns=["notebook", *SUMS, "memory_gb"]).fillna(0.0)
@@ -32,24 +32,24 @@ def needs(P: Params) -> pd.DataFrame:
 
 
 def _rows(P: Params) -> list[dict[str, Any]]:
-    known = yaml.safe_load((PROFILES / "budgets.yaml").read_text())
-    gflop = known["gflop_per_frame"]
+    facts = yaml.safe_load((PROFILES / "budgets.yaml").read_text())
+    gflop = facts["gflop_per_frame"]
     tflop = gflop.get(P.model.backbone, max(gflop.values())) / 1000
-    first, second = (_stage(P, number, known, tflop) for number in (1, 2))
-    train, test = (_frames(P, known, split) for split in ("train", "test"))
-    extra = sum(_frames(P.changed(c), known, "test") for c in P.evaluation.transfer.values())
+    first, second = (_stage(P, number, facts, tflop) for number in (1, 2))
+    train, test = (_frames(P, facts, split) for split in ("train", "test"))
+    transfer = sum(_frames(P.changed(c), facts, "test") for c in P.evaluation.transfer.values())
     length, crops = P.detector.snippet_length, P.detector.snippet_crops
-    vadclip = _features(P, train * crops + test, length, tflop)  # one crop is scored
+    vadclip = _features(P, train * crops + test, length, tflop)  # tests use one crop
     variants = [v for v in map(load_variants().get, P.ablation.variants) if v]
     tuned, seeds = [v for v in variants if v.kind == "alertclip"], len(P.ablation.seeds)
-    parts = (
+    parts = (  # notebook, how often, need
         ("03", 1, first),
         ("04", 1, second),
-        ("05", MODELS, _features(P, extra, length, tflop)),
+        ("05", MODELS, _features(P, transfer, length, tflop)),
         ("06", MODELS, vadclip),
         ("06", MODELS, _features(P, (train + test) / P.detector.frame_stride, 1, tflop)),
         ("07", seeds, first | {"frames_gb": 0}),
-        *(("07", seeds, _stage(P.changed(v.changes), 2, known, tflop)) for v in tuned),
+        *(("07", seeds, _stage(P.changed(v.changes), 2, facts, tflop)) for v in tuned),
         ("07", seeds * sum(v.detector for v in tuned) * P.ablation.detector, vadclip),
     )
     return [
@@ -59,34 +59,34 @@ def _rows(P: Params) -> list[dict[str, Any]]:
     ]
 
 
-def _stage(P: Params, number: int, known: dict[str, Any], tflop: float) -> dict[str, float]:
-    """A training stage; the first also decodes the clips."""
+def _stage(P: Params, number: int, facts: dict[str, Any], tflop: float) -> dict[str, float]:
+    """Need of a training stage; Stage I also decodes the clips."""
     stage = stage_params(P, number)
-    clips = {k: min(n, P.rehearsal.clips or n) for k, n in known["clips"].items()}
-    seen = stage.total_steps(clips["train"]) * stage.items_per_step * P.data.num_frames
-    work = seen * tflop * known["training_passes"][P.model.checkpointing]
+    clips = {k: min(n, P.rehearsal.clips or n) for k, n in facts["clips"].items()}
+    frames = stage.total_steps(clips["train"]) * stage.items_per_step * P.data.num_frames
+    work = frames * tflop * facts["training_passes"][P.model.checkpointing]
     decoded = sum(clips.values()) * P.data.num_frames * SIDE**2 * 3 / 1e9
     return {stage.precision: work, "frames_gb": decoded if number == 1 else 0}
 
 
-def _frames(P: Params, known: dict[str, Any], split: str) -> float:
-    """Frames of a benchmark's split, or of a rehearsal's share of it; 0 where not known."""
+def _frames(P: Params, facts: dict[str, Any], split: str) -> float:
+    """Frames of a benchmark's split, or of a rehearsal's share of it; 0 if unknown."""
     limit = P.detector.videos if split == "train" else P.rehearsal.test_videos
     videos = sum(P.benchmark.counts.get(split, {}).values())
     share = min(1, limit / videos) if limit and videos else 1
-    return share * known["frames"].get(P.benchmark.name, {}).get(split, 0)
+    return share * facts["frames"].get(P.benchmark.name, {}).get(split, 0)
 
 
 def _features(P: Params, frames: float, length: int, tflop: float) -> dict[str, float]:
-    """Features of one model: every frame is embedded, one row kept per ``length`` of them."""
+    """Need of one model's features: one row per ``length`` frames, all or some of them embedded."""
     embedded = frames * min(P.detector.snippet_frames, length) / length
     kept = frames / length * DIM * FLOAT / 1e9
-    half = P.evaluation.precision != "fp32"  # fp16 and, on a card, auto are as fast as bf16
+    half = P.evaluation.precision != "fp32"  # fp16 and, on a GPU, auto are as fast as bf16
     return {"bf16" if half else "fp32": embedded * tflop, "features_gb": kept}
 
 
 def budget_table(P: Params) -> pd.DataFrame:
-    """Columns notebook, a column of hours per card, disk and memory in GB; the last row: all."""
+    """Columns notebook, hours on each GPU, disk and memory in GB; the last row is for all."""
     cards, need = yaml.safe_load((PROFILES / "budgets.yaml").read_text())["cards"], needs(P)
     hours = {
         f"{card}, h": (need["fp32"] / speed["fp32"] + need["bf16"] / speed["bf16"]) / 3600

@@ -1,7 +1,7 @@
 """Execute one notebook into its run folder: ``python -m companion.execution NAME PROFILE``.
 
-The executed copy appears under ``runs/<profile>/`` only when it is complete; a failed one is kept
-beside it as ``NN_name.failed.ipynb``.
+The executed copy appears in ``runs/<profile>/`` only once it is complete; a failed one is kept
+there as ``NN_name.failed.ipynb``.
 """
 
 import os
@@ -35,11 +35,11 @@ def execute(
     line: int | None = None,
     lacking: Mapping[str, str] | None = None,
 ) -> Path:
-    """Run ``notebook`` with ``parameters`` into ``out``, an HTML page beside it; returns ``out``.
+    """Execute ``notebook`` with ``parameters`` to ``out``, with an HTML page beside it; return it.
 
-    ``line``: of the terminal, for the bar of a notebook that runs beside others; what its cells
-    say is then not shown. ``lacking``: as for ``left_out``. Streams keep their last state only.
-    InputError if a cell raises: it names the notebook, the cell and the copy that is kept.
+    ``line``: the progress bar's terminal line where several notebooks run at once; the cells' own
+    output is then not shown. ``lacking``: see ``left_out``. Progress bars keep their last state.
+    InputError if a cell raises, with the notebook, the cell and the failed copy.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.stem}.{os.getpid()}.ipynb")
@@ -68,17 +68,17 @@ def execute(
 
 
 def left_out(notebook: Path, lacking: Mapping[str, str]) -> nbformat.NotebookNode:
-    """The notebook; of a cell whose tag is in ``lacking``, only a line that says what it needs."""
+    """The notebook with each cell that has a tag in ``lacking`` replaced by what it needs."""
     book = nbformat.read(notebook, as_version=4)
     for i, cell in enumerate(book.cells):
-        for tag in sorted(lacking.keys() & set(cell.metadata.get("tags", ()))):
-            text = f"*Left out: this needs {lacking[tag]}.*"
+        if needs := [lacking[tag] for tag in lacking if tag in cell.metadata.get("tags", ())]:
+            text = f"*Left out: this needs {', '.join(needs)}.*"
             book.cells[i] = nbformat.v4.new_markdown_cell(text, id=cell.id)
     return book
 
 
 def lacking_data(P: Params) -> dict[str, str]:
-    """What a run lacks that some cells need, by their tag: videos, features, CLIP's text tower."""
+    """What a run lacks, by the tag of the cells that need it: videos, features, text tower."""
     if any(family in P.model.backbone.lower() for family in ("siglip", "blip")):
         tower = dict.fromkeys(("needs-vadclip", "needs-anomalyclip"), "CLIP's own text tower")
         return tower | ({"needs-videos": "videos"} if P.features else {})
@@ -88,14 +88,14 @@ def lacking_data(P: Params) -> dict[str, str]:
 
     at_hand = detectors_at_hand(P)
     layouts = {"vadclip": "NAME__CROP.npy", "anomalyclip": "NAME.npy"}
-    lost = {f"needs-{d}": f"features as {t}" for d, t in layouts.items() if d not in at_hand}
-    if "needs-vadclip" in lost:  # without its text prompts
-        lost["needs-snippets"] = lost["needs-vadclip"]
-    return {"needs-videos": "videos"} | lost
+    lacking = {f"needs-{d}": f"features as {t}" for d, t in layouts.items() if d not in at_hand}
+    if "needs-vadclip" in lacking:  # for cells that use only VadCLIP's features
+        lacking["needs-snippets"] = lacking["needs-vadclip"]
+    return {"needs-videos": "videos"} | lacking
 
 
 def html_page(book: nbformat.NotebookNode, name: str) -> str:
-    """The page of an executed ``book``: its own figures, without the reference ones in its text."""
+    """HTML page of an executed ``book``, without the reference figures that its text shows."""
     for cell in book.cells:
         if cell.cell_type == "markdown":
             cell.source = FORMULA.sub(_mathml, REFERENCE.sub("", cell.source))
@@ -103,15 +103,15 @@ def html_page(book: nbformat.NotebookNode, name: str) -> str:
     return exporter.from_notebook_node(book, {"metadata": {"name": name}})[0]
 
 
-def _mathml(found: re.Match[str]) -> str:
-    """A formula as MathML, which browsers draw without MathJax and so without a network."""
-    if not found[1]:  # code
-        return found[0]
-    return convert(found[2], display="block" if found[1] == "$$" else "inline")
+def _mathml(match: re.Match[str]) -> str:
+    """A formula as MathML, which browsers render without MathJax, so without a network."""
+    if not match[1]:  # code
+        return match[0]
+    return convert(match[2], display="block" if match[1] == "$$" else "inline")
 
 
 def _bar(out: Path) -> dict[str, Any]:
-    """Options of the bar; the time to expect is the last run's, or the profile's typical one."""
+    """Options of the progress bar, with the time of the last run or the profile's typical one."""
     typical = yaml.safe_load((PROFILES / "typical_times.yaml").read_text())
     seconds = typical.get(out.parent.name, {}).get(out.stem)
     if _timings(out).exists():
@@ -140,7 +140,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        return 130  # run_all.sh says what it means
+        return 130  # companion.run explains it
     return 0
 
 

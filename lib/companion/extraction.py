@@ -39,11 +39,11 @@ from media.cache import FrameCache
 from media.errors import InputError
 from media.files import WHOLE, parse_shard, sha256_file, sha256_json
 
-READERS: tuple[Detector, ...] = ("vadclip", "anomalyclip")  # the heads without text take VadCLIP's
+READERS: tuple[Detector, ...] = ("vadclip", "anomalyclip")  # heads without text read VadCLIP's
 
 
 def detector_benchmark(P: Params) -> tuple[Benchmark, Path]:
-    """The benchmark of a profile and the data root it lies in."""
+    """The profile's benchmark and data root."""
     prepare_data(P)
     return P.benchmark, P.data_dir
 
@@ -51,51 +51,52 @@ def detector_benchmark(P: Params) -> tuple[Benchmark, Path]:
 def training_set(P: Params, model: AlertCLIP, detector: Detector) -> TrainingSet:
     """Features of the benchmark's training videos; every crop counts as a video (official).
 
-    Those that are not there are left out, with a warning and a row in the run's videos/.
+    Missing files are left out, with a warning and a row in the run's videos/.
     """
     prepare_data(P)
     videos, rule = chosen_videos(P), snippet_rule(P.detector, detector)
     crops, reasons = _files(P, model, dict.fromkeys(videos, range(rule.crops)), detector)
     files = [(file, path) for path in videos for file in crops[path]]
-    here = [(file, path) for file, path in files if file.exists()]
-    if not here:
+    available = [(file, path) for file, path in files if file.exists()]
+    if not available:
         raise InputError(f"no training video of {P.benchmark.title} can be read; see {reasons}")
-    lost = [file.name for file, _ in files if not file.exists()]
-    noted = Report([Finding(name, f"see {reasons}", LEFT_OUT) for name in lost])
-    noted.to_csv(P.run_dir / "videos" / f"{P.benchmark.name}-{detector}-{P.detector.subset}.csv")
-    if lost:
-        left_out = f"{len(lost)} of {len(files)} training features are left out"
+    missing = [file.name for file, _ in files if not file.exists()]
+    report = Report([Finding(name, f"see {reasons}", LEFT_OUT) for name in missing])
+    report.to_csv(P.run_dir / "videos" / f"{P.benchmark.name}-{detector}-{P.detector.subset}.csv")
+    if missing:
+        left_out = f"{len(missing)} of {len(files)} training features are left out"
         warnings.warn(f"{left_out}; reasons in {reasons}", stacklevel=2)
     return TrainingSet(
-        [read_features(file) for file, _ in here],
-        [videos[path] for _, path in here],
-        [video_name(path.name) for _, path in here],
+        [read_features(file) for file, _ in available],
+        [videos[path] for _, path in available],
+        [video_name(path.name) for _, path in available],
     )
 
 
 def evaluation_set(P: Params, model: AlertCLIP | None, detector: Detector) -> EvaluationSet:
-    """Features, one crop each, and truth of the test videos; released ones need no model.
+    """Features (one crop) and ground truth of the test videos; released features need no model.
 
-    Raises InputError if a video cannot be read: scores of the others would be another benchmark's.
+    Raises InputError if a video cannot be read: the scores without it would be another benchmark's.
     """
     benchmark, root = detector_benchmark(P)
     videos, rule = tested_videos(P), snippet_rule(P.detector, detector)
     crop = scored_crop(P.detector, rule)
     crops, reasons = _files(P, model, dict.fromkeys(videos.values(), [crop]), detector)
     files = {name: crops[path][crop] for name, path in videos.items()}
-    if lost := [name for name, file in files.items() if not file.exists()]:
+    if missing := [name for name, file in files.items() if not file.exists()]:
         raise InputError(
-            f"{len(lost)} of {len(files)} test videos of {benchmark.title} cannot be read, first"
-            f" {lost[0]}, expected as {files[lost[0]].name}; the reasons are in {reasons}"
+            f"{len(missing)} of {len(files)} test videos of {benchmark.title} cannot be read, first"
+            f" {missing[0]}, expected as {files[missing[0]].name}; the reasons are in {reasons}"
         )
     features = {name: read_features(file) for name, file in files.items()}
     frames = {name: len(x) * rule.length for name, x in features.items()}
-    if benchmark.annotation_format == "msad" and not P.features:  # its vector is cut by frames
+    if benchmark.annotation_format == "msad" and not P.features:  # its labels are split by length
         cache = FrameCache(P.cache_dir, model.image_size)
         frames = {name: cache.info(path).frames for name, path in videos.items()}
     snippets = {name: max(1, count // SNIPPET) for name, count in frames.items()}
     read = partial(read_truth, benchmark, root, snippets=snippets)
-    truths, named = ([t for t in read(by_class=b) if t.name in videos] for b in (False, True))
+    truths = [truth for truth in read() if truth.name in videos]
+    named = [truth for truth in read(by_class=True) if truth.name in videos]
     return EvaluationSet([features[truth.name] for truth in truths], truths, named)
 
 
@@ -106,9 +107,9 @@ def extract_for_all(
     training: bool = True,
     shard: slice = WHOLE,
 ) -> None:
-    """Extract the features of test and training videos for several models, decoding videos once.
+    """Extract features of test and training videos for several models, decoding each video once.
 
-    Released features are checked instead. ``shard``: only a share of the videos.
+    Released features are only checked. ``shard``: a share of the videos.
     """
     if P.features:
         if tuned := [STAGES[stage] for stage in wanted if stage != "clip"]:
@@ -124,9 +125,9 @@ def extract_for_all(
 
 
 def tested_videos(P: Params) -> dict[str, Path]:
-    """File of each video that is scored, by name: the whole list or a rehearsal's part of it.
+    """File of each test video, by name: the whole list or, in a rehearsal, a part of it.
 
-    Of MSAD that is the first and the last ones: its vector of truth is cut from its ends.
+    MSAD's part is its first and last videos: its label vector is split from both ends.
     """
     benchmark = P.benchmark
     entries = read_list(benchmark, P.data_dir)
@@ -139,12 +140,12 @@ def tested_videos(P: Params) -> dict[str, Path]:
 
 
 def chosen_videos(P: Params) -> dict[Path, tuple[str, ...]]:
-    """Training videos and their classes: all, or annotated ones; of these maybe a draw by seed."""
+    """Training videos and their classes: all or the annotated ones, up to a limit drawn by seed."""
     videos = training_videos(P.benchmark, P.data_dir)
     if P.detector.subset == "annotated":
         items = [item for split in ("train", "dev") for item in load_split(P, split)[0]]
         annotated = {Path(item.video).stem for item in items}
-        videos = {path: found for path, found in videos.items() if path.stem in annotated}
+        videos = {path: names for path, names in videos.items() if path.stem in annotated}
     if P.detector.videos:
         order = np.random.default_rng(P.seed).permutation(len(videos))
         kept = {*order[: P.detector.videos].tolist()}
@@ -153,10 +154,10 @@ def chosen_videos(P: Params) -> dict[Path, tuple[str, ...]]:
 
 
 def check_released(P: Params, model: AlertCLIP, detector: Detector, training: bool = True) -> None:
-    """Raise InputError unless released features are of the model's space and the truth's rate.
+    """Raise InputError unless released features match the model's space and the truth's rate.
 
-    Reads a sample of the files, and the length of every test file. The heads without text take any
-    space, such as I3D's, of one width.
+    Reads a sample of the files, and the length of every test file. Heads without text accept any
+    space, such as I3D's, if all files have one width.
     """
     test, rule = evaluation_set(P, model, detector), snippet_rule(P.detector, detector)
     rows = {t.name: len(x) for t, x in zip(test.truths, test.features, strict=True)}
@@ -170,7 +171,7 @@ def check_released(P: Params, model: AlertCLIP, detector: Detector, training: bo
 
 
 def check_features(P: Params) -> None:
-    """``check_released`` for every detector whose features are at hand; InputError if none is."""
+    """Run ``check_released`` for every detector with features; InputError if there is none."""
     if not (at_hand := detectors_at_hand(P)):
         raise InputError(
             f"{P.features_dir}: no features of {P.benchmark.title}'s test"
@@ -181,11 +182,11 @@ def check_features(P: Params) -> None:
 
 
 def detectors_at_hand(P: Params) -> list[Detector]:
-    """The detectors whose features a profile has: all of videos, of released ones by layout."""
+    """Detectors whose features a profile has: all with videos, else by the files' layout."""
     if not P.features:
         return list(READERS)
-    found = {d: _released(P, _listed(P), d).values() for d in READERS}
-    return [d for d, files in found.items() if any(f.exists() for part in files for f in part)]
+    released = {d: _released(P, _listed(P), d).values() for d in READERS}
+    return [d for d, videos in released.items() if any(f.exists() for v in videos for f in v)]
 
 
 def _listed(P: Params) -> list[Path]:
@@ -196,7 +197,7 @@ def _listed(P: Params) -> list[Path]:
 def _files(
     P: Params, model: AlertCLIP | None, videos: Wanted, detector: Detector
 ) -> tuple[dict[Path, list[Path]], Path]:
-    """Feature files of each video, one per crop, and where it stands why one is missing."""
+    """Feature files of each video, one per crop, and the place that says why one is missing."""
     if P.features:
         return _released(P, [*videos], detector), P.features_dir
     rule = snippet_rule(P.detector, detector)
@@ -206,12 +207,12 @@ def _files(
 
 
 def _released(P: Params, videos: Sequence[Path], detector: Detector) -> dict[Path, list[Path]]:
-    """Released feature files of each video, one per crop; a path that is not there is missing."""
+    """Released feature files of each video, one per crop; of a missing one, the expected path."""
     index, folder = feature_index(P.features_dir), P.features_dir
     count = P.detector.snippet_crops
     ends = [""] if detector == "anomalyclip" else [f"__{crop}" for crop in range(count)]
     names = {video: [f"{video.stem}{end}" for end in ends] for video in videos}
-    return {v: [index.get(n, folder / f"{n}.npy") for n in part] for v, part in names.items()}
+    return {v: [index.get(n, folder / f"{n}.npy") for n in crops] for v, crops in names.items()}
 
 
 def _extract(
@@ -224,48 +225,47 @@ def _extract(
 
 
 def source_hash(P: Params) -> str:
-    """Whose videos: names repeat between benchmarks and mini worlds, wherever these lie."""
-    made = P.data_dir / "world.json"
-    return sha256_json([P.detector.benchmark, sha256_file(made) if made.is_file() else ""])[:8]
+    """Hash of the videos' source, whatever its path: benchmarks and worlds share video names."""
+    world = P.data_dir / "world.json"
+    return sha256_json([P.detector.benchmark, sha256_file(world) if world.is_file() else ""])[:8]
 
 
 def domains(P: Params) -> dict[str, Params]:
     """The profile on its own benchmark and on the others (``transfer``), by title.
 
-    Another domain of which a list, the truth or a video is missing is left out with a warning; with
-    released features, one whose lists or features are not at hand.
+    Another domain whose list, truth or a video is missing is left out with a warning; with released
+    features, one whose lists or features are missing.
     """
-    found = {P.benchmark.title: P}
+    profiles = {P.benchmark.title: P}
     for title, changes in P.evaluation.transfer.items():
         other = P.changed(changes)
         if lacks := _lacks(other, P.detector.benchmark):
             warnings.warn(f"{title} is left out: {lacks}", stacklevel=2)
         else:
-            found[title] = other
-    return found
+            profiles[title] = other
+    return profiles
 
 
-def _lacks(P: Params, own: str) -> str:
-    """What is missing of another domain than the benchmark ``own``, whose videos share names."""
+def _lacks(P: Params, benchmark: str) -> str:
+    """What another domain than ``benchmark`` lacks; "" if nothing."""
     if not P.features:
         return "; ".join(map(str, domain_gaps(P)))
     with suppress(InputError):  # no list
-        if P.detector.benchmark != own and "vadclip" in detectors_at_hand(P):
+        if P.detector.benchmark != benchmark and "vadclip" in detectors_at_hand(P):
             return ""
-    return "no lists and features at hand"
+    return "its lists or features are missing"
 
 
 def domain_gaps(P: Params, splits: Sequence[Split] = ("test",)) -> list[Gap]:
-    """What is missing of the profile's benchmark to test or train on it; none in a mini world."""
+    """What the profile's benchmark lacks for testing or training; none in a mini world."""
     if P.data.world == "miniworld" or P.features:
         return []
-    read = {"test": lambda: [*tested_videos(P).values()], "train": lambda: [*chosen_videos(P)]}
-    chosen = {split: read[split] for split in splits}
-    return benchmark_gaps(P.benchmark, P.data_dir, chosen)
+    videos = {"test": lambda: [*tested_videos(P).values()], "train": lambda: [*chosen_videos(P)]}
+    return benchmark_gaps(P.benchmark, P.data_dir, {split: videos[split] for split in splits})
 
 
 def extract(P: Params, shard: slice) -> None:
-    """Features of the profile's benchmark; VadCLIP's also where notebook 05 asks for others."""
+    """Extract features of the profile's benchmark, and VadCLIP's of notebook 05's other domains."""
     stages = list(STAGES)
     for detector in READERS:
         extract_for_all(P, stages, detector, shard=shard)

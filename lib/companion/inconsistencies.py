@@ -1,7 +1,7 @@
-"""Where the papers contradict themselves, arithmetic or their own files: every point computed.
+"""Where the papers contradict themselves, arithmetic or their own files, computed point by point.
 
-Each check of params/facts/inconsistencies.yaml is a formula over printed numbers and over what is
-counted here: FLOPs, videos of benchmarks, differences between cells, VAGTA's files.
+Each check of params/facts/inconsistencies.yaml is a formula over printed numbers and over facts
+computed here: FLOPs, videos of benchmarks, differences between cells, VAGTA's files.
 """
 
 from collections import Counter
@@ -29,24 +29,24 @@ Facts = dict[str, Any]
 def check_table(P: Params) -> pd.DataFrame:
     """All checks: columns check, document, claim, stated, computed, verdict, finding, refutes.
 
-    Those of VAGTA's files run where the profile reads them (world: vagta) and they are there.
+    Checks of VAGTA's files run only if the profile reads them (world: vagta) and they are present.
     """
     vagta = vagta_facts(P)
     facts = flops_facts() | deviations() | vagta
     facts |= {f"{name}_videos": benchmark_counts(name)["videos"] for name in ("ucf_crime", "msad")}
-    known, rows = (FACTS / "inconsistencies.yaml").read_text(encoding="utf-8"), []
-    for check in yaml.safe_load(known)["checks"]:
-        stated = check["stated"]
-        shown = printed(stated) if stated in cells() else stated
-        found = MISSING if check.get("needs_vagta") and not vagta else _judge(check, shown, facts)
-        refutes = stated if check.get("refutes") else ""
-        rows.append((check["check"], check["document"], check["claim"], shown, *found, refutes))
+    text, rows = (FACTS / "inconsistencies.yaml").read_text(encoding="utf-8"), []
+    for check in yaml.safe_load(text)["checks"]:
+        key = check["stated"]  # of a cell, or else the statement itself
+        stated = printed(key) if key in cells() else key
+        result = MISSING if check.get("needs_vagta") and not vagta else _judge(check, stated, facts)
+        refutes = key if check.get("refutes") else ""
+        rows.append((check["check"], check["document"], check["claim"], stated, *result, refutes))
     names = ["check", "document", "claim", "stated", "computed", "verdict", "finding", "refutes"]
     return pd.DataFrame(rows, columns=names)
 
 
 def _judge(check: dict[str, Any], stated: str, facts: Facts) -> tuple[float | str, str, str]:
-    """What a check computes, its verdict and its finding."""
+    """The computed value of a check, its verdict and its finding."""
     names = facts | broken_orders(check) | {"stated": _number(stated)}
     for name, source in check.get("values", {}).items():
         cell = source in cells()
@@ -70,12 +70,12 @@ def _evaluate(formula: str, names: Facts) -> Any:
 
 
 def refuted(checks: pd.DataFrame) -> set[str]:
-    """Cells whose printed number a check has shown to be wrong."""
+    """Keys of the cells whose printed number a check contradicts."""
     return set(checks.loc[checks["verdict"] == CONTRADICTED, "refutes"]) - {""}
 
 
 def flops_facts() -> Facts:
-    """Closed forms in T (vision towers) or G of fvcore's operations, for Table 5."""
+    """Closed-form operations as fvcore counts them, for Table 5: in T (vision towers) or G."""
     towers = {"b32": (32, 768, 12), "b16": (16, 768, 12), "l32": (32, 1024, 24)}
     costs = {name: flops.clip_costs(*tower) for name, tower in towers.items()}
     long = flops.clip_costs(*towers["b16"], context=248)
@@ -87,50 +87,50 @@ def flops_facts() -> Facts:
         "temporal": flops.transformer(2, flops.FRAMES, flops.DIM),
         "no_attention": flops.as_published(768)["temporal transformer"],
         "roi_projection": flops.as_published(768)["ROI projection"],
-    } | {name: found["vision encoder"] for name, found in costs.items()}
+    } | {name: cost["vision encoder"] for name, cost in costs.items()}
     giga = {name: float(cost @ flops.FVCORE) / 1e9 for name, cost in modules.items()}
     return giga | {name: giga[name] / 1e3 for name in towers}
 
 
 def broken_orders(check: dict[str, Any]) -> Facts:
-    """Pairs of cells that do not rise, and wholes that do not lie between their parts."""
+    """Pairs of cells that do not rise, and overall values outside the range of their parts."""
     rising, between = check.get("rising", {}), check.get("between", {})
-    found = [name for name, (low, high) in rising.items() if value(high) < value(low)]
+    broken = [name for name, (low, high) in rising.items() if value(high) < value(low)]
     for name, keys in between.items():
         whole, *parts = map(value, keys)
         if not min(parts) <= whole <= max(parts):
-            found.append(f"{name}: {whole} outside {min(parts)} to {max(parts)}")
-    of_full = sum(name.startswith("Full") for name in found)
-    which = ("; " if between else ", ").join(found)
-    return {"broken": len(found), "which": which, "of_full": of_full}
+            broken.append(f"{name}: {whole} outside {min(parts)} to {max(parts)}")
+    of_full = sum(name.startswith("Full") for name in broken)
+    which = ("; " if between else ", ").join(broken)
+    return {"broken": len(broken), "which": which, "of_full": of_full}
 
 
 def deviations() -> Facts:
-    """Largest deviation, and their number, of gains and means from the cells they follow from."""
+    """Largest deviation of printed gains and means from their cells, and how many were compared."""
     tables = {(t["document"], t["table"]): t for t in load()["tables"]}
     gaps: dict[str, list[float]] = {}
-    for document in ("AnomalyCLIP", "VadCLIP"):  # the text's gain against its two cells
+    for document in ("AnomalyCLIP", "VadCLIP"):  # a stated gain against the difference of its cells
         table = tables[document, "Gains in the text"]
         for row, (name, minuend, subtrahend, column) in table["differences"].items():
             a, b = (value(f"{document} | {name} | {x} | {column}") for x in (minuend, subtrahend))
             gap = abs(a - b - float(table["rows"][row][0]))
             gaps.setdefault(f"{document.lower()}_gains", []).append(gap)
     means = {"class_means": ("AnomalyCLIP", 4, 5, 6), "iou_means": ("VadCLIP", 3, 4)}
-    for name, (document, *numbers) in means.items():  # a row's last number against their mean
+    for name, (document, *numbers) in means.items():  # a printed mean against the mean of its row
         rows = [row for n in numbers for row in tables[document, f"Table {n}"]["rows"].values()]
         gaps[name] = [abs(np.mean([*map(float, x)]) - float(last)) for *x, last in rows]
-    largest = {name: round(max(found), 4) for name, found in gaps.items()}
-    return largest | {f"{name}_count": len(found) for name, found in gaps.items()}
+    largest = {name: round(max(values), 4) for name, values in gaps.items()}
+    return largest | {f"{name}_count": len(values) for name, values in gaps.items()}
 
 
 def vagta_facts(P: Params) -> Facts:
-    """Counts in VAGTA's published files; none on another world or without the files."""
+    """Counts in VAGTA's published files; empty for another world or without the files."""
     try:
         if P.data.world != "vagta":
             return {}
         test = read_json(P.data_dir / P.data.annotations_test)
         train = read_json(P.data_dir / P.data.hard_negatives_train)["items"]
-    except (InputError, KeyError, TypeError):  # missing, or of another shape
+    except (InputError, KeyError, TypeError):  # missing or malformed
         return {}
     abnormal = [row for row in train if row["frames_25"] is not None]
     normal = [row for row in train if row["frames_25"] is None]

@@ -1,4 +1,4 @@
-"""The ledger: every number and setting of the papers beside ours, and the claims we test."""
+"""The ledger: every number and setting of the papers beside ours, and the tested claims."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
@@ -30,7 +30,7 @@ STATUSES = (INTERVAL, ROUNDING, DIFFERS, DIRECTION, EQUAL, UNEQUAL, SAME, OTHER,
 COMPARED = {"computed": (UNEQUAL, EQUAL), "set": (OTHER, SAME)}
 COLUMNS = ["document", "table", "row", "column", "unit", "paper", "ours", "low", "high", "n",
            "source", "status"]  # fmt: skip
-WIDEST = {"%": 5.0, "difference of cosines": 0.05}  # of an interval that still says something
+WIDEST = {"%": 5.0, "difference of cosines": 0.05}  # largest width of an interval
 METHOD = ("stage1", "stage2", "training", "model", "data", "detector", "evaluation", "rehearsal")
 SPLITS = {"05_zero_shot": ("test",), "06_weakly_supervised": ("train", "test"),
           "07_ablations": ("train", "test")}  # fmt: skip
@@ -40,7 +40,7 @@ Read = Callable[[str], Any]  # a benchmark or a CSV, by name
 
 
 class Ours(NamedTuple):
-    """Our number for a cell with its 95% interval (nan where there is none), or what is lacking."""
+    """Our number for a cell with its 95% interval (nan if there is none), or what is lacking."""
 
     value: str | float = np.nan
     low: float = np.nan
@@ -50,9 +50,9 @@ class Ours(NamedTuple):
 
 
 def ledger(folder: Path, P: Params, inconsistent: Collection[str] = ()) -> pd.DataFrame:
-    """One row per cell of the papers beside our number from the CSVs in ``folder``: COLUMNS.
+    """One row (COLUMNS) per cell of the papers, with our number from the CSVs in ``folder``.
 
-    ``source`` is the CSV of our number; ``inconsistent`` names cells that a check refutes.
+    ``source`` is the CSV of our number; ``inconsistent``: keys of cells that a check refutes.
     """
     read, counts = cache(partial(read_csv, folder)), cache(partial(counts_in_use, P))
     lost, rows = left_out(P), []
@@ -65,11 +65,11 @@ def ledger(folder: Path, P: Params, inconsistent: Collection[str] = ()) -> pd.Da
 
 
 def _status(cell: Cell, ours: Ours, P: Params, counts: Read, lost: list[str]) -> str:
-    """How our number relates to the printed one, if no check refutes the latter.
+    """Status of our number against the printed one, which no check refutes.
 
-    "reproduced" needs all that ``_shortfall`` asks, and the printed number inside our 95% interval
-    (or, without an interval, equal digits). Anything else that is measured shows the direction
-    only, and the status says what is missing.
+    "reproduced" needs all that ``_shortfall`` checks, and the printed number in our 95% interval
+    (or, without an interval, equal digits). A measurement with a shortfall shows the direction
+    only, and the status names the shortfall.
     """
     if not cell.paper:
         return BLANK
@@ -86,13 +86,13 @@ def _status(cell: Cell, ours: Ours, P: Params, counts: Read, lost: list[str]) ->
 
 
 def _our_number(cell: Cell, P: Params, read: Read) -> Ours:
-    """Our number for a cell; lacking where this run has none or is on another data set."""
+    """Our number for a cell, or what is lacking: it is not in this run, or on another data set."""
     if not cell.paper or cell.measure is None:
         return Ours(lacking=cell.otherwise or BLANK)
     measure, where, synthetic = cell.measure, cell.where, P.data.world == "miniworld"
     domain = load()["synthetic"].get(measure.on, "") if synthetic else measure.on
-    own = domain == P.benchmark.title
-    if measure.on and not own and "{domain}" not in "".join(where.values()):
+    on_benchmark = domain == P.benchmark.title
+    if measure.on and not on_benchmark and "{domain}" not in "".join(where.values()):
         return Ours(lacking=f"needs a run on {measure.on}")
     allowed = load()["backbones"].get(cell.document, [])
     if measure.kind == "measured" and not synthetic and P.model.backbone not in allowed:
@@ -107,18 +107,18 @@ def _our_number(cell: Cell, P: Params, read: Read) -> Ours:
         return Ours(lacking=f"{needs} ({_words(where)})")
     texts = (row.get(name) or "" for name in (measure.value, "low", "high", "n", "seed_sd"))
     ours, low, high, n, spread = (np.nan if number(x) is None else float(x) for x in texts)
-    if np.isnan(low) and not np.isnan(spread):  # two spreads over seeds stand for the interval
+    if np.isnan(low) and not np.isnan(spread):  # mean +- 2 sd over seeds instead
         low, high = ours - 2 * spread, ours + 2 * spread
     return Ours(row[measure.value] if np.isnan(ours) else ours, low, high, n)
 
 
 def _shortfall(cell: Cell, width: float, P: Params, counts: Read, lost: list[str]) -> str:
-    """The first thing that keeps our number from being a reproduction of the cell; "" if nothing.
+    """The first requirement of a reproduction that our number for the cell misses; "" if none.
 
-    In this order: real data, the paper's backbone with OpenAI's weights, the published schedule and
-    protocol, full lists (their published counts) of which nothing is ``lost``, VAGTA's published
-    annotations, and an interval of ``width`` (nan: none) that is not wider than WIDEST of its
-    unit, or 5% of the number.
+    In this order: real data; the paper's backbone with OpenAI's weights; the published schedule and
+    protocol; full lists (by the published counts) of which nothing is ``lost``; VAGTA's published
+    annotations; an interval of a ``width`` (nan: none) of at most WIDEST for the unit, or 5% of
+    the printed number.
     """
     if P.data.world == "miniworld":
         return "synthetic data"
@@ -130,8 +130,8 @@ def _shortfall(cell: Cell, width: float, P: Params, counts: Read, lost: list[str
         on = cell.measure.on.lower().replace("-", "_") or P.detector.benchmark
         ours, published = counts(on).get(split), load_benchmark(on).counts.get(split)
         if ours != published:
-            found = "none" if ours is None else sum(ours.values())
-            return f"needs the full {split} list, {sum(published.values())} videos, has {found}"
+            count = "none" if ours is None else sum(ours.values())
+            return f"needs the full {split} list, {sum(published.values())} videos, has {count}"
     if lost:
         return f"needs every clip and feature, {len(lost)} were left out, first {lost[0]}"
     if cell.document.startswith("Alert-CLIP") and not _published_annotations(P):
@@ -142,9 +142,9 @@ def _shortfall(cell: Cell, width: float, P: Params, counts: Read, lost: list[str
 
 
 def left_out(P: Params) -> list[str]:
-    """Clips and feature files without which this run, its ablations or its models' training went.
+    """Clips and feature files that this run, its ablations or its models' training left out.
 
-    As noted in videos/*.csv, and for trainings in the clips with which they began.
+    Read from videos/*.csv and, for trainings, from the clips that they started with.
     """
     lost: dict[str, None] = {}
     ablations = [*P.run_dir.glob("ablations/*"), *P.run_dir.glob("ablations/*/seed*")]
@@ -154,13 +154,13 @@ def left_out(P: Params) -> list[str]:
             lost |= dict.fromkeys(table["item"][table["action"] == LEFT_OUT])
         runs = [place / stage / RUN for stage in FOLDERS.values()]
         for run in filter(Path.is_file, runs):
-            begun = place / "clips" / f"{read_json(run).get('data', '')[:16]}.json"
-            lost |= dict.fromkeys(read_json(begun)["unreadable"] if begun.is_file() else [])
+            started = place / "clips" / f"{read_json(run).get('data', '')[:16]}.json"
+            lost |= dict.fromkeys(read_json(started)["unreadable"] if started.is_file() else [])
     return list(lost)
 
 
 def _changed_parameters(P: Params) -> list[str]:
-    """Names of the parameters of method and protocol that are not the published ones."""
+    """Parameters of method and protocol whose values are not the published ones."""
     published, ours, free = from_flat({}).flat(), P.flat(), load()["free_parameters"]
     nested = {name for changes in P.nested().values() for name in changes}
     method = [name for name, (group, _) in FLAT.items() if group in METHOD]
@@ -169,16 +169,16 @@ def _changed_parameters(P: Params) -> list[str]:
 
 
 def counts_in_use(P: Params, name: str) -> Counts:
-    """Videos by split and label in the lists of this run; a split without list is absent."""
+    """Videos by split and label in this run's lists; splits without a list are absent."""
     benchmark, counts = load_benchmark(name), {}
     for split in benchmark.counts:
-        with suppress(InputError):  # not there, or unreadable
+        with suppress(InputError):  # missing or unreadable
             counts[split] = list_counts(benchmark, P.data_dir, split)
     return counts
 
 
 def _published_annotations(P: Params) -> bool:
-    """Whether VAGTA's training files are there, with as many items as the paper counts."""
+    """Whether VAGTA's training files are present, with as many items as the paper counts."""
     try:
         items = len(read_json(P.data_dir / P.data.hard_negatives_train)["items"])
     except (InputError, KeyError, TypeError):
@@ -197,10 +197,10 @@ def find_row(table: pd.DataFrame, name: str, where: dict[str, str]) -> "pd.Serie
     """The one row whose columns equal ``where``; None if there is none, InputError if several."""
     if missing := [column for column in where if column not in table]:
         raise InputError(f"{name}.csv has no column {', '.join(missing)}; run its notebook again")
-    found = table[(table[list(where)] == pd.Series(where)).all(axis=1)]
-    if len(found) > 1:
-        raise InputError(f"{name}.csv has {len(found)} rows with {_words(where)}; expected one")
-    return found.iloc[0] if len(found) else None
+    rows = table[(table[list(where)] == pd.Series(where)).all(axis=1)]
+    if len(rows) > 1:
+        raise InputError(f"{name}.csv has {len(rows)} rows with {_words(where)}; expected one")
+    return rows.iloc[0] if len(rows) else None
 
 
 def _words(where: dict[str, str]) -> str:
@@ -208,18 +208,19 @@ def _words(where: dict[str, str]) -> str:
 
 
 def claims(book: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """The orderings that the papers' numbers state and our runs test.
+    """The claims of the papers' numbers, each an ordering of two of them, tested by our runs.
 
-    A claim holds if our intervals lie apart in the paper's order, fails if they lie apart in the
-    other, and is not decided where they overlap. One row per table counts those not tested.
+    A claim holds if our intervals are disjoint in the paper's order, fails if they are disjoint in
+    the other, and is not decided if they overlap. One row per table counts the untested claims.
     Columns document, table, claim, paper, ours (both differences), verdict, source.
     """
-    rows = {tuple(row[k] for k in COLUMNS[:4]): row for row in book.to_dict("records")}
-    found = []
+    by_key = {tuple(row[k] for k in COLUMNS[:4]): row for row in book.to_dict("records")}
+    rows = []
     for table in load()["tables"]:
         place, untested = (table["document"], table["table"]), 0
         for text, sides in _orderings(table):
-            first, second = (rows.get(side, dict.fromkeys(COLUMNS, side[0])) for side in sides)
+            # A side that is not a cell is a number: it stands in every column.
+            first, second = (by_key.get(side, dict.fromkeys(COLUMNS, side[0])) for side in sides)
             stated = [number(side["paper"]) for side in (first, second)]
             if None in stated or stated[0] == stated[1]:
                 continue
@@ -228,13 +229,13 @@ def claims(book: pd.DataFrame, folder: Path) -> pd.DataFrame:
                 continue
             upper, lower = (first, second) if stated[0] > stated[1] else (second, first)
             claim = text.format("above" if upper is first else "below")
-            found.append((*place, claim, float(stated[0] - stated[1]), _change(first, second),
-                          _verdict(upper, lower), first["source"]))  # fmt: skip
+            rows.append((*place, claim, float(stated[0] - stated[1]), _change(first, second),
+                         _verdict(upper, lower), first["source"]))  # fmt: skip
         if untested:
-            found.append((*place, f"{untested} orderings", np.nan, np.nan, UNTESTED, ""))
-    found += _kept_knowledge(folder)
+            rows.append((*place, f"{untested} orderings", np.nan, np.nan, UNTESTED, ""))
+    rows += _kept_knowledge(folder)
     columns = ["document", "table", "claim", "paper", "ours", "verdict", "source"]
-    return pd.DataFrame(found, columns=columns)
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _change(first: Mapping[str, Any], second: Mapping[str, Any]) -> float:
@@ -242,18 +243,18 @@ def _change(first: Mapping[str, Any], second: Mapping[str, Any]) -> float:
 
 
 def _verdict(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
-    """Whether first is above second, by intervals that do not touch."""
+    """Whether first is above second: by disjoint intervals, else not decided."""
     if float(first["low"]) > float(second["high"]):
         return HOLDS
     return FAILS if float(first["high"]) < float(second["low"]) else OPEN
 
 
 def _orderings(table: dict[str, Any]) -> Iterator[tuple[str, list[tuple]]]:
-    """Every comparison that the table states, and its two sides: cells, or a number."""
+    """Text and two sides (keys of cells, or a number) of every comparison in a table."""
     rows, columns = table["rows"], table["columns"]
-    base, place = table.get("baseline", ""), (table["document"], table["table"])
-    labels = columns if base in columns else rows
-    pairs = [(name, base) for name in labels if base and name != base]
+    baseline, place = table.get("baseline", ""), (table["document"], table["table"])
+    labels = columns if baseline in columns else rows
+    pairs = [(name, baseline) for name in labels if baseline and name != baseline]
     for first, second in pairs + list(table.get("compare", [])):
         for other in columns if first in rows else rows:
             sides = [(*place, *((label, other) if label in rows else (other, label)))
@@ -263,12 +264,12 @@ def _orderings(table: dict[str, Any]) -> Iterator[tuple[str, list[tuple]]]:
 
 
 def _kept_knowledge(folder: Path) -> Iterator[tuple]:
-    """Per task of retention.csv: Full is not below CLIP (the paper says so of ImageNet, COCO)."""
+    """Claim per task of retention.csv: Full is not below CLIP (stated for ImageNet and COCO)."""
     table = read_csv(folder, "retention")
     measured = [] if table is None else table[table["value"] != ""].groupby("setting", sort=False)
     for setting, part in measured:
         models = part.replace("", np.nan).rename(columns={"value": "ours"}).set_index("model")
         if {"Full", "CLIP"} <= {*models.index}:
             full, clip = models.loc["Full"], models.loc["CLIP"]
-            found = np.nan, _change(full, clip), _verdict(full, clip), "retention.csv"
-            yield "Alert-CLIP", "", f"general knowledge is kept: {setting}", *found
+            claim = "Alert-CLIP", "", f"general knowledge is kept: {setting}"
+            yield *claim, np.nan, _change(full, clip), _verdict(full, clip), "retention.csv"

@@ -1,4 +1,4 @@
-"""The numbers that the papers print: every cell of the tables in params/paper_results.yaml."""
+"""The papers' numbers as printed: every cell of the tables in params/paper_results.yaml."""
 
 from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
@@ -11,16 +11,16 @@ from companion.profiles import PROFILES
 from media.errors import InputError
 
 PAPER_RESULTS = PROFILES / "paper_results.yaml"
-EMPTY = "~"  # a cell of a table in which the paper prints nothing
-# Keeps every number as printed: 88.50 has two decimals. Ten times faster where libyaml is there.
+EMPTY = "~"  # a cell that the paper leaves empty
+# Keeps numbers as printed: 88.50 has two decimals. Ten times faster with libyaml.
 LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
 class Measure(NamedTuple):
-    """Where our number for some cells of a table is: a row of a CSV that a notebook writes.
+    """Where to find our numbers for some cells of a table: rows of a CSV that a notebook writes.
 
     ``rows`` and ``columns`` map the paper's labels to ours (None: all, under the same names).
-    ``on`` is the data set of the paper's number. ``kind``: measured, computed or set.
+    ``on`` is the data set of the paper's numbers. ``kind``: measured, computed or set.
     """
 
     notebook: str
@@ -34,7 +34,7 @@ class Measure(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """One cell of a paper: the number as printed ("" if there is none) and what measures it here.
+    """One cell of a paper's table: the number as printed ("" if none), and how it is measured here.
 
     ``otherwise`` says what a cell without a measure needs.
     """
@@ -55,7 +55,7 @@ class Cell(NamedTuple):
 
     @property
     def where(self) -> dict[str, str]:
-        """Columns and values of our row in the CSV; {domain} stays until the run is known."""
+        """Columns and values that select our row in the CSV; the ledger fills in {domain}."""
         assert self.measure is not None
         row = (self.measure.rows or {}).get(self.row, self.row)
         column = (self.measure.columns or {}).get(self.column, self.column)
@@ -65,29 +65,29 @@ class Cell(NamedTuple):
 
 @cache
 def load() -> dict[str, Any]:
-    """The file: documents, synthetic, headings, tables; numbers are text, as printed."""
+    """Contents of params/paper_results.yaml, with numbers as printed text."""
     return yaml.load(PAPER_RESULTS.read_text(encoding="utf-8"), LOADER)
 
 
 @cache
 def cells() -> dict[str, Cell]:
-    """Every cell of every table in reading order, by its key."""
+    """Every cell of every table by its key, in reading order."""
     return {cell.key: cell for table in load()["tables"] for cell in table_cells(table)}
 
 
 def table_cells(table: dict[str, Any]) -> Iterator[Cell]:
-    """The cells of one table of the file; InputError for a row of the wrong length."""
+    """The cells of one table; InputError for a row of the wrong length."""
     place, units = (table["document"], table["table"]), table.get("units", {})
     measures = [Measure(**measure) for measure in table.get("measured_by", [])]
     for row, numbers in table["rows"].items():
         if len(numbers) != len(table["columns"]):
-            raise InputError(f"{PAPER_RESULTS}: {', '.join(place)}: row {row} has a wrong length")
+            raise InputError(f"{PAPER_RESULTS}: {', '.join(place)}: row {row} has the wrong length")
         for column, printed in zip(table["columns"], numbers, strict=True):
             unit = units.get(row, units.get(column, table.get("unit", "")))
-            fitting = [m for m in measures if row in (m.rows or [row])]
-            measure = next((m for m in fitting if column in (m.columns or [column])), None)
-            paper, lacking = printed if printed != EMPTY else "", table.get("otherwise", "")
-            yield Cell(*place, row, column, unit, paper, measure, lacking)
+            of_row = [m for m in measures if row in (m.rows or [row])]
+            measure = next((m for m in of_row if column in (m.columns or [column])), None)
+            paper, otherwise = printed if printed != EMPTY else "", table.get("otherwise", "")
+            yield Cell(*place, row, column, unit, paper, measure, otherwise)
 
 
 def printed(key: str) -> str:
@@ -101,7 +101,7 @@ def value(key: str) -> float:
 
 
 def beside(heading: str) -> dict[tuple[str, str], float]:
-    """The papers' numbers for a table of ours: (model, name of the row) -> value."""
+    """The papers' numbers to show beside ours, by (model, name of the row)."""
     models = load()["headings"].get(heading, {})
     return {(m, name): value(key) for m, names in models.items() for name, key in names.items()}
 
@@ -115,9 +115,9 @@ def number(text: str) -> Decimal | None:
 
 
 def same_digits(printed: str, ours: str) -> bool:
-    """Whether ours, rounded to the printed digits, is what is printed; text must be equal."""
-    stated, found = number(printed), number(ours)
-    if stated is None or found is None:
+    """Whether ours agrees with a printed number to its last digit; text must be equal."""
+    stated, measured = number(printed), number(ours)
+    if stated is None or measured is None:
         return printed == ours
     last_digit = Decimal(1).scaleb(int(stated.as_tuple().exponent))
-    return abs(found - stated) <= last_digit / 2
+    return abs(measured - stated) <= last_digit / 2

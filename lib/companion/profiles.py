@@ -1,7 +1,7 @@
-"""The parameters of a run: typed groups, flat names in YAML, and no misspelt name accepted.
+"""The parameters of a run: typed groups, with flat names in YAML; a misspelt name is an error.
 
-A profile (``params/<profile>.yaml``) states only where it deviates from the defaults, which are
-the paper's values (supplementary Table 4) or, where the paper is silent, ours.
+A profile (``params/<profile>.yaml``) lists only its deviations from the defaults, which are the
+paper's values (supplementary Table 4) or, where the paper gives none, ours.
 """
 
 import argparse
@@ -24,9 +24,9 @@ from vagpt.qa_protocol import QAParams
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ROOT / "params"
-FACTS = PROFILES / "facts"  # what is data and no parameter
-NESTED = {"transfer": {}, "open_vocabulary_changes": {}}  # hold changes themselves
-TESTING = {"evaluation", "detector", "qa", "ablation", "failure"}  # groups that tune nothing
+FACTS = PROFILES / "facts"  # data, not parameters
+NESTED = {"transfer": {}, "open_vocabulary_changes": {}}  # parameters that hold changes
+TESTING = {"evaluation", "detector", "qa", "ablation", "failure"}  # groups without effect on tuning
 
 Kind = Literal["blur", "darkness", "noise", "compression", "resolution", "occlusion", "actor size"]
 
@@ -42,10 +42,10 @@ class WorldParams(paper.Group):
 
 
 class RehearsalParams(paper.Group):
-    """What a rehearsal leaves out (params/paper-rehearsal.yaml); its numbers mean nothing."""
+    """Limits of a rehearsal (params/paper-rehearsal.yaml), whose numbers mean nothing."""
 
-    clips: int | None = Field(None, ge=16)  # of VAGTA's training and of its test file, by seed
-    test_videos: int | None = Field(None, ge=4)  # of a benchmark, evenly over its list
+    clips: int | None = Field(None, ge=16)  # drawn by seed from each of VAGTA's files
+    test_videos: int | None = Field(None, ge=4)  # of each benchmark, evenly spaced in its list
     world: int | None = Field(None, ge=4)  # clips per split of the world that 01 renders
 
 
@@ -56,7 +56,7 @@ class EvaluationParams(paper.Group):
                        "retention_imagenet", "retention_coco")  # fmt: skip
 
     batch_size: int = Field(8, ge=1)
-    # Of snippet features; auto = fp16 on a GPU, as CLIP itself is released, else fp32
+    # Of snippet features; auto = fp16 on a GPU, as CLIP is released, else fp32
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     bootstrap_samples: int = Field(1000, ge=10)
     prompts: str = "params/prompts.yaml"
@@ -72,7 +72,7 @@ class AblationParams(paper.Group):
     variants: list[str] = []  # empty = all
     seeds: list[int] = Field([0, 1, 2, 3, 4], min_length=1)
     backbone: Literal["clip", "stage1", "full"] = "clip"  # of the detectors' own variants
-    detector: bool = True  # where marked, by VadCLIP too: features anew for each
+    detector: bool = True  # measure marked variants by VadCLIP too, each on new features
 
 
 class FailureParams(paper.Group):
@@ -84,7 +84,7 @@ class FailureParams(paper.Group):
         "compression": [40, 20, 10, 5], "resolution": [112, 56, 28, 14],
         "occlusion": [0.25, 0.5, 0.75, 1], "actor size": [0.7, 0.5, 0.35, 0.25],
     }  # fmt: skip
-    gallery: int = Field(4, ge=1)  # worst errors shown of either sort
+    gallery: int = Field(4, ge=1)  # worst errors shown of each kind
     videos: str = ""  # a folder of real clips to show; empty = the data root, if real
     names: list[str] = ["Abuse011", "RoadAccidents018", "RoadAccidents022", "Arson016"]
 
@@ -97,7 +97,7 @@ class Params(paper.Group):
     device: str = "auto"  # auto = cuda where present, else cpu
     workers: int = Field(default_factory=half_the_cores, ge=0)  # processes that decode or render
     notebooks_at_once: int = Field(1, ge=1)  # 1 with one GPU; more on a CPU, where they share cores
-    features: str = ""  # folder of released features, in place of videos: notebooks 05, 06, 11
+    features: str = ""  # folder of released features, used instead of videos (05, 06, 11)
     video: str = ""  # a file to score; empty = one of the run's test videos
     data: paper.DataParams = paper.DataParams()
     world: WorldParams = WorldParams()
@@ -113,18 +113,18 @@ class Params(paper.Group):
     rehearsal: RehearsalParams = RehearsalParams()
 
     def flat(self) -> dict[str, Any]:
-        """Every parameter under the name that a profile gives it."""
+        """Every parameter by its flat name, as a profile writes it."""
         return {name: getattr(getattr(self, g) if g else self, f) for name, (g, f) in FLAT.items()}
 
     def changed(self, changes: dict[str, Any]) -> "Params":
-        """These parameters with some changed by their flat names, checked again."""
+        """A copy with some parameters changed by flat name, validated again."""
         return from_flat(self.flat() | changes)
 
     def nested(self) -> dict[str, dict[str, Any]]:
-        """Changes for other domains, by where they stand."""
-        found = {f"transfer: {title}": c for title, c in self.evaluation.transfer.items()}
-        found["open_vocabulary_changes"] = self.evaluation.open_vocabulary_changes
-        return {where: changes for where, changes in found.items() if changes}
+        """Parameter changes for other domains, by the parameter that holds them."""
+        nested = {f"transfer: {title}": c for title, c in self.evaluation.transfer.items()}
+        nested["open_vocabulary_changes"] = self.evaluation.open_vocabulary_changes
+        return {where: changes for where, changes in nested.items() if changes}
 
     @property
     def benchmark(self) -> Benchmark:
@@ -133,24 +133,24 @@ class Params(paper.Group):
 
     @property
     def draws(self) -> tuple[int, int]:
-        """Bootstrap samples of an interval, and their seed."""
+        """Number of bootstrap samples of an interval, and their seed."""
         return self.evaluation.bootstrap_samples, self.seed
 
     @property
     def run_dir(self) -> Path:
-        """Folder into which this profile's run writes."""
+        """Folder that the profile's run writes to."""
         return ROOT / "runs" / self.profile
 
     @property
     def tuned_dir(self) -> Path:
-        """Folder of the tuned models; those of ``paper`` serve ``paper+paper-xd``, which tests."""
+        """Folder of the tuned models; overlays that change only the testing share their base's."""
         name, *inner = self.profile.split("/")
         first, *overlays = name.split("+")
         return ROOT.joinpath("runs", "+".join([first, *filter(_tunes, overlays)]), *inner)
 
     @property
     def cache_dir(self) -> Path:
-        """Decoded frames and frozen tokens, named by content: every profile shares them."""
+        """Decoded frames and frozen tokens, named by content and shared by all profiles."""
         return ROOT / "runs" / "cache"
 
     @property
@@ -168,14 +168,14 @@ class Params(paper.Group):
         if "$" in expanded:
             raise InputError(
                 f"data_root is {self.data.data_root} and that variable is not set: set it to the"
-                " folder that holds UCF_Crimes_Videos/, MSAD/ and the VAGTA json files (from where:"
+                " folder that holds UCF_Crimes_Videos/, MSAD/ and the VAGTA json files (see"
                 " docs/real-data.md), or pass -p data_root=FOLDER"
             )
         return ROOT / expanded
 
 
 FLAT: dict[str, tuple[str, str]] = {}
-"""Flat name -> (group, field); the group of a run's own fields is empty."""
+"""Flat name -> (group, field); the group is empty for fields of Params itself."""
 for group, info in Params.model_fields.items():
     kind: Any = info.annotation
     if not hasattr(kind, "model_fields"):
@@ -187,7 +187,7 @@ for group, info in Params.model_fields.items():
 
 
 def from_flat(values: dict[str, Any]) -> Params:
-    """Parameters from flat names, else defaults; InputError names a wrong one at any depth."""
+    """Parameters from ``values`` by flat name, else defaults; InputError names a wrong one."""
     tree: dict[str, Any] = {"stage2": dict(paper.STAGE2)}
     for name, value in values.items():
         if name not in FLAT:
@@ -201,20 +201,20 @@ def from_flat(values: dict[str, Any]) -> Params:
     except ValidationError as error:
         raise InputError("; ".join(_explain(e) for e in error.errors())) from None
     for name in DETECTORS:
-        detector_settings(name, P.detector)  # refuses what a nested change misspells
+        detector_settings(name, P.detector)  # raises if a change to its preset is misspelt
     for where, changes in P.nested().items():
         within(where, from_flat, values | NESTED | changes)
     return P
 
 
 def _tunes(overlay: str) -> bool:
-    """Whether an overlay changes anything but how the tuned models are tested."""
+    """Whether an overlay changes a parameter that affects the tuned models."""
     path = PROFILES / f"{overlay}.yaml"
     return not path.is_file() or any(FLAT[k][0] not in TESTING for k in _read_yaml(path))
 
 
 def within(where: str, call: Callable[..., Any], *args: Any) -> Any:
-    """What ``call`` returns; where it raises an InputError, its message begins with ``where``."""
+    """Return ``call(*args)``; the message of an InputError gets the prefix ``where``."""
     try:
         return call(*args)
     except InputError as error:
@@ -232,7 +232,7 @@ def _explain(error: Any) -> str:
 
 
 def _from_root(value: str | None) -> str | None:
-    """Files are named from the project root, wherever the notebook runs."""
+    """A backbone or weights file relative to the project root as an absolute path."""
     kind, _, name = str(value or "").partition(":")
     if kind == "local-dir" or (kind == "blip" and (ROOT / name).is_dir()):
         return f"{kind}:{ROOT / name}"
@@ -242,8 +242,8 @@ def _from_root(value: str | None) -> str | None:
 def load_params(profile: str, overrides: dict[str, Any] | None = None) -> Params:
     """Read ``params/<profile>.yaml`` and overlays, apply ``overrides``, check every name and type.
 
-    A profile may add overlays with ``+`` ("paper+paper-b16"): later ones win, ``features`` comes
-    last, and the whole name is the run's. InputError names parameter, file and the nearest name.
+    Overlays follow a ``+`` ("paper+paper-b16"): later ones win, with ``features`` last, and the
+    whole name is the run's. InputError names the parameter, the file and the nearest known name.
     """
     values: dict[str, Any] = {"profile": profile}
     for name in sorted(profile.split("+"), key="features".__eq__):
@@ -252,7 +252,7 @@ def load_params(profile: str, overrides: dict[str, Any] | None = None) -> Params
 
 
 def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
-    """``["stage1_steps=20", "lora_targets=[q, v]"]`` -> names and values read as YAML."""
+    """``["stage1_steps=20", "lora_targets=[q, v]"]`` -> values by name, read as YAML."""
     overrides = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -266,18 +266,18 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
 
 
 def read_command_line(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Params]:
-    """Options of a command, and its profile: ``--profile`` and ``-p`` are added to ``parser``.
+    """Add ``--profile`` and ``-p`` to ``parser``; return its options and the profile's parameters.
 
-    From here on an InputError ends the command with its text alone.
+    From then on an InputError ends the command with its message alone, without a traceback.
     """
-    sys.excepthook = _tell
+    sys.excepthook = _print_input_error
     parser.add_argument("--profile", default="mini", help="params/<profile>.yaml, joined by +")
     parser.add_argument("-p", nargs="*", action="extend", default=[], metavar="NAME=VALUE")
     args = parser.parse_args()
     return args, load_params(args.profile, parse_overrides(args.p))
 
 
-def _tell(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+def _print_input_error(kind: type[BaseException], error: BaseException, trace: Any) -> None:
     if issubclass(kind, InputError):
         print(error, file=sys.stderr)
     else:
@@ -287,8 +287,8 @@ def _tell(kind: type[BaseException], error: BaseException, trace: Any) -> None:
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.exists():
         texts = {p.stem: p.read_text("utf-8") for p in PROFILES.glob("*.yaml")}
-        names = {k: {*re.findall(r"(?m)^(\w+):", text)} for k, text in texts.items()}
-        known = sorted(name for name, found in names.items() if found <= FLAT.keys())
+        fields = {k: {*re.findall(r"(?m)^(\w+):", text)} for k, text in texts.items()}
+        known = sorted(name for name, used in fields.items() if used <= FLAT.keys())
         advice = f"{nearest(path.stem, known)} (there are: {', '.join(known)})"
         raise InputError(f"{path.name}: no such profile in params/{advice}")
     try:

@@ -1,6 +1,6 @@
 """``python -m companion.readme``: write the numbers of README.md and docs/ from the CSVs.
 
-The texts are templates in docs/templates; README.md takes its results table between two markers.
+The texts are templates in docs/templates; README.md has its results table between two markers.
 """
 
 from functools import cache
@@ -23,7 +23,7 @@ BEGIN, END = "<!-- results: python -m companion.readme -->", "<!-- end of result
 
 
 def main() -> None:
-    """Write every page whose text has changed, and say which."""
+    """Write every page whose text has changed, and print its name."""
     for path, text in pages().items():
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             with atomic_write(path) as temporary:
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def pages() -> dict[Path, str]:
-    """What README.md and the generated pages of docs/ should hold."""
+    """Text of README.md and of the generated pages of docs/, by path."""
     loader = FileSystemLoader(TEMPLATES, encoding="utf-8")
     templates = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)
     templates.globals.update(num=num, ci=ci, total=total, judged=judged)
@@ -41,31 +41,31 @@ def pages() -> dict[Path, str]:
         raise InputError(f"README.md: the markers {BEGIN} and {END} are missing")
     before, after = readme.split(BEGIN)[0], readme.split(END)[1]
     table = templates.get_template("readme_results.md").render()
-    made = {ROOT / "docs" / name: templates.get_template(name).render() for name in PAGES}
-    return {ROOT / "README.md": f"{before}{BEGIN}\n{table}{END}{after}", **made}
+    docs = {ROOT / "docs" / name: templates.get_template(name).render() for name in PAGES}
+    return {ROOT / "README.md": f"{before}{BEGIN}\n{table}{END}{after}", **docs}
 
 
 def num(
     name: str, digits: int = 1, column: str = "value", scale: float = 1, **where: object
 ) -> str:
-    """A number of a CSV, or of ABLATIONS: of the only row with the values of ``where``."""
+    """A number from a table, formatted: from the only row with the values of ``where``."""
     return f"{scale * _row(name, where)[column]:.{digits}f}"
 
 
 def _interval(name: str, column: str, scale: float, where: dict[str, object]) -> list[float]:
-    """Value, low and high; a loss where ``scale`` is -1."""
+    """Value, low and high, scaled; a scale of -1 turns a change into a loss."""
     value, *ends = scale * _row(name, where)[[column, "low", "high"]].astype(float)
     return [value, *sorted(ends)]
 
 
 def ci(name: str, digits: int = 1, column: str = "value", scale: float = 1, **where: object) -> str:
-    """The same with its interval, as "39.0 [34.3, 43.7]"."""
-    found = (round(v, digits) + 0.0 for v in _interval(name, column, scale, where))  # -0 is 0
-    return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*found, d=digits)
+    """A number with its interval, as "39.0 [34.3, 43.7]"."""
+    numbers = (round(v, digits) + 0.0 for v in _interval(name, column, scale, where))  # no -0.0
+    return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*numbers, d=digits)
 
 
 def total(name: str, **where: object) -> int:
-    """Sum of the column items over the rows of a CSV that have the values of ``where``."""
+    """Sum of the column items over the rows with the values of ``where``."""
     return int(_rows(name, where)["items"].sum())
 
 
@@ -74,7 +74,7 @@ def judged(
 ) -> str:
     """A difference with its interval: bold above zero, italic below.
 
-    Where the interval contains zero, the smallest difference that would have shown follows.
+    If the interval contains zero, the smallest detectable difference follows.
     """
     value, low, high = _interval(name, column, scale, where)
     text = f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
@@ -85,16 +85,16 @@ def judged(
 
 @cache
 def _table(name: str) -> pd.DataFrame:
-    if name in ABLATIONS:  # read as changes against the whole method
+    if name in ABLATIONS:  # changes against the whole method
         table = committed(ABLATIONS[name])
         table["variant"] = table["variant"].str.removesuffix(", 25 steps")
         return pd.concat(ablation_table(table, metric) for metric in table["metric"].unique())
-    if name == "gains":  # Full minus global alone on development clips, at every step
+    if name == "gains":  # Full minus global alone on development clips, by step
         return gains(committed("learning_curves"))
-    if name in SEEDS:  # each model and difference of models on the test clips
+    if name in SEEDS:  # models and their differences on the test clips
         values = committed(SEEDS[name]).set_index(["measure", "model", "seed"])["value"]
         return student_table(values, "mean")
-    if name == "interpolation":  # shares of the tuned weights against all of them, by seed
+    if name == "interpolation":  # a share of the tuned weights against all of them
         wide = committed("interpolation_dev").pivot(
             index=["metric", "seed"], columns="share", values="value"
         )
@@ -108,10 +108,10 @@ def _rows(name: str, where: dict[str, object]) -> pd.DataFrame:
 
 
 def _row(name: str, where: dict[str, object]) -> pd.Series:
-    found = _rows(name, where)
-    if len(found) != 1:
-        raise InputError(f"{name}: {len(found)} rows with {where}; a template needs exactly one")
-    return found.iloc[0]
+    rows = _rows(name, where)
+    if len(rows) != 1:
+        raise InputError(f"{name}: {len(rows)} rows with {where}; a template needs exactly one")
+    return rows.iloc[0]
 
 
 if __name__ == "__main__":

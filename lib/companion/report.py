@@ -1,4 +1,4 @@
-"""What notebook 11 shows of the whole run: the ledger, figures, times, versions, parameters."""
+"""Tables and figures of notebook 11: the ledger, figures, times, versions and parameters."""
 
 import platform
 from html import escape
@@ -24,10 +24,7 @@ PACKAGES = ("alertclip", "torchvision", "peft", "transformers", "numpy", "scipy"
 
 
 def status_items(book: pd.DataFrame) -> pd.DataFrame:
-    """Numbers by status without its reason and document: columns class_name (status), split, items.
-
-    In the order of ``STATUSES``, with every document in each status that occurs.
-    """
+    """Count of cells: columns class_name (status without reason), split (document), items."""
     status = book["status"].str.partition(": ")[0]
     counts = pd.crosstab(status, book["document"])[book["document"].unique()]
     counts = counts.reindex([name for name in ledger.STATUSES if name in counts.index])
@@ -36,12 +33,12 @@ def status_items(book: pd.DataFrame) -> pd.DataFrame:
 
 
 def whole(table: pd.DataFrame) -> HTML:
-    """A table with all of its rows and texts, and nothing for nan."""
+    """A table with all rows and untruncated texts; nan is blank."""
     return HTML(table.to_html(index=False, na_rep="", float_format=digits))
 
 
 def folded(book: pd.DataFrame) -> HTML:
-    """The whole ledger, each table of the papers in a fold of its own."""
+    """The whole ledger, each of the papers' tables in a collapsed section."""
     folds = []
     for place, rows in book.groupby(["document", "table"], sort=False):
         summary = f"<summary>{escape(', '.join(place))}: {len(rows)} cells</summary>"
@@ -57,19 +54,20 @@ def pictures(folder: Path) -> list[Image]:
 
 
 def notebook_times(P: Params) -> pd.DataFrame:
-    """Columns name, seconds (of the last complete execution), left_out, in running order.
+    """Columns name, seconds (of the last complete execution) and left_out, in running order.
 
-    left_out: how many cells the run leaves out, or all, and what they need.
+    left_out: number of cells that the run leaves out, or "all", and what they need.
     """
     rows, lacking = [], execution.lacking_data(P)
     for book in workflow.NOTEBOOKS:
         path = P.run_dir / "timings" / f"{book.name}.json"
         seconds = sum(read_json(path)) if path.is_file() else None
-        tags = [{*c.metadata.get("tags", ())} & lacking.keys() for c in read(book.path, 4).cells]
-        needs = [lacking[min(found)] for found in tags if found]
-        lost = f"{len(needs)} cells: {', '.join(dict.fromkeys(needs))}" if needs else ""
-        known = book in workflow.runnable(P)
-        rows.append((book.name, seconds, lost if known else f"all: {lacking['needs-videos']}"))
+        tags = [lacking.keys() & c.metadata.get("tags", ()) for c in read(book.path, 4).cells]
+        needs = dict.fromkeys(lacking[tag] for tag in lacking if tag in set().union(*tags))
+        left_out = f"{sum(map(bool, tags))} cells: {', '.join(needs)}" if needs else ""
+        if book not in workflow.runnable(P):
+            left_out = f"all: {lacking['needs-videos']}"
+        rows.append((book.name, seconds, left_out))
     table = pd.DataFrame(rows, columns=["name", "seconds", "left_out"])
     table.loc[len(table)] = "all", table["seconds"].sum(), ""
     return table
@@ -77,23 +75,23 @@ def notebook_times(P: Params) -> pd.DataFrame:
 
 def environment(P: Params) -> pd.DataFrame:
     """The machine and the versions of packages: columns name, value."""
-    found = latency.surroundings(stage_runs.resolve_device(P)) | {"system": platform.platform()}
-    found |= {name: version(name) for name in PACKAGES}
-    return pd.DataFrame(found.items(), columns=["name", "value"])
+    facts = latency.surroundings(stage_runs.resolve_device(P)) | {"system": platform.platform()}
+    facts |= {name: version(name) for name in PACKAGES}
+    return pd.DataFrame(facts.items(), columns=["name", "value"])
 
 
 def parameters(P: Params) -> pd.DataFrame:
-    """Columns name, value, default: the paper's value, or ours where the paper gives none."""
+    """Columns name, value, default (the paper's value, or ours where the paper gives none)."""
     defaults = from_flat({"profile": P.profile}).flat()
     rows = [(name, value, defaults[name]) for name, value in P.flat().items()]
     return pd.DataFrame(rows, columns=["name", "value", "default"])
 
 
 def settings_table(P: Params) -> pd.DataFrame:
-    """Columns name, value: parameters of the run, presets of the detectors, counts of benchmarks.
+    """Columns name, value: the run's parameters, the detectors' presets, the benchmarks' counts.
 
-    Presets are the published ones in the run's variant (official code or paper), before the
-    profile's changes to them. Counts are those of the lists in use, "" where a list is missing.
+    Presets are the published ones of the run's variant (official code or paper), before the
+    profile's changes. Counts are of the lists in use, "" where a list is missing.
     """
     values = {name: v for name, v in P.flat().items() if not isinstance(v, dict)}
     for stage in ("stage1", "stage2"):
@@ -115,20 +113,20 @@ def settings_table(P: Params) -> pd.DataFrame:
     groups["temporal_classifier"] = {name: getattr(P.qa, name) for name in names} | {"seed": P.seed}
     for name in COUNTED:
         published, ours = load_benchmark(name).counts, ledger.counts_in_use(P, name)
-        known = benchmark_counts(name, ours) if ours.keys() == published.keys() else {}
-        groups[name] = dict.fromkeys(benchmark_counts(name, published), "") | known
-    values |= {f"{group}.{k}": v for group, found in groups.items() for k, v in found.items()}
+        counts = benchmark_counts(name, ours) if ours.keys() == published.keys() else {}
+        groups[name] = dict.fromkeys(benchmark_counts(name, published), "") | counts
+    values |= {f"{group}.{k}": v for group, items in groups.items() for k, v in items.items()}
     return pd.DataFrame(values.items(), columns=["name", "value"])
 
 
 def benchmark_counts(name: str, counts: ledger.Counts | None = None) -> dict[str, int]:
-    """Videos of a benchmark by split and label, by split, and in all; abnormal classes.
+    """Number of videos by split and label, by split, and in all; number of abnormal classes.
 
-    ``counts`` by split and label; None: the published ones.
+    ``counts``: videos by split and label; None: the published ones.
     """
     benchmark = load_benchmark(name)
     counts = benchmark.counts if counts is None else counts
-    found = {f"{split}.{k}": n for split, labels in counts.items() for k, n in labels.items()}
-    videos = sum(found.values())
-    found |= {split: sum(labels.values()) for split, labels in counts.items()}
-    return found | {"videos": videos, "classes": len(benchmark.abnormal_classes)}
+    numbers = {f"{split}.{k}": n for split, labels in counts.items() for k, n in labels.items()}
+    videos = sum(numbers.values())
+    numbers |= {split: sum(labels.values()) for split, labels in counts.items()}
+    return numbers | {"videos": videos, "classes": len(benchmark.abnormal_classes)}

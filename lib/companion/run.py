@@ -1,7 +1,7 @@
-"""What ``run_all.sh`` does in the environment: check parameters and files, then call Snakemake.
+"""Run a profile's notebooks (``run_all.sh``): check parameters and inputs, then call Snakemake.
 
 Snakemake alone decides what runs again and in which order; its plan is printed first. Every file
-and weight that the planned notebooks read is checked before any work.
+and weight that the planned notebooks read is checked before any work starts.
 """
 
 import argparse
@@ -23,9 +23,9 @@ from media.files import atomic_write, locked
 
 
 def check_inputs(P: Params, books: Sequence[Notebook], fetch: bool = True) -> str:
-    """The pre-flight: what the notebooks ``books`` will miss, as a table; "" if nothing.
+    """The pre-flight check: a table of what the notebooks ``books`` lack, "" if nothing.
 
-    InputError holds the table if a gap stops one of them. ``fetch``: download missing weights.
+    InputError with the table if a gap stops one of them. ``fetch``: download missing weights.
     """
     gaps = list(settings_gaps(P))
     packaged = P.model.backbone in ("miniclip", "minisiglip")
@@ -42,7 +42,7 @@ def check_inputs(P: Params, books: Sequence[Notebook], fetch: bool = True) -> st
 def select(
     only: str = "", start: str = "", books: Sequence[Notebook] = NOTEBOOKS
 ) -> list[Notebook]:
-    """Notebooks asked for by ``--only``/``--from`` (a number or a name); without them, all."""
+    """Notebooks selected by ``--only`` or ``--from`` (a number or a name); all without them."""
     wanted = only or start
     wanted = wanted.zfill(2) if wanted.isdigit() else wanted
     chosen = [b for b in books if not wanted or b.name == wanted or b.name[:2] == wanted]
@@ -53,31 +53,31 @@ def select(
 
 
 def command(args: argparse.Namespace, chosen: Sequence[Notebook]) -> list[str]:
-    """The Snakemake call for the chosen notebooks and what they need, where that is outdated."""
+    """Snakemake's command line for the chosen notebooks and what they need, if outdated."""
     rules = [f"nb_{book.name}" for book in chosen]
     forced = ["--forcerun", *rules] if args.force or args.only or args.start else []
     config = [f"profile={args.profile}", f"overrides={json.dumps(args.parameter)}"]
     return [
         *(sys.executable, "-m", "snakemake", *rules, "--snakefile", str(ROOT / "Snakefile")),
         *("--directory", str(ROOT), "--cores", str(args.cores), "--nolock", "--rerun-incomplete"),
-        *("--keep-going", "--config", *config, *forced),  # one failure stops what needs it only
+        *("--keep-going", "--config", *config, *forced),  # a failure stops its dependents only
     ]
 
 
 def plan(call: Sequence[str]) -> dict[str, str]:
-    """Notebook -> why it runs, for those that Snakemake would run; it says so in a summary."""
-    done = subprocess.run([*call, "--summary"], cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise InputError(f"snakemake: {done.stderr.strip() or done.stdout.strip()}")
-    table = done.stdout[done.stdout.index("output_file\t") :].splitlines()
+    """Why each notebook would run, by name, from Snakemake's summary; the others are absent."""
+    summary = subprocess.run([*call, "--summary"], cwd=ROOT, capture_output=True, text=True)
+    if summary.returncode:
+        raise InputError(f"snakemake: {summary.stderr.strip() or summary.stdout.strip()}")
+    table = summary.stdout[summary.stdout.index("output_file\t") :].splitlines()
     rows = list(csv.DictReader(table, delimiter="\t"))
-    found = {r["rule"].removeprefix("nb_"): r["status"] for r in rows if r["plan"] != "no update"}
-    return {k: "asked for, or after another" if v == "ok" else v for k, v in found.items()}
+    status = {r["rule"].removeprefix("nb_"): r["status"] for r in rows if r["plan"] != "no update"}
+    return {k: "requested, or follows another" if v == "ok" else v for k, v in status.items()}
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    own = list(argv)
-    end = own.index("--") if "--" in own else len(own)
+    words = list(argv)
+    end = words.index("--") if "--" in words else len(words)
     parser = argparse.ArgumentParser(prog="run_all.sh", epilog="after --: options for Snakemake")
     add = parser.add_argument
     add("profile", nargs="?", default="mini", help="smoke, mini (default) or paper")
@@ -87,8 +87,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--force", action="store_true", help="run even what has not changed")
     add("-p", dest="parameter", action="append", default=[], metavar="NAME=VALUE")
     add("--cores", type=int, default=os.cpu_count() or 1, help="default: all")
-    args = parser.parse_args(own[:end])
-    args.snakemake = own[end + 1 :]
+    args = parser.parse_args(words[:end])
+    args.snakemake = words[end + 1 :]
     return args
 
 
@@ -100,12 +100,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         call = command(args, select(args.only, args.start, runnable(P)))
         require_variants(P.ablation.variants)
         if "{" in os.path.relpath(P.data_dir, ROOT):
-            told = "Snakemake reads braces as wildcards; link it"
-            raise InputError(f"data_root={P.data_dir}: {told}")
+            problem = "Snakemake reads braces as wildcards; use a link without them"
+            raise InputError(f"data_root={P.data_dir}: {problem}")
         reasons = plan(call)
         for book in NOTEBOOKS:
-            idle = "-" if book in runnable(P) else "needs videos"
-            print(f"  {book.name:22} {reasons.get(book.name, idle)}", flush=True)
+            no_reason = "-" if book in runnable(P) else "needs videos"
+            print(f"  {book.name:22} {reasons.get(book.name, no_reason)}", flush=True)
         planned = [book for book in NOTEBOOKS if book.name in reasons]
         if gaps := check_inputs(P, planned, fetch=not args.dry_run):
             print(gaps, flush=True)
@@ -120,20 +120,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if not code:
         print(f"one page per notebook: {os.path.relpath(P.run_dir)}/*.html; tables in figures/")
-    if code not in (0, 130):  # Snakemake itself is told to be quiet
+    if code not in (0, 130):  # Snakemake runs with --quiet
         logs = max((ROOT / ".snakemake/log").glob("*.log"), default="", key=os.path.getmtime)
         print(f"not finished: Snakemake ended with status {code}; its log: {logs}", file=sys.stderr)
     return code
 
 
 def _run(call: Sequence[str], lock: int) -> int:
-    # The child inherits the lock, so it holds even if this process is killed first.
+    # The child inherits the lock and keeps it even if this process is killed first.
     child = subprocess.Popen(call, cwd=ROOT, pass_fds=[lock])
     try:
         return child.wait()
     except KeyboardInterrupt:
-        child.wait()  # it got the signal too, and tidies up
-        print("Stopped. The same command goes on from here.", file=sys.stderr)
+        child.wait()  # it receives the signal too and cleans up
+        print("Stopped. Run the same command to continue.", file=sys.stderr)
         return 130
 
 

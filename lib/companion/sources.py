@@ -1,4 +1,4 @@
-"""The files a profile needs from elsewhere: what each is, who publishes it, what is missing."""
+"""The external files that a profile needs: who publishes them, and which are missing."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ VERDICTS = get_args(Verdict)
 
 @dataclass(frozen=True)
 class Gap:
-    """Something that a run needs and that is missing or wrong, and what follows from it."""
+    """Something missing or wrong that a run needs, and the consequence."""
 
     what: str
     source: str = ""  # where to get it, or what to do
@@ -36,7 +36,7 @@ class Gap:
 
 
 def gap_table(gaps: Sequence[Gap]) -> str:
-    """A line per gap, what stops a run first: verdict, notebooks, what, where from."""
+    """One line per gap, those that stop the run first: verdict, notebooks, gap, remedy."""
     row = "{:9} {:27} {}"
     lines = [row.format("", "notebooks", "missing or wrong: where to get it, what to do")]
     for gap in sorted(gaps, key=lambda gap: VERDICTS.index(gap.verdict)):
@@ -45,7 +45,7 @@ def gap_table(gaps: Sequence[Gap]) -> str:
 
 
 def refusal(call: Callable[..., Any], *args: Any, **fields: Any) -> list[Gap]:
-    """The gap that a call's InputError tells, with other ``fields`` of it; none if it succeeds."""
+    """The InputError of a call as a gap with the given ``fields``; none if it succeeds."""
     try:
         call(*args)
     except InputError as error:
@@ -56,10 +56,10 @@ def refusal(call: Callable[..., Any], *args: Any, **fields: Any) -> list[Gap]:
 def missing_data(P: Params) -> list[Gap]:
     """Missing annotation files and video folders of VAGTA; none for the mini world.
 
-    Of the two training files one is enough: captions without hard negatives leave that term out,
-    and hard negatives without captions serve as flagged surrogates.
+    One of the two training files is enough: without hard negatives their loss term is left out;
+    without captions the hard negatives serve as surrogates, and the run says so.
     """
-    if P.data.world == "miniworld" or P.features:  # the pre-flight looks at the features
+    if P.data.world == "miniworld" or P.features:  # released_gaps checks the features
         return []
     root = P.data_dir
     names = {k: v for k, v in P.data if k.startswith(("annotations", "hard_negatives")) and v}
@@ -76,44 +76,44 @@ def missing_data(P: Params) -> list[Gap]:
 
 
 def settings_gaps(P: Params) -> Iterator[Gap]:
-    """Files that parameters name, and ablations that do not go with the profile."""
+    """Missing files that parameters name, and ablations that do not suit the profile."""
     for variant in map(load_variants().__getitem__, P.ablation.variants):
         yield from refusal(within, f"ablation {variant.name}", P.changed, variant.changes)
     yield from refusal(load_prompts, ROOT / P.evaluation.prompts)
     for name in ("retention_imagenet", "retention_coco", "failure_videos", "video"):
-        path = ROOT / P.flat()[name]  # without a value the project's own folder
+        path = ROOT / P.flat()[name]  # empty: ROOT itself, which exists
         if not path.exists():
             yield Gap(f"{name}: {path} is missing", "correct it, or leave it empty")
 
 
 def missing_videos(what: str, source: str, videos: Sequence[Path]) -> list[Gap]:
-    """One gap for those of ``videos`` that are missing or empty."""
-    lost = [p for p in dict.fromkeys(videos) if not p.is_file() or not p.stat().st_size]
-    if not lost:
+    """One gap that counts the ``videos`` that are missing or empty; none if all are there."""
+    missing = [p for p in dict.fromkeys(videos) if not p.is_file() or not p.stat().st_size]
+    if not missing:
         return []
-    counted = f"{what}: {len(lost)} of {len(videos)} videos missing, first {lost[0]}"
-    return [Gap(counted, source)]
+    counts = f"{what}: {len(missing)} of {len(videos)} videos missing, first {missing[0]}"
+    return [Gap(counts, source)]
 
 
 def benchmark_gaps(
     benchmark: Benchmark, root: Path, videos: Mapping[Split, Callable[[], Sequence[Path]]]
 ) -> list[Gap]:
-    """Lists, truth and videos of a benchmark that are missing, cut short or unreadable.
+    """Lists, ground truth and videos of a benchmark that are missing, truncated or unreadable.
 
-    ``videos``: the splits in use, with what lists the videos that are read of each.
+    ``videos``: for each split in use, a function that returns the videos read from it.
     """
     source, title = LISTS.format(benchmark.title), benchmark.title
     names = [file for split in videos for file in benchmark.list_files(root, split)]
     names += filter(None, (benchmark.annotation_file, benchmark.class_annotation_file))
     files = [root / benchmark.annotation_root / name for name in names if "{" not in name]
     gaps = [Gap(f"{path}: missing", source) for path in files if not path.is_file()]
-    if gaps:  # nothing further can be read
+    if gaps:
         return gaps
-    for split, chosen in videos.items():
+    for split, video_paths in videos.items():
         try:
-            entries, paths = read_list(benchmark, root, split), chosen()
+            entries, paths = read_list(benchmark, root, split), video_paths()
             if split == "test" and benchmark.annotation_format == "msad":
-                load_array(files[-1])  # cut by the videos' lengths
+                load_array(files[-1])  # only loaded: splitting it needs the videos' lengths
             elif split == "test":
                 read_truth(benchmark, root)
         except InputError as error:

@@ -1,7 +1,7 @@
-"""A training stage of a profile: data, model, adapters, loop, export.
+"""Train a stage of a profile: data, model, adapters, training loop, export.
 
-``python -m companion.stage_runs --profile mini --stage 1`` trains one. On several GPUs, with the
-same result up to rounding and dropout's random numbers:
+``python -m companion.stage_runs --profile mini --stage 1`` trains Stage I. On several GPUs, with
+the same result up to rounding and dropout's random numbers:
 ``torchrun --nproc_per_node 8 -m companion.stage_runs --profile paper --stage 1``.
 """
 
@@ -25,13 +25,13 @@ from companion.splits import clip_dataset, prepare_data, require_disjoint
 from media.errors import InputError
 from media.files import read_json, sha256_json, write_json
 
-FOLDERS = {1: "stage1", 2: "full"}  # of the models after Stage I and Stage II, in the run's folder
+FOLDERS = {1: "stage1", 2: "full"}  # of the model after each stage, in the run's folder
 
 
 def run_stage(P: Params, stage: int) -> Path:
-    """Train stage 1 or 2 of a profile; returns the model's folder, which open_clip loads too.
+    """Train stage 1 or 2 of a profile; return the model's folder, which open_clip can load.
 
-    Goes on where a call stopped; InputError if data, weights or, for stage 2, Stage I are missing.
+    Resumes an interrupted training. InputError without data, weights or, for stage 2, Stage I.
     """
     device = distributed.own_device(resolve_device(P))
     with distributed.first_alone():
@@ -44,12 +44,12 @@ def run_stage(P: Params, stage: int) -> Path:
     _refuse_other_settings(P, stage, out)
     clips, data = started_clips(P, train, out)
     workers = P.workers if device.type == "cuda" else 0  # a CPU has no cores to spare
-    # What beside settings and weights decides the result.
+    # Beside the stage's settings and the weights, these decide the result.
     names = {"backbone", "region_pooling", "patch_tokens", "temporal_dropout", "temporal_heads"}
-    made_of = {"data": data, **P.data.model_dump(include={"num_frames", "frame_spacing"})}
+    provenance = {"data": data, **P.data.model_dump(include={"num_frames", "frame_spacing"})}
     fit(
         model, clips, dev, stage_params(P, stage), P.training, out, regions=stage == 2, seed=P.seed,
-        device=device, provenance=made_of | P.model.model_dump(include=names), workers=workers,
+        device=device, provenance=provenance | P.model.model_dump(include=names), workers=workers,
     )  # fmt: skip
     if distributed.rank() == 0 and not (out / META).exists():
         meta = {"stage": stage, "num_frames": P.data.num_frames, "run": read_json(out / RUN)}
@@ -59,11 +59,11 @@ def run_stage(P: Params, stage: int) -> Path:
 
 
 def _refuse_other_settings(P: Params, stage: int, out: Path) -> None:
-    """Raise InputError where an overlay would train anew what its base profile has tuned."""
+    """Raise InputError if an overlay would retrain a model that its base profile has tuned."""
     if P.tuned_dir == P.run_dir or not (out / RUN).is_file():
         return
-    known, own = read_json(out / RUN), stage_params(P, stage).model_dump(exclude=BOOKKEEPING)
-    if changed := [f"stage{stage}_{k}" for k, v in own.items() if known.get(k, v) != v]:
+    used, wanted = read_json(out / RUN), stage_params(P, stage).model_dump(exclude=BOOKKEEPING)
+    if changed := [f"stage{stage}_{k}" for k, v in wanted.items() if used.get(k, v) != v]:
         raise InputError(
             f"{out} is tuned already, with other values of {', '.join(changed)}: change them for"
             f" the profile {P.tuned_dir.name}, whose models this one shares"
@@ -71,9 +71,9 @@ def _refuse_other_settings(P: Params, stage: int, out: Path) -> None:
 
 
 def stage_params(P: Params, stage: int) -> StageParams:
-    """Column 1 or 2 of Table 4; trained from scratch, Stage II has the steps of both."""
+    """Settings of a stage (a column of Table 4); from scratch, Stage II has the steps of both."""
     first, second = P.stage1, P.stage2
-    if stage == 2 and P.training.from_scratch:  # as many steps as both stages have
+    if stage == 2 and P.training.from_scratch:
         if bool(first.steps) != bool(second.steps):
             raise InputError("from_scratch: give both stages steps, or both epochs")
         steps = first.steps and first.steps + second.steps
@@ -82,31 +82,31 @@ def stage_params(P: Params, stage: int) -> StageParams:
 
 
 def initial_model(P: Params, stage: int) -> AlertCLIP:
-    """The model before its first step: CLIP, or the merged Stage I, with new adapters.
+    """The model before its first step: CLIP or, for Stage II, the merged Stage I; new adapters.
 
-    Stage I's adapters are folded into the weights because the ranks differ (Table 4: 4 and 16).
+    Stage I's adapters are merged into the weights because the ranks differ (Table 4: 4 and 16).
     """
     settings = stage_params(P, stage)
-    before, folder = None, P.tuned_dir / FOLDERS[1]
+    stage1, folder = None, P.tuned_dir / FOLDERS[1]
     if stage == 2 and not P.training.from_scratch:
         if not (folder / META).exists():
             raise InputError(
                 f"Stage II starts from Stage I, and {folder} is not finished: first run"
                 f" python -m companion.stage_runs --profile {P.profile} --stage 1"
             )
-        before = load_alertclip(folder)
+        stage1 = load_alertclip(folder)
     names = {"temporal_layers", "temporal_heads", "temporal_dropout", "region_pooling",
              "patch_tokens", "checkpointing"}  # fmt: skip
     model = AlertCLIP(
-        before.backbone if before else load_backbone(P.model.backbone, P.model.pretrained),
+        stage1.backbone if stage1 else load_backbone(P.model.backbone, P.model.pretrained),
         **P.model.model_dump(include=names),
     )
-    if before:
-        model.temporal.load_state_dict(before.temporal.state_dict())
-        model.pooling.load_state_dict(before.pooling.state_dict())
+    if stage1:
+        model.temporal.load_state_dict(stage1.temporal.state_dict())
+        model.pooling.load_state_dict(stage1.pooling.state_dict())
     adapters = settings.lora_rank, settings.lora_alpha, settings.lora_dropout
-    where = P.model.lora_targets, P.model.lora_towers, P.model.lora_blocks
-    model.adapted = add_lora(model.adapted, *adapters, *where)
+    placement = P.model.lora_targets, P.model.lora_towers, P.model.lora_blocks
+    model.adapted = add_lora(model.adapted, *adapters, *placement)
     model.logit_scale.requires_grad_(True)  # CLIP's temperature is learned
     # Untrained, the temporal transformer is the identity and the pooling weights are uniform.
     model.temporal.requires_grad_(P.model.temporal_head == "transformer")
@@ -115,52 +115,53 @@ def initial_model(P: Params, stage: int) -> AlertCLIP:
 
 
 def started_clips(P: Params, train: ClipDataset, out: Path) -> tuple[Dataset, str]:
-    """The clips with which the run in ``out`` began, and the hash of their content.
+    """The clips that the run in ``out`` started with, and the hash of their content.
 
-    A run's clips are fixed when it starts: those that can be read only later do not join it. One
-    that is lost stops an unfinished run with its name or, with ``skip_lost_clips``, the next clip
-    takes its place. If annotations or videos have changed, it is another run, with today's clips.
+    A run's clips are fixed when it starts: a clip that becomes readable later does not join. One
+    that is lost stops an unfinished run by name or, with ``skip_lost_clips``, the next clip takes
+    its place. If annotations or videos have changed, it is another run, with the current clips.
     """
     content = {
         item.key: [repr(item), train.cache.info(train.root / item.video).sha256]
         for item in train.items
     }
     unreadable = {finding.item for finding in train.failures}
-    folder, now = P.tuned_dir / "clips", sha256_json(list(content.values()))
-    begun = read_json(out / RUN).get("data", "") if (out / RUN).is_file() else ""
-    if (file := folder / f"{begun[:16]}.json").is_file():
-        started = read_json(file)
-        before, all_now = started["clips"], content.keys() | unreadable
-        same = before.keys() | {*started["unreadable"]} == all_now
-        if same and all(content.get(key, value) == value for key, value in before.items()):
+    folder, digest = P.tuned_dir / "clips", sha256_json(list(content.values()))
+    started = read_json(out / RUN).get("data", "") if (out / RUN).is_file() else ""
+    if (file := folder / f"{started[:16]}.json").is_file():
+        record = read_json(file)
+        clips = record["clips"]
+        same = clips.keys() | {*record["unreadable"]} == content.keys() | unreadable
+        if same and all(content.get(key, value) == value for key, value in clips.items()):
             skip = P.data.skip_lost_clips or (out / META).exists()
-            return _as_begun(train, before, skip), sha256_json(list(before.values()))
+            return _as_started(train, clips, skip), sha256_json(list(clips.values()))
     if distributed.rank() == 0:
-        kept = {"clips": content, "unreadable": sorted(unreadable)}
-        write_json(folder / f"{now[:16]}.json", kept)
-    return train, now
+        record = {"clips": content, "unreadable": sorted(unreadable)}
+        write_json(folder / f"{digest[:16]}.json", record)
+    return train, digest
 
 
-def _as_begun(train: ClipDataset, before: dict[str, list[str]], skip: bool) -> Dataset:
-    """``train`` with the clips of ``before`` in their order; see ``started_clips``."""
+def _as_started(train: ClipDataset, clips: dict[str, list[str]], skip: bool) -> Dataset:
+    """``train`` with the keys of ``clips`` in their order; see ``started_clips``."""
     places = {item.key: i for i, item in enumerate(train.items)}
-    lost = [key for key in before if key not in places]
+    lost = [key for key in clips if key not in places]
     if lost and not skip:
         reason = next(f.reason for f in train.failures if f.item == lost[0])
         raise InputError(
-            f"{lost[0]}: {len(lost)} clips with which this training began cannot be read now"
-            f" ({reason}); bring them back, or go on without them: -p skip_lost_clips=true"
+            f"{lost[0]}: {len(lost)} clips that this training started with cannot be read now"
+            f" ({reason}); restore them, or continue without them: -p skip_lost_clips=true"
         )
-    order: list[int] = []
-    for key in reversed(before):
-        order.append(places[key] if key in places else (order or [len(places) - 1])[-1])
+    order, place = [], len(places) - 1
+    for key in reversed(clips):
+        place = places.get(key, place)  # a lost clip takes the next one's
+        order.append(place)
     return Subset(train, order[::-1])
 
 
 def resolve_device(P: Params) -> torch.device:
-    """The device parameter resolved: auto is CUDA where present; InputError if it is not here.
+    """The device of a run: "auto" is CUDA where present; InputError if it cannot be used.
 
-    On a GPU fp32 products run in TF32 from then on; NVIDIA_TF32_OVERRIDE=0 forbids it.
+    On a GPU, fp32 matrix products use TF32 from then on; NVIDIA_TF32_OVERRIDE=0 forbids it.
     """
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
     name = automatic if P.device == "auto" else P.device
@@ -169,8 +170,8 @@ def resolve_device(P: Params) -> torch.device:
     except (RuntimeError, AssertionError) as error:  # the latter from a torch without CUDA
         reason = str(error).splitlines()[0].rstrip(".") + "."
         raise InputError(
-            f"device={name}: {reason} To run on the processor all the same, for days where the"
-            " videos are real, pass device=cpu"
+            f"device={name}: {reason} To run on the CPU anyway, which takes days on real"
+            " videos, pass device=cpu"
         ) from None
     device = torch.device(name)
     if device.type == "cuda":
@@ -181,7 +182,7 @@ def resolve_device(P: Params) -> torch.device:
 
 
 def main() -> None:
-    """Command line: train one stage; started again, it goes on where it stopped."""
+    """Command line: train one stage, or resume it."""
     parser = argparse.ArgumentParser(prog="python -m companion.stage_runs", description=__doc__)
     parser.add_argument("--stage", type=int, choices=(1, 2), required=True)
     args, P = read_command_line(parser)

@@ -1,4 +1,4 @@
-"""The three models that are compared, and their embeddings: CLIP (as loaded), Stage I, Full."""
+"""The three models that are compared (CLIP as loaded, Stage I, Full) and their embeddings."""
 
 import math
 from functools import partial
@@ -27,7 +27,7 @@ WHOLE = (0.0, math.inf)  # the span of an event without boxes or times: the whol
 
 
 def available_stages(P: Params) -> tuple[Stage, ...]:
-    """The models that a profile can compare: of released features, only the one that made them."""
+    """The models that a profile can compare; with released features, untuned CLIP alone."""
     return ("clip",) if P.features else tuple(STAGES)
 
 
@@ -60,7 +60,7 @@ def untuned(P: Params, pretrained: str | None = None) -> AlertCLIP:
 
 
 def stage_model(P: Params, stage: Stage) -> AlertCLIP:
-    """The model of a stage in evaluation mode. For "clip" nothing is tuned: mean-pooled CLIP."""
+    """The model of a stage in evaluation mode; "clip" is untuned CLIP with mean pooling."""
     if stage == "clip":
         return untuned(P, P.model.pretrained)
     return load_alertclip(P.tuned_dir / stage).to(resolve_device(P)).eval()
@@ -73,7 +73,7 @@ def text_embeddings(model: AlertCLIP, sentences: list[str]) -> np.ndarray:
 
 
 def evaluate_stage(P: Params, stage: Stage, split: Split = "test") -> StageResult:
-    """Embed a split with a stage's model, or reuse the embeddings of equal weights and clips."""
+    """Embed a split with a stage's model, or reuse those of equal weights and clips."""
     prepare_data(P)
     model = stage_model(P, stage)
     dataset = clip_dataset(P, split, model.image_size)
@@ -91,7 +91,7 @@ def prompts_of(P: Params) -> Prompts:
 
 
 def videos(clips: ClipEmbeddings) -> list[str]:
-    """The video of each clip: what a bootstrap resamples together."""
+    """The video of each clip, the unit that the bootstrap resamples."""
     return [key.split("#")[0] for key in clips.keys]
 
 

@@ -1,4 +1,4 @@
-"""A variant of params/ablations.yaml trained under a seed, and what may be measured of it.
+"""Train a variant of params/ablations.yaml under a seed, and measure it.
 
 ``MEASURES`` names the tables that ``python -m companion.ablations --measure`` makes.
 """
@@ -36,13 +36,13 @@ TUNING = ("seed", "data", "world", "model", "training", "stage1", "stage2", "eva
 DETECTION = ("detector", "evaluation.precision")
 KEPT = {f"stage{stage}_{name}": value for stage in (1, 2)
         for name, value in (("save_steps", 25), ("save_limit", 1000))}  # fmt: skip
-STILLS = 600  # per point: how well scene, colour, object and posture are still told
+STILLS = 600  # per checkpoint, for accuracy on scene, colour, object and posture
 
 
 def final_metrics(P: Params, name: str, seed: int) -> pd.DataFrame:
-    """Train a variant under a seed and measure it on the test clips; one row per metric.
+    """Train a variant under a seed and measure it on the test clips: one row per metric.
 
-    Columns metric, value (per cent; MSS as it is), weights (hash).
+    Columns metric, value (per cent; MSS unscaled), weights (hash).
     """
     variant = load_variants()[name]
     if variant.kind == "alertclip":
@@ -61,9 +61,9 @@ def final_metrics(P: Params, name: str, seed: int) -> pd.DataFrame:
 
 
 def stage_metrics(P: Params, name: str, seed: int) -> pd.DataFrame:
-    """MSS and AUCs (per cent) of each model of a variant and their paired differences, test clips.
+    """MSS and AUCs (per cent) of a variant's models and their paired differences on test clips.
 
-    Columns model, measure, value, low, high, n. World and prior do not change with the seed.
+    Columns model, measure, value, low, high, n. World and prior do not depend on the seed.
     """
     P = train_variant(P, name, seed)
     results = [tuned_models.evaluate_stage(P, stage) for stage in tuned_models.STAGES]
@@ -97,9 +97,9 @@ def benchmark_metrics(P: Params, name: str, seed: int) -> pd.DataFrame:
 
 
 def curve(P: Params, name: str, seed: int) -> pd.DataFrame:
-    """Development metrics of a variant at each checkpoint of Stage II; the reference's Stage I too.
+    """Development metrics of a variant at each checkpoint of Stage II; of a reference, Stage I too.
 
-    Columns step, metric, value (per cent; MSS as it is), stage. Schedules are chosen from this
+    Columns step, metric, value (per cent; MSS unscaled), stage. Schedules are chosen from this
     table; the test clips are scored afterwards, with the models trained here.
     """
     trained, rows = train_variant(P.changed(KEPT), name, seed), []
@@ -110,15 +110,15 @@ def curve(P: Params, name: str, seed: int) -> pd.DataFrame:
         saved = {int(c.name.split("-")[1]): c for c in checkpoints(folder)}
         models = [_restored(trained, stage, checkpoint) for checkpoint in saved.values()]
         stills = still_accuracy(trained, models, STILLS)
-        for step, model, told in zip(saved, models, stills, strict=True):
-            found = detection(trained, model)
-            found |= {row["measure"]: 100 * row["value"] for row in told}
-            rows += [(step, metric, value, stage) for metric, value in found.items()]
+        for step, model, accuracies in zip(saved, models, stills, strict=True):
+            values = detection(trained, model)
+            values |= {row["measure"]: 100 * row["value"] for row in accuracies}
+            rows += [(step, metric, value, stage) for metric, value in values.items()]
     return pd.DataFrame(rows, columns=["step", "metric", "value", "stage"])
 
 
 Measure = Callable[[Params, str, int], pd.DataFrame]  # of a variant under a seed
-# Table, and the variants that it is made of by default (none named: all).
+# Function that makes the table, and the variants it is for by default (empty: all).
 MEASURES: dict[str, tuple[Measure, tuple[str, ...]]] = {
     "ablations": (final_metrics, ()),
     "seeds": (stage_metrics, ("full",)),
@@ -128,9 +128,9 @@ MEASURES: dict[str, tuple[Measure, tuple[str, ...]]] = {
 
 
 def train_variant(P: Params, name: str, seed: int) -> Params:
-    """Train both stages of a variant of Alert-CLIP; returns its parameters.
+    """Train both stages of a variant of Alert-CLIP; return its parameters.
 
-    Variants whose Stage I has the same parameters share it.
+    Variants with the same Stage I parameters share one Stage I.
     """
     variant = load_variants()[name]
     if variant.kind != "alertclip":
@@ -139,29 +139,29 @@ def train_variant(P: Params, name: str, seed: int) -> Params:
     if variant.negatives:
         folder = changed.run_dir / "negatives"
         screening_tables.plant_and_clean(changed, folder)
-        planted = str(folder / f"{variant.negatives}.json")
-        changed = changed.changed({"hard_negatives_train": planted})
+        negatives = str(folder / f"{variant.negatives}.json")
+        changed = changed.changed({"hard_negatives_train": negatives})
     if not changed.training.from_scratch and not (changed.tuned_dir / "stage1").exists():
         copying = changed.tuned_dir / "copying"
-        skipped = shutil.ignore_patterns("checkpoint-*")
-        shutil.copytree(shared_stage1(changed, P), copying, dirs_exist_ok=True, ignore=skipped)
+        ignored = shutil.ignore_patterns("checkpoint-*")
+        shutil.copytree(shared_stage1(changed, P), copying, dirs_exist_ok=True, ignore=ignored)
         os.replace(copying, changed.tuned_dir / "stage1")
     run_stage(changed, 2)
     return changed
 
 
 def _changed(P: Params, variant: Variant, seed: int) -> Params:
-    """The parameters of a variant; a detector's keeps the features and weights of the run."""
+    """Parameters of a variant; a detector's variant uses the run's features and weights."""
     if variant.kind == "alertclip":
-        own = {"profile": f"{P.profile}/ablations/{variant.name}/seed{seed}", "seed": seed}
-        return P.changed(variant.changes | own)
+        run = {"profile": f"{P.profile}/ablations/{variant.name}/seed{seed}", "seed": seed}
+        return P.changed(variant.changes | run)
     values = P.flat()
     changes = {k: values[k] | v if isinstance(v, dict) else v for k, v in variant.changes.items()}
     return P.changed(changes | {"detector_seeds": [seed]})
 
 
 def inputs_hash(P: Params, name: str, seed: int, measure: str = "ablations") -> str:
-    """Hash of the parameter groups that decide a variant's result."""
+    """Hash of the parameters that decide a variant's result."""
     variant = load_variants()[name]
     names = (*TUNING, *DETECTION, "ablation.backbone")
     if variant.kind == "alertclip":
@@ -171,28 +171,28 @@ def inputs_hash(P: Params, name: str, seed: int, measure: str = "ablations") -> 
         names += ("features",)
     changed = _changed(P, variant, seed)
     decisive = _decisive(changed, names)
-    if changed.training.from_scratch:  # then Stage II has the steps of both
+    if changed.training.from_scratch:  # Stage II has the steps of both
         decisive["stage2"] |= stage_params(changed, 2).model_dump(include={"steps", "epochs"})
     return sha256_json([variant.kind, variant.negatives, decisive])[:12]
 
 
 def _decisive(P: Params, names: tuple[str, ...]) -> dict[str, Any]:
-    """The groups and fields of ``names``, without how often checkpoints are written."""
-    found = selected(P, names)
-    for stage in {"stage1", "stage2"} & found.keys():
-        found[stage] = {k: v for k, v in found[stage].items() if k not in training.BOOKKEEPING}
-    return found
+    """Values of the groups and fields in ``names``, without checkpoint bookkeeping."""
+    values = selected(P, names)
+    for stage in {"stage1", "stage2"} & values.keys():
+        values[stage] = {k: v for k, v in values[stage].items() if k not in training.BOOKKEEPING}
+    return values
 
 
 def shared_stage1(P: Params, base: Params) -> Path:
-    """Stage I for all variants that have the same: the run's own, or one trained here once."""
+    """Folder of a variant's Stage I: the run's if the parameters agree, else one trained once."""
     unused = {name: base.flat()[name] for name in NOT_STAGE1}
-    decisive, own = _decisive(P.changed(unused), STAGE1), base.tuned_dir / "stage1"
-    if decisive == _decisive(base, STAGE1) and (own / export.META).exists():
-        return own
+    decisive, folder = _decisive(P.changed(unused), STAGE1), base.tuned_dir / "stage1"
+    if decisive == _decisive(base, STAGE1) and (folder / export.META).exists():
+        return folder
     name = f"stage1-{sha256_json(decisive)[:8]}"
     shared = P.changed({**unused, "profile": f"{base.profile}/ablations/{name}"})
-    with locked(shared.run_dir.with_suffix(".lock")):  # two jobs may want the same
+    with locked(shared.run_dir.with_suffix(".lock")):  # two jobs may need the same
         return run_stage(shared, 1)
 
 
@@ -208,27 +208,27 @@ def detection(P: Params, model: AlertCLIP) -> dict[str, float]:
     clips = embeddings.embed_clips(model, dataset, P.evaluation.batch_size, resolve_device(P))
     sets = encode_sets(model.encode_text, tuned_models.prompts_of(P).sets)
     result = tuned_models.StageResult("full", clips, *sets)
-    few = P.changed({"bootstrap_samples": 10})  # the interval is over seeds
+    few = P.changed({"bootstrap_samples": 10})  # its intervals are not used
     table = result_tables.zero_shot(few, [result], "dev").set_index("setting")["value"]
     return {"MSS": signed_score(result.similarities, clips.labels).mean(), **table}
 
 
 def _zero_shot(P: Params, results: list[tuned_models.StageResult]) -> pd.DataFrame:
-    """Zero-shot metrics of models, then their MSS: columns model, metric, value, low, high, n."""
+    """Zero-shot metrics and MSS of models: columns model, metric, value, low, high, n."""
     mss = result_tables.mss_by_class(P, results).query("class_name == 'all'")
     table = result_tables.zero_shot(P, results).rename(columns={"setting": "metric"})
     return pd.concat([table, mss.rename(columns={"mss": "value"}).assign(metric="MSS")])
 
 
 def _detected(P: Params, kind: Detector) -> list[pd.DataFrame]:
-    """A detector on the profile's backbone: frame metrics, and those of its own paper by class."""
+    """A detector on the profile's backbone: frame metrics, and its paper's metrics by class."""
     scored = detector_tables.score_stages(P, kind, [P.ablation.backbone])
     if kind == "anomalyclip":
-        own = detector_tables.class_table(P, scored).query("class_name == 'mean'")
-        own = own.rename(columns={"setting": "metric"})
+        by_class = detector_tables.class_table(P, scored).query("class_name == 'mean'")
+        by_class = by_class.rename(columns={"setting": "metric"})
     else:
-        own = detector_tables.detection_table(P, scored).query("not normals")
-    return [_frame_metrics(P, scored), own]
+        by_class = detector_tables.detection_table(P, scored).query("not normals")
+    return [_frame_metrics(P, scored), by_class]
 
 
 def _frame_metrics(P: Params, scored: Sequence[Scored | Curves], prefix: str = "") -> pd.DataFrame:

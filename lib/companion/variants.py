@@ -1,4 +1,4 @@
-"""The variants of params/ablations.yaml: which parameters each changes, and what is measured."""
+"""Ablation variants, read from params/ablations.yaml."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -23,26 +23,26 @@ class Variant(BaseModel):
     title: str
     reference: bool = False
     changes: dict[str, Any] = {}
-    detector: bool = False  # tuned, and measured on the benchmark too where the profile asks for it
-    negatives: Literal["", "planted", "vagta-clean"] = ""  # with faults, or without those found
+    detector: bool = False  # also measured on the benchmark if the profile asks for it
+    negatives: Literal["", "planted", "vagta-clean"] = ""  # faults planted, or those found removed
 
 
 @cache
 def load_variants(path: Path = PROFILES / "ablations.yaml") -> dict[str, Variant]:
     """All variants by name; InputError names the variant whose fields or parameters are wrong."""
-    found: dict[str, Variant] = {}
+    variants: dict[str, Variant] = {}
     for kind, rows in yaml.safe_load(path.read_text(encoding="utf-8")).items():
         for name, row in rows.items():
             try:
-                found[name] = Variant(name=name, kind=kind, **row)
+                variants[name] = Variant(name=name, kind=kind, **row)
             except (ValidationError, TypeError) as error:
                 raise InputError(f"{path.name}, {name}: {error}") from None
-            within(f"{path.name}, {name}", from_flat, found[name].changes)
-    return found
+            within(f"{path.name}, {name}", from_flat, variants[name].changes)
+    return variants
 
 
 def require_variants(names: Sequence[str]) -> list[Variant]:
-    """The variants of these names; InputError on one that params/ablations.yaml does not have."""
+    """Variants by name; InputError for a name that is not in params/ablations.yaml."""
     known = load_variants()
     for name in names:
         if name not in known:

@@ -1,11 +1,11 @@
-"""Is the synthetic world fit for the argument? Two of its three gates, measured.
+"""Is the synthetic world suited to test the paper's claim? Two of three gates, measured.
 
-1. World: a small network trained on clip labels sees the event; the frames before it tell nothing.
-2. Prior: a probe on MiniCLIP's frozen embeddings sees the event; the fixed prompts do not.
-3. Phenomenon: Stage I and II change that (notebooks 03 and 04).
+1. World: a small network trained on clip labels detects the event, but not from the frames before.
+2. Prior: a probe on MiniCLIP's frozen embeddings detects the event; the fixed prompts do not.
+3. Phenomenon: Stages I and II change that (notebooks 03 and 04).
 
-``python -m companion.world_gates --profile mini --split dev``. The development split decides; the
-test split is measured once.
+``python -m companion.world_gates --profile mini --split dev``. Decisions are made on the
+development split; the test split is measured once.
 """
 
 import argparse
@@ -39,16 +39,16 @@ PHRASES = {
     "object": lambda value: f"a {value}",
     "posture": lambda value: f"a person {value}",
 }
-ONE_ACTOR = ("smash", "fire", "explosion", "fall")  # elsewhere "the person" would be ambiguous
+ONE_ACTOR = ("smash", "fire", "explosion", "fall")  # with one person, whom the phrase describes
 
 
 class EventNetwork(nn.Module):
-    """One logit per clip: the largest features over its frames, then a linear layer."""
+    """One logit per clip: frame features, their maximum over frames, then a linear layer."""
 
     def __init__(self) -> None:
         super().__init__()
         sizes = pairwise((3, 32, 64, 128, 128))
-        self.frame = nn.Sequential(*(Conv2dNormActivation(*two, stride=2) for two in sizes))
+        self.frame = nn.Sequential(*(Conv2dNormActivation(*pair, stride=2) for pair in sizes))
         self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(256, 1))
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
@@ -59,15 +59,15 @@ class EventNetwork(nn.Module):
 
 
 def train_event_network(frames: torch.Tensor, labels: torch.Tensor, seed: int) -> EventNetwork:
-    """Fit on clips (B, T, 3, h, w) uint8 and labels (B,); flips are the only augmentation."""
+    """Fit on clips (B, T, 3, h, w) uint8 and labels (B,); flipped at random."""
     torch.manual_seed(seed)
     network, steps = EventNetwork(), 14 * (len(frames) // 32)
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
     for _ in progress(range(steps), steps, "event network"):
-        picked = torch.randint(len(frames), (32,))
-        x = frames[picked].flip(-1) if torch.rand(()) < 0.5 else frames[picked]
-        loss = binary_cross_entropy_with_logits(network(x), labels[picked].float())
+        batch = torch.randint(len(frames), (32,))
+        x = frames[batch].flip(-1) if torch.rand(()) < 0.5 else frames[batch]
+        loss = binary_cross_entropy_with_logits(network(x), labels[batch].float())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -79,7 +79,7 @@ def world_gate(P: Params, split: Split) -> list[dict]:
     """Gate 1: AUC of the event network on whole clips and on the frames before any event."""
     train, test = (_clips(P, name) for name in ("train", split))
     rows = []
-    # Events start after .22 of the clip: of eight uniform frames the first two come before.
+    # Events start after .22 of the clip: the first two of eight uniform frames come before.
     for name, end in (("whole clip", None), ("before the event", P.data.num_frames // 4)):
         network = train_event_network(train[0][:, :end], train[1], P.seed)
         with torch.no_grad():
@@ -89,17 +89,17 @@ def world_gate(P: Params, split: Split) -> list[dict]:
 
 
 def prior_gate(P: Params, split: Split) -> list[dict]:
-    """Gate 2: what MiniCLIP sees (stills, probe) and what its prompts do not (MSS, AUC)."""
+    """Gate 2: what MiniCLIP encodes (stills, probe) and its prompts do not detect (MSS, AUC)."""
     train, test = (tuned_models.evaluate_stage(P, "clip", name) for name in ("train", split))
     # Mean, maximum and spread over frames: (N, T, D) -> (N, 3D).
-    seen, held_out = (
+    fitted, tested = (
         np.concatenate([v.mean(1), v.max(1), v.std(1)], 1) for v in (train.clips.v, test.clips.v)
     )
     regression = LogisticRegression(C=0.1, max_iter=2000, random_state=0)
-    probe = make_pipeline(StandardScaler(), regression).fit(seen, train.clips.labels)
+    probe = make_pipeline(StandardScaler(), regression).fit(fitted, train.clips.labels)
     signed = signed_score(test.similarities, test.clips.labels)
     mss = bootstrap_interval(signed, mean, *P.draws)
-    scores, labels = probe.decision_function(held_out), test.clips.labels
+    scores, labels = probe.decision_function(tested), test.clips.labels
     return [
         *still_accuracy(P, [tuned_models.stage_model(P, "clip")])[0],
         _auc(P, "probe on frozen embeddings: AUC", scores, labels),
@@ -110,25 +110,25 @@ def prior_gate(P: Params, split: Split) -> list[dict]:
 
 @torch.inference_mode()
 def still_accuracy(P: Params, models: list[AlertCLIP], count: int = 1200) -> list[list[dict]]:
-    """Zero-shot accuracy per model and attribute, on stills of another world than the prior's."""
+    """Zero-shot accuracy per model and attribute, on stills from another world than the prior's."""
     size, workers = models[0].image_size, max(1, P.workers)
     images, _, attributes = stills(count, P.world.seed + 1, size, workers)
     frames = torch.from_numpy(images).permute(0, 3, 1, 2)[:, None]  # (N, 1, 3, H, W)
     rows: list[list[dict]] = [[] for _ in models]
-    for model, found in zip(models, rows, strict=True):
-        parts = frames.split(64)
-        v = torch.cat([model.encode_frames(part.to(model.mean.device)).v[:, 0] for part in parts])
+    for model, model_rows in zip(models, rows, strict=True):
+        batches = frames.split(64)
+        v = torch.cat([model.encode_frames(x.to(model.mean.device)).v[:, 0] for x in batches])
         for name, phrase in PHRASES.items():
             shown = [i for i, a in enumerate(attributes) if a[name] != "none"]
-            alone = name in ("scene", "object")  # of no actor
-            kept = [i for i in shown if alone or attributes[i]["pair"] in ONE_ACTOR]
+            any_actors = name in ("scene", "object")  # these do not describe a person
+            kept = [i for i in shown if any_actors or attributes[i]["pair"] in ONE_ACTOR]
             truth = np.array([attributes[i][name] for i in kept])
             values = sorted(set(truth))
             text = model.encode_text([phrase(value) for value in values]).cpu()
-            right = np.array(values)[(v.cpu()[kept] @ text.T).argmax(1).numpy()] == truth
-            interval = bootstrap_interval(right.astype(float), seed=P.seed)
+            correct = np.array(values)[(v.cpu()[kept] @ text.T).argmax(1).numpy()] == truth
+            interval = bootstrap_interval(correct.astype(float), seed=P.seed)
             measure = f"stills, {name} of {len(values)}: accuracy"
-            found.append({"measure": measure, **interval._asdict()})
+            model_rows.append({"measure": measure, **interval._asdict()})
     return rows
 
 
