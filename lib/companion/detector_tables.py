@@ -197,7 +197,7 @@ def other_branch_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
 def published_truth(scored: Sequence[Scored]) -> list[Scored]:
     """``scored`` with the truth that AnomalyCLIP's released code used for its tables.
 
-    Every event gets the first class of its video, and its end frame counts as abnormal too.
+    Every event has the first class of its video, and the frame at its end counts as abnormal.
     """
 
     def published(truth: VideoTruth) -> VideoTruth:
@@ -226,11 +226,11 @@ def detection_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
 
     Columns model, normals, metric, value, seed_sd.
     """
-    names, tables = (P.benchmark.classes, P.benchmark.detection_normal_class), []
+    classes, tables = (P.benchmark.classes, P.benchmark.detection_normal_class), []
     for s in scored:
         for normals, videos in product((True, False), s.seeds):
-            curves = [np.repeat(v.probabilities, s.length, axis=0).astype(float) for v in videos]
-            table = detection_map(curves, s.named, *names, normals)
+            scores = [np.repeat(v.probabilities, s.length, axis=0).astype(float) for v in videos]
+            table = detection_map(scores, s.named, *classes, normals)
             tables.append(table.assign(model=s.model, normals=normals))
     return _over_seeds(pd.concat(tables)[["model", "normals", "metric", "value"]])
 

@@ -115,7 +115,7 @@ def degraded_scores(
             for name, model in models.items():
                 rows_of[name] += _measured(model, batch, directions[name], size)
         at = {"kind": kind, "step": step, "level": level}
-        rows += [{"model": name} | at | row for name, found in rows_of.items() for row in found]
+        rows += [{"model": name} | at | row for name, group in rows_of.items() for row in group]
     table = pd.DataFrame(rows)
     undamaged = table[table["step"] == 0]  # measured once for all kinds
     clean = [undamaged.assign(kind=kind, level=DEGRADATIONS[kind].clean) for kind in levels]

@@ -109,9 +109,9 @@ class School:
 
 
 def word_tokenizer(texts: Sequence[str]) -> transformers.PreTrainedTokenizerFast:
-    """A token per word of ``texts``, and per time to a tenth of a second up to 40 s.
+    """Tokens for the words of ``texts`` and for times in tenths of a second up to 40 s.
 
-    A word has one token after a space and one at the start of a line, which follows an image.
+    A word has two: one after a space and one at the start of a line, which follows an image.
     """
     types = dict.fromkeys(p.lstrip(" ") or p for text in texts for p in re.findall(PIECES, text))
     words = [p for p in types if p.isalpha() or "-" in p[1:]]

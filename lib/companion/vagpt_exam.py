@@ -92,8 +92,7 @@ class Course:
         """Frames (T, H, W, 3) uint8 behind the tokens of a footage."""
         videos = exam.asked.parts[[f.name for f in exam.asked.footages].index(footage)]
         cache, paths = FrameCache(self.P.cache_dir, self.vlm.image_size), exam.asked.paths
-        count = self.P.qa.vlm_frames
-        return np.concatenate([frames_shown(paths[i], cache, count) for i in videos])
+        return np.concatenate([frames_shown(paths[i], cache, self.P.qa.vlm_frames) for i in videos])
 
     def exam(self, P: Params, asked: QuestionSet, vectors: Sequence[np.ndarray]) -> Exam:
         """An exam on ``asked``, whose videos have unit frame embeddings ``vectors`` of Full."""
@@ -117,9 +116,9 @@ class Course:
     def lessons(self) -> list[Dialogue]:
         """Instruction data of training videos, and four-option questions on them.
 
-        The questions, with and without the classifier's interval, are ours: VA-GPT does not say if it
-        trains on the format of its test. Each clip serves as a video and, with its middle frame, as
-        an image.
+        The questions, with and without the classifier's interval, are ours: VA-GPT does not say if
+        it trains on the format of its test. Each clip serves as a video and, with its middle frame,
+        as an image.
         """
         P, captions = self.P, {}
         timed = from_items(load_split(P, "train")[0])

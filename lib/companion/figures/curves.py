@@ -44,8 +44,8 @@ def score_distribution(table: pd.DataFrame) -> Figure:
     figure, axes = style.panels(9, 3.8)
     look = {"multiple": "stack", "discrete": True, "shrink": 0.9, "alpha": 1, "linewidth": 0}
     groups = {"hue": "decision", "hue_order": list(palette), "palette": palette}
-    shown = table.assign(decision=table["decision"].map(names))
-    sns.histplot(shown, x="score", ax=axes, **groups, **look)
+    clips = table.assign(decision=table["decision"].map(names))
+    sns.histplot(clips, x="score", ax=axes, **groups, **look)
     axes.axvline(BINS["25-40"][0] - 0.5, color=INK, linewidth=1.5, label="threshold 25")
     axes.axvline(BINS["40-50"][0] - 0.5, color=INK, linewidth=1, linestyle=":", label="bin edge")
     axes.set_ylim(0, axes.get_ylim()[1] * 1.25)
@@ -128,23 +128,23 @@ def panel_curves(
     the measure with its unit; ``level`` is one chance level for all panels.
     """
     table = table.assign(of=table.get("of", ""), chance=table.get("chance", level))
-    kinds = table["title"].unique().tolist()
-    lines = math.ceil((len(kinds) + 1) / PANELS)  # one panel holds the legend
-    figure, grid = style.panels(11, 0.9 + 2.6 * lines, lines, PANELS, squeeze=False)
+    titles = table["title"].unique().tolist()
+    row_count = math.ceil((len(titles) + 1) / PANELS)  # one panel holds the legend
+    figure, grid = style.panels(11, 0.9 + 2.6 * row_count, row_count, PANELS, squeeze=False)
     panels = grid.ravel()
-    for i, (axes, kind) in enumerate(zip(panels, kinds, strict=False)):
-        rows = table[table["title"] == kind].sort_values("step", kind="stable")
+    for i, (axes, title) in enumerate(zip(panels, titles, strict=False)):
+        rows = table[table["title"] == title].sort_values("step", kind="stable")
         _lines(axes, rows)
         steps = rows.drop_duplicates("step")
         if steps["chance"].notna().any():
             axes.plot(steps["step"], steps["chance"], ":", color=INK, label="chance")
-        names = ["as is" if math.isinf(value) else f"{value:g}" for value in steps["level"]]
-        axes.set_xticks(steps["step"], names)
+        ticks = ["as is" if math.isinf(value) else f"{value:g}" for value in steps["level"]]
+        axes.set_xticks(steps["step"], ticks)
         axes.set(xlabel=rows["unit"].iloc[0], ylabel="" if i % PANELS else axis)
-        axes.set_title(kind, fontsize=10)
-    for axes in panels[len(kinds) :]:
+        axes.set_title(title, fontsize=10)
+    for axes in panels[len(titles) :]:
         axes.set_axis_off()
-    panels[len(kinds)].legend(*panels[0].get_legend_handles_labels(), loc="center left")
+    panels[len(titles)].legend(*panels[0].get_legend_handles_labels(), loc="center left")
     counts = ", ".join(map(str, sorted(set(table["n"]))))
     return style.stamp(figure, caption.format(n=counts))
 
