@@ -33,8 +33,7 @@ def mini_world(P: Params) -> Params:
     kept = ("seed", "device", "workers", "backbone", "pretrained", "prompts")
     sizes = dict.fromkeys(("world_train", "world_dev", "world_test"), P.rehearsal.world)
     overrides = {name: P.flat()[name] for name in kept} | (sizes if P.rehearsal.world else {})
-    mini = load_params("mini", overrides)
-    return mini.model_copy(update={"profile": P.profile})
+    return load_params("mini", overrides).model_copy(update={"profile": P.profile})
 
 
 def screen_planted(P: Params, split: Split = "test") -> tuple[pd.DataFrame, Path]:

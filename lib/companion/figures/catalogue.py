@@ -61,8 +61,9 @@ def redraw(name: str, folder: Path, figure: style.Figure | None = None) -> style
 
 def _drawn(name: str, path: Path, data: str) -> style.Figure:
     if name not in DRAWN:
+        what = "no figure drawn from a CSV alone (its notebook draws one that shows frames)"
         hint = nearest(name, DRAWN) or "; see params/facts/figures.yaml"
-        raise InputError(f"{name}: not a figure that is drawn from a CSV alone{hint}")
+        raise InputError(f"{name}: {what}{hint}")
     if not path.is_file():
         raise InputError(f"{path}: no such table; run the notebook that writes it")
     table = pd.read_csv(path)
