@@ -152,8 +152,8 @@ def score(model: AlertCLIP, clips: Sequence[Clip], direction: Tensor) -> Scored:
 
 def explain(model: AlertCLIP, frames: Tensor, gradients: Tensor, batch_size: int) -> FrameMaps:
     """Maps (F, h, w) of frames (F, 3, H, W) given their gradients (F, D), in batches."""
-    parts = zip(frames.split(batch_size), gradients.split(batch_size), strict=True)
-    maps = [frame_maps(model, part.to(direction.device), direction) for part, direction in parts]
+    pairs = zip(frames.split(batch_size), gradients.split(batch_size), strict=True)
+    maps = [frame_maps(model, batch.to(direction.device), direction) for batch, direction in pairs]
     return FrameMaps(*(torch.cat(batches) for batches in zip(*maps, strict=True)))
 
 

@@ -121,8 +121,8 @@ class Course:
         as an image.
         """
         P, captions = self.P, {}
-        timed = from_items(load_split(P, "train")[0])
-        for caption in training_only(timed, self.benchmark, self.root)[0]:
+        annotated = from_items(load_split(P, "train")[0])
+        for caption in training_only(annotated, self.benchmark, self.root)[0]:
             captions.setdefault(caption.video, []).append(caption)
         data = extraction.training_set(P, self.full, "vadclip")
         vectors = {n: unit(f) for n, f in zip(data.names, data.features, strict=True)}
@@ -135,8 +135,8 @@ class Course:
         exam = self.exam(P, asked, [vectors[n] for n in names])
         items = [_item(exam, q, interval, q.right)
                  for q in asked.questions for interval in (False, True)]  # fmt: skip
-        clips = [c for n in names for c in captions[n]]
-        return items + [d for c in clips for d in _instructions(c, shown[c.video])]
+        timed = [caption for n in names for caption in captions[n]]
+        return items + [d for c in timed for d in _instructions(c, shown[c.video])]
 
     def stage(self, lessons: Sequence[Dialogue], seed: int, kept: bool) -> Path:
         """Folder of the adapters after a stage, named by a hash of what determines them."""
@@ -246,8 +246,8 @@ def main() -> None:
     add = parser.add_argument
     add("--model", default="", help="a LLaVA, by name or folder; empty = the profile's qa_vlm")
     add("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    add("--videos", type=int, help="so many test videos, half abnormal; without it all")
-    add("--benchmark", default="", help="a test domain by the beginning of its title; empty = own")
+    add("--videos", type=int, help="number of test videos, half abnormal; default: all")
+    add("--benchmark", default="", help="test domain, by the start of its title; empty = own")
     args, P = read_command_line(parser)
     if not (model := args.model or P.qa.vlm):
         raise InputError("name a LLaVA with --model, as llava-hf/llava-1.5-7b-hf")

@@ -18,9 +18,9 @@ def prompt_similarity_matrix(table: pd.DataFrame) -> Figure:
     rows, columns = cosine.shape
     figure, axes = style.panels(4.6 + 0.48 * columns, 3.2 + 0.48 * rows)
     look = {"vmin": min(0.0, cosine.to_numpy().min()), "vmax": 1, "cmap": "cividis"}
-    numbers = {"annot": max(rows, columns) <= ANNOTATED, "fmt": ".2f", "annot_kws": {"size": 9}}
+    annotation = {"annot": max(rows, columns) <= ANNOTATED, "fmt": ".2f", "annot_kws": {"size": 9}}
     bar = {"label": "cosine similarity", "shrink": 0.6}
-    sns.heatmap(cosine, square=True, cbar_kws=bar, ax=axes, **look, **numbers)
+    sns.heatmap(cosine, square=True, cbar_kws=bar, ax=axes, **look, **annotation)
     axes.set(xlabel="", ylabel="")
     axes.set_yticklabels([fill(name, 34) for name in cosine.index], rotation=0)
     angle = {"rotation": 55, "ha": "right", "rotation_mode": "anchor"}
@@ -86,10 +86,10 @@ def projection_panels(table: pd.DataFrame, method: str = "UMAP") -> Figure:
     stars = {"marker": "*", "s": 90, "edgecolor": "white", "linewidth": 0.5}
     names = {"xlabel": f"{method} 1 (no unit)", "ylabel": f"{method} 2 (no unit)"}
     for i, (axes, panel) in enumerate(zip(row, panels, strict=True)):
-        part = table[table["panel"] == panel]
-        texts = part["text"] == 1
-        sns.scatterplot(part[~texts], x="x", y="y", ax=axes, legend=not i, **shared, **points)
-        sns.scatterplot(part[texts], x="x", y="y", ax=axes, legend=False, **shared, **stars)
+        rows = table[table["panel"] == panel]
+        texts = rows["text"] == 1
+        sns.scatterplot(rows[~texts], x="x", y="y", ax=axes, legend=not i, **shared, **points)
+        sns.scatterplot(rows[texts], x="x", y="y", ax=axes, legend=False, **shared, **stars)
         axes.set_aspect("equal", adjustable="datalim")
         axes.set(title=f"{panel} (n = {(~texts).sum()})", xticks=[], yticks=[], **names)
     return style.stamp(figure, "Stars: prompts or class texts, in their group's colour.", row[0])
