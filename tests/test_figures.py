@@ -156,7 +156,7 @@ def test_every_figure_of_a_notebook_has_a_name():
     ("name", "content", "message"),
     [
         ("stage1_mms", None, "did you mean stage1_mss"),
-        ("quickstart", None, "its notebook draws one of frames"),
+        ("quickstart", None, "its notebook draws one that shows frames"),
         ("stage1_mss", None, "no such table; run the notebook"),
         ("stage1_mss", "model,class_name,n\nCLIP,all,2\n", "not the table of this figure"),
         ("stage1_mss", "model,class_name,n\n", "the table has no rows"),

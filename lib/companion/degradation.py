@@ -1,8 +1,7 @@
-"""Controlled degradation of a clip, in physical units: the paper's failure modes one at a time.
+"""Controlled degradation of a clip in physical units: one failure mode of the paper at a time.
 
 Supplementary E names compression, blur, low resolution, darkness and actors that are small or
-hidden. Every kind has a clean level, at which frames and boxes come back as they are, and works on
-the pixels the model sees.
+hidden. Each kind acts on the pixels the model sees and has a clean level, which changes nothing.
 """
 
 import math
@@ -22,8 +21,8 @@ from media.errors import InputError
 class Clip:
     """Frames (T, 3, H, W) uint8, boxes (R, T, 4) normalised x1 y1 x2 y2, present (R, T) bool.
 
-    ``key`` and ``label`` (1 abnormal) name the clip; ``mask`` (T,) is False in padding; ``located``
-    says that the boxes are the annotator's own.
+    ``key`` and ``label`` (1 abnormal) identify the clip; ``mask`` (T,) is False in padding;
+    ``located``: the boxes are annotations of this clip, not borrowed.
     """
 
     frames: Tensor
@@ -36,12 +35,12 @@ class Clip:
 
     @property
     def seen(self) -> Tensor:
-        """Numbers of the frames that have a box: (F,)."""
+        """Indices of the frames with a box: (F,)."""
         return self.present.any(dim=0).nonzero().flatten()
 
 
 class Degradation(NamedTuple):
-    """One kind: levels run from ``clean``, which changes nothing, to ``worst``."""
+    """One kind; its levels run from ``clean``, which changes nothing, to ``worst``."""
 
     title: str
     unit: str
@@ -51,28 +50,28 @@ class Degradation(NamedTuple):
 
 
 def degrade(clip: Clip, kind: str, level: float, seed: int) -> Clip:
-    """The clip degraded to ``level`` of ``kind``, always the same for a seed and the clip's key.
+    """The clip degraded to ``level`` of ``kind``, deterministic for a seed and the clip's key.
 
     Random parts do not depend on the level: noise grows in place, a cover only gets larger.
-    InputError on a level outside the kind's range.
+    InputError for a level outside the kind's range.
     """
-    how = DEGRADATIONS[kind]
-    if level == how.clean:
+    degradation = DEGRADATIONS[kind]
+    if level == degradation.clean:
         return clip
-    low, high = sorted((how.clean, how.worst))
+    low, high = sorted((degradation.clean, degradation.worst))
     if not (low <= level <= high and 0 < level < math.inf):
         raise InputError(f"degradation {kind}: level {level} is not between {low:g} and {high:g}")
-    own = np.random.default_rng([seed, *clip.key.encode()]).integers(2**31)
-    return how.apply(clip, level, np.random.default_rng([own, *kind.encode()]))
+    clip_seed = np.random.default_rng([seed, *clip.key.encode()]).integers(2**31)
+    return degradation.apply(clip, level, np.random.default_rng([clip_seed, *kind.encode()]))
 
 
 def blur(clip: Clip, sigma: float, _: np.random.Generator) -> Clip:
-    """Gaussian blur; standard deviation in pixels of the model's input."""
+    """Gaussian blur; sigma in pixels of the model's input."""
     return _each(clip, lambda frame: cv2.GaussianBlur(frame, (0, 0), sigma))
 
 
 def darken(clip: Clip, stops: float, _: np.random.Generator) -> Clip:
-    """Lower exposure: linear light (sRGB decoded, IEC 61966-2-1) times 2^-stops, 8 bits again."""
+    """Lower the exposure: linear light (sRGB, IEC 61966-2-1) times 2^-stops, again 8-bit sRGB."""
     levels = np.arange(256) / 255
     linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
     dark = linear * 2.0**-stops
@@ -82,14 +81,14 @@ def darken(clip: Clip, stops: float, _: np.random.Generator) -> Clip:
 
 
 def add_noise(clip: Clip, sigma: float, rng: np.random.Generator) -> Clip:
-    """Independent Gaussian noise per pixel and channel; standard deviation in grey levels."""
+    """Independent Gaussian noise per pixel and channel; sigma in grey levels."""
     noise = sigma * rng.standard_normal(clip.frames.shape, dtype=np.float32)
     noisy = np.rint(clip.frames.numpy() + noise).clip(0, 255)
     return replace(clip, frames=torch.from_numpy(noisy.astype(np.uint8)))
 
 
 def compress(clip: Clip, quality: float, _: np.random.Generator) -> Clip:
-    """Encode every frame as JPEG and decode it; quality as in libjpeg, 100 to 1."""
+    """Encode every frame as JPEG and decode it; libjpeg's quality, 100 to 1."""
     options = [cv2.IMWRITE_JPEG_QUALITY, int(quality)]
 
     def through_jpeg(frame: np.ndarray) -> np.ndarray:
@@ -114,11 +113,11 @@ def lower_resolution(clip: Clip, height: float, _: np.random.Generator) -> Clip:
 
 
 def occlude(clip: Clip, share: float, rng: np.random.Generator) -> Clip:
-    """Put a rectangle of the clip's mean colour over ``share`` of each box's area; boxes stay."""
+    """Cover ``share`` of each box's area with a rectangle of the clip's mean colour; boxes stay."""
     frames, size = clip.frames.clone(), torch.tensor(clip.frames.shape[:-3:-1]).repeat(2)
     colour, side = _mean_colour(clip.frames), math.sqrt(share)
     for track, present in zip(clip.boxes.double(), clip.present, strict=True):
-        anchor = torch.from_numpy(rng.random(2))  # larger shares contain smaller ones
+        anchor = torch.from_numpy(rng.random(2))  # larger covers contain smaller ones
         for t in present.nonzero().flatten().tolist():
             extent = track[t, 2:] - track[t, :2]
             start = track[t, :2] + anchor * (1 - side) * extent
@@ -129,7 +128,7 @@ def occlude(clip: Clip, share: float, rng: np.random.Generator) -> Clip:
 
 
 def zoom_out(clip: Clip, scale: float, _: np.random.Generator) -> Clip:
-    """Shrink the whole picture to ``scale``, centred on the clip's mean colour, boxes with it."""
+    """Shrink the picture and its boxes to ``scale``, centred on the clip's mean colour."""
     height, width = clip.frames.shape[-2:]
     h, w = max(1, round(height * scale)), max(1, round(width * scale))
     top, left = (height - h) // 2, (width - w) // 2

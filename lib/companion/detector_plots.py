@@ -1,4 +1,4 @@
-"""What a detector does, to be drawn: its scores over time, and its features in the plane."""
+"""Tables for plots of a detector: its scores over time and a t-SNE of its features."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -14,28 +14,28 @@ from detectors.event_annotations import frame_truth
 from detectors.fitting import class_prompts
 from media.errors import InputError
 
-PER_CLASS = 40  # snippets drawn per class in a t-SNE plot
+PER_CLASS = 40  # most snippets per class in a t-SNE plot
 
 
 def curve_table(P: Params, scored: Sequence[Scored], count: int = 3) -> pd.DataFrame:
-    """Scores over time of the first ``count`` abnormal videos of different classes and one normal.
+    """Scores over time of the first abnormal videos of ``count`` classes and the first normal one.
 
-    Chosen by rule, not by result; first seed. Columns video, time_s, model, score, truth, and
-    predicted: where the score is .5 or more, the likeliest abnormal class.
+    The choice ignores the scores; first detector seed. Columns video, time_s, model, score, truth,
+    and predicted: the likeliest abnormal class where the score is at least .5, else "".
     """
-    first: dict[tuple, int] = {}
+    first_of: dict[tuple, int] = {}
     for i, truth in enumerate(scored[0].truths):
-        first.setdefault((truth.is_abnormal, *truth.classes), i)
-    numbers = [i for key, i in first.items() if key[0]][:count]
-    numbers += [i for key, i in first.items() if not key[0]]
+        first_of.setdefault((truth.is_abnormal, *truth.classes), i)
+    chosen = [i for key, i in first_of.items() if key[0]][:count]
+    chosen += [i for key, i in first_of.items() if not key[0]]
     abnormal = np.array(P.benchmark.abnormal_classes)
-    places = [P.benchmark.classes.index(name) for name in abnormal]
+    columns = [P.benchmark.classes.index(name) for name in abnormal]
     tables = []
-    for i, s in product(numbers, scored):
-        truth, found = s.truths[i], s.seeds[0][i]
-        video = held_scores(truth, found.anomaly, s.length)
-        likeliest = abnormal[found.probabilities[:, places].argmax(axis=1)].repeat(s.length)
-        columns = {
+    for i, s in product(chosen, scored):
+        truth, scores = s.truths[i], s.seeds[0][i]
+        video = held_scores(truth, scores.anomaly, s.length)
+        likeliest = abnormal[scores.probabilities[:, columns].argmax(axis=1)].repeat(s.length)
+        rows = {
             "video": f"{truth.name} ({', '.join(truth.classes) or 'normal'})",
             "time_s": np.arange(len(video.scores)) / P.benchmark.fps,
             "model": s.model,
@@ -43,40 +43,41 @@ def curve_table(P: Params, scored: Sequence[Scored], count: int = 3) -> pd.DataF
             "truth": video.truth.astype(int),
             "predicted": np.where(video.scores >= 0.5, likeliest, ""),
         }
-        tables.append(pd.DataFrame(columns))
+        tables.append(pd.DataFrame(rows))
     return pd.concat(tables, ignore_index=True)
 
 
 def tsne_table(P: Params, scored: Scored) -> pd.DataFrame:
     """t-SNE of snippet features and class texts before and after VadCLIP (its Figure 3).
 
-    The texts are the backbone's of the classes' names, and VadCLIP's own, learned ones. First
-    detector seed; up to ``PER_CLASS`` snippets per class, drawn by seed: of abnormal videos those
-    whose middle frame lies in an event. Columns panel, x, y, group, text (1 where it is one).
-    InputError if there are too few.
+    Texts before: the backbone's embeddings of the class prompts; after: those VadCLIP learned.
+    First detector seed; up to ``PER_CLASS`` snippets per class, drawn by seed; of abnormal videos
+    only snippets whose middle frame lies in an event. Columns panel, x, y, group, text (1 for a
+    text). InputError for fewer than ten snippets.
     """
-    benchmark, raw, adapted, names = P.benchmark, [], [], []
-    for truth, x, s in zip(scored.named, scored.features, scored.seeds[0], strict=True):
+    benchmark, raw, adapted, labels = P.benchmark, [], [], []
+    for truth, x, scores in zip(scored.named, scored.features, scored.seeds[0], strict=True):
         inside = frame_truth(truth, len(x) * scored.length)[scored.length // 2 :: scored.length]
         chosen = inside if truth.is_abnormal else ~inside
         raw.append(x[chosen])
-        adapted.append(s.adapted[chosen])
-        names += [truth.classes[0] if truth.classes else benchmark.normal_class] * int(chosen.sum())
-    groups, rng = np.array(names), np.random.default_rng(P.seed)
-    places = [rng.permutation(np.flatnonzero(groups == g))[:PER_CLASS] for g in np.unique(groups)]
-    kept = np.sort(np.concatenate(places))
+        adapted.append(scores.adapted[chosen])
+        label = truth.classes[0] if truth.classes else benchmark.normal_class
+        labels += [label] * int(chosen.sum())
+    groups, rng = np.array(labels), np.random.default_rng(P.seed)
+    sampled = [rng.permutation(np.flatnonzero(groups == g))[:PER_CLASS] for g in np.unique(groups)]
+    kept = np.sort(np.concatenate(sampled))
     if len(kept) < 10:
         raise InputError(f"t-SNE of {len(kept)} snippets: give a larger test set")
     prompts, learned = class_prompts(benchmark, benchmark.classes), scored.seeds[0][0].text
     text = text_embeddings(stage_model(P, scored.stage), prompts)
     panels = {f"{scored.model} features": (raw, text), "the same in VadCLIP": (adapted, learned)}
-    tables, named = [], [*groups[kept], *benchmark.classes]
-    for panel, (parts, texts) in panels.items():
-        x = np.concatenate([np.concatenate(parts)[kept], texts])
+    tables, point_groups = [], [*groups[kept], *benchmark.classes]
+    for panel, (snippets, texts) in panels.items():
+        x = np.concatenate([np.concatenate(snippets)[kept], texts])
         x = x / np.linalg.norm(x, axis=1, keepdims=True)
         perplexity = min(30, (len(x) - 1) / 3)
         xy = TSNE(2, perplexity=perplexity, init="pca", random_state=P.seed).fit_transform(x)
-        table = pd.DataFrame({"x": xy[:, 0], "y": xy[:, 1], "group": named})
+        table = pd.DataFrame({"x": xy[:, 0], "y": xy[:, 1], "group": point_groups})
         table["text"] = (np.arange(len(table)) >= len(kept)).astype(int)
         tables.append(table.sort_values("group", kind="stable").assign(panel=panel))
     return pd.concat(tables, ignore_index=True)

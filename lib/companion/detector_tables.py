@@ -1,7 +1,7 @@
-"""Tables of the weakly supervised detectors: backbones side by side, over seeds, with intervals.
+"""Tables of the weakly supervised detectors: backbones side by side.
 
-Every number is a mean over detector seeds; its interval resamples videos. The standard deviation
-over seeds stands beside it.
+Every number is a mean over detector seeds. Intervals resample videos; seed_sd is the standard
+deviation over seeds.
 """
 
 import warnings
@@ -30,7 +30,7 @@ FRAMEWORKS = ("CLIP", "Full")  # supplementary B.3: the original backbone, and A
 
 
 class Curves(NamedTuple):
-    """Anomaly scores of one model, by name, on all frames of the evaluation videos, per seed."""
+    """Anomaly scores of one model on all frames of the evaluation videos, per seed."""
 
     model: str
     columns: list[list[FrameScores]]
@@ -41,11 +41,11 @@ class Scored(NamedTuple):
 
     stage: Stage
     detector: Detector
-    length: int  # frames that a score stands for
+    length: int  # frames per score
     truths: list[VideoTruth]
-    named: list[VideoTruth]  # with a class for each event
+    named: list[VideoTruth]  # the same with a class per event
     seeds: list[list[VideoScores]]
-    features: list[np.ndarray]  # what the detector was given, per video
+    features: list[np.ndarray]  # input of the detector, per video
 
     @property
     def model(self) -> str:
@@ -54,32 +54,32 @@ class Scored(NamedTuple):
 
     @property
     def columns(self) -> list[list[FrameScores]]:
-        """Anomaly scores per frame, once per seed."""
+        """Frame-level anomaly scores, per seed."""
         return self.held("anomaly", self.truths)
 
     def held(
         self, kind: str, truths: Sequence[VideoTruth], classes: Sequence[str] = ()
     ) -> list[list[FrameScores]]:
-        """Scores of a ``kind`` per seed, each held for the frames it stands for, with truth."""
+        """Scores of a ``kind`` per seed, each repeated for the frames it covers, with the truth."""
         return [
             [
-                held_scores(truth, getattr(found, kind), self.length, classes)
-                for truth, found in zip(truths, videos, strict=True)
+                held_scores(truth, getattr(scores, kind), self.length, classes)
+                for truth, scores in zip(truths, videos, strict=True)
             ]
             for videos in self.seeds
         ]
 
 
 Resampled = dict[str, dict[str, tuple[np.ndarray, int]]]
-"""By model and metric: values (seeds, 1 + n_boot), first on the videos as they are; frames."""
+"""Model -> metric -> values (seeds, 1 + n_boot), the first not resampled; number of frames."""
 
 
 def score_stages(
     P: Params, detector: Detector, wanted: Sequence[Stage], base: Sequence[str] = ()
 ) -> list[Scored]:
-    """Train and score a detector on each backbone, under every detector seed of the profile.
+    """Train and score a detector on each backbone with every detector seed of the profile.
 
-    ``base``: the abnormal classes that training sees (none named: all).
+    ``base``: the abnormal classes to train on (empty: all).
     """
     extraction.extract_for_all(P, wanted, detector)
     classes = [P.benchmark.normal_class, *base] if base else P.benchmark.classes
@@ -97,17 +97,18 @@ def score_stages(
 
 def resample_models(P: Params, scored: Sequence[Scored | Curves]) -> Resampled:
     """Frame AUC, AP and AnoAUC of every model and seed, on the same resamples of the videos."""
-    found = {}
+    resampled = {}
     for s in scored:
-        found[s.model] = resampled_metrics(s.columns, *P.draws)
-        found[s.model]["AnoAUC"] = found[s.model].pop("in-clip frame AUC")  # the field's name
-    return found
+        metrics = resampled[s.model] = resampled_metrics(s.columns, *P.draws)
+        metrics["AnoAUC"] = metrics.pop("in-clip frame AUC")  # the field's name
+    return resampled
 
 
 def backbone_table(resampled: Resampled, paper: str) -> pd.DataFrame:
     """Frame AUC, AP and AnoAUC (per cent) per backbone, mean over seeds, beside the paper's.
 
-    ``paper`` heads their table there. Columns setting, model, value, low, high, n, seed_sd, paper.
+    ``paper`` is a heading of params/paper_results.yaml. Columns setting, model, value, low, high,
+    n, seed_sd, paper.
     """
     rows = []
     for model, metrics in resampled.items():
@@ -118,9 +119,9 @@ def backbone_table(resampled: Resampled, paper: str) -> pd.DataFrame:
 
 
 def head_table(P: Params, wanted: Sequence[Stage]) -> pd.DataFrame:
-    """Frame metrics of the heads without text, on the features of VadCLIP (its Tables 1 and 2).
+    """Frame metrics of detectors without text, on VadCLIP's features (its Tables 1 and 2).
 
-    Columns as in ``backbone_table``; a setting is such as "RTFM: frame AUC".
+    Columns as in ``backbone_table``; a setting reads "RTFM: frame AUC".
     """
     tables = []
     for head in HEADS:
@@ -131,18 +132,18 @@ def head_table(P: Params, wanted: Sequence[Stage]) -> pd.DataFrame:
 
 
 def listing(table: pd.DataFrame, label: str, digits: int = 1) -> str:
-    """The rows of a table as one sentence, "none" without: ``label``, value and interval."""
-    rows = [f"{label.format(**row)} {with_interval(row, digits)}" for _, row in table.iterrows()]
-    return ("; ".join(rows) or "none") + "."
+    """Rows of a table as one sentence, each ``label`` with value and interval; "none." if empty."""
+    items = [f"{label.format(**row)} {with_interval(row, digits)}" for _, row in table.iterrows()]
+    return ("; ".join(items) or "none") + "."
 
 
 def heading(P: Params, detector: Detector) -> str:
-    """The paper's table for a detector on the profile's benchmark, in params/paper_results.yaml."""
+    """Heading of a detector on the profile's benchmark in params/paper_results.yaml."""
     return f"{DETECTORS[detector]}, {P.benchmark.title}"
 
 
 def backbone_differences(resampled: Resampled) -> pd.DataFrame:
-    """Paired differences (points) of each backbone to the one before it, over the same videos."""
+    """Paired differences (points) of each backbone from the one before it, on the same videos."""
     rows = []
     for before, after in pairwise(resampled):
         for name, (values, n) in resampled[after].items():
@@ -153,7 +154,7 @@ def backbone_differences(resampled: Resampled) -> pd.DataFrame:
 
 
 def alarm_table(scored: Sequence[Scored]) -> pd.DataFrame:
-    """False-alarm rate at .5 on normal videos and macro AUC (per cent), mean and spread over seeds.
+    """False-alarm rate at .5 on normal videos and macro AUC (per cent): mean and SD over seeds.
 
     Columns model, metric, value, seed_sd.
     """
@@ -167,24 +168,24 @@ def alarm_table(scored: Sequence[Scored]) -> pd.DataFrame:
 
 
 def class_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
-    """One-vs-rest frame AUC and AP (per cent): their means over classes (mAUC, mAP), and each.
+    """One-vs-rest frame AUC and AP (per cent): means over classes (mAUC, mAP) and per class.
 
-    Columns class_name, setting, model, value, low, high, n. AnomalyCLIP's measures.
+    Columns class_name, setting, model, value, low, high, n. Metrics of AnomalyCLIP.
     """
     classes, normal_class, tables = P.benchmark.classes, P.benchmark.normal_class, []
     for s in scored:
         seeds = s.held("probabilities", s.named, classes)
         table = class_metrics(seeds, classes, normal_class, *P.draws)
-        named = table["class_name"] + " " + table["metric"]
-        tables.append(table.assign(setting=named, model=s.model).drop(columns="metric"))
+        settings = table["class_name"] + " " + table["metric"]
+        tables.append(table.assign(setting=settings, model=s.model).drop(columns="metric"))
     return per_cent(pd.concat(tables, ignore_index=True))
 
 
 def other_branch_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
-    """Frame metrics (per cent) of the branch of VadCLIP that its authors do not report here.
+    """Frame metrics (per cent) of the branch of VadCLIP that its authors do not report.
 
-    They report the C-branch on UCF-Crime and the A-branch on XD-Violence, which is the better one
-    there: a choice made on test videos. Columns as in ``backbone_table``.
+    They report the C-branch on UCF-Crime and the A-branch on XD-Violence, the better one on the
+    test videos. Columns as in ``backbone_table``.
     """
     others = [
         s._replace(seeds=[[v._replace(anomaly=v.other_branch) for v in seed] for seed in s.seeds])
@@ -194,9 +195,9 @@ def other_branch_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
 
 
 def published_truth(scored: Sequence[Scored]) -> list[Scored]:
-    """``scored`` against the truth of AnomalyCLIP's released code, which made its tables.
+    """``scored`` with the truth that AnomalyCLIP's released code used for its tables.
 
-    There every event has its video's first class, and the frame at which it ends counts too.
+    Every event has the first class of its video, and the frame at its end counts as abnormal.
     """
 
     def published(truth: VideoTruth) -> VideoTruth:
@@ -207,9 +208,9 @@ def published_truth(scored: Sequence[Scored]) -> list[Scored]:
 
 
 def class_prompt_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
-    """The backbones of ``scored`` with class prompts alone, on the same features (AnomalyCLIP).
+    """Class prompts alone, nothing trained, on the features of ``scored`` (AnomalyCLIP).
 
-    Columns setting, model, value, low, high, n: frame metrics, then ``class_table``'s.
+    Columns setting, model, value, low, high, n: frame metrics, then those of ``class_table``.
     """
     untrained = []
     for s in scored:
@@ -221,21 +222,21 @@ def class_prompt_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
 
 
 def detection_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
-    """mAP@IoU (VadCLIP), with and without normal videos: mean and spread over seeds.
+    """mAP@IoU (VadCLIP) with and without normal videos: mean and SD over seeds.
 
     Columns model, normals, metric, value, seed_sd.
     """
-    names, tables = (P.benchmark.classes, P.benchmark.detection_normal_class), []
+    classes, tables = (P.benchmark.classes, P.benchmark.detection_normal_class), []
     for s in scored:
         for normals, videos in product((True, False), s.seeds):
-            curves = [np.repeat(v.probabilities, s.length, axis=0).astype(float) for v in videos]
-            table = detection_map(curves, s.named, *names, normals)
+            scores = [np.repeat(v.probabilities, s.length, axis=0).astype(float) for v in videos]
+            table = detection_map(scores, s.named, *classes, normals)
             tables.append(table.assign(model=s.model, normals=normals))
     return _over_seeds(pd.concat(tables)[["model", "normals", "metric", "value"]])
 
 
 def _over_seeds(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean and standard deviation over the rows that differ in value alone."""
+    """Mean and standard deviation of value over rows that agree in all other columns."""
     groups = table.groupby([*table.columns.drop("value")], sort=False)["value"]
     return groups.agg(value="mean", seed_sd="std").reset_index()
 
@@ -243,35 +244,36 @@ def _over_seeds(table: pd.DataFrame) -> pd.DataFrame:
 def held_scores(
     truth: VideoTruth, scores: np.ndarray, length: int, classes: Sequence[str] = ()
 ) -> FrameScores:
-    """Scores of features, each held for the ``length`` frames it stands for, with truth.
+    """Feature scores repeated for the ``length`` frames that each covers, with the frame truth.
 
-    scores (n,), or (n, C) of ``classes``. Warns where truth and scores differ by a feature or more.
+    scores (n,), or (n, C) of ``classes``. Warns if scores and truth differ by a feature or more.
     """
-    held = np.repeat(scores, length, axis=0)
-    if truth.frames and abs(truth.frames - len(held)) >= max(SNIPPET, length):
-        what = f"{truth.name}: {truth.frames} annotated frames, but {len(held)} with a score"
+    repeated = np.repeat(scores, length, axis=0)
+    if truth.frames and abs(truth.frames - len(repeated)) >= max(SNIPPET, length):
+        what = f"{truth.name}: {truth.frames} annotated frames, but {len(repeated)} with a score"
         warnings.warn(f"{what}: cut or padded with normal frames", stacklevel=2)
-    read = partial(frame_class_truth, classes=classes) if classes else frame_truth
-    return FrameScores(truth.name, held, read(truth, len(held)), truth.is_abnormal)
+    truth_of = partial(frame_class_truth, classes=classes) if classes else frame_truth
+    return FrameScores(truth.name, repeated, truth_of(truth, len(repeated)), truth.is_abnormal)
 
 
 def data_framework_table(P: Params, scored: Sequence[Scored]) -> pd.DataFrame:
-    """VadCLIP trained on all videos or those of VAGTA, on CLIP and on Full (supplementary B.3).
+    """VadCLIP trained on all videos or on VAGTA's, on CLIP and on Full (supplementary B.3).
 
-    "VAGTA" is read as: train only on the videos that VAGTA annotates; the paper does not say it.
-    ``scored`` are the backbones trained on all. Columns setting, model, videos, value, low, high,
-    n, paper. Where every training video is annotated, both rows are the same detector.
+    We take "VAGTA" as training only on the videos it annotates; the paper does not say. ``scored``
+    are the backbones trained on all videos. Columns setting, model, videos, value, low, high, n,
+    paper. Where VAGTA annotates every training video, both rows are the same detector.
     """
     curated = P.changed({"detector_subset": "annotated"})
-    every, some = ([path.stem for path in extraction.chosen_videos(Q)] for Q in (P, curated))
-    first = second = [s for s in scored if s.model in FRAMEWORKS]
-    if some != every:
-        second = score_stages(curated, first[0].detector, [s.stage for s in first])
+    original, vagta = ([path.stem for path in extraction.chosen_videos(Q)] for Q in (P, curated))
+    on_original = on_vagta = [s for s in scored if s.model in FRAMEWORKS]
+    if vagta != original:
+        on_vagta = score_stages(curated, on_original[0].detector, [s.stage for s in on_original])
+    runs = (("original data", original, on_original), ("VAGTA", vagta, on_vagta))
     tables = []
-    for title, names, part in (("original data", every, first), ("VAGTA", some, second)):
+    for title, videos, trained in runs:
         paper = f"Data versus framework, {P.benchmark.title}, {title}"
-        table = backbone_table(resample_models(P, part), paper)
+        table = backbone_table(resample_models(P, trained), paper)
         table = table[table["setting"].isin(["frame AUC", "frame AP"])]
         setting = f"{title}: " + table["setting"]
-        tables.append(table.assign(setting=setting, videos=len(names)))
+        tables.append(table.assign(setting=setting, videos=len(videos)))
     return pd.concat(tables, ignore_index=True).drop(columns="seed_sd")

@@ -1,4 +1,4 @@
-"""What notebooks 01, 03 and 04 show of a dataset: counts, boxes, captions, a few clips."""
+"""Counts, boxes, captions and a few clips of a dataset, for notebooks 01, 03 and 04."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from media.video import read_frames
 
 Loaded = Mapping[str, tuple[list[Item], Report]]
 SHOWN = (240, 320)  # H, W of example frames
-MOST_FRAMES = 8  # per clip: a batch with gradients then fits into any memory
+MOST_FRAMES = 8  # per clip: a batch with gradients fits into little memory
 
 
 def items_per_class(loaded: Loaded) -> pd.DataFrame:
@@ -28,7 +28,7 @@ def items_per_class(loaded: Loaded) -> pd.DataFrame:
 
 
 def report_counts(loaded: Loaded) -> pd.DataFrame:
-    """Validation findings counted: columns split, reason, action, items."""
+    """Number of validation findings: columns split, reason, action, items."""
     rows = [(s, r.reason, r.action) for s, (_, report) in loaded.items() for r in report.rows]
     table = pd.DataFrame(rows, columns=["split", "reason", "action"])
     return table.value_counts(sort=False).reset_index(name="items")
@@ -37,7 +37,7 @@ def report_counts(loaded: Loaded) -> pd.DataFrame:
 def box_examples(
     P: Params, items: Sequence[Item], count: int, seed: int
 ) -> tuple[list[np.ndarray], pd.DataFrame]:
-    """Frames in the middle of annotated events of different classes, with their boxes."""
+    """Middle frames of ``count`` annotated events of different classes, with their boxes."""
     frames, rows = [], []
     for item in _one_per_class([i for i in items if i.is_abnormal], count, seed):
         region, path = item.regions[0], P.data_dir / item.video
@@ -52,7 +52,7 @@ def box_examples(
 
 
 def caption_examples(items: Sequence[Item], count: int, seed: int) -> pd.DataFrame:
-    """Global caption, region caption and hard negatives of a few items of different classes."""
+    """Global caption, region caption and hard negatives of ``count`` items of different classes."""
     return pd.DataFrame(
         {
             "class": item.class_name,
@@ -71,10 +71,10 @@ def _one_per_class(items: Sequence[Item], count: int, seed: int) -> list[Item]:
 
 
 def twin_clips(P: Params, image_size: tuple[int, int], pairs: int = 4) -> list[dict[str, Any]]:
-    """Samples of training clips in pairs: an everyday event, then the abnormal one like it.
+    """Training samples in pairs: an everyday event, then the abnormal clip most like it.
 
-    One pair per class, the easiest first, without the regions that no sampled frame shows. The
-    mini world renders twins from one seed; other data give an abnormal clip and any normal one.
+    One pair per class, easiest first, without regions that no sampled frame shows. The mini world
+    renders twins from one seed; other data pair an abnormal clip with any normal one.
     """
     prepare_data(P)
     chosen = pairs_of(load_split(P, "train")[0], P.data_dir / "clips.csv")[:pairs]
@@ -90,31 +90,31 @@ def pairs_of(items: list[Item], world: Path) -> list[tuple[Item, Item]]:
     normal = [item for item in items if not item.is_abnormal]
     abnormal = [item for item in items if item.is_abnormal]
     boxed = [i for i in abnormal if any(r.track for r in i.regions)] or abnormal
-    twin: dict[str, Item] = {}
+    twin_of: dict[str, Item] = {}
     if world.is_file():
         clips = pd.read_csv(world).set_index("video")
         of_seed = {clips.loc[item.video, "seed"]: item for item in normal}
-        twin = {i.key: of_seed[clips.loc[i.video, "seed"]] for i in boxed}
+        twin_of = {i.key: of_seed[clips.loc[i.video, "seed"]] for i in boxed}
         boxed.sort(key=lambda i: clips.loc[i.video, ["distance", "night", "occlusion"]].sum())
     easiest = {item.class_name: item for item in reversed(boxed)}
     pairs = enumerate(sorted(easiest.values(), key=boxed.index))
-    return [(twin.get(item.key, normal[n % len(normal)]), item) for n, item in pairs]
+    return [(twin_of.get(item.key, normal[n % len(normal)]), item) for n, item in pairs]
 
 
 def frames_and_boxes(clips: Sequence[dict[str, Any]]) -> tuple[np.ndarray, pd.DataFrame]:
-    """Frames (N, T, H, W, 3) of samples and the table that `figures.images.twin_frames` draws."""
-    parts = []
+    """Frames (N, T, H, W, 3) of samples, and the table that `figures.images.twin_frames` draws."""
+    tables = []
     for n, clip in enumerate(clips):
-        head = {"clip": n, "caption": clip["global_caption"], "label": clip["label"]}
+        columns = {"clip": n, "caption": clip["global_caption"], "label": clip["label"]}
         for boxes, mask, *_ in clip["regions"]:
-            part = pd.DataFrame(np.where(mask[:, None], boxes, np.nan), columns=CORNERS)
-            part.insert(0, "frame", range(len(part)))
-            parts.append(pd.DataFrame(head, part.index).join(part))
-    return np.stack([clip["frames"] for clip in clips]), pd.concat(parts, ignore_index=True)
+            table = pd.DataFrame(np.where(mask[:, None], boxes, np.nan), columns=CORNERS)
+            table.insert(0, "frame", range(len(table)))
+            tables.append(pd.DataFrame(columns, table.index).join(table))
+    return np.stack([clip["frames"] for clip in clips]), pd.concat(tables, ignore_index=True)
 
 
 def similarity_table(similarity: Mapping[str, np.ndarray], captions: Sequence[str]) -> pd.DataFrame:
-    """Similarity matrices (B, B) by model as the table that `batch_similarity` draws."""
+    """Similarity matrices (B, B) by model, as the table that `batch_similarity` draws."""
     return pd.DataFrame(
         {"model": model, "clip": i + 1, "caption": j + 1, "text": captions[i], "cosine": float(x)}
         for model, matrix in similarity.items()

@@ -1,7 +1,7 @@
-"""FLOPs: counted by torch on a model, and by closed form for the models of the papers.
+"""FLOPs: counted by torch on a model, and in closed form for the papers' models.
 
 The paper used fvcore, which counts a multiply-add as one operation and adds five for every element
-that a LayerNorm normalises. Biases, activations, softmax and sums are left out by both counters.
+that a LayerNorm normalises. Neither counter includes biases, activations, softmax or sums.
 """
 
 from itertools import product
@@ -15,13 +15,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from alertclip.model import AlertCLIP, K
 from companion.paper_numbers import value
 
-FRAMES, SIDE, DIM, BOXES = 256, 224, 512, 5  # 0.503 G for the ROI projection are five boxes a frame
+FRAMES, SIDE, DIM, BOXES = 256, 224, 512, 5  # BOXES: from Table 5's ROI projection, 0.503 G
 FVCORE = np.array([1, 5])  # weights of (multiply-adds, normalised elements)
-# Patch side, width and layers of the vision tower: what the paper names, and what it counts.
+# Patch side, width and layers of the vision tower that the paper names, and of the one it counts.
 VIT = {"ViT-B-32-quickgelu": (32, 768, 12), "ViT-B-16-quickgelu": (16, 768, 12)}
 CONTEXTS = (77, 248)  # CLIP's text length, and the one of the paper's figure
 TABLE5 = "Alert-CLIP supplementary | Table 5 | {} | FLOPs"
-PAPER_ROWS = {  # of Table 5 by our names, with the power of ten of their unit
+PAPER_ROWS = {  # module -> its row in Table 5 and the unit of that row
     "vision encoder": ("Vision encoder (CLIP-B/32)", 1e12),
     "visual projection": ("Visual projection", 1e9),
     "temporal transformer": ("Temporal Transformer (2 layers)", 1e9),
@@ -35,7 +35,7 @@ PAPER_ROWS = {  # of Table 5 by our names, with the power of ten of their unit
 def count_flops(model: AlertCLIP, frames: int, texts: int = 0, regions: bool = False) -> int:
     """FLOPs of one clip's forward pass, a multiply-add counted as two.
 
-    ``texts`` are encoded too; ``regions`` projects every patch, as Stage II does.
+    Includes encoding of ``texts`` texts and, with ``regions``, projecting every patch (Stage II).
     """
     device, training = model.mean.device, model.training
     pixels = torch.zeros(1, frames, 3, *model.image_size, dtype=torch.uint8, device=device)
@@ -50,18 +50,18 @@ def count_flops(model: AlertCLIP, frames: int, texts: int = 0, regions: bool = F
 
 
 def cost(multiply_adds: int, normalised: int = 0) -> np.ndarray:
-    """Multiply-adds of matrix products and elements that a LayerNorm normalises: (2,)."""
+    """Multiply-adds of matrix products, and elements that a LayerNorm normalises: (2,)."""
     return np.array([multiply_adds, normalised])
 
 
 def transformer(layers: int, tokens: int, width: int) -> np.ndarray:
-    """Pre-LN blocks: q, k, v, out and the MLP (12 width^2 a token), scores and their use."""
+    """Pre-LN blocks: q, k, v, out and MLP (12 width^2 a token), attention scores and their use."""
     multiply_adds = 12 * tokens * width**2 + 2 * tokens**2 * width
     return layers * cost(multiply_adds, 2 * tokens * width)
 
 
 def clip_costs(patch: int, width: int, layers: int, context: int = 77) -> dict[str, np.ndarray]:
-    """Every module of Alert-CLIP on a clip of 256 frames of 224 x 224 and one text."""
+    """Cost of each module of Alert-CLIP for a clip of 256 frames of 224 x 224 and one text."""
     patches = (SIDE // patch) ** 2
     embedding = cost(patches * width * 3 * patch**2, (patches + 2) * width)
     return {
@@ -78,7 +78,7 @@ def clip_costs(patch: int, width: int, layers: int, context: int = 77) -> dict[s
 
 
 def as_published(width: int) -> dict[str, np.ndarray]:
-    """Where Table 5 counts something else: blocks without attention, five boxes for all patches."""
+    """What Table 5 counts differently: blocks without attention, five boxes for all patches."""
     return {
         "temporal transformer": 2 * FRAMES * cost(8 * DIM**2, 2 * DIM),
         "ROI projection": FRAMES * cost(BOXES * width * DIM),
@@ -86,19 +86,19 @@ def as_published(width: int) -> dict[str, np.ndarray]:
 
 
 def table5() -> pd.DataFrame:
-    """Table 5 for the two candidate backbones and text lengths.
+    """Table 5 for both candidate backbones and text lengths.
 
     Columns model, context, module, flops, fvcore, as_published (fvcore, of the parts that the paper
-    counts), paper, ratio (as_published to paper: 1 where it is this model's number).
+    counts), paper, ratio (as_published / paper: 1 where it is this model's number).
     """
     rows = []
-    for (name, vit), context in product(VIT.items(), CONTEXTS):
-        published = as_published(vit[1])
-        for module, counted in clip_costs(*vit, context).items():
+    for (name, tower), context in product(VIT.items(), CONTEXTS):
+        published = as_published(tower[1])
+        for module, costs in clip_costs(*tower, context).items():
             row, unit = PAPER_ROWS.get(module, ("", 1))
             paper = value(TABLE5.format(row)) * unit if row else np.nan
-            fvcore = [int(c @ FVCORE) for c in (counted, published.get(module, counted))]
-            rows.append((name, context, module, 2 * int(counted[0]), *fvcore, paper))
+            fvcore = [int(c @ FVCORE) for c in (costs, published.get(module, costs))]
+            rows.append((name, context, module, 2 * int(costs[0]), *fvcore, paper))
     columns = ["model", "context", "module", "flops", "fvcore", "as_published", "paper"]
     table = pd.DataFrame(rows, columns=columns)
     return table.assign(ratio=table["as_published"] / table["paper"])

@@ -1,6 +1,6 @@
 """Tables 6 and 7: time and memory of a clip and of the training schedule, measured on this machine.
 
-Beside them what the machine can do: speed of matrix products, peak memory, its name and versions.
+Also the machine itself: speed of matrix products, peak memory, device and versions.
 """
 
 import ctypes
@@ -32,29 +32,29 @@ from companion.stage_runs import initial_model, resolve_device, stage_params
 from companion.tuned_models import untuned
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-SIDE = {"cuda": 8192, "cpu": 1024}  # of the square matrices, large enough for full speed
+SIDE = {"cuda": 8192, "cpu": 1024}  # of square matrices large enough for full speed
 PROC = Path("/proc/self")
 LINE = ["line", "unit", "ours", "low", "high", "n", "floor", "ratio", "paper"]
 TABLE6 = "Alert-CLIP supplementary | Table 6 | {} | {}"
 TABLE7 = "Alert-CLIP supplementary | Table 7 | Alert-CLIP | Latency"
 STAGES = {1: ("Stage 1, 100 epochs", 100), 2: ("Stage 2, 20 epochs", 20)}
-TEXTS = {1: 1, 2: 2 + K}  # per clip; Stage II: global, one region's and its hard negatives
+TEXTS = {1: 1, 2: 2 + K}  # per clip; Stage II: global and region caption, hard negatives
 
 
 def paper_value(P: Params, key: str) -> float:
-    """The paper's number where the run has its model and clip length, else nan."""
+    """The paper's number if the run has its model and clip length, else nan."""
     same = P.model.backbone in VIT and P.data.num_frames == FRAMES
     return value(key) if same else float("nan")
 
 
 def latency_table(P: Params, speed: pd.DataFrame, repeats: int = 7) -> pd.DataFrame:
-    """Table 7: pixels of one clip to its embedding, batch size one, by precision.
+    """Table 7: from the pixels of one clip to its embedding, batch size one, per precision.
 
-    ``speed`` is ``matmul_speed``; floor is FLOPs over it. Columns LINE, frames, frames_per_s,
-    clips_per_s, cosine (of the embedding to that in fp32).
+    ``speed`` is the table of ``matmul_speed``; the floor is FLOPs / speed. Columns LINE, frames,
+    frames_per_s, clips_per_s, cosine (of the embedding to that in fp32).
     """
     model, frames, rows = untuned(P), P.data.num_frames, []
-    device, work = model.mean.device, count_flops(model, frames)
+    device, flops = model.mean.device, count_flops(model, frames)
     ceiling = speed.set_index("measure")["value"] * 1e9
     pixels = torch.randint(256, (1, frames, 3, *model.image_size), dtype=torch.uint8, device=device)
     mask = torch.ones(1, frames, dtype=torch.bool, device=device)
@@ -66,18 +66,18 @@ def latency_table(P: Params, speed: pd.DataFrame, repeats: int = 7) -> pd.DataFr
 
     for precision in PRECISIONS:
         cosine = float(cosine_similarity(encode(precision), encode("fp32")))
-        *found, n = spread(1e3 * seconds(lambda p=precision: encode(p), repeats))
-        floor = 1e3 * work / ceiling[f"matmul, {precision}"]
+        *times, n = spread(1e3 * seconds(lambda p=precision: encode(p), repeats))
+        floor = 1e3 * flops / ceiling[f"matmul, {precision}"]
         name = f"{P.model.backbone}, {frames} frames, {precision}"
-        line = (name, "ms", *found, n, floor, found[0] / floor, paper_value(P, TABLE7))
-        rows.append((*line, frames, 1e3 * frames / found[0], 1e3 / found[0], cosine))
+        line = (name, "ms", *times, n, floor, times[0] / floor, paper_value(P, TABLE7))
+        rows.append((*line, frames, 1e3 * frames / times[0], 1e3 / times[0], cosine))
     return pd.DataFrame(rows, columns=[*LINE, "frames", "frames_per_s", "clips_per_s", "cosine"])
 
 
 def stage_start(P: Params, stage: int) -> AlertCLIP:
-    """A stage's model with its adapters on random weights."""
-    column = stage_params(P, stage)
-    lora = {f"stage1_lora_{k}": getattr(column, f"lora_{k}") for k in ("rank", "alpha", "dropout")}
+    """Randomly initialised model with the stage's adapters."""
+    params = stage_params(P, stage)
+    lora = {f"stage1_lora_{k}": getattr(params, f"lora_{k}") for k in ("rank", "alpha", "dropout")}
     torch.manual_seed(P.seed)
     return initial_model(P.changed({"pretrained": None, **lora}), 1)  # Stage I starts from CLIP
 
@@ -102,28 +102,28 @@ def random_batch(image_size: tuple[int, int], clips: int, frames: int) -> Batch:
 def training_table(
     P: Params, speed: pd.DataFrame, clips: int = 8, repeats: int = 5
 ) -> pd.DataFrame:
-    """Table 6: hours of the paper's 100 + 20 epochs of its 3,726 clips, extrapolated from a step.
+    """Table 6: hours of the paper's 100 + 20 epochs on its 3,726 clips, extrapolated from one step.
 
-    A step is one micro-batch of ``clips`` clips in the library's own training loop, frames on the
-    host, without decoding. The floor is twice the forward pass: frozen weights need no gradient.
+    A step is one micro-batch of ``clips`` clips in the library's own training loop, frames in host
+    memory, no decoding. The floor is twice the forward pass: frozen weights need no gradient.
     Columns LINE, step_s, clips, frames, memory_gb (peak), paper_gb.
     """
     rows, frames, device = [], P.data.num_frames, resolve_device(P)
     for stage, (row, epochs) in STAGES.items():
         settings, model = stage_params(P, stage), stage_start(P, stage).to(device)
-        one = settings.model_copy(update={"batch_size": clips, "accumulation": 1})
+        micro_batch = settings.model_copy(update={"batch_size": clips, "accumulation": 1})
         batch = random_batch(model.image_size, clips, frames)
         with tempfile.TemporaryDirectory() as out:
-            training = Run(model, one, P.training, Path(out), stage == 2, device)
+            training = Run(model, micro_batch, P.training, Path(out), stage == 2, device)
             forget_peak(device)
             call = partial(training.step, 1, 2, [batch], 0.0)
             *step, n = spread(seconds(call, repeats, warm_up=1))
         memory, precision = peak_memory(device), settings.precision
         passes = value("Alert-CLIP | VAGTA | training clips | count") * epochs / 3600
-        work = 2 * count_flops(untuned(P), frames, TEXTS[stage], regions=stage == 2)
+        flops = 2 * count_flops(untuned(P), frames, TEXTS[stage], regions=stage == 2)
         ours = [passes * quantile / clips for quantile in step]
         ceiling = speed.set_index("measure")["value"][f"matmul, {precision}"]
-        floor = passes * work / (1e9 * ceiling)
+        floor = passes * flops / (1e9 * ceiling)
         paper, paper_gb = (paper_value(P, TABLE6.format(row, c)) for c in ("Time", "Memory, most"))
         name = f"Stage {'I' * stage}, {epochs} epochs, {precision}"
         line = (name, "h", *ours, n, floor, ours[0] / floor, paper)
@@ -142,7 +142,7 @@ def spread(values: np.ndarray) -> tuple[float, float, float, int]:
 
 
 def seconds(call: Callable[[], object], repeats: int, warm_up: int = 2) -> np.ndarray:
-    """Seconds of each of ``repeats`` calls after a warm-up: (repeats,). Waits for the GPU."""
+    """Seconds of each of ``repeats`` calls after warm-up, with GPU synchronisation: (repeats,)."""
     for _ in range(warm_up):
         call()
     return np.array(timeit.repeat(call, timer=timer, repeat=repeats, number=1))
@@ -150,21 +150,21 @@ def seconds(call: Callable[[], object], repeats: int, warm_up: int = 2) -> np.nd
 
 @torch.inference_mode()
 def matmul_speed(device: torch.device, repeats: int = 9) -> pd.DataFrame:
-    """Measured ceiling by precision: columns measure, unit, value, low, high, n."""
+    """Measured speed limit per precision: columns measure, unit, value, low, high, n."""
     side, rows = SIDE[device.type], []
     for precision, dtype in PRECISIONS.items():
         a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-        found = spread(2e-9 * side**3 / seconds(lambda a=a, b=b: torch.mm(a, b), repeats))
-        rows.append((f"matmul, {precision}", "GFLOP/s", *found))
+        speed = spread(2e-9 * side**3 / seconds(lambda a=a, b=b: torch.mm(a, b), repeats))
+        rows.append((f"matmul, {precision}", "GFLOP/s", *speed))
     return pd.DataFrame(rows, columns=["measure", "unit", "value", "low", "high", "n"])
 
 
 def forget_peak(device: torch.device) -> None:
-    """Start a new peak of memory from what is held now."""
+    """Reset the memory peak to what is in use now."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     elif (PROC / "clear_refs").exists():
-        # Return what malloc kept to the system, or what follows would find its memory there.
+        # Give back what malloc keeps: reusing it would not raise the peak.
         getattr(ctypes.CDLL(None), "malloc_trim", lambda _: 0)(0)
         (PROC / "clear_refs").write_text("5")
 
@@ -172,7 +172,7 @@ def forget_peak(device: torch.device) -> None:
 def peak_memory(device: torch.device) -> float:
     """Peak since ``forget_peak`` in GB: tensors on a GPU, the whole process on a CPU.
 
-    Outside Linux it is the peak of the process's life.
+    Outside Linux, the peak since the process started.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e9
@@ -184,7 +184,7 @@ def peak_memory(device: torch.device) -> float:
 
 
 def surroundings(device: torch.device) -> dict[str, object]:
-    """Where numbers come from: device, threads, versions, commit."""
+    """Where measurements were made: device, threads, versions, commit."""
     cpu = Path("/proc/cpuinfo")
     names = re.findall(r"^model name\s*: (.*)", cpu.read_text(), re.M) if cpu.exists() else []
     if device.type == "cuda":
@@ -201,7 +201,7 @@ def surroundings(device: torch.device) -> dict[str, object]:
 
 
 def commit() -> str:
-    """The project's commit, "+" behind it when files differ from it; "" where git cannot tell."""
+    """The project's commit, with "+" if files differ from it; "" where git cannot tell."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=12", "--dirty=+"]
     try:
         return subprocess.run(command, capture_output=True, text=True).stdout.strip()

@@ -1,10 +1,10 @@
-"""MiniVLM: a small LLaVA over MiniCLIP's tokens, where VA-GPT has LLaMA-VID (7 B).
+"""MiniVLM: a small LLaVA on MiniCLIP's tokens, in place of VA-GPT's LLaMA-VID (7 B).
 
-It reads training clips of the mini world alone, four joined to a footage, and learns in one go what
-LLaVA learns in two: captions and verdicts of clips, what happens between two times, which anomaly
-happens and when, with and without an interval before the question. Each number is one token.
+It sees training clips of the mini world alone, four joined to a footage, and learns in one stage
+(LLaVA: two) captions and verdicts of clips, what happens between two times, and which anomaly
+happens when, with and without an interval before the question. Each number is one token.
 The recipe was chosen by hand on development clips.
-``python -m companion.mini_vlm --out DIR`` makes it again.
+``python -m companion.mini_vlm --out DIR`` trains it again.
 """
 
 import argparse
@@ -34,9 +34,9 @@ from vagpt.questions import Option, Question, prompt, words
 from vagpt.temporal_classifier import text_prior
 from vagpt.timed_captions import TimedCaption, from_items
 
-IMAGE, POOL, LENGTH, PARTS = "<image>", 2, 8.0, 4  # clips last 8 s, a footage has four
-FRAMES = [8, 16, 24, 40, 48, 56]  # one of the first three and one of the others are shown
-WIDTH, LAYERS, HEADS, SPREAD = 128, 3, 4, 0.03  # of the language model; of its first weights
+IMAGE, POOL, LENGTH, PARTS = "<image>", 2, 8.0, 4  # a footage is four clips of 8 s
+FRAMES = [8, 16, 24, 40, 48, 56]  # shown: one of the first three, one of the last three
+WIDTH, LAYERS, HEADS, SPREAD = 128, 3, 4, 0.03  # of the language model; SD of its initial weights
 PIECES = r" ?\d+\.\d| ?\d+| ?[A-Za-z]+(?:-[A-Za-z]+)*|\s|[^\sA-Za-z0-9]"
 NUMBER = r" ?\d+(\.\d)?"
 CHAT = (  # Vicuna's form, as in LLaVA-1.5
@@ -47,18 +47,18 @@ CHAT = (  # Vicuna's form, as in LLaVA-1.5
 
 
 class School:
-    """Draws the dialogues of a step from clips: visual tokens (N, 6, n, W) and captions (N)."""
+    """Draws the dialogues of a training step from visual tokens (N, 6, n, W) and captions (N)."""
 
     def __init__(
         self, tokens: Tensor, captions: Sequence[TimedCaption], classes: Sequence[str], size: int
     ) -> None:
-        """``size`` dialogues a step, all of one kind, so that they are about equally long."""
+        """``size`` dialogues per step, all of one kind so that they are about equally long."""
         self.tokens, self.captions, self.classes, self.size = tokens, captions, classes, size
-        sides = np.array([caption.abnormal for caption in captions])
-        self.abnormal, self.normal = np.flatnonzero(sides), np.flatnonzero(~sides)
+        is_abnormal = np.array([caption.abnormal for caption in captions])
+        self.abnormal, self.normal = np.flatnonzero(is_abnormal), np.flatnonzero(~is_abnormal)
 
     def __call__(self, rng: np.random.Generator) -> list[Dialogue]:
-        """One step; of each frame a quarter, half or all of the tokens are shown."""
+        """Dialogues of one step; they show a quarter, half or all tokens of each frame."""
         share = rng.choice([0.25, 0.25, 0.5, 1.0])
         number = max(1, round(share * self.tokens.shape[2]))
         kind = (self.clip, self.footage)[int(rng.random() < 0.75)]
@@ -74,56 +74,56 @@ class School:
     def footage(self, rng: np.random.Generator, number: int) -> Dialogue:
         """Four clips, mostly one of them abnormal: which anomaly, when, and what at which time."""
         picked = rng.choice(self.normal, PARTS)
-        place, right = int(rng.integers(PARTS)), Option()
-        span = LENGTH * place + np.array([2.0, LENGTH])  # what a classifier says of normal footage
+        slot, answer = int(rng.integers(PARTS)), Option()
+        span = LENGTH * slot + np.array([2.0, LENGTH])  # a classifier's guess for normal footage
         if rng.random() < 0.7:
-            picked[place] = rng.choice(self.abnormal)
-            own = self.captions[picked[place]]
-            span = LENGTH * place + np.array([own.start, min(own.end, LENGTH)])
-            right = Option(own.class_name, tuple(span))
-        told = ""
+            picked[slot] = rng.choice(self.abnormal)
+            caption = self.captions[picked[slot]]
+            span = LENGTH * slot + np.array([caption.start, min(caption.end, LENGTH)])
+            answer = Option(caption.class_name, tuple(span))
+        interval = ""
         if rng.random() < 2 / 3:
             start, end = span + rng.normal(0, rng.choice([0, 0.4, 0.8]), 2)
             start = max(0.0, start)
-            told = text_prior(self.classes, start, min(max(end, start + 0.5), PARTS * LENGTH))
-        kinds = ["total", *["temporal"] * (right.class_name is not None)][:: rng.choice([-1, 1])]
-        asked = [Question("", kind, PARTS * LENGTH, (right,), 0) for kind in kinds]
-        turns = [(prompt(asked[0], told, listed=False), right.text)]
-        turns += [(prompt(q, listed=False).splitlines()[-1], right.text) for q in asked[1:]]
-        for k in rng.permutation(PARTS)[:3]:
-            clip = self.captions[picked[k]]
-            times = f"from {LENGTH * k:.1f} s to {LENGTH * (k + 1):.1f} s"
+            interval = text_prior(self.classes, start, min(max(end, start + 0.5), PARTS * LENGTH))
+        kinds = ["total", *["temporal"] * (answer.class_name is not None)][:: rng.choice([-1, 1])]
+        questions = [Question("", kind, PARTS * LENGTH, (answer,), 0) for kind in kinds]
+        turns = [(prompt(questions[0], interval, listed=False), answer.text)]
+        turns += [(prompt(q, listed=False).splitlines()[-1], answer.text) for q in questions[1:]]
+        for position in rng.permutation(PARTS)[:3]:
+            clip = self.captions[picked[position]]
+            times = f"from {LENGTH * position:.1f} s to {LENGTH * (position + 1):.1f} s"
             happens = words(clip.class_name) if clip.abnormal else "everything is normal"
             turns.append((f"What happens {times}?", happens))
         return Dialogue(self._show(picked, rng, number), turns)
 
     def _show(self, picked: Sequence[int], rng: np.random.Generator, number: int) -> Shown:
-        parts, times = [], []
-        for k, i in enumerate(picked):
+        tokens, times = [], []
+        for position, i in enumerate(picked):
             frames = np.array([rng.integers(0, 3), rng.integers(3, 6)])
             kept = np.sort(rng.permutation(self.tokens.shape[2])[:number])
-            parts.append(self.tokens[i, frames][:, None, kept].float())
-            times.append(LENGTH * (k + np.array(FRAMES)[frames] / 64))
-        tokens = torch.cat(parts)
-        return Shown(tokens, np.zeros(tokens.shape[:3]), np.concatenate(times))
+            tokens.append(self.tokens[i, frames][:, None, kept].float())
+            times.append(LENGTH * (position + np.array(FRAMES)[frames] / 64))
+        joined = torch.cat(tokens)
+        return Shown(joined, np.zeros(joined.shape[:3]), np.concatenate(times))
 
 
 def word_tokenizer(texts: Sequence[str]) -> transformers.PreTrainedTokenizerFast:
-    """A token for each word of ``texts`` and each time to a tenth of a second up to 40 s.
+    """Tokens for the words of ``texts`` and for times in tenths of a second up to 40 s.
 
-    Words have one after a space and one at the beginning of a line, where an image came before.
+    A word has two: one after a space and one at the start of a line, which follows an image.
     """
-    found = dict.fromkeys(p.lstrip(" ") or p for text in texts for p in re.findall(PIECES, text))
-    words = [p for p in found if p.isalpha() or "-" in p[1:]]
-    rest = [p for p in found if p not in words and not re.fullmatch(NUMBER, p)]
+    types = dict.fromkeys(p.lstrip(" ") or p for text in texts for p in re.findall(PIECES, text))
+    words = [p for p in types if p.isalpha() or "-" in p[1:]]
+    marks = [p for p in types if p not in words and not re.fullmatch(NUMBER, p)]
     numbers = [f" {n / 10:.1f}" for n in range(401)]
     pieces = [f"{space}{p}" for space in ("", " ") for p in [*map(str, range(41)), *words]]
-    vocabulary = {p: i for i, p in enumerate([PAD, UNKNOWN, START, END, *numbers, *pieces, *rest])}
-    own = Tokenizer(models.WordLevel(vocabulary, UNKNOWN))
-    own.pre_tokenizer = pre_tokenizers.Split(Regex(PIECES), "isolated")
-    own.decoder = decoders.Fuse()
+    vocabulary = {p: i for i, p in enumerate([PAD, UNKNOWN, START, END, *numbers, *pieces, *marks])}
+    backend = Tokenizer(models.WordLevel(vocabulary, UNKNOWN))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(PIECES), "isolated")
+    backend.decoder = decoders.Fuse()
     names = {"pad_token": PAD, "unk_token": UNKNOWN, "bos_token": START, "eos_token": END}
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=own, **names)
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **names)
     tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken(IMAGE, special=True)]})
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{START} $A", special_tokens=[(START, tokenizer.bos_token_id)]
@@ -134,7 +134,7 @@ def word_tokenizer(texts: Sequence[str]) -> transformers.PreTrainedTokenizerFast
 def build(texts: Sequence[str], out: Path) -> None:
     """Write a MiniVLM to ``out`` with MiniCLIP's vision tower and a random language model.
 
-    Numbers begin as waves of their value, so that near times are alike.
+    Embeddings of numbers start as sinusoids of their value, so that close times have similar ones.
     """
     backbone, tokenizer = load_backbone("miniclip"), word_tokenizer(texts)
     visual, size = backbone.model.visual, backbone.image_size
@@ -156,9 +156,9 @@ def build(texts: Sequence[str], out: Path) -> None:
     )  # fmt: skip
     model = transformers.LlavaForConditionalGeneration(config)
     prefix, state = "vision_model.", renamed(backbone.model.state_dict(), "clip")
-    own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     tower = model.model.vision_tower
-    getattr(tower, "vision_model", tower).load_state_dict(own)
+    getattr(tower, "vision_model", tower).load_state_dict(weights)
     waves = 2 * np.pi * np.geomspace(1 / 64, 2, WIDTH // 2)  # radians per second
     with torch.no_grad():
         for piece, i in tokenizer.get_vocab().items():
@@ -177,7 +177,7 @@ def build(texts: Sequence[str], out: Path) -> None:
 
 
 def whiten(projector: nn.Module, tokens: Tensor) -> None:
-    """Let the projector's first layer see tokens (M, W) of zero mean and unit spread."""
+    """Initialise the projector so that its first layer standardises tokens (M, W)."""
     first, mean, spread = projector.linear_1, tokens.mean(dim=0), tokens.std(dim=0)
     with torch.no_grad():
         nn.init.normal_(first.weight, std=len(mean) ** -0.5).div_(spread)
@@ -186,7 +186,7 @@ def whiten(projector: nn.Module, tokens: Tensor) -> None:
 
 
 def train(P: Params, steps: int, batch_size: int, seed: int, out: Path) -> None:
-    """Write a trained MiniVLM (fp16) and its card to ``out``."""
+    """Train a MiniVLM and write it (fp16) and its card to ``out``."""
     torch.manual_seed(seed)
     began, benchmark = time.monotonic(), extraction.detector_benchmark(P)[0]
     items = load_split(P, "train")[0]
@@ -194,19 +194,19 @@ def train(P: Params, steps: int, batch_size: int, seed: int, out: Path) -> None:
     empty = torch.zeros(len(captions), len(FRAMES), 1, 1)
     school = School(empty, captions, benchmark.abnormal_classes, batch_size)
     rng = np.random.default_rng(seed)
-    said = [turn for _ in range(400) for d in school(rng) for turn in d.turns]
-    form = [f"USER: \n{asked} ASSISTANT: {told}" for asked, told in said]
-    build([*form, *(c.sentence for c in captions)], out)
+    turns = [turn for _ in range(400) for d in school(rng) for turn in d.turns]
+    chats = [f"USER: \n{question} ASSISTANT: {answer}" for question, answer in turns]
+    build([*chats, *(c.sentence for c in captions)], out)
     vlm = VisionLanguageModel(str(out), POOL)
-    cache, seen = FrameCache(P.cache_dir, vlm.image_size), []
+    cache, tokens = FrameCache(P.cache_dir, vlm.image_size), []
     for item in progress(items, len(items), "visual tokens"):
         frames = np.asarray(cache.get(P.data_dir / item.video, FRAMES))
-        seen.append(vlm.see(frames).half())
-    school.tokens = torch.stack(seen).flatten(2, 3)
+        tokens.append(vlm.see(frames).half())
+    school.tokens = torch.stack(tokens).flatten(2, 3)
     llava = vlm.model.model
     whiten(llava.multi_modal_projector, school.tokens.float().flatten(0, 2)[::7])
-    for part in (llava.language_model, llava.multi_modal_projector):
-        part.requires_grad_(True)
+    for module in (llava.language_model, llava.multi_modal_projector):
+        module.requires_grad_(True)
     losses = vlm.fit(school, steps, 3e-3, seed=seed, label="pre-training MiniVLM")
     vlm.model.half().save_pretrained(out)
     card = {

@@ -3,11 +3,11 @@
 ``python -m companion.other_models --profile paper --overlays paper-longclip paper-siglip
 paper-blip --vlm llava-hf/llava-1.5-7b-hf``
 
-MSS and frame metrics of the profile's untuned backbone and of those of the overlays; frame metrics
-of a LLaVA, whose score is the log-odds of "Yes" to one question about the middle frame of each
-snippet; and of any other method (--scores NAME=FOLDER), whose scores are read from FOLDER: for each
-test video of the profile's own benchmark NAME__0.npy, (snippets, 1) of real numbers. Tables go to
-runs/<profile>/figures/.
+MSS of the untuned backbones of the profile and the overlays. Frame metrics of the overlays'
+backbones; of a LLaVA (--vlm), whose score is the log-odds of "Yes" to one question about the middle
+frame of each snippet; and of any other method (--scores NAME=FOLDER), whose scores are read from
+FOLDER: for each test video of the profile's own benchmark, VIDEO__0.npy, (snippets, 1) of real
+numbers. Tables go to runs/<profile>/figures/.
 """
 
 import argparse
@@ -29,46 +29,46 @@ from media.files import atomic_write, sha256_json, write_table
 from vagpt.effective_tokens import Shown
 from vagpt.language_model import Dialogue, VisionLanguageModel
 
-QUESTION = "Are there any anomalies in this image? Answer Yes or No."  # ours: the paper names none
-BATCH = 16  # frames asked about at once
+QUESTION = "Are there any anomalies in this image? Answer Yes or No."  # ours: the paper gives none
+BATCH = 16  # frames per call
 
 
 def write_odds(P: Params, vlm: VisionLanguageModel, folder: Path) -> None:
     """Write the log-odds of "Yes" (snippets, 1) of each test video that ``folder`` lacks."""
-    rule, found = SnippetRule(P.detector.snippet_length, 1), defaultdict(list)
+    rule, odds = SnippetRule(P.detector.snippet_length, 1), defaultdict(list)
     videos = [v for v in tested_videos(P).values() if not feature_file(folder, v, 0).exists()]
     pieces = decoded_pieces(videos, vlm.image_size, rule, P.cache_dir, P.workers)
     for path, frames, last, reason in pieces:
-        for part in np.split(frames, range(BATCH, len(frames), BATCH)):
-            tokens = vlm.see(part)
-            whole = np.full((1, *tokens.shape[1:3]), np.inf)  # every token is kept
-            shown = [Shown(image, whole, np.zeros(1)) for image in tokens.split(1)]
+        for batch in np.split(frames, range(BATCH, len(frames), BATCH)):
+            tokens = vlm.see(batch)
+            keep_all = np.full((1, *tokens.shape[1:3]), np.inf)  # every token is kept
+            shown = [Shown(image, keep_all, np.zeros(1)) for image in tokens.split(1)]
             items = [Dialogue(image, [(QUESTION, None)]) for image in shown]
-            found[path].append(vlm.log_odds(items, "Yes", "No"))
+            odds[path].append(vlm.log_odds(items, "Yes", "No"))
         if last and not len(frames):
             raise InputError(f"{path}: {reason}")
         if last:
             with atomic_write(feature_file(folder, path, 0)) as temporary:
-                np.save(temporary, np.concatenate(found.pop(path))[:, None], allow_pickle=False)
+                np.save(temporary, np.concatenate(odds.pop(path))[:, None], allow_pickle=False)
 
 
 def read_scores(P: Params, name: str, folder: Path) -> Curves:
-    """Scores of a method from files that are laid out as released features one wide.
+    """Scores of a method, from files laid out as released features of one column.
 
-    InputError naming a file that is missing or of another width.
+    InputError names a file that is missing or has more columns.
     """
     P = P.changed({"features": str(folder), "snippet_crops": 1})
     test = evaluation_set(P, None, "vadclip")
     if wrong := [t.name for t, x in zip(test.truths, test.features, strict=True) if x.shape[1] > 1]:
-        raise InputError(f"{folder}: {wrong[0]} is {name}'s, but no column of scores (snippets, 1)")
+        raise InputError(f"{folder}: {wrong[0]} of {name} is no column of scores (snippets, 1)")
     return held_curves(P, name, test, [x[:, 0] for x in test.features])
 
 
 def vlm_table(P: Params, name: str) -> pd.DataFrame:
     """The zero-shot table of a LLaVA, by name or folder, on every domain."""
     vlm = VisionLanguageModel(name, P.qa.vlm_pool, str(resolve_device(P)))
-    made_by = [weights_hash(vlm.model), QUESTION, P.qa.vlm_pool, P.detector.snippet_length]
-    root, title = P.run_dir / "vagpt" / f"odds-{sha256_json(made_by)[:8]}", Path(name).name
+    decisive = [weights_hash(vlm.model), QUESTION, P.qa.vlm_pool, P.detector.snippet_length]
+    root, title = P.run_dir / "vagpt" / f"odds-{sha256_json(decisive)[:8]}", Path(name).name
 
     def curves(domain: Params) -> list[Curves]:
         write_odds(domain, vlm, folder := root / source_hash(domain) / domain.detector.benchmark)
@@ -90,12 +90,12 @@ def main() -> None:
     signs = [mss_by_domain(P, ("clip",)).assign(model=P.profile)] if others else []
     rows = []
     for Q in others:
-        own = {"model": Q.profile, "paper": np.nan}  # which is CLIP's
-        signs.append(mss_by_domain(Q, ("clip",)).assign(**own))
-        rows.append(zero_shot_table(Q, ("clip",), "snippet").assign(**own))
+        columns = {"model": Q.profile, "paper": np.nan}  # the paper's numbers are CLIP's
+        signs.append(mss_by_domain(Q, ("clip",)).assign(**columns))
+        rows.append(zero_shot_table(Q, ("clip",), "snippet").assign(**columns))
     rows += [vlm_table(P, args.vlm)] if args.vlm else []
     alone = P.changed({"transfer": {}})
-    for name, _, folder in (given.partition("=") for given in args.scores):
+    for name, _, folder in (entry.partition("=") for entry in args.scores):
         rows.append(by_domain(alone, lambda Q, n=name, f=folder: [read_scores(Q, n, Path(f))]))
     for name, tables in {"mss_backbones": signs, "zero_shot_others": rows}.items():
         if tables:

@@ -1,4 +1,4 @@
-"""From a profile to the questions, answers and tables of notebook 10."""
+"""Questions, answers and tables of notebook 10."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,12 +34,12 @@ Spans = Mapping[str, tuple[float, float]]
 
 
 def ask_questions(P: Params, data: EvaluationSet, count: int | None = None) -> QuestionSet:
-    """Questions about the benchmark's test videos, or the first ``count``, half abnormal."""
+    """Questions on the benchmark's test videos, or on the first ``count``, half abnormal."""
     benchmark, root = extraction.detector_benchmark(P)
     entries = {e.name: e.entry for e in read_list(benchmark, root, "test")}
     abnormal, half = np.array([truth.is_abnormal for truth in data.named]), count and count // 2
-    sides = (np.flatnonzero(abnormal == side)[:half] for side in (True, False))
-    chosen = sorted(np.concatenate(list(sides)).tolist())
+    halves = (np.flatnonzero(abnormal == side)[:half] for side in (True, False))
+    chosen = sorted(np.concatenate(list(halves)).tolist())
     lengths = [P.detector.snippet_length * len(features) for features in data.features]
     videos = [questions.footage(data.named[i], lengths[i], benchmark.fps) for i in chosen]
     paths = [benchmark.video_path(root, entries[video.name]) for video in videos]
@@ -47,11 +47,11 @@ def ask_questions(P: Params, data: EvaluationSet, count: int | None = None) -> Q
 
 
 def question_set(P: Params, videos: list[Footage], paths: list[Path]) -> QuestionSet:
-    """Questions on ``videos``, each joined with neighbours to a footage; their files ``paths``."""
+    """Questions on footages, each of ``videos`` joined with neighbours; ``paths``: their files."""
     benchmark = P.benchmark
     parts = questions.neighbours(videos, P.qa.joined, P.seed)
-    joined = zip(parts, videos, strict=True)
-    footages = [questions.join([videos[i] for i in p], own.name) for p, own in joined]
+    pairs = zip(parts, videos, strict=True)
+    footages = [questions.join([videos[i] for i in p], video.name) for p, video in pairs]
     asked = questions.make_questions(footages, benchmark.abnormal_classes, P.seed, P.qa.max_iou)
     step = P.detector.snippet_length / benchmark.fps
     return QuestionSet(videos, parts, footages, asked, step, paths)
@@ -89,9 +89,9 @@ def chat_answerers(
 
 
 def fit_classifier(P: Params, model: AlertCLIP) -> FrameClassifier:
-    """Train on the frames of the detector's training videos, labelled from timed captions.
+    """Train on frames of the detector's training videos, labelled by timed captions.
 
-    Of several crops only the centre is used: the others show the same frames.
+    Of several crops only the centre one is used: the others show the same frames.
     """
     data = extraction.training_set(P, model, "vadclip")
     step = P.detector.snippet_length / P.benchmark.fps
@@ -105,19 +105,19 @@ def fit_classifier(P: Params, model: AlertCLIP) -> FrameClassifier:
             frames[name], labels[name] = tokens.unit(features), frame_labels(captions[name], times)
     if not frames:
         raise InputError("no training video has a timed caption; see annotations_train")
-    joined = (np.concatenate(list(parts.values())) for parts in (frames, labels))
+    joined = (np.concatenate(list(arrays.values())) for arrays in (frames, labels))
     return temporal_classifier.train_classifier(*joined, P.qa, P.seed)
 
 
 def classifier_spans(asked: QuestionSet, classifier: FrameClassifier, vectors: Vectors) -> Spans:
-    """The classifier's interval in each footage."""
+    """Interval that the classifier chooses in each footage."""
     logits = asked.joined([frame_logits(classifier, v) for v in vectors])
-    found = {name: temporal_classifier.best_interval(values) for name, values in logits.items()}
-    return {name: (asked.step * start, asked.step * end) for name, (start, end) in found.items()}
+    spans = {name: temporal_classifier.best_interval(values) for name, values in logits.items()}
+    return {name: (asked.step * start, asked.step * end) for name, (start, end) in spans.items()}
 
 
 def interval_table(P: Params, asked: QuestionSet, spans: Spans, model: str) -> pd.DataFrame:
-    """How well intervals meet the longest event of each abnormal footage, in per cent.
+    """Overlap of intervals with the longest event of each abnormal footage, in per cent.
 
     Columns setting (mean IoU; IoU >= 0.5), model, value, low, high, n; bootstrap over videos.
     """
@@ -141,13 +141,13 @@ def interval_curves(
     first = {item.classes[0]: item for item in reversed(asked.footages) if item.spans}
     tables = []
     for name, item in list(first.items())[:3]:
-        found = logits[item.name].astype(float)
-        frames, (start, end) = np.arange(len(found)), temporal_classifier.best_interval(found)
+        values = logits[item.name].astype(float)
+        frames, (start, end) = np.arange(len(values)), temporal_classifier.best_interval(values)
         columns = {
             "video": f"{item.name} ({name})",
             "time_s": frames * asked.step,
             "model": model,
-            "score": 1 / (1 + np.exp(-found)),
+            "score": 1 / (1 + np.exp(-values)),
             "truth": inside((frames + 0.5) * asked.step, item.spans).astype(int),
             "picked": ((frames >= start) & (frames < end)).astype(int),
         }
@@ -156,10 +156,10 @@ def interval_curves(
 
 
 def video_frames(P: Params, asked: QuestionSet, size: tuple[int, int]) -> list[np.ndarray]:
-    """The frames behind the embeddings of each video: (n, H, W, 3) uint8, through the cache."""
+    """Frames behind each video's embeddings, through the cache: (n, H, W, 3) uint8."""
     rule, cache = snippet_rule(P.detector, "vadclip"), FrameCache(P.cache_dir, size)
-    numbers = [snippet_frames(cache.info(path).frames, rule) for path in asked.paths]
-    middles = [frames[:, rule.frames // 2] for frames in numbers]
+    snippets = [snippet_frames(cache.info(path).frames, rule) for path in asked.paths]
+    middles = [frames[:, rule.frames // 2] for frames in snippets]
     requests = list(zip(asked.paths, middles, strict=True))
     if failed := parallel_fill(cache, requests, P.workers):
         first = next(iter(failed.values()))
@@ -170,10 +170,10 @@ def video_frames(P: Params, asked: QuestionSet, size: tuple[int, int]) -> list[n
 def token_table(
     P: Params, model: AlertCLIP, asked: QuestionSet, frames: Vectors, shares: Sequence[float]
 ) -> pd.DataFrame:
-    """Accuracy of Full with a share of the patches: those that changed most, or drawn ones.
+    """Accuracy of Full on a share of the patches: those that changed most, or random ones.
 
-    frames (n, H, W, 3) per video. The kept patches are pooled; at VA-GPT's share the others are
-    also painted grey before embedding, since tokens have attended to each other. Columns as
+    frames (n, H, W, 3) per video. The kept patches are pooled. They have attended to all others, so
+    at VA-GPT's share the others are also painted grey before embedding. Columns as
     ``accuracy_table`` plus share (per cent) and rule.
     """
     patches = [tokens.backbone_patches(model, video) for video in frames]
@@ -198,7 +198,7 @@ def token_table(
 
 
 def patch_distances(P: Params, patches: Vectors, frames: Vectors) -> list[np.ndarray]:
-    """How much each patch of each video changed, on the grid of ``patches``: (n, h, w) a video."""
+    """Change of each patch of each video, on the grid of ``patches``: (n, h, w) per video."""
     if not P.qa.token_encoder:
         return [tokens.patch_difference(p) for p in patches]
     encode = tokens.timm_patches(P.qa.token_encoder, device=str(resolve_device(P)))
@@ -207,9 +207,9 @@ def patch_distances(P: Params, patches: Vectors, frames: Vectors) -> list[np.nda
 
 
 def instruction_counts(captions: Sequence[TimedCaption], records: Sequence[dict]) -> pd.DataFrame:
-    """Size of instruction data beside VA-GPT's (supplementary, Table 1).
+    """Size of the instruction data beside VA-GPT's (supplementary, Table 1).
 
-    Columns measure, model, value, paper. Captions to the end of a video count as no time.
+    Columns measure, model, value, paper. Captions without an end add no hours.
     """
     values = {
         "clips": len(records),

@@ -1,6 +1,6 @@
-"""A scored example video, and the exported backbone with its proof.
+"""The example video and model of notebook 00, and the export with its check.
 
-``python -m companion.quickstart`` makes what notebook 00 shows before a run: a model and a video.
+``python -m companion.quickstart`` writes what notebook 00 shows before any run.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from media.files import read_json, sha256_file, share, write_json
 
 Encoders = tuple[Callable[[Tensor], Tensor], Callable[[Sequence[str]], Tensor]]
 SHIPPED = ROOT / "lib" / "miniworld" / "example"
-LARGEST = 300_000  # bytes of the video that is shipped
+LARGEST = 300_000  # bytes, of the shipped video
 SHIPPED_OF = "the committed reference run (synthetic)"
 
 
@@ -43,20 +43,20 @@ def export(P: Params) -> pd.DataFrame:
     model = stage_model(P, "full").cpu()
     meta = {"num_frames": P.data.num_frames, **provenance(P)}
     out = export_open_clip(model, P.run_dir / "export", meta)
-    image, text = stock_encoders(out)
+    encode_image, encode_text = stock_encoders(out)
     clip = clip_dataset(P, "test", model.image_size)[0]
     frames = torch.from_numpy(clip["frames"]).permute(0, 3, 1, 2)  # (T, 3, H, W)
     sentences = prompts_of(P).sentences()
     with torch.inference_mode():
         ours = model.encode_frames(frames[None]).v[0], model.encode_text(sentences)
-        theirs = image((frames / 255 - model.mean) / model.std), text(sentences)
+        theirs = encode_image((frames / 255 - model.mean) / model.std), encode_text(sentences)
     largest = [float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True)]
     sizes = [len(frames), len(sentences)]
     return pd.DataFrame({"embeddings": ["image", "text"], "n": sizes, "largest": largest})
 
 
 def stock_encoders(folder: Path) -> Encoders:
-    """Image and text encoder of an export by open_clip or transformers alone, without our code.
+    """Image and text encoder of an export, from open_clip or transformers alone.
 
     Normalised pixels (F, 3, H, W) -> (F, D), and texts -> (C, D), both of unit length.
     """
@@ -75,7 +75,7 @@ def _transformers_encoders(folder: Path) -> Encoders:
     from transformers import AutoTokenizer, BlipForImageTextRetrieval
 
     model = BlipForImageTextRetrieval.from_pretrained(folder).eval().requires_grad_(False)
-    cut = {"truncation": True, "max_length": max_tokens(model.config)}
+    truncate = {"truncation": True, "max_length": max_tokens(model.config)}
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
     def image(pixels: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ def _transformers_encoders(folder: Path) -> Encoders:
         return normalize(model.vision_proj(states[:, 0]), dim=-1)
 
     def text(texts: Sequence[str]) -> Tensor:
-        tokens = tokenizer(list(texts), padding=True, return_tensors="pt", **cut)
+        tokens = tokenizer(list(texts), padding=True, return_tensors="pt", **truncate)
         states = model.text_encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
         return normalize(model.text_proj(states[:, 0]), dim=-1)
 
@@ -93,7 +93,7 @@ def _transformers_encoders(folder: Path) -> Encoders:
 def best_model(P: Params) -> tuple[AlertCLIP, str]:
     """The run's exported model, else the one shipped for its backbone, else the untuned backbone.
 
-    Beside it a line that says which.
+    Returned with a line that names it.
     """
     device = str(resolve_device(P))
     for folder, of in ((P.run_dir / "export", P.profile), (SHIPPED / P.model.backbone, SHIPPED_OF)):
@@ -104,15 +104,15 @@ def best_model(P: Params) -> tuple[AlertCLIP, str]:
 
 
 def score_example(P: Params, model: AlertCLIP) -> tuple[ScoreCurve, list[tuple[float, float]]]:
-    """Score a video; also returns its annotated events in s, if known.
+    """Anomaly curve of a video and its annotated events in s, if known.
 
-    The video parameter, else the run's first abnormal test video; for the mini world, before a run
-    has rendered it, a copy that is shipped.
+    The video is the parameter ``video``, else the run's first abnormal test video; for the mini
+    world, before a run has rendered it, a shipped copy.
     """
     path, spans = ROOT / P.video, []
     if not P.video and P.data.world == "miniworld" and not (P.run_dir / "export").exists():
-        known = read_json(SHIPPED / "example.json")
-        path, spans = SHIPPED / known["file"], [tuple(span) for span in known["events_s"]]
+        example = read_json(SHIPPED / "example.json")
+        path, spans = SHIPPED / example["file"], [tuple(span) for span in example["events_s"]]
     elif not P.video:
         prepare_data(P)
         item = next(item for item in load_split(P, "test")[0] if item.is_abnormal)
@@ -121,7 +121,7 @@ def score_example(P: Params, model: AlertCLIP) -> tuple[ScoreCurve, list[tuple[f
 
 
 def ship(P: Params, out: Path = SHIPPED) -> None:
-    """Make what notebook 00 shows before any run: Full in half precision, and one test video."""
+    """Write what notebook 00 shows before any run: Full in half precision, and one test video."""
     folder = out / P.model.backbone
     shutil.copytree(P.run_dir / "export", folder, ignore=shutil.ignore_patterns(ADAPTER))
     for file in folder.glob("*.safetensors"):
@@ -137,8 +137,9 @@ def ship(P: Params, out: Path = SHIPPED) -> None:
     item = next(item for item in small if item.is_abnormal)
     shutil.copyfile(P.data_dir / item.video, out / "example.mp4")
     share(out)
-    known = {"file": "example.mp4", "events_s": event_spans(P, "test")[item.key]}
-    write_json(out / "example.json", known | {"caption": item.global_caption, "data": "synthetic"})
+    example = {"file": "example.mp4", "events_s": event_spans(P, "test")[item.key]}
+    example |= {"caption": item.global_caption, "data": "synthetic"}
+    write_json(out / "example.json", example)
 
 
 def curve_figure(

@@ -1,7 +1,7 @@
 """Where and when the model looks for a chosen text: gradients over patches and frames.
 
-Relevance is Chefer, Gur and Wolf (ICCV 2021, "Generic attention-model explainability"), section
-3.2: attention times its gradient. Axis letters: F frames, N tokens, h w patches.
+Relevance follows Chefer, Gur and Wolf (ICCV 2021, "Generic attention-model explainability"),
+section 3.2: attention times its gradient. Axes: F frames, N tokens, h w patches.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from alertclip import attention_maps as maps
 
 
 class FrameMaps(NamedTuple):
-    """Maps of the same F frames, each (F, h, w) with sum 1 per frame."""
+    """Maps of the same F frames, each (F, h, w) that sums to 1 per frame."""
 
     rollout: Tensor
     relevance: Tensor
@@ -27,24 +27,24 @@ def frame_maps(model: nn.Module, frames: Tensor, directions: Tensor) -> FrameMap
     """Rollout, and relevance of each patch to the frame's similarity with its direction.
 
     frames (F, 3, H, W) uint8; directions (F, D), any length: a text's unit embedding, the
-    difference of two, or ``frame_gradients``. Without anything that speaks for it: uniform.
+    difference of two, or ``frame_gradients``. Uniform where no patch raises the similarity.
     """
     visual = model.clip.visual
     with torch.enable_grad(), maps.keep_probabilities(visual) as blocks, _pooled(visual) as tokens:
         v = normalize(model.image_features(frames), dim=-1)
-        score = (v * directions).sum()  # frames do not see each other here
+        score = (v * directions).sum()  # frames are independent here
         gradients = torch.autograd.grad(score, [*blocks, *tokens])
     with torch.no_grad():
         weighted = [gradient_weighted(*pair) for pair in zip(blocks, gradients, strict=False)]
         layers, query = maps.layers_and_query(weighted)
-        if tokens:  # the mean is attention with constant weights: eq. 5 holds for it too
+        if tokens:  # average pooling is attention with constant weights, so eq. 5 applies
             query = (tokens[0] * gradients[-1]).sum(dim=-1).clamp(min=0)[:, None]
-        found = maps.token_maps(maps.read(relevance(torch.stack(layers)), query), model.grid)
-        return FrameMaps(maps.rollout_maps(model, blocks).cpu(), found.cpu())
+        patches = maps.token_maps(maps.read(relevance(torch.stack(layers)), query), model.grid)
+        return FrameMaps(maps.rollout_maps(model, blocks).cpu(), patches.cpu())
 
 
 def frame_gradients(model: nn.Module, v: Tensor, mask: Tensor, direction: Tensor) -> Tensor:
-    """Gradient of the summed frame scores in each frame embedding: v (B, T, D) -> (B, T, D).
+    """Gradient of the summed frame scores by each frame embedding: v (B, T, D) -> (B, T, D).
 
     A frame's score is logit_scale * z_t . direction after the temporal transformer, as in the
     frame metrics; mask (B, T), direction (D,).
@@ -72,7 +72,7 @@ def relevance(weighted: Tensor) -> Tensor:
 
 @contextmanager
 def _pooled(visual: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect the tokens (B, N, D) that average pooling takes the mean of; none for others."""
+    """Collect the tokens (B, N, D) that average pooling averages; none for other towers."""
     tokens: list[Tensor] = []
     if getattr(visual, "pool_type", None) != "avg":
         yield tokens

@@ -1,4 +1,4 @@
-"""The tables behind the notebooks' figures, with intervals, and the sentences that read them."""
+"""Tables behind the notebooks' figures, with intervals, and wording for sentences on them."""
 
 from collections.abc import Sequence
 
@@ -19,12 +19,12 @@ from media.errors import InputError
 
 
 def digits(x: float) -> str:
-    """A number of a notebook's table: whole ones in full, others in four digits."""
+    """Format a number of a notebook's table: whole ones in full, others to 4 significant digits."""
     return f"{x:,.0f}" if x.is_integer() or abs(x) >= 1e4 else f"{x:.4g}"
 
 
-pd.set_option("display.float_format", digits, "display.max_colwidth", None)  # of notebooks
-finding = Markdown  # the sentence under a result; its numbers come from the table, by f-string
+pd.set_option("display.float_format", digits, "display.max_colwidth", None)  # in notebooks
+finding = Markdown  # the sentence under a result; an f-string fills in numbers of the table
 
 
 def with_interval(row: pd.Series, digits: int = 1, value: str = "value") -> str:
@@ -33,7 +33,7 @@ def with_interval(row: pd.Series, digits: int = 1, value: str = "value") -> str:
 
 
 def side(row: pd.Series) -> str:
-    """Where an interval lies: "above zero", "below zero" or "not distinguishable from zero"."""
+    """Position of an interval: "above zero", "below zero" or "not distinguishable from zero"."""
     if row["low"] > 0:
         return "above zero"
     return "below zero" if row["high"] < 0 else "not distinguishable from zero"
@@ -48,8 +48,8 @@ def mss_by_class(P: Params, results: list[StageResult]) -> pd.DataFrame:
     """MSS with intervals beside the paper's: one row per model and class, "all" first."""
     tables = []
     for r in results:
-        of = r.clips.labels, r.clips.classes, *P.draws, videos(r.clips)
-        tables.append(mss.mss_table(r.similarities, *of).assign(model=STAGES[r.stage]))
+        clips = r.clips.labels, r.clips.classes, *P.draws, videos(r.clips)
+        tables.append(mss.mss_table(r.similarities, *clips).assign(model=STAGES[r.stage]))
     return with_paper(pd.concat(tables, ignore_index=True), "mss", "class_name")
 
 
@@ -64,13 +64,13 @@ def zero_shot(P: Params, results: list[StageResult], split: Split = "test") -> p
 
 
 def _video_metrics(P: Params, r: StageResult, of: np.ndarray | slice = slice(None)) -> pd.DataFrame:
-    """Video AUC and AP of a model's clips, or of those chosen by ``of``: shares of one."""
-    own = np.array(videos(r.clips))[of]
-    return frame_metrics.video_metrics(r.margins[of], r.clips.labels[of], *P.draws, own)
+    """Video AUC and AP of a model on its clips, or on those selected by ``of``: shares of one."""
+    groups = np.array(videos(r.clips))[of]
+    return frame_metrics.video_metrics(r.margins[of], r.clips.labels[of], *P.draws, groups)
 
 
 def paired(P: Params, before: StageResult, after: StageResult) -> pd.DataFrame:
-    """Differences after - before on the same test clips: MSS, and AUC in points, with intervals."""
+    """Paired differences after - before on test clips: MSS, and AUC in points, with intervals."""
     labels, groups = before.clips.labels, videos(before.clips)
     signed = [mss.signed_score(r.similarities, labels) for r in (before, after)]
     margins, auc = (before.margins, after.margins), frame_metrics.auc_statistic(labels)
@@ -92,13 +92,13 @@ def paired(P: Params, before: StageResult, after: StageResult) -> pd.DataFrame:
 
 def frame_scores(P: Params, result: StageResult, split: Split) -> list[FrameScores]:
     """Margin of every sampled frame after the temporal transformer, with its truth."""
-    clips, spans, found = result.clips, tuned_models.event_spans(P, split), []
+    clips, spans, scores = result.clips, tuned_models.event_spans(P, split), []
     margins = mss.zero_shot_margin(clips.z, result.normal, result.abnormal)  # (N, T)
     for i, (video, key) in enumerate(zip(videos(clips), clips.keys, strict=True)):
         real = clips.mask[i]
         truth = mss.inside(clips.times[i][real], spans.get(key, ()))
-        found.append(FrameScores(video, margins[i][real], truth, bool(clips.labels[i])))
-    return found
+        scores.append(FrameScores(video, margins[i][real], truth, bool(clips.labels[i])))
+    return scores
 
 
 def gap_table(result: StageResult) -> pd.DataFrame:
@@ -118,13 +118,13 @@ def text_similarity_matrix(text: np.ndarray, names: Sequence[str]) -> pd.DataFra
 
 
 def umap_table(results: list[StageResult], seed: int) -> pd.DataFrame:
-    """UMAP of clips and prompts by cosine, one per model. Columns: panel, x, y, group, text.
+    """UMAP (cosine) of clips and prompts, one per model. Columns: panel, x, y, group, text.
 
-    Fixed seed, one thread: repeatable. InputError for fewer than five points.
+    Repeatable: fixed seed, one thread. InputError for fewer than five points.
     """
-    from umap import UMAP, layouts, umap_  # imports numba, which takes seconds
+    from umap import UMAP, layouts, umap_  # importing numba takes seconds
 
-    # umap keeps only half of what numba compiles for it: what follows takes 12 s in each process.
+    # umap caches only half of its numba code; compiling the rest would take 12 s in each process.
     compiled = umap_.fast_knn_indices, umap_.smooth_knn_dist, umap_.compute_membership_strengths
     for function in (*compiled, layouts._nb_optimize_layout_euclidean_single_epoch):
         function.enable_caching()
@@ -135,17 +135,17 @@ def umap_table(results: list[StageResult], seed: int) -> pd.DataFrame:
         if len(groups) < 5:
             raise InputError(f"UMAP of {len(groups)} points: give at least 5")
         points = np.concatenate([r.clips.embedding, r.normal, r.abnormal]).astype(np.float32)
-        look = {"metric": "cosine", "random_state": seed, "n_jobs": 1}
+        options = {"metric": "cosine", "random_state": seed, "n_jobs": 1}
         # The spectral start needs many more points than dimensions; PCA serves any number.
-        xy = UMAP(min(15, len(points) - 2), init="pca", **look).fit_transform(points)
-        frame = pd.DataFrame({"x": xy[:, 0], "y": xy[:, 1], "group": groups})
-        text = frame["group"].str.endswith("prompt").astype(int)
-        tables.append(frame.assign(text=text, panel=STAGES[r.stage]))
+        xy = UMAP(min(15, len(points) - 2), init="pca", **options).fit_transform(points)
+        table = pd.DataFrame({"x": xy[:, 0], "y": xy[:, 1], "group": groups})
+        text = table["group"].str.endswith("prompt").astype(int)
+        tables.append(table.assign(text=text, panel=STAGES[r.stage]))
     return pd.concat(tables, ignore_index=True)
 
 
 def training_log(P: Params, stage: Stage) -> pd.DataFrame:
-    """Tidy log of a trained stage. Columns: step, term, value; one row per step and loss term."""
+    """Log of a trained stage. Columns: step, term, value; one row per step and loss term."""
     history = read_history(P.tuned_dir / stage)
     rows = pd.concat([pd.DataFrame(history.steps), pd.DataFrame(history.validation)])
     terms = [c for c in rows if c.startswith("loss") or c == "validation_loss"]
@@ -153,27 +153,27 @@ def training_log(P: Params, stage: Stage) -> pd.DataFrame:
 
 
 def prompt_wordings(P: Params, result: StageResult) -> pd.DataFrame:
-    """Video AUC (per cent) under every wording of the prompt file; "fixed" is the main set.
+    """Video AUC (per cent) with every wording of the prompt file; "fixed" is the main set.
 
     Columns wording, metric, value, low, high, n, setting (the wording), model.
     """
     encode, rows = tuned_models.stage_model(P, result.stage).encode_text, []
     prompts = tuned_models.prompts_of(P)
     for wording, sets in {"fixed": prompts.sets, **prompts.alternatives}.items():
-        said = StageResult(result.stage, result.clips, *mss.encode_sets(encode, sets))
-        table = _video_metrics(P, said).head(1)  # AUC, not AP
+        worded = StageResult(result.stage, result.clips, *mss.encode_sets(encode, sets))
+        table = _video_metrics(P, worded).head(1)  # AUC, not AP
         table.insert(0, "wording", wording)
         rows.append(table.assign(setting=wording.replace("_", " "), model=STAGES[result.stage]))
     return per_cent(pd.concat(rows, ignore_index=True))
 
 
 def by_difficulty(P: Params, results: list[StageResult]) -> pd.DataFrame:
-    """Video AUC per difficulty of the mini world; one row "all" where clips have none."""
+    """Video AUC per difficulty of the mini world; one row "all" if clips have none."""
     path = P.data_dir / "clips.csv"
-    known = pd.read_csv(path).set_index("video")["difficulty"] if path.is_file() else {}
+    difficulty = pd.read_csv(path).set_index("video")["difficulty"] if path.is_file() else {}
     rows = []
     for r in results:
-        levels = np.array([known.get(name, "all") for name in videos(r.clips)])
+        levels = np.array([difficulty.get(name, "all") for name in videos(r.clips)])
         for level in ("easy", "medium", "hard", "all"):
             if len(set(r.clips.labels[levels == level])) == 2:
                 table = _video_metrics(P, r, levels == level).head(1)
@@ -191,13 +191,13 @@ def with_paper(table: pd.DataFrame, result: str, by: str) -> pd.DataFrame:
 
     ``result`` is a heading of params/paper_results.yaml, such as "mss" (by class_name).
     """
-    marks = paper_numbers.beside(result)
+    published = paper_numbers.beside(result)
     pairs = zip(table["model"], table[by], strict=True)
-    return table.assign(paper=[marks.get(pair, np.nan) for pair in pairs])
+    return table.assign(paper=[published.get(pair, np.nan) for pair in pairs])
 
 
 def draw(
     name: str, table: pd.DataFrame, P: Params, figure: figures.Figure | None = None
 ) -> figures.Figure:
-    """Save a table under the run's figures/ with its ``figure``, or as the catalogue draws it."""
+    """Save a table and its PNG, ``figure`` or the catalogue's drawing, in the run's figures/."""
     return catalogue.publish(name, table, P.run_dir / "figures", tuned_models.provenance(P), figure)

@@ -1,7 +1,7 @@
 """What tuning forgets: zero-shot classification and retrieval before and after it.
 
-Document 001 says "no regression (and even some gains)" on ImageNet and COCO retrieval, without a
-number. The mini world has its held-out stills; for real data set ``retention_imagenet`` to
+Document 001 claims "no regression (and even some gains)" on ImageNet and COCO retrieval, without
+numbers. The mini world has its own held-out stills. For real data set ``retention_imagenet`` to
 ImageNet's validation folder (val/<synset>/*.JPEG) and ``retention_coco`` to the folder of
 captions_val2017.json and val2017/.
 """
@@ -36,8 +36,8 @@ NOTHING = {"measure": "not measured", "value": np.nan, "low": np.nan, "high": np
 def retention_table(P: Params, wanted: Sequence[tuned_models.Stage]) -> pd.DataFrame:
     """Accuracy and recall (per cent) of each model on the images that the profile names.
 
-    Columns: setting, model, value, low, high, n; intervals resample images. A profile that names
-    nothing gets one row without a value, and a warning. InputError if a file is missing.
+    Columns: setting, model, value, low, high, n; intervals resample images. If the profile names
+    none, one row per model without a value, and a warning. InputError if a file is missing.
     """
     imagenet, coco = P.evaluation.retention_imagenet, P.evaluation.retention_coco
     models = [tuned_models.stage_model(P, stage) for stage in wanted]
@@ -47,56 +47,57 @@ def retention_table(P: Params, wanted: Sequence[tuned_models.Stage]) -> pd.DataF
             "retention is not measured: set retention_imagenet or retention_coco", stacklevel=2
         )
     measured = still_accuracy(P, models) if synthetic else [[] for _ in models]
-    for stage, model, found in zip(wanted, models, measured, strict=True):
+    for stage, model, measures in zip(wanted, models, measured, strict=True):
         hits = {"ImageNet: top-1": imagenet_hits(model, ROOT / imagenet)} if imagenet else {}
         hits |= coco_hits(model, ROOT / coco) if coco else {}
-        found += [{"measure": k, **bootstrap_interval(v)._asdict()} for k, v in hits.items()]
-        rows += [row | {"model": tuned_models.STAGES[stage]} for row in found or [NOTHING]]
+        measures += [{"measure": k, **bootstrap_interval(v)._asdict()} for k, v in hits.items()]
+        rows += [row | {"model": tuned_models.STAGES[stage]} for row in measures or [NOTHING]]
     return per_cent(pd.DataFrame(rows).rename(columns={"measure": "setting"}))
 
 
 @torch.inference_mode()
 def imagenet_hits(model: AlertCLIP, folder: Path) -> np.ndarray:
-    """Zero-shot top-1 hits (images,): open_clip's class names and templates (Radford et al.)."""
+    """Zero-shot top-1 hits (images,), open_clip's class names and templates (Radford et al.)."""
     try:
         data = ImageFolder(str(folder))
     except OSError as error:
         raise InputError(f"retention_imagenet: {folder} has no class folders ({error})") from None
     names, templates = open_clip.IMAGENET_CLASSNAMES, open_clip.OPENAI_IMAGENET_TEMPLATES
     if len(data.classes) != len(names):
-        found = f"{len(data.classes)} class folders, not {len(names)}"
-        raise InputError(f"retention_imagenet: {folder} has {found}")
+        mismatch = f"{len(data.classes)} class folders, not {len(names)}"
+        raise InputError(f"retention_imagenet: {folder} has {mismatch}")
     sentences = ([template(name) for template in templates] for name in names)
-    text = [normalize(model.encode_text(part).mean(dim=0), dim=0) for part in sentences]
+    text = [normalize(model.encode_text(prompts).mean(dim=0), dim=0) for prompts in sentences]
     v = _embed_images(model, [Path(path) for path, _ in data.samples])
-    best = (v @ torch.stack(text).T).argmax(dim=1).cpu()
-    return (best == torch.tensor(data.targets)).double().numpy()
+    predicted = (v @ torch.stack(text).T).argmax(dim=1).cpu()
+    return (predicted == torch.tensor(data.targets)).double().numpy()
 
 
 @torch.inference_mode()
 def coco_hits(model: AlertCLIP, folder: Path) -> dict[str, np.ndarray]:
-    """Recall@1 hits of image-text retrieval: per image (any of its captions) and per caption."""
+    """Recall@1 hits of retrieval: per image (any of its captions counts) and per caption."""
     listing = read_json(folder / "captions_val2017.json")
-    numbers = {image["id"]: i for i, image in enumerate(listing["images"])}
-    owner = torch.tensor([numbers[note["image_id"]] for note in listing["annotations"]])
+    index_of = {image["id"]: i for i, image in enumerate(listing["images"])}
+    image_of = torch.tensor([index_of[note["image_id"]] for note in listing["annotations"]])
     captions = [note["caption"] for note in listing["annotations"]]
     v = _embed_images(model, [folder / "val2017" / i["file_name"] for i in listing["images"]]).cpu()
-    parts = [captions[i : i + BATCH] for i in range(0, len(captions), BATCH)]
-    similarity = v @ torch.cat([model.encode_text(part).cpu() for part in parts]).T
-    told = owner[similarity.argmax(dim=1)] == torch.arange(len(v))
-    found = similarity.argmax(dim=0) == owner
-    names = "COCO, image to text: R@1", "COCO, text to image: R@1"
-    return dict(zip(names, (told.double().numpy(), found.double().numpy()), strict=True))
+    batches = [captions[i : i + BATCH] for i in range(0, len(captions), BATCH)]
+    similarity = v @ torch.cat([model.encode_text(batch).cpu() for batch in batches]).T
+    hits = {
+        "COCO, image to text: R@1": image_of[similarity.argmax(dim=1)] == torch.arange(len(v)),
+        "COCO, text to image: R@1": similarity.argmax(dim=0) == image_of,
+    }
+    return {name: hit.double().numpy() for name, hit in hits.items()}
 
 
 def _embed_images(model: AlertCLIP, paths: Sequence[Path]) -> Tensor:
-    """Unit embeddings (N, D) of images, prepared as CLIP's own."""
-    found, view = [], clip_view(model.image_size)
+    """Unit embeddings (N, D) of images, preprocessed as for CLIP."""
+    embeddings, view = [], clip_view(model.image_size)
     for start in progress(range(0, len(paths), BATCH), -(-len(paths) // BATCH), "retention images"):
         images = [view(_read(path)) for path in paths[start : start + BATCH]]
         pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(model.mean.device)
-        found.append(normalize(model.image_features(pixels).float(), dim=-1))
-    return torch.cat(found)
+        embeddings.append(normalize(model.image_features(pixels).float(), dim=-1))
+    return torch.cat(embeddings)
 
 
 def _read(path: Path) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Zero-shot and open-vocabulary detection, in the training domain and outside it.
 
 Zero-shot: snippet features against the fixed prompts, nothing trained. Open vocabulary: a detector
-trained on base classes meets novel ones (Alert-CLIP, Table 1; OVVAD, Wu et al., CVPR 2024).
+trained on base classes is tested on novel ones (Alert-CLIP, Table 1; OVVAD, Wu et al., CVPR 2024).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,14 +27,14 @@ from detectors.recognition import open_vocabulary
 from media.errors import InputError
 
 PromptVectors = tuple[np.ndarray, np.ndarray]
-"""Of P_N (C_N, D) and P_A (C_A, D), unit length."""
+"""Unit embeddings of P_N (C_N, D) and P_A (C_A, D)."""
 Level = Literal["snippet", "temporal"]
 
 
 def tested(
     P: Params, wanted: Sequence[Stage]
 ) -> Iterator[tuple[Stage, AlertCLIP, PromptVectors, EvaluationSet]]:
-    """Each model with its vectors of the prompts and its features of the test videos."""
+    """Each model with its prompt embeddings and its features of the test videos."""
     extract_for_all(P, wanted, "vadclip", training=False)
     for stage in wanted:
         model = stage_model(P, stage)
@@ -45,8 +45,8 @@ def tested(
 def zero_shot_curves(P: Params, wanted: Sequence[Stage], level: Level) -> list[Curves]:
     """Zero-shot scores of all frames of a benchmark's test videos, per backbone.
 
-    snippet: the image embedding of a snippet; temporal: its output of the temporal transformer in
-    windows of ``num_frames`` snippets, which untuned CLIP does not have (there both are equal).
+    snippet: from the image embedding of a snippet; temporal: from the temporal transformer's output
+    in windows of ``num_frames`` snippets (untuned CLIP has none: both are equal).
     """
     curves = []
     for stage, model, sets, test in tested(P, wanted):
@@ -57,10 +57,10 @@ def zero_shot_curves(P: Params, wanted: Sequence[Stage], level: Level) -> list[C
 
 
 def held_curves(P: Params, name: str, test: EvaluationSet, scores: Iterable[np.ndarray]) -> Curves:
-    """A model's scores (n,) of the snippets of each test video, held for their frames."""
+    """A model's snippet scores (n,) of each test video, repeated for the frames they cover."""
     length = snippet_rule(P.detector, "vadclip").length
     pairs = zip(test.truths, scores, strict=True)
-    return Curves(name, [[held_scores(truth, part, length) for truth, part in pairs]])
+    return Curves(name, [[held_scores(truth, snippets, length) for truth, snippets in pairs]])
 
 
 def zero_shot_table(P: Params, wanted: Sequence[Stage], level: Level) -> pd.DataFrame:
@@ -72,44 +72,44 @@ def zero_shot_table(P: Params, wanted: Sequence[Stage], level: Level) -> pd.Data
 
 
 def by_domain(P: Params, curves: Callable[[Params], list[Curves]]) -> pd.DataFrame:
-    """The table of ``zero_shot_table``, of what ``curves`` gives for each domain."""
+    """Table as in ``zero_shot_table`` from the scores that ``curves`` gives for each domain."""
     tables = []
     for title, domain in domains(P).items():
         resampled = detector_tables.resample_models(domain, curves(domain))
         table = detector_tables.backbone_table(resampled, f"Zero-shot, {title}")
-        named = f"{title}: " + table["setting"]
-        tables.append(table.assign(domain=title, setting=named).drop(columns="seed_sd"))
+        settings = f"{title}: " + table["setting"]
+        tables.append(table.assign(domain=title, setting=settings).drop(columns="seed_sd"))
     return pd.concat(tables, ignore_index=True)
 
 
 def mss_by_domain(P: Params, wanted: Sequence[Stage]) -> pd.DataFrame:
-    """MSS on the test videos of every domain, and its mean over them (Alert-CLIP, Table 1).
+    """MSS on the test videos of every domain, and the mean over domains (Alert-CLIP, Table 1).
 
-    A video's embedding is the mean of its snippets'. Columns model, domain, value, low, high, n,
+    A video's embedding is the mean over its snippets. Columns model, domain, value, low, high, n,
     paper; intervals resample videos.
     """
-    signs: dict[Stage, dict[str, np.ndarray]] = {stage: {} for stage in wanted}
+    signed: dict[Stage, dict[str, np.ndarray]] = {stage: {} for stage in wanted}
     for title, domain in domains(P).items():
         for stage, model, sets, test in tested(domain, wanted):
-            parts = [embed_snippets(model, x, P.data.num_frames, "snippet") for x in test.features]
-            v = np.stack([part.mean(axis=0) for part in parts])
+            videos = [embed_snippets(model, x, P.data.num_frames, "snippet") for x in test.features]
+            v = np.stack([snippets.mean(axis=0) for snippets in videos])
             v /= np.linalg.norm(v, axis=1, keepdims=True)
             abnormal = np.array([truth.is_abnormal for truth in test.truths])
-            signs[stage][title] = signed_score(set_similarities(v, *sets), abnormal)
+            signed[stage][title] = signed_score(set_similarities(v, *sets), abnormal)
     rows = []
-    for stage, scores in signs.items():
-        found = {title: bootstrap_interval(part, mean, *P.draws) for title, part in scores.items()}
+    for stage, scores in signed.items():
+        intervals = {t: bootstrap_interval(x, mean, *P.draws) for t, x in scores.items()}
         parts = list(scores.values())
-        found["average"] = bootstrap_interval(np.concatenate(parts), _average(parts), *P.draws)
-        rows += [{"model": STAGES[stage], "domain": t, **i._asdict()} for t, i in found.items()]
+        intervals["average"] = bootstrap_interval(np.concatenate(parts), _average(parts), *P.draws)
+        rows += [{"model": STAGES[stage], "domain": t, **i._asdict()} for t, i in intervals.items()]
     return with_paper(pd.DataFrame(rows), "mss", "domain")
 
 
 def _average(parts: Sequence[np.ndarray]) -> Statistic:
-    """The mean over parts of their means; values are the parts one after the other."""
-    owner = np.repeat(range(len(parts)), [len(part) for part in parts])
-    own = [owner == number for number in range(len(parts))]
-    return lambda x, weights: np.mean([mean(x[of], weights[:, of]) for of in own], axis=0)
+    """Mean over parts of each part's mean, as a statistic on the concatenated parts."""
+    part_of = np.repeat(range(len(parts)), [len(part) for part in parts])
+    masks = [part_of == index for index in range(len(parts))]
+    return lambda x, weights: np.mean([mean(x[mask], weights[:, mask]) for mask in masks], axis=0)
 
 
 @torch.inference_mode()
@@ -119,18 +119,18 @@ def embed_snippets(
     """Unit embeddings (n, D) of snippet features (n, D), before or after the temporal model."""
     v = normalize(torch.from_numpy(features).to(model.mean.device), dim=-1)
     if level == "temporal":
-        parts = v.split(num_frames)
-        whole = [torch.ones(1, len(part), dtype=torch.bool, device=v.device) for part in parts]
-        pairs = zip(parts, whole, strict=True)
-        v = torch.cat([model.pool_frames(part[None], mask).z[0] for part, mask in pairs])
+        windows = v.split(num_frames)
+        masks = [torch.ones(1, len(x), dtype=torch.bool, device=v.device) for x in windows]
+        pairs = zip(windows, masks, strict=True)
+        v = torch.cat([model.pool_frames(x[None], mask).z[0] for x, mask in pairs])
     return normalize(v.float(), dim=-1).cpu().numpy()
 
 
 def open_vocabulary_table(P: Params, wanted: Sequence[Stage]) -> pd.DataFrame:
-    """VadCLIP's AUC and AP (per cent) overall, on base and on novel classes; trained on base alone.
+    """VadCLIP trained on base classes: AUC and AP (per cent) on all, base and novel classes.
 
-    Columns subset, normals, metric, value, low, high, n, model; mean over the detector seeds. A
-    profile on a benchmark without such a partition names another in ``open_vocabulary_changes``.
+    Columns subset, normals, metric, value, low, high, n, model; mean over detector seeds. For a
+    benchmark without base and novel classes, ``open_vocabulary_changes`` names another one.
     """
     P = P.changed(P.evaluation.open_vocabulary_changes)
     benchmark, tables = P.benchmark, []

@@ -1,6 +1,6 @@
-"""One function per figure: a tidy table in, a matplotlib Figure out, shown by a notebook's cell.
+"""Figures: each function turns a tidy table into a matplotlib Figure.
 
-params/facts/figures.yaml names those that a CSV holds; notebooks call those of frames themselves.
+params/facts/figures.yaml lists those drawn from a CSV alone; notebooks call those that need frames.
 """
 
 from companion.figures.images import boxes_on_frames, frame_grid, kept_patches, removed_gallery

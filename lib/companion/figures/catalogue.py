@@ -1,8 +1,8 @@
-"""Figures by name: a CSV and its PNG, drawn as params/facts/figures.yaml says.
+"""Figures by name: a CSV and the PNG drawn from it as params/facts/figures.yaml says.
 
-A notebook writes the CSV and draws from it by the same function, so a figure drawn in a run and
-one redrawn later are the same to the byte. ``python -m companion.figures.catalogue NAME...`` draws
-figures again, without model or data.
+A notebook writes the CSV and draws from it with the same function, so a figure drawn in a run and
+one redrawn later are identical to the byte. ``python -m companion.figures.catalogue NAME...``
+redraws figures without a model or data.
 """
 
 import argparse
@@ -19,9 +19,9 @@ from companion.profiles import FACTS, ROOT
 from media.errors import InputError, nearest
 from media.files import atomic_write, read_json, write_json, write_table
 
-SYNTHETIC = "synthetic"  # in the name of the data
+SYNTHETIC = "synthetic"  # part of the name of synthetic data
 CATALOGUE = yaml.safe_load((FACTS / "figures.yaml").read_text(encoding="utf-8"))["figures"]
-DRAWN = [name for name, entry in CATALOGUE.items() if "draw" in entry]  # from a CSV alone
+DRAWN = [name for name, entry in CATALOGUE.items() if "draw" in entry]  # drawn from a CSV alone
 
 
 def publish(
@@ -33,8 +33,8 @@ def publish(
 ) -> style.Figure:
     """Write ``folder/name.csv`` and its PNG, stamped with ``source``; returns the figure.
 
-    It is drawn as the catalogue says, or is ``figure`` where it shows frames. ``source`` (profile,
-    data, seed ...) is kept beside the tables, so that ``redraw`` stamps the same line.
+    The figure is drawn as the catalogue says; one that shows frames is passed as ``figure``.
+    ``source`` (profile, data, seed ...) is saved beside the tables, so ``redraw`` stamps the same.
     """
     write_table(table, folder / f"{name}.csv")
     write_json(folder / "provenance.json", source)
@@ -42,13 +42,13 @@ def publish(
 
 
 def redraw(name: str, folder: Path, figure: style.Figure | None = None) -> style.Figure:
-    """Draw ``folder/name.csv``, or finish ``figure``; PNG beside the CSV, with its run's stamp.
+    """Draw ``folder/name.csv``, or finish ``figure``; writes the stamped PNG beside the CSV.
 
     The paper's numbers are of real data: figures of synthetic data leave them to the table.
     InputError for an unknown name, a missing or empty CSV, or one without the figure's columns.
     """
-    known = folder / "provenance.json"
-    source = read_json(known) if known.is_file() else {}
+    provenance = folder / "provenance.json"
+    source = read_json(provenance) if provenance.is_file() else {}
     if figure is None:
         figure = _drawn(name, folder / f"{name}.csv", str(source.get("data", SYNTHETIC)))
     if data := CATALOGUE.get(name, {}).get("data"):
@@ -61,10 +61,9 @@ def redraw(name: str, folder: Path, figure: style.Figure | None = None) -> style
 
 def _drawn(name: str, path: Path, data: str) -> style.Figure:
     if name not in DRAWN:
-        what = "no figure that a CSV holds (its notebook draws one of frames)"
-        raise InputError(
-            f"{name}: {what}{nearest(name, DRAWN) or '; see params/facts/figures.yaml'}"
-        )
+        what = "no figure drawn from a CSV alone (its notebook draws one that shows frames)"
+        hint = nearest(name, DRAWN) or "; see params/facts/figures.yaml"
+        raise InputError(f"{name}: {what}{hint}")
     if not path.is_file():
         raise InputError(f"{path}: no such table; run the notebook that writes it")
     table = pd.read_csv(path)
@@ -80,10 +79,10 @@ def _drawn(name: str, path: Path, data: str) -> style.Figure:
 
 @style.styled
 def draw(name: str, table: pd.DataFrame) -> style.Figure:
-    """The figure of a table as the catalogue says, without stamp or files."""
-    other = ("draw", "title", "data", "counted")
-    texts = {key: value for key, value in CATALOGUE[name].items() if key not in other}
-    figure = resolve_name(f"companion.figures.{CATALOGUE[name]['draw']}")(table, **texts)
+    """Figure of a table as the catalogue says; nothing is stamped or written."""
+    reserved = ("draw", "title", "data", "counted")
+    options = {key: value for key, value in CATALOGUE[name].items() if key not in reserved}
+    figure = resolve_name(f"companion.figures.{CATALOGUE[name]['draw']}")(table, **options)
     return style.headline(figure, CATALOGUE[name]["title"])
 
 

@@ -1,4 +1,4 @@
-"""Figures of counts and curves: items, losses, scores over time, measures over damage."""
+"""Figures of counts and curves: items, losses, scores over time, measures over levels."""
 
 import math
 from typing import Any
@@ -14,7 +14,7 @@ from detectors.event_annotations import mask_runs
 
 SMOOTH = 10  # optimiser steps
 BINS = {"0-25": (10, 25), "25-40": (25, 40), "40-50": (40, 51)}  # scores, end-exclusive
-PANELS = 4  # degradation curves in a row
+PANELS = 4  # per row of panel_curves
 
 
 def dataset_overview(table: pd.DataFrame, unit: str) -> Figure:
@@ -44,8 +44,8 @@ def score_distribution(table: pd.DataFrame) -> Figure:
     figure, axes = style.panels(9, 3.8)
     look = {"multiple": "stack", "discrete": True, "shrink": 0.9, "alpha": 1, "linewidth": 0}
     groups = {"hue": "decision", "hue_order": list(palette), "palette": palette}
-    shown = table.assign(decision=table["decision"].map(names))
-    sns.histplot(shown, x="score", ax=axes, **groups, **look)
+    clips = table.assign(decision=table["decision"].map(names))
+    sns.histplot(clips, x="score", ax=axes, **groups, **look)
     axes.axvline(BINS["25-40"][0] - 0.5, color=INK, linewidth=1.5, label="threshold 25")
     axes.axvline(BINS["40-50"][0] - 0.5, color=INK, linewidth=1, linestyle=":", label="bin edge")
     axes.set_ylim(0, axes.get_ylim()[1] * 1.25)
@@ -68,7 +68,7 @@ def loss_curves(table: pd.DataFrame) -> Figure:
     table["term"] = table["term"].replace("loss", "total").str.replace("_?loss_?", "", regex=True)
     terms, groups = table["term"].unique().tolist(), table.groupby("term")["value"]
     mean = groups.transform(lambda part: part.rolling(SMOOTH, min_periods=1).mean())
-    few = groups.transform("size") <= 3 * SMOOTH  # such as validation: shown as it is
+    few = groups.transform("size") <= 3 * SMOOTH  # such as validation: not smoothed
     figure, axes = style.panels(9, 4)
     look = {"x": "step", "hue": "term", "hue_order": terms, "palette": style.colours(terms)}
     sns.lineplot(table, y="value", alpha=0.25, linewidth=0.8, legend=False, ax=axes, **look)
@@ -81,9 +81,9 @@ def loss_curves(table: pd.DataFrame) -> Figure:
 def score_curves(table: pd.DataFrame, axis: str, note: str = "") -> Figure:
     """Scores of several models over time, one panel per video, annotated events shaded.
 
-    Columns: video, time_s, model, score (0 to 1), truth (0 or 1). Above the curves, optional:
-    picked (0 or 1), the interval chosen from the curve, as a bar; predicted, the class that a model
-    sees ("" = none), by name where it sees it most. ``note`` says what stands there.
+    Columns: video, time_s, model, score (0 to 1), truth (0 or 1). Optional, drawn above the curves:
+    picked (0 or 1), the interval chosen from the scores, as a bar; predicted, the predicted class
+    ("" = none), of which the most frequent is named. ``note`` explains these marks.
     """
     videos, palette = table["video"].unique(), style.colours(table["model"].unique())
     top = 1.06 + 0.13 * len(palette) if note else 1.02
@@ -95,79 +95,79 @@ def score_curves(table: pd.DataFrame, axis: str, note: str = "") -> Figure:
         truth = rows[rows["model"] == rows["model"].iloc[0]]
         axes.fill_between(truth["time_s"], truth["truth"], label="annotated event", **shade)
         for i, (model, colour) in enumerate(palette.items()):
-            part, height = rows[rows["model"] == model], 1.08 + 0.13 * i
-            axes.step(part["time_s"], part["score"], where="post", color=colour, label=model)
-            if "picked" in part:
-                runs = mask_runs(part["picked"].to_numpy()) * part["time_s"].diff().median()
+            curve, height = rows[rows["model"] == model], 1.08 + 0.13 * i
+            axes.step(curve["time_s"], curve["score"], where="post", color=colour, label=model)
+            if "picked" in curve:
+                runs = mask_runs(curve["picked"].to_numpy()) * curve["time_s"].diff().median()
                 axes.hlines(np.full(len(runs), height), *runs.T, colour, linewidth=4)
-            if "predicted" in part:
-                _name_class(axes, part, height, colour)
+            if "predicted" in curve:
+                _name_class(axes, curve, height, colour)
         axes.set(ylim=(-0.02, top), yticks=[0, 0.5, 1], ylabel=axis)
         axes.set_title(video, fontsize=9, weight="normal")
     panels[-1, 0].set_xlabel("time (s)")
     return style.stamp(figure, f"n = {len(videos)} videos. {note}".rstrip(), panels[0, 0])
 
 
-def _name_class(axes: Axes, part: pd.DataFrame, height: float, colour: str) -> None:
-    """Write the class that is predicted most often, over the middle of where it is."""
-    seen = part[part["predicted"].fillna("") != ""]
-    if seen.empty:
+def _name_class(axes: Axes, curve: pd.DataFrame, height: float, colour: str) -> None:
+    """Write the most frequently predicted class above the middle of its time."""
+    predicted = curve[curve["predicted"].fillna("") != ""]
+    if predicted.empty:
         return
-    often = seen[seen["predicted"] == seen["predicted"].mode()[0]]
+    most = predicted[predicted["predicted"] == predicted["predicted"].mode()[0]]
     look = {"color": colour, "fontsize": 9, "ha": "center", "va": "bottom"}
-    axes.text(often["time_s"].median(), height, often["predicted"].iloc[0], **look)
+    axes.text(most["time_s"].median(), height, most["predicted"].iloc[0], **look)
 
 
 def panel_curves(
     table: pd.DataFrame, axis: str, caption: str, level: float | None = None
 ) -> Figure:
-    """One panel per kind: a measure with intervals over the kind's levels, a line per model.
+    """A measure with intervals over levels: a panel per title, a line per model.
 
-    Columns: title (of the kind), unit, step (order of the levels), level, model, value, low, high,
-    n; optional of (its second value is dashed, without intervals) and chance (dotted). ``axis``
-    names the measure with its unit; ``level`` draws a horizontal line.
+    Columns: title, unit (of the levels), step (their order), level, model, value, low, high, n;
+    optional of (its second value is dashed, without intervals) and chance (dotted). ``axis`` names
+    the measure with its unit; ``level`` is one chance level for all panels.
     """
     table = table.assign(of=table.get("of", ""), chance=table.get("chance", level))
-    kinds = table["title"].unique().tolist()
-    lines = math.ceil((len(kinds) + 1) / PANELS)  # one place is the legend's
-    figure, grid = style.panels(11, 0.9 + 2.6 * lines, lines, PANELS, squeeze=False)
+    titles = table["title"].unique().tolist()
+    row_count = math.ceil((len(titles) + 1) / PANELS)  # one panel holds the legend
+    figure, grid = style.panels(11, 0.9 + 2.6 * row_count, row_count, PANELS, squeeze=False)
     panels = grid.ravel()
-    for i, (axes, kind) in enumerate(zip(panels, kinds, strict=False)):
-        rows = table[table["title"] == kind].sort_values("step", kind="stable")
+    for i, (axes, title) in enumerate(zip(panels, titles, strict=False)):
+        rows = table[table["title"] == title].sort_values("step", kind="stable")
         _lines(axes, rows)
         steps = rows.drop_duplicates("step")
         if steps["chance"].notna().any():
             axes.plot(steps["step"], steps["chance"], ":", color=INK, label="chance")
-        names = ["as is" if math.isinf(value) else f"{value:g}" for value in steps["level"]]
-        axes.set_xticks(steps["step"], names)
+        ticks = ["as is" if math.isinf(value) else f"{value:g}" for value in steps["level"]]
+        axes.set_xticks(steps["step"], ticks)
         axes.set(xlabel=rows["unit"].iloc[0], ylabel="" if i % PANELS else axis)
-        axes.set_title(kind, fontsize=10)
-    for axes in panels[len(kinds) :]:
+        axes.set_title(title, fontsize=10)
+    for axes in panels[len(titles) :]:
         axes.set_axis_off()
-    panels[len(kinds)].legend(*panels[0].get_legend_handles_labels(), loc="center left")
+    panels[len(titles)].legend(*panels[0].get_legend_handles_labels(), loc="center left")
     counts = ", ".join(map(str, sorted(set(table["n"]))))
     return style.stamp(figure, caption.format(n=counts))
 
 
 def _lines(axes: Axes, table: pd.DataFrame) -> None:
-    """A line per model over ``step``; points and intervals for the first value of ``of`` alone."""
+    """A line per model over ``step``; markers and intervals only for the first value of ``of``."""
     models = table["model"].unique().tolist()
-    for (model, of), part in table.groupby(["model", "of"], sort=False):
-        place, colour = models.index(model), style.colours(models)[model]
-        x = part["step"] + 0.12 * (place - (len(models) - 1) / 2)
+    for (model, of), curve in table.groupby(["model", "of"], sort=False):
+        index, colour = models.index(model), style.colours(models)[model]
+        x = curve["step"] + 0.12 * (index - (len(models) - 1) / 2)
         first = of == table["of"].iloc[0]
         if first:
-            axes.vlines(x, part["low"], part["high"], color=colour, linewidth=1.4)
-        look = {"marker": style.MARKERS[place]} if first else {"linestyle": "--", "linewidth": 1}
-        axes.plot(x, part["value"], color=colour, label=f"{model}, {of}" if of else model, **look)
+            axes.vlines(x, curve["low"], curve["high"], color=colour, linewidth=1.4)
+        look = {"marker": style.MARKERS[index]} if first else {"linestyle": "--", "linewidth": 1}
+        axes.plot(x, curve["value"], color=colour, label=f"{model}, {of}" if of else model, **look)
 
 
 def accuracy_by_share(table: pd.DataFrame, **texts: Any) -> Figure:
-    """Accuracy over the share of patches kept, one panel per setting, one line per rule.
+    """Accuracy over the share of patches kept: a panel per setting, a line per rule.
 
     Columns: setting, rule, share, value, low, high (per cent), n.
     """
-    names = table["setting"] + " (n = " + table["n"].astype(str) + ")"
-    shown = table.assign(title=names, model=table["rule"], unit="patches kept (%)")
-    shown = shown.assign(level=shown["share"], step=shown["share"].rank(method="dense"))
-    return panel_curves(shown, **texts)
+    titles = table["setting"] + " (n = " + table["n"].astype(str) + ")"
+    curves = table.assign(title=titles, model=table["rule"], unit="patches kept (%)")
+    curves = curves.assign(level=curves["share"], step=curves["share"].rank(method="dense"))
+    return panel_curves(curves, **texts)

@@ -14,12 +14,12 @@ from companion.figures import style
 from companion.figures.style import ABNORMAL, NORMAL, Figure
 from media.errors import InputError
 
-BOX = "#00E5FF"  # seen on dark and on bright maps
+BOX = "#00E5FF"  # visible on dark and on bright maps
 CORNERS = ["x1", "y1", "x2", "y2"]
 DIMMED = 0.25  # brightness of a patch that is not kept
-LINE = 0.17  # inches of a line of text
+LINE = 0.17  # height of a line of text in inches
 Cell = dict[str, Any]
-"""What ``show_frame`` takes after the axes: frame and, optionally, title, attention, boxes ..."""
+"""Arguments of ``show_frame`` after the axes: frame; optional title, attention, boxes ..."""
 
 
 def show_frame(
@@ -38,9 +38,9 @@ def show_frame(
     height, width = frame.shape[:2]
     axes.imshow(frame, extent=(0, width, height, 0))
     if attention is not None:
-        shown = attention / max(float(attention.max()), 1e-12)
+        heat = attention / max(float(attention.max()), 1e-12)
         look = {"cmap": "inferno", "alpha": 0.5, "interpolation": "bilinear", "vmin": 0, "vmax": 1}
-        axes.imshow(shown, extent=(0, width, height, 0), **look)
+        axes.imshow(heat, extent=(0, width, height, 0), **look)
     for i, (x1, y1, x2, y2) in enumerate(np.reshape(boxes, (-1, 4)) * ([width, height] * 2)):
         colour, dashes = edges[i] if edges else (BOX, "-")
         look = {"fill": False, "linewidth": 1.6, "edgecolor": colour, "linestyle": dashes}
@@ -60,24 +60,23 @@ def frame_grid(
     rows: Sequence[str] = (),
     side: float | None = None,
 ) -> Figure:
-    """Frames in rows and columns, each ``side`` inches wide (without it, as wide as fits).
+    """Frames in rows and columns, each ``side`` inches wide (None: as wide as fits).
 
-    A cell is what ``show_frame`` takes; an empty one leaves its place empty. ``rows`` names rows.
+    A cell holds arguments of ``show_frame``; an empty one leaves a gap. ``rows`` labels the rows.
     """
     if not (len(cells) and cells[0]):
-        raise InputError("frame grid: there are no frames")
+        raise InputError("frame grid: no frames to show")
     height, width = cells[0][0]["frame"].shape[:2]
-    text = [[cell.get(part, "") for cell in row] for part in ("title", "below") for row in cells]
+    text = [[cell.get(key, "") for cell in row] for key in ("title", "below") for row in cells]
     lines = sum(max(bool(t) + t.count("\n") for t in row) for row in text)
     columns = max(map(len, cells))
     side = side or min(2.0, 10.6 / columns)
-    tall = len(cells) * (side * height / width + 0.1) + LINE * lines
-    size = 0.4 * bool(rows) + side * columns, 0.9 + tall
+    grid_height = len(cells) * (side * height / width + 0.1) + LINE * lines
+    size = 0.4 * bool(rows) + side * columns, 0.9 + grid_height
     figure, panels = style.panels(*size, len(cells), columns, squeeze=False)
-    for place, axes in np.ndenumerate(panels):
-        cell = dict(enumerate(cells[place[0]])).get(place[1])
-        if cell:
-            show_frame(axes, **cell)
+    for (row, column), axes in np.ndenumerate(panels):
+        if column < len(cells[row]) and cells[row][column]:
+            show_frame(axes, **cells[row][column])
         else:
             axes.set_axis_off()
     for axes, name in zip(panels[:, 0], rows, strict=False):
@@ -86,13 +85,13 @@ def frame_grid(
 
 
 def removed_gallery(frames: Sequence[np.ndarray], table: pd.DataFrame) -> Figure:
-    """One frame per removed clip under its class, score and reason.
+    """One frame per removed clip, titled with its class, score and reason.
 
     Columns, one row per frame: class_name, score, reason, kind (what was planted).
     """
     cells = []
     for frame, row in zip(frames, table.itertuples(), strict=True):
-        # The first criterion and what was measured, without the name of another clip.
+        # Only the first criterion and its measurement, without the name of the other clip.
         reason = shorten(row.reason.split(";")[0].split(" as ")[0], 70, placeholder=" ...")
         text = f"{row.kind}: filed as {row.class_name.replace('_', ' ')}, score {row.score}. "
         cells.append({"frame": frame, "title": fill(text + reason, 34)})
@@ -101,7 +100,7 @@ def removed_gallery(frames: Sequence[np.ndarray], table: pd.DataFrame) -> Figure
 
 
 def boxes_on_frames(frames: Sequence[np.ndarray], table: pd.DataFrame) -> Figure:
-    """Boxes on frames, region captions below them.
+    """Boxes drawn on frames, with the region captions below.
 
     Columns: frame (index into ``frames``), title, x1, y1, x2, y2 (normalised), caption, label
     (1 abnormal). A frame without a box has no row.
@@ -122,15 +121,15 @@ def boxes_on_frames(frames: Sequence[np.ndarray], table: pd.DataFrame) -> Figure
 def kept_patches(
     frames: Sequence[np.ndarray], kept: np.ndarray, table: pd.DataFrame, title: str = ""
 ) -> Figure:
-    """Frames in order, and below them the same frames with patches that are not kept darkened.
+    """Frames in order and, below them, the same frames with the dropped patches darkened.
 
     frames (H, W, 3) uint8; kept (T, h, w) bool. Columns, a row per frame: time_s, share (per cent).
     """
     above, below = [], []
     for frame, mask, row in zip(frames, kept, table.itertuples(), strict=True):
-        places = (np.arange(n) * m // n for n, m in zip(frame.shape, mask.shape, strict=False))
-        light = np.where(mask[np.ix_(*places)], 1.0, DIMMED)
-        dimmed = (frame * light[..., None]).astype(np.uint8)
+        patch_index = (np.arange(n) * m // n for n, m in zip(frame.shape, mask.shape, strict=False))
+        brightness = np.where(mask[np.ix_(*patch_index)], 1.0, DIMMED)
+        dimmed = (frame * brightness[..., None]).astype(np.uint8)
         above.append({"frame": frame, "title": f"{row.time_s:.2f} s"})
         below.append({"frame": dimmed, "title": f"{row.share:.0f} % kept"})
     first = " The first frame has none before it and is kept whole." if kept[0].all() else ""
@@ -148,12 +147,12 @@ def twin_frames(frames: np.ndarray, table: pd.DataFrame) -> Figure:
     rows, columns, height, width = frames.shape[:4]
     size = 1.5 * columns, rows * (1.5 * height / width + 0.35) + 0.7
     figure, panels = style.panels(*size, rows, columns, squeeze=False)
-    for (clip, number), part in table.groupby(["clip", "frame"]):
-        colour = ABNORMAL if part["label"].iloc[0] else NORMAL
-        boxes, axes = part[CORNERS].dropna().to_numpy(float), panels[clip][number]
-        show_frame(axes, frames[clip, number], "", None, boxes, [(colour, "-")] * len(boxes))
-        if number == 0:
-            line = axes.text(0, 1.04, part["caption"].iloc[0], transform=axes.transAxes, size=10)
+    for (clip, frame), regions in table.groupby(["clip", "frame"]):
+        colour = ABNORMAL if regions["label"].iloc[0] else NORMAL
+        boxes, axes = regions[CORNERS].dropna().to_numpy(float), panels[clip][frame]
+        show_frame(axes, frames[clip, frame], "", None, boxes, [(colour, "-")] * len(boxes))
+        if frame == 0:
+            line = axes.text(0, 1.04, regions["caption"].iloc[0], transform=axes.transAxes, size=10)
             line.set_in_layout(False)  # a long caption may run over the next frames
     note = "Blue: normal region (the whole frame). Orange: abnormal region."
     return style.headline(figure, "Twin clips", note)
@@ -161,7 +160,7 @@ def twin_frames(frames: np.ndarray, table: pd.DataFrame) -> Figure:
 
 @style.styled
 def region_on_grid(frame: np.ndarray, table: pd.DataFrame, title: str = "") -> Figure:
-    """A frame under the patch grid with a box, and beside it how much each cell counts in the ROI.
+    """A frame with its patch grid and a box, beside the weight of each patch in the region feature.
 
     frame (H, W, 3) uint8. Columns: row, column (of the grid), weight, x1, y1, x2, y2 (normalised).
     """

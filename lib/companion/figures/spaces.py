@@ -8,7 +8,7 @@ import seaborn as sns
 from companion.figures import style
 from companion.figures.style import ABNORMAL, NORMAL, Figure, short_name
 
-ANNOTATED = 20  # cells per side up to which a number fits
+ANNOTATED = 20  # most cells per side that leave room for numbers
 
 
 def prompt_similarity_matrix(table: pd.DataFrame) -> Figure:
@@ -18,9 +18,9 @@ def prompt_similarity_matrix(table: pd.DataFrame) -> Figure:
     rows, columns = cosine.shape
     figure, axes = style.panels(4.6 + 0.48 * columns, 3.2 + 0.48 * rows)
     look = {"vmin": min(0.0, cosine.to_numpy().min()), "vmax": 1, "cmap": "cividis"}
-    numbers = {"annot": max(rows, columns) <= ANNOTATED, "fmt": ".2f", "annot_kws": {"size": 9}}
+    annotation = {"annot": max(rows, columns) <= ANNOTATED, "fmt": ".2f", "annot_kws": {"size": 9}}
     bar = {"label": "cosine similarity", "shrink": 0.6}
-    sns.heatmap(cosine, square=True, cbar_kws=bar, ax=axes, **look, **numbers)
+    sns.heatmap(cosine, square=True, cbar_kws=bar, ax=axes, **look, **annotation)
     axes.set(xlabel="", ylabel="")
     axes.set_yticklabels([fill(name, 34) for name in cosine.index], rotation=0)
     angle = {"rotation": 55, "ha": "right", "rotation_mode": "anchor"}
@@ -29,20 +29,20 @@ def prompt_similarity_matrix(table: pd.DataFrame) -> Figure:
 
 
 def batch_similarity(table: pd.DataFrame) -> Figure:
-    """Heat map of clips against captions, one panel per model.
+    """Heat maps of clips against captions, one panel per model.
 
     Columns: model, clip (number), caption (number), text (the clip's own caption), cosine.
     """
     models, size = table["model"].unique().tolist(), table["clip"].nunique()
-    scale = 3.6 + 0.52 * size * len(models), 1.6 + 0.52 * size
-    figure, [panels] = style.panels(*scale, 1, len(models), squeeze=False)
+    inches = 3.6 + 0.52 * size * len(models), 1.6 + 0.52 * size
+    figure, [panels] = style.panels(*inches, 1, len(models), squeeze=False)
     texts = table.drop_duplicates("clip").set_index("clip")["text"]
-    names = [fill(f"{number}  {text}", 44) for number, text in texts.items()]
+    names = [fill(f"{clip}  {text}", 44) for clip, text in texts.items()]
     look = {"annot": True, "fmt": ".2f", "annot_kws": {"size": 9}, "cbar": False}
     look |= {"vmin": table["cosine"].min(), "vmax": table["cosine"].max()}
     for model, axes in zip(models, panels, strict=True):
-        part = table[table["model"] == model]
-        cosine = part.pivot(index="clip", columns="caption", values="cosine")
+        pairs = table[table["model"] == model]
+        cosine = pairs.pivot(index="clip", columns="caption", values="cosine")
         sns.heatmap(cosine, cmap="cividis", square=True, ax=axes, **look)
         axes.set(xlabel="caption", ylabel="", title=model)
         axes.set_yticklabels(names if axes is panels[0] else texts.index, rotation=0)
@@ -51,7 +51,7 @@ def batch_similarity(table: pd.DataFrame) -> Figure:
 
 
 def similarity_gap(table: pd.DataFrame) -> Figure:
-    """S_N and S_A per video, joined, with the signed gap written beside them (Figure 1).
+    """S_N and S_A of each video joined by a line, with the signed gap beside it (Figure 1).
 
     Columns: key, class_name, normal, abnormal, gap; one row per video, drawn top to bottom.
     """
@@ -73,9 +73,9 @@ def similarity_gap(table: pd.DataFrame) -> Figure:
 
 
 def projection_panels(table: pd.DataFrame, method: str = "UMAP") -> Figure:
-    """Scatter of a projection, one square panel per model or space; texts are stars.
+    """Scatter plot of a projection, one square panel per model or space; texts are stars.
 
-    Columns: panel, x, y, group, text (1: a prompt or class, else 0). No axis has a unit.
+    Columns: panel, x, y, group, text (1: a prompt or class, else 0). The axes have no unit.
     """
     panels, groups = table["panel"].unique().tolist(), table["group"].unique().tolist()
     square = {"squeeze": False, "subplot_kw": {"box_aspect": 1}}
@@ -86,10 +86,10 @@ def projection_panels(table: pd.DataFrame, method: str = "UMAP") -> Figure:
     stars = {"marker": "*", "s": 90, "edgecolor": "white", "linewidth": 0.5}
     names = {"xlabel": f"{method} 1 (no unit)", "ylabel": f"{method} 2 (no unit)"}
     for i, (axes, panel) in enumerate(zip(row, panels, strict=True)):
-        part = table[table["panel"] == panel]
-        texts = part["text"] == 1
-        sns.scatterplot(part[~texts], x="x", y="y", ax=axes, legend=not i, **shared, **points)
-        sns.scatterplot(part[texts], x="x", y="y", ax=axes, legend=False, **shared, **stars)
+        rows = table[table["panel"] == panel]
+        texts = rows["text"] == 1
+        sns.scatterplot(rows[~texts], x="x", y="y", ax=axes, legend=not i, **shared, **points)
+        sns.scatterplot(rows[texts], x="x", y="y", ax=axes, legend=False, **shared, **stars)
         axes.set_aspect("equal", adjustable="datalim")
         axes.set(title=f"{panel} (n = {(~texts).sum()})", xticks=[], yticks=[], **names)
     return style.stamp(figure, "Stars: prompts or class texts, in their group's colour.", row[0])

@@ -1,4 +1,4 @@
-"""What all figures share: style, palette, legends, provenance lines and saving."""
+"""What all figures share: style, palette, legends, captions and PNG encoding."""
 
 import io
 import textwrap
@@ -24,18 +24,18 @@ FIXED = {"normal clip": NORMAL, "abnormal clip": ABNORMAL, "paper": "#000000",
          "normal prompt": "#009E73", "abnormal prompt": "#000000"}  # fmt: skip
 MARKERS = "osD^vPdX<>"
 styled = matplotlib.rc_context(fname=STYLE)
-"""Decorator of a figure function: it draws in the project's style, whatever the caller's is."""
+"""Decorator: the figure function draws in the project's style, whatever the caller has set."""
 
 
 class Figure(matplotlib.figure.Figure):
-    """A figure that needs no global state and that a notebook shows when it ends a cell."""
+    """A figure without pyplot's global state; a notebook displays it at the end of a cell."""
 
     def _repr_png_(self) -> bytes:
         return self.png
 
     @cached_property
     def png(self) -> bytes:
-        """The finished figure as a PNG file, drawn once for the run's folder and the notebook."""
+        """The finished figure as PNG bytes, rendered once for the run's folder and the notebook."""
         stream = io.BytesIO()
         with matplotlib.rc_context(fname=STYLE):
             # Without a Software entry the bytes do not depend on matplotlib's version.
@@ -44,13 +44,13 @@ class Figure(matplotlib.figure.Figure):
 
 
 def panels(width: float, height: float, *shape: int, **shared: Any) -> tuple[Figure, Any]:
-    """A figure of this size in inches that cuts no label, and what ``subplots`` makes in it."""
+    """A figure of this size in inches, whose layout cuts no label, and its subplots."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(*shape, **shared)
 
 
 def committed(name: str) -> pd.DataFrame:
-    """A table of the committed figures/; InputError if it is not there."""
+    """Read a table of the committed figures/; InputError if it is missing."""
     path = ROOT / "figures" / f"{name}.csv"
     if not path.is_file():
         raise InputError(f"{path}: missing; restore it with git checkout figures")
@@ -58,7 +58,7 @@ def committed(name: str) -> pd.DataFrame:
 
 
 def headline(figure: Figure, title: str, caption: str = "") -> Figure:
-    """The figure with a title at the top left and, below, what the marks, n and intervals are."""
+    """Add a title at the top left and, below, a caption on marks, n and intervals."""
     if title:
         text = textwrap.fill(title, int(figure.get_figwidth() * 8))
         figure.suptitle(text, x=0.01, ha="left", weight="bold")
@@ -66,9 +66,9 @@ def headline(figure: Figure, title: str, caption: str = "") -> Figure:
 
 
 def stamp(figure: Figure, line: str, marked: Axes | None = None) -> Figure:
-    """The figure with ``line``, such as the data's name, as the last one under it.
+    """Add ``line``, such as the data's name, as the last one of the caption.
 
-    With ``marked``, its legend and the one that seaborn has made go beside the data.
+    With ``marked``, its legend and seaborn's are merged and moved beside the plot.
     """
     if marked is not None:
         _legend_outside(figure, marked)
@@ -80,26 +80,27 @@ def stamp(figure: Figure, line: str, marked: Axes | None = None) -> Figure:
 
 
 def _legend_outside(figure: Figure, axes: Axes) -> None:
-    found: dict[str, object] = {}
-    for made in filter(None, [*figure.legends, axes.get_legend()]):
-        found |= dict(zip((t.get_text() for t in made.texts), made.legend_handles, strict=True))
+    handles: dict[str, object] = {}
+    for legend in filter(None, [*figure.legends, axes.get_legend()]):
+        names = [text.get_text() for text in legend.texts]
+        handles |= dict(zip(names, legend.legend_handles, strict=True))
     figure.legends.clear()
     axes.legend_ = None
-    found |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
-    figure.legend(list(found.values()), list(found), loc="outside right upper")
+    handles |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+    figure.legend(list(handles.values()), list(handles), loc="outside right upper")
 
 
 def short_name(key: str) -> str:
-    """Name of a clip without folder and ending: "a/Fire001_x264.mp4#0-8" -> "Fire001"."""
+    """Clip name without folder and suffixes: "a/Fire001_x264.mp4#0-8" -> "Fire001"."""
     return Path(key.split("#")[0]).stem.removesuffix("_x264")
 
 
 def colours(names: Sequence[str]) -> dict[str, str]:
-    """A colour per name; normal and abnormal clips and prompts always have theirs."""
+    """A colour per name; normal and abnormal clips and prompts always have the same ones."""
     return {name: FIXED.get(str(name), PALETTE[i % len(PALETTE)]) for i, name in enumerate(names)}
 
 
 def markers(names: Sequence[str]) -> dict[str, str]:
-    """A marker per name; prompts have a star, as other texts have."""
-    star = {name: "*" for name in names if str(name).endswith("prompt")}
-    return {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(names)} | star
+    """A marker per name; prompts are stars, as other texts are."""
+    stars = {name: "*" for name in names if str(name).endswith("prompt")}
+    return {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(names)} | stars
