@@ -171,20 +171,20 @@ def sampled_pieces(
     path: Path, size: tuple[int, int], rate: float, stride: int | None, count: int, threads: str
 ) -> Iterator[Piece]:
     """Decode a video once, from its start, and yield pieces of ``count`` sampled frames."""
-    frames, sampled, left = [], [], 1.0
+    frames, sampled, remaining = [], [], 1.0
     try:
         walk = Walk(path, size, threads)
         wanted = frame_numbers(walk.info, rate, stride)
         share = count / max(1, len(wanted))
         for number, frame in walk.frames(wanted):
             if len(frames) == count:
-                yield Piece(path, min(share, left), np.stack(frames))
-                left, frames = max(0.0, left - share), []
+                yield Piece(path, min(share, remaining), np.stack(frames))
+                remaining, frames = max(0.0, remaining - share), []
             sampled.append(number)
             frames.append(frame)
-        yield Piece(path, left, np.stack(frames), walk.info, np.array(sampled))
+        yield Piece(path, remaining, np.stack(frames), walk.info, np.array(sampled))
     except Exception as error:  # one bad file must not stop the others
-        yield Piece(path, left, error=error)
+        yield Piece(path, remaining, error=error)
 
 
 def has_bf16(device: str) -> bool:

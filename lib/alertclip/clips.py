@@ -56,10 +56,10 @@ class ClipDataset(Dataset):
     """Items as samples; clips that cannot be decoded are left out and listed in ``failures``.
 
     A sample holds ``num_frames`` frames in time order, at the centres of equal bins of the clip
-    (its segment, or the whole video); ``spacing``: equal in frames or in time. ``cover`` moves the
-    nearest frame into each region's span without one. A shorter clip gives each frame once, padded
-    with its last and masked False. Times are seconds from the start of the video. ``notes`` lists
-    segments and regions that end after their video.
+    (its segment, or the whole video); ``spacing``: equal in frames or in time. With ``cover``, the
+    nearest frame moves into each region's span that has none. A shorter clip gives each frame once,
+    padded with its last and masked False. Times are seconds from the start of the video. ``notes``
+    lists segments and regions that end after their video.
     """
 
     def __init__(
@@ -128,8 +128,8 @@ class ClipDataset(Dataset):
 
     def digest(self) -> str:
         """SHA-256 of the videos' content and of the frame numbers sampled from each."""
-        parts = {k: (self._infos[k].sha256, self._indices[k].tolist()) for k in self._indices}
-        return sha256_json(parts)
+        clips = {k: (self._infos[k].sha256, self._indices[k].tolist()) for k in self._indices}
+        return sha256_json(clips)
 
     def _keep(self, items: Sequence[Item], lost: dict[str, str]) -> list[Item]:
         """Items without a reason in ``lost`` (key -> reason); the others go to ``failures``."""

@@ -73,22 +73,22 @@ def fit(
 def _train(
     run: "Run", train: Dataset, validation: Dataset | None, seed: int, workers: int, start: int
 ) -> None:
-    stage, mine, total = run.stage, distributed.own_shard(), run.stage.total_steps(len(train))
+    stage, shard, total = run.stage, distributed.own_shard(), run.stage.total_steps(len(train))
     # With its own generator a loader does not change the random state that dropout uses.
     options = {"generator": torch.Generator(), "pin_memory": run.device.type == "cuda"}
     load = partial(DataLoader, collate_fn=collate, num_workers=workers, **options)
-    order = micro_batches(len(train), stage, seed, start, mine)
-    batches, steps = iter(load(train, batch_sampler=order)), range(start, total)
+    index_batches = micro_batches(len(train), stage, seed, start, shard)
+    batches, steps = iter(load(train, batch_sampler=index_batches)), range(start, total)
     if validation is not None:
         chunks = list(BatchSampler(range(len(validation)), stage.batch_size, False))
-        held_out = load(validation, batch_sampler=chunks[mine])
+        held_out = load(validation, batch_sampler=chunks[shard])
     if distributed.rank() == 0:
         checkpoint.trim_log(run.out, start)
         steps = progress(steps, len(steps), f"{run.out.name} step")
     for step in steps:
         distributed.seed_step(seed, step)
-        group = islice(batches, stage.accumulation)
-        run.step(step, total, group, step * stage.items_per_step / len(train))
+        step_batches = islice(batches, stage.accumulation)
+        run.step(step, total, step_batches, step * stage.items_per_step / len(train))
         last = step + 1 == total
         if validation is not None and (last or (step + 1) % run.validate_steps == 0):
             run.model.eval()
@@ -232,8 +232,8 @@ def out_of_memory_advice(name: str) -> Iterator[None]:
                 f"{name}: a process that loads clips was killed. Batches come through shared"
                 " memory: give the machine more (docker run --shm-size=8g), or set workers=0"
             ) from error
-        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not known and "allocate memory" not in str(error):  # torch's message on a CPU
+        exhausted = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not exhausted and "allocate memory" not in str(error):  # torch's message on a CPU
             raise
         raise TrainingError(
             f"{name}: out of memory ({str(error).splitlines()[0]}). Set checkpointing=all or"
