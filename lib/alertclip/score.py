@@ -135,9 +135,9 @@ def output_names(videos: Sequence[Path], known: Mapping[str, str] | None = None)
     stems = Counter(video.stem.casefold() for video in dict.fromkeys(videos))
     for video in dict.fromkeys(videos):
         path, stem = files.printable(video), files.printable(video.stem)
-        names_tried = [stem] if stems[video.stem.casefold()] == 1 else []
-        names_tried.append(f"{files.printable(video.parent.name)}__{stem}")
-        short = [n for n in names_tried if len(n.encode()) <= NAME_BYTES]
+        candidates = [stem] if stems[video.stem.casefold()] == 1 else []
+        candidates.append(f"{files.printable(video.parent.name)}__{stem}")
+        short = [n for n in candidates if len(n.encode()) <= NAME_BYTES]
         free = [n for n in short if n.casefold() not in taken]
         prefix = stem.encode()[: NAME_BYTES - 9].decode(errors="ignore")
         hashed = f"{prefix}-{files.sha256_json(path)[:8]}"
@@ -187,7 +187,7 @@ def _score_all(
         tqdm.write("{video}: {status} {reason}".format(**row).rstrip(), sys.stdout)
         _append(summary, row)
         failed += row["status"] == "failed"
-    _add_rows(summary, order, [])  # sorts
+    _add_rows(summary, order, [])  # sort
     note = f", {len(skipped)} skipped (not {', '.join(files.VIDEO_SUFFIXES)})" if skipped else ""
     print(f"{len(shard) - failed} scored, {failed} failed{note}; see {summary}")
     return 1 if failed else 0
