@@ -3,8 +3,8 @@
 ``python -m alertclip.export runs/mini/full --out FOLDER`` writes a transformers ``CLIPModel``.
 
 An Alert-CLIP folder holds:
-open_clip_config.json, open_clip_model.safetensors   for stock open_clip, as local-dir:FOLDER
-config.json, model.safetensors                       instead, for a BLIP: for transformers
+open_clip_config.json, open_clip_model.safetensors   CLIP, SigLIP: for stock open_clip
+config.json, model.safetensors                       BLIP: for transformers
 alert_temporal.safetensors, alert_clip.json          temporal head, settings and provenance
 adapter/                                             the stage's LoRA as saved by PEFT, for the
     weights that the stage started from, after ``attention.split_attention``

@@ -33,7 +33,7 @@ class DataParams(Group):
     validation_fraction: float = Field(0.05, gt=0, lt=1)  # ours: the test set must not select
     strip_class_prefix: bool = False  # drop the caption prefix that states the class
     num_frames: int = Field(256, ge=1)  # Table 4
-    frame_spacing: Literal["index", "time"] = "index"  # index: the papers' rule
+    frame_spacing: Literal["index", "time"] = "index"  # papers' rule; differs at variable rate
     skip_lost_clips: bool = False  # resume training without clips that got lost
     region_negatives: Literal["hard", "standard"] = "hard"  # standard = other regions' captions
 
