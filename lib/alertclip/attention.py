@@ -1,4 +1,4 @@
-"""Split the packed attention of any family into plain projections, so that LoRA can adapt them.
+"""Split packed attention layers into separate linear projections, so that LoRA can adapt each.
 
 PEFT cannot adapt q, k and v of ``nn.MultiheadAttention`` separately and applies its output
 projection twice; a fused qkv layer (timm, BLIP) would get one adapter for all three. On plain
@@ -18,8 +18,8 @@ from media.errors import InputError
 
 PARTS = ("q_proj", "k_proj", "v_proj")
 OUT = ("out_proj",)
-LAYOUTS = {  # pattern of an attention's name -> stems of its stored names, of which projections;
-    # the first pattern that is found holds
+LAYOUTS = {  # pattern of a module's name -> {stem of a stock key: projections packed under it};
+    # the first match applies
     r"\btrunk\.blocks\.\d+\.attn$": {"qkv.": PARTS, "proj.": OUT},  # timm
     r"\btrunk\.attn_pool$": {"q.": PARTS[:1], "kv.": PARTS[1:], "proj.": OUT},  # timm
     r"\bself_attn$": {"qkv.": PARTS, "projection.": OUT},  # BLIP
@@ -30,7 +30,7 @@ LAYOUTS = {  # pattern of an attention's name -> stems of its stored names, of w
 class Projections(nn.Module):
     """Multi-head attention with separate q, k, v and out projections, batch first.
 
-    ``kept``: a list that collects each pass's probabilities (B, heads, M, N), computed explicitly.
+    ``kept``: a list to which each forward pass appends its probabilities (B, heads, M, N).
     ``local``: each token attends to itself only.
     """
 
@@ -64,7 +64,7 @@ class Projections(nn.Module):
         q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in projected)
         mask = None if mask is None else mask.to(q.dtype)
         rate = self.dropout if self.training else 0.0
-        # The fused kernel's backward pass in bf16 takes six times as long on a CPU.
+        # On a CPU the fused kernel's backward pass in bf16 is six times slower.
         slow = self.training and q.is_cpu and q.dtype == torch.bfloat16
         if self.kept is None and not slow:
             x = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=rate)
@@ -83,7 +83,7 @@ class Projections(nn.Module):
 
 
 class SplitAttention(Projections):
-    """``nn.MultiheadAttention``, as open_clip's own towers call it."""
+    """Replaces ``nn.MultiheadAttention`` in open_clip's own towers."""
 
     def __init__(self, packed: nn.MultiheadAttention) -> None:
         weight, bias = packed.in_proj_weight, packed.in_proj_bias
@@ -100,7 +100,7 @@ class SplitAttention(Projections):
 
 
 class SplitSelfAttention(Projections):
-    """A fused qkv layer, as timm's and BLIP's towers have it: one input, no mask."""
+    """Replaces the fused-qkv self-attention of timm and BLIP, which uses no mask."""
 
     def __init__(self, qkv: nn.Linear, out: nn.Linear, num_heads: int, dropout: float) -> None:
         biases = (None,) * 3 if qkv.bias is None else qkv.bias.chunk(3)
@@ -112,7 +112,7 @@ class SplitSelfAttention(Projections):
 
 
 class SplitPool(Projections):
-    """SigLIP's attention pooling (timm): a learned query reads the tokens, then an MLP."""
+    """SigLIP's attention pooling (timm): a learned query attends to the tokens, then an MLP."""
 
     def __init__(self, packed: AttentionPoolLatent) -> None:
         q, kv = packed.q, packed.kv
@@ -129,8 +129,8 @@ class SplitPool(Projections):
         return (pooled + self.mlp(self.norm(pooled)))[:, 0]
 
     def values(self, x: Tensor) -> Tensor:
-        """Every token pooled alone: x (B, N, width) -> the same shape."""
-        pooled = self.out_proj(self.v_proj(x))  # all the attention is its own
+        """Each token pooled by itself: x (B, N, width) -> the same shape."""
+        pooled = self.out_proj(self.v_proj(x))  # a single token has attention weight 1
         return pooled + self.mlp(self.norm(pooled))
 
 
@@ -144,23 +144,23 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 def split_attention(model: nn.Module) -> int:
     """Replace every packed attention of an open_clip model in place; return how many.
 
-    Raises InputError on timm attention that does more (normalised queries, gates).
+    Raises InputError on timm attention with query or key normalisation or a gate.
     """
-    found = [(name, part) for name, part in model.named_modules() if type(part) in SPLIT]
-    for name, part in found:
-        model.set_submodule(name, SPLIT[type(part)](part))
-    return len(found)
+    packed = [(name, module) for name, module in model.named_modules() if type(module) in SPLIT]
+    for name, module in packed:
+        model.set_submodule(name, SPLIT[type(module)](module))
+    return len(packed)
 
 
 def _split_timm(attention: Attention) -> SplitSelfAttention:
-    plain = (attention.q_norm, attention.k_norm, attention.norm)
-    if attention.gate is not None or not all(isinstance(part, nn.Identity) for part in plain):
+    norms = (attention.q_norm, attention.k_norm, attention.norm)
+    if attention.gate is not None or not all(isinstance(norm, nn.Identity) for norm in norms):
         raise InputError("only timm's plain attention can be split: no norms, no gate")
     dropout = attention.attn_drop.p
     return SplitSelfAttention(attention.qkv, attention.proj, attention.num_heads, dropout)
 
 
-SPLIT = {  # how what must be split before LoRA is split
+SPLIT = {  # packed attention -> its replacement
     nn.MultiheadAttention: SplitAttention,
     Attention: _split_timm,
     AttentionPoolLatent: SplitPool,
@@ -168,17 +168,17 @@ SPLIT = {  # how what must be split before LoRA is split
 
 
 def pack_state_dict(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """State dict of a split model under the stock keys of its library (``LAYOUTS``)."""
+    """A split model's state dict under the stock keys of its library (see ``LAYOUTS``)."""
     packed = {}
     for name, tensor in state.items():
-        stem, _, tail = name.rpartition(".")
-        owner, _, part = stem.rpartition(".")
-        if part not in PARTS + OUT:
+        module, _, tail = name.rpartition(".")
+        attention, _, projection = module.rpartition(".")
+        if projection not in PARTS + OUT:
             packed[name] = tensor
             continue
-        layout = next(stems for pattern, stems in LAYOUTS.items() if re.search(pattern, owner))
-        for stem, parts in layout.items():
-            if part == parts[0]:
-                pieces = [state[f"{owner}.{p}.{tail}"] for p in parts]
-                packed[f"{owner}.{stem}{tail}"] = torch.cat(pieces)
+        layout = next(stems for pattern, stems in LAYOUTS.items() if re.search(pattern, attention))
+        for stem, projections in layout.items():
+            if projection == projections[0]:
+                tensors = [state[f"{attention}.{p}.{tail}"] for p in projections]
+                packed[f"{attention}.{stem}{tail}"] = torch.cat(tensors)
     return packed

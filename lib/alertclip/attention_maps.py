@@ -1,7 +1,7 @@
 """Where the model looks: attention rollout over patches.
 
-Rollout is Abnar and Zuidema (2020), section 3: heads averaged, half of each block's flow kept by
-the residual connection, blocks multiplied. The paper shows maps (Figure 5) without saying how.
+Rollout (Abnar and Zuidema 2020, section 3) averages the heads, gives half of each block's weight to
+the residual connection and multiplies the blocks. The paper does not say how it made Figure 5.
 Axis letters: F frames, N tokens, h w patches.
 """
 
@@ -18,21 +18,21 @@ from media.errors import InputError
 
 @torch.inference_mode()
 def attention_maps(model: nn.Module, frames: Tensor) -> Tensor:
-    """Rollout of an AlertCLIP's visual tower: frames (T, 3, H, W) uint8 -> (T, h, w), sums to 1."""
+    """Rollout of the visual tower: frames (T, 3, H, W) uint8 -> (T, h, w), each map sums to 1."""
     with keep_probabilities(model.clip.visual) as blocks:
         model.image_features(frames)
     return rollout_maps(model, blocks).cpu()
 
 
 def rollout(attention: Tensor) -> Tensor:
-    """Flow of attention through L blocks: (L, B, N, N), rows sum to 1 -> (B, N, N), likewise."""
+    """Attention rollout through L blocks: (L, B, N, N) -> (B, N, N); all rows sum to 1."""
     identity = torch.eye(attention.shape[-1], dtype=attention.dtype, device=attention.device)
     return reduce(lambda flow, block: 0.5 * (block + identity) @ flow, attention, identity)
 
 
 def token_maps(row: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Weights of the tokens (B, N), at least 0 -> patches (B, h, w), sum 1; all 0: uniform."""
-    patches = row[:, -grid[0] * grid[1] :]  # behind a class token, if any
+    """Token weights (B, N) >= 0 -> patch maps (B, h, w) that sum to 1; all zero: uniform."""
+    patches = row[:, -grid[0] * grid[1] :]  # after the class token, if any
     total = patches.sum(dim=-1, keepdim=True)
     uniform = torch.full_like(patches, 1 / patches.shape[-1])
     return torch.where(total > 0, patches / total, uniform).unflatten(-1, grid)
@@ -40,10 +40,10 @@ def token_maps(row: Tensor, grid: tuple[int, int]) -> Tensor:
 
 @contextmanager
 def keep_probabilities(tower: nn.Module) -> Iterator[list[Tensor]]:
-    """Compute every attention inside the block explicitly, and collect its probabilities.
+    """Collect the attention probabilities of ``tower``'s forward passes inside the block.
 
-    Yields a list that fills with (B, heads, N, M) in running order; gradients pass through them.
-    Raises InputError if a tower has no split attention.
+    Yields a list that fills with (B, heads, M, N) in order of execution; gradients flow through
+    them. Raises InputError if the tower has no split attention.
     """
     attentions = [module for module in tower.modules() if isinstance(module, Projections)]
     if not attentions:
@@ -59,7 +59,7 @@ def keep_probabilities(tower: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def rollout_maps(model: nn.Module, blocks: list[Tensor]) -> Tensor:
-    """Share of each patch in the pooled image feature: (F, h, w), sums to 1."""
+    """Share of each patch in the pooled image feature: (F, h, w), each map sums to 1."""
     layers, query = layers_and_query([block.detach().mean(dim=1) for block in blocks])
     flow, patches = rollout(torch.stack(layers)), model.grid[0] * model.grid[1]
     averaged = query is None and model.clip.visual.pool_type == "avg"  # over the patches
@@ -68,11 +68,11 @@ def rollout_maps(model: nn.Module, blocks: list[Tensor]) -> Tensor:
 
 
 def layers_and_query(blocks: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:
-    """Self-attention blocks (B, N, N), and the attention that pools (B, 1, N) if any."""
+    """Split ``blocks`` into self-attention (B, N, N) and pooling attention (B, 1, N) or None."""
     pools = blocks[-1].shape[-2] != blocks[-1].shape[-1]
     return (blocks[:-1], blocks[-1]) if pools else (blocks, None)
 
 
 def read(flow: Tensor, weights: Tensor | None) -> Tensor:
-    """flow (B, N, N) as read by pooled tokens of weights (B, 1, N), or by the class token."""
+    """Row (B, N) of flow (B, N, N) for pooling weights (B, 1, N), or for the class token."""
     return flow[:, 0] if weights is None else (weights @ flow)[:, 0]

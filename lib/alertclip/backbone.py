@@ -1,7 +1,7 @@
-"""A pre-trained backbone of any family, ready for LoRA, with its geometry and patch grid.
+"""Load a pre-trained CLIP or SigLIP (open_clip) or BLIP (transformers), ready for LoRA.
 
-CLIP and SigLIP come from open_clip, BLIP from transformers. Nothing here unpickles. To add a family
-see CONTRIBUTING.md; here, describe its vision tower in ``take_apart``.
+Nothing is unpickled. CONTRIBUTING.md says how to add a family; here, ``take_apart`` describes its
+vision tower.
 """
 
 import ctypes
@@ -27,7 +27,7 @@ from media.errors import InputError
 from media.files import read_json
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "miniworld/weights"
-PACKAGED = {name: WEIGHTS / name for name in ("miniclip", "minisiglip")}  # need no download
+PACKAGED = {name: WEIGHTS / name for name in ("miniclip", "minisiglip")}  # no download
 CONFIG = "open_clip_config.json"
 PatchTokens = Literal["plain", "value"]
 Projection = Callable[[Tensor], Tensor]
@@ -37,7 +37,7 @@ Projection = Callable[[Tensor], Tensor]
 class Backbone:
     """A model with split attention, its tokenizer and its geometry.
 
-    ``model`` has ``visual``, ``encode_text`` and ``logit_scale`` as open_clip's.
+    ``model`` has ``visual``, ``encode_text`` and ``logit_scale`` as in open_clip.
     """
 
     model: nn.Module
@@ -48,22 +48,22 @@ class Backbone:
     std: tuple[float, float, float]
     grid: tuple[int, int]  # patches: rows, columns
     embed_dim: int
-    config: dict[str, Any]  # open_clip's model_cfg; of BLIP, transformers' config
+    config: dict[str, Any]  # open_clip's model_cfg; for BLIP, transformers' config
 
 
 def brings_weights(name: str) -> bool:
-    """Whether the name alone says which weights, so that ``pretrained`` stays empty."""
+    """Whether the name alone determines the weights, so that ``pretrained`` must be None."""
     return name in PACKAGED or name.startswith(("local-dir:", "blip:"))
 
 
 def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
-    """Load ``miniclip``, ``minisiglip``, an open_clip model by its name, ``local-dir:PATH`` or
-    ``blip:NAME``, where NAME is a folder or a model of the Hugging Face hub.
+    """Load a backbone by its name.
 
-    ``pretrained``, for open_clip names only: a tag, a .safetensors file, or a .pt file of OpenAI,
-    LongCLIP (which reads 248 tokens) or open_clip, which is converted beside it; None: random
-    weights. Raises InputError if weights are missing, are of another model or were trained with
-    another activation.
+    ``name``: ``miniclip``, ``minisiglip``, an open_clip model, ``local-dir:PATH``, or ``blip:NAME``
+    with a folder or a model of the Hugging Face hub. ``pretrained``, for open_clip models only: a
+    tag, a .safetensors file, or a .pt file of OpenAI, LongCLIP (which reads 248 tokens) or
+    open_clip, which is converted beside it; None: random weights. Raises InputError if the weights
+    are missing, belong to another model or were trained with another activation.
     """
     keep_freed_memory()  # every long computation starts here
     folder, options = None, {}
@@ -78,10 +78,10 @@ def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
             config = model.architecture.to_dict()
             return _describe(model, tokenizer, name, config["image_text_hidden_size"], config)
         if not (folder / CONFIG).is_file():
-            make = "; python -m miniworld.prior makes it" if name in PACKAGED else ""
-            raise InputError(f"backbone {name}: no {CONFIG} in {folder}{make}")
+            hint = "; python -m miniworld.prior makes it" if name in PACKAGED else ""
+            raise InputError(f"backbone {name}: no {CONFIG} in {folder}{hint}")
         config = read_json(folder / CONFIG).get("model_cfg")
-        options["require_pretrained"] = True  # otherwise open_clip goes on with random weights
+        options["require_pretrained"] = True  # else open_clip would use random weights
     elif (config := open_clip.get_model_config(name)) is None:
         raise InputError(f"backbone {name}: no such open_clip model; see open_clip.list_models()")
     elif pretrained is not None:
@@ -94,8 +94,8 @@ def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
         model, _, _ = open_clip.create_model_and_transforms(source, **options)
         length = options.get("force_context_length")
         tokenizer = open_clip.get_tokenizer(source, length)  # SigLIP's comes from the hub
-    except Exception as error:  # hub, network, parsing and misfit files share no base class
-        raise InputError(_missing(name, pretrained, folder, error)) from error
+    except Exception as error:  # hub, network, parser and bad files share no error class
+        raise InputError(_loading_error(name, pretrained, folder, error)) from error
     return from_clip(model, tokenizer, name, config)
 
 
@@ -105,12 +105,12 @@ def from_clip(
     """Split a stock open_clip CLIP or SigLIP in place and wrap it. ``config`` is its model_cfg."""
     visual = model.visual
     if hasattr(visual, "transformer") and hasattr(model, "transformer"):  # CLIP
-        known = visual.attn_pool is None and visual.pool_type in ("tok", "avg")
+        supported = visual.attn_pool is None and visual.pool_type in ("tok", "avg")
     else:  # SigLIP
         trunk = getattr(visual, "trunk", None)
-        known = isinstance(trunk, VisionTransformer) and isinstance(model.text, TextTransformer)
-        known = known and isinstance(trunk.attn_pool, AttentionPoolLatent)
-    if not known:
+        supported = isinstance(trunk, VisionTransformer) and isinstance(model.text, TextTransformer)
+        supported = supported and isinstance(trunk.attn_pool, AttentionPoolLatent)
+    if not supported:
         raise InputError(
             f"backbone {name}: needs open_clip's own ViT and text tower, like ViT-B-32-quickgelu,"
             " or SigLIP's, like ViT-B-16-SigLIP"
@@ -119,51 +119,52 @@ def from_clip(
     return _describe(model, tokenizer, name, config["embed_dim"], config)
 
 
-def _describe(model: nn.Module, tokenizer: Callable, name: str, *rest: Any) -> Backbone:
+def _describe(
+    model: nn.Module, tokenizer: Callable, name: str, embed_dim: int, config: dict[str, Any]
+) -> Backbone:
     visual = model.visual
     size, grid = tuple(visual.image_size), take_apart(visual)[1]
     mean = tuple(getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN)
     std = tuple(getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD)
-    return Backbone(model.eval(), tokenizer, name, size, mean, std, grid, *rest)
+    return Backbone(model.eval(), tokenizer, name, size, mean, std, grid, embed_dim, config)
 
 
 def _check_weights(name: str, pretrained: str, config: dict[str, Any]) -> dict[str, Any]:
-    """Refuse weights that are missing, of another CLIP or for the other activation.
+    """Raise InputError for weights that are missing, of another model or for another activation.
 
-    Returns the mean and standard deviation of the pixels for weights in a file, which open_clip
-    would take to be CLIP's: those of the config beside it, else of the model's published weights.
-    The length of that file's texts is put into ``config``.
+    Returns the pixel mean and std for weights in a file (open_clip would assume CLIP's): those of
+    the config beside it, else of the model's published weights. Sets the context length in
+    ``config`` to the file's.
     """
-    path, tag = Path(pretrained), open_clip.get_pretrained_cfg(name, pretrained)
-    tags, pixels = list_pretrained_tags_by_model(name), {}
-    trained = tag
-    if not tag:
+    path, tags, pixels = Path(pretrained), list_pretrained_tags_by_model(name), {}
+    trained = open_clip.get_pretrained_cfg(name, pretrained)  # empty unless a tag
+    if not trained:
         if not path.is_file():
             known = ", ".join(tags)
             raise InputError(f"pretrained {path}: no such file, and {name} has the tags {known}")
         beside = path.with_name(CONFIG)  # our exports have one
-        found = read_json(beside) if beside.is_file() else {}
+        exported = read_json(beside) if beside.is_file() else {}
         metadata, shapes = file_header(path)
-        stem, vision = shapes.get("visual.conv1.weight"), config["vision_cfg"]
-        if stem and stem[::2] != [vision.get("width"), vision.get("patch_size")]:
+        patch_layer, vision = shapes.get("visual.conv1.weight"), config["vision_cfg"]
+        if patch_layer and patch_layer[::2] != [vision.get("width"), vision.get("patch_size")]:
             raise InputError(f"pretrained {path}: weights of another model than {name}")
-        if table := shapes.get(POSITIONS):  # open_clip would squeeze LongCLIP's 248 places into 77
-            config["text_cfg"]["context_length"] = table[0]
+        if positions := shapes.get(POSITIONS):  # open_clip would resample LongCLIP's 248 to 77
+            config["text_cfg"]["context_length"] = positions[0]
         archive = metadata.get("source") == ARCHIVE
-        trained = {"quick_gelu": True} if archive else found.get("model_cfg")
+        trained = {"quick_gelu": True} if archive else exported.get("model_cfg")
         published = open_clip.get_pretrained_cfg(name, tags[0]) if tags else {}
-        pixels = found.get("preprocess_cfg") or published
+        pixels = exported.get("preprocess_cfg") or published
     if trained and bool(trained.get("quick_gelu")) != bool(config.get("quick_gelu")):
-        right = name.removesuffix("-quickgelu") + "-quickgelu" * bool(trained.get("quick_gelu"))
-        # The other activation loads without an error, and its results are wrong.
+        fitting = name.removesuffix("-quickgelu") + "-quickgelu" * bool(trained.get("quick_gelu"))
+        # The wrong activation would load without an error and give wrong results.
         raise InputError(
             f"backbone {name} and weights {pretrained} differ in the activation (QuickGELU):"
-            f" use backbone={right}"
+            f" use backbone={fitting}"
         )
     return {f"image_{key}": tuple(pixels[key]) for key in ("mean", "std") if pixels.get(key)}
 
 
-def _missing(name: str, pretrained: str | None, folder: Path | None, error: Exception) -> str:
+def _loading_error(name: str, pretrained: str | None, folder: Path | None, error: Exception) -> str:
     reason = f"{type(error).__name__}: {error}"
     if folder:
         return (
@@ -182,22 +183,22 @@ def _missing(name: str, pretrained: str | None, folder: Path | None, error: Exce
 
 
 def keep_freed_memory() -> None:
-    """Ask glibc to reuse freed blocks: training steps on a CPU become a fifth faster.
+    """Make glibc keep freed memory for reuse: training steps on a CPU become a fifth faster.
 
-    Where the environment sets malloc's limits, or without glibc, nothing changes.
+    Does nothing without glibc or where the environment sets malloc's options.
     """
-    chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
+    configured = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt and not chosen:
+    if mallopt and not configured:
         mallopt(-4, 0)  # M_MMAP_MAX of malloc.h
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def take_apart(visual: nn.Module) -> tuple[nn.Module, tuple[int, int], Projection]:
-    """What the families name differently in a vision tower: BLIP, SigLIP (timm), CLIP (open_clip).
+    """Last block, patch grid (h, w) and patch projection of a vision tower of any family.
 
-    Its last block; the patch grid (h, w); and what maps the tokens (F, N, width) after that block
-    to patch tokens (F, h * w, D) in the space of the texts.
+    The projection maps the tokens (F, N, width) after that block to patch tokens (F, h * w, D) in
+    the space of the texts.
     """
     if isinstance(visual, BlipVision):
         blip = visual.model
@@ -210,7 +211,7 @@ def take_apart(visual: nn.Module) -> tuple[nn.Module, tuple[int, int], Projectio
         trunk = visual.trunk
 
         def patches(tokens: Tensor) -> Tensor:
-            # Each pooled alone: the feature of an image that has only this token, just as CLIP's.
+            # Each token is pooled by itself, as the only token of an image.
             x = trunk.attn_pool.values(trunk.norm(tokens[:, trunk.num_prefix_tokens :]))
             return visual.head(trunk.head(trunk.fc_norm(x)))
 
@@ -227,23 +228,23 @@ def image_and_patches(
 ) -> tuple[Tensor, Tensor | None]:
     """Image features (F, D) of normalised pixels (F, 3, H, W), and patch grids (F, D, h, w).
 
-    A grid is the last block's tokens, normed and projected like the image feature (supplementary
-    C.2). "value" takes them from a last block without q and k, as FG-CLIP does, which keeps them
+    A grid holds the last block's tokens, normed and projected like the image feature (supplementary
+    C.2). "value" computes them without that block's q and k, as FG-CLIP does, so that they stay
     local; None: no grids.
     """
     if patch_tokens is None:
         return visual(pixels), None
-    (last, grid, project), seen = take_apart(visual), []
-    hook = last.register_forward_hook(lambda _block, x, y: seen.append((x[0], y)))
+    (last, grid, project), captured = take_apart(visual), []
+    hook = last.register_forward_hook(lambda _block, x, y: captured.append((x[0], y)))
     try:
         image = visual(pixels)
     finally:
         hook.remove()
-    x, tokens = seen[0]
+    x, tokens = captured[0]
     if patch_tokens == "value":
-        parts = last.named_children()
-        name, attention = next(part for part in parts if isinstance(part[1], Projections))
-        # Copies share the weights, and are still local when checkpointing recomputes them.
+        children = last.named_children()
+        name, attention = next(child for child in children if isinstance(child[1], Projections))
+        # Copies share the weights, and stay local when checkpointing recomputes the block.
         block, attention = copy(last), copy(attention)
         attention.local, block._modules = True, block._modules | {name: attention}
         tokens = block(x)

@@ -1,8 +1,8 @@
-"""BLIP (Li et al. 2022): transformers' BlipForImageTextRetrieval, its image-text contrastive heads.
+"""BLIP (Li et al. 2022): the contrastive heads of transformers' BlipForImageTextRetrieval.
 
 The matching head and its cross-attention are not tuned, and are exported unchanged. transformers
-has no parameter for this model's temperature: its logarithm is read from and written to
-``logit_scale_init_value`` of the config.
+has no parameter for the temperature of this model; the config stores its logarithm as
+``logit_scale_init_value``.
 """
 
 import re
@@ -20,15 +20,15 @@ from alertclip.attention import SplitSelfAttention, pack_state_dict
 from media.errors import InputError
 from media.files import read_json
 
-if TYPE_CHECKING:  # importing takes 1.5 s, which only BLIP's users should wait
+if TYPE_CHECKING:  # takes 1.5 s to import, needed for BLIP only
     from transformers import BlipForImageTextRetrieval, PreTrainedTokenizerBase
 
-MAX_TOKENS = 77  # captions are cut where CLIP cuts them; BLIP itself has 512 positions
+MAX_TOKENS = 77  # truncates captions as CLIP does; BLIP itself has 512 positions
 LAYER_NAMES = Path(__file__).resolve().parents[2] / "params" / "facts" / "layer_names.yaml"
 
 
 class BlipAttention(SplitSelfAttention):
-    """Split attention, as transformers' blocks call it."""
+    """Split attention with the signature of transformers' blocks."""
 
     def forward(self, hidden_states: Tensor, **_: Any) -> tuple[Tensor, None]:
         """hidden_states (F, N, width) -> the same shape, None."""
@@ -44,14 +44,13 @@ class BlipVision(nn.Module):
         super().__init__()
         self.model, self.proj = model, proj
         for layer in model.encoder.layers:
-            fused = layer.self_attn
-            parts = fused.qkv, fused.projection, fused.num_heads, fused.dropout.p
-            layer.self_attn = BlipAttention(*parts)
+            fused, rate = layer.self_attn, layer.self_attn.dropout.p
+            layer.self_attn = BlipAttention(fused.qkv, fused.projection, fused.num_heads, rate)
         size, side = model.config.image_size, model.config.image_size // model.config.patch_size
         self.image_size, self.grid = (size, size), (side, side)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute every block in the backward pass, as open_clip's towers do under this name."""
+        """Recompute every block in the backward pass; open_clip's towers have the same method."""
         self.model._set_gradient_checkpointing(enable, partial(checkpoint, use_reentrant=False))
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -71,34 +70,34 @@ class BlipRetrieval(nn.Module):
         self.architecture = blip.config
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """Token ids (C, L), padding with the config's pad id -> (C, D), not normalised."""
+        """Token ids (C, L), padded with the config's pad id -> (C, D), not normalised."""
         encoder = self.text["encoder"]  # runs without cross-attention
-        real = (tokens != encoder.config.pad_token_id).long()
-        states = encoder(input_ids=tokens, attention_mask=real).last_hidden_state
+        mask = (tokens != encoder.config.pad_token_id).long()
+        states = encoder(input_ids=tokens, attention_mask=mask).last_hidden_state
         return self.text["proj"](states[:, 0])
 
 
 class BlipTokenizer:
-    """Texts to token ids (C, L), padded to the longest."""
+    """Turns texts into token ids (C, L), padded to the longest."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", max_tokens: int) -> None:
         self.tokenizer, self.max_tokens = tokenizer, max_tokens
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        cut = {"truncation": True, "max_length": self.max_tokens}
-        return self.tokenizer(list(texts), padding=True, return_tensors="pt", **cut).input_ids
+        truncate = {"truncation": True, "max_length": self.max_tokens}
+        return self.tokenizer(list(texts), padding=True, return_tensors="pt", **truncate).input_ids
 
 
 def is_blip(folder: Path) -> bool:
-    """Whether the folder holds a BLIP of transformers."""
+    """Whether the folder holds a BLIP saved by transformers."""
     config = folder / "config.json"
     return config.is_file() and read_json(config).get("model_type") == "blip"
 
 
 def read_blip(source: str) -> "tuple[BlipRetrieval, BlipTokenizer]":
-    """Model, which knows its pixel statistics, and tokenizer from a folder or a name on the hub.
+    """Load model, with its pixel mean and std, and tokenizer from a folder or the Hugging Face hub.
 
-    Reads safetensors only, and runs no code from there. InputError if anything is missing.
+    Reads safetensors only and runs no downloaded code. Raises InputError if anything is missing.
     """
     import transformers
 
@@ -109,13 +108,13 @@ def read_blip(source: str) -> "tuple[BlipRetrieval, BlipTokenizer]":
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         processor = transformers.BlipImageProcessor.from_pretrained(source)
-    except Exception as error:  # hub, network, parsing and misfit files share no base class
+    except Exception as error:  # hub, network, parser and bad files share no error class
         raise InputError(
             f"backbone blip:{source}: cannot be loaded ({type(error).__name__}: {error}). Download"
             " Salesforce/blip-itm-base-coco, with model.safetensors, from the Hugging Face hub into"
             " a folder and pass backbone=blip:FOLDER"
         ) from error
-    if report["missing_keys"]:  # transformers would go on with random ones
+    if report["missing_keys"]:  # transformers would initialise them at random
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise InputError(f"backbone blip:{source}: no weights for {missing}; not a retrieval BLIP")
     model = BlipRetrieval(blip)
@@ -124,12 +123,12 @@ def read_blip(source: str) -> "tuple[BlipRetrieval, BlipTokenizer]":
 
 
 def max_tokens(config: Any) -> int:
-    """Tokens of a text that are read; longer texts are cut."""
+    """Number of tokens to which texts are truncated."""
     return min(MAX_TOKENS, config.text_config.max_position_embeddings)
 
 
 def save_blip(backbone: Any, out: Path) -> None:
-    """Write a BLIP's ``Backbone`` as a folder that transformers and ``read_blip`` load."""
+    """Write the ``Backbone`` of a BLIP as a folder that transformers and ``read_blip`` load."""
     import transformers
 
     model = backbone.model
@@ -147,7 +146,7 @@ def save_blip(backbone: Any, out: Path) -> None:
 
 
 def renamed(state: dict[str, Tensor], family: str) -> dict[str, Tensor]:
-    """State dict of a model with split attention under transformers' names of a family."""
+    """State dict of a split model under the names that transformers uses for ``family``."""
     patterns = yaml.safe_load(LAYER_NAMES.read_text(encoding="utf-8"))[family]
 
     def rename(name: str) -> str:

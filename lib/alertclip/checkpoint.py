@@ -1,6 +1,6 @@
-"""The folder of a training stage: its settings, its log, and checkpoints that are whole or absent.
+"""The folder of a training stage: settings, log, and atomically written checkpoints.
 
-run.json              everything that decides the result; another run never shares the folder
+run.json              everything that determines the result; another run never shares the folder
 log.jsonl             one line per optimiser step and per validation
 checkpoint-000100/    trainable.safetensors; state.pt with step, optimiser and random states
 """
@@ -29,21 +29,21 @@ TRAINABLE, STATE, RUN, LOG = "trainable.safetensors", "state.pt", "run.json", "l
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters that receive gradients, by name."""
+    """Trainable parameters by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def weights_hash(model: nn.Module) -> str:
-    """Hexadecimal SHA-256 of all of a model's weights."""
+    """Hexadecimal SHA-256 of a model's state dict."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        plain = tensor.cpu().reshape(-1).view(torch.uint8)  # numpy has no bf16
-        digest.update(name.encode() + plain.numpy().tobytes())
+        data = tensor.cpu().reshape(-1).view(torch.uint8)  # numpy has no bf16
+        digest.update(name.encode() + data.numpy().tobytes())
     return digest.hexdigest()
 
 
 def random_states(device: torch.device) -> list[Tensor]:
-    """Torch's random states that a forward pass on ``device`` draws from."""
+    """The random states of torch that a forward pass on ``device`` uses."""
     states = [torch.get_rng_state()]
     return states + ([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])
 
@@ -56,24 +56,24 @@ def set_random_states(states: list[Tensor], device: torch.device) -> None:
 
 
 def claim(out: Path, identity: Mapping[str, Any]) -> None:
-    """Make ``out`` the folder of this run: a folder of another run is renamed, never overwritten.
+    """Make ``out`` the folder of this run; that of another run is renamed, never overwritten.
 
-    A reader who changes a parameter and changes it back finds the first result again.
+    Changing a parameter and changing it back finds the first result again.
     """
-    found = read_json(out / RUN) if (out / RUN).is_file() else None
-    if found is not None and found != identity:
-        aside = _aside(out, found)
-        out.rename(aside)
-        changed = [n for n in sorted(found.keys() | identity) if found.get(n) != identity.get(n)]
-        print(f"{out.name}: {', '.join(changed)} changed; the former run is kept as {aside.name}")
-    if not out.exists() and _aside(out, identity).exists():
-        _aside(out, identity).rename(out)
-    for half in out.glob(".*"):  # what a killed run left
-        shutil.rmtree(half) if half.is_dir() else half.unlink()
+    former = read_json(out / RUN) if (out / RUN).is_file() else None
+    if former is not None and former != identity:
+        kept = _kept_folder(out, former)
+        out.rename(kept)
+        changed = [n for n in sorted(former.keys() | identity) if former.get(n) != identity.get(n)]
+        print(f"{out.name}: {', '.join(changed)} changed; the former run is kept as {kept.name}")
+    if not out.exists() and _kept_folder(out, identity).exists():
+        _kept_folder(out, identity).rename(out)
+    for temporary in out.glob(".*"):  # left by a killed run
+        shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
     write_json(out / RUN, identity)
 
 
-def _aside(out: Path, identity: Mapping[str, Any]) -> Path:
+def _kept_folder(out: Path, identity: Mapping[str, Any]) -> Path:
     return out.with_name(f"{out.name}-{sha256_json(identity)[:8]}")
 
 
@@ -90,14 +90,14 @@ def save_checkpoint(
     tensors = {name: p.detach().cpu().contiguous() for name, p in trainable(model).items()}
     state = {"step": step, "optimizer": optimizer.state_dict(), "random": random_states(device)}
     with writing(folder), TemporaryDirectory(prefix=".", dir=out) as temporary:
-        whole = Path(temporary) / folder.name
-        whole.mkdir()
-        save_file(tensors, whole / TRAINABLE)
-        torch.save(state, buffer := BytesIO())  # a full disk is then an OSError of our own write
-        (whole / STATE).write_bytes(buffer.getbuffer())
-        share(whole)
+        complete = Path(temporary) / folder.name
+        complete.mkdir()
+        save_file(tensors, complete / TRAINABLE)
+        torch.save(state, buffer := BytesIO())  # so that a full disk raises OSError in our write
+        (complete / STATE).write_bytes(buffer.getbuffer())
+        share(complete)
         shutil.rmtree(folder, ignore_errors=True)
-        whole.rename(folder)
+        complete.rename(folder)
     for old in checkpoints(out)[:-limit]:
         shutil.rmtree(old)
     return folder
@@ -109,16 +109,16 @@ def checkpoints(out: Path) -> list[Path]:
 
 
 def latest_checkpoint(out: Path) -> dict[str, Any] | None:
-    """The newest checkpoint that can be read: step, tensors, optimizer, random (states).
+    """The newest readable checkpoint: step, tensors, optimizer, random (states); None without one.
 
-    Damaged ones are named and skipped.
+    Damaged checkpoints are printed and skipped.
     """
     for folder in reversed(checkpoints(out)):
         try:
             state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
             return state | {"tensors": load_file(folder / TRAINABLE)}
-        except Exception as error:  # what damaged files raise has no common class
-            print(f"{folder}: damaged, and skipped ({type(error).__name__})")
+        except Exception as error:  # damaged files raise errors without a common class
+            print(f"{folder}: damaged ({type(error).__name__}), skipped")
     return None
 
 
@@ -130,7 +130,7 @@ def restore(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
 
 
 class History(NamedTuple):
-    """Rows for ``pandas.DataFrame``: ``steps`` one per optimiser step, ``validation`` one each."""
+    """Rows of the log: ``steps`` one per optimiser step, ``validation`` one per validation."""
 
     steps: list[dict[str, Any]]
     validation: list[dict[str, Any]]
@@ -150,7 +150,7 @@ def append_row(out: Path, row: dict[str, Any]) -> None:
 
 
 def trim_log(out: Path, step: int) -> None:
-    """Keep the log's rows up to ``step``: those after it are about to be written again."""
+    """Drop the log's rows after ``step``, which will be written again."""
     rows = [row for row in _rows(out) if row["step"] <= step]
     with atomic_write(out / LOG) as temporary:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -161,54 +161,54 @@ def _rows(out: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
             row = json.loads(line)
-        except ValueError:  # torn by a crash: nothing whole follows
+        except ValueError:  # torn by a crash: the log ends here
             return
         if not isinstance(row, dict) or not {"split", "step"} <= row.keys():
             return
         yield row
 
 
-# Weights of other programs, read without running what their files may hold.
+# Weights of other programs, read without running code from their files.
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
-NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # numbers in OpenAI's archives
+NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # integers in OpenAI's archives
 ARCHIVE = "TorchScript"  # OpenAI's models, all with QuickGELU, and LongCLIP, tuned from them
 POSITIONS = "positional_embedding"
-KEPT = 20  # positions of CLIP's that LongCLIP keeps (Zhang et al., ECCV 2024, section 3.1)
+KEPT = 20  # first positions of CLIP, which LongCLIP keeps (Zhang et al., ECCV 2024, section 3.1)
 
 
 def as_safetensors(path: Path) -> Path:
-    """``path`` itself, or the safetensors made once of a .pt, .pth, .bin or .ckpt file.
+    """Convert a .pt, .pth, .bin or .ckpt file, once, and return the safetensors file beside it.
 
-    InputError names a file that is neither a TorchScript archive nor a PyTorch file of plain
-    tensors, and a folder in which nothing can be written.
+    Other paths are returned as they are. Raises InputError on a file that is neither a TorchScript
+    archive nor a PyTorch file of plain tensors, and on a folder that is not writable.
     """
     if path.suffix not in PICKLED:
         return path
-    made = path.with_name(f"{path.name}.safetensors")
+    converted = path.with_name(f"{path.name}.safetensors")
     try:
         source = f"{path.stat().st_size} bytes of {path.stat().st_mtime_ns}"
-        if made.is_file() and file_header(made)[0].get("of") == source:
-            return made
+        if converted.is_file() and file_header(converted)[0].get("of") == source:
+            return converted
         names = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
         archive = any("/code/" in name for name in names)
         state = dict(_archive_module(path).tensors()) if archive else _file_state(path)
-        state = {k: _whole(k, v) for k, v in state.items() if k not in NOT_WEIGHTS}
+        state = {k: _own_copy(k, v) for k, v in state.items() if k not in NOT_WEIGHTS}
         if (stretched := state.pop(f"{POSITIONS}_res", None)) is not None:  # LongCLIP
             state[POSITIONS] = torch.cat([state[POSITIONS][:KEPT], stretched[KEPT:]])
-            archive = True  # in what it says of the activation
-    except Exception as error:  # what damaged files raise has no common class
+            archive = True  # QuickGELU, as OpenAI's
+    except Exception as error:  # damaged files raise errors without a common class
         reason = f"{type(error).__name__} {error}".splitlines()[0]
         raise InputError(
             f"pretrained {path}: not readable as plain weights ({reason}); fetch it again, or"
             " convert it to .safetensors"
         ) from error
-    with atomic_write(made) as temporary:
+    with atomic_write(converted) as temporary:
         save_file(state, temporary, {"source": ARCHIVE if archive else "PyTorch", "of": source})
-    return made
+    return converted
 
 
 def file_header(path: Path) -> tuple[dict[str, str], dict[str, list[int]]]:
-    """What a safetensors file says of itself, and its tensors' shapes; InputError if it is none."""
+    """Metadata and tensor shapes of a safetensors file; InputError if it is not one."""
     try:
         with safe_open(path, "pt") as file:
             names = file.keys()
@@ -217,15 +217,15 @@ def file_header(path: Path) -> tuple[dict[str, str], dict[str, list[int]]]:
         raise InputError(f"{path}: not a safetensors file ({error})") from None
 
 
-def _whole(name: str, tensor: Tensor) -> Tensor:
-    """A tensor of its own; one that is larger than what is stored of it would fill the memory."""
+def _own_copy(name: str, tensor: Tensor) -> Tensor:
+    """A contiguous copy; ValueError if a tensor exceeds its storage and might fill the memory."""
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise ValueError(f"{name} is larger than what is stored of it")
+        raise ValueError(f"{name} is larger than its storage")
     return tensor.contiguous().clone()
 
 
 def _file_state(path: Path) -> dict[str, Tensor]:
-    """State of a PyTorch file: open_clip's checkpoints keep it below state_dict."""
+    """State dict of a PyTorch file; open_clip's checkpoints keep it under ``state_dict``."""
     content = torch.load(path, map_location="cpu", weights_only=True)
     state = content.get("state_dict", content) if isinstance(content, dict) else {}
     state = {k.removeprefix("module."): v for k, v in state.items() if isinstance(v, Tensor)}
@@ -235,13 +235,13 @@ def _file_state(path: Path) -> dict[str, Tensor]:
 
 
 class _Module:
-    """A module of an archive: its attributes, without its class or its code."""
+    """A module of an archive: its attributes, without class or code."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
 
     def tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-        """Parameters and buffers by name, as ``state_dict`` has them."""
+        """Parameters and buffers by name, as in ``state_dict``."""
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 yield prefix + name, value
@@ -250,8 +250,8 @@ class _Module:
 
 
 def _archive_module(path: Path) -> _Module:
-    """The module of a TorchScript archive by torch's own reader of plain weights."""
+    """Read the module of a TorchScript archive with torch's weights-only unpickler."""
     reader = torch._C.PyTorchFileReader(str(path))
-    named = get_globals_in_pkl(BytesIO(reader.get_record("data.pkl")))
-    with safe_globals([(_Module, name) for name in named if name.startswith("__torch__")]):
+    classes = get_globals_in_pkl(BytesIO(reader.get_record("data.pkl")))
+    with safe_globals([(_Module, name) for name in classes if name.startswith("__torch__")]):
         return _load(reader, "cpu", _weights_only_unpickler, encoding="utf-8")

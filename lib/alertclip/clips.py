@@ -23,7 +23,7 @@ from media.survey import Spacing, VideoInfo, uniform_indices
 class Batch:
     """B clips of T frames with R regions in all; masks are True where the entry is real.
 
-    frames (B, T, 3, H, W) uint8; mask (B, T); region_clip (R,) which clip a region belongs to;
+    frames (B, T, 3, H, W) uint8; mask (B, T); region_clip (R,) index of each region's clip;
     boxes (R, T, 4) normalised x1 y1 x2 y2; region_mask (R, T); hard_negatives R lists of texts;
     labels (B,) 1 abnormal.
     """
@@ -44,7 +44,7 @@ class Batch:
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
-        """The same batch in memory that a GPU reads by itself; a DataLoader asks for it."""
+        """The same batch in page-locked memory; a DataLoader calls this."""
         return self._map(Tensor.pin_memory)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
@@ -53,13 +53,13 @@ class Batch:
 
 
 class ClipDataset(Dataset):
-    """Items as samples; clips that cannot be decoded are left out and named in ``failures``.
+    """Items as samples; clips that cannot be decoded are left out and listed in ``failures``.
 
-    A sample takes ``num_frames`` frames from the centres of bins of the clip (its segment, or the
-    whole video) that are equal in frames or in time (``spacing``), in order of time. With
-    ``cover``, the nearest frame moves into each region's span that holds none. Clips with fewer
-    frames give each once and are padded with the last, masked False. Times are seconds from the
-    start of the video. ``notes`` lists what was mended.
+    A sample holds ``num_frames`` frames in time order, at the centres of equal bins of the clip
+    (its segment, or the whole video); ``spacing``: equal in frames or in time. With ``cover``, the
+    nearest frame moves into each region's span that has none. A shorter clip gives each frame once,
+    padded with its last and masked False. Times are seconds from the start of the video. ``notes``
+    lists segments and regions that end after their video.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class ClipDataset(Dataset):
         return len(self.items)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        """One sample: frames (T,H,W,3) uint8, mask, times (s), captions, regions, label, names."""
+        """A sample: frames (T, H, W, 3) uint8, mask, times (s), captions, regions, label, names."""
         item = self.items[number]
         indices = self._indices[item.key]
         frames = self.cache.get(self.root / item.video, indices)
@@ -113,8 +113,8 @@ class ClipDataset(Dataset):
         regions = []
         for region in item.regions:
             boxes, present = boxes_at(region, times)
-            found = boxes[order], present[order] & mask
-            regions.append((*found, region.caption, list(region.hard_negatives)))
+            texts = region.caption, list(region.hard_negatives)
+            regions.append((boxes[order], present[order] & mask, *texts))
         return {
             "frames": np.ascontiguousarray(frames[order]),
             "mask": mask,
@@ -127,27 +127,27 @@ class ClipDataset(Dataset):
         }
 
     def digest(self) -> str:
-        """SHA-256 over the content of the videos and the frames taken from each."""
-        parts = {k: (self._infos[k].sha256, self._indices[k].tolist()) for k in self._indices}
-        return sha256_json(parts)
+        """SHA-256 of the videos' content and of the frame numbers sampled from each."""
+        clips = {k: (self._infos[k].sha256, self._indices[k].tolist()) for k in self._indices}
+        return sha256_json(clips)
 
     def _keep(self, items: Sequence[Item], lost: dict[str, str]) -> list[Item]:
-        """The items of which ``lost`` (key -> reason) gives no reason; the others' are noted."""
+        """Items without a reason in ``lost`` (key -> reason); the others go to ``failures``."""
         self.failures += [Finding(key, why, LEFT_OUT) for key, why in lost.items() if why]
         return [item for item in items if not lost.get(item.key)]
 
     def _sample(self, item: Item, info: VideoInfo) -> np.ndarray:
         start, end = item.timestamps or (0.0, info.duration)
         indices = uniform_indices(info, start, end, self.num_frames, self.spacing)
-        return cover_spans(indices, _spans(item), info) if self.cover else indices
+        return cover_spans(indices, _region_spans(item), info) if self.cover else indices
 
 
-def _spans(item: Item) -> list[tuple[float, float]]:
+def _region_spans(item: Item) -> list[tuple[float, float]]:
     return [span for region in item.regions if (span := region_span(region))]
 
 
 def _lost(item: Item, info: VideoInfo | str) -> str:
-    """Why the item has no frame in its video; empty if it has."""
+    """Reason why the item has no frame in its video; empty if it has one."""
     if isinstance(info, str):
         return info
     start = item.timestamps[0] if item.timestamps else 0.0
@@ -156,9 +156,10 @@ def _lost(item: Item, info: VideoInfo | str) -> str:
 
 
 def _clipped(item: Item, info: VideoInfo) -> Iterator[Finding]:
-    """The parts of an item that lie after the end of its video."""
-    parts = [("segment", item.timestamps)] if item.timestamps else []
-    for name, (_, end) in [*parts, *(("region", span) for span in _spans(item))]:
+    """Findings for a segment and regions that end after their video."""
+    spans = [("segment", item.timestamps)] if item.timestamps else []
+    spans += [("region", span) for span in _region_spans(item)]
+    for name, (_, end) in spans:
         if end > info.duration + 1 / info.fps:
             reason = f"{name} ends at {end:.2f} s, its video at {info.duration:.2f} s"
             yield Finding(item.key, reason, "clipped")
@@ -167,19 +168,19 @@ def _clipped(item: Item, info: VideoInfo) -> Iterator[Finding]:
 def cover_spans(
     indices: np.ndarray, spans: Sequence[tuple[float, float]], info: VideoInfo
 ) -> np.ndarray:
-    """Move the nearest index into every span (s) that holds none; order and number stay.
+    """Move the nearest index into each span (s) that holds none; the result is sorted.
 
-    The only index of another span stays where it is, if any other can move.
+    The only index of another span does not move if any other can.
     """
     moved = indices.copy()
     for span in spans:
         middle = info.frame_at(sum(span) / 2)
         if _holds(span, moved, info) or middle in moved:
             continue
-        others = [other for other in spans if _holds(other, moved, info)]
-        order = np.argsort(np.abs(moved - middle), kind="stable")
-        free = (i for i in order if all(_holds(o, np.delete(moved, i), info) for o in others))
-        moved[next(free, order[0])] = middle
+        covered = [other for other in spans if _holds(other, moved, info)]
+        nearest = np.argsort(np.abs(moved - middle), kind="stable")
+        free = (i for i in nearest if all(_holds(s, np.delete(moved, i), info) for s in covered))
+        moved[next(free, nearest[0])] = middle
     return np.sort(moved)
 
 
@@ -189,12 +190,11 @@ def _holds(span: tuple[float, float], indices: np.ndarray, info: VideoInfo) -> b
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> Batch:
-    """Samples of equal length to a Batch; regions of all clips stand in one list.
+    """Join samples of equal length in a Batch, with the regions of all clips in one list.
 
     A region that no frame shows is left out.
     """
-    shown = [[region for region in s["regions"] if region[1].any()] for s in samples]
-    regions = [(b, region) for b, found in enumerate(shown) for region in found]
+    regions = [(b, r) for b, s in enumerate(samples) for r in s["regions"] if r[1].any()]
     boxes = np.array([r[0] for _, r in regions], np.float32)
     present = np.array([r[1] for _, r in regions], bool)
     frames = torch.from_numpy(np.stack([s["frames"] for s in samples]))

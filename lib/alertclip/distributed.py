@@ -1,8 +1,8 @@
 """One optimiser step shared by the processes of ``torchrun --nproc_per_node N -m ...``.
 
-Each process embeds its share of the clips of every micro-batch, receives the embeddings of the
-others as constants, and takes the loss of all. The gradients of the processes then add up to
-those of one process with all the clips. Without torchrun every function returns what it was given.
+Each process embeds its share of every micro-batch, receives the embeddings of the others as
+constants, and computes the loss over all. The gradients of the processes then add up to those of
+one process with all clips. Without torchrun there is one process, and nothing is exchanged.
 """
 
 import os
@@ -25,7 +25,7 @@ PATIENCE = timedelta(days=1)  # the first process may decode all videos while th
 
 @contextmanager
 def processes() -> Iterator[None]:
-    """Join the processes that torchrun started, for the length of the block."""
+    """Join the process group of torchrun inside the block."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
@@ -48,7 +48,7 @@ def rank() -> int:
 
 
 def own_shard() -> slice:
-    """This process's share of any list of work."""
+    """Slice that takes this process's share of a list."""
     return slice(rank(), None, world_size())
 
 
@@ -56,17 +56,17 @@ def own_device(device: torch.device) -> torch.device:
     """The GPU of this process; any other device is shared by all."""
     if device.type != "cuda" or world_size() == 1:
         return device
-    own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    torch.cuda.set_device(own)  # NCCL uses the current device
-    return own
+    gpu = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    torch.cuda.set_device(gpu)  # NCCL uses the current device
+    return gpu
 
 
 def gather(value: Any) -> list[Any]:
     """The value of every process, by rank."""
-    everyone = [value] * world_size()
+    values = [value] * world_size()
     if world_size() > 1:
-        dist.all_gather_object(everyone, value)
-    return everyone
+        dist.all_gather_object(values, value)
+    return values
 
 
 def barrier() -> None:
@@ -76,7 +76,7 @@ def barrier() -> None:
 
 @contextmanager
 def first_alone() -> Iterator[None]:
-    """Process 0 runs the block while the others wait; then they run it, and find its files."""
+    """Run the block in process 0 first; the others then run it and find its files."""
     if rank() > 0:
         barrier()
     yield
@@ -85,7 +85,7 @@ def first_alone() -> Iterator[None]:
 
 
 def require_equal(value: Any, what: str) -> None:
-    """Raise InputError on every process if ``value`` is not the same on all."""
+    """Raise InputError in every process if ``value`` differs between processes."""
     values = gather(value)
     for process, other in enumerate(values):
         if other != values[0]:
@@ -93,19 +93,19 @@ def require_equal(value: Any, what: str) -> None:
 
 
 def share(parts: Sequence[Embeddings], device: torch.device) -> Embeddings:
-    """The micro-batches of all processes as one, by rank; only this process's keep their graph."""
+    """Join the micro-batches of all processes by rank; only this process's keep their graph."""
     if world_size() == 1:
         return concatenate(parts)
-    others = gather([part.map(lambda t: t.detach().cpu()) for part in parts])
-    everyone = [[part.map(lambda t: t.to(device)) for part in other] for other in others]
-    everyone[rank()] = list(parts)
-    return concatenate([part for other in everyone for part in other])
+    gathered = gather([part.map(lambda t: t.detach().cpu()) for part in parts])
+    by_rank = [[part.map(lambda t: t.to(device)) for part in theirs] for theirs in gathered]
+    by_rank[rank()] = list(parts)
+    return concatenate([part for theirs in by_rank for part in theirs])
 
 
 def sum_gradients(parameters: Sequence[nn.Parameter], whole: nn.Parameter) -> None:
-    """Add the gradients of all processes up, in place.
+    """Sum the gradients of all processes, in place.
 
-    ``whole`` (the temperature) has its entire gradient on every process: it counts once.
+    ``whole`` (the temperature) has its full gradient in every process, so it counts once.
     """
     if world_size() == 1:
         return
@@ -118,10 +118,10 @@ def sum_gradients(parameters: Sequence[nn.Parameter], whole: nn.Parameter) -> No
 
 
 def seed_step(seed: int, step: int) -> None:
-    """Give this process its own random numbers for optimiser step ``step``.
+    """Seed this process's random numbers for optimiser step ``step``.
 
-    They depend on (seed, step, rank), so a resume needs no state of any process. A single process
-    draws from one stream, which its checkpoints carry.
+    They depend on (seed, step, rank), so a resume needs no saved state. A single process draws from
+    one stream, whose state is in the checkpoints.
     """
     if world_size() > 1:
         torch.manual_seed(int(np.random.SeedSequence([seed, step, rank()]).generate_state(1)[0]))

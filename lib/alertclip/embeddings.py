@@ -1,4 +1,4 @@
-"""Clip and frame embeddings of a dataset, computed once and reused while nothing changed."""
+"""Clip and frame embeddings of a dataset, computed once and reused until something changes."""
 
 import json
 from collections.abc import Callable, Sized
@@ -23,7 +23,7 @@ class ClipEmbeddings:
     """Embeddings of N clips of T frames; all vectors have unit length, so dot = cosine.
 
     embedding (N, D) clip; z (N, T, D) frames after the temporal transformer; v (N, T, D) frames
-    before it; mask (N, T) True where a frame is real; times (N, T) seconds; labels (N,) 1
+    before it; mask (N, T) True where a frame is real; times (N, T) in s; labels (N,) 1
     abnormal; classes and keys: N names.
     """
 
@@ -40,10 +40,10 @@ class ClipEmbeddings:
 def embed_clips(
     model: torch.nn.Module, dataset: Sized, batch_size: int = 8, device: str | torch.device = "cpu"
 ) -> ClipEmbeddings:
-    """Embed every clip of a ClipDataset in its order, without gradients, in evaluation mode."""
+    """Embed the clips of a ClipDataset in order, in evaluation mode and without gradients."""
     if not len(dataset):
         raise InputError("no clips to embed: the dataset is empty")
-    model = model.to(device).eval()  # moved outside inference mode, it can still be trained
+    model = model.to(device).eval()  # moved outside inference mode: it can still be trained
     starts, parts, classes, keys = range(0, len(dataset), batch_size), [], [], []
     for start in progress(starts, len(starts), "embed clips"):
         samples = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
@@ -53,8 +53,8 @@ def embed_clips(
             clip = model.pool_frames(frames.v, batch.mask.to(device))
         vectors = [normalize(x.float(), dim=-1) for x in (clip.embedding, clip.z, frames.v)]
         times = np.stack([np.asarray(sample["times"], np.float32) for sample in samples])
-        part = [*(x.cpu().numpy() for x in vectors), batch.mask.numpy(), times]
-        parts.append([*part, batch.labels.numpy()])
+        arrays = [x.cpu().numpy() for x in vectors]
+        parts.append([*arrays, batch.mask.numpy(), times, batch.labels.numpy()])
         classes += [sample["class_name"] for sample in samples]
         keys += batch.keys
     return ClipEmbeddings(*map(np.concatenate, zip(*parts, strict=True)), classes, keys)
@@ -65,22 +65,22 @@ def reuse_or_embed(
 ) -> ClipEmbeddings:
     """Load ``path`` if it was made under the same ``identity``, else embed and save.
 
-    ``identity`` is anything JSON that decides the result: hashes of weights and data, frames. The
-    file is safetensors; InputError if it is damaged.
+    ``identity`` is any JSON value that determines the result, such as hashes of weights and data.
+    Raises InputError if the safetensors file is damaged.
     """
     digest = sha256_json(identity)
     if path.exists():
         try:
             with safe_open(path, "numpy") as file:
-                names = json.loads((file.metadata() or {}).get("names", "{}"))
-                if names.get("digest") == digest:
+                saved = json.loads((file.metadata() or {}).get("names", "{}"))
+                if saved.get("digest") == digest:
                     arrays = map(file.get_tensor, ARRAYS)
-                    return ClipEmbeddings(*arrays, names["classes"], names["keys"])
+                    return ClipEmbeddings(*arrays, saved["classes"], saved["keys"])
         except (OSError, SafetensorError) as error:
             raise InputError(f"{path}: not embeddings ({error}); delete it and run again") from None
-    found = embed()
-    arrays = {name: np.ascontiguousarray(getattr(found, name)) for name in ARRAYS}
-    names = json.dumps({"digest": digest, "classes": found.classes, "keys": found.keys})
+    clips = embed()
+    arrays = {name: np.ascontiguousarray(getattr(clips, name)) for name in ARRAYS}
+    names = json.dumps({"digest": digest, "classes": clips.classes, "keys": clips.keys})
     with atomic_write(path) as temporary:
         save_file(arrays, temporary, {"names": names})
-    return found
+    return clips

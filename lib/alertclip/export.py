@@ -1,12 +1,12 @@
-"""Export the tuned model for other libraries, and load an export as AlertCLIP again.
+"""Export the tuned model for other libraries, and load an export as AlertCLIP.
 
-``python -m alertclip.export runs/mini/full --out FOLDER``: as a transformers ``CLIPModel``.
+``python -m alertclip.export runs/mini/full --out FOLDER`` writes a transformers ``CLIPModel``.
 
 An Alert-CLIP folder holds:
-open_clip_config.json, open_clip_model.safetensors   stock open_clip loads it: local-dir:FOLDER
-config.json, model.safetensors                       BLIP instead: transformers loads it
+open_clip_config.json, open_clip_model.safetensors   CLIP, SigLIP: for stock open_clip
+config.json, model.safetensors                       BLIP: for transformers
 alert_temporal.safetensors, alert_clip.json          temporal head, settings and provenance
-adapter/                                             the stage's LoRA as PEFT saves it; it fits the
+adapter/                                             the stage's LoRA as saved by PEFT, for the
     weights that the stage started from, after ``attention.split_attention``
 """
 
@@ -38,7 +38,7 @@ ADAPTER = "adapter"
 
 
 def export_open_clip(model: AlertCLIP, out: Path, meta: dict[str, Any]) -> Path:
-    """Merge the adapters of ``model`` (in place) and write the folder; ``meta`` = provenance.
+    """Merge the adapters of ``model`` (in place) and write the folder; ``meta``: provenance.
 
     Stock ``open_clip.create_model_and_transforms("local-dir:out")`` loads it, or, for BLIP,
     ``BlipForImageTextRetrieval.from_pretrained(out)``. alert_clip.json is written last: a folder
@@ -47,7 +47,7 @@ def export_open_clip(model: AlertCLIP, out: Path, meta: dict[str, Any]) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     (out / META).unlink(missing_ok=True)
     if has_lora(model.adapted):
-        # PEFT would look the base model up on the hub to save resized embeddings; there are none.
+        # PEFT would query the hub for resized embeddings of the base model; there are none.
         with writing(out / ADAPTER):
             model.adapted.save_pretrained(str(out / ADAPTER), save_embedding_layers=False)
         (out / ADAPTER / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
@@ -89,7 +89,7 @@ def load_alertclip(folder: Path | str) -> AlertCLIP:
 
 
 def require_finite(model: AlertCLIP, where: Path | str) -> None:
-    """Raise InputError naming a weight that holds NaN or infinity; attention masks may."""
+    """Raise InputError naming a parameter with NaN or infinity; buffers (masks) may hold them."""
     broken = [name for name, p in model.named_parameters() if not p.isfinite().all()]
     if broken:
         raise InputError(
@@ -102,13 +102,13 @@ def _save_backbone(backbone: Backbone, out: Path) -> None:
     if isinstance(backbone.model, BlipRetrieval):
         save_blip(backbone, out)
         return
-    if isinstance(backbone.tokenizer, HFTokenizer):  # any but CLIP's own
+    if isinstance(backbone.tokenizer, HFTokenizer):  # not CLIP's own
         backbone.tokenizer.save_pretrained(out)
     preprocess = {
         "mean": backbone.mean,
         "std": backbone.std,
         "interpolation": "bicubic",
-        "resize_mode": "squash",  # boxes are shares of the whole frame: nothing is cropped
+        "resize_mode": "squash",  # no crop: boxes are shares of the whole frame
     }
     write_json(out / CONFIG, {"model_cfg": backbone.config, "preprocess_cfg": preprocess})
     _save(pack_state_dict(backbone.model.state_dict()), out / WEIGHTS)
@@ -124,7 +124,7 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def export_huggingface(model: AlertCLIP, out: Path) -> Path:
-    """Write what ``CLIPModel.from_pretrained(out)`` loads; merges the adapters of ``model``.
+    """Write a folder for ``CLIPModel.from_pretrained(out)``; merges the adapters of ``model``.
 
     Raises InputError on what ``CLIPModel`` cannot express: another family, average pooling,
     non-square images, or another vocabulary than CLIP's.
@@ -140,7 +140,7 @@ def export_huggingface(model: AlertCLIP, out: Path) -> Path:
     clip.save_pretrained(out)
     height, width = model.image_size
     CLIPImageProcessor(
-        size={"height": height, "width": width},  # squash: nothing is cropped
+        size={"height": height, "width": width},  # squash, do not crop
         do_center_crop=False,
         resample=3,  # bicubic
         image_mean=list(model.backbone.mean),
@@ -156,17 +156,17 @@ def _clip_config(model: AlertCLIP) -> "CLIPConfig":
 
     clip, visual = model.clip, model.clip.visual
     height, width = model.image_size
-    known = isinstance(clip, open_clip.CLIP) and visual.pool_type == "tok"
-    if not known or height != width or clip.vocab_size != 49408:
+    supported = isinstance(clip, open_clip.CLIP) and visual.pool_type == "tok"
+    if not supported or height != width or clip.vocab_size != 49408:
         raise InputError(
             f"{model.backbone.name}: CLIPModel needs a CLIP with class-token pooling, square images"
             " and CLIP's vocabulary; use the open_clip export"
         )
     activation = "quick_gelu" if model.backbone.config.get("quick_gelu") else "gelu"
 
-    def tower(transformer: nn.Module, **own: int) -> dict[str, Any]:
+    def tower(transformer: nn.Module, **options: int) -> dict[str, Any]:
         block = transformer.resblocks[0]
-        return own | {
+        return options | {
             "projection_dim": model.backbone.embed_dim,
             "hidden_act": activation,
             "hidden_size": transformer.width,
@@ -175,27 +175,27 @@ def _clip_config(model: AlertCLIP) -> "CLIPConfig":
             "intermediate_size": block.mlp.c_fc.out_features,
         }
 
-    words = {"vocab_size": clip.vocab_size, "max_position_embeddings": clip.context_length}
-    ends = {"bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407}
+    sizes = {"vocab_size": clip.vocab_size, "max_position_embeddings": clip.context_length}
+    token_ids = {"bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407}
     return CLIPConfig(
-        text_config=tower(clip.transformer, **words, **ends),
+        text_config=tower(clip.transformer, **sizes, **token_ids),
         vision_config=tower(visual.transformer, image_size=height, patch_size=visual.patch_size[0]),
         projection_dim=model.backbone.embed_dim,
     )
 
 
 def _clip_tokenizer(context_length: int) -> "CLIPTokenizer":
-    """open_clip's vocabulary as transformers reads it.
+    """open_clip's tokenizer for transformers.
 
-    Padding is the end token, as in OpenAI's folders. open_clip pads with id 0, which is a real
-    word part; no matter, since attention is causal and the first end token is read.
+    It pads with the end token, as OpenAI's does, and open_clip pads with id 0. Embeddings are the
+    same, since attention is causal and the feature is read at the first end token.
     """
     from transformers import CLIPTokenizer
 
     bpe = open_clip.SimpleTokenizer()
-    names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+    renamed_tokens = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
     return CLIPTokenizer(
-        vocab={names.get(token, token): i for token, i in bpe.encoder.items()},
+        vocab={renamed_tokens.get(token, token): i for token, i in bpe.encoder.items()},
         merges=list(bpe.bpe_ranks),
         pad_token="<|endoftext|>",
         model_max_length=context_length,
@@ -203,7 +203,7 @@ def _clip_tokenizer(context_length: int) -> "CLIPTokenizer":
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line: write an Alert-CLIP folder as a ``CLIPModel``."""
+    """Command line: convert an Alert-CLIP folder to a ``CLIPModel``."""
     parser = argparse.ArgumentParser(
         prog="python -m alertclip.export", description="Export a tuned model for transformers."
     )

@@ -1,7 +1,7 @@
-"""The hyper-parameters of the method in typed groups; the defaults are the paper's Table 4.
+"""Hyper-parameters of the method in typed groups; the defaults are the paper's Table 4.
 
-A profile names a parameter flatly: ``stage1_base_lr`` is ``stage1.base_lr`` (group and field).
-Groups marked ``PLAIN`` are named by their fields alone: ``num_frames`` is ``data.num_frames``.
+Profiles use flat names: ``stage1_base_lr`` is ``stage1.base_lr`` (group and field). Groups marked
+``PLAIN`` use the field alone: ``num_frames`` is ``data.num_frames``.
 """
 
 from typing import ClassVar, Literal
@@ -12,10 +12,10 @@ Projection = Literal["q", "k", "v", "out", "embedding"]
 
 
 class Group(BaseModel):
-    """Typed parameters that are read together; a name that does not exist is refused."""
+    """A group of typed parameters; unknown names are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    PLAIN: ClassVar[tuple[str, ...] | bool] = ()  # fields that a profile names without the group
+    PLAIN: ClassVar[tuple[str, ...] | bool] = ()  # fields named without the group
 
 
 class DataParams(Group):
@@ -30,11 +30,11 @@ class DataParams(Group):
     annotations_dev: str = ""  # empty = a share of the training videos
     hard_negatives_train: str = "qwen_vl_train.json"
     hard_negatives_test: str = ""
-    validation_fraction: float = Field(0.05, gt=0, lt=1)  # ours: the test set selects nothing
-    strip_class_prefix: bool = False  # the caption prefix states the class
+    validation_fraction: float = Field(0.05, gt=0, lt=1)  # ours: the test set must not select
+    strip_class_prefix: bool = False  # drop the caption prefix that states the class
     num_frames: int = Field(256, ge=1)  # Table 4
-    frame_spacing: Literal["index", "time"] = "index"  # the papers' rule; differs at variable rate
-    skip_lost_clips: bool = False  # a training goes on without clips that it began with
+    frame_spacing: Literal["index", "time"] = "index"  # papers' rule; differs at variable rate
+    skip_lost_clips: bool = False  # resume training without clips that got lost
     region_negatives: Literal["hard", "standard"] = "hard"  # standard = other regions' captions
 
 
@@ -47,18 +47,18 @@ class ModelParams(Group):
     pretrained: str | None = "openai"
     lora_targets: list[Projection] = Field(["q", "k", "v"], min_length=1)  # Table 4 "include k"
     lora_towers: list[Literal["visual", "text"]] = Field(["visual", "text"], min_length=1)
-    lora_blocks: int | None = Field(None, ge=1)  # adapters in so many upper blocks; None: in all
+    lora_blocks: int | None = Field(None, ge=1)  # adapters in the last so many blocks; None: in all
     region_pooling: Literal["mean", "temporal"] = "mean"  # supplementary C.2
     patch_tokens: Literal["plain", "value"] = "plain"
-    temporal_head: Literal["transformer", "pooling", "mean"] = "transformer"  # what is trained
+    temporal_head: Literal["transformer", "pooling", "mean"] = "transformer"  # trained part
     temporal_layers: int = Field(2, ge=1)  # supplementary C.1
     temporal_heads: int = Field(8, ge=1)
     temporal_dropout: float = Field(0.1, ge=0, lt=1)
-    checkpointing: Literal["none", "all"] = "none"  # recomputing all blocks: less memory, more time
+    checkpointing: Literal["none", "all"] = "none"  # all: recompute blocks, less memory
 
 
 class TrainingParams(Group):
-    """What both stages share. The loss weights of Stage II are unpublished."""
+    """Settings of both stages. The paper does not give the loss weights of Stage II."""
 
     PLAIN: ClassVar = True
 
@@ -77,7 +77,7 @@ class StageParams(Group):
     accumulation: int = Field(16, ge=1)
     base_lr: float = Field(5e-6, gt=0)
     text_lr: float = Field(2e-6, gt=0)
-    temporal_lr: float = Field(5e-6, gt=0)  # Table 4 names none: the base rate
+    temporal_lr: float = Field(5e-6, gt=0)  # not in Table 4: the base rate
     weight_decay: float = Field(0.01, ge=0)
     warmup_ratio: float = Field(0.05, ge=0, lt=1)
     grad_norm: float = Field(1.0, gt=0)
@@ -100,7 +100,7 @@ class StageParams(Group):
         return self.steps or max(1, self.epochs * items // self.items_per_step)
 
 
-STAGE2 = dict(  # where the second column of Table 4 differs
+STAGE2 = dict(  # where Table 4's second column differs
     base_lr=4e-6, text_lr=1.5e-6, temporal_lr=4e-6, warmup_ratio=0.10, epochs=20, precision="bf16",
     lora_rank=16, lora_alpha=32, save_steps=100, save_limit=2,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Percentile bootstrap intervals of a mean, a ratio or any statistic, resampling whole videos."""
+"""Percentile bootstrap intervals of a mean, ratio or other statistic, resampling whole videos."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from media.errors import InputError
 Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(values (B, ...), weights (n_boot, B)) -> (n_boot,): a statistic of weighted samples."""
 
-BLOCK = 4_000_000  # weights held at once: a bootstrap then needs about 200 MB
+BLOCK = 4_000_000  # weights held at once, which limits a bootstrap to about 200 MB
 
 
 class Interval(NamedTuple):
@@ -28,9 +28,9 @@ def mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def ratio(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Ratio of weighted sums: values (B, 2) above and below, weights (n_boot, B) -> (n_boot,)."""
-    above, below = (weights @ values).T
-    return above / below
+    """Ratio of weighted sums of the columns of values (B, 2), weights (n_boot, B) -> (n_boot,)."""
+    numerator, denominator = (weights @ values).T
+    return numerator / denominator
 
 
 def bootstrap_interval(
@@ -42,7 +42,7 @@ def bootstrap_interval(
 ) -> Interval:
     """A statistic of values (B, ...) with its interval, resampling groups (default: each value).
 
-    Resamples on which the statistic is undefined (nan) do not count. InputError without values.
+    Resamples on which the statistic is NaN are ignored. Raises InputError without values.
     """
     if not len(values):
         raise InputError("no items to average: the selection is empty")
@@ -81,12 +81,12 @@ def paired_difference(
 
 def resampled_counts(n_groups: int, n_boot: int, seed: int | np.random.Generator) -> np.ndarray:
     """How often each group is drawn in each resample: (n_boot, n_groups)."""
-    rng = np.random.default_rng(seed)  # a generator is itself
+    rng = np.random.default_rng(seed)  # returns a generator unchanged
     return rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_boot)
 
 
 def percentiles(draws: np.ndarray) -> tuple[float, float]:
-    """The 2.5 % and 97.5 % percentiles of the draws that are defined (not nan)."""
+    """The 2.5 % and 97.5 % percentiles of the draws that are not NaN."""
     if not len(defined := draws[~np.isnan(draws)]):
         return float("nan"), float("nan")
     return tuple(np.percentile(defined, [2.5, 97.5]).tolist())

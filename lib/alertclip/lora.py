@@ -1,4 +1,4 @@
-"""LoRA on the split projections, by PEFT (Table 4: rank, alpha, dropout, "include k")."""
+"""LoRA on the split projections, with PEFT (Table 4: rank, alpha, dropout, "include k")."""
 
 import re
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from torch import nn
 from alertclip.attention import SPLIT
 from media.errors import InputError
 
-# Names by which the libraries know each layer; SigLIP's attention pooling is not adapted.
+# Layer names of the libraries. SigLIP's attention pooling is not adapted.
 TOWERS = {
     "visual": r"visual\..+\.\d+\.(self_)?attn",
     "text": r"(text\.)?transformer\.resblocks\.\d+\.attn"
@@ -26,26 +26,24 @@ WORDS = r"(text\.)?token_embedding|text\.encoder\.embeddings\.word_embeddings"
 def target_pattern(
     clip: nn.Module, targets: Sequence[str], towers: Sequence[str], blocks: int | None = None
 ) -> str:
-    """Regular expression of the adapted layers, in the visual and/or text tower.
+    """Regular expression for the layers to adapt.
 
-    Targets: the projections q, k, v, out, and "embedding", the text tower's token embedding; any
-    other name is a KeyError. ``blocks``: only in so many upper blocks of each tower.
+    Targets: the projections q, k, v, out, and "embedding", the text tower's token embedding; other
+    names raise KeyError. Towers: "visual", "text". ``blocks``: only the last so many of each tower.
     """
     names = [name for name, _ in clip.named_modules()]
     projections = "|".join(PROJECTIONS[target] for target in targets if target != "embedding")
-    found = []
+    adapted = []
     for tower in towers:
-        own = [n for n in names if re.fullmatch(rf"({TOWERS[tower]})\.({projections})", n)]
-        number = {name: int(re.search(r"\.(\d+)\.", name)[1]) for name in own}
-        last = max(number.values(), default=0)
-        found += [name for name in own if blocks is None or number[name] > last - blocks]
+        layers = [n for n in names if re.fullmatch(rf"({TOWERS[tower]})\.({projections})", n)]
+        block = {name: int(re.search(r"\.(\d+)\.", name)[1]) for name in layers}
+        last = max(block.values(), default=0)
+        adapted += [name for name in layers if blocks is None or block[name] > last - blocks]
     if "embedding" in targets:
         if "text" not in towers:
-            raise InputError(
-                "LoRA target embedding: it is in the text tower; add text to lora_towers"
-            )
-        found += [name for name in names if re.fullmatch(WORDS, name)]
-    return "|".join(map(re.escape, found))
+            raise InputError("LoRA target embedding is in the text tower: add text to lora_towers")
+        adapted += [name for name in names if re.fullmatch(WORDS, name)]
+    return "|".join(map(re.escape, adapted))
 
 
 def has_lora(clip: nn.Module) -> bool:
@@ -64,11 +62,11 @@ def add_lora(
 ) -> nn.Module:
     """Freeze ``clip`` and add trainable adapters: output + alpha / rank * B A dropout(x).
 
-    ``blocks``: only in so many upper blocks of each tower; None: in all. Raises InputError on a
-    model whose attention is not split (PEFT is wrong on packed), or that has adapters already.
+    ``blocks``: only in the last so many blocks of each tower; None: in all. Raises InputError if
+    attention is not split (PEFT is wrong on packed attention) or ``clip`` already has adapters.
     """
     if has_lora(clip) or any(type(m) in SPLIT for m in clip.modules()):
-        raise InputError("LoRA needs split attention (split_attention), and merged adapters")
+        raise InputError("LoRA needs split attention (split_attention) and no unmerged adapters")
     from peft import LoraConfig, get_peft_model  # slow to import, and only training needs it
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -76,7 +74,7 @@ def add_lora(
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=pattern)
     adapted = get_peft_model(clip, config)
     for layer in (m for m in adapted.modules() if isinstance(m, BaseTunerLayer)):
-        # PEFT would copy bf16 inputs to fp32, and autocast back: a tenth of a step for nothing.
+        # PEFT would cast bf16 inputs to fp32 and autocast back, which wastes a tenth of a step.
         layer.cast_input_dtype_enabled = False
     return adapted
 
@@ -91,7 +89,7 @@ def parameter_groups(
 ) -> list[dict]:
     """AdamW groups of the trainable parameters: base (visual adapters), text, temporal head.
 
-    Biases, norms and other vectors or scalars have no weight decay.
+    Biases, norms and other vectors or scalars have no weight decay; the temperature is in base.
     """
     groups: dict[str, dict] = {}
     for name, parameter in model.named_parameters():

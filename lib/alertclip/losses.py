@@ -1,7 +1,7 @@
-"""The objectives (Alert-CLIP paper, Key Designs 2-4), one pure function for each equation.
+"""The training losses of Alert-CLIP (paper, Key Designs 2-4) as pure functions.
 
-All embeddings are unit vectors; ``scale`` is the inverse temperature. The paper does not print the
-equations; these are the InfoNCE of CLIP. Clips or regions that share a caption are never each
+All embeddings are unit vectors; ``scale`` is the inverse temperature. Our text of the paper lacks
+the equations; these are CLIP's InfoNCE. Clips or regions that share a caption are never each
 other's negatives: they are left out of the denominators.
 """
 
@@ -32,16 +32,16 @@ class Embeddings:
     region_captions: list[str] = field(default_factory=list)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors that are there, by name."""
+        """The tensors that are not None, by name."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Embeddings":
-        """The same with every tensor changed."""
+        """A copy with ``change`` applied to every tensor."""
         return replace(self, **{name: change(tensor) for name, tensor in self.tensors().items()})
 
 
 def concatenate(parts: Sequence[Embeddings]) -> Embeddings:
-    """Join the embeddings of micro-batches; rows with fewer hard negatives are padded, masked."""
+    """Concatenate micro-batches; regions with fewer hard negatives are padded and masked."""
     if len(parts) == 1:
         return parts[0]
     joined = {}
@@ -59,10 +59,10 @@ def concatenate(parts: Sequence[Embeddings]) -> Embeddings:
 def info_nce(x: Tensor, t: Tensor, scale: Tensor, captions: list[str]) -> Tensor:
     """Symmetric InfoNCE of pairs x (N, D), t (N, D): mean of both directions' cross entropies.
 
-    L_global (Key Design 2) for clips and their captions, L_region (3) for regions and theirs.
+    This is L_global (Key Design 2) of clips and captions and L_region (3) of regions and captions.
     """
-    place = {text: i for i, text in enumerate(dict.fromkeys(captions))}
-    ids = torch.tensor([place[text] for text in captions], device=x.device)
+    caption_id = {text: i for i, text in enumerate(dict.fromkeys(captions))}
+    ids = torch.tensor([caption_id[text] for text in captions], device=x.device)
     same = ids[:, None] == ids[None, :]
     eye = torch.eye(len(x), dtype=torch.bool, device=x.device)
     logits = (scale * x @ t.T).masked_fill(same & ~eye, float("-inf"))
@@ -76,17 +76,17 @@ def hard_negative_loss(
     """L_hard (Key Design 4): -log exp(s+) / (exp(s+) + sum_k exp(s-_k)), mean over regions.
 
     v_r, t_r (R, D); t_neg (R, K, D); mask (R, K) True where a negative exists. Regions without
-    any negative do not count; without any at all, the loss is zero.
+    negatives do not count; if no region has any, the loss is zero.
     """
     positive = scale * (v_r * t_r).sum(dim=-1, keepdim=True)  # (R, 1)
     # Scale before masking: the gradient of scale * -inf is NaN.
     negative = (scale * torch.einsum("rd,rkd->rk", v_r, t_neg)).masked_fill(~mask, float("-inf"))
     logits = torch.cat([positive, negative], dim=1)  # (R, 1 + K)
-    counted = mask.any(dim=1)
-    if not counted.any():
+    has_negative = mask.any(dim=1)
+    if not has_negative.any():
         return positive.sum() * 0
-    target = torch.zeros(int(counted.sum()), dtype=torch.long, device=v_r.device)
-    return cross_entropy(logits[counted], target)
+    target = torch.zeros(int(has_negative.sum()), dtype=torch.long, device=v_r.device)
+    return cross_entropy(logits[has_negative], target)
 
 
 class Losses(NamedTuple):
@@ -101,7 +101,7 @@ class Losses(NamedTuple):
 def total_loss(
     e: Embeddings, scale: Tensor, weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
 ) -> Losses:
-    """Weighted sum of global, region and hard-negative loss (Alert-CLIP paper, Loss & Training).
+    """Weighted sum of L_global, L_region and L_hard (paper, Loss & Training), with its terms.
 
     Without regions, as in Stage I, it is the weighted L_global.
     """

@@ -1,7 +1,7 @@
-"""Alert-CLIP: CLIP's towers, a temporal transformer, and regions (Alert-CLIP paper, Method).
+"""The Alert-CLIP model: CLIP's towers, temporal transformer and region features (paper, Method).
 
 Axis letters: B clips, T frames, R regions, K hard negatives, C texts, D embedding dimension,
-h w patch grid. Every embedding that leaves this module is a unit vector in fp32.
+h w patch grid. Embeddings of frames (v), clips, regions and texts are unit vectors in fp32.
 """
 
 from collections.abc import Sequence
@@ -23,14 +23,14 @@ MAX_FRAMES = 256  # Table 4
 
 
 class Frames(NamedTuple):
-    """Frame embeddings v (B, T, D), unit length; projected patch grids (B*T, D, h, w) or None."""
+    """Unit frame embeddings v (B, T, D); projected patch grids (B * T, D, h, w) or None."""
 
     v: Tensor
     patches: Tensor | None = None
 
 
 class ClipEmbedding(NamedTuple):
-    """Unit clip embedding (B, D), frames after the temporal transformer z (B, T, D), alpha."""
+    """Unit clip embeddings (B, D); z (B, T, D), the temporal transformer's output; alpha (B, T)."""
 
     embedding: Tensor
     z: Tensor
@@ -68,7 +68,7 @@ class AlertCLIP(nn.Module):
         self.register_buffer("std", torch.tensor(backbone.std).view(shape), persistent=False)
 
     def train(self, mode: bool = True) -> "AlertCLIP":
-        """Blocks are recomputed in training alone."""
+        """Set the mode; blocks are recomputed in training only."""
         if self.checkpointing:
             self.clip.visual.set_grad_checkpointing(mode)
         return super().train(mode)
@@ -84,7 +84,7 @@ class AlertCLIP(nn.Module):
         return self.clip.logit_scale
 
     def forward(self, batch: Batch, regions: bool = False) -> Embeddings:
-        """Embeddings for the global loss and, with ``regions``, for region and hard losses."""
+        """Embeddings for L_global and, with ``regions``, for L_region and L_hard."""
         regions = regions and bool(batch.region_captions)
         frames = self.encode_frames(batch.frames, patches=regions)
         v = self.pool_frames(frames.v, batch.mask).embedding
@@ -95,18 +95,17 @@ class AlertCLIP(nn.Module):
         t = self.encode_text([*batch.global_captions, *batch.region_captions, *negatives])
         t, t_r, t_neg = t.split([len(v), len(v_r), len(negatives)])
         t_neg, mask = t_neg.unflatten(0, mask.shape), mask.to(t.device)
-        captions = batch.global_captions, batch.region_captions
-        return Embeddings(v, t, captions[0], v_r, t_r, t_neg, mask, captions[1])
+        return Embeddings(v, t, batch.global_captions, v_r, t_r, t_neg, mask, batch.region_captions)
 
     def encode_frames(self, frames: Tensor, patches: bool = False) -> Frames:
-        """frames (B, T, 3, H, W) uint8 -> v, and patch grids: one pass of the vision tower."""
+        """frames (B, T, 3, H, W) uint8 -> v and, with ``patches``, patch grids, in one pass."""
         kind = self.patch_tokens if patches else None
         pixels = self.normalise_pixels(frames.flatten(0, 1))
         v, grids = image_and_patches(self.clip.visual, pixels, kind)
         return Frames(normalize(v.float(), dim=-1).unflatten(0, frames.shape[:2]), grids)
 
     def pool_frames(self, v: Tensor, mask: Tensor) -> ClipEmbedding:
-        """Temporal transformer and attention pooling (C.1): v (B, T, D), mask (B, T)."""
+        """Temporal transformer, attention pooling (supplementary C.1): v (B, T, D), mask (B, T)."""
         z = self.temporal(v, mask)
         pooled, weights = self.pooling(z, mask)
         return ClipEmbedding(normalize(pooled.float(), dim=-1), z, weights)
@@ -119,7 +118,7 @@ class AlertCLIP(nn.Module):
         self, patches: Tensor, region_clip: Tensor, boxes: Tensor, region_mask: Tensor
     ) -> Tensor:
         """v_r (R, D): mean of f_t^roi over the frames with a box (supplementary C.2), or the
-        temporal transformer over them (Alert-CLIP paper). Shapes as in ``region_sequence``."""
+        temporal transformer on them (paper, Method). Shapes as in ``region_sequence``."""
         sequence = region_sequence(patches, region_clip, boxes, region_mask)  # (R, T, D)
         if self.region_pooling == "temporal":
             return self.pool_frames(normalize(sequence, dim=-1), region_mask).embedding
@@ -127,17 +126,17 @@ class AlertCLIP(nn.Module):
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Unit embeddings (C, D); a text that occurs twice is encoded once."""
-        place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        tokens = self.backbone.tokenizer(list(place)).to(self.mean.device)
+        row = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        tokens = self.backbone.tokenizer(list(row)).to(self.mean.device)
         embeddings = normalize(self.clip.encode_text(tokens).float(), dim=-1)
-        return embeddings[[place[text] for text in texts]]
+        return embeddings[[row[text] for text in texts]]
 
     def image_features(self, frames: Tensor) -> Tensor:
-        """frames (F, 3, H, W) uint8 -> features (F, D) as projected, not normalised."""
+        """frames (F, 3, H, W) uint8 -> projected features (F, D), not normalised."""
         return self.clip.visual(self.normalise_pixels(frames)).float()
 
     def normalise_pixels(self, frames: Tensor) -> Tensor:
-        """frames (F, 3, H, W) uint8 -> (pixel / 255 - mean) / std, the backbone's statistics."""
+        """frames (F, 3, H, W) uint8 -> (pixel / 255 - mean) / std of the backbone."""
         if frames.dtype != torch.uint8 or frames.shape[-2:] != self.image_size:
             raise InputError(
                 f"frames must be uint8 pixels of size {self.image_size} (H, W), the backbone's, "
@@ -149,9 +148,9 @@ class AlertCLIP(nn.Module):
 def fill_negatives(
     negatives: Sequence[Sequence[str]], captions: Sequence[str]
 ) -> tuple[list[str], Tensor]:
-    """R ragged lists as R * K texts, with a mask (R, K) True where a hard negative exists.
+    """Pad R lists of hard negatives to R * K texts, with a mask (R, K) True where one exists.
 
-    K is at least 3, the paper's. A gap holds the region's own caption, which is encoded anyway.
+    K is at least the paper's 3. The padding is the region's own caption, which is encoded anyway.
     """
     k = max([K, *map(len, negatives)])
     texts = [
@@ -163,9 +162,9 @@ def fill_negatives(
 
 
 class TemporalTransformer(nn.Module):
-    """Pre-LN transformer over frames: z = v + W f(v + positions), where W starts at zero.
+    """Pre-LN transformer f over frames (supplementary C.1): z = v + W f(v + positions).
 
-    The zero start is our choice: at step 0 the model is exactly CLIP.
+    W starts at zero, which is our choice: at step 0 the model is exactly CLIP.
     """
 
     def __init__(self, width: int, layers: int = 2, heads: int = 8, dropout: float = 0.1) -> None:
@@ -190,7 +189,7 @@ class TemporalTransformer(nn.Module):
 
 
 class AttentionPooling(nn.Module):
-    """Frame weights alpha_t by a two-layer MLP, softmax over real frames; uniform at the start."""
+    """Frame weights alpha_t: softmax of a two-layer MLP over real frames, uniform at step 0."""
 
     def __init__(self, width: int, hidden: int = 256) -> None:
         super().__init__()
@@ -208,16 +207,16 @@ class AttentionPooling(nn.Module):
 def roi_features(patches: Tensor, frame: Tensor, boxes: Tensor) -> Tensor:
     """f_t^roi: ROI Align of a box to the grid's own size, then the mean over the cells.
 
-    patches (F, D, h, w), frame (M,) the grid that each box lies on, boxes (M, 4) normalised
-    x1 y1 x2 y2 -> (M, D). Coordinates stay continuous; the whole frame gives the grid's mean.
+    patches (F, D, h, w), frame (M,) index of each box's grid, boxes (M, 4) normalised x1 y1 x2 y2
+    -> (M, D). Coordinates stay continuous; a whole-frame box gives the grid's mean.
     """
     height, width = patches.shape[-2:]
     corners = boxes.float() * boxes.new_tensor([width, height, width, height])
     one_hot = torch.eye(height * width, device=boxes.device).view(1, -1, height, width)
     pooled = roi_align(one_hot, [corners], (height, width), sampling_ratio=2, aligned=True)
-    weights = pooled.mean(dim=(2, 3))  # (M, h * w): of each cell in the mean over a box's ROI Align
-    # Each f is a weighted sum of the frame's cells. ROI Align on the D channels costs 7x as much.
-    cells = patches.float().flatten(2).transpose(1, 2)  # bf16 would move boxes by a sixteenth
+    weights = pooled.mean(dim=(2, 3))  # (M, h * w): weight of each cell in a box's mean
+    # f is the weighted sum of the frame's cells; ROI Align on all D channels costs 7 times as much.
+    cells = patches.float().flatten(2).transpose(1, 2)  # bf16: boxes off by a sixteenth of a cell
     first = frame.long()[:, None] * weights.shape[1]
     rows = first + torch.arange(weights.shape[1], device=first.device)
     return embedding_bag(rows, cells.flatten(0, 1), per_sample_weights=weights, mode="sum")
@@ -228,11 +227,11 @@ def region_sequence(
 ) -> Tensor:
     """f_t^roi of R regions in every frame: (R, T, D), zero where the region has no box.
 
-    patches (B * T, D, h, w); region_clip (R,) which clip; boxes (R, T, 4); region_mask (R, T).
+    patches (B * T, D, h, w); region_clip (R,) clip index; boxes (R, T, 4); region_mask (R, T).
     """
     regions, frames = region_mask.shape
-    number = region_clip[:, None] * frames + torch.arange(frames, device=boxes.device)  # (R, T)
-    found = roi_features(patches, number[region_mask], boxes[region_mask])
-    sequence = found.new_zeros(regions, frames, patches.shape[1])
-    sequence[region_mask] = found
+    frame = region_clip[:, None] * frames + torch.arange(frames, device=boxes.device)  # (R, T)
+    features = roi_features(patches, frame[region_mask], boxes[region_mask])
+    sequence = features.new_zeros(regions, frames, patches.shape[1])
+    sequence[region_mask] = features
     return sequence

@@ -12,12 +12,12 @@ import torch
 from alertclip.intervals import bootstrap_interval
 from alertclip.prompts import PromptSets
 
-EncodeText = Callable[[list[str]], torch.Tensor]  # (C) -> unit (C, D): AlertCLIP.encode_text
+EncodeText = Callable[[list[str]], torch.Tensor]  # C texts -> unit (C, D): AlertCLIP.encode_text
 
 
 @torch.inference_mode()
 def encode_sets(encode_text: EncodeText, sets: PromptSets) -> tuple[np.ndarray, np.ndarray]:
-    """Unit vectors of P_N (C_N, D) and P_A (C_A, D)."""
+    """Unit embeddings of P_N (C_N, D) and P_A (C_A, D)."""
     normal, abnormal = encode_text(list(sets.normal)), encode_text(list(sets.abnormal))
     return normal.float().cpu().numpy(), abnormal.float().cpu().numpy()
 
@@ -57,21 +57,21 @@ def mss_table(
     """MSS over all videos ("all", first row) and per class.
 
     Columns: class_name, n, mss, low, high, right_signed (share of videos with SS > 0).
-    ``groups`` names what is resampled together, such as the clips of one video.
+    ``groups``: names (B,) of what is resampled together, such as the clips of one video.
     """
     scores, names = signed_score(similarities, labels), np.asarray(classes, dtype=object)
     groups = np.arange(len(scores)) if groups is None else np.asarray(groups)
     rows = []
     for name in ["all", *sorted(set(names))]:
-        chosen = np.ones(len(names), bool) if name == "all" else names == name
-        found = bootstrap_interval(scores[chosen], n_boot=n_boot, seed=seed, groups=groups[chosen])
-        right = float((scores[chosen] > 0).mean())
-        rows.append((name, found.n, found.value, found.low, found.high, right))
+        mask = np.ones(len(names), bool) if name == "all" else names == name
+        mss = bootstrap_interval(scores[mask], n_boot=n_boot, seed=seed, groups=groups[mask])
+        right_signed = float((scores[mask] > 0).mean())
+        rows.append((name, mss.n, mss.value, mss.low, mss.high, right_signed))
     return pd.DataFrame(rows, columns=["class_name", "n", "mss", "low", "high", "right_signed"])
 
 
 def inside(positions: np.ndarray, spans: Sequence[tuple[float, float]]) -> np.ndarray:
-    """Truth at frame numbers or times: True where start <= position < end of any span."""
+    """Ground truth at frame numbers or times: True where start <= position < end of any span."""
     positions = np.asarray(positions)
     truth = np.zeros(positions.shape, bool)
     for start, end in spans:
@@ -80,9 +80,9 @@ def inside(positions: np.ndarray, spans: Sequence[tuple[float, float]]) -> np.nd
 
 
 def hold(scores: np.ndarray, sampled: np.ndarray, n_frames: int) -> np.ndarray:
-    """Spread scores at sampled frame numbers over all frames: each holds until the next one.
+    """Scores of all frames: each sampled frame's score holds until the next sampled one.
 
-    scores (T,), sampled (T,) ascending -> (n_frames,); frames before the first take its score.
+    scores (T,), sampled (T,) ascending numbers -> (n_frames,); earlier frames take the first score.
     """
-    owner = np.searchsorted(sampled, np.arange(n_frames), side="right") - 1
-    return np.asarray(scores)[np.maximum(owner, 0)]
+    latest = np.searchsorted(sampled, np.arange(n_frames), side="right") - 1
+    return np.asarray(scores)[np.maximum(latest, 0)]

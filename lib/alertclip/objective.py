@@ -1,10 +1,10 @@
-"""The stage's objective: gradients of an optimiser step, and scores on the validation split.
+"""The objective of a stage: gradients of an optimiser step, and validation metrics.
 
-Negatives of InfoNCE. ``micro``: each clip is contrasted with its own micro-batch, as Table 4 reads
-literally (8). ``accumulated``: with all clips of the optimiser step (128), as GradCache does (Gao
-et al. 2021; open_clip's ``accum_freq``): the embeddings of every micro-batch are computed without
-a graph, the loss is taken on all of them, and each micro-batch is computed again to carry the
-gradient of its embeddings on. That costs a second forward pass and no memory.
+InfoNCE takes its negatives from the micro-batch (``micro``: 8 clips, Table 4 read literally) or
+from the whole optimiser step (``accumulated``: 128 clips). The latter is GradCache (Gao et al.
+2021; open_clip's ``accum_freq``): embed every micro-batch without a graph, compute the loss and the
+gradients of all embeddings, then embed each micro-batch again and backpropagate its gradients. That
+costs a second forward pass but no memory.
 """
 
 from collections.abc import Iterable, Sequence
@@ -36,35 +36,35 @@ class StageObjective:
         self.weights = (*weights, training.loss_hard_weight) if regions else (1.0, 0.0, 0.0)
 
     def embed(self, batch: Batch) -> Embeddings:
-        """Forward pass of one micro-batch, with bf16 matmuls if the stage's precision says so."""
+        """Embed one micro-batch, under bf16 autocast if that is the stage's precision."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             return self.model(batch.to(self.device), regions=self.regions)
 
     def loss(self, parts: Sequence[Embeddings]) -> Losses:
-        """Losses over the clips of all parts, and of all processes."""
-        together = distributed.share(parts, self.device)
-        return total_loss(together, self.model.logit_scale.exp(), self.weights)
+        """Losses over the micro-batches ``parts`` of all processes."""
+        embeddings = distributed.share(parts, self.device)
+        return total_loss(embeddings, self.model.logit_scale.exp(), self.weights)
 
     def backward(self, batches: Iterable[Batch], count: int) -> Losses:
-        """Accumulate gradients of this process's part of an optimiser step; losses of the whole.
+        """Accumulate gradients over this process's ``count`` micro-batches; return the losses.
 
-        ``count`` micro-batches; only accumulated negatives need all of them at once.
+        Only accumulated negatives need all micro-batches at once.
         """
         if self.negatives == "accumulated" and count > 1:
             return self._accumulated(list(batches))
-        found = []
-        for batch in batches:  # each contrasted by itself
+        rows = []
+        for batch in batches:
             losses = self.loss([self.embed(batch)])
             (losses.total / count).backward()
-            found.append([None if x is None else x.detach() for x in losses])
-        columns = ([x for x in column if x is not None] for column in zip(*found, strict=True))
-        return Losses(*(torch.stack(column).mean() if column else None for column in columns))
+            rows.append([None if x is None else x.detach() for x in losses])
+        terms = ([x for x in column if x is not None] for column in zip(*rows, strict=True))
+        return Losses(*(torch.stack(term).mean() if term else None for term in terms))
 
     def _accumulated(self, batches: Sequence[Batch]) -> Losses:
-        """Gradient of the loss that contrasts the clips of all micro-batches.
+        """Accumulate the gradients of the loss over all micro-batches together; return the losses.
 
-        Equal to one large batch as far as clips do not interact inside the model; dropout masks
-        are replayed between the two passes.
+        Equals one large batch as long as clips do not interact inside the model. The second pass
+        replays the dropout masks of the first.
         """
         leaves, states = [], []
         with torch.no_grad():
@@ -73,23 +73,23 @@ class StageObjective:
                 leaves.append(self.embed(batch))
         leaves = [e.map(lambda t: t.requires_grad_(t.is_floating_point())) for e in leaves]
         losses = self.loss(leaves)
-        losses.total.backward()  # fills the leaves' gradients, and that of the temperature
-        after = random_states(self.device)
+        losses.total.backward()  # gradients of the leaves and of the temperature
+        state_after = random_states(self.device)
         for batch, state, leaf in zip(batches, states, leaves, strict=True):
             set_random_states(state, self.device)
-            again = self.embed(batch).tensors()
-            kept = {n: t.grad for n, t in leaf.tensors().items() if t.grad is not None}
-            names = [name for name in kept if again[name].requires_grad]
-            torch.autograd.backward([again[n] for n in names], [kept[n] for n in names])
-        set_random_states(after, self.device)
+            outputs = self.embed(batch).tensors()
+            gradients = {n: t.grad for n, t in leaf.tensors().items() if t.grad is not None}
+            names = [name for name in gradients if outputs[name].requires_grad]
+            torch.autograd.backward([outputs[n] for n in names], [gradients[n] for n in names])
+        set_random_states(state_after, self.device)
         return Losses(*(None if x is None else x.detach() for x in losses))
 
 
 @torch.no_grad()
 def validate(batches: Iterable[Batch], objective: StageObjective) -> dict[str, float | None]:
-    """Mean loss over batches, caption retrieval and signed gap over the whole split.
+    """Mean loss over batches; caption retrieval and signed gap over the whole split.
 
-    Several processes each take some of the batches; all return the scores of the whole.
+    With several processes each takes some of the batches, and all return the same result.
     """
     parts, losses, labels = [], [], []
     for batch in batches:
@@ -108,13 +108,13 @@ def validate(batches: Iterable[Batch], objective: StageObjective) -> dict[str, f
 
 
 def recall_at_1(similarity: Tensor, captions: list[str]) -> float:
-    """Share of clips whose nearest caption reads like their own; similarity (B, B)."""
+    """Share of clips whose nearest caption has the text of their own; similarity (B, B)."""
     best = similarity.argmax(dim=1).tolist()
     return sum(captions[j] == captions[i] for i, j in enumerate(best)) / len(captions)
 
 
 def signed_gap(similarity: Tensor, labels: Tensor) -> float | None:
-    """Mean sign score with the split's own captions as prompt sets; similarity (B, B).
+    """MeanSignScore with the split's own captions as prompt sets; similarity (B, B).
 
     S_A - S_N of abnormal clips and S_N - S_A of normal ones, averaged over clips, where S_A and S_N
     are mean similarities to the abnormal and the normal captions. None if a class is absent.

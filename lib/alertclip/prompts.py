@@ -1,4 +1,4 @@
-"""The fixed prompt file: P_N, P_A, class-wise prompts, and alternative wordings."""
+"""The fixed prompt file: P_N, P_A, prompts per class, and alternative wordings."""
 
 from dataclasses import field
 from pathlib import Path
@@ -34,7 +34,7 @@ class Prompts:
     digest: str = ""
 
     def sentences(self) -> list[str]:
-        """Each distinct sentence of the main sets and the classes, in file order."""
+        """Distinct sentences of P_N, P_A and the classes, in file order."""
         per_class = [sentence for prompts in self.classes.values() for sentence in prompts]
         return list(dict.fromkeys([*self.sets.normal, *self.sets.abnormal, *per_class]))
 

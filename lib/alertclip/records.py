@@ -1,4 +1,4 @@
-"""Records of annotated clips, boxes over time, checks of captions, and the report of quirks."""
+"""Annotated clips, box tracks over time, caption checks, and the report of quirks."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ import pandas as pd
 from media.files import atomic_write
 
 CLOCK = 25.0  # frames per second of the annotation clock, not of the videos
-HALF_WINDOW = 8  # annotation frames on each side of a track with a single keyframe (ours)
+HALF_WINDOW = 8  # annotation frames on each side of a lone keyframe (ours)
 Box = tuple[float, float, float, float]  # normalised x1 y1 x2 y2
 MAX_TOKENS = 20  # of captions: the contract of the hard-negative prompts (supplementary A.4)
 WHOLE_FRAME: Box = (0.0, 0.0, 1.0, 1.0)
@@ -20,7 +20,7 @@ WHOLE_FRAME: Box = (0.0, 0.0, 1.0, 1.0)
 
 @dataclass(frozen=True)
 class Keyframe:
-    """A drawn box; ``frame`` is 1-based on the 25-fps clock. Not enabled: the track ends here."""
+    """An annotated box; ``frame`` is 1-based on the 25-fps clock; no box follows a disabled one."""
 
     frame: int
     box: Box
@@ -52,14 +52,14 @@ class Item:
 
     @property
     def class_name(self) -> str:
-        """Class from the path, "Normal" for normal videos."""
+        """Class from the path; "Normal" for normal videos."""
         folder = PurePosixPath(self.video).parent
         normal = "Normal" in folder.name or "Normal" in folder.parent.name
         return "Normal" if normal else folder.name
 
     @property
     def is_abnormal(self) -> bool:
-        """True for videos of an abnormal class."""
+        """Whether the video is of an abnormal class."""
         return self.class_name != "Normal"
 
     @property
@@ -69,7 +69,7 @@ class Item:
 
     @property
     def key(self) -> str:
-        """Unique name: the video and, for a segment, its times after #."""
+        """Unique name of the clip (see ``item_key``)."""
         return item_key(self.video, self.timestamps)
 
 
@@ -78,12 +78,12 @@ def item_key(video: str, timestamps: tuple[float, float] | None) -> str:
     return video if timestamps is None else "{}#{:.10g}-{:.10g}".format(video, *timestamps)
 
 
-LEFT_OUT = "left out"  # the action of a finding without whose item the work went on
+LEFT_OUT = "left out"  # action of a finding whose item is not used
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One quirk of one item, and what was done about it."""
+    """One quirk of one item, and how it was handled."""
 
     item: str
     reason: str
@@ -92,12 +92,12 @@ class Finding:
 
 @dataclass
 class Report:
-    """Everything that was noticed; nothing is dropped without a row here."""
+    """All findings; nothing is dropped without a row here."""
 
     rows: list[Finding] = field(default_factory=list)
 
     def add(self, item: str, reason: str, action: str) -> None:
-        """Note one quirk."""
+        """Add one finding."""
         self.rows.append(Finding(item, reason, action))
 
     def counts(self) -> Counter:
@@ -105,7 +105,7 @@ class Report:
         return Counter(row.reason for row in self.rows)
 
     def to_csv(self, path: Path) -> None:
-        """Write item, reason, action, one row per finding."""
+        """Write one row per finding: item, reason, action."""
         table = pd.DataFrame(self.rows, columns=["item", "reason", "action"])
         with atomic_write(path) as temporary:
             table.to_csv(temporary, index=False)
@@ -117,12 +117,12 @@ def frame_time(frame: float) -> float:
 
 
 def region_span(region: Region) -> tuple[float, float] | None:
-    """Seconds in which the region exists; None = the whole clip."""
+    """Start and end (s) of the region; None: the whole clip."""
     return _track_span(region.track) if region.track else region.span
 
 
 def _track_span(track: tuple[Keyframe, ...]) -> tuple[float, float]:
-    """First and last second with a box; a single keyframe stands for a short window."""
+    """Time (s) of the first and last box; a lone keyframe stands for a short window."""
     start, end = frame_time(track[0].frame), frame_time(track[-1].frame)
     if len(track) > 1:
         return start, end
@@ -132,7 +132,7 @@ def _track_span(track: tuple[Keyframe, ...]) -> tuple[float, float]:
 def box_at(track: tuple[Keyframe, ...], time: float) -> Box | None:
     """Box of a track at ``time`` (s), linear between keyframes; None where there is no box.
 
-    A keyframe that is not enabled ends the track; a box is never held beyond the last keyframe.
+    There is no box between a disabled keyframe and the next, nor beyond the last keyframe.
     """
     if not track:
         return WHOLE_FRAME
@@ -142,7 +142,7 @@ def box_at(track: tuple[Keyframe, ...], time: float) -> Box | None:
     if len(track) == 1:
         return track[0].box
     frame = time * CLOCK + 1
-    if abs(frame - round(frame)) < 1e-6:  # a time computed from a frame number is that frame
+    if abs(frame - round(frame)) < 1e-6:  # undo rounding of a frame's time
         frame = round(frame)
     after = int(np.searchsorted([k.frame for k in track], frame, side="right"))
     before, following = track[min(after, len(track) - 1) - 1 :][:2]
@@ -151,36 +151,36 @@ def box_at(track: tuple[Keyframe, ...], time: float) -> Box | None:
             return keyframe.box
     if not before.enabled:
         return None
-    share = float(np.clip((frame - before.frame) / (following.frame - before.frame), 0, 1))
+    weight = float(np.clip((frame - before.frame) / (following.frame - before.frame), 0, 1))
     pairs = zip(before.box, following.box, strict=True)
-    return tuple((1 - share) * a + share * b for a, b in pairs)
+    return tuple((1 - weight) * a + weight * b for a, b in pairs)
 
 
 def boxes_at(region: Region, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes (T, 4) of a region at ``times`` (T,) s and where it exists, mask (T,).
+    """Boxes (T, 4) of a region at ``times`` (T,) s, and mask (T,) True where it exists.
 
-    Where no time falls into the region, the nearest one takes its box, so that every region keeps
-    at least one frame.
+    If no time falls into the region, the nearest one takes its box, so that every region has at
+    least one frame.
     """
     boxes, span = np.tile(np.float32(WHOLE_FRAME), (len(times), 1)), region_span(region)
     if span is None:
         return boxes, np.ones(len(times), bool)
     if region.track:
-        found = [box_at(region.track, time) for time in times]
+        at_times = [box_at(region.track, time) for time in times]
     else:
-        found = [WHOLE_FRAME if span[0] <= time <= span[1] else None for time in times]
-    mask = np.array([box is not None for box in found])
+        at_times = [WHOLE_FRAME if span[0] <= time <= span[1] else None for time in times]
+    mask = np.array([box is not None for box in at_times])
     if not mask.any():
         nearest = int(np.maximum(span[0] - times, times - span[1]).argmin())
         closest = float(np.clip(times[nearest], *span))
-        found[nearest] = box_at(region.track, closest) or region.track[0].box
+        at_times[nearest] = box_at(region.track, closest) or region.track[0].box
         mask[nearest] = True
-    boxes[mask] = [box for box in found if box is not None]
+    boxes[mask] = [box for box in at_times if box is not None]
     return boxes, mask
 
 
 def is_text(value: Any) -> bool:
-    """True for a string with visible characters that UTF-8 can write."""
+    """Whether a value is a string with visible characters that UTF-8 can encode."""
     if not isinstance(value, str) or not value.strip():
         return False
     return not any("\ud800" <= c <= "\udfff" for c in value)  # half of a surrogate pair
@@ -188,7 +188,7 @@ def is_text(value: Any) -> bool:
 
 @cache
 def token_count(text: str) -> int:
-    """CLIP BPE tokens of a text, without start and end."""
+    """Number of CLIP BPE tokens of a text, without start and end."""
     return len(_tokenizer().encode(text))
 
 
@@ -200,7 +200,7 @@ def _tokenizer() -> Any:
 
 
 def clean_negatives(key: str, caption: str, raw: Any, report: Report) -> tuple[str, ...]:
-    """Hard negatives of a region: texts that differ from its caption and from one another."""
+    """Hard negatives of a region that differ from its caption and from one another."""
     if not isinstance(raw, list | tuple):
         report.add(key, "hard negatives are not a list", "region without hard-negative loss")
         return ()
@@ -222,7 +222,7 @@ def clean_negatives(key: str, caption: str, raw: Any, report: Report) -> tuple[s
 
 
 def count_text(key: str, kind: str, text: str, report: Report) -> None:
-    """Count a text that is not plain ASCII or longer than the paper says."""
+    """Report a text that is not plain ASCII or longer than MAX_TOKENS."""
     if not text.isascii():
         report.add(key, f"{kind} not plain ASCII", "kept")
     if token_count(text) > MAX_TOKENS:

@@ -1,9 +1,8 @@
 """Score your own videos: ``python -m alertclip.score VIDEO_OR_FOLDER... --out DIR``.
 
-Each video gets a CSV with a score for every frame and a figure; one bad file stops nothing, and
-summary.csv gives the reason. It keeps the rows of earlier calls into DIR, and names the files of a
-folder that are no videos. With ``--shard i/n`` one of n processes or machines scores its share of
-the same list; together they write the summary that a single process writes.
+Writes a CSV with a score for every frame and a figure per video, and summary.csv, which also says
+why a file failed or was skipped and keeps the rows of earlier calls into DIR. With ``--shard i/n``
+one of n processes or machines scores its share of the list; together they write one summary.
 """
 
 import argparse
@@ -39,31 +38,31 @@ PROMPTS = Path(__file__).resolve().parents[2] / "params" / "prompts.yaml"
 HELD = "score held from each sampled frame to the next"
 DISPLAY_HEIGHT = 240  # pixels of a key frame in the figure
 LOCK = ".summary.lock"
-NAME_BYTES = 200  # of an output name: file systems take 255, suffix included
+NAME_BYTES = 200  # of an output name: file systems allow 255 with suffix
 UTF_8 = {"encoding": "utf-8", "newline": ""}
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 150}
 
 Row = dict[str, Any]
-"""A video's row of the summary."""
+"""A video's row in the summary."""
 
 
 def load_model(name: str, pretrained: str | None, device: str) -> tuple[AlertCLIP, str]:
-    """An AlertCLIP for scoring and one line that says which backbone it is and if it is tuned."""
+    """AlertCLIP for scoring, and a label: which backbone, and whether it is tuned."""
     folder = Path(name.removeprefix("local-dir:"))
     if (folder / META).exists():
         if pretrained:
             raise InputError(f"--model {name}: an export has its own weights; drop --pretrained")
-        model, line = load_alertclip(folder), f"tuned Alert-CLIP from {folder.name}"
+        model, label = load_alertclip(folder), f"tuned Alert-CLIP from {folder.name}"
     elif pretrained or brings_weights(name):
         backbone = load_backbone(name, pretrained)
-        model, line = AlertCLIP(backbone), f"{backbone.name}, not tuned for anomalies"
+        model, label = AlertCLIP(backbone), f"{backbone.name}, not tuned for anomalies"
         require_finite(model, f"--model {name}")
     else:
         raise InputError(
             f"--model {name}: no folder with {META} (notebook 04 writes runs/<profile>/export);"
             " for an open_clip model give --pretrained too (such as openai), else it is random"
         )
-    return model.to(device).eval(), line
+    return model.to(device).eval(), label
 
 
 def draw(
@@ -73,16 +72,16 @@ def draw(
     spans: Sequence[tuple[float, float]] = (),
     figure: Figure | None = None,
 ) -> Figure:
-    """The curve over its key frames, the attention of the visual tower in them, and top captions.
+    """Draw the anomaly curve, and below it key frames, their attention maps and nearest prompts.
 
     ``spans`` (s) are annotated events to shade. Draws on ``figure`` (9 x 7.2 inches) if given.
     """
     peaks = curve.peaks()
     numbers = curve.sampled[peaks]
     display = DISPLAY_HEIGHT, round(DISPLAY_HEIGHT * curve.info.width / curve.info.height)
-    shown = read_frames(curve.video, numbers, display, curve.info)
-    seen = read_frames(curve.video, numbers, model.image_size, curve.info)
-    maps = attention_maps(model, anomaly_curve.to_tensor(model, seen)).numpy()
+    frames = read_frames(curve.video, numbers, display, curve.info)
+    inputs = read_frames(curve.video, numbers, model.image_size, curve.info)
+    maps = attention_maps(model, anomaly_curve.to_tensor(model, inputs)).numpy()
     figure = figure or Figure(figsize=(9, 7.2), layout="constrained")
     grid = figure.add_gridspec(3, len(peaks), height_ratios=[1.5, 1, 1])
     axes = figure.add_subplot(grid[0, :])
@@ -91,14 +90,14 @@ def draw(
         letter, place = "ABCDEFGH"[i % 8], axes.get_xaxis_transform()
         axes.axvline(time, color="black", linewidth=0.9, linestyle="--")
         axes.text(time, 1.02, letter, transform=place, ha="center", weight="bold")
-        _draw_frame(figure.add_subplot(grid[1, i]), shown[i], f"{letter}  {time:.1f} s")
-        last = figure.add_subplot(grid[2, i])
-        _draw_frame(last, shown[i], "attention", maps[i])
-        caption_of_frame = textwrap.fill(curve.captions[peaks[i]], 26)
-        last.set_xlabel(caption_of_frame, fontsize=9, parse_math=False)
-    plain = {"x": 0.01, "ha": "left", "parse_math": False}  # a name may hold $
-    figure.suptitle(textwrap.fill(files.printable(curve.video.name), 90), weight="bold", **plain)
-    figure.supxlabel(textwrap.fill(caption, 117), fontsize=9, **plain)
+        _draw_frame(figure.add_subplot(grid[1, i]), frames[i], f"{letter}  {time:.1f} s")
+        map_axes = figure.add_subplot(grid[2, i])
+        _draw_frame(map_axes, frames[i], "attention", maps[i])
+        prompt = textwrap.fill(curve.captions[peaks[i]], 26)
+        map_axes.set_xlabel(prompt, fontsize=9, parse_math=False)
+    style = {"x": 0.01, "ha": "left", "parse_math": False}  # a file name may contain $
+    figure.suptitle(textwrap.fill(files.printable(curve.video.name), 90), weight="bold", **style)
+    figure.supxlabel(textwrap.fill(caption, 117), fontsize=9, **style)
     return figure
 
 
@@ -126,21 +125,22 @@ def _draw_frame(
 
 
 def output_names(videos: Sequence[Path], known: Mapping[str, str] | None = None) -> dict[Path, str]:
-    """A distinct output name per video: its base name, with its folder's or a hash if two share it.
+    """A unique output name per video: its stem, with its folder's name or a hash where needed.
 
-    ``known``: names of the videos of earlier calls, which stay. Compared without case, as some file
-    systems do; "summary" is taken by the summary.
+    ``known``: names from earlier calls, which are kept. Names are compared without case, as some
+    file systems do; "summary" is reserved.
     """
     known = known or {}
     names, taken = {}, {"summary", *(name.casefold() for name in known.values())}
     stems = Counter(video.stem.casefold() for video in dict.fromkeys(videos))
     for video in dict.fromkeys(videos):
         path, stem = files.printable(video), files.printable(video.stem)
-        plain = [stem] if stems[video.stem.casefold()] == 1 else []
-        plain.append(f"{files.printable(video.parent.name)}__{stem}")
-        free = [n for n in plain if n.casefold() not in taken and len(n.encode()) <= NAME_BYTES]
-        beginning = stem.encode()[: NAME_BYTES - 9].decode(errors="ignore")
-        hashed = f"{beginning}-{files.sha256_json(path)[:8]}"
+        candidates = [stem] if stems[video.stem.casefold()] == 1 else []
+        candidates.append(f"{files.printable(video.parent.name)}__{stem}")
+        short = [n for n in candidates if len(n.encode()) <= NAME_BYTES]
+        free = [n for n in short if n.casefold() not in taken]
+        prefix = stem.encode()[: NAME_BYTES - 9].decode(errors="ignore")
+        hashed = f"{prefix}-{files.sha256_json(path)[:8]}"
         names[video] = known.get(path, free[0] if free else hashed)
         taken.add(names[video].casefold())
     return names
@@ -155,20 +155,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"--{name.replace('_', '-')} {value}: give a number above 0")
     try:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        model, line = load_model(options.model, options.pretrained, device)
+        model, label = load_model(options.model, options.pretrained, device)
         prompts = embed_prompts(model, load_prompts(options.prompts))
         meta = Path(options.model.removeprefix("local-dir:")) / META
         trained = files.read_json(meta) if meta.exists() else {}
         options.num_frames = options.num_frames or trained.get("num_frames", FRAMES)
-        print(f"Model: {line}. Score: sigmoid(logit scale x margin), 0 to 1; {HELD}.")
-        return _score_all(model, prompts, line, options)
-    except InputError as error:  # such as a full disk, which stops every video
+        print(f"Model: {label}. Score: sigmoid(logit scale x margin), 0 to 1; {HELD}.")
+        return _score_all(model, prompts, label, options)
+    except InputError as error:  # such as a full disk, which stops all videos
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
 def _score_all(
-    model: AlertCLIP, prompts: PromptEmbeddings, line: str, options: argparse.Namespace
+    model: AlertCLIP, prompts: PromptEmbeddings, label: str, options: argparse.Namespace
 ) -> int:
     summary = options.out / "summary.csv"
     videos, others = files.find_files(options.videos, options.out)
@@ -178,22 +178,23 @@ def _score_all(
     names = output_names(videos, {video: name for video, name in known.items() if name})
     skipped = [_row(file, status="skipped", reason="no video suffix") for file in others]
     _add_rows(summary, order, skipped)
-    mine, failed = videos[options.shard], 0
-    spare = torch.get_num_threads() // 2 if torch.cuda.is_available() else 0
-    how = options.num_frames, options.fps, options.stride, options.decoders or spare
-    for video, found in anomaly_curve.score_videos(model, mine, prompts, *how):
-        row = _report(model, video, found, names[video], line, options.out)
+    shard, failed = videos[options.shard], 0
+    half = torch.get_num_threads() // 2 if torch.cuda.is_available() else 0
+    sampling = options.num_frames, options.fps, options.stride
+    results = anomaly_curve.score_videos(model, shard, prompts, *sampling, options.decoders or half)
+    for video, result in results:
+        row = _report(model, video, result, names[video], label, options.out)
         tqdm.write("{video}: {status} {reason}".format(**row).rstrip(), sys.stdout)
         _append(summary, row)
         failed += row["status"] == "failed"
-    _add_rows(summary, order, [])  # in order
-    aside = f", {len(skipped)} skipped (not {', '.join(files.VIDEO_SUFFIXES)})" if skipped else ""
-    print(f"{len(mine) - failed} scored, {failed} failed{aside}; see {summary}")
+    _add_rows(summary, order, [])  # sort
+    note = f", {len(skipped)} skipped (not {', '.join(files.VIDEO_SUFFIXES)})" if skipped else ""
+    print(f"{len(shard) - failed} scored, {failed} failed{note}; see {summary}")
     return 1 if failed else 0
 
 
 def _read_summary(path: Path) -> dict[str, Row]:
-    """The rows so far by video, as text; InputError if the file is something else."""
+    """Rows of the summary by video, as text; InputError if the file is not a summary."""
     if not path.exists():
         return {}
     try:
@@ -204,12 +205,12 @@ def _read_summary(path: Path) -> dict[str, Row]:
 
 
 def _add_rows(summary: Path, order: Mapping[str, int], rows: Sequence[Row]) -> None:
-    """Add rows in the order of this call, after earlier calls'; shares may write at once."""
+    """Add rows and sort: earlier calls' first, then this call's. Shards may write at once."""
     with files.locked(summary.with_name(LOCK)):
         if not (table := _read_summary(summary) | {row["video"]: row for row in rows}):
             return
         ranked = sorted(table.values(), key=lambda row: order.get(row["video"], -1))
-        columns = dict.fromkeys(name for row in ranked for name in row)  # and those of others
+        columns = dict.fromkeys(name for row in ranked for name in row)  # and a user's own
         with files.atomic_write(summary) as temporary, temporary.open("w", **UTF_8) as file:
             writer = csv.DictWriter(file, columns, lineterminator="\n")
             writer.writeheader()
@@ -217,14 +218,14 @@ def _add_rows(summary: Path, order: Mapping[str, int], rows: Sequence[Row]) -> N
 
 
 def _append(summary: Path, row: Row) -> None:
-    """Add a row at the end, where it supersedes the video's earlier one."""
+    """Append a row; the last row of a video counts."""
     with (
         files.locked(summary.with_name(LOCK)),
         files.writing(summary),
         summary.open("a+", **UTF_8) as file,
     ):
         file.seek(0)
-        columns = next(csv.reader(file), None)  # perhaps with some that someone added
+        columns = next(csv.reader(file), None)  # perhaps with a user's own
         writer = csv.DictWriter(file, columns or row, "", "ignore", lineterminator="\n")
         if not columns:
             writer.writeheader()
@@ -237,23 +238,23 @@ def _row(video: Path, **values: object) -> Row:
 
 
 def _report(
-    model: AlertCLIP, video: Path, found: ScoreCurve | Exception, name: str, line: str, out: Path
+    model: AlertCLIP, video: Path, result: ScoreCurve | Exception, name: str, label: str, out: Path
 ) -> Row:
-    """Write table and figure of a curve; the video's row of the summary."""
-    row = _row(video, output=name, model=line)
+    """Write table and figure of a curve, and return the video's row for the summary."""
+    row = _row(video, output=name, model=label)
     try:
-        if isinstance(found, Exception):
-            raise found
+        if isinstance(result, Exception):
+            raise result
         with files.atomic_write(out / f"{name}.csv") as temporary:
-            found.table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+            result.table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
         with matplotlib.rc_context(STYLE), files.atomic_write(out / f"{name}.png") as temporary:
-            draw(model, found, f"{line}; {HELD}.").savefig(temporary)
-    except Exception as error:  # whatever is wrong with one file must not stop the others
+            draw(model, result, f"{label}; {HELD}.").savefig(temporary)
+    except Exception as error:  # one bad file must not stop the others
         reason = " ".join(files.printable(str(error)).split()) or type(error).__name__
         return row | {"status": "failed", "reason": reason}
-    scores = found.table["score"]
+    scores = result.table["score"]
     values = {name: f"{round(getattr(scores, name)(), 6):.6g}" for name in ("max", "mean")}
-    return row | values | {"frames": len(scores), "status": "scored", "reason": found.info.report}
+    return row | values | {"frames": len(scores), "status": "scored", "reason": result.info.report}
 
 
 def _parser() -> argparse.ArgumentParser:

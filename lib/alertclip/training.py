@@ -23,7 +23,7 @@ from alertclip.objective import StageObjective, validate
 from media.errors import InputError
 from media.files import WHOLE, locked, progress, sha256_json
 
-BOOKKEEPING = {"save_steps", "save_limit"}  # they decide what is written, not what is learned
+BOOKKEEPING = {"save_steps", "save_limit"}  # affects what is written, not what is learned
 
 
 class TrainingError(InputError):
@@ -44,13 +44,13 @@ def fit(
     provenance: Mapping[str, Any] | None = None,
     workers: int = 0,
 ) -> checkpoint.History:
-    """Train the trainable parameters of ``model`` and write ``out``; resume or reuse what is there.
+    """Train the trainable parameters of ``model``, or resume or reuse the run in ``out``.
 
-    ``regions`` adds the region and hard-negative losses (Stage II). ``provenance`` (the data's
-    hash) joins settings, seed and initial weights in what identifies the run: a finished run of
-    the same settings is loaded, an unfinished one goes on from its last whole checkpoint, the
-    folder of other settings is set aside. Raises TrainingError on a loss or gradient not finite,
-    InputError if another run is at work in ``out`` or the processes of this one differ.
+    ``regions`` adds the region and hard-negative losses (Stage II). Settings, seed, initial weights
+    and ``provenance`` (the data's hash) identify the run: if ``out`` holds the same run, it is
+    loaded or resumed from its newest readable checkpoint; another run's folder is renamed. Raises
+    TrainingError on a loss or gradient that is not finite, InputError if another process trains
+    in ``out`` or this run's processes differ.
     """
     if len(train) == 0:
         raise InputError(f"{out.name}: no training clips; see the report of the annotation reader")
@@ -73,33 +73,34 @@ def fit(
 def _train(
     run: "Run", train: Dataset, validation: Dataset | None, seed: int, workers: int, start: int
 ) -> None:
-    stage, mine, total = run.stage, distributed.own_shard(), run.stage.total_steps(len(train))
-    # A generator of their own keeps the loaders from drawing on the state that dropout draws on.
-    own = {"generator": torch.Generator(), "pin_memory": run.device.type == "cuda"}
-    load = partial(DataLoader, collate_fn=collate, num_workers=workers, **own)
-    order = micro_batches(len(train), stage, seed, start, mine)
-    batches, steps = iter(load(train, batch_sampler=order)), range(start, total)
+    stage, shard, total = run.stage, distributed.own_shard(), run.stage.total_steps(len(train))
+    # With its own generator a loader does not change the random state that dropout uses.
+    options = {"generator": torch.Generator(), "pin_memory": run.device.type == "cuda"}
+    load = partial(DataLoader, collate_fn=collate, num_workers=workers, **options)
+    index_batches = micro_batches(len(train), stage, seed, start, shard)
+    batches, steps = iter(load(train, batch_sampler=index_batches)), range(start, total)
     if validation is not None:
         chunks = list(BatchSampler(range(len(validation)), stage.batch_size, False))
-        held_out = load(validation, batch_sampler=chunks[mine])
+        held_out = load(validation, batch_sampler=chunks[shard])
     if distributed.rank() == 0:
         checkpoint.trim_log(run.out, start)
         steps = progress(steps, len(steps), f"{run.out.name} step")
     for step in steps:
         distributed.seed_step(seed, step)
-        group = islice(batches, stage.accumulation)
-        run.step(step, total, group, step * stage.items_per_step / len(train))
+        step_batches = islice(batches, stage.accumulation)
+        run.step(step, total, step_batches, step * stage.items_per_step / len(train))
         last = step + 1 == total
         if validation is not None and (last or (step + 1) % run.validate_steps == 0):
             run.model.eval()
             run.log("validation", step + 1, **validate(held_out, run.objective))
         if distributed.rank() == 0 and (last or (step + 1) % stage.save_steps == 0):
-            what = run.model, run.optimizer, run.device, stage.save_limit
-            checkpoint.save_checkpoint(run.out, step + 1, *what)
+            checkpoint.save_checkpoint(
+                run.out, step + 1, run.model, run.optimizer, run.device, stage.save_limit
+            )
 
 
 class Run:
-    """A stage under way: model, optimiser and the folder it writes."""
+    """A running stage: its model, optimiser and output folder."""
 
     def __init__(
         self,
@@ -124,7 +125,7 @@ class Run:
             )
 
     def identity(self, seed: int, items: int, provenance: Mapping[str, Any]) -> dict[str, Any]:
-        """All that decides the result, as JSON values: equal runs may share checkpoints."""
+        """Everything that determines the result, as JSON values; equal runs share checkpoints."""
         run = self.stage.model_dump(exclude=BOOKKEEPING) | {
             "negatives": self.objective.negatives,
             "loss_weights": self.objective.weights,
@@ -137,7 +138,7 @@ class Run:
         return json.loads(json.dumps(run | dict(provenance), default=str))
 
     def resume(self, seed: int) -> int:
-        """Load the newest whole checkpoint, if any; returns the step to go on from."""
+        """Load the newest readable checkpoint, if any; return the step to continue from."""
         saved = checkpoint.latest_checkpoint(self.out)
         if saved is None:
             torch.manual_seed(seed)
@@ -148,10 +149,10 @@ class Run:
         return saved["step"]
 
     def step(self, step: int, total: int, batches: Iterable[Batch], epoch: float) -> None:
-        """One optimiser step (0-based ``step``) on its micro-batches; one line in the log.
+        """Run and log optimiser step ``step`` (0-based) on its micro-batches.
 
-        They are taken one by one: loaders make the next while this one is computed. clips_per_s
-        counts the wait for them.
+        They are taken one by one, so that loaders prepare the next meanwhile; the logged
+        clips_per_s includes the wait for them.
         """
         began = time.perf_counter()
         self.model.train()
@@ -160,12 +161,12 @@ class Run:
             group["lr"] = factor * group["initial_lr"]
         keys: list[str] = []
 
-        def noted() -> Iterator[Batch]:
+        def with_keys_noted() -> Iterator[Batch]:
             for batch in batches:
                 keys.extend(batch.keys)
                 yield batch
 
-        losses = self.objective.backward(noted(), self.stage.accumulation)
+        losses = self.objective.backward(with_keys_noted(), self.stage.accumulation)
         parameters = list(checkpoint.trainable(self.model).values())
         distributed.sum_gradients(parameters, self.model.logit_scale)
         norm = nn.utils.clip_grad_norm_(parameters, self.stage.grad_norm)
@@ -188,7 +189,7 @@ class Run:
         self.log("train", step + 1, epoch=epoch, **rates, **values, clips_per_s=speed)
 
     def log(self, split: str, step: int, **row: Any) -> None:
-        """One line in the log of the stage."""
+        """Append a line to the stage's log."""
         if distributed.rank() == 0:
             checkpoint.append_row(self.out, {"split": split, "step": step, **row})
 
@@ -196,8 +197,8 @@ class Run:
 def learning_rate_factor(step: int, total: int, warmup_ratio: float) -> float:
     """Factor on every base rate at optimiser step ``step`` (0-based) of ``total``.
 
-    Linear warm-up over ceil(ratio * total) steps, whose first step already moves, then a cosine
-    that would reach 0 at step ``total`` (supplementary Table 4: warm-up ratio, cosine).
+    Linear warm-up over ceil(ratio * total) steps, with a first factor above 0, then a cosine that
+    would reach 0 at step ``total`` (supplementary Table 4: warm-up ratio, cosine).
     """
     warmup = math.ceil(warmup_ratio * total)
     if step < warmup:
@@ -210,8 +211,8 @@ def micro_batches(
 ) -> list[list[int]]:
     """Item indices of the micro-batches from optimiser step ``start`` on: this process's ``shard``.
 
-    An epoch's order depends on seed and epoch only, so that a resume needs no replay. Batches run
-    across the ends of epochs: no clip is dropped, and every step sees the same number of clips.
+    The order of an epoch depends on seed and epoch only, so that a resume replays nothing. Batches
+    may span two epochs: no clip is dropped, and every step sees the same number of clips.
     """
     first, last = (step * stage.items_per_step for step in (start, stage.total_steps(items)))
     epochs = range(first // items, -(-last // items))
@@ -231,8 +232,8 @@ def out_of_memory_advice(name: str) -> Iterator[None]:
                 f"{name}: a process that loads clips was killed. Batches come through shared"
                 " memory: give the machine more (docker run --shm-size=8g), or set workers=0"
             ) from error
-        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not known and "allocate memory" not in str(error):  # torch's words on a CPU
+        exhausted = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not exhausted and "allocate memory" not in str(error):  # torch's message on a CPU
             raise
         raise TrainingError(
             f"{name}: out of memory ({str(error).splitlines()[0]}). Set checkpointing=all or"

@@ -1,4 +1,4 @@
-"""Read VAGTA exactly as published: both JSON shapes, every quirk counted."""
+"""Read VAGTA as published: both JSON schemas, with every quirk reported."""
 
 import re
 import sys
@@ -26,17 +26,17 @@ from media.files import read_json
 PREFIX = re.compile(
     r"^(?:[^:]{0,60}\bvideos?\b[^:]{0,40}:|[^:]{0,30}: abnormal video showing)\s*", re.IGNORECASE
 )
-SHORT, LONG = 1.0, 1800.0  # s; segments outside are kept and counted
+SHORT, LONG = 1.0, 1800.0  # s; segments outside are kept and reported
 SAME_TIME = 0.05  # s; segments that touch within the annotations' rounding do not overlap
-ROUNDING = 0.01  # a box may leave the frame by this share; VAGTA's do by 1e-14
+ROUNDING = 0.01  # share of the frame by which a box may leave it; VAGTA's do by 1e-14
 Segment = tuple[float, float] | None
 
 
 def load_vagta(annotations: Path, hard_negatives: Path | None = None) -> tuple[list[Item], Report]:
     """Items of a file in the test file's schema, with hard negatives from the qwen file if given.
 
-    Negatives are matched by video, region index and timestamps. InputError if a file is not of
-    this schema; a bad item is left out. The report has a row for each and for every other quirk.
+    Negatives are matched by video, region index and timestamps. The report has a row for every
+    quirk and every bad item, which is left out. Raises InputError on a file of another schema.
     """
     rows = read_json(annotations)
     if not isinstance(rows, list):
@@ -51,10 +51,11 @@ def load_vagta(annotations: Path, hard_negatives: Path | None = None) -> tuple[l
 
 
 def load_surrogate(hard_negatives: Path) -> tuple[list[Item], Report]:
-    """Training items from the qwen file alone, with the flagged surrogates; else as load_vagta.
+    """Training items from the qwen file alone; ``Item.surrogate`` names the substituted parts.
 
-    Regions of one clip form one item. Global captions are made from the first region caption in
-    the style of the test file; regions keep their time span and take the whole frame as box.
+    The regions of a clip form one item. Its global caption is the first region caption with the
+    prefix of the test file; regions keep their time span, with the whole frame as box. Errors and
+    report as in ``load_vagta``.
     """
     report = Report()
     groups: dict[tuple[str, Segment], list[dict]] = defaultdict(list)
@@ -90,14 +91,14 @@ def _item(row: Any, negatives: dict[str, dict] | None, report: Report) -> Item |
     regions = []
     for index, (text, raw) in enumerate(zip(captions, boxes, strict=True)):
         count_text(key, "region caption", text, report)
-        found: tuple[str, ...] = ()
+        hard_negatives: tuple[str, ...] = ()
         if negatives is not None:
-            none = {"hard_negative": [], "region_caption": text}
-            match = negatives.pop(_region(*clip, index), none)
+            empty = {"hard_negative": [], "region_caption": text}
+            match = negatives.pop(_region_name(*clip, index), empty)
             if match.get("region_caption") != text:
                 report.add(key, "hard negatives written for another caption", "kept")
-            found = clean_negatives(key, text, match.get("hard_negative"), report)
-        regions.append(Region(text, _track(key, raw, report), found))
+            hard_negatives = clean_negatives(key, text, match.get("hard_negative"), report)
+        regions.append(Region(text, _track(key, raw, report), hard_negatives))
     item = Item(clip[0], caption, tuple(regions), clip[1])
     if item.is_abnormal and not all(boxes):
         report.add(key, "abnormal region without boxes", "whole frame instead")
@@ -113,18 +114,18 @@ def _surrogate_item(video: str, timestamps: Segment, rows: list[dict], report: R
     for row in rows:
         caption = row["region_caption"]
         count_text(key, "region caption", caption, report)
-        found = clean_negatives(key, caption, row.get("hard_negative"), report)
-        regions.append(Region(caption, (), found, _span(key, row.get("frames_25"), report)))
+        negatives = clean_negatives(key, caption, row.get("hard_negative"), report)
+        regions.append(Region(caption, (), negatives, _span(key, row.get("frames_25"), report)))
     item = Item(video, "", tuple(regions), timestamps)
     prefix = f"{item.class_name} abnormal video" if item.is_abnormal else "Normal video"
-    used = ("global caption", "boxes") if item.is_abnormal else ("global caption",)
+    surrogate = ("global caption", "boxes") if item.is_abnormal else ("global caption",)
     action = "templated caption" + (", whole-frame box" if item.is_abnormal else "")
-    report.add(key, "surrogate: " + " and ".join(used), action)
-    return Item(video, f"{prefix}: {regions[0].caption}", tuple(regions), timestamps, used)
+    report.add(key, "surrogate: " + " and ".join(surrogate), action)
+    return Item(video, f"{prefix}: {regions[0].caption}", tuple(regions), timestamps, surrogate)
 
 
 def _qwen_rows(path: Path, report: Report) -> Iterable[dict]:
-    """Rows with a checked video, region_index and timestamps (s or None); the first of equals."""
+    """Rows with valid video, region_index and timestamps (s or None); of duplicates the first."""
     content = read_json(path)
     rows = content.get("items") if isinstance(content, dict) else None
     if not isinstance(rows, list):
@@ -146,53 +147,53 @@ def _qwen_rows(path: Path, report: Report) -> Iterable[dict]:
 
 
 def _region_key(row: dict) -> str:
-    return _region(row["video"], row["timestamps"], row["region_index"])
+    return _region_name(row["video"], row["timestamps"], row["region_index"])
 
 
-def _region(video: str, segment: Segment, index: int) -> str:
-    """Name of a region, by which the two files are matched: times to a millisecond."""
+def _region_name(video: str, segment: Segment, index: int) -> str:
+    """Name that matches a region between the two files; times rounded to a millisecond."""
     segment = segment and (round(segment[0], 3), round(segment[1], 3))
     return f"{item_key(video, segment)} region {index}"
 
 
 def _unique(items: list[Item], report: Report) -> list[Item]:
-    """Items with unique keys; unusual lengths and overlaps are counted."""
+    """Items with unique keys; unusual lengths and overlaps are reported."""
     unique: dict[str, Item] = {}
     for item in items:
         if item.key in unique:
-            same = "equal" if item == unique[item.key] else "different"
-            report.add(item.key, f"duplicate item, {same} content", "first one kept")
+            content = "equal" if item == unique[item.key] else "different"
+            report.add(item.key, f"duplicate item, {content} content", "first one kept")
             continue
         unique[item.key] = item
         length = item.timestamps[1] - item.timestamps[0] if item.timestamps else SHORT
         if not SHORT <= length <= LONG:
             limit = f"shorter than {SHORT:g}" if length < SHORT else f"longer than {LONG:g}"
             report.add(item.key, f"segment {limit} s", "kept")
-    reached: dict[str, float] = {}
+    latest_end: dict[str, float] = {}
     segments = sorted((i.video, *i.timestamps, key) for key, i in unique.items() if i.timestamps)
     for video, start, end, key in segments:
-        if start < reached.get(video, start) - SAME_TIME:
+        if start < latest_end.get(video, start) - SAME_TIME:
             report.add(key, "overlaps an earlier segment", "kept")
-        reached[video] = max(end, reached.get(video, end))
+        latest_end[video] = max(end, latest_end.get(video, end))
     return list(unique.values())
 
 
 def _number(value: Any) -> float | None:
     """A finite JSON number as float, else None; true and "1" are not numbers."""
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if known and abs(value) <= sys.float_info.max else None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and abs(value) <= sys.float_info.max else None
 
 
 def _ordered_pair(raw: Any) -> Segment:
-    """Two ordered numbers, not negative; else None."""
+    """Two non-negative numbers in order; else None."""
     pair = tuple(map(_number, raw)) if isinstance(raw, list) else ()
     return pair if len(pair) == 2 and None not in pair and 0 <= pair[0] <= pair[1] else None
 
 
 def _clip(row: Any, report: Report) -> tuple[str, Segment] | None:
-    """A row's video, a path below the data root, and segment (s); None, reported, if it has none.
+    """Video path, below the data root, and segment (s) of a row; no segment: the whole video.
 
-    No timestamps are the whole video.
+    An invalid row is reported and gives None.
     """
     video = row.get("video") if isinstance(row, dict) else None
     if not is_text(video) or not video.isprintable():
@@ -223,7 +224,7 @@ def _span(key: str, raw: Any, report: Report) -> Segment:
 
 
 def _track(key: str, raw: Any, report: Report) -> tuple[Keyframe, ...]:
-    """Keyframes in order of time; () = whole frame, also for a track that cannot be read."""
+    """Keyframes in order of time; (), the whole frame, without a readable track."""
     if not raw:
         return ()
     try:

@@ -1,1 +1,1 @@
-"""Files and videos: written whole or not at all, decoded exactly, each frame by its number."""
+"""Atomic files, and exact decoding of video frames by number."""

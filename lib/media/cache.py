@@ -1,4 +1,4 @@
-"""A frame cache keyed by content: decode once, whatever the file is called."""
+"""A cache of decoded frames, keyed by the content of videos, not by their names."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ from media.survey import DecodeError, VideoInfo
 from media.video import THROUGH, Walk, probe, read_frames
 
 Part = TypeVar("Part")
-Choose = Callable[[Path, VideoInfo], Sequence[np.ndarray]]  # lists of frames of a video
+Choose = Callable[[Path, VideoInfo], Sequence[np.ndarray]]  # lists of a video's frame numbers
 
 
 class FrameCache:
@@ -29,47 +29,47 @@ class FrameCache:
     def info(
         self, path: Path, choose: Choose = lambda path, info: [], threads: str = "AUTO"
     ) -> VideoInfo:
-        """What a video holds, counted once per content; the frames that ``choose`` lists are kept.
+        """Info of a video, from one decoding pass that also caches the frames ``choose`` lists.
 
-        They are chosen by what the packets promise. Where that proves wrong, or they are more than
-        THROUGH, none is kept: ``get`` decodes them.
+        ``choose`` gets the info that the packets promise. If decoding proves it wrong, or the
+        frames are more than THROUGH, none is cached; ``get`` then decodes them.
         """
-        found: list[tuple[np.ndarray, np.ndarray]] = []
+        cached: list[tuple[np.ndarray, np.ndarray]] = []
 
         def count(path: Path) -> VideoInfo:
             walk = Walk(path, self.size, threads)
             promised, lists = walk.info, choose(path, walk.info)
             wanted = {int(number) for indices in lists for number in indices}
-            taken = dict(walk.frames(wanted if len(wanted) <= THROUGH else ()))
-            if taken and walk.info == promised:
-                found.extend((chosen, np.stack([taken[i] for i in chosen])) for chosen in lists)
+            decoded = dict(walk.frames(wanted if len(wanted) <= THROUGH else ()))
+            if decoded and walk.info == promised:
+                cached.extend((chosen, np.stack([decoded[i] for i in chosen])) for chosen in lists)
             return walk.info
 
         info = probe(path, self.root / "surveys-2", count)
-        for indices, frames in found:
-            _keep(self.file(path, indices), frames)
+        for indices, frames in cached:
+            _save(self.file(path, indices), frames)
         return info
 
     def file(self, path: Path, indices: Sequence[int]) -> Path:
-        """Where the frames of a request are kept."""
+        """Cache file of the frames ``indices`` of a video."""
         text = f"shown-2 {self.info(path).sha256} {self.size} {list(map(int, indices))}"
         return self.root / "frames" / f"{hashlib.sha256(text.encode()).hexdigest()}.npy"
 
     def get(self, path: Path, indices: Sequence[int]) -> np.ndarray:
-        """Frames (T, H, W, 3) uint8, memory-mapped; decoded now if they are not there yet."""
+        """Frames (T, H, W, 3) uint8, memory-mapped; decoded first if they are not cached."""
         file = self.file(path, indices)
-        if (frames := _kept(file)) is None:
-            _keep(file, read_frames(path, indices, self.size, self.info(path)))
-            frames = _kept(file)
+        if (frames := _load(file)) is None:
+            _save(file, read_frames(path, indices, self.size, self.info(path)))
+            frames = _load(file)
         return frames
 
 
-def _keep(file: Path, frames: np.ndarray) -> None:
+def _save(file: Path, frames: np.ndarray) -> None:
     with atomic_write(file) as temporary:
         np.save(temporary, frames, allow_pickle=False)
 
 
-def _kept(file: Path) -> np.ndarray | None:
+def _load(file: Path) -> np.ndarray | None:
     """Frames of a cache file; None if it is missing or damaged."""
     try:
         return np.load(file, mmap_mode="r", allow_pickle=False)
@@ -80,64 +80,64 @@ def _kept(file: Path) -> np.ndarray | None:
 def parallel_probe(
     cache: FrameCache, paths: Iterable[Path], workers: int, choose: Choose = lambda path, info: []
 ) -> dict[Path, VideoInfo | str]:
-    """Probe videos in threads: path -> info, or why it has none; ``choose`` as for ``info``."""
+    """Probe videos in threads: path -> info or error message; ``choose`` as for ``info``."""
     videos = list(dict.fromkeys(paths))
     threads = decoder_threads(min(workers, len(videos)))
-    one = partial(cache.info, choose=choose, threads=threads)
-    return in_threads(one, videos, workers, "reading videos")
+    read = partial(cache.info, choose=choose, threads=threads)
+    return in_threads(read, videos, workers, "reading videos")
 
 
 def parallel_fill(
     cache: FrameCache, requests: Sequence[tuple[Path, Sequence[int]]], workers: int
 ) -> dict[int, str]:
-    """Decode what is missing, in threads: request number -> reason, for the failed."""
+    """Decode missing frames in threads; index of each failed request -> error message."""
 
-    def one(number: int) -> None:
+    def decode(number: int) -> None:
         cache.get(*requests[number])
 
-    done = in_threads(one, range(len(requests)), workers, "decoding frames")
-    return {number: reason for number, reason in done.items() if reason}
+    errors = in_threads(decode, range(len(requests)), workers, "decoding frames")
+    return {number: reason for number, reason in errors.items() if reason}
 
 
 def decoder_threads(workers: int) -> str:
-    """FFmpeg's own threads for each of ``workers`` decoders: AUTO unless they fill all cores."""
+    """FFmpeg's thread type for ``workers`` decoders: NONE if they fill all cores, else AUTO."""
     return "NONE" if workers >= (os.cpu_count() or 1) else "AUTO"
 
 
 def in_threads(
     work: Callable[[Any], Any], items: Sequence[Any], workers: int, label: str
 ) -> dict[Any, Any]:
-    """``work(item)`` of every item, or a DecodeError's text, ``workers`` at a time.
+    """Run ``work`` on ``workers`` items at a time: item -> result, or the text of a DecodeError.
 
     FFmpeg decodes outside Python's lock. Other errors, such as a full disk, stop everything.
     """
 
-    def one(item: Any) -> Any:
+    def try_item(item: Any) -> Any:
         try:
             return work(item)
         except DecodeError as error:
             return str(error)
 
     with ThreadPoolExecutor(max(1, min(workers, len(items)))) as pool:
-        done = pool.map(one, items)  # cancels what has not begun when an error ends the loop
-        return dict(zip(items, progress(done, len(items), label), strict=True))
+        results = pool.map(try_item, items)  # an error in the loop cancels items not yet begun
+        return dict(zip(items, progress(results, len(items), label), strict=True))
 
 
 def parts_ahead(
     read: Callable[[Any], Iterator[Part]], items: Sequence[Any], workers: int
 ) -> Iterator[Part]:
-    """All parts of all items; ``workers`` items at a time, each a part ahead of the caller.
+    """Yield all parts of all items, read from ``workers`` items at a time, each one part ahead.
 
-    Parts of an item come in order, those of others in between.
+    The parts of an item stay in order; those of other items come in between.
     """
     count, todo = max(1, min(workers, len(items))), iter(items)
     with ThreadPoolExecutor(count) as pool:
-        waiting = deque()
+        pending = deque()
         for _ in range(count):
             parts = chain.from_iterable(map(read, todo))
-            waiting.append((parts, pool.submit(next, parts, None)))
-        while waiting:
-            parts, future = waiting.popleft()
+            pending.append((parts, pool.submit(next, parts, None)))
+        while pending:
+            parts, future = pending.popleft()
             if (part := future.result()) is not None:
-                waiting.append((parts, pool.submit(next, parts, None)))
+                pending.append((parts, pool.submit(next, parts, None)))
                 yield part

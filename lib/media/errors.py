@@ -1,4 +1,4 @@
-"""One error type for everything a user can mend."""
+"""One error type for everything that a user can fix."""
 
 import difflib
 from collections.abc import Iterable
@@ -13,6 +13,6 @@ class DecodeError(InputError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint that names the known name most like ``name``; empty if none is."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    """A hint with the known name most like ``name``; empty if none is close."""
+    matches = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {matches[0]}?" if matches else ""

@@ -1,4 +1,4 @@
-"""Files: found, never half-written, hashed; shares of a list of work, and progress bars."""
+"""Find, write atomically, lock and hash files; shards of a list of work; progress bars."""
 
 import errno
 import hashlib
@@ -35,15 +35,15 @@ def is_video(path: Path) -> bool:
 
 
 def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Files below ``folder`` in order of name, through links but those to a parent (``above``)."""
-    place = os.path.realpath(folder)
+    """Files below ``folder`` in order of name; follows links, except to a parent (``above``)."""
+    real_path = os.path.realpath(folder)
     try:
-        paths = sorted(folder.iterdir()) if place not in above else []
+        paths = sorted(folder.iterdir()) if real_path not in above else []
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({error.strerror})") from None
     for path in paths:
         if os.path.isdir(path):
-            yield from files_below(path, (*above, place))
+            yield from files_below(path, (*above, real_path))
         else:
             yield path
 
@@ -51,51 +51,51 @@ def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
 def find_files(given: Sequence[Path], out: Path) -> tuple[list[Path], list[Path]]:
     """The videos among ``given`` and below its folders, each once, and these folders' other files.
 
-    What a suffix does not tell is a video where it is given itself. ``out`` is not looked into.
+    A file given itself counts as a video whatever its suffix. Results below ``out`` are skipped.
     """
     found: dict[Path, None] = {}
-    asked = dict.fromkeys(Path(os.path.abspath(path)) for path in given)  # links keep their names
-    own = Path(os.path.abspath(out))
-    for path in asked:
+    sources = dict.fromkeys(Path(os.path.abspath(path)) for path in given)  # links keep their names
+    out = Path(os.path.abspath(out))
+    for path in sources:
         below = files_below(path) if path.is_dir() else [path]
-        results = own if path in own.parents else None  # --out may hold the videos themselves
+        results = out if path in out.parents else None  # --out may hold the videos themselves
         found |= dict.fromkeys(file for file in below if results not in file.parents)
-    others = {file for file in found if not is_video(file) and file not in asked}
+    others = {file for file in found if not is_video(file) and file not in sources}
     return [file for file in found if file not in others], [f for f in found if f in others]
 
 
 def printable(text: Path | str) -> str:
-    """A path, or a message with one, as text that can be written: other bytes become \\xff."""
+    """A path, or a message with one, as printable text: undecodable bytes become \\xff."""
     return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 def share(folder: Path) -> None:
-    """Give what other libraries wrote below ``folder`` the umask's rights, as atomic_write does."""
+    """Give files that other libraries wrote below ``folder`` the permissions of the umask."""
     for file in filter(Path.is_file, folder.rglob("*")):
-        file.chmod(0o666 & ~UMASK)  # safetensors writes files that only the owner can read
+        file.chmod(0o666 & ~UMASK)  # safetensors lets only the owner read
 
 
 @contextmanager
 def writing(path: Path | str) -> Iterator[None]:
-    """Turn a full disk or a folder that cannot be written, in the block, into an InputError."""
+    """Turn a full disk or an unwritable path, inside the block, into an InputError."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         code = getattr(error, "errno", None)
-        # safetensors and numpy give the system's number only in their message, or say what is short
-        if told := re.search(r"os error (\d+)", str(error)):
-            code = int(told[1])
+        # safetensors gives the error number, and numpy the missing bytes, in the message only.
+        if match := re.search(r"os error (\d+)", str(error)):
+            code = int(match[1])
         elif re.search(r"\d+ requested and \d+ written", str(error)):
             code = errno.ENOSPC
         if code not in UNWRITABLE:
             raise
-        what = f"{path}: cannot be written ({os.strerror(code)}); make room or make it writable"
-        raise InputError(f"{what}, then start again: what is finished is kept") from error
+        reason = f"{path}: cannot be written ({os.strerror(code)}); make room or make it writable"
+        raise InputError(f"{reason}, then start again: what is finished is kept") from error
 
 
 @contextmanager
 def atomic_write(path: Path | str) -> Iterator[Path]:
-    """Yield a path beside ``path``, renamed onto it if the block succeeds; see ``writing``."""
+    """Yield a temporary path that replaces ``path`` if the block succeeds; see ``writing``."""
     path = Path(path)
     # Writers choose the format by the suffix; a name of 255 bytes would become too long.
     temporary = path.with_name(f".{os.getpid()}-{uuid.uuid4().hex[:8]}{path.suffix}")
@@ -111,7 +111,7 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[int]:
-    """Hold the lock file ``path`` in the block; InputError at once if held and not to ``wait``."""
+    """Hold the lock file ``path`` inside the block; without ``wait``, InputError if it is taken."""
     import fcntl  # POSIX only
 
     with writing(path):
@@ -164,17 +164,17 @@ def read_json(path: Path | str) -> Any:
 
 
 def half_the_cores() -> int:
-    """Workers by default: 2 to 6, as each that loads clips holds a gigabyte of frames."""
+    """Default number of workers, 2 to 6: one that loads clips holds a gigabyte of frames."""
     usable = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
     return min(6, max(2, len(usable) // 2))
 
 
 def progress(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
-    """Yield ``items`` behind a bar on stderr; work of less than two seconds shows none."""
+    """Yield ``items`` with a progress bar on stderr, shown only after two seconds."""
     yield from tqdm(items, label, total, file=sys.stderr, mininterval=0.5, delay=2)
 
 
-WHOLE = slice(0, None, 1)  # a share of a list of work: every n-th item, so that long ones spread
+WHOLE = slice(0, None, 1)  # a shard is every n-th item of a list, which spreads long ones
 
 
 def parse_shard(text: str) -> slice:

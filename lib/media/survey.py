@@ -1,4 +1,4 @@
-"""A video file opened, and what its packets tell: which frames it shows, when, where to seek."""
+"""Read from a video's packets which frames it shows, when, and where one can seek."""
 
 import struct
 from collections import defaultdict
@@ -17,12 +17,12 @@ from media.errors import DecodeError
 
 SEEKABLE = {"mov", "matroska"}  # containers with an index of key frames by time
 Spacing = Literal["index", "time"]
-REORDERED = 64  # frames by which decoding order and presentation order differ at most
+REORDERED = 64  # most frames between a packet's place in decoding and presentation order
 
 
 @contextmanager
 def decoding_errors(path: Path) -> Iterator[None]:
-    """Turn what FFmpeg raises into a DecodeError that names the file."""
+    """Turn FFmpeg's errors inside the block into a DecodeError that names the file."""
     try:
         yield
     except (av.FFmpegError, ValueError, OSError) as error:
@@ -31,7 +31,7 @@ def decoding_errors(path: Path) -> Iterator[None]:
 
 
 def existing(path: Path | str) -> Path:
-    """The path of a file that may be read and is not empty; DecodeError else."""
+    """The path of a readable file that is not empty; otherwise DecodeError."""
     path = Path(path)
     try:
         if not path.is_file():  # a pipe would wait for its writer
@@ -46,10 +46,10 @@ def existing(path: Path | str) -> Path:
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video holds: ``frames`` from its first to the last that decodes.
+    """What a video holds: ``frames`` counts from its first to the last that decodes.
 
-    ``times``: presentation times (s, from the first frame) and the end, at a variable rate; empty
-    where frame i is shown at i / fps.
+    ``times``: at a variable rate, presentation times (s, from the first frame) and the end; empty
+    if frame i is shown at i / fps.
     """
 
     frames: int
@@ -58,28 +58,28 @@ class VideoInfo:
     height: int
     sha256: str = ""
     stream: int = 0
-    start: float | None = None  # the stream's own time of frame 0 (s), if it has usable times
+    start: float | None = None  # presentation time of frame 0 in the stream (s), if usable
     times: tuple[float, ...] = ()
-    keyframes: tuple[int, ...] = ()  # where random access is exact; empty: decode from the start
-    lost: tuple[int, ...] = ()  # frames that do not decode, of the promised
-    promised: int = 0
-    decord: bool = False  # its random access was found exact too
+    keyframes: tuple[int, ...] = ()  # for exact seeking; empty: decode from the start
+    lost: tuple[int, ...] = ()  # numbers of frames that do not decode
+    promised: int = 0  # frames by the packets or the header
+    decord: bool = False  # decord's random access is exact too
 
     @property
     def duration(self) -> float:
-        """Seconds."""
+        """Length in s."""
         return self.times[-1] if self.times else self.frames / self.fps
 
     @property
     def decoded(self) -> int:
-        """How many frames decode."""
+        """Number of frames that decode."""
         return self.frames - len(self.lost)
 
     @property
     def report(self) -> str:
-        """How many frames decode of those promised; empty if all do."""
-        told = f"decoded {self.decoded:,} of {self.promised:,} frames"
-        return told if self.decoded < self.promised else ""
+        """How many of the promised frames decode; empty if all do."""
+        text = f"decoded {self.decoded:,} of {self.promised:,} frames"
+        return text if self.decoded < self.promised else ""
 
     @cached_property
     def clock(self) -> np.ndarray:
@@ -87,19 +87,19 @@ class VideoInfo:
         return np.array(self.times[:-1]) if self.times else np.arange(self.frames) / self.fps
 
     def position(self, seconds: Any) -> Any:
-        """Frame numbers of ``seconds``, with fractions between two frames."""
+        """Fractional frame numbers at ``seconds``."""
         if not self.times:
             return np.minimum(seconds, 1e12) * self.fps  # 1e308 s would overflow
         return np.interp(seconds, self.times, np.arange(len(self.times)))
 
     def frame_at(self, seconds: float) -> int:
-        """The frame shown nearest to a time."""
+        """Number of the frame shown nearest to ``seconds``."""
         return round(min(max(0.0, self.position(seconds)), self.frames - 1))
 
     def shown(self, numbers: Sequence[int]) -> list[int]:
-        """``numbers`` with each lost frame replaced by the last one before it that decodes."""
-        kept = np.setdiff1d(np.arange(self.frames), self.lost)
-        return kept[np.maximum(np.searchsorted(kept, numbers, "right") - 1, 0)].tolist()
+        """``numbers``, with a lost frame replaced by the last before it that decodes."""
+        decoded = np.setdiff1d(np.arange(self.frames), self.lost)
+        return decoded[np.maximum(np.searchsorted(decoded, numbers, "right") - 1, 0)].tolist()
 
 
 def uniform_indices(
@@ -107,8 +107,8 @@ def uniform_indices(
 ) -> np.ndarray:
     """Frames at the centres of ``count`` equal bins of [start, end) s: at most (count,).
 
-    The bins are equal in number of frames (``by`` index, the papers' rule) or in time. A span with
-    fewer frames than bins gives each of its frames once; the caller pads and masks.
+    The bins are equal in frames (``by`` index, the papers' rule) or in time. A span with fewer
+    frames than bins gives each of its frames once; the caller pads and masks.
     """
     first = info.frame_at(start)
     last = max(first + 1, round(min(info.position(end), info.frames)))
@@ -122,7 +122,7 @@ def uniform_indices(
 
 
 def display_matrix(frame: av.VideoFrame) -> tuple[int, ...]:
-    """Signs of a b c d of the display matrix."""
+    """Signs of a, b, c, d in the display matrix, which rotates and flips the frame."""
     data = frame.side_data.get("DISPLAYMATRIX")
     a, b, _, c, d, *_ = struct.unpack("<9i", bytes(data)) if data else (1, 0, 0, 0, 1)
     return tuple(int(np.sign(x)) for x in (a, b, c, d))
@@ -130,7 +130,7 @@ def display_matrix(frame: av.VideoFrame) -> tuple[int, ...]:
 
 @contextmanager
 def opened(path: Path, stream: int, threads: str) -> Iterator[tuple[Any, Any]]:
-    """A container and one of its streams, to be decoded in ``threads`` (FFmpeg's word)."""
+    """Open a file: its container and one stream, with FFmpeg's thread type ``threads``."""
     with av.open(str(path)) as container:
         video = container.streams[stream]
         video.thread_type = threads
@@ -138,7 +138,7 @@ def opened(path: Path, stream: int, threads: str) -> Iterator[tuple[Any, Any]]:
 
 
 def all_packets(container: Any, streams: Any) -> Iterator[av.Packet]:
-    """All packets up to a torn end; those without data make the decoder give its last frames."""
+    """All packets up to a torn end; empty ones make the decoder return its last frames."""
     with suppress(av.FFmpegError):
         yield from container.demux(streams)
 
@@ -148,7 +148,7 @@ def decoded(container: Any, stream: Any) -> Iterator[av.VideoFrame]:
     for packet in all_packets(container, stream):
         with suppress(av.FFmpegError):
             yield from packet.decode()
-    with suppress(av.FFmpegError, EOFError):  # frames that were under way at a torn end
+    with suppress(av.FFmpegError, EOFError):  # the decoder's last frames after a torn end
         yield from stream.decode(None)
 
 
@@ -159,9 +159,9 @@ class _Packet(NamedTuple):
 
 
 def survey(path: Path) -> VideoInfo:
-    """What the packets of a file's best video stream promise; only its first frame is decoded.
+    """What the packets of a file's best video stream promise; decodes only its first frame.
 
-    The best has the most packets, then the most pixels; an attached picture is no video.
+    The best stream has the most packets, then the most pixels; attached pictures do not count.
     """
     with av.open(str(path)) as container:
         picture = Disposition.attached_pic
@@ -172,8 +172,8 @@ def survey(path: Path) -> VideoInfo:
         packets: dict[int, list[_Packet]] = defaultdict(list)
         for packet in all_packets(container, videos):
             if packet.size:
-                found = _Packet(packet.pts, packet.is_keyframe, packet.is_discard)
-                packets[packet.stream.index].append(found)
+                fields = _Packet(packet.pts, packet.is_keyframe, packet.is_discard)
+                packets[packet.stream.index].append(fields)
         best = max(videos, key=lambda s: (len(packets[s.index]), s.width * s.height))
         with opened(path, best.index, "NONE") as again:
             first = next(decoded(*again), None)
@@ -189,17 +189,17 @@ def _promise(
     if fps <= 0:
         raise ValueError("no frame rate")
     width, height = first.width, first.height
-    if not display_matrix(first)[0]:  # turned by a quarter
+    if not display_matrix(first)[0]:  # rotated by a quarter turn
         width, height = height, width
     shown = [packet for packet in packets if not packet.is_discard]
-    # AVI states the order of decoding, which is another one in streams that reorder frames.
-    coded = "avi" in container.format.name and stream.codec_context.name in ("h264", "hevc")
-    pts = None if coded else _presentation(shown)
+    # AVI has no presentation times, and these codecs may reorder frames.
+    untimed = "avi" in container.format.name and stream.codec_context.name in ("h264", "hevc")
+    pts = None if untimed else _presentation(shown)
     if pts is None or first.pts is None:
         promised = max(len(shown), stream.frames)
         return VideoInfo(len(shown), fps, width, height, stream=stream.index, promised=promised)
-    # A stream that was cut open shows nothing until its first key frame. A file with an index does
-    # not begin so: there the first key frame is damaged.
+    # A stream cut from a longer one shows nothing before its first key frame. A file with an index
+    # is not cut like this: if its first frames do not decode, its first key frame is damaged.
     indexed = bool(SEEKABLE & set(container.format.name.split(",")))
     opening = next((packet.pts for packet in shown if packet.is_keyframe), pts[0])
     cut_open = first.pts <= opening and not indexed
@@ -207,16 +207,16 @@ def _promise(
     promised = max(len(shown), stream.frames - (len(packets) - len(shown))) - open_frames
     tick, pts = float(stream.time_base), pts[open_frames:]
     end = float(pts[-1] * tick) + 1 / fps
-    if (lacking := _stated_end(container, stream) - end) > 1:
-        promised = len(pts) + round(lacking * fps)
+    if (missing := _stated_end(container, stream) - end) > 1:  # s
+        promised = len(pts) + round(missing * fps)
     keyframes = _keyframes(packets) if indexed and len(pts) == len(packets) else ()
-    known = {"times": _times(pts, tick, fps), "keyframes": keyframes, "promised": promised}
+    fields = {"times": _times(pts, tick, fps), "keyframes": keyframes, "promised": promised}
     start = float(pts[0] * tick)
-    return VideoInfo(len(pts), fps, width, height, stream=stream.index, start=start, **known)
+    return VideoInfo(len(pts), fps, width, height, stream=stream.index, start=start, **fields)
 
 
 def _times(pts: np.ndarray, tick: float, fps: float) -> tuple[float, ...]:
-    """Times (s) from the first to the end of the last frame; empty if frame i is at i / fps."""
+    """Frame times (s) from the first, and the end of the last; empty if frame i is at i / fps."""
     times = (pts - pts[0]) * tick
     if np.abs(times - np.arange(len(pts)) / fps).max() <= min(2 * tick, 0.25 / fps):
         return ()
@@ -224,7 +224,7 @@ def _times(pts: np.ndarray, tick: float, fps: float) -> tuple[float, ...]:
 
 
 def _presentation(packets: Sequence[_Packet]) -> np.ndarray | None:
-    """Presentation times in their order; None if they are missing, repeated or begin anew."""
+    """Sorted presentation times; None if they are missing, repeated or restart."""
     if not packets or any(packet.pts is None for packet in packets):
         return None
     pts = np.array([packet.pts for packet in packets])
@@ -234,20 +234,20 @@ def _presentation(packets: Sequence[_Packet]) -> np.ndarray | None:
 
 
 def _keyframes(packets: Sequence[_Packet]) -> tuple[int, ...]:
-    """Key frames that part what is shown before from what is after; empty if one does not."""
-    given = np.array([packet.pts for packet in packets])
+    """Numbers of the key frames; empty unless each separates the frames before and after it."""
+    pts = np.array([packet.pts for packet in packets])
     numbers = np.flatnonzero([packet.is_keyframe for packet in packets])
-    before, after = np.maximum.accumulate(given), np.minimum.accumulate(given[::-1])[::-1]
-    closed = (after[numbers] == given[numbers]) & (before[numbers] == given[numbers])
+    before, after = np.maximum.accumulate(pts), np.minimum.accumulate(pts[::-1])[::-1]
+    closed = (after[numbers] == pts[numbers]) & (before[numbers] == pts[numbers])
     return tuple(numbers.tolist()) if packets[0].is_keyframe and closed.all() else ()
 
 
 def _stated_end(container: Any, stream: Any) -> float:
-    """End (s) of the video as Matroska states it, which has no number of frames; else 0."""
+    """End (s) of the video that Matroska states instead of a frame count; else 0."""
     if "matroska" not in container.format.name:
         return 0.0
     with suppress(KeyError, ValueError):  # the tag is free text
         hours, minutes, seconds = stream.metadata["DURATION"].split(":")
         return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-    alone = container.duration and not container.streams.audio
-    return container.duration / av.time_base if alone else 0.0
+    video_only = container.duration and not container.streams.audio
+    return container.duration / av.time_base if video_only else 0.0

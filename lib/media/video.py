@@ -1,7 +1,7 @@
-"""Videos: what they truly hold, frames by number, as upright RGB arrays.
+"""Decode videos: which frames they hold, and frames by number as upright RGB arrays.
 
-Frames are numbered from 0 in the order in which they are shown, by presentation time, so one that
-does not decode leaves a gap and moves no other.
+Frames are numbered from 0 in presentation order, by presentation time: one that does not decode
+leaves a gap and shifts no other.
 """
 
 import math
@@ -23,18 +23,18 @@ from media.errors import DecodeError, InputError
 from media.files import read_json, sha256_file, sha256_json, write_json
 from media.survey import VideoInfo, existing, opened
 
-JUMP = 32  # a key frame within this many frames is reached sooner by decoding on
-PROOF = (32, 32)  # size of the frames by which decord is compared
-THROUGH = 512  # frames kept at most at once: 80 MB at 224 x 224, each copy
+JUMP = 32  # to a key frame this near (frames), decoding on is faster than seeking
+PROOF = (32, 32)  # size of the frames on which decord is checked
+THROUGH = 512  # most frames held at once: 80 MB per copy at 224 x 224
 
 Numbered = Iterator[tuple[int, av.VideoFrame]]
 _known: dict[tuple[str, int, int], VideoInfo] = {}
 
 
 class Walk:
-    """A video decoded once from its start, in FFmpeg's ``threads`` AUTO or NONE.
+    """One pass over a video from its start, with FFmpeg's thread type ``threads``, AUTO or NONE.
 
-    ``info`` is what its packets promise and, once its ``frames`` have been decoded, what it holds.
+    ``info`` is what the packets promise and, after all ``frames``, what the video holds.
     """
 
     def __init__(self, path: Path, size: tuple[int, int], threads: str = "AUTO") -> None:
@@ -43,22 +43,22 @@ class Walk:
             self.info = survey.survey(path)
 
     def frames(self, wanted: Collection[int]) -> Iterator[tuple[int, np.ndarray]]:
-        """The ``wanted`` frames as (number, (H, W, 3) uint8)."""
-        seen, scale = [], Scaler(self.size)
+        """Decode all frames; yield the ``wanted`` ones as (number, (H, W, 3) uint8)."""
+        decoded, scale = [], Scaler(self.size)
         with survey.decoding_errors(self.path):
             for number, frame in _all(self.path, self.info, self.threads):
-                seen.append(number)
+                decoded.append(number)
                 if number in wanted:
                     yield number, scale(frame)
-        frames, promised = seen[-1] + 1, self.info
-        lost = tuple(np.setdiff1d(np.arange(frames), seen).tolist())
-        keyframes = () if lost else promised.keyframes  # behind damage decoders differ
-        held = {"frames": frames, "times": promised.times[: frames + 1], "keyframes": keyframes}
-        self.info = replace(promised, **held, lost=lost, promised=max(promised.promised, frames))
+        frames, info = decoded[-1] + 1, self.info
+        lost = tuple(np.setdiff1d(np.arange(frames), decoded).tolist())
+        keyframes = () if lost else info.keyframes  # after damage, decoders differ
+        found = {"frames": frames, "times": info.times[: frames + 1], "keyframes": keyframes}
+        self.info = replace(info, **found, lost=lost, promised=max(info.promised, frames))
 
 
 def count_frames(path: Path) -> VideoInfo:
-    """What a video holds, by decoding it once."""
+    """Info of a video, by decoding it once."""
     walk = Walk(path, (1, 1))
     list(walk.frames(()))
     return walk.info
@@ -67,14 +67,14 @@ def count_frames(path: Path) -> VideoInfo:
 def probe(
     path: Path | str, store: Path | None = None, count: Callable[[Path], VideoInfo] = count_frames
 ) -> VideoInfo:
-    """What a video holds, found by ``count`` once; remembered in ``store`` by its content."""
+    """Info of a video, made by ``count`` once per content and kept in ``store``."""
     path = existing(path)
     status = path.stat()
     key = str(path.absolute()), status.st_size, status.st_mtime_ns
     if key not in _known:
-        # Hashing a hundred gigabytes takes minutes: the file's size and time stand for its content.
-        seen = store / f"seen-{sha256_json(key)[:32]}.json" if store else None
-        _known[key] = _kept(seen, partial(_probe_content, path, store, count))
+        # Hashing 100 GB takes minutes: a file of the same size and time is not hashed again.
+        file = store / f"seen-{sha256_json(key)[:32]}.json" if store else None
+        _known[key] = _load_or_make(file, partial(_probe_content, path, store, count))
     return _known[key]
 
 
@@ -84,33 +84,33 @@ def _probe_content(path: Path, store: Path | None, count: Callable[[Path], Video
     except OSError as error:
         raise DecodeError(f"{path}: cannot be read ({error.strerror})") from None
     file = store / f"{digest}.json" if store else None
-    return _kept(file, lambda: replace(_with_decord(path, count(path)), sha256=digest))
+    return _load_or_make(file, lambda: replace(_with_decord(path, count(path)), sha256=digest))
 
 
-def _kept(file: Path | None, make: Callable[[], VideoInfo]) -> VideoInfo:
-    """The info in ``file``, else a new one, which is written there."""
+def _load_or_make(file: Path | None, make: Callable[[], VideoInfo]) -> VideoInfo:
+    """Load the info in ``file``; otherwise make it and write it there."""
     if not file:
         return make()
-    with suppress(InputError, TypeError, AttributeError):  # missing, torn, of another version
-        known = read_json(file).items()
-        return VideoInfo(**{k: tuple(v) if isinstance(v, list) else v for k, v in known})
+    with suppress(InputError, TypeError, AttributeError):  # missing, torn, or of another version
+        fields = read_json(file).items()
+        return VideoInfo(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields})
     info = make()
     write_json(file, asdict(info))
     return info
 
 
 def _with_decord(path: Path, info: VideoInfo) -> VideoInfo:
-    """The info, marked if decord gives the times and the first, middle and last frame of PyAV."""
-    if not info.keyframes or info.frames <= THROUGH:  # on a transport stream it may never return
+    """The info, marked if decord agrees with PyAV on times and first, middle and last frame."""
+    if not info.keyframes or info.frames <= THROUGH:  # decord may hang on a transport stream
         return info
     with suppress(Exception):  # decord may be missing or fail, with no narrower class of errors
         reader = _decord_reader(path, PROOF)
         times = reader.get_frame_timestamp(np.arange(info.frames))[:, 0]
-        near = np.abs(times - times[0] - info.clock).max() < 0.25 / info.fps
+        same_times = np.abs(times - times[0] - info.clock).max() < 0.25 / info.fps
         numbers = [0, info.frames // 2, info.frames - 1]
-        given = reader.get_batch(numbers).asnumpy()
-        same = np.array_equal(given, read_frames(path, numbers, PROOF, info))
-        return replace(info, decord=bool(len(reader) == info.frames and near and same))
+        frames = reader.get_batch(numbers).asnumpy()
+        equal = np.array_equal(frames, read_frames(path, numbers, PROOF, info))
+        return replace(info, decord=bool(len(reader) == info.frames and same_times and equal))
     return info
 
 
@@ -125,53 +125,53 @@ def read_frames(
 ) -> np.ndarray:
     """Frames (T, H, W, 3) uint8 by number, squashed to ``size`` = (H, W) by the decoder.
 
-    Order and repetitions are those of ``indices``; a frame that does not decode is the last one
-    before it that does. ``info``: what the file holds, if known. Raises DecodeError naming it.
+    Order and repetitions are those of ``indices``; a frame that does not decode is replaced by the
+    last before it that does. ``info``: of the file, if known. Raises DecodeError naming the file.
     """
     path, indices = existing(path), [int(i) for i in indices]
     if not indices or min(indices) < 0:
         raise DecodeError(f"{path}: frame indices must be at least 0 and not empty")
     info = info or probe(path)
     if max(indices) >= info.frames:
-        raise DecodeError(f"{path}: frame {max(indices)} asked for, {info.frames} decode")
+        raise DecodeError(f"{path}: frame {max(indices)} asked for, only {info.frames} decode")
     order = np.argsort(indices, kind="stable")
     frames = np.empty((len(indices), *size, 3), np.uint8)
-    found = read_in_order(path, np.take(indices, order), size, info)
-    for place, frame in zip(order, found, strict=True):
-        frames[place] = frame
+    ordered = read_in_order(path, np.take(indices, order), size, info)
+    for position, frame in zip(order, ordered, strict=True):
+        frames[position] = frame
     return frames
 
 
 def read_in_order(
     path: Path, indices: Sequence[int], size: tuple[int, int], info: VideoInfo
 ) -> Iterator[np.ndarray]:
-    """Frames (H, W, 3) as in ``read_frames`` one by one; ``indices`` never decrease."""
+    """Yield frames (H, W, 3) as in ``read_frames`` one by one; ``indices`` must not decrease."""
     shown = info.shown(indices)
     with survey.decoding_errors(path):
-        found = _picked(path, info, sorted(set(shown)), size)
+        frames = _picked(path, info, sorted(set(shown)), size)
         last, frame = -1, None
         for number in shown:
             if number > last:
-                last, frame = next(found, (math.inf, None))
+                last, frame = next(frames, (math.inf, None))
             if last != number:
-                raise ValueError(f"frame {number} is not there: the file was changed meanwhile")
+                raise ValueError(f"frame {number} is missing: the file has changed")
             yield frame
 
 
 def _picked(
     path: Path, info: VideoInfo, wanted: Sequence[int], size: tuple[int, int]
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """The ``wanted`` frames (increasing numbers), as (number, (H, W, 3)), squashed to ``size``."""
+    """Yield the ``wanted`` frames (increasing numbers) as (number, (H, W, 3)) of ``size``."""
     if info.decord and len(wanted) <= THROUGH:
-        with suppress(Exception):  # such as some widths that are no multiple of 32
-            found = _decord_reader(path, size).get_batch(wanted).asnumpy()
-            yield from zip(wanted, found, strict=True)
+        with suppress(Exception):  # decord fails on some widths that are no multiple of 32
+            batch = _decord_reader(path, size).get_batch(wanted).asnumpy()
+            yield from zip(wanted, batch, strict=True)
             return
     scale = Scaler(size)
     for frames, run in _runs(path, info, wanted):
-        left = set(run)
+        targets = set(run)
         for number, frame in frames:
-            if number in left:
+            if number in targets:
                 yield number, scale(frame)
             if number >= run[-1]:
                 break
@@ -180,7 +180,7 @@ def _picked(
 def _runs(
     path: Path, info: VideoInfo, wanted: Sequence[int]
 ) -> Iterator[tuple[Numbered, Sequence[int]]]:
-    """Parts of ``wanted`` between which a jump saves decoding, each with frames from before it."""
+    """Split ``wanted`` where seeking saves decoding: each run after an iterator that reaches it."""
     if not info.keyframes:
         yield _all(path, info, "NONE" if info.lost else "AUTO"), wanted
         return
@@ -197,8 +197,8 @@ def _runs(
 
 
 def _all(path: Path, info: VideoInfo, threads: str) -> Numbered:
-    """Every numbered frame that decodes, the same for any ``threads``."""
-    last = -1  # a bad packet takes along what other threads have under way: at a gap, decode alone
+    """Every frame that decodes, with its number, whatever ``threads``."""
+    last = -1  # a bad packet also loses other threads' frames: at a gap, restart with one thread
     for mode in (threads, "NONE"):
         with opened(path, info.stream, mode) as (container, stream):
             for number, frame in _numbered(container, stream, info):
@@ -226,33 +226,33 @@ def _number(info: VideoInfo, seconds: float) -> int:
     if not info.times:
         return round(seconds * info.fps)
     after = bisect_right(info.times, seconds)
-    near = range(max(0, after - 1), min(after + 1, len(info.times)))
-    return min(near, key=lambda number: abs(info.times[number] - seconds))
+    candidates = range(max(0, after - 1), min(after + 1, len(info.times)))
+    return min(candidates, key=lambda number: abs(info.times[number] - seconds))
 
 
 class Scaler:
-    """Makes upright RGB arrays of a stream's frames; a change of its format gets new filters."""
+    """Turns frames into upright RGB arrays; makes new filters when a stream changes its format."""
 
     def __init__(self, size: tuple[int, int]) -> None:
-        self.size, self._form, self._graph = size, None, None
+        self.size, self._format, self._graph = size, None, None
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         """A decoded frame as (H, W, 3) uint8, turned upright and squashed to the size."""
-        form = (frame.width, frame.height, frame.format.name, survey.display_matrix(frame))
-        if form != self._form:
-            self._form, self._graph = form, self._filters(frame)
+        frame_format = (frame.width, frame.height, frame.format.name, survey.display_matrix(frame))
+        if frame_format != self._format:
+            self._format, self._graph = frame_format, self._filters(frame)
         self._graph.push(frame)
         return self._graph.pull().to_ndarray()
 
     def _filters(self, frame: av.VideoFrame) -> Graph:
         graph = Graph()
-        form = {"width": frame.width, "height": frame.height, "format": frame.format}
-        nodes = [graph.add_buffer(**form, time_base=frame.time_base)]
+        source = {"width": frame.width, "height": frame.height, "format": frame.format}
+        nodes = [graph.add_buffer(**source, time_base=frame.time_base)]
         a, b, c, d = survey.display_matrix(frame)
-        turns = [f"transpose={2 * (b < 0) + (c < 0)}"] if a == d == 0 else []
+        rotation = [f"transpose={2 * (b < 0) + (c < 0)}"] if a == d == 0 else []
         flips = [name for name, sign in (("hflip", a), ("vflip", d)) if sign < 0]
         scale = f"scale={self.size[1]}:{self.size[0]}:flags=bilinear"
-        for step in (*turns, *flips, scale, "format=rgb24", "buffersink"):
+        for step in (*rotation, *flips, scale, "format=rgb24", "buffersink"):
             name, _, options = step.partition("=")
             nodes.append(graph.add(name, options or None))
         graph.link_nodes(*nodes).configure()
