@@ -39,7 +39,7 @@ CURVES: dict[str, tuple[str | list[str], Statistic | None, float]] = {
 """Curve in notebook 08 -> its columns in ``degraded_scores``, statistic (None: AUC) and scale."""
 
 
-class Scored(NamedTuple):
+class ClipScores(NamedTuple):
     """Output of a model for B clips of T frames."""
 
     margins: Tensor  # (B,), S_A - S_N of the clip
@@ -137,7 +137,7 @@ def anomaly_direction(P: Params, model: AlertCLIP) -> Tensor:
     return torch.from_numpy(abnormal.mean(axis=0) - normal.mean(axis=0)).to(resolve_device(P))
 
 
-def score(model: AlertCLIP, clips: Sequence[Clip], direction: Tensor) -> Scored:
+def score(model: AlertCLIP, clips: Sequence[Clip], direction: Tensor) -> ClipScores:
     """Margins, frame scores and their gradients for a direction (D,) in the text space."""
     frames = torch.stack([clip.frames for clip in clips]).to(direction.device)
     mask = torch.stack([clip.mask for clip in clips]).to(direction.device)
@@ -147,7 +147,7 @@ def score(model: AlertCLIP, clips: Sequence[Clip], direction: Tensor) -> Scored:
         scores = normalize(pooled.z.float(), dim=-1) @ direction
     gradients = frame_gradients(model, v, mask, direction)
     scores = scores.masked_fill(~mask, float("-inf"))
-    return Scored(pooled.embedding @ direction, scores, pooled.weights, gradients)
+    return ClipScores(pooled.embedding @ direction, scores, pooled.weights, gradients)
 
 
 def explain(model: AlertCLIP, frames: Tensor, gradients: Tensor, batch_size: int) -> FrameMaps:
