@@ -90,6 +90,15 @@ def student_table(values: pd.Series, name: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*by, name, "low", "high", "seeds"])
 
 
+def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
+    """``student_table`` of a table of models: columns measure, model, value, low, high, seeds.
+
+    A seed that was trained on several processors counts once, by its mean.
+    """
+    values = table.groupby(["measure", "model", "seed"], sort=False)["value"].mean()
+    return student_table(values, "value")
+
+
 def student_interval(values: pd.Series) -> tuple[float, float, float]:
     """Mean over seeds and its 95% interval (Student's t); nan bounds from fewer than two seeds."""
     half = student.ppf(0.975, len(values) - 1) * values.sem()  # nan with one seed

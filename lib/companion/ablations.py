@@ -24,8 +24,10 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from companion.latency import surroundings
 from companion.profiles import Params, read_command_line
 from companion.splits import prepare_data
+from companion.stage_runs import resolve_device
 from companion.variant_runs import MEASURES, inputs_hash
 from companion.variants import load_variants, require_variants
 from media.errors import InputError
@@ -71,7 +73,9 @@ def _job(P: Params, name: str, seed: int, measure: str) -> None:
     with result.with_suffix(".log").open("w") as log, redirect_stdout(log), redirect_stderr(log):
         try:
             table = MEASURES[measure][0](P, name, seed)
-            write_table(table.assign(variant=name, seed=seed, params=inputs), result)
+            record = {"variant": name, "seed": seed, "params": inputs}
+            processor = surroundings(resolve_device(P))["device"]
+            write_table(table.assign(**record, processor=processor), result)
         except Exception:
             traceback.print_exc()
             raise

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from companion.ablation_tables import ablation_table, gains, student_table
+from companion.ablation_tables import ablation_table, gains, over_seeds, student_table
 from companion.figures.style import committed
 from companion.profiles import ROOT
 from media.errors import InputError
@@ -70,7 +70,7 @@ def total(name: str, **where: object) -> int:
 
 
 def judged(
-    name: str, digits: int = 1, column: str = "mean", scale: float = 1, **where: object
+    name: str, digits: int = 1, column: str = "value", scale: float = 1, **where: object
 ) -> str:
     """A difference with its interval: bold above zero, italic below.
 
@@ -92,8 +92,7 @@ def _table(name: str) -> pd.DataFrame:
     if name == "gains":  # Full minus global alone on development clips, by step
         return gains(committed("learning_curves"))
     if name in SEEDS:  # models and their differences on the test clips
-        values = committed(SEEDS[name]).set_index(["measure", "model", "seed"])["value"]
-        return student_table(values, "mean")
+        return over_seeds(committed(SEEDS[name]))
     if name == "interpolation":  # a share of the tuned weights against all of them
         wide = committed("interpolation_dev").pivot(
             index=["metric", "seed"], columns="share", values="value"
