@@ -10,6 +10,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 import timeit
 from collections.abc import Callable
 from functools import partial
@@ -20,7 +21,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch.nn.functional import cosine_similarity
-from torch.utils.benchmark import timer
 
 from alertclip.clips import Batch
 from alertclip.model import AlertCLIP, K
@@ -146,6 +146,13 @@ def seconds(call: Callable[[], object], repeats: int, warm_up: int = 2) -> np.nd
     for _ in range(warm_up):
         call()
     return np.array(timeit.repeat(call, timer=timer, repeat=repeats, number=1))
+
+
+def timer() -> float:
+    """Seconds, once the GPU has finished. (torch.utils.benchmark's own warns of a missing CUDA.)"""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 @torch.inference_mode()
