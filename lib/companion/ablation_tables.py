@@ -18,10 +18,11 @@ NUMBERS = ("value", "low", "high", "change", "change_low", "change_high")
 def ablation_table(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """A metric of every variant and its paired difference from the group's reference, over seeds.
 
-    ``table`` is tidy: variant, seed, metric, value, and weights (hash); a detector is paired only
-    with its reference on features of equal weights. Columns group, title, metric, value, change,
-    low, high (of the change), seeds, reference. The 95% interval is Student's t over the seeds'
-    differences; nan with one seed.
+    ``table`` is tidy: variant, seed, metric, value, and optionally processor and weights (hash); a
+    variant is paired with its reference on the same processor, a detector on features of equal
+    weights, and a seed counts by the mean of its pairs. Columns group, title, metric, value,
+    change, low, high (of the change), seeds, reference. The 95% interval is Student's t over the
+    seeds' differences; nan with one seed.
     """
     rows = pd.DataFrame(_rows(table, metric)).drop(columns=["variant", "low", "high"])
     return rows.rename(columns={"change_low": "low", "change_high": "high"})
@@ -132,7 +133,9 @@ def _rows(table: pd.DataFrame, metric: str) -> Iterator[dict[str, Any]]:
     table = table[table["metric"] == metric]
     tuned = [variants[name].kind == "alertclip" for name in table["variant"]]
     weights = table.get("weights", pd.Series("", table.index)).mask(tuned, "")
-    wide = table.assign(on=weights).pivot(index=["seed", "on"], columns="variant", values="value")
+    table = table.assign(on=weights, processor=table.get("processor", ""))
+    keys = ["seed", "on", "processor"]
+    wide = table.pivot(index=keys, columns="variant", values="value")
     for name in (name for name in variants if name in wide):
         group, title = variants[name].group, variants[name].title
         references = (n for n in wide if variants[n].group == group and variants[n].reference)

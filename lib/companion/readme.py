@@ -6,6 +6,7 @@ The texts are templates in docs/templates; README.md has its results table betwe
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -18,7 +19,7 @@ from media.files import atomic_write
 TEMPLATES = ROOT / "docs" / "templates"
 PAGES = ("results.md", "speed.md")
 ABLATIONS = {"ablations": "ablations_reference", "short": "short_trainings"}
-SEEDS = {"seeds": "seeds_test", "siglip": "minisiglip_seeds"}
+SEEDS = {"seeds": "seeds_test", "siglip": "minisiglip_seeds", "benchmarks": "benchmarks_test"}
 BEGIN, END = "<!-- results: python -m companion.readme -->", "<!-- end of results -->"
 
 
@@ -35,7 +36,7 @@ def pages() -> dict[Path, str]:
     """Text of README.md and of the generated pages of docs/, by path."""
     loader = FileSystemLoader(TEMPLATES, encoding="utf-8")
     templates = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)
-    templates.globals.update(num=num, ci=ci, total=total, judged=judged)
+    templates.globals.update(num=num, ci=ci, total=total, judged=judged, apart=apart)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     if BEGIN not in readme or END not in readme:
         raise InputError(f"README.md: the markers {BEGIN} and {END} are missing")
@@ -83,6 +84,14 @@ def judged(
     return f"*{text}*" if high < 0 else f"{text} ({value - low:.{digits}f})"
 
 
+def apart(**where: object) -> str:
+    """Root mean square difference of the two processors at equal seed, of seeds_test.csv."""
+    table = committed("seeds_test")
+    part = table[(table[list(where)] == pd.Series(where)).all(axis=1)]
+    first, second = part.pivot(index="processor", columns="seed", values="value").to_numpy()
+    return f"{np.sqrt(np.mean((first - second) ** 2)):.1f}"
+
+
 @cache
 def _table(name: str) -> pd.DataFrame:
     if name in ABLATIONS:  # changes against the whole method
@@ -91,8 +100,10 @@ def _table(name: str) -> pd.DataFrame:
         return pd.concat(ablation_table(table, metric) for metric in table["metric"].unique())
     if name == "gains":  # Full minus global alone on development clips, by step
         return gains(committed("learning_curves"))
-    if name in SEEDS:  # models and their differences on the test clips
-        return over_seeds(committed(SEEDS[name]))
+    base, _, processor = name.partition(" on ")
+    if base in SEEDS:  # models and their differences, on one processor or the mean of all
+        table = committed(SEEDS[base])
+        return over_seeds(table[table["processor"] == processor] if processor else table)
     if name == "interpolation":  # a share of the tuned weights against all of them
         wide = committed("interpolation_dev").pivot(
             index=["metric", "seed"], columns="share", values="value"

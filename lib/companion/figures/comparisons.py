@@ -173,9 +173,10 @@ def learning_curves(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
 def mss_against_auc(table: pd.DataFrame) -> Figure:
     """MSS of every training against each AUC, with their rank correlation.
 
-    Columns: variant, seed, metric (MSS, video AUC, frame AUC ...), value.
+    Columns: variant, seed, metric (MSS, video AUC, frame AUC ...), value, optionally processor.
     """
-    wide = table.pivot_table(index=["variant", "seed"], columns="metric", values="value")
+    training = [name for name in ("variant", "seed", "processor") if name in table]
+    wide = table.pivot_table(index=training, columns="metric", values="value")
     wide = wide.reset_index()
     named = {name: load_variants()[name].title for name in ("full", "global")}
     wide["title"] = wide["variant"].map(named).fillna("other variants")
