@@ -1,6 +1,6 @@
-"""What happens: people and things of a plan at a time, for either twin.
+"""What happens: the people and things of a plan at one time, for either twin.
 
-``moment`` is the only place that looks at the twin, and only for times at or after the start.
+Only ``moment`` depends on the twin, and only from the start of the event on.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from miniworld.poses import STAND, Pose, ease, mix, pose, pulse
 
 
 class Thing(NamedTuple):
-    """An object or effect of ``things``; x in body heights from the centre, options by name."""
+    """An object or effect of ``things``, with its options; x in body heights from the centre."""
 
     kind: str
     x: float
@@ -35,7 +35,7 @@ APPROACH = 0.42  # walking speed, body heights per second
 def _actor(
     plan: Plan, who: int, s: float, x: float, facing: int, walks: bool, acts: Pose, held: str = ""
 ) -> Person:
-    """Someone who walks up to x or waits there and, from s = 0 on, ``acts``."""
+    """A person who walks up to x, or waits there, and takes the pose ``acts`` from s = 0 on."""
     gait = pose("walk", "a", min(s, 0.0) * 1.2)
     if s < 0:
         x, acts = (x + facing * APPROACH * s, gait) if walks else (x, STAND)
@@ -61,7 +61,7 @@ def _couple(plan: Plan, event: str, s: float, p: float) -> Moment:
     facing, acts = 1, [pose(event, role, p) for role in ("a", "loser" if loser else "b")]
     if leaves:
         facing, gait = -1, pose("walk", "a", s * 1.2)
-        acts = [mix(own, gait, leaves) for own in acts]
+        acts = [mix(act, gait, leaves) for act in acts]
     a = _actor(plan, 0, s, -near - back, facing, True, acts[0])
     walks = plan.chance[1] < 0.6
     return Moment((_actor(plan, 1, s, near + back + push, -facing, walks, acts[1]), a), ())
@@ -192,7 +192,7 @@ STAGES: dict[str, Callable[[Plan, str, float, float], Moment]] = {
 
 
 def event_of(plan: Plan, abnormal: bool) -> str:
-    """Name of the event shown by a twin."""
+    """Name of the event that a twin shows."""
     return plan.pair.event if abnormal else plan.normal_event
 
 
@@ -203,7 +203,7 @@ def event_frames(plan: Plan) -> tuple[int, int]:
 
 
 def moment(plan: Plan, abnormal: bool, t: float) -> Moment:
-    """People and things at ``t`` seconds."""
+    """People and things of a twin at ``t`` seconds."""
     s = t - plan.start / FPS
     event = event_of(plan, abnormal) if s >= 0 else plan.normal_event
     passers = tuple(
