@@ -1,4 +1,4 @@
-"""Exports: stock open_clip reads them without this package, and AlertCLIP comes back whole."""
+"""Exports: stock open_clip reads them without this package; AlertCLIP is restored in full."""
 
 import shutil
 
@@ -8,6 +8,7 @@ import tiny_clip
 import torch
 from faults.harness import refused
 from peft import PeftModel
+from tiny_clip import TEXTS, embeddings
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from alertclip.backbone import load_backbone
@@ -16,7 +17,6 @@ from alertclip.lora import add_lora
 from alertclip.model import AlertCLIP
 from media.files import UMASK, read_json
 
-TEXTS = ["two men fight", "a calm street"]
 SENTENCES = ["two men fight", "a café, calm & quiet; it's 3 o'clock", "stop! hey!you"]
 
 
@@ -33,13 +33,6 @@ def tuned_clip(*image_size: int, quick_gelu: bool = True) -> AlertCLIP:
     model.logit_scale.requires_grad_(True)
     tiny_clip.stir(model)
     return model.eval()
-
-
-@torch.no_grad()
-def embeddings(model: AlertCLIP) -> list[torch.Tensor]:
-    frames, mask = tiny_clip.frames(1, 3), torch.ones(1, 3, dtype=torch.bool)
-    clip = model.encode_clip(frames, mask)
-    return [model.encode_frames(frames).v[0], clip.embedding, clip.z, model.encode_text(TEXTS)]
 
 
 @torch.no_grad()
