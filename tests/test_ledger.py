@@ -6,13 +6,13 @@ from copy import deepcopy
 import numpy as np
 import pandas as pd
 import pytest
+from faults.harness import refused
 from test_notebooks import code
 
 from companion import inconsistencies, ledger, paper_numbers, report, result_tables
 from companion.paper_numbers import EMPTY, cells, load, printed, same_digits
 from companion.profiles import ROOT, load_params
 from companion.report import settings_table
-from media.errors import InputError
 
 SIZES = {  # cells, of which empty: counted in the documents, not in the file
     "Alert-CLIP": (49, 2),
@@ -67,8 +67,7 @@ class TestTranscription:
     def test_a_row_of_the_wrong_length_is_named(self):
         table = deepcopy(load()["tables"][0])
         table["rows"]["MSAD AP"].pop()
-        with pytest.raises(InputError, match="Weakly supervised: row MSAD AP"):
-            list(paper_numbers.table_cells(table))
+        assert "Weakly supervised: row MSAD AP" in refused(list, paper_numbers.table_cells(table))
 
 
 class TestKeys:
@@ -196,15 +195,12 @@ class TestChecks:
         keys = inconsistencies.refuted(table)
         assert len(keys) == 9 and keys <= set(cells())
 
-    @pytest.mark.parametrize(
-        ("key", "number", "check"),
-        [
-            ("AnomalyCLIP | Table 4 | SSRL | Arson", "93.97", "means over classes"),
-            ("AnomalyCLIP | Table 2 | SSRL, I3D-RGB | mAUC", "88.98", "differences in the text"),
-            ("Alert-CLIP | VAGTA | normal training clips | count", "2586", "sum of clips"),
-            ("Alert-CLIP supplementary | Table 6 | Total | Time", "86.26", "training hours"),
-        ],
-    )
+    @pytest.mark.parametrize(("key", "number", "check"), [
+        ("AnomalyCLIP | Table 4 | SSRL | Arson", "93.97", "means over classes"),
+        ("AnomalyCLIP | Table 2 | SSRL, I3D-RGB | mAUC", "88.98", "differences in the text"),
+        ("Alert-CLIP | VAGTA | normal training clips | count", "2586", "sum of clips"),
+        ("Alert-CLIP supplementary | Table 6 | Total | Time", "86.26", "training hours"),
+    ])  # fmt: skip
     def test_a_wrong_digit_is_found(self, key, number, check, monkeypatch):
         document, name, row, column = key.split(" | ")
         raw = deepcopy(load())

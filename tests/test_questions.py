@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from faults.harness import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_qa import Scripted
@@ -12,7 +13,6 @@ from companion.profiles import load_params
 from curation.chat_models import NoReply
 from detectors.benchmarks import load_benchmark
 from detectors.event_annotations import VideoTruth
-from media.errors import InputError
 from vagpt import answerers
 from vagpt import questions as qs
 
@@ -76,8 +76,7 @@ def test_overlap_and_wrong_times_where_the_pool_has_none():
     assert len(qs.wrong_spans(np.empty((0, 2)), qs.Footage("n", 8.0), 3, 0.5, rng)) == 3
     asked = qs.make_questions(footages(), UCF.abnormal_classes)
     assert len({q.right for q in asked}) == 4
-    with pytest.raises(InputError, match="3 other classes"):
-        qs.make_questions(footages(), UCF.abnormal_classes[:3])
+    assert "3 other classes" in refused(qs.make_questions, footages(), UCF.abnormal_classes[:3])
 
 
 OPTIONS = (qs.Option("Fire", (1, 2)), qs.Option("RoadAccidents", (2, 5)), qs.Option(),
@@ -85,12 +84,11 @@ OPTIONS = (qs.Option("Fire", (1, 2)), qs.Option("RoadAccidents", (2, 5)), qs.Opt
 ASKED = qs.Question("v", "total", 9.0, OPTIONS, 1)
 
 
-@pytest.mark.parametrize(
-    ("reply", "number"),
-    [("B", 1), (" b", None), ("(C)", 2), ("D.", 3), ("B) road accidents, from 2.0 s to 5.0 s.", 1),
-     ("B. fire, from 1.0 s to 2.0 s", None), ("The answer is B", None), ("B or C", None),
-     ("E", None), ("", None), ("(B", None), ("A\nB", None), ("C. No anomaly", 2), ("BC", None)],
-)  # fmt: skip
+@pytest.mark.parametrize(("reply", "number"), [
+    ("B", 1), (" b", None), ("(C)", 2), ("D.", 3), ("B) road accidents, from 2.0 s to 5.0 s.", 1),
+    ("B. fire, from 1.0 s to 2.0 s", None), ("The answer is B", None), ("B or C", None),
+    ("E", None), ("", None), ("(B", None), ("A\nB", None), ("C. No anomaly", 2), ("BC", None),
+])  # fmt: skip
 def test_replies_are_parsed_strictly(reply, number):
     assert qs.parse_reply(reply, ASKED) == number
 

@@ -61,15 +61,12 @@ def map_case():
     return [abnormal, calm], [event("a", (0, 4), (20, 27)), normal("n")], ["normal", "fight"]
 
 
-@pytest.mark.parametrize(
-    ("normal_class", "with_normal", "by_class", "last"),
-    [
-        # The calm video's miss stands third; at IoU 0.5 the segment of 3 / 7 is a miss as well.
-        ("normal", True, [1, (1 + 2 / 4) / 2], [1, 1 / 2]),
-        ("normal", False, [0, (1 + 2 / 3) / 2], [0, 1 / 2]),
-        (None, True, [0, (1 + 2 / 4) / 2], [0, 1 / 2]),
-    ],
-)
+@pytest.mark.parametrize(("normal_class", "with_normal", "by_class", "last"), [
+    # The calm video's miss stands third; at IoU 0.5 the segment of 3 / 7 is a miss as well.
+    ("normal", True, [1, (1 + 2 / 4) / 2], [1, 1 / 2]),
+    ("normal", False, [0, (1 + 2 / 3) / 2], [0, 1 / 2]),
+    (None, True, [0, (1 + 2 / 4) / 2], [0, 1 / 2]),
+])  # fmt: skip
 def test_map_by_hand(normal_class, with_normal, by_class, last):
     table = recognition.detection_map(*map_case(), normal_class, with_normal)
     expected = [100 * np.mean(by_class)] * 4 + [100 * np.mean(last)]  # IoU 0.1 to 0.5
