@@ -1,6 +1,6 @@
-"""Splitting attention changes no number, LoRA is exact on it, packing gives stock open_clip back.
+"""Split attention changes no number, LoRA on it is exact, packing restores stock open_clip.
 
-Maps: probabilities are the model's own, gradients are right, what has no map says so.
+Maps use the model's own probabilities and right gradients; what has no map says so.
 """
 
 from unittest.mock import patch

@@ -66,7 +66,7 @@ class TestCertification:
         lacking("the full test list, 290 videos, has 16")
 
     def test_real_data_by_interval_data_set_and_what_was_left_out(self, tmp_path, monkeypatch):
-        """Left out: noted by a run's readers, by those of its ablations, or when training began."""
+        """Clips left out by a run's readers, by those of its ablations, or when training began."""
         monkeypatch.setattr(profiles, "ROOT", tmp_path)
         real_root(tmp_path)
         folder = load_params("paper", {"data_root": str(tmp_path)}).run_dir

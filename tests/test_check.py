@@ -1,4 +1,4 @@
-"""The check of features: found by name, refused if another model's, the rule behind them named."""
+"""The check of features: found by name, refused if of another model, their rule named."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""Backbone exchange: what reaches training, and what the tables make of known scores."""
+"""Backbone exchange: what reaches training, and tables of known scores."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def annotate(root, test_events):
 
 @pytest.fixture
 def P(tmp_path, monkeypatch):
-    """Smoke profile on feature files that stand for videos: the real path from there on."""
+    """The smoke profile on feature files in place of videos; all later steps are the real ones."""
     monkeypatch.setattr("companion.profiles.ROOT", tmp_path)
     monkeypatch.setattr(extraction, "prepare_data", lambda P: P.data_dir)
     small = SMALL_VAD | {"layers": 1, "epochs": 1}
@@ -171,7 +171,7 @@ def test_snippets_and_crops():
 
 
 def test_shares_and_pieces_of_the_features_are_those_of_the_whole(tmp_path, monkeypatch):
-    """Shares: byte by byte; one waits for no other, and failures of all are kept."""
+    """Shares are equal byte by byte, wait for no other, and keep all failures."""
     videos = [write_ids(tmp_path / f"{i}.mp4", frames) for i, frames in enumerate((9, 10, 40))]
     bad = [tmp_path / name for name in ("bad.mp4", "also bad.mp4")]
     for path in bad:

@@ -1,4 +1,4 @@
-"""Closed forms agree with PyTorch's counter; times, floors and hours are what they say."""
+"""Closed forms agree with PyTorch's FLOP counter; times, floors and hours by their definitions."""
 
 import numpy as np
 import open_clip

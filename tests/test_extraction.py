@@ -43,7 +43,7 @@ def test_features_are_asked_for_wherever_the_notebooks_read_them(monkeypatch):
 
 @pytest.fixture
 def released(tmp_path, monkeypatch):
-    """UCF-Crime's released features in small: VadCLIP's lists and files, in miniclip's space."""
+    """A small version of UCF-Crime's released features: VadCLIP's layout, MiniCLIP's space."""
     monkeypatch.setattr(profiles, "ROOT", tmp_path)  # nothing is written into the project
     rng, model = np.random.default_rng(0), AlertCLIP(load_backbone("miniclip")).eval()
     cone = anchors(model, ["normal"])["class prompts"].mean(axis=0)

@@ -1,4 +1,4 @@
-"""Attention against boxes, curves and the choice of errors: by hand and on real small models."""
+"""Attention against boxes, curves and the choice of errors: by hand and on small models."""
 
 from dataclasses import replace
 
@@ -41,7 +41,7 @@ def test_cover_is_the_union_of_present_boxes_in_whole_pixels():
 
 
 def test_box_measures_by_hand():
-    """The box covers one of twelve patches and three quarters of the next, which it touches."""
+    """The box covers one of twelve patches and three quarters of the next."""
     clip = boxed([[[0.0, 0.0, 0.4375, 1 / 3]] * 2], [[True, True]])
     uniform, peaked = torch.full((2, 3, 4), 1 / 12), torch.zeros(2, 3, 4)
     peaked[0, 0, 1], peaked[0, 2, 3] = 0.6, 0.4  # the peak touches the box
@@ -54,10 +54,7 @@ def test_box_measures_by_hand():
 
 
 def test_scores_of_degraded_clips():
-    """Two tiny models on two abnormal and two normal clips, in batches of three.
-
-    Three real frames and a padded one; the actor is in frames 1 and 2.
-    """
+    """Two abnormal and two normal clips of three frames and a padded one; actor in frames 1, 2."""
     models = {"CLIP": tiny_clip.alertclip("avg"), "Full": tiny_clip.alertclip("tok", seed=1)}
     tiny_clip.stir(models["Full"])
     start = boxed([[[0.25, 0.0, 0.75, 0.5]] * 4], [[False, True, True, False]])

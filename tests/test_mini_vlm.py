@@ -1,4 +1,4 @@
-"""How MiniVLM is made: its words, and the footage it learns from."""
+"""How MiniVLM is made: its tokenizer, and the footage it learns from."""
 
 import numpy as np
 import torch

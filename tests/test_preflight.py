@@ -1,4 +1,4 @@
-"""The pre-flight: whatever a run will miss is in one table before it starts."""
+"""The pre-flight check: everything a run lacks is in one table before it starts."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def write(path: Path, text: str = "content") -> None:
 
 
 def names(benchmark: str) -> dict[str, list[str]]:
-    """As many list entries per split as were published, in the benchmark's naming."""
+    """As many list entries per split as published, named as in the benchmark."""
     made: dict[str, list[str]] = {}
     for split, counts in load_benchmark(benchmark).counts.items():
         if split == "test" or benchmark == "ucf_crime":  # the others only test
@@ -41,7 +41,7 @@ def names(benchmark: str) -> dict[str, list[str]]:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A data root that lacks nothing: every list in full, every video a file with a few bytes."""
+    """A complete data root: every list in full, every video a file with a few bytes."""
     for name in ("ucf_crime", "xd_violence", "ubnormal", "msad"):
         benchmark, entries = load_benchmark(name), names(name)
         folder = tmp_path / benchmark.annotation_root
@@ -75,7 +75,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def paper(root: Path, **changes: object) -> Params:
-    """The paper profile on ``root``, with random weights, on the processor."""
+    """The paper profile on ``root``, with random weights, on the CPU."""
     fixed = {"data_root": str(root), "pretrained": None, "device": "cpu"}
     return load_params("paper", fixed | changes)
 

@@ -1,4 +1,4 @@
-"""Training: schedule, order, gradients, checkpoints, resume. Tiny CLIP, synthetic clips."""
+"""Training of a tiny CLIP on synthetic clips: schedule, order, gradients, checkpoints, resume."""
 
 from contextlib import contextmanager, suppress
 from copy import deepcopy
@@ -62,7 +62,7 @@ def tiny_model(seed: int = 0, dropout: float = 0.1) -> AlertCLIP:
 
 
 class Clips(Dataset):
-    """Synthetic samples as ClipDataset gives them: the colour of the frames is in the caption."""
+    """Synthetic samples in ClipDataset's format; the caption names the colour of the frames."""
 
     def __init__(self, number: int = 10, frames: int = 2) -> None:
         self.number, self.frames = number, frames
@@ -113,7 +113,7 @@ def test_loss_falls_and_only_adapters_head_and_temperature_move(tmp_path):
 
 @contextmanager
 def interrupted(number):
-    """Training inside ends before optimiser step ``number`` (0-based)."""
+    """Interrupt the training inside before optimiser step ``number`` (0-based)."""
     step = Run.step
 
     def stopped(self, n, *args):
@@ -140,7 +140,7 @@ def test_finished_stage_is_loaded_and_another_run_set_aside(tmp_path):
 
 
 def gradients(batches, negatives):
-    """Losses and gradients of one step, added up over all processes."""
+    """Losses and gradients of one step, summed over all processes."""
     model = tiny_model().eval()
     # Adapters start at zero output; moved, every one of them has a gradient to compare.
     tiny_clip.stir(model, scale=0.02)

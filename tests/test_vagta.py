@@ -1,4 +1,4 @@
-"""VAGTA as published: all counts of the real files, and every quirk mended, kept or refused."""
+"""VAGTA as published: counts of the real files, and every quirk repaired, kept or refused."""
 
 import json
 from collections import Counter
