@@ -151,12 +151,12 @@ def test_parts_come_in_order_and_wait_for_the_caller():
             begun.append((item, part))
             yield item, part
 
-    found = []
+    parts = []
     for i, part in enumerate(parts_ahead(read, range(7), workers=2)):
-        found.append(part)
+        parts.append(part)
         assert len(begun) <= i + 4  # what was given, and one per worker and one ahead
-    assert sorted(found) == [(item, part) for item in range(7) for part in range(3)]
-    assert all([p for i, p in found if i == item] == [0, 1, 2] for item in range(7))
+    assert sorted(parts) == [(item, part) for item in range(7) for part in range(3)]
+    assert all([p for i, p in parts if i == item] == [0, 1, 2] for item in range(7))
 
 
 def test_uniform_indices_are_centres_of_equal_bins_of_frames_or_of_time():
@@ -185,8 +185,8 @@ def test_exact_at_keyframes_and_linear_between(points, share):
     for a, b in zip(track, track[1:], strict=False):
         start, end = records.frame_time(a.frame), records.frame_time(b.frame)
         expected = (1 - share) * np.array(a.box) + share * np.array(b.box)
-        found = box_at(track, start + share * (end - start))
-        np.testing.assert_allclose(found, expected, atol=1e-6)
+        box = box_at(track, start + share * (end - start))
+        np.testing.assert_allclose(box, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("enabled", [True, False])

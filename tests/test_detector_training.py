@@ -123,8 +123,8 @@ def test_a_branch_that_is_not_trained_gives_no_score(metric, plain):
     benchmark = load_benchmark("miniworld").model_copy(update={"metric": metric})
     for left_out, aligned in (("", plain), ("binary_weight", True), ("alignment_weight", False)):
         model = vadclip(**{left_out: 0} if left_out else {})
-        found = fitting.vadclip_score(model, benchmark)(training_videos()[0][0])
-        assert np.allclose(found.anomaly, 1 - found.probabilities[:, 0], atol=1e-6) is aligned
+        score = fitting.vadclip_score(model, benchmark)(training_videos()[0][0])
+        assert np.allclose(score.anomaly, 1 - score.probabilities[:, 0], atol=1e-6) is aligned
 
 
 @pytest.mark.parametrize("count", [6, 2])

@@ -46,11 +46,11 @@ def test_box_measures_by_hand():
     uniform, peaked = torch.full((2, 3, 4), 1 / 12), torch.zeros(2, 3, 4)
     peaked[0, 0, 1], peaked[0, 2, 3] = 0.6, 0.4  # the peak touches the box
     peaked[1, 0, 0], peaked[1, 2, 3] = 0.1, 0.9  # it does not
-    found = box_measures(FrameMaps(uniform, peaked), clip, torch.tensor([0, 1]))
-    assert [found["area"], found["mass_rollout"]] == pytest.approx([1.75 / 12] * 2)
-    assert [found["reach"], found["hits_rollout"]] == pytest.approx([2 / 12] * 2)  # chance: ties
-    assert found["mass_relevance"] == pytest.approx((0.6 * 0.75 + 0.1) / 2)
-    assert found["hits_relevance"] == 0.5
+    values = box_measures(FrameMaps(uniform, peaked), clip, torch.tensor([0, 1]))
+    assert [values["area"], values["mass_rollout"]] == pytest.approx([1.75 / 12] * 2)
+    assert [values["reach"], values["hits_rollout"]] == pytest.approx([2 / 12] * 2)  # chance: ties
+    assert values["mass_relevance"] == pytest.approx((0.6 * 0.75 + 0.1) / 2)
+    assert values["hits_relevance"] == 0.5
 
 
 def test_scores_of_degraded_clips():
@@ -80,8 +80,8 @@ def test_scores_of_degraded_clips():
     with torch.no_grad():
         embedding = full.encode_clip(clip.frames[None], clip.mask[None]).embedding[0]
     alone = float(embedding @ failure_measures.anomaly_direction(P, full))
-    found = first.loc[("compression", "Full", "c.mp4#0-8"), "margin"]
-    assert found == pytest.approx(alone, abs=1e-6)
+    margin = first.loc[("compression", "Full", "c.mp4#0-8"), "margin"]
+    assert margin == pytest.approx(alone, abs=1e-6)
     # Attention is measured on annotated clips alone.
     measured = scores.groupby("key")["area"].apply(lambda area: area.notna().all())
     assert measured.tolist() == [True, True, False, False] and scores["margin"].notna().all()

@@ -148,8 +148,8 @@ def test_blip_scores_and_patches_are_those_of_transformers(folders):
                      attention_mask=inputs.attention_mask).itm_score  # fmt: skip
     image, grid = image_and_patches(backbone.model.visual, pixels, "plain")
     text = backbone.model.encode_text(inputs.input_ids)
-    found = normalize(image, dim=-1) @ normalize(text, dim=-1).T
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+    similarity = normalize(image, dim=-1) @ normalize(text, dim=-1).T
+    torch.testing.assert_close(similarity, expected, atol=1e-6, rtol=1e-5)
     states = stock.vision_model(pixels).last_hidden_state  # normed
     patch = stock.vision_proj(states[:, 1 + 3 * 2 + 1])
     torch.testing.assert_close(grid[:, :, 2, 1], patch, atol=1e-5, rtol=1e-5)
@@ -216,22 +216,22 @@ def test_export_loads_in_its_own_library(model, family, tmp_path):
     pixels = (frames(model, 3) / 255 - model.mean) / model.std
     again, (image, text) = load_alertclip(out), stock_encoders(out)
     torch.testing.assert_close(embeddings(again), before, atol=1e-5, rtol=0)
-    found = [image(pixels), text(TEXTS)]
-    torch.testing.assert_close(found, before[::3], atol=1e-5, rtol=0)
+    embedded = [image(pixels), text(TEXTS)]
+    torch.testing.assert_close(embedded, before[::3], atol=1e-5, rtol=0)
     assert again.logit_scale.item() == pytest.approx(scale)
     if family == "siglip":
         stock = open_clip.create_model(f"local-dir:{out}", require_pretrained=True)
         assert tuple(stock.visual.image_mean) == (0.5, 0.5, 0.5)
     else:
         process = BlipProcessor.from_pretrained(out).image_processor
-        found = process(list(frames(model, 3)), return_tensors="pt").pixel_values
-        torch.testing.assert_close(found, pixels, atol=1e-5, rtol=0)
+        processed = process(list(frames(model, 3)), return_tensors="pt").pixel_values
+        torch.testing.assert_close(processed, pixels, atol=1e-5, rtol=0)
 
 
 def test_relevance_maps_sum_to_one(model):
-    found = frame_maps(model, frames(model, 2), torch.randn(2, model.backbone.embed_dim)).relevance
-    assert found.shape == (2, *model.grid)
-    torch.testing.assert_close(found.sum((1, 2)), torch.ones(2))
+    maps = frame_maps(model, frames(model, 2), torch.randn(2, model.backbone.embed_dim)).relevance
+    assert maps.shape == (2, *model.grid)
+    torch.testing.assert_close(maps.sum((1, 2)), torch.ones(2))
 
 
 @torch.no_grad()

@@ -122,9 +122,9 @@ def main() -> None:
     rows = []
     for case in CASES:
         with tempfile.TemporaryDirectory() as folder:
-            said = case.run(Path(folder).resolve()).replace(str(Path(folder).resolve()), "...")
-        said = re.sub(r"\s+", " ", said)[:200]
-        rows.append({"input": case.given, "done": case.done, "says": said})
+            message = case.run(Path(folder).resolve()).replace(str(Path(folder).resolve()), "...")
+        message = re.sub(r"\s+", " ", message)[:200]
+        rows.append({"input": case.given, "done": case.done, "says": message})
     write_table(pd.DataFrame(rows), Path(__file__).parents[1] / "figures/faults.csv")
 
 

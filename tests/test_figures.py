@@ -128,14 +128,14 @@ def test_a_committed_figure_comes_back(tmp_path, capsys):
     """Equal but for the last digits, which a CSV does not keep; and always the same bytes."""
     for name in ("stage1_mss.csv", "provenance.json"):
         (tmp_path / name).write_bytes((COMMITTED / name).read_bytes())
-    path, made = tmp_path / "stage1_mss.png", []
+    path, contents = tmp_path / "stage1_mss.png", []
     for _ in range(2):
         assert main(["stage1_mss", "--folder", str(tmp_path)]) == 0
         assert capsys.readouterr().out.strip() == str(path)
-        made.append(path.read_bytes())
+        contents.append(path.read_bytes())
     drawn, kept = (imread(folder / "stage1_mss.png") for folder in (tmp_path, COMMITTED))
     assert drawn.shape == kept.shape and np.abs(drawn - kept).mean() < 1e-3
-    assert made[0] == made[1]
+    assert contents[0] == contents[1]
 
 
 def test_every_entry_names_a_function_and_its_parameters():

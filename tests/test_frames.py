@@ -71,12 +71,12 @@ def copied(source: Path, path: Path) -> Path:
 
 def sequential(path: Path, picture=methodcaller("to_ndarray", format="rgb24")):
     """Times and frames from decoding packet by packet the last video stream in the file."""
-    found = []
+    decoded = []
     with av.open(str(path)) as container:
         for packet in container.demux(container.streams.video[-1]):
             with suppress(av.FFmpegError):
-                found += [(frame.time, picture(frame)) for frame in packet.decode()]
-    times, frames = zip(*found, strict=True)
+                decoded += [(frame.time, picture(frame)) for frame in packet.decode()]
+    times, frames = zip(*decoded, strict=True)
     return times, np.stack(frames)
 
 
@@ -143,10 +143,10 @@ def test_numbers_drawn_into_frames_are_read_back(tmp_path, container):
         if codec != "libx264" and cut in ("one bad packet", "torn"):
             continue  # these paint over what is bad, and the bars cannot be read
         times = np.array([float(shown_at(n, RATES[rate])) for n in expected])
-        found = info.clock[held] - info.clock[held[0]]
+        clock = info.clock[held] - info.clock[held[0]]
         whole = slice(-1 if cut == "torn" else None)  # the last picture may be half there
         np.testing.assert_allclose(
-            found[whole], (times - times[0])[whole], atol=2e-3, err_msg=str(case)
+            clock[whole], (times - times[0])[whole], atol=2e-3, err_msg=str(case)
         )
 
 
@@ -191,8 +191,8 @@ def test_real_cases_are_read_as_sequential_decoding_shows_them(shared_data, name
     held = not_lost(info)
     np.testing.assert_allclose(info.clock[held], np.subtract(times, times[0]), atol=1e-3)
     order = np.random.default_rng(0).permutation(len(held))
-    found = read_frames(path, np.take(held, order), size, info)
-    np.testing.assert_array_equal(found, frames[order])
+    read = read_frames(path, np.take(held, order), size, info)
+    np.testing.assert_array_equal(read, frames[order])
 
 
 def test_a_damaged_first_key_frame_moves_no_other(tmp_path):

@@ -61,8 +61,8 @@ class TestTranscription:
         for measure in table.get("measured_by", []):
             used |= {*measure.get("rows", {}), *measure.get("columns", {})}
         assert used <= labels
-        found = paper_numbers.table_cells(table)
-        assert all(cell.measure or cell.otherwise for cell in found)
+        read = paper_numbers.table_cells(table)
+        assert all(cell.measure or cell.otherwise for cell in read)
 
     def test_a_row_of_the_wrong_length_is_named(self):
         table = deepcopy(load()["tables"][0])
@@ -118,8 +118,8 @@ class TestStatus:
 
     def test_the_paper_profile_is_table_4(self, tmp_path):
         status = book_of(tmp_path, "paper", settings=settings_table(load_params("paper")))["status"]
-        found = status[status.index.str.contains("supplementary | Table 4", regex=False)]
-        assert (found == ledger.SAME).sum() == 30 and not (found == ledger.OTHER).any()
+        rows = status[status.index.str.contains("supplementary | Table 4", regex=False)]
+        assert (rows == ledger.SAME).sum() == 30 and not (rows == ledger.OTHER).any()
 
     def test_refuted_and_empty_cells(self, tmp_path):
         key = WEAK.format("CLIP")
@@ -167,8 +167,8 @@ class TestClaims:
                 for m, v in (("CLIP", 80), ("Full", 70))]  # fmt: skip
         rows += [{"setting": "not measured", "model": m} for m in ("CLIP", "Full")]
         table = ledger.claims(book_of(tmp_path, retention=rows), tmp_path)
-        found = table[table["source"] == "retention.csv"]
-        assert found["verdict"].tolist() == [ledger.FAILS] and found["ours"].tolist() == [-10]
+        kept = table[table["source"] == "retention.csv"]
+        assert kept["verdict"].tolist() == [ledger.FAILS] and kept["ours"].tolist() == [-10]
 
 
 @pytest.fixture(scope="module")
@@ -210,8 +210,8 @@ class TestChecks:
         for module in (paper_numbers, inconsistencies):
             monkeypatch.setattr(module, "load", lambda: raw)
             monkeypatch.setattr(module, "cells", lambda: changed)
-        found = inconsistencies.check_table(load_params("mini")).set_index("check")
-        assert found.loc[check, "verdict"] == "contradicted"
+        checks = inconsistencies.check_table(load_params("mini")).set_index("check")
+        assert checks.loc[check, "verdict"] == "contradicted"
 
     def test_published_files(self, shared_data):
         P = load_params("paper", {"data_root": str(shared_data / "vagta")})

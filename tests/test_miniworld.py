@@ -147,8 +147,8 @@ def test_stills_are_neutral_seeded_and_paired():
     loaded = sorted(wild.union(GENERIC, *topics.values()), key=len, reverse=True)
     first = [next((t for t in loaded if c.startswith(t)), "") for c in captions]
     assert 0.25 < np.mean([bool(t) for t in first]) < 0.45
-    rest = [c.removeprefix(t) for c, t in zip(captions, first, strict=True)]
-    words = {word for caption in rest for word in caption.replace(",", "").split()}
+    plain = [c.removeprefix(t) for c, t in zip(captions, first, strict=True)]
+    words = {word for caption in plain for word in caption.replace(",", "").split()}
     assert not words & {"fight", "robs", "shoots", "crashes", "explodes", "flames", "falls", "gun",
                         "abnormal", "unusual", "hug", "dance"}  # fmt: skip
     # A topic says nothing about the twin: violent words are as likely on either.

@@ -157,8 +157,8 @@ def test_template_pairs_and_record():
     (json.dumps([*GOOD[:2], GOOD[2] | {"answer": "Yesterday."}]), "begin with Yes"),
 ])  # fmt: skip
 def test_written_pairs_keep_the_form(reply, broken):
-    pairs, found = ins.read_pairs(reply, CLIP)
-    assert broken in found and bool(found) == bool(broken) and len(pairs) == (0 if broken else 3)
+    pairs, reason = ins.read_pairs(reply, CLIP)
+    assert broken in reason and bool(reason) == bool(broken) and len(pairs) == (0 if broken else 3)
 
 
 def test_model_is_asked_again_and_a_stopped_run_goes_on(tmp_path):

@@ -43,13 +43,13 @@ def test_segments_by_hand():
 
 
 def test_matching_is_greedy_and_hits_an_event_once():
-    found = np.array([0, 0, 1, 0]), np.array([[0, 10], [1, 11], [0, 10], [20, 26]])
+    segments = np.array([0, 0, 1, 0]), np.array([[0, 10], [1, 11], [0, 10], [20, 26]])
     truth = {0: np.array([[2, 12], [0, 10], [20, 30]])}
     # First takes [0, 10), the second what remains of the two; no event in video 1; then 6 / 10.
-    assert recognition.matches(*found, truth, 0.6).tolist() == [True, True, False, True]
-    assert recognition.matches(*found, truth, 0.9).tolist() == [True, False, False, False]
+    assert recognition.matches(*segments, truth, 0.6).tolist() == [True, True, False, True]
+    assert recognition.matches(*segments, truth, 0.9).tolist() == [True, False, False, False]
     single = {0: np.array([[0, 10]])}
-    assert recognition.matches(*found, single, 0.1).tolist() == [True, False, False, False]
+    assert recognition.matches(*segments, single, 0.1).tolist() == [True, False, False, False]
 
 
 def map_case():

@@ -83,9 +83,9 @@ def test_bad_input_ends_a_command_with_its_text_alone(monkeypatch, capsys) -> No
     with pytest.raises(InputError) as caught:
         read_command_line(argparse.ArgumentParser())
     sys.excepthook(*caught._excinfo)
-    told = capsys.readouterr().err
-    assert told.startswith("smok.yaml: no such profile") and "Traceback" not in told
-    assert "did you mean smoke?" in told and "prompts" not in told  # which is no profile
+    message = capsys.readouterr().err
+    assert message.startswith("smok.yaml: no such profile") and "Traceback" not in message
+    assert "did you mean smoke?" in message and "prompts" not in message  # which is no profile
     sys.excepthook(KeyError, KeyError("x"), None)
     assert "KeyError: 'x'" in capsys.readouterr().err
 

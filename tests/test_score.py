@@ -92,15 +92,15 @@ def test_videos_scored_together_score_as_alone(model, tmp_path, monkeypatch, dec
     (tmp_path / "text.mp4").write_text("no video")
     paths = [videos[0], tmp_path / "text.mp4", *videos[1:], videos[0], tmp_path / "none.mp4"]
     options = {"num_frames": 4, "stride": 2, "decoders": decoders}
-    found = {}
+    curves = {}
     for path, curve in anomaly_curve.score_videos(model, paths, prompts, **options):
         assert not torch.is_autocast_enabled("cpu") and not torch.is_inference_mode_enabled()
-        assert path not in found
-        found[path] = curve
-    assert "cannot be decoded" in str(found.pop(tmp_path / "text.mp4"))
-    assert "none.mp4: no such file" in str(found.pop(tmp_path / "none.mp4"))
-    assert set(found) == set(videos)
-    for path, curve in found.items():
+        assert path not in curves
+        curves[path] = curve
+    assert "cannot be decoded" in str(curves.pop(tmp_path / "text.mp4"))
+    assert "none.mp4: no such file" in str(curves.pop(tmp_path / "none.mp4"))
+    assert set(curves) == set(videos)
+    for path, curve in curves.items():
         alone = anomaly_curve.score_video(model, path, prompts, 4, stride=2)
         pd.testing.assert_frame_equal(curve.table, alone.table)
         assert curve.captions == alone.captions and len(curve.table) == int(path.stem)
@@ -127,8 +127,8 @@ def test_every_file_of_a_folder_is_in_the_summary(model, tmp_path, capsys):
     assert "broken.avi: cannot be decoded" in reasons and reasons.count("no such file") == 2
     scored = summary["output"][summary["status"] == "scored"]
     assert {r"\xff\xfe", "$1 {x} $y_", "hub", "a__clip", "b__clip"} < {*scored}
-    made = {f"{name}{end}" for name in scored for end in (".csv", ".png")}
-    assert {path.name for path in out.iterdir()} == {*made, "summary.csv", score.LOCK}
+    outputs = {f"{name}{end}" for name in scored for end in (".csv", ".png")}
+    assert {path.name for path in out.iterdir()} == {*outputs, "summary.csv", score.LOCK}
     other = write_video(tmp_path / "other/hub.mp4", 4)
     assert score.main([str(other), "--out", str(out)]) == 0
     again = pd.read_csv(out / "summary.csv", keep_default_na=False, dtype=str)

@@ -68,9 +68,9 @@ def test_interval_maximises_the_likelihood(values):
     def likelihood(a, b):
         return log_q[:a].sum() + log_p[a:b].sum() + log_q[b:].sum()
 
-    found = best_interval(logits)
+    interval = best_interval(logits)
     best = max(likelihood(a, b) for a, b in itertools.combinations(range(len(logits) + 1), 2))
-    assert likelihood(*found) == pytest.approx(best) and found[0] < found[1]
+    assert likelihood(*interval) == pytest.approx(best) and interval[0] < interval[1]
 
 
 def test_intervals_are_in_seconds_of_the_joined_footage():

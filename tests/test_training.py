@@ -147,8 +147,8 @@ def gradients(batches, negatives):
     objective = StageObjective(model, TrainingParams(negatives=negatives), "fp32", True, CPU)
     losses = objective.backward(iter(batches), len(batches))
     distributed.sum_gradients(list(trainable(model).values()), model.logit_scale)
-    found = {name: p.grad for name, p in trainable(model).items() if p.grad is not None}
-    return list(losses), found
+    grads = {name: p.grad for name, p in trainable(model).items() if p.grad is not None}
+    return list(losses), grads
 
 
 def test_accumulated_negatives_equal_the_big_batch():

@@ -148,9 +148,9 @@ def test_decord_serves_a_long_video_of_which_it_gives_the_same_frames(tmp_path, 
     monkeypatch.setattr(video, "THROUGH", 8)
     info = video._with_decord(path, short)
     assert info.decord and asked == [video.PROOF]
-    found = read_frames(path, [30, 3, 17], (32, 32), info)
+    frames = read_frames(path, [30, 3, 17], (32, 32), info)
     assert len(asked) == 2
-    np.testing.assert_array_equal(found, read_frames(path, [30, 3, 17], (32, 32), short))
+    np.testing.assert_array_equal(frames, read_frames(path, [30, 3, 17], (32, 32), short))
     other = video._with_decord(path, replace(short, fps=2 * short.fps))  # other times
     assert not other.decord
 

@@ -62,13 +62,13 @@ def test_a_training_step_its_validation_and_export(gpu, tmp_path):
         torch.testing.assert_close([loss.cpu() for loss in losses], [*expected])
         for m, _ in pairs:
             m.zero_grad()
-    stage, found = changed(accumulation=2), []
+    stage, results = changed(accumulation=2), []
     for m, device in pairs:
         run = Run(m, stage, TRAINING, tmp_path / device.type, True, device)
         run.out.mkdir()
         run.step(0, 4, batches, 0.0)
-        found.append(validate(batches, run.objective))
-    assert run.optimizer.defaults["fused"] and found[1] == pytest.approx(found[0], abs=1e-4)
+        results.append(validate(batches, run.objective))
+    assert run.optimizer.defaults["fused"] and results[1] == pytest.approx(results[0], abs=1e-4)
     weights = model.temporal.out.weight
     assert isinstance(weights, OnGPU)
     torch.testing.assert_close(weights.cpu(), on_cpu.temporal.out.weight, atol=1e-5, rtol=1e-3)
@@ -80,7 +80,7 @@ def test_a_training_step_its_validation_and_export(gpu, tmp_path):
 @torch.no_grad()
 def test_features_explanation_clips_and_curves(gpu):
     """Their results are on the CPU, and the same."""
-    prompts, found = load_prompts(ROOT / "params/prompts.yaml"), []
+    prompts, results = load_prompts(ROOT / "params/prompts.yaml"), []
     clips = [Clips(3)[i] | {"times": [0, 1], "class_name": ""} for i in range(3)]
     frames = torch.randint(256, (4, 27, 37, 3), dtype=torch.uint8)
     for device in ("cpu", "cuda"):
@@ -90,8 +90,8 @@ def test_features_explanation_clips_and_curves(gpu):
         curve = _score_frames(model, clips[0]["frames"], texts, 4)
         features = embed_crops.__wrapped__(model, frames, SnippetRule(2, 2, 10))
         maps = attention_maps.__wrapped__(model, tiny_clip.frames(3).to(device))
-        found.append([embedded.embedding, embedded.z, *curve, features, maps])
-    for on_cpu, on_gpu in zip(*found, strict=True):
+        results.append([embedded.embedding, embedded.z, *curve, features, maps])
+    for on_cpu, on_gpu in zip(*results, strict=True):
         np.testing.assert_allclose(on_gpu, on_cpu, atol=1e-5)
 
 

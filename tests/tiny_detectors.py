@@ -32,8 +32,8 @@ def tokenize(texts: list[str], length: int = 12) -> Tensor:
     tokens = torch.zeros(len(texts), length, dtype=torch.long)
     for row, text in zip(tokens, texts, strict=True):
         words = text.replace(".", " .").split()[: length - 2]
-        found = [STOP if w == "." else zlib.crc32(w.encode()) % 46 + 1 for w in words]
-        row[: len(found) + 2] = torch.tensor([START, *found, END])
+        ids = [STOP if w == "." else zlib.crc32(w.encode()) % 46 + 1 for w in words]
+        row[: len(ids) + 2] = torch.tensor([START, *ids, END])
     return tokens
 
 
