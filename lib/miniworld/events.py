@@ -110,25 +110,26 @@ def _window(plan: Plan, event: str, s: float, p: float) -> Moment:
 
 def _traffic(plan: Plan, event: str, s: float, p: float) -> Moment:
     speed, contact, stop = 0.95 + 0.35 * plan.chance[0], 0.45, 0.62
-    p, other, x = max(0.0, s), 0.58, 0.58 - 0.92 - speed * contact
+    p, x_b = max(0.0, s), 0.58
+    x_a = x_b - 0.92 - speed * contact
     shove = damage = angle = hit = 0.0
     braking = s >= 0 and event != "crash"
     if braking:
-        x += speed * (p - p * p / (2 * stop) if p < stop else stop / 2)
+        x_a += speed * (p - p * p / (2 * stop) if p < stop else stop / 2)
         if event == "park":
-            x -= 0.22 * ease((p - 1.6) / 1.4)
+            x_a -= 0.22 * ease((p - 1.6) / 1.4)
     else:
         hit = max(0.0, p - contact)
         shove, damage = 0.24 * ease(hit / 0.5), ease(hit / 0.15)
-        x = x + speed * min(s, contact) + 0.5 * shove
+        x_a = x_a + speed * min(s, contact) + 0.5 * shove
         angle = 9 * damage - 4 * ease((hit - 0.2) / 0.4)
-    (_, mine), (_, theirs) = plan.cars
-    b_options = {"colour": theirs, "angle": 6 * damage, "crumple": damage, "facing": -1}
+    (_, colour_a), (_, colour_b) = plan.cars
+    b_options = {"colour": colour_b, "angle": 6 * damage, "crumple": damage, "facing": -1}
     if plan.chance[2] < 0.5:
         b_options |= {"facing": 1, "angle": -5 * damage, "crumple": 0.0}
-    a_options = {"colour": mine, "angle": angle, "crumple": damage, "braking": braking}
-    cars = (Thing("car", other + shove, b_options), Thing("car", x, a_options))
-    return Moment((), cars + (_traffic_effects(event, p, hit, x) if s >= 0 else ()))
+    a_options = {"colour": colour_a, "angle": angle, "crumple": damage, "braking": braking}
+    cars = (Thing("car", x_b + shove, b_options), Thing("car", x_a, a_options))
+    return Moment((), cars + (_traffic_effects(event, p, hit, x_a) if s >= 0 else ()))
 
 
 def _traffic_effects(event: str, p: float, hit: float, x: float) -> tuple[Thing, ...]:
