@@ -90,7 +90,7 @@ def negatives_table(regions: pd.DataFrame) -> pd.DataFrame:
     table["repeated in another region"] = forms.map(region_counts) > 1
     all_captions = set(regions["caption"].map(normal_form))
     table["caption of another region"] = forms.isin(all_captions) & (forms != caption_forms)
-    # Rewrites of abnormal captions need such words to change the polarity.
+    # In rewrites of abnormal captions, such words are a fault of polarity instead.
     fantastical = [is_fantastical(*pair) for pair in zip(texts, captions, strict=True)]
     table["fantastical"] = ~table["abnormal"] & np.array(fantastical)
     return table

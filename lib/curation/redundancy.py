@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.neighbors import NearestNeighbors
 
 NEIGHBOURS = 10
-EXACT_BELOW = 4000  # clips: exact search takes a second there; above, it is approximate
+EXACT_BELOW = 4000  # clips: below, exact search takes at most a second; above, approximate search
 MOTION_STEPS = 64
 
 # Chosen on the mini world's development clips, whose twins share scene and beginning.
