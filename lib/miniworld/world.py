@@ -100,7 +100,7 @@ def _planes(shot: Shot, abnormal: bool, frame: int) -> np.ndarray:
 
 
 def encode(job: Job, path: Path) -> None:
-    """Write the clip without B frames, so that twins stay equal before the event after decoding."""
+    """Write the clip without B frames, which would make frames before the event depend on it."""
     shot, opening = _opening(job._replace(path="", abnormal=False))
     options = {"bf": "0", "g": "32", "crf": str(23 + round(14 * shot.plan.compression))}
     rest = [_planes(shot, job.abnormal, frame) for frame in range(len(opening), FRAMES)]
