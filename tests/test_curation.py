@@ -126,13 +126,16 @@ def test_log_odds_by_hand() -> None:
     means, labels = np.array([[0.6, 0.8, 0.0], [0.0, 0.6, 0.8]]), np.array([1, 0])
     names = {"classes": ["A", "Normal"], "keys": ["a", "n"]}
     clips = ClipEmbeddings(means, frames, frames, mask, times, labels, **names)
-    table = screening.score_consistency(clips, np.eye(3), ["A", "B", "C"], 10.0)
+    texts = np.eye(3) - 1  # all logits negative, by a shift that changes no odds
+    table = screening.score_consistency(clips, texts, ["A", "B", "C"], 10.0)
     assert table[["class", "clarity"]].values.tolist() == [[3, 5], [5, 5]]
     assert table["class_log_odds"][0] == pytest.approx(-2.0) and np.isnan(table["clarity_share"][1])
     assert table["clarity_share"][0] == pytest.approx(2 / 3)  # of the three real frames
     assert table["class_note"].tolist() == ["log-odds -2.0 against B", "not judged"]
-    alone = screening.score_consistency(clips, np.eye(3)[:1], ["A"], 10.0)
-    assert (alone[["class", "clarity"]] == 5).all(axis=None)  # nothing to compare with
+    for names in (["A"], []):  # nothing to compare with
+        alone = screening.score_consistency(clips, np.eye(3)[: len(names)], names, 10.0)
+        assert (alone[["class", "clarity"]] == 5).all(axis=None)
+        assert (alone["class_note"] == "not judged").all()
 
 
 def test_the_published_score_of_all_marks_and_its_bins() -> None:
@@ -227,7 +230,8 @@ def test_planting_is_deterministic_and_leaves_the_world(tmp_path: Path) -> None:
     clean = set(one.query("kind == 'clean'")["source"])
     copies = one["kind"].isin(planted_faults.COPIES)
     assert set(one[copies]["source"]) <= clean
-    assert not clean & set(one[~copies & (one["kind"] != "clean")]["source"])
+    faulty = one[~copies & (one["kind"] != "clean")]
+    assert not clean & set(faulty["source"]) and "Normal" in set(faulty["true_class"])
     labels = one[one["kind"].isin(planted_faults.LABELS)]
     assert (labels["class_name"] != labels["true_class"]).all()
     late = one.query("kind == 'late event'").iloc[0]
