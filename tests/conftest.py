@@ -16,7 +16,7 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data(root: Path) -> Path:
-    """Real annotations and a few real videos; tests that need them are skipped without."""
+    """Real annotations and a few real videos; tests that need them are skipped if absent."""
     folder = Path(os.environ.get("ALERTCLIP_SHARED") or root.parent / "shared/data")
     if not folder.is_dir():
         pytest.skip(f"no real data at hand ({folder}); set ALERTCLIP_SHARED to its folder")

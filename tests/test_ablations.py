@@ -36,18 +36,18 @@ def test_results_hold_value_and_change_each_with_its_own_interval():
         columns=["variant", "seed", "metric", "value"],
     )  # fmt: skip
     table.loc[len(table)] = ("global", 0, "frame AUC", 75.0)  # its other seeds failed
-    made = ablation_tables.results_table(load_params("mini"), table)
-    made = made.set_index(["variant", "metric"])
-    row, alone = made.loc[("region", "frame AUC")], made.loc[("vadclip-c", "frame AUC")]
+    results = ablation_tables.results_table(load_params("mini"), table)
+    results = results.set_index(["variant", "metric"])
+    row, alone = results.loc[("region", "frame AUC")], results.loc[("vadclip-c", "frame AUC")]
     half, spread = T2 / np.sqrt(3), np.std([79, 58, 67], ddof=1)
     assert (row["value"], row["change"], row["seeds"]) == (68, -2, 3)
     assert (row["low"], row["high"]) == pytest.approx((68 - half * spread, 68 + half * spread))
     assert (row["change_low"], row["change_high"]) == pytest.approx((-2 - half, -2 + half))
-    assert made.loc[("region", "MSS"), "value"] == 18 and not row["reference"]
+    assert results.loc[("region", "MSS"), "value"] == 18 and not row["reference"]
     assert alone["value"] == 60 and np.isnan(alone["change"])  # its reference has not been run
     backbones = {"full": "", "global": "", "region": "", "vadclip-c": "Full"}
-    assert made["backbone"].groupby("variant").first().to_dict() == backbones
-    one = made.loc[("global", "frame AUC")]
+    assert results["backbone"].groupby("variant").first().to_dict() == backbones
+    one = results.loc[("global", "frame AUC")]
     assert one["change"] == -5 and np.isnan(one["change_low"]) and one["seeds"] == 1
     short = ablation_tables.ablation_table(table, "frame AUC").set_index("title")
     assert short.loc["global + region", "low"] == row["change_low"]
@@ -56,8 +56,8 @@ def test_results_hold_value_and_change_each_with_its_own_interval():
 def test_a_detector_is_compared_on_the_same_features():
     rows = [("vadclip", 0, 60, "a"), ("vadclip", 0, 80, "b"), ("vadclip-c", 0, 79, "b")]
     table = pd.DataFrame(rows, columns=["variant", "seed", "value", "weights"])
-    made = ablation_tables.ablation_table(table.assign(metric="frame AUC"), "frame AUC")
-    assert made[["value", "change", "seeds"]].to_numpy().tolist() == [[70, 0, 1], [79, -1, 1]]
+    results = ablation_tables.ablation_table(table.assign(metric="frame AUC"), "frame AUC")
+    assert results[["value", "change", "seeds"]].to_numpy().tolist() == [[70, 0, 1], [79, -1, 1]]
 
 
 def test_a_verdict_counts_what_the_interval_leaves_zero_out_of():
@@ -126,10 +126,10 @@ def test_variants_differ_from_each_other_and_what_decides_a_result_is_in_its_has
         return {name: variant_runs.inputs_hash(P, name, 0) for name in VARIANTS}
 
     def changed(**changes: object) -> set[str]:
-        return {name for name, found in hashes(**changes).items() if found != own[name]}
+        return {name for name, found in hashes(**changes).items() if found != reference[name]}
 
-    own = hashes()
-    assert len(set(own.values())) == len(VARIANTS)
+    reference = hashes()
+    assert len(set(reference.values())) == len(VARIANTS)
     for group in {variant.group for variant in VARIANTS.values()}:
         assert sum(v.reference for v in VARIANTS.values() if v.group == group) == 1
     tuned = {name for name, variant in VARIANTS.items() if variant.kind == "alertclip"}
@@ -152,9 +152,9 @@ def test_a_failed_job_is_named_and_the_others_go_on(tmp_path, monkeypatch, capsy
     assert "global, seed 0: failed (no luck)" in capsys.readouterr().out
     log = ablations.result_file(P, "global", 0).with_suffix(".log")
     assert "ValueError: no luck" in log.read_text()
-    found = ablations.results(P, names, [0])
+    results = ablations.results(P, names, [0])
     expected = [variant_runs.inputs_hash(P, name, 0) for name in ("full", "region")]
-    assert found["params"].tolist() == expected
+    assert results["params"].tolist() == expected
 
 
 def test_standard_negatives_are_captions_of_other_regions():

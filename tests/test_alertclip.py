@@ -39,12 +39,12 @@ def make_batch() -> Batch:
 def test_frames_patches_and_texts_are_those_of_the_stock_towers(pool):
     model, stock, frames = tiny_clip.alertclip(pool), tiny_clip.clip(pool), tiny_clip.frames(2, 3)
     x = (frames.flatten(0, 1) / 255 - model.mean) / model.std
-    found = model.encode_frames(frames, patches=True)
+    features = model.encode_frames(frames, patches=True)
     close = {"atol": 1e-5, "rtol": 0}
-    torch.testing.assert_close(found.v.flatten(0, 1), stock.encode_image(x, True), **close)
+    torch.testing.assert_close(features.v.flatten(0, 1), stock.encode_image(x, True), **close)
     tokens = stock.visual.forward_intermediates(x, indices=1, normalize_intermediates=True)
     expected = torch.einsum("fchw,cd->fdhw", tokens["image_intermediates"][0], stock.visual.proj)
-    torch.testing.assert_close(found.patches, expected, **close)
+    torch.testing.assert_close(features.patches, expected, **close)
     assert model.encode_frames(frames).patches is None
     rows, texts = [], ["a fight", "calm", "a fight", "fire here", "calm"]
     model.clip.token_embedding.register_forward_hook(lambda _, args, __: rows.append(len(args[0])))
@@ -120,8 +120,8 @@ def test_roi_is_the_mean_of_roi_align_and_so_is_its_gradient():
     align = partial(roi_align, boxes=rois, output_size=(5, 7), sampling_ratio=2, aligned=True)
     for f in (lambda x: roi_features(x, frame, boxes), lambda x: align(x).mean((2, 3))):
         leaf = patches.clone().requires_grad_()
-        found = f(leaf)
-        results.append((found, *torch.autograd.grad(found.square().sum(), leaf)))
+        pooled = f(leaf)
+        results.append((pooled, *torch.autograd.grad(pooled.square().sum(), leaf)))
     torch.testing.assert_close(*results)
 
 
@@ -130,12 +130,12 @@ def test_region_embedding_is_the_mean_over_frames_with_a_box(pooling):
     model = tiny_clip.alertclip("avg", region_pooling=pooling)
     frames = model.encode_frames(tiny_clip.frames(1, 3), patches=True)
     boxes, mask = torch.tensor(WHOLE).expand(1, 3, 4), torch.tensor([[True, True, False]])
-    found = model.encode_regions(frames.patches, torch.tensor([0]), boxes, mask)
+    regions = model.encode_regions(frames.patches, torch.tensor([0]), boxes, mask)
     features = frames.patches.mean(dim=(2, 3))[:2]  # with average pooling: the image feature
     torch.testing.assert_close(normalize(features, dim=-1), frames.v[0, :2])
     if pooling == "temporal":
         features = normalize(features, dim=-1)
-    torch.testing.assert_close(found[0], normalize(features.mean(0), dim=0), atol=1e-6, rtol=0)
+    torch.testing.assert_close(regions[0], normalize(features.mean(0), dim=0), atol=1e-6, rtol=0)
 
 
 @torch.no_grad()

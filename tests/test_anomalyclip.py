@@ -32,10 +32,10 @@ def test_directions_are_those_of_clips_texts_without_the_normal_class(split):
 
 
 def test_directions_of_a_shared_context_of_fixed_words_and_of_points_without_text():
-    shared, own = anomalyclip(directions="shared"), anomalyclip()
+    shared, separate = anomalyclip(directions="shared"), anomalyclip()
     assert shared.prompt_learner.ctx.shape == (1, 3, 24)
-    own.prompt_learner.ctx.data[:] = shared.prompt_learner.ctx.data
-    assert torch.equal(own.directions(), shared.directions())
+    separate.prompt_learner.ctx.data[:] = shared.prompt_learner.ctx.data
+    assert torch.equal(separate.directions(), shared.directions())
     words = {"template": "a video of a {}", "context_tokens": 0, "tune_projection": False}
     model, m = anomalyclip(**words, epochs=3), torch.linspace(-1, 1, 16)
     before = model.directions()
@@ -91,8 +91,8 @@ def chosen(mask: Tensor, k: int = 3) -> list[list[list[int]]]:
     # Sums over classes 6, 5, 4, 3, 2; the maximum over classes would put segment 4 first.
     logits[2, :, 0] = torch.tensor([[3, 3], [2, 3], [2, 2], [1, 2], [9, -7]])
     logits[3] = logits[2].flip(0)
-    found = training.select_segments(logits, torch.tensor([0, 1]), mask, k, k)
-    return [part.tolist() for part in found]
+    selected = training.select_segments(logits, torch.tensor([0, 1]), mask, k, k)
+    return [part.tolist() for part in selected]
 
 
 def test_selection_by_hand_is_among_open_segments_as_long_as_there_are():
@@ -114,7 +114,7 @@ def terms_by_definition(logits, p, column, picks, variant) -> list[float]:
     s, p = logits.numpy(), p.numpy()
     top, bottom, normal = (part.tolist() for part in picks)
     F = range(s.shape[2])
-    given = np.exp(s) / np.exp(s).sum(-1, keepdims=True)
+    q = np.exp(s) / np.exp(s).sum(-1, keepdims=True)
     where = [(v, i, j) for v in range(3) for i in top[v] for j in F]
     if variant == "official":  # from one video to the next too
         smooth = np.square(np.diff(p[:3].reshape(-1))).sum()
@@ -124,7 +124,7 @@ def terms_by_definition(logits, p, column, picks, variant) -> list[float]:
     return [
         -np.mean([s[v, i, j, column[v]] for v, i, j in where]),
         np.mean([max(x) if variant == "official" else sum(x) / 4 for x in normals]),
-        -np.mean([np.log(p[v, i, j] * given[v, i, j, column[v]]) for v, i, j in where]),
+        -np.mean([np.log(p[v, i, j] * q[v, i, j, column[v]]) for v, i, j in where]),
         -np.mean([np.log(1 - p[v, i, j]) for v in range(3) for i in bottom[v] for j in F]),
         -np.mean([np.log(1 - p[v + 3, i, j]) for v in range(3) for i in normal[v] for j in F]),
         np.mean([p[v, i, j] for v in range(3) for i in range(5) for j in F]),
@@ -142,22 +142,22 @@ def test_losses_are_their_definitions(variant):
     picks = tuple(torch.tensor([top, bottom, [[4, 0], [1, 2], [3, 1]]]))
     settings = AnomalyCLIPSettings(normal_id=2, variant=variant)
     output = logits, p, aggregate(logits, p, 2)
-    found = training.total_loss(output, column, picks, settings)
+    losses = training.total_loss(output, column, picks, settings)
     expected = terms_by_definition(logits, p, column.tolist(), picks, variant)
-    assert [t.item() for t in found.values()][1:] == pytest.approx(expected, rel=1e-12)
+    assert [t.item() for t in losses.values()][1:] == pytest.approx(expected, rel=1e-12)
     weights = [1, 1, 1, 1, 1, 8e-3, 8e-4]
-    assert found["total"].item() == pytest.approx(np.dot(weights, expected), rel=1e-12)
+    assert losses["total"].item() == pytest.approx(np.dot(weights, expected), rel=1e-12)
     settings = settings.model_copy(update={"left_out": ("abnormal_top", "smoothness")})
     less = training.total_loss(output, column, picks, settings)
-    expected = found["total"] - found["abnormal_top"] - 8e-4 * found["smoothness"]
+    expected = losses["total"] - losses["abnormal_top"] - 8e-4 * losses["smoothness"]
     assert less["total"].item() == pytest.approx(expected.item(), rel=1e-12)
     settings = settings.model_copy(update={"extra": ("direction_bottom", "direction_normal_top")})
     more = training.total_loss(output, column, picks, settings)
     bottom = [logits[v, i, :, column[v]] for v in range(3) for i in picks[1][v]]
     tops = torch.stack([logits[v + 3, i] for v in range(3) for i in picks[2][v]])
     added = [torch.stack(bottom).mean(), (tops if variant == "paper" else tops.amax(-1)).mean()]
-    found = [more["direction_bottom"], more["direction_normal_top"]]
-    assert [t.item() for t in found] == pytest.approx([t.item() for t in added], rel=1e-12)
+    extra = [more["direction_bottom"], more["direction_normal_top"]]
+    assert [t.item() for t in extra] == pytest.approx([t.item() for t in added], rel=1e-12)
     assert (more["total"] - less["total"]).item() == pytest.approx(sum(added).item(), rel=1e-9)
 
 
@@ -176,17 +176,17 @@ def test_scores_are_in_time_order_and_windows_independent(monkeypatch):
     model, features = anomalyclip(), random(21, 16)  # 3 windows of 8
     model.eval().selector_model.bn_layer.running_mean[:] = 0.7
     directions = model.directions().detach()
-    found = VideoScores(*map(torch.from_numpy, score_video(model, features, directions)[:2]))
-    assert found.anomaly.shape == (21,) and found.probabilities.shape == (21, 4)
-    torch.testing.assert_close(found.probabilities.sum(1), torch.ones(21))
-    torch.testing.assert_close(found.probabilities[:, 2], 1 - found.anomaly)
+    scores = VideoScores(*map(torch.from_numpy, score_video(model, features, directions)[:2]))
+    assert scores.anomaly.shape == (21,) and scores.probabilities.shape == (21, 4)
+    torch.testing.assert_close(scores.probabilities.sum(1), torch.ones(21))
+    torch.testing.assert_close(scores.probabilities[:, 2], 1 - scores.anomaly)
     # The Selector sees each frame by itself: its conditional probabilities give the order away.
     x = (features - model.prototype) @ directions.T
-    given = ((x - 0.7) / (1 + 1e-5) ** 0.5).softmax(-1)
-    torch.testing.assert_close(found.probabilities[:, [0, 1, 3]], given * found.anomaly[:, None])
+    q = ((x - 0.7) / (1 + 1e-5) ** 0.5).softmax(-1)
+    torch.testing.assert_close(scores.probabilities[:, [0, 1, 3]], q * scores.anomaly[:, None])
     second = torch.stack([features[(6 * s + 2 + torch.arange(2)) % 21] for s in range(4)])
     alone = model(second[None], directions)[1][0]  # the second of 3 windows
-    torch.testing.assert_close(found.anomaly[6 * 1 + 2 : 6 * 1 + 4], alone[1].detach())
+    torch.testing.assert_close(scores.anomaly[6 * 1 + 2 : 6 * 1 + 4], alone[1].detach())
     monkeypatch.setattr(network, "WINDOWS", 1)
     again = score_video(model, features, directions)
-    np.testing.assert_allclose(again.anomaly, found.anomaly, rtol=1e-5)
+    np.testing.assert_allclose(again.anomaly, scores.anomaly, rtol=1e-5)

@@ -1,6 +1,6 @@
-"""Splitting attention changes no number, LoRA is exact on it, packing gives stock open_clip back.
+"""Split attention changes no number, LoRA on it is exact, packing restores stock open_clip.
 
-Maps: probabilities are the model's own, gradients are right, what has no map says so.
+Maps use the model's own probabilities and right gradients; what has no map says so.
 """
 
 from unittest.mock import patch
@@ -154,10 +154,10 @@ def test_relevance_is_its_definition(pool):
     model = AlertCLIP(from_clip(clip, tiny_clip.tokenize, "tiny", tiny_clip.config(pool))).eval()
     direction = 30 * torch.randn(16, generator=torch.Generator().manual_seed(1))
     expected = by_definition(model, frame, direction)
-    found = frame_maps(model, frame, direction[None]).relevance[0]
-    torch.testing.assert_close(found, expected, rtol=1e-2, atol=2e-4)
+    actual = frame_maps(model, frame, direction[None]).relevance[0]
+    torch.testing.assert_close(actual, expected, rtol=1e-2, atol=2e-4)
     other = frame_maps(model, frame, -direction[None]).relevance[0]
-    assert (other - found).abs().max() > 0.05  # the direction decides
+    assert (other - actual).abs().max() > 0.05  # the direction decides
 
 
 @pytest.mark.parametrize("pool", ["tok", "avg"])
@@ -187,5 +187,5 @@ def test_frame_gradients_follow_the_scores_of_real_frames():
 
     with torch.no_grad():
         slope = (total(v + step) - total(v - step)) / 2
-    found = (frame_gradients(model, v, mask, direction) * step).sum()
-    assert float(found) == pytest.approx(float(slope), rel=0.02)
+    change = (frame_gradients(model, v, mask, direction) * step).sum()
+    assert float(change) == pytest.approx(float(slope), rel=0.02)

@@ -47,14 +47,14 @@ def test_every_kind_is_counted_by_hand_and_left_out_of_the_clean_file(tmp_path):
     path.write_text(json.dumps({"meta_file": "f", "model": "m", "created_at": 1, "items": ROWS}))
     regions = audit.read_regions(path)
     table = audit.negatives_table(regions)
-    found = audit.violation_table(regions, table, n_boot=50).set_index(["direction", "kind"])
+    shares = audit.violation_table(regions, table, n_boot=50).set_index(["direction", "kind"])
     counts = (3, 1, 1, 1, 1, 1, 4, 3, 1, 1)
     expected = dict(zip((*audit.CONTRACT, *audit.OTHER), counts, strict=True))
-    assert found.loc["all", "count"].to_dict() == expected
-    assert found.loc[("all", "missing"), "n"] == 15 and found.loc[("all", "repeated"), "n"] == 12
-    calm = found.loc["normal to abnormal", "count"]
+    assert shares.loc["all", "count"].to_dict() == expected
+    assert shares.loc[("all", "missing"), "n"] == 15 and shares.loc[("all", "repeated"), "n"] == 12
+    calm = shares.loc["normal to abnormal", "count"]
     assert calm["over-long"] == 1 and calm["repeated"] == 0
-    assert ((found["low"] <= found["value"]) & (found["value"] <= found["high"])).all()
+    assert ((shares["low"] <= shares["value"]) & (shares["value"] <= shares["high"])).all()
     where = table[table["caption of another region"]]
     assert list(zip(where["region"], where["position"], strict=True)) == [(4, 0)]
     done = audit.clean(path, out, table)
@@ -92,8 +92,8 @@ def test_intervals_resample_videos_and_stay_open_where_nothing_counts():
 
 def test_words_give_negatives_away_only_if_they_differ(world):
     regions = audit.read_regions(world)
-    told = regions.assign(negatives=[[f"suddenly {t}" for t in n] for n in regions["negatives"]])
-    obvious = audit.shortcut_table(told, audit.negatives_table(told), 50).set_index("direction")
+    marked = regions.assign(negatives=[[f"suddenly {t}" for t in n] for n in regions["negatives"]])
+    obvious = audit.shortcut_table(marked, audit.negatives_table(marked), 50).set_index("direction")
     assert obvious.loc["all", "value"] > 0.95 and obvious.loc["all", "chance"] == 0.25
     rng = np.random.default_rng(0)
     pools = [[c, *n] for c, n in zip(regions["caption"], regions["negatives"], strict=True)]
@@ -105,14 +105,14 @@ def test_words_give_negatives_away_only_if_they_differ(world):
 
 def test_planted_faults_are_found_and_left_out(tmp_path, world):
     P = load_params("mini", {"hard_negatives_train": str(world), "bootstrap_samples": 50})
-    found = plant_and_clean(P, tmp_path).set_index("kind")
+    shares = plant_and_clean(P, tmp_path).set_index("kind")
     certain = [kind for kind in TEXT_FAULTS if kind not in ("fantastical", "wrong polarity")]
-    assert (found.loc[certain, "value"] == 1).all()
-    assert found.loc["wrong polarity", "value"] > 0.9
-    assert 0.3 < found.loc["fantastical", "value"] < 0.8  # of normal captions only, as defined
+    assert (shares.loc[certain, "value"] == 1).all()
+    assert shares.loc["wrong polarity", "value"] > 0.9
+    assert 0.3 < shares.loc["fantastical", "value"] < 0.8  # of normal captions only, as defined
     files = world, tmp_path / "planted.json", tmp_path / "vagta-clean.json"
     rows = [json.loads(path.read_text())["items"] for path in files]
-    original, planted, cleaned = ([row["hard_negative"] for row in found] for found in rows)
+    original, planted, cleaned = ([row["hard_negative"] for row in shares] for shares in rows)
     spoilt = [a != b for a, b in zip(original, planted, strict=True)]
     assert sum(spoilt) == 80
     left = [len(c) for c, bad in zip(cleaned, spoilt, strict=True) if not bad]
@@ -136,10 +136,10 @@ def test_faults_are_planted_by_seed_or_none_at_all(tmp_path, world):
 
 def test_the_command_writes_audit_and_clean_file_of_this_schema_alone(tmp_path, world):
     audit.main([str(world), "--out", str(tmp_path)])
-    found = pd.read_csv(tmp_path / "audit.csv").set_index(["direction", "measure"])
+    shares = pd.read_csv(tmp_path / "audit.csv").set_index(["direction", "measure"])
     table = audit.negatives_table(audit.read_regions(world))
     share = table["over-long"].mean()
-    assert found.loc[("all", "over-long"), "value"] == pytest.approx(share, 1e-5)
+    assert shares.loc[("all", "over-long"), "value"] == pytest.approx(share, 1e-5)
     clean = json.loads((tmp_path / "vagta-clean.json").read_text())["items"]
     left_out = len(pd.read_csv(tmp_path / "vagta-clean.csv"))
     assert sum(len(row["hard_negative"]) for row in clean) == len(table) - left_out

@@ -46,10 +46,10 @@ def test_missing_weights_say_what_from_where_and_where_to_put_it(monkeypatch, tm
     unreachable = Mock(side_effect=OSError("no network"))
     monkeypatch.setattr("open_clip.pretrained.hf_hub_download", unreachable)
     monkeypatch.setattr("urllib.request.urlopen", unreachable)
-    said = refused(load_backbone, f"{BASE}-quickgelu", "openai")
+    message = refused(load_backbone, f"{BASE}-quickgelu", "openai")
     hub = "timm/vit_base_patch32_clip_224.openai from the Hugging Face hub"
     for part in ("ViT-B-32-quickgelu, pretrained openai", hub, "pretrained=FILE (.safetensors"):
-        assert part in said
+        assert part in message
 
 
 def test_unknown_and_unfit_models_and_files_that_may_hold_code_are_refused(tmp_path):
@@ -96,11 +96,11 @@ def test_weights_of_openai_and_open_clip_files_are_those_that_were_saved(tmp_pat
         model = load_backbone(f"{BASE}-quickgelu", str(tmp_path / name)).model
         for key in ("visual.conv1.weight", "text_projection", "logit_scale"):
             torch.testing.assert_close(model.state_dict()[key], state[key].float())
-        made = tmp_path / f"{name}.safetensors"
-        assert load_file(made).keys() == state.keys()
-        written = made.stat().st_mtime_ns
-        assert as_safetensors(tmp_path / name) == made
-        assert (made.stat().st_mtime_ns, (tmp_path / name).stat().st_mtime_ns) == (written, before)
+        path = tmp_path / f"{name}.safetensors"
+        assert load_file(path).keys() == state.keys()
+        written = path.stat().st_mtime_ns
+        assert as_safetensors(tmp_path / name) == path
+        assert (path.stat().st_mtime_ns, (tmp_path / name).stat().st_mtime_ns) == (written, before)
     with pytest.raises(InputError, match="QuickGELU.*backbone=ViT-B-32-quickgelu"):
         load_backbone(BASE, str(tmp_path / "ViT-B-32.pt"))
     with pytest.raises(InputError, match="weights of another model than ViT-B-16-quickgelu"):

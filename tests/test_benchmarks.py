@@ -52,8 +52,7 @@ def test_misspelt_names_and_fields(tmp_path):
     raw["ucf_crime"]["novel"].append("Abuse")  # already a base class
     path = tmp_path / "benchmarks.yaml"
     path.write_text(yaml.safe_dump(raw))
-    with pytest.raises(InputError, match="(?s)msad: .*(fps|fsp)"):
-        load_benchmark("msad", path)
+    assert re.search("(?s)msad: .*(fps|fsp)", refused(load_benchmark, "msad", path))
     assert "base and novel must be disjoint" in refused(load_benchmark, "ucf_crime", path)
 
 
@@ -120,8 +119,7 @@ def test_bad_rows_name_their_line(tmp_path, read):
     good, rows = BAD_ROWS[read]
     for row, message in rows:
         path = written(tmp_path, good, "", row)
-        with pytest.raises(InputError, match=re.escape(f"{path}, line 3: ") + message):
-            read(path)
+        assert re.search(re.escape(f"{path}, line 3: ") + message, refused(read, path))
 
 
 def test_xd_rows(tmp_path):
@@ -214,8 +212,7 @@ def test_lists_match_exact_names_and_crops_of_a_video_count_once(tmp_path):
     written(folder, "path,label", "0,Abuse", name="xd_CLIP_rgbtest.csv")
     assert "line 2: expected a path ending in .npy" in refused(read_list, XD, tmp_path)
     written(folder, "path,label", rows[0], rows[0], name="xd_CLIP_rgbtest.csv")
-    with pytest.raises(InputError, match="line 3: .*__0 stands in .*line 2"):
-        read_list(XD, tmp_path)
+    assert re.search("line 3: .*__0 stands in .*line 2", refused(read_list, XD, tmp_path))
 
 
 def test_published_ucf_lists_and_arrays(shared_data):

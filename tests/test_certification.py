@@ -44,11 +44,11 @@ class TestCertification:
         real_root(tmp_path)
         table = backbones(88.02, 89.32)
         book = book_of(tmp_path, profile, changes=changes, vadclip_backbones=table)
-        found = book.status[CLIP]
+        status = book.status[CLIP]
         if lacking:
-            assert found.startswith(f"{ledger.DIRECTION}: needs the ") and lacking in found
+            assert status.startswith(f"{ledger.DIRECTION}: needs the ") and lacking in status
         else:
-            assert found == "not run: needs a run with ViT-B-32-quickgelu or ViT-B-16-quickgelu"
+            assert status == "not run: needs a run with ViT-B-32-quickgelu or ViT-B-16-quickgelu"
 
     def test_short_lists_other_annotations_and_wide_intervals_are_named(self, tmp_path):
         def lacking(text, **ends):
@@ -66,7 +66,7 @@ class TestCertification:
         lacking("the full test list, 290 videos, has 16")
 
     def test_real_data_by_interval_data_set_and_what_was_left_out(self, tmp_path, monkeypatch):
-        """Left out: noted by a run's readers, by those of its ablations, or when training began."""
+        """Clips left out by a run's readers, by those of its ablations, or when training began."""
         monkeypatch.setattr(profiles, "ROOT", tmp_path)
         real_root(tmp_path)
         folder = load_params("paper", {"data_root": str(tmp_path)}).run_dir
@@ -100,9 +100,9 @@ class TestCertification:
             ("paper+paper-xd", None, "not run: needs a run with ViT-B-16-quickgelu"),
             ("mini", None, "not run: needs a run on XD-Violence"),
         ):
-            found = book_of(tmp_path, profile, ablation_results=rows).loc[key]
-            assert found["status"] == status
-            assert found["ours"] == value or (value is None and np.isnan(found["ours"]))
+            cell = book_of(tmp_path, profile, ablation_results=rows).loc[key]
+            assert cell["status"] == status
+            assert cell["ours"] == value or (value is None and np.isnan(cell["ours"]))
 
     def test_counts_are_those_of_the_lists_in_use(self, tmp_path):
         real_root(tmp_path)

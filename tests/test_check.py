@@ -1,4 +1,4 @@
-"""The check of features: found by name, refused if another model's, the rule behind them named."""
+"""The check of features: found by name, refused if of another model, their rule named."""
 
 import shutil
 
@@ -60,9 +60,9 @@ def test_the_command_reports_and_refuses(model, video, tmp_path, capsys):
     [folder] = extract_features([model], {video: [0]}, SnippetRule(8, 1, 1), *where)
     ask = [str(folder), "--model", "miniclip", "--benchmark", "miniworld"]
     check.main([*ask, "--video", str(video)])
-    said = capsys.readouterr().out
-    assert "layout: 1 as NAME__0.npy; 128 wide" in said and "1 per 8.00" in said
-    assert "cosine with class prompts 0." in said and "fits: frames: middle" in said
+    output = capsys.readouterr().out
+    assert "layout: 1 as NAME__0.npy; 128 wide" in output and "1 per 8.00" in output
+    assert "cosine with class prompts 0." in output and "fits: frames: middle" in output
     with pytest.raises(SystemExit, match="other: no feature file of this name"):
         check.main([*ask, "--video", str(shutil.copy(video, tmp_path / "other.mp4"))])
     file = feature_file(folder, video, 0)
@@ -113,8 +113,8 @@ def test_real_features_are_told_from_those_of_another_model(shared_data):
     files = [*sorted(folder.glob("ucf_frames/*.npy")), *sorted(folder.glob("snippets/*.npy"))]
     for file in files:
         summary = check.summarise([file])
-        found = check.check_space(summary, text, "").values()
-        assert min(found) > 0.19 and max(found) < 0.26
+        cosines = check.check_space(summary, text, "").values()
+        assert min(cosines) > 0.19 and max(cosines) < 0.26
         assert "ViT-B-16" in check.likely_model(summary)
     whole, rng, refused = check.summarise(files), np.random.default_rng(0), 0
     for _ in range(200):  # another model: the same cones along other axes

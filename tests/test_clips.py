@@ -1,5 +1,6 @@
 """Clips: segments, boxes over time, padding, failures that are named, and batches."""
 
+import re
 from functools import partial
 
 import numpy as np
@@ -15,7 +16,6 @@ from alertclip.clips import ClipDataset, collate, cover_spans
 from alertclip.records import WHOLE_FRAME, Item, Keyframe, Region, box_at, boxes_at, region_span
 from companion import splits
 from media.cache import FrameCache, parts_ahead
-from media.errors import InputError
 from media.survey import VideoInfo, uniform_indices
 
 FIGHT = "UCF_Crimes_Videos/UCF_Crimes/Videos/Fighting/Fighting002_x264.mp4"
@@ -106,8 +106,7 @@ def test_what_cannot_be_read_is_named_and_left_out(clips, tmp_path):
     failed = {failure.item: failure.reason for failure in dataset.failures}
     assert failed.keys() == {*bad, f"{CALM}#5-6"}
     assert "begins at 5.00 s" in failed[f"{CALM}#5-6"] and "gone.mp4" in failed["gone.mp4"]
-    with pytest.raises(InputError, match=r"none of 1 clips.*gone\.mp4"):
-        clips([fight(video="gone.mp4")], 4)
+    assert re.search(r"none of 1 clips.*gone\.mp4", refused(clips, [fight(video="gone.mp4")], 4))
     assert "twice" in refused(clips, [fight(), fight()], 4)
 
 
@@ -152,12 +151,12 @@ def test_parts_come_in_order_and_wait_for_the_caller():
             begun.append((item, part))
             yield item, part
 
-    found = []
+    parts = []
     for i, part in enumerate(parts_ahead(read, range(7), workers=2)):
-        found.append(part)
+        parts.append(part)
         assert len(begun) <= i + 4  # what was given, and one per worker and one ahead
-    assert sorted(found) == [(item, part) for item in range(7) for part in range(3)]
-    assert all([p for i, p in found if i == item] == [0, 1, 2] for item in range(7))
+    assert sorted(parts) == [(item, part) for item in range(7) for part in range(3)]
+    assert all([p for i, p in parts if i == item] == [0, 1, 2] for item in range(7))
 
 
 def test_uniform_indices_are_centres_of_equal_bins_of_frames_or_of_time():
@@ -186,8 +185,8 @@ def test_exact_at_keyframes_and_linear_between(points, share):
     for a, b in zip(track, track[1:], strict=False):
         start, end = records.frame_time(a.frame), records.frame_time(b.frame)
         expected = (1 - share) * np.array(a.box) + share * np.array(b.box)
-        found = box_at(track, start + share * (end - start))
-        np.testing.assert_allclose(found, expected, atol=1e-6)
+        box = box_at(track, start + share * (end - start))
+        np.testing.assert_allclose(box, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("enabled", [True, False])

@@ -114,8 +114,8 @@ class TestRedundancy:
         assert scored["match"].tolist() == [2, 2, -1, 0]  # 0 is no neighbour of 2 but its copy
         assert scored["kind"].tolist()[1] == redundancy.EXACT
         clips = [moving(i, 12) for i in range(14)]
-        found = prints([*clips, *[clips[0]] * 13], [*map(str, range(14)), *["0"] * 13])
-        exact = redundancy.compare(found).query("kind == @redundancy.EXACT")
+        fingerprint = prints([*clips, *[clips[0]] * 13], [*map(str, range(14)), *["0"] * 13])
+        exact = redundancy.compare(fingerprint).query("kind == @redundancy.EXACT")
         scored = redundancy.score_redundancy(exact, np.arange(27))
         assert scored["score"].tolist() == [5] * 14 + [1] * 13
 
@@ -126,24 +126,27 @@ def test_log_odds_by_hand() -> None:
     means, labels = np.array([[0.6, 0.8, 0.0], [0.0, 0.6, 0.8]]), np.array([1, 0])
     names = {"classes": ["A", "Normal"], "keys": ["a", "n"]}
     clips = ClipEmbeddings(means, frames, frames, mask, times, labels, **names)
-    table = screening.score_consistency(clips, np.eye(3), ["A", "B", "C"], 10.0)
+    texts = np.eye(3) - 1  # all logits negative, by a shift that changes no odds
+    table = screening.score_consistency(clips, texts, ["A", "B", "C"], 10.0)
     assert table[["class", "clarity"]].values.tolist() == [[3, 5], [5, 5]]
     assert table["class_log_odds"][0] == pytest.approx(-2.0) and np.isnan(table["clarity_share"][1])
     assert table["clarity_share"][0] == pytest.approx(2 / 3)  # of the three real frames
     assert table["class_note"].tolist() == ["log-odds -2.0 against B", "not judged"]
-    alone = screening.score_consistency(clips, np.eye(3)[:1], ["A"], 10.0)
-    assert (alone[["class", "clarity"]] == 5).all(axis=None)  # nothing to compare with
+    for names in (["A"], []):  # nothing to compare with
+        alone = screening.score_consistency(clips, np.eye(3)[: len(names)], names, 10.0)
+        assert (alone[["class", "clarity"]] == 5).all(axis=None)
+        assert (alone["class_note"] == "not judged").all()
 
 
 def test_the_published_score_of_all_marks_and_its_bins() -> None:
     marks = pd.DataFrame(product(range(1, 6), repeat=4), columns=list(screening.WEIGHTS))
     notes = {f"{name}_note": f"{name} told" for name in marks}
-    found = screening.decide(marks.assign(clip="a", class_name="A", override="", **notes))
+    decided = screening.decide(marks.assign(clip="a", class_name="A", override="", **notes))
     score = marks @ [1, 2, 2, 5]
     veto = marks.eq(1).any(axis=1)
-    assert (found["score"] == score).all()
-    assert ((found["decision_by_score"] == "drop") == (score < 25)).all()
-    assert ((found["decision"] == "drop") == ((score < 25) | veto)).all()
+    assert (decided["score"] == score).all()
+    assert ((decided["decision_by_score"] == "drop") == (score < 25)).all()
+    assert ((decided["decision"] == "drop") == ((score < 25) | veto)).all()
     bins = [name for name in ("0-25", "25-40", "40-50") for _ in range(2)]
     assert screening.score_bins([10, 24, 25, 39, 40, 50]) == bins
 
@@ -174,8 +177,8 @@ class TestScreening:
         assert before.loc["Robbery/cut.mp4", "score"] == 10
         assert "cannot be decoded" in before.loc["Robbery/cut.mp4", "reason"]
         assert "luma" in before.loc["Fire/b.mp4", "quality_note"]
-        found = after.loc[["Fire/b.mp4", "Normal/d.mp4"], ["decision", "override", "reason"]]
-        kept, left = found.values.tolist()
+        overridden = after.loc[["Fire/b.mp4", "Normal/d.mp4"], ["decision", "override", "reason"]]
+        kept, left = overridden.values.tolist()
         assert kept == ["keep", "keep: night scene", ""] and left[::2] == ["drop", "human: grainy"]
         assert before.loc["Normal/d.mp4", "decision"] == "keep"
         for row in ("x.mp4,drop,seen", "a,remove,seen", "a,drop,"):
@@ -185,10 +188,10 @@ class TestScreening:
 
     def test_measurements_are_reused(self, tmp_path: Path) -> None:
         write_video(moving(0), tmp_path / "a.mp4", 8)
-        found = tmp_path / "a.mp4", probe(tmp_path / "a.mp4"), None, tmp_path / "store"
-        first = quality.measure(*found)
+        clip = tmp_path / "a.mp4", probe(tmp_path / "a.mp4"), None, tmp_path / "store"
+        first = quality.measure(*clip)
         (tmp_path / "a.mp4").unlink()
-        again = quality.measure(*found)
+        again = quality.measure(*clip)
         assert first.values == again.values and (first.hashes == again.hashes).all()
         assert first.values["decodable"] == 1 and first.values["missing"] == 0
 
@@ -197,15 +200,15 @@ def test_recovery_by_hand() -> None:
     kinds = ["clean"] * 4 + ["dark"] * 4
     decision = ["drop", "keep", "keep", "keep", "drop", "drop", "drop", "keep"]
     table = pd.DataFrame({"kind": kinds, "decision": decision, "decision_by_score": "keep"})
-    found = screening_tables.recovery(table).set_index(["rule", "measure", "setting"])
-    recall = found.loc[("score or veto", "recall", "dark")]
+    rates = screening_tables.recovery(table).set_index(["rule", "measure", "setting"])
+    recall = rates.loc[("score or veto", "recall", "dark")]
     assert recall["value"] == 75 and recall["low"] == pytest.approx(30.06, abs=0.01)
     assert recall["high"] == pytest.approx(95.44, abs=0.01)
-    precision = found.loc[("score or veto", "precision", screening_tables.OVERALL)]
+    precision = rates.loc[("score or veto", "precision", screening_tables.OVERALL)]
     assert (precision["found"], precision["n"]) == (3, 4)
-    alarms = found.loc[("score or veto", "false alarms", screening_tables.CLEAN_REMOVED)]
+    alarms = rates.loc[("score or veto", "false alarms", screening_tables.CLEAN_REMOVED)]
     assert alarms["value"] == 25
-    assert found.loc[("published score", "precision", screening_tables.OVERALL)]["n"] == 0
+    assert rates.loc[("published score", "precision", screening_tables.OVERALL)]["n"] == 0
 
 
 def test_planting_is_deterministic_and_leaves_the_world(tmp_path: Path) -> None:
@@ -227,7 +230,8 @@ def test_planting_is_deterministic_and_leaves_the_world(tmp_path: Path) -> None:
     clean = set(one.query("kind == 'clean'")["source"])
     copies = one["kind"].isin(planted_faults.COPIES)
     assert set(one[copies]["source"]) <= clean
-    assert not clean & set(one[~copies & (one["kind"] != "clean")]["source"])
+    faulty = one[~copies & (one["kind"] != "clean")]
+    assert not clean & set(faulty["source"]) and "Normal" in set(faulty["true_class"])
     labels = one[one["kind"].isin(planted_faults.LABELS)]
     assert (labels["class_name"] != labels["true_class"]).all()
     late = one.query("kind == 'late event'").iloc[0]

@@ -63,8 +63,8 @@ def test_blur_has_the_stated_width_and_resolution_no_detail_finer_than_its_pixel
     assert row.argmax() == 24
     stripes = plain(0, 48, 64)
     stripes.frames[..., ::2] = 200  # one pixel wide: gone at half the height
-    found = degrade(stripes, "resolution", 24, 0).frames.float()
-    assert found.std() < 1 and found.mean() == pytest.approx(100, 1)
+    blurred = degrade(stripes, "resolution", 24, 0).frames.float()
+    assert blurred.std() < 1 and blurred.mean() == pytest.approx(100, 1)
 
 
 def test_a_stop_halves_linear_light_and_jpeg_keeps_channels_in_order():
@@ -73,8 +73,8 @@ def test_a_stop_halves_linear_light_and_jpeg_keeps_channels_in_order():
         assert degrade(plain(grey, 4, 4), "darkness", stops, 0).frames.unique().tolist() == [dark]
     red = plain(0, 16, 16)
     red.frames[:, 0] = 200
-    found = degrade(red, "compression", 50, 0).frames[0].float()
-    assert found[0].mean() > 150 > 60 > found[2].mean()
+    compressed = degrade(red, "compression", 50, 0).frames[0].float()
+    assert compressed[0].mean() > 150 > 60 > compressed[2].mean()
 
 
 def test_noise_has_the_stated_deviation_and_grows_in_place():
@@ -87,13 +87,13 @@ def test_noise_has_the_stated_deviation_and_grows_in_place():
 def test_covers_are_nested_and_take_the_share_of_present_boxes_only():
     start, last = clip(), None
     for share in (0.25, 0.5, 1.0):
-        found = degrade(start, "occlusion", share, 0)
-        changed = (found.frames != start.frames).any(dim=1)  # (T, H, W)
+        covered = degrade(start, "occlusion", share, 0)
+        changed = (covered.frames != start.frames).any(dim=1)  # (T, H, W)
         inside = changed[0, 12:36, 16:32]
         assert changed[0].sum() == inside.sum()  # region 2 is not in frame 0
         assert inside.float().mean() == pytest.approx(share, abs=0.09)
         assert changed[1, 24:, 32:].float().mean() == pytest.approx(share, abs=0.09)
-        assert torch.equal(found.boxes, start.boxes)
+        assert torch.equal(covered.boxes, start.boxes)
         if last is not None:  # equal by chance to the mean
             assert (last & ~changed).float().sum() <= 0.02 * last.sum()
         last = changed
@@ -103,9 +103,9 @@ def test_zoom_out_moves_boxes_with_the_pixels():
     frames = torch.zeros(1, 3, 48, 64, dtype=torch.uint8)
     frames[..., 12:36, 16:32] = 240  # fills its box, so the box can be read off the pixels
     start = Clip(frames, torch.tensor([[[0.25, 0.25, 0.5, 0.75]]]), torch.tensor([[True]]))
-    found = degrade(start, "actor size", 0.5, 0)
-    rows, columns = (found.frames[0, 0] > 200).nonzero().unbind(1)
+    smaller = degrade(start, "actor size", 0.5, 0)
+    rows, columns = (smaller.frames[0, 0] > 200).nonzero().unbind(1)
     seen = [columns.min() / 64, rows.min() / 48, (columns.max() + 1) / 64, (rows.max() + 1) / 48]
-    torch.testing.assert_close(found.boxes[0, 0], torch.stack(seen))
-    torch.testing.assert_close(found.boxes[0, 0], torch.tensor([0.375, 0.375, 0.5, 0.625]))
-    assert (found.frames[0, :, 0, 0] == frames.float().mean().round()).all()  # padding
+    torch.testing.assert_close(smaller.boxes[0, 0], torch.stack(seen))
+    torch.testing.assert_close(smaller.boxes[0, 0], torch.tensor([0.375, 0.375, 0.5, 0.625]))
+    assert (smaller.frames[0, :, 0, 0] == frames.float().mean().round()).all()  # padding

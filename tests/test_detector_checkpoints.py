@@ -71,7 +71,7 @@ def test_vadclip_files_load_and_faulty_ones_load_nothing(tmp_path: Path):
 
 
 def test_what_lies_beside_the_weights_runs_nothing(tmp_path):
-    """Lightning's settings and an optimiser are skipped, calls are not made, os is refused."""
+    """Lightning's settings and an optimiser are skipped, calls are not executed, os is refused."""
     path, mark = tmp_path / "model.ckpt", tmp_path / "mark"
     state, other = own_state(vadclip()), vadclip(seed=5)
     command = f"open({str(mark)!r}, 'w').write('x')"

@@ -1,4 +1,4 @@
-"""Backbone exchange: what reaches training, and what the tables make of known scores."""
+"""Backbone exchange: what reaches training, and tables of known scores."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def annotate(root, test_events):
 
 @pytest.fixture
 def P(tmp_path, monkeypatch):
-    """Smoke profile on feature files that stand for videos: the real path from there on."""
+    """The smoke profile on feature files in place of videos; all later steps are the real ones."""
     monkeypatch.setattr("companion.profiles.ROOT", tmp_path)
     monkeypatch.setattr(extraction, "prepare_data", lambda P: P.data_dir)
     small = SMALL_VAD | {"layers": 1, "epochs": 1}
@@ -72,8 +72,8 @@ def test_scores_of_another_method_and_classes_of_training_are_read_from_files(P,
     event = np.repeat([0.0, 1.0, 0.0], [2, 8, 6])[:, None]  # features of 4 frames; frames 8-40
     for i in range(ROWS["test"]):
         np.save(tmp_path / f"test{i:03d}__0.npy", event * (i % 2) - 3)
-    found = other_models.read_scores(P, "oracle", tmp_path)
-    auc = detector_tables.resample_models(P, [found])["oracle"]["frame AUC"][0]
+    oracle = other_models.read_scores(P, "oracle", tmp_path)
+    auc = detector_tables.resample_models(P, [oracle])["oracle"]["frame AUC"][0]
     assert auc[0, 0] == 1
     np.save(tmp_path / "test003__0.npy", np.zeros((16, 2)))
     with pytest.raises(InputError, match="test003 .* no column of scores"):
@@ -171,16 +171,16 @@ def test_snippets_and_crops():
 
 
 def test_shares_and_pieces_of_the_features_are_those_of_the_whole(tmp_path, monkeypatch):
-    """Shares: byte by byte; one waits for no other, and failures of all are kept."""
+    """Shares are equal byte by byte, wait for no other, and keep all failures."""
     videos = [write_ids(tmp_path / f"{i}.mp4", frames) for i, frames in enumerate((9, 10, 40))]
     bad = [tmp_path / name for name in ("bad.mp4", "also bad.mp4")]
     for path in bad:
         path.write_text("not a video")
     model, rule = tuned_models.stage_model(load_params("smoke"), "clip"), SnippetRule(8, 2, 10)
-    made, rest = ([model], dict.fromkeys(videos + bad, range(10)), rule), (tmp_path / "cache", 1)
-    [whole] = extract_features(*made, tmp_path / "a", *rest)
+    what, rest = ([model], dict.fromkeys(videos + bad, range(10)), rule), (tmp_path / "cache", 1)
+    [whole] = extract_features(*what, tmp_path / "a", *rest)
     assert {*read_json(whole / "failures.json")} == {"bad.mp4", "also bad.mp4"}
-    shared = *made, tmp_path / "b", *rest, "fp32"
+    shared = *what, tmp_path / "b", *rest, "fp32"
     extract_features(*shared, parse_shard("2/2"))
     with locked(tmp_path / "b" / ".2-of-2.lock"):
         [shares] = extract_features(*shared, parse_shard("1/2"))
@@ -190,7 +190,7 @@ def test_shares_and_pieces_of_the_features_are_those_of_the_whole(tmp_path, monk
     monkeypatch.setattr(features, "PIECE", 3)
     extract_features([model], {videos[2]: [5]}, rule, tmp_path / "c", *rest)
     assert [file.name for file in tmp_path.glob("c/*/*.npy")] == ["2__5.npy"]
-    [pieces] = extract_features(*made, tmp_path / "c", *rest)
+    [pieces] = extract_features(*what, tmp_path / "c", *rest)
     for crop in range(10):
         a, b = (read_features(feature_file(folder, videos[2], crop)) for folder in (whole, pieces))
         assert a.shape == (5, 128)
@@ -204,14 +204,14 @@ def test_another_video_of_the_name_is_extracted_anew_and_an_equal_one_is_not(tmp
     model, rule = tuned_models.stage_model(load_params("smoke"), "clip"), SnippetRule(8, 2, 1)
 
     def features_of(video):
-        given = {video: [0]}, rule, tmp_path / "features", tmp_path / "cache", 1
-        [folder] = extract_features([model], *given)
+        arguments = {video: [0]}, rule, tmp_path / "features", tmp_path / "cache", 1
+        [folder] = extract_features([model], *arguments)
         return feature_file(folder, video, 0)
 
     (tmp_path / "moved").mkdir()
-    made = features_of(write_ids(tmp_path / "a.mp4", 16)).stat().st_mtime_ns
+    written_at = features_of(write_ids(tmp_path / "a.mp4", 16)).stat().st_mtime_ns
     moved = (tmp_path / "a.mp4").rename(tmp_path / "moved/a.mp4")
-    assert features_of(moved).stat().st_mtime_ns == made
+    assert features_of(moved).stat().st_mtime_ns == written_at
     assert len(read_features(features_of(write_ids(tmp_path / "a.mp4", 40)))) == 5
     moved.unlink()
     assert features_of(moved).exists()  # without its video

@@ -1,17 +1,20 @@
-"""Training of both detectors: it learns, repeats itself, leaves CLIP alone and names faults."""
+"""Training of the detectors: it learns, repeats itself, leaves CLIP alone and names faults."""
+
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from faults.harness import refused
-from tiny_detectors import anomalyclip, clip, training_videos, vadclip
+from tiny_detectors import anomalyclip, clip, mil_head, training_videos, vadclip
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from detectors import fitting
+from detectors import fitting, mil
 from detectors import training_protocol as protocol
 from detectors.anomalyclip import training as anomalyclip_training
+from detectors.anomalyclip.model import AnomalyCLIP
 from detectors.benchmarks import load_benchmark
 from detectors.detector_parts import paired_batches
 from detectors.vadclip import training as vadclip_training
@@ -21,6 +24,7 @@ from media.errors import InputError
 VAD = "learning_rate epochs batch_size balanced milestones window layers separation_weight variant"
 ANOMALY = "normal_id learning_rate epochs warmup_epochs emb_size depth inputs betas"
 KINDS = ["vadclip", "anomalyclip"]
+HEADS = {"sultani": {"epochs": 10}, "rtfm": {"epochs": 3, "dropout": 0.3}}
 STILL = {
     "vadclip": ("text.", "disAdj.sigma"),
     "anomalyclip": ("text_encoder.", "prompt_learner.token", "selector_model.logit_scale"),
@@ -31,23 +35,29 @@ def fit(model: nn.Module, videos: list[Tensor], kinds: list[int], seed: int = 0)
     """Train on videos that are normal (0) or of one of two classes."""
     if isinstance(model, VadCLIP):
         return vadclip_training.fit(model, videos, one_hot(torch.tensor(kinds), 3).float(), seed)
-    return anomalyclip_training.fit(model, videos, [(2, 0, 1)[kind] for kind in kinds], seed)
+    if isinstance(model, AnomalyCLIP):
+        return anomalyclip_training.fit(model, videos, [(2, 0, 1)[kind] for kind in kinds], seed)
+    return mil.fit(model, videos, [kind > 0 for kind in kinds], seed)
 
 
 def scorer(model: nn.Module) -> fitting.Score:
     if isinstance(model, VadCLIP):
         return fitting.vadclip_score(model, load_benchmark("ucf_crime"))
-    return fitting.anomalyclip_score(model)
+    if isinstance(model, AnomalyCLIP):
+        return fitting.anomalyclip_score(model)
+    return partial(mil.score_video, model)
 
 
 def made(kind: str, backbone: nn.Module | None = None, **changes) -> nn.Module:
     if kind == "vadclip":
         changes = {"learning_rate": 3e-3, "milestones": (15,), "epochs": 20} | changes
         return vadclip(stirred=False, backbone=backbone, **changes)
+    if kind in mil.HEADS:
+        return mil_head(kind, **HEADS[kind] | changes)
     return anomalyclip(backbone=backbone, **{"epochs": 40} | changes)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *HEADS])
 def test_training_ranks_abnormal_above_normal(kind):
     videos, kinds, _ = training_videos()
     test, test_kinds, abnormal = training_videos(seed=1)
@@ -113,8 +123,8 @@ def test_a_branch_that_is_not_trained_gives_no_score(metric, plain):
     benchmark = load_benchmark("miniworld").model_copy(update={"metric": metric})
     for left_out, aligned in (("", plain), ("binary_weight", True), ("alignment_weight", False)):
         model = vadclip(**{left_out: 0} if left_out else {})
-        found = fitting.vadclip_score(model, benchmark)(training_videos()[0][0])
-        assert np.allclose(found.anomaly, 1 - found.probabilities[:, 0], atol=1e-6) is aligned
+        score = fitting.vadclip_score(model, benchmark)(training_videos()[0][0])
+        assert np.allclose(score.anomaly, 1 - score.probabilities[:, 0], atol=1e-6) is aligned
 
 
 @pytest.mark.parametrize("count", [6, 2])

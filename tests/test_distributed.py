@@ -1,4 +1,4 @@
-"""Several processes against one: the same gradients, losses and weights. gloo on the CPU."""
+"""Several processes (gloo, CPU) give the same gradients, losses and weights as one."""
 
 import os
 import re
@@ -33,7 +33,7 @@ def _process(rank: int, work: Callable, folder: Path, world: int, port: int, *ar
 
 
 def together(work: Callable, folder: Path, *args: Any, world: int = 2) -> list[Any]:
-    """What ``work(folder, *args)`` returns on each of ``world`` processes."""
+    """Results of ``work(folder, *args)`` on each of ``world`` processes."""
     folder.mkdir(exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -45,7 +45,7 @@ def together(work: Callable, folder: Path, *args: Any, world: int = 2) -> list[A
 
 
 class Uneven(Clips):
-    """Clips of which some have no region, some two, and pairs share a caption."""
+    """Clips with no, one or two regions; pairs of clips share a caption."""
 
     def __getitem__(self, i: int) -> dict:
         sample = super().__getitem__(i)
@@ -70,7 +70,7 @@ def test_a_step_is_the_same_on_any_number_of_processes(tmp_path, negatives, worl
 
 
 def train(folder: Path, dropout: float, stop: int | None = None) -> dict[str, Any]:
-    """A stage of 4 steps, validated at each; interrupted before step ``stop``."""
+    """Train a stage of 4 steps, validated at each, interrupted before step ``stop``."""
     stage, training = changed(batch_size=3, accumulation=2), TrainingParams(validate_steps=1)
     model, out = tiny_model(dropout=dropout), folder / "stage"
     with interrupted(stop):
@@ -100,7 +100,7 @@ def test_an_interrupted_stage_of_two_processes_ends_the_same_to_the_bit(tmp_path
 
 
 def refused(folder: Path, kind: str) -> str:
-    """Message of a stage that cannot be shared."""
+    """Message of a stage that cannot be trained on several processes."""
     model, stage = tiny_model(), changed(batch_size=1) if kind == "few clips" else STAGE
     data = Uneven(10 + distributed.rank()) if kind == "other data" else Uneven()
     if kind == "not a number":

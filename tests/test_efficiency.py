@@ -1,4 +1,4 @@
-"""Closed forms agree with PyTorch's counter; times, floors and hours are what they say."""
+"""Closed forms agree with PyTorch's FLOP counter; times, floors and hours by their definitions."""
 
 import numpy as np
 import open_clip
@@ -49,11 +49,11 @@ def test_count_flops_of_a_whole_clip() -> None:
 def test_which_model_the_papers_table_counts() -> None:
     table = flops.table5()
     is_one = table[(table["ratio"] - 1).abs() < 1e-3]
-    found = is_one.groupby("module")[["model", "context"]].agg(lambda x: sorted(set(x)))
-    assert found.loc["vision encoder", "model"] == ["ViT-B-16-quickgelu"]
-    assert found.loc["text encoder", "context"] == [248]
-    assert {"temporal transformer", "ROI projection"} <= set(found.index)
-    assert "text projection" not in found.index
+    matching = is_one.groupby("module")[["model", "context"]].agg(lambda x: sorted(set(x)))
+    assert matching.loc["vision encoder", "model"] == ["ViT-B-16-quickgelu"]
+    assert matching.loc["text encoder", "context"] == [248]
+    assert {"temporal transformer", "ROI projection"} <= set(matching.index)
+    assert "text projection" not in matching.index
     b16 = table[(table["model"] == "ViT-B-16-quickgelu") & (table["context"] == 248)]
     counts = b16.set_index("module")["fvcore"]
     assert round(counts["vision encoder"] / 1e12, 3) == 4.501  # all the digits that are printed

@@ -1,4 +1,4 @@
-"""Embeddings are reused only under the same identity, and feed zero-shot scores."""
+"""Embeddings are reused only for the same identity, and feed zero-shot scores."""
 
 from types import SimpleNamespace
 from unittest.mock import Mock

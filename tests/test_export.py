@@ -1,4 +1,4 @@
-"""Exports: stock open_clip reads them without this package, and AlertCLIP comes back whole."""
+"""Exports: stock open_clip reads them without this package; AlertCLIP is restored in full."""
 
 import shutil
 
@@ -8,6 +8,7 @@ import tiny_clip
 import torch
 from faults.harness import refused
 from peft import PeftModel
+from tiny_clip import TEXTS, embeddings
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from alertclip.backbone import load_backbone
@@ -16,7 +17,6 @@ from alertclip.lora import add_lora
 from alertclip.model import AlertCLIP
 from media.files import UMASK, read_json
 
-TEXTS = ["two men fight", "a calm street"]
 SENTENCES = ["two men fight", "a café, calm & quiet; it's 3 o'clock", "stop! hey!you"]
 
 
@@ -33,13 +33,6 @@ def tuned_clip(*image_size: int, quick_gelu: bool = True) -> AlertCLIP:
     model.logit_scale.requires_grad_(True)
     tiny_clip.stir(model)
     return model.eval()
-
-
-@torch.no_grad()
-def embeddings(model: AlertCLIP) -> list[torch.Tensor]:
-    frames, mask = tiny_clip.frames(1, 3), torch.ones(1, 3, dtype=torch.bool)
-    clip = model.encode_clip(frames, mask)
-    return [model.encode_frames(frames).v[0], clip.embedding, clip.z, model.encode_text(TEXTS)]
 
 
 @torch.no_grad()
@@ -103,7 +96,7 @@ def test_transformers_gives_the_same_embeddings_and_tokens(quick_gelu, tmp_path)
     real = tokens.attention_mask * tokens.input_ids  # open_clip pads with 0
     assert torch.equal(real, model.backbone.tokenizer(SENTENCES))
     images = CLIPImageProcessor.from_pretrained(tmp_path)(list(frames[0]), return_tensors="pt")
-    found = clip(**tokens, **images)
-    torch.testing.assert_close(found.image_embeds, image, atol=1e-5, rtol=0)
-    torch.testing.assert_close(found.text_embeds, text, atol=1e-5, rtol=0)
+    output = clip(**tokens, **images)
+    torch.testing.assert_close(output.image_embeds, image, atol=1e-5, rtol=0)
+    torch.testing.assert_close(output.text_embeds, text, atol=1e-5, rtol=0)
     torch.testing.assert_close(clip.logit_scale, model.logit_scale)

@@ -35,15 +35,15 @@ def test_features_are_asked_for_wherever_the_notebooks_read_them(monkeypatch):
     monkeypatch.setattr(extraction, "domain_gaps", lambda P: [])  # no data at hand, none read
     P = load_params("paper+paper-msad")
     extraction.extract(P, parse_shard("2/8"))
-    own = [("msad", "vadclip", True, 2), ("msad", "anomalyclip", True, 2)]
-    assert asked[:3] == own + [("ucf_crime", "vadclip", True, 2)]
+    first = [("msad", "vadclip", True, 2), ("msad", "anomalyclip", True, 2)]
+    assert asked[:3] == first + [("ucf_crime", "vadclip", True, 2)]
     others = [(name, "vadclip", False, 2) for name in ("xd_violence", "ubnormal")]
     assert set(others) <= set(asked[3:]) and not any(training for _, _, training, _ in asked[3:])
 
 
 @pytest.fixture
 def released(tmp_path, monkeypatch):
-    """UCF-Crime's released features in small: VadCLIP's lists and files, in miniclip's space."""
+    """A small version of UCF-Crime's released features: VadCLIP's layout, MiniCLIP's space."""
     monkeypatch.setattr(profiles, "ROOT", tmp_path)  # nothing is written into the project
     rng, model = np.random.default_rng(0), AlertCLIP(load_backbone("miniclip")).eval()
     cone = anchors(model, ["normal"])["class prompts"].mean(axis=0)

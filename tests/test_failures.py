@@ -1,4 +1,4 @@
-"""Attention against boxes, curves and the choice of errors: by hand and on real small models."""
+"""Attention against boxes, curves and the choice of errors: by hand and on small models."""
 
 from dataclasses import replace
 
@@ -41,23 +41,20 @@ def test_cover_is_the_union_of_present_boxes_in_whole_pixels():
 
 
 def test_box_measures_by_hand():
-    """The box covers one of twelve patches and three quarters of the next, which it touches."""
+    """The box covers one of twelve patches and three quarters of the next."""
     clip = boxed([[[0.0, 0.0, 0.4375, 1 / 3]] * 2], [[True, True]])
     uniform, peaked = torch.full((2, 3, 4), 1 / 12), torch.zeros(2, 3, 4)
     peaked[0, 0, 1], peaked[0, 2, 3] = 0.6, 0.4  # the peak touches the box
     peaked[1, 0, 0], peaked[1, 2, 3] = 0.1, 0.9  # it does not
-    found = box_measures(FrameMaps(uniform, peaked), clip, torch.tensor([0, 1]))
-    assert [found["area"], found["mass_rollout"]] == pytest.approx([1.75 / 12] * 2)
-    assert [found["reach"], found["hits_rollout"]] == pytest.approx([2 / 12] * 2)  # chance: ties
-    assert found["mass_relevance"] == pytest.approx((0.6 * 0.75 + 0.1) / 2)
-    assert found["hits_relevance"] == 0.5
+    values = box_measures(FrameMaps(uniform, peaked), clip, torch.tensor([0, 1]))
+    assert [values["area"], values["mass_rollout"]] == pytest.approx([1.75 / 12] * 2)
+    assert [values["reach"], values["hits_rollout"]] == pytest.approx([2 / 12] * 2)  # chance: ties
+    assert values["mass_relevance"] == pytest.approx((0.6 * 0.75 + 0.1) / 2)
+    assert values["hits_relevance"] == 0.5
 
 
 def test_scores_of_degraded_clips():
-    """Two tiny models on two abnormal and two normal clips, in batches of three.
-
-    Three real frames and a padded one; the actor is in frames 1 and 2.
-    """
+    """Two abnormal and two normal clips of three frames and a padded one; actor in frames 1, 2."""
     models = {"CLIP": tiny_clip.alertclip("avg"), "Full": tiny_clip.alertclip("tok", seed=1)}
     tiny_clip.stir(models["Full"])
     start = boxed([[[0.25, 0.0, 0.75, 0.5]] * 4], [[False, True, True, False]])
@@ -83,8 +80,8 @@ def test_scores_of_degraded_clips():
     with torch.no_grad():
         embedding = full.encode_clip(clip.frames[None], clip.mask[None]).embedding[0]
     alone = float(embedding @ failure_measures.anomaly_direction(P, full))
-    found = first.loc[("compression", "Full", "c.mp4#0-8"), "margin"]
-    assert found == pytest.approx(alone, abs=1e-6)
+    margin = first.loc[("compression", "Full", "c.mp4#0-8"), "margin"]
+    assert margin == pytest.approx(alone, abs=1e-6)
     # Attention is measured on annotated clips alone.
     measured = scores.groupby("key")["area"].apply(lambda area: area.notna().all())
     assert measured.tolist() == [True, True, False, False] and scores["margin"].notna().all()

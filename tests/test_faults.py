@@ -1,4 +1,4 @@
-"""Bad inputs are refused or mended with one message, and a kill loses nothing.
+"""Bad inputs are refused or repaired with one message, and a kill loses nothing.
 
 The cases are tables in tests/faults/; ``python tests/test_faults.py`` writes what is said of each
 to figures/faults.csv.
@@ -35,7 +35,7 @@ def test_case(case: Case, tmp_path: Path) -> None:
 
 
 class TestKilledWhileWriting:
-    """SIGKILL when half of a file is written: nothing half-written is read, the next is whole."""
+    """SIGKILL when half of a file is written: the half is never read, the next write is whole."""
 
     def test_cache_entry(self, tmp_path: Path) -> None:
         cache, path = FrameCache(tmp_path / "cache", SIZE), write_ids(tmp_path / "a.mp4")
@@ -72,7 +72,7 @@ def test_training_goes_on_to_the_bit_after_a_full_disk(tmp_path: Path) -> None:
 
 
 def test_two_trainings_of_one_folder_do_not_mix() -> None:
-    """The second is turned away while the first is at work, and sets nothing aside."""
+    """The second is refused while the first is running, and sets nothing aside."""
     first, weights = training.trained()
     with locked(first.with_name(".stage.lock")):
         for model in (tiny_model(), tiny_model(seed=1)):
@@ -105,7 +105,7 @@ def test_shards_of_a_scoring_merge_into_the_same_summary(tmp_path: Path, monkeyp
 
 
 def test_the_slurm_profile_plans_every_notebook(root: Path) -> None:
-    """Snakemake's own checks of the profile; without the executor plugin no job can be sent."""
+    """Snakemake's own checks of the profile; submitting a job needs the executor plugin."""
     call = [sys.executable, "-m", "snakemake", "-n", "--profile", str(root / "params/slurm")]
     call += ["--executor", "dryrun", "--snakefile", str(root / "Snakefile"), "--nolock"]
     call += ["--config", "profile=smoke", "--forceall"]
@@ -122,9 +122,9 @@ def main() -> None:
     rows = []
     for case in CASES:
         with tempfile.TemporaryDirectory() as folder:
-            said = case.run(Path(folder).resolve()).replace(str(Path(folder).resolve()), "...")
-        said = re.sub(r"\s+", " ", said)[:200]
-        rows.append({"input": case.given, "done": case.done, "says": said})
+            message = case.run(Path(folder).resolve()).replace(str(Path(folder).resolve()), "...")
+        message = re.sub(r"\s+", " ", message)[:200]
+        rows.append({"input": case.given, "done": case.done, "says": message})
     write_table(pd.DataFrame(rows), Path(__file__).parents[1] / "figures/faults.csv")
 
 

@@ -77,14 +77,14 @@ def test_figure_is_legible_and_nothing_is_cut(name):
 
 
 def points(figure: figures.Figure) -> list[list[float]]:
-    """Where the marks stand: those of the models, then the paper's."""
+    """Positions of the marks: the models', then the paper's."""
     marks = [c for c in figure.axes[0].collections if isinstance(c, PathCollection)]
     return [c.get_offsets()[:, 0].tolist() for c in marks]
 
 
 @pytest.mark.parametrize(("source", "shown"), [(REAL, True), (SYNTHETIC, False), ({}, False)])
 def test_the_papers_numbers_are_drawn_on_real_data_alone(tmp_path, source, shown):
-    """The mark of a class stands at its value, also where a skew bootstrap leaves that out."""
+    """The mark of a class is at its value, even if a skewed bootstrap interval excludes it."""
     table = pd.DataFrame({"model": "CLIP", "class_name": ["all", "Fire"], "mss": [0.02, -0.5]})
     table = table.assign(low=0.01, high=0.04, n=25, paper=[0.17, np.nan])
     figure = publish("stage1_mss", table, tmp_path, source)
@@ -125,17 +125,17 @@ def test_grid_places_boxes_and_leaves_gaps_and_clips_go_by_short_names():
 
 
 def test_a_committed_figure_comes_back(tmp_path, capsys):
-    """All but the last digits, which a CSV does not keep; and always the same bytes."""
+    """Equal but for the last digits, which a CSV does not keep; and always the same bytes."""
     for name in ("stage1_mss.csv", "provenance.json"):
         (tmp_path / name).write_bytes((COMMITTED / name).read_bytes())
-    path, made = tmp_path / "stage1_mss.png", []
+    path, contents = tmp_path / "stage1_mss.png", []
     for _ in range(2):
         assert main(["stage1_mss", "--folder", str(tmp_path)]) == 0
         assert capsys.readouterr().out.strip() == str(path)
-        made.append(path.read_bytes())
+        contents.append(path.read_bytes())
     drawn, kept = (imread(folder / "stage1_mss.png") for folder in (tmp_path, COMMITTED))
     assert drawn.shape == kept.shape and np.abs(drawn - kept).mean() < 1e-3
-    assert made[0] == made[1]
+    assert contents[0] == contents[1]
 
 
 def test_every_entry_names_a_function_and_its_parameters():
@@ -152,16 +152,13 @@ def test_every_figure_of_a_notebook_has_a_name():
         assert {*drawn} <= {*CATALOGUE}, path.name
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("stage1_mms", None, "did you mean stage1_mss"),
-        ("quickstart", None, "its notebook draws one that shows frames"),
-        ("stage1_mss", None, "no such table; run the notebook"),
-        ("stage1_mss", "model,class_name,n\nCLIP,all,2\n", "not the table of this figure"),
-        ("stage1_mss", "model,class_name,n\n", "the table has no rows"),
-    ],
-)
+@pytest.mark.parametrize(("name", "content", "message"), [
+    ("stage1_mms", None, "did you mean stage1_mss"),
+    ("quickstart", None, "its notebook draws one that shows frames"),
+    ("stage1_mss", None, "no such table; run the notebook"),
+    ("stage1_mss", "model,class_name,n\nCLIP,all,2\n", "not the table of this figure"),
+    ("stage1_mss", "model,class_name,n\n", "the table has no rows"),
+])  # fmt: skip
 def test_what_cannot_be_drawn_says_why(tmp_path, name, content, message, capsys):
     if content:
         (tmp_path / f"{name}.csv").write_text(content)

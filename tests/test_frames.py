@@ -1,4 +1,4 @@
-"""Frames one can trust: the number drawn into a frame is read back, whatever the file and door."""
+"""The number drawn into a frame is read back, whatever the file and the way of reading."""
 
 import struct
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ def numbers(frames: np.ndarray) -> list[int]:
 
 
 def shown_at(number: int, rate: Fraction | None) -> Fraction:
-    """Presentation time (s); without a rate 25 a second, then 5."""
+    """Presentation time (s); without a rate, 25 fps and then 5 fps."""
     half = FRAMES // 2
     late = Fraction(half, 25) + Fraction(number - half, 5)
     return number / rate if rate else Fraction(number, 25) if number < half else late
@@ -57,7 +57,7 @@ def render(path: Path, codec: str, bframes: int, rate: Fraction | None) -> Path:
 
 
 def copied(source: Path, path: Path) -> Path:
-    """As ``ffmpeg -ss`` with ``-c copy`` cuts: an edit list, or a start before the key frame."""
+    """Cut as by ``ffmpeg -ss`` with ``-c copy``: an edit list, or a start before the key frame."""
     with av.open(str(source)) as old, av.open(str(path), "w") as new:
         stream = new.add_stream_from_template(old.streams.video[0])
         packets = [p for p in old.demux(video=0) if p.size]
@@ -70,13 +70,13 @@ def copied(source: Path, path: Path) -> Path:
 
 
 def sequential(path: Path, picture=methodcaller("to_ndarray", format="rgb24")):
-    """Times and pictures that decoding shows packet by packet, of the last video in the file."""
-    found = []
+    """Times and frames from decoding packet by packet the last video stream in the file."""
+    decoded = []
     with av.open(str(path)) as container:
         for packet in container.demux(container.streams.video[-1]):
             with suppress(av.FFmpegError):
-                found += [(frame.time, picture(frame)) for frame in packet.decode()]
-    times, frames = zip(*found, strict=True)
+                decoded += [(frame.time, picture(frame)) for frame in packet.decode()]
+    times, frames = zip(*decoded, strict=True)
     return times, np.stack(frames)
 
 
@@ -85,7 +85,7 @@ def not_lost(info) -> list[int]:
 
 
 def doors(path: Path, info, folder: Path) -> Iterator[tuple[str, np.ndarray, list[int]]]:
-    """Every way in which frames are read: its name, the frames, and the numbers asked for."""
+    """Every way to read frames: its name, the frames, and the frame numbers asked for."""
     everything = np.arange(info.frames)
     shuffled = np.random.default_rng(0).permutation(info.frames)[:9]
     yield "figures", read_frames(path, shuffled, SIZE, info), shuffled
@@ -143,15 +143,15 @@ def test_numbers_drawn_into_frames_are_read_back(tmp_path, container):
         if codec != "libx264" and cut in ("one bad packet", "torn"):
             continue  # these paint over what is bad, and the bars cannot be read
         times = np.array([float(shown_at(n, RATES[rate])) for n in expected])
-        found = info.clock[held] - info.clock[held[0]]
+        clock = info.clock[held] - info.clock[held[0]]
         whole = slice(-1 if cut == "torn" else None)  # the last picture may be half there
         np.testing.assert_allclose(
-            found[whole], (times - times[0])[whole], atol=2e-3, err_msg=str(case)
+            clock[whole], (times - times[0])[whole], atol=2e-3, err_msg=str(case)
         )
 
 
 def turn(path: Path, matrix: tuple[int, int, int, int]) -> Path:
-    """Write a display rotation, as telephones do, into the header of an MP4 file."""
+    """Write a display rotation into the header of an MP4 file, as phones do."""
     content = bytearray(path.read_bytes())
     start = content.index(b"tkhd") + 44  # version 0: the matrix a b u c d v x y w
     for place, value in zip((0, 1, 3, 4), matrix, strict=True):
@@ -191,8 +191,8 @@ def test_real_cases_are_read_as_sequential_decoding_shows_them(shared_data, name
     held = not_lost(info)
     np.testing.assert_allclose(info.clock[held], np.subtract(times, times[0]), atol=1e-3)
     order = np.random.default_rng(0).permutation(len(held))
-    found = read_frames(path, np.take(held, order), size, info)
-    np.testing.assert_array_equal(found, frames[order])
+    read = read_frames(path, np.take(held, order), size, info)
+    np.testing.assert_array_equal(read, frames[order])
 
 
 def test_a_damaged_first_key_frame_moves_no_other(tmp_path):

@@ -6,13 +6,13 @@ from copy import deepcopy
 import numpy as np
 import pandas as pd
 import pytest
+from faults.harness import refused
 from test_notebooks import code
 
 from companion import inconsistencies, ledger, paper_numbers, report, result_tables
 from companion.paper_numbers import EMPTY, cells, load, printed, same_digits
 from companion.profiles import ROOT, load_params
 from companion.report import settings_table
-from media.errors import InputError
 
 SIZES = {  # cells, of which empty: counted in the documents, not in the file
     "Alert-CLIP": (49, 2),
@@ -61,14 +61,13 @@ class TestTranscription:
         for measure in table.get("measured_by", []):
             used |= {*measure.get("rows", {}), *measure.get("columns", {})}
         assert used <= labels
-        found = paper_numbers.table_cells(table)
-        assert all(cell.measure or cell.otherwise for cell in found)
+        read = paper_numbers.table_cells(table)
+        assert all(cell.measure or cell.otherwise for cell in read)
 
     def test_a_row_of_the_wrong_length_is_named(self):
         table = deepcopy(load()["tables"][0])
         table["rows"]["MSAD AP"].pop()
-        with pytest.raises(InputError, match="Weakly supervised: row MSAD AP"):
-            list(paper_numbers.table_cells(table))
+        assert "Weakly supervised: row MSAD AP" in refused(list, paper_numbers.table_cells(table))
 
 
 class TestKeys:
@@ -119,8 +118,8 @@ class TestStatus:
 
     def test_the_paper_profile_is_table_4(self, tmp_path):
         status = book_of(tmp_path, "paper", settings=settings_table(load_params("paper")))["status"]
-        found = status[status.index.str.contains("supplementary | Table 4", regex=False)]
-        assert (found == ledger.SAME).sum() == 30 and not (found == ledger.OTHER).any()
+        rows = status[status.index.str.contains("supplementary | Table 4", regex=False)]
+        assert (rows == ledger.SAME).sum() == 30 and not (rows == ledger.OTHER).any()
 
     def test_refuted_and_empty_cells(self, tmp_path):
         key = WEAK.format("CLIP")
@@ -168,8 +167,8 @@ class TestClaims:
                 for m, v in (("CLIP", 80), ("Full", 70))]  # fmt: skip
         rows += [{"setting": "not measured", "model": m} for m in ("CLIP", "Full")]
         table = ledger.claims(book_of(tmp_path, retention=rows), tmp_path)
-        found = table[table["source"] == "retention.csv"]
-        assert found["verdict"].tolist() == [ledger.FAILS] and found["ours"].tolist() == [-10]
+        kept = table[table["source"] == "retention.csv"]
+        assert kept["verdict"].tolist() == [ledger.FAILS] and kept["ours"].tolist() == [-10]
 
 
 @pytest.fixture(scope="module")
@@ -196,15 +195,12 @@ class TestChecks:
         keys = inconsistencies.refuted(table)
         assert len(keys) == 9 and keys <= set(cells())
 
-    @pytest.mark.parametrize(
-        ("key", "number", "check"),
-        [
-            ("AnomalyCLIP | Table 4 | SSRL | Arson", "93.97", "means over classes"),
-            ("AnomalyCLIP | Table 2 | SSRL, I3D-RGB | mAUC", "88.98", "differences in the text"),
-            ("Alert-CLIP | VAGTA | normal training clips | count", "2586", "sum of clips"),
-            ("Alert-CLIP supplementary | Table 6 | Total | Time", "86.26", "training hours"),
-        ],
-    )
+    @pytest.mark.parametrize(("key", "number", "check"), [
+        ("AnomalyCLIP | Table 4 | SSRL | Arson", "93.97", "means over classes"),
+        ("AnomalyCLIP | Table 2 | SSRL, I3D-RGB | mAUC", "88.98", "differences in the text"),
+        ("Alert-CLIP | VAGTA | normal training clips | count", "2586", "sum of clips"),
+        ("Alert-CLIP supplementary | Table 6 | Total | Time", "86.26", "training hours"),
+    ])  # fmt: skip
     def test_a_wrong_digit_is_found(self, key, number, check, monkeypatch):
         document, name, row, column = key.split(" | ")
         raw = deepcopy(load())
@@ -214,8 +210,8 @@ class TestChecks:
         for module in (paper_numbers, inconsistencies):
             monkeypatch.setattr(module, "load", lambda: raw)
             monkeypatch.setattr(module, "cells", lambda: changed)
-        found = inconsistencies.check_table(load_params("mini")).set_index("check")
-        assert found.loc[check, "verdict"] == "contradicted"
+        checks = inconsistencies.check_table(load_params("mini")).set_index("check")
+        assert checks.loc[check, "verdict"] == "contradicted"
 
     def test_published_files(self, shared_data):
         P = load_params("paper", {"data_root": str(shared_data / "vagta")})

@@ -1,4 +1,4 @@
-"""Losses against a float64 derivation and their symmetries; MSS by hand; its intervals, prompts."""
+"""Losses against their definitions in float64; MSS by hand, its intervals, prompt files."""
 
 import numpy as np
 import pytest
@@ -133,15 +133,12 @@ def test_the_prompt_file_names_every_class():
     assert not set(prompts.sets.normal) & set(prompts.sets.abnormal)
 
 
-@pytest.mark.parametrize(
-    "rest, message",
-    [
-        ("abnormal: []", "abnormal: .*at least 1 item"),
-        ("abnormal: [fire, ' ']", "abnormal.1: "),
-        ("abnormal: [fire]\nabnormals: [x]", "abnormals: "),
-        ("abnormal: [fire]\nclasses: {Fire: fire}", "classes.Fire: "),
-    ],
-)
+@pytest.mark.parametrize("rest, message", [
+    ("abnormal: []", "abnormal: .*at least 1 item"),
+    ("abnormal: [fire, ' ']", "abnormal.1: "),
+    ("abnormal: [fire]\nabnormals: [x]", "abnormals: "),
+    ("abnormal: [fire]\nclasses: {Fire: fire}", "classes.Fire: "),
+])  # fmt: skip
 def test_a_bad_prompt_file_names_the_entry(tmp_path, rest, message):
     (tmp_path / "p.yaml").write_text(f"normal: [calm]\n{rest}\n")
     with pytest.raises(InputError, match=rf"p\.yaml: {message}"):

@@ -14,12 +14,12 @@ from media.errors import InputError
 
 def some_videos(seed, names):
     rng = np.random.default_rng(seed)
-    found = []
+    videos = []
     for name in names:
         truth = rng.uniform(size=rng.integers(5, 40)) < 0.4
         scores = np.round(rng.normal(size=len(truth)) + truth, 1)  # many ties
-        found.append(module.FrameScores(name, scores, truth, bool(truth.any())))
-    return found
+        videos.append(module.FrameScores(name, scores, truth, bool(truth.any())))
+    return videos
 
 
 @settings(max_examples=30, deadline=None)

@@ -1,4 +1,4 @@
-"""How MiniVLM is made: its words, and the footage it learns from."""
+"""How MiniVLM is made: its tokenizer, and the footage it learns from."""
 
 import numpy as np
 import torch
@@ -24,9 +24,9 @@ def test_answers_name_the_abnormal_clip_and_its_time():
     for item in (school.footage(rng, 4) for _ in range(20)):
         place = np.flatnonzero(item.shown.tokens[::2, 0, 0, 0] == 9)
         start = 8.0 * place[0] if len(place) else 0
-        told = f"fire, from {start + 2.5:.1f} s to {start + 8:.1f} s"
-        assert item.turns[0][1] == (told if len(place) else "No anomaly")
+        answer = f"fire, from {start + 2.5:.1f} s to {start + 8:.1f} s"
+        assert item.turns[0][1] == (answer if len(place) else "No anomaly")
         assert item.shown.tokens.shape == (8, 1, 4, 4) and (np.diff(item.shown.times) > 0).all()
         happens = {q: a for q, a in item.turns if q.startswith("What happens")}
-        own = happens.get(f"What happens from {start:.1f} s to {start + 8:.1f} s?", "fire")
-        assert len(happens) == 3 and (own == "fire") >= len(place)
+        event = happens.get(f"What happens from {start:.1f} s to {start + 8:.1f} s?", "fire")
+        assert len(happens) == 3 and (event == "fire") >= len(place)

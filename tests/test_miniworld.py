@@ -1,15 +1,15 @@
-"""The mini world: nothing leaks before the event, files follow the schemas, seeds decide all.
+"""The mini world: nothing leaks before the event, files follow the schemas, seeds fix everything.
 
 MiniCLIP's pre-training: its loss, its seed, and the folder that open_clip reads.
 """
 
 import json
 
-import av
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from test_frames import sequential
 
 import miniworld
 from alertclip.backbone import load_backbone
@@ -35,11 +35,6 @@ def clips(world):
     return pd.read_csv(world / "clips.csv").to_dict("records")
 
 
-def frames(path):
-    with av.open(str(path)) as container:
-        return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
-
-
 @pytest.mark.parametrize("style", ["flat", "line"])
 def test_twins_are_equal_until_the_event_and_differ_after(style):
     for seed in range(70_001, 70_033):
@@ -57,7 +52,7 @@ def test_twins_are_equal_until_the_event_after_h264(world):
     for normal, abnormal in zip(rows[::2], rows[1::2], strict=True):
         start = int(normal["event_start_s"] * FPS)
         assert normal["seed"] == abnormal["seed"] and 0.22 <= start / FRAMES <= 0.42
-        a, b = (frames(world / row["video"]) for row in (normal, abnormal))
+        a, b = (sequential(world / row["video"])[1] for row in (normal, abnormal))
         assert a.shape == b.shape == (FRAMES, 240, 320, 3)
         assert np.array_equal(a[:start], b[:start]) and not np.array_equal(a, b)
 
@@ -152,8 +147,8 @@ def test_stills_are_neutral_seeded_and_paired():
     loaded = sorted(wild.union(GENERIC, *topics.values()), key=len, reverse=True)
     first = [next((t for t in loaded if c.startswith(t)), "") for c in captions]
     assert 0.25 < np.mean([bool(t) for t in first]) < 0.45
-    rest = [c.removeprefix(t) for c, t in zip(captions, first, strict=True)]
-    words = {word for caption in rest for word in caption.replace(",", "").split()}
+    plain = [c.removeprefix(t) for c, t in zip(captions, first, strict=True)]
+    words = {word for caption in plain for word in caption.replace(",", "").split()}
     assert not words & {"fight", "robs", "shoots", "crashes", "explodes", "flames", "falls", "gun",
                         "abnormal", "unusual", "hug", "dance"}  # fmt: skip
     # A topic says nothing about the twin: violent words are as likely on either.

@@ -1,4 +1,4 @@
-"""The pre-flight: whatever a run will miss is in one table before it starts."""
+"""The pre-flight check: everything a run lacks is in one table before it starts."""
 
 import json
 import re
@@ -30,18 +30,18 @@ def write(path: Path, text: str = "content") -> None:
 
 
 def names(benchmark: str) -> dict[str, list[str]]:
-    """As many list entries per split as were published, in the benchmark's naming."""
-    made: dict[str, list[str]] = {}
+    """As many list entries per split as published, named as in the benchmark."""
+    entries: dict[str, list[str]] = {}
     for split, counts in load_benchmark(benchmark).counts.items():
         if split == "test" or benchmark == "ucf_crime":  # the others only test
             numbered = [(kind, f"{split}{i}") for kind, n in counts.items() for i in range(n)]
-            made[split] = [NAMES[benchmark][k].format(number) for k, number in numbered]
-    return made
+            entries[split] = [NAMES[benchmark][k].format(number) for k, number in numbered]
+    return entries
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A data root that lacks nothing: every list in full, every video a file with a few bytes."""
+    """A complete data root: every list in full, every video a file with a few bytes."""
     for name in ("ucf_crime", "xd_violence", "ubnormal", "msad"):
         benchmark, entries = load_benchmark(name), names(name)
         folder = tmp_path / benchmark.annotation_root
@@ -75,7 +75,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def paper(root: Path, **changes: object) -> Params:
-    """The paper profile on ``root``, with random weights, on the processor."""
+    """The paper profile on ``root``, with random weights, on the CPU."""
     fixed = {"data_root": str(root), "pretrained": None, "device": "cpu"}
     return load_params("paper", fixed | changes)
 
@@ -99,7 +99,7 @@ def test_ten_planted_gaps_are_in_one_table(root, monkeypatch) -> None:
     with pytest.raises(InputError) as caught:
         run.check_inputs(paper(root, **wrong), NOTEBOOKS, fetch=False)
     lines = str(caught.value).splitlines()[2:]
-    told = [
+    expected = [
         ("stops", "05 06 07 10 ", "UCF-Crime, test: 1 of 290 videos missing.*abnormaltest7"),
         ("stops", "05 06 07 10 ", "UCF-Crime, train list: 1607 videos, published are 1610"),
         ("stops", "01 02 03 04", "VAGTA's clips: 1 of 9 videos missing.*normal_3.*skip_lost_clips"),
@@ -112,9 +112,9 @@ def test_ten_planted_gaps_are_in_one_table(root, monkeypatch) -> None:
         ("stops", "all", "failure_videos: .*nowhere is missing"),
         ("warns", "all", "disk of .*: 1 GB free, about 377 GB will be written"),
     ]
-    for verdict, books, text in told:
+    for verdict, books, text in expected:
         assert [x for x in lines if re.match(rf"{verdict} +{books}.*{text}", x)], text
-    assert len(lines) == len(told)
+    assert len(lines) == len(expected)
     assert lines == sorted(lines, key=lambda line: "slw".index(line[0]))  # what stops comes first
 
 
@@ -164,5 +164,5 @@ def test_the_budget_is_the_papers_arithmetic() -> None:
     fp32 = budgets.budget_table(P.changed({"evaluation_precision": "fp32"})).set_index("notebook")
     hours = fp32["A100, h"]
     assert hours["06"] == pytest.approx(table.loc["06", "A100, h"] * 120 / 60)
-    told = "notebooks 05 to 07 take {:.1f}, {:.0f} and {:.0f} hours on an A100"
-    assert told.format(*hours[["05", "06", "07"]]) in page
+    sentence = "notebooks 05 to 07 take {:.1f}, {:.0f} and {:.0f} hours on an A100"
+    assert sentence.format(*hours[["05", "06", "07"]]) in page

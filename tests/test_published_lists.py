@@ -63,8 +63,8 @@ def test_ubnormal_lists_are_the_official_split(shared_data, tmp_path):
     (tmp_path / "UBnormal/scripts").symlink_to(shared_data / "ubnormal")
     for split, counts in ubnormal.counts.items():
         names = [entry.name for entry in read_list(ubnormal, tmp_path, split)]
-        found = Counter(name.split("_")[0] for name in names)
-        assert found == counts
+        counted = Counter(name.split("_")[0] for name in names)
+        assert counted == counts
         assert all(re.search(r"/Scene\d+/", str(ubnormal.video_path(tmp_path, n))) for n in names)
 
 
@@ -78,6 +78,6 @@ def test_published_scores_measure_as_published(shared_data):
         for name, rows in table.groupby("video_id")
     ]
     assert len(scored) == 199 and sum(v.abnormal for v in scored) == 44
-    found = frame_metrics(scored, n_boot=20)
-    assert found["metric"].tolist()[:2] == ["frame AUC", "frame AP"]
-    assert found["value"].round(4).tolist()[:2] == [0.9871, 0.7797]
+    metrics = frame_metrics(scored, n_boot=20)
+    assert metrics["metric"].tolist()[:2] == ["frame AUC", "frame AP"]
+    assert metrics["value"].round(4).tolist()[:2] == [0.9871, 0.7797]

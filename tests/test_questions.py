@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from faults.harness import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_qa import Scripted
@@ -12,7 +13,6 @@ from companion.profiles import load_params
 from curation.chat_models import NoReply
 from detectors.benchmarks import load_benchmark
 from detectors.event_annotations import VideoTruth
-from media.errors import InputError
 from vagpt import answerers
 from vagpt import questions as qs
 
@@ -30,12 +30,12 @@ def test_footage_is_joined_and_cut():
 
 def footages():
     """Twelve with one event of 5 s, each in one of four slots, and twelve normal ones."""
-    made = [qs.Footage(f"v{i}", 32.0) for i in range(24)]
+    videos = [qs.Footage(f"v{i}", 32.0) for i in range(24)]
     for i, name in enumerate(UCF.abnormal_classes[:12]):
         start = 8.0 * (i % 4)
         event = (start + 2 + 0.1 * (i % 3), start + 7.5)
-        made[i] = made[i]._replace(spans=(event,), classes=(name,))
-    return made
+        videos[i] = videos[i]._replace(spans=(event,), classes=(name,))
+    return videos
 
 
 def test_joined_videos_are_normal_but_one():
@@ -57,18 +57,18 @@ def test_questions_keep_their_rules(seed, max_iou):
     for q in asked:
         video, right = truth[q.video], q.options[q.right]
         assert right == qs.Option(*video.classes, *video.spans)
-        told = [option for option in q.options if option.class_name]
-        assert len(q.options) == 4 and len(told) == (4 if q.kind == "temporal" else 3)
-        assert len({o.class_name for o in told}) == (1 if q.kind == "temporal" else 3)
-        for i, one in enumerate(told):
-            rest = np.array([o.span for k, o in enumerate(told) if k != i])
-            assert (qs.span_iou(one.span, rest) <= max_iou).all()
+        events = [option for option in q.options if option.class_name]
+        assert len(q.options) == 4 and len(events) == (4 if q.kind == "temporal" else 3)
+        assert len({o.class_name for o in events}) == (1 if q.kind == "temporal" else 3)
+        for i, one in enumerate(events):
+            others = np.array([o.span for k, o in enumerate(events) if k != i])
+            assert (qs.span_iou(one.span, others) <= max_iou).all()
             assert 0 <= one.span[0] < one.span[1] <= video.duration
 
 
 def test_overlap_and_wrong_times_where_the_pool_has_none():
-    found = qs.span_iou((0.2, 0.6), np.array([[0.4, 0.8], [0.6, 0.9], [0.0, 1.0]]))
-    assert found.tolist() == pytest.approx([0.2 / 0.6, 0, 0.4])
+    overlaps = qs.span_iou((0.2, 0.6), np.array([[0.4, 0.8], [0.6, 0.9], [0.0, 1.0]]))
+    assert overlaps.tolist() == pytest.approx([0.2 / 0.6, 0, 0.4])
     rng, event = np.random.default_rng(0), (2.0, 8.0)
     video = qs.Footage("v", 8.0, (event,), ("Fire",))
     spans = qs.wrong_spans(np.array([event]), video, 3, 0.5, rng)
@@ -76,8 +76,7 @@ def test_overlap_and_wrong_times_where_the_pool_has_none():
     assert len(qs.wrong_spans(np.empty((0, 2)), qs.Footage("n", 8.0), 3, 0.5, rng)) == 3
     asked = qs.make_questions(footages(), UCF.abnormal_classes)
     assert len({q.right for q in asked}) == 4
-    with pytest.raises(InputError, match="3 other classes"):
-        qs.make_questions(footages(), UCF.abnormal_classes[:3])
+    assert "3 other classes" in refused(qs.make_questions, footages(), UCF.abnormal_classes[:3])
 
 
 OPTIONS = (qs.Option("Fire", (1, 2)), qs.Option("RoadAccidents", (2, 5)), qs.Option(),
@@ -85,12 +84,11 @@ OPTIONS = (qs.Option("Fire", (1, 2)), qs.Option("RoadAccidents", (2, 5)), qs.Opt
 ASKED = qs.Question("v", "total", 9.0, OPTIONS, 1)
 
 
-@pytest.mark.parametrize(
-    ("reply", "number"),
-    [("B", 1), (" b", None), ("(C)", 2), ("D.", 3), ("B) road accidents, from 2.0 s to 5.0 s.", 1),
-     ("B. fire, from 1.0 s to 2.0 s", None), ("The answer is B", None), ("B or C", None),
-     ("E", None), ("", None), ("(B", None), ("A\nB", None), ("C. No anomaly", 2), ("BC", None)],
-)  # fmt: skip
+@pytest.mark.parametrize(("reply", "number"), [
+    ("B", 1), (" b", None), ("(C)", 2), ("D.", 3), ("B) road accidents, from 2.0 s to 5.0 s.", 1),
+    ("B. fire, from 1.0 s to 2.0 s", None), ("The answer is B", None), ("B or C", None),
+    ("E", None), ("", None), ("(B", None), ("A\nB", None), ("C. No anomaly", 2), ("BC", None),
+])  # fmt: skip
 def test_replies_are_parsed_strictly(reply, number):
     assert qs.parse_reply(reply, ASKED) == number
 

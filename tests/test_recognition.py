@@ -43,13 +43,13 @@ def test_segments_by_hand():
 
 
 def test_matching_is_greedy_and_hits_an_event_once():
-    found = np.array([0, 0, 1, 0]), np.array([[0, 10], [1, 11], [0, 10], [20, 26]])
+    segments = np.array([0, 0, 1, 0]), np.array([[0, 10], [1, 11], [0, 10], [20, 26]])
     truth = {0: np.array([[2, 12], [0, 10], [20, 30]])}
     # First takes [0, 10), the second what remains of the two; no event in video 1; then 6 / 10.
-    assert recognition.matches(*found, truth, 0.6).tolist() == [True, True, False, True]
-    assert recognition.matches(*found, truth, 0.9).tolist() == [True, False, False, False]
+    assert recognition.matches(*segments, truth, 0.6).tolist() == [True, True, False, True]
+    assert recognition.matches(*segments, truth, 0.9).tolist() == [True, False, False, False]
     single = {0: np.array([[0, 10]])}
-    assert recognition.matches(*found, single, 0.1).tolist() == [True, False, False, False]
+    assert recognition.matches(*segments, single, 0.1).tolist() == [True, False, False, False]
 
 
 def map_case():
@@ -61,15 +61,12 @@ def map_case():
     return [abnormal, calm], [event("a", (0, 4), (20, 27)), normal("n")], ["normal", "fight"]
 
 
-@pytest.mark.parametrize(
-    ("normal_class", "with_normal", "by_class", "last"),
-    [
-        # The calm video's miss stands third; at IoU 0.5 the segment of 3 / 7 is a miss as well.
-        ("normal", True, [1, (1 + 2 / 4) / 2], [1, 1 / 2]),
-        ("normal", False, [0, (1 + 2 / 3) / 2], [0, 1 / 2]),
-        (None, True, [0, (1 + 2 / 4) / 2], [0, 1 / 2]),
-    ],
-)
+@pytest.mark.parametrize(("normal_class", "with_normal", "by_class", "last"), [
+    # The calm video's miss stands third; at IoU 0.5 the segment of 3 / 7 is a miss as well.
+    ("normal", True, [1, (1 + 2 / 4) / 2], [1, 1 / 2]),
+    ("normal", False, [0, (1 + 2 / 3) / 2], [0, 1 / 2]),
+    (None, True, [0, (1 + 2 / 4) / 2], [0, 1 / 2]),
+])  # fmt: skip
 def test_map_by_hand(normal_class, with_normal, by_class, last):
     table = recognition.detection_map(*map_case(), normal_class, with_normal)
     expected = [100 * np.mean(by_class)] * 4 + [100 * np.mean(last)]  # IoU 0.1 to 0.5

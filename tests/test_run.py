@@ -63,18 +63,15 @@ def test_a_part_of_the_notebooks_is_chosen_by_number_or_name() -> None:
     assert 'overrides=["seed=1"]' in call
 
 
-@pytest.mark.parametrize(
-    ("pair", "says"),
-    [
-        ("stage1_step=5", "did you mean stage1_steps?"),
-        ("seed", "name=value"),
-        ("stage1_precision=bf61", "stage1_precision: .*did you mean bf16?"),
-        ("transfer={other: {world_styl: line}}", "transfer: other: world_styl: .*world_style?"),
-        ("failure_levels={blurr: [1]}", "failure_levels.blurr: .*did you mean blur?"),
-        ("open_vocabulary_changes={benchmrk: msad}", "open_vocabulary_changes: .*benchmark?"),
-        ("ablation_variants=[globl]", "no ablation globl .*did you mean global?"),
-    ],
-)
+@pytest.mark.parametrize(("pair", "says"), [
+    ("stage1_step=5", "did you mean stage1_steps?"),
+    ("seed", "name=value"),
+    ("stage1_precision=bf61", "stage1_precision: .*did you mean bf16?"),
+    ("transfer={other: {world_styl: line}}", "transfer: other: world_styl: .*world_style?"),
+    ("failure_levels={blurr: [1]}", "failure_levels.blurr: .*did you mean blur?"),
+    ("open_vocabulary_changes={benchmrk: msad}", "open_vocabulary_changes: .*benchmark?"),
+    ("ablation_variants=[globl]", "no ablation globl .*did you mean global?"),
+])  # fmt: skip
 def test_parameters_are_checked_before_work(capsys, pair: str, says: str) -> None:
     assert run.main(["smoke", "-p", pair, "-n"]) == 2
     assert re.search(says.replace("?", r"\?"), capsys.readouterr().err)
@@ -86,9 +83,9 @@ def test_bad_input_ends_a_command_with_its_text_alone(monkeypatch, capsys) -> No
     with pytest.raises(InputError) as caught:
         read_command_line(argparse.ArgumentParser())
     sys.excepthook(*caught._excinfo)
-    told = capsys.readouterr().err
-    assert told.startswith("smok.yaml: no such profile") and "Traceback" not in told
-    assert "did you mean smoke?" in told and "prompts" not in told  # which is no profile
+    message = capsys.readouterr().err
+    assert message.startswith("smok.yaml: no such profile") and "Traceback" not in message
+    assert "did you mean smoke?" in message and "prompts" not in message  # which is no profile
     sys.excepthook(KeyError, KeyError("x"), None)
     assert "KeyError: 'x'" in capsys.readouterr().err
 

@@ -34,7 +34,7 @@ PARALLEL = ("vadclip", "anomalyclip")  # two packages with the same parts
 
 
 def imports(source: str) -> Iterator[str]:
-    """Modules of the library that ``source`` imports, at its top or within functions."""
+    """Modules that ``source`` imports, at its top or within functions."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

@@ -57,11 +57,10 @@ def test_temporal_model_is_its_definition():
 FRAME, SEGMENT, ALL = [(1, 0)], [(1, 0), (1, 1)], [(s, f) for s in range(4) for f in range(2)]
 
 
-@pytest.mark.parametrize(
-    ("kind", "reached", "pooled"),
-    [("axial", ALL, False), ("mlp", FRAME, False), ("short", SEGMENT, False), ("long", ALL, True),
-     ("mtn", ALL, True)],
-)  # fmt: skip
+@pytest.mark.parametrize(("kind", "reached", "pooled"), [
+    ("axial", ALL, False), ("mlp", FRAME, False), ("short", SEGMENT, False), ("long", ALL, True),
+    ("mtn", ALL, True),
+])  # fmt: skip
 def test_what_a_temporal_model_sees(kind, reached, pooled):
     """Of Table 10: the long-term ones see the mean of a segment, whatever the order in it."""
     settings = AnomalyCLIPSettings(emb_size=16, heads=2, segments=4, segment_frames=2)

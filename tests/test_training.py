@@ -1,4 +1,4 @@
-"""Training: schedule, order, gradients, checkpoints, resume. Tiny CLIP, synthetic clips."""
+"""Training of a tiny CLIP on synthetic clips: schedule, order, gradients, checkpoints, resume."""
 
 from contextlib import contextmanager, suppress
 from copy import deepcopy
@@ -62,7 +62,7 @@ def tiny_model(seed: int = 0, dropout: float = 0.1) -> AlertCLIP:
 
 
 class Clips(Dataset):
-    """Synthetic samples as ClipDataset gives them: the colour of the frames is in the caption."""
+    """Synthetic samples in ClipDataset's format; the caption names the colour of the frames."""
 
     def __init__(self, number: int = 10, frames: int = 2) -> None:
         self.number, self.frames = number, frames
@@ -113,7 +113,7 @@ def test_loss_falls_and_only_adapters_head_and_temperature_move(tmp_path):
 
 @contextmanager
 def interrupted(number):
-    """Training inside ends before optimiser step ``number`` (0-based)."""
+    """Interrupt the training inside before optimiser step ``number`` (0-based)."""
     step = Run.step
 
     def stopped(self, n, *args):
@@ -140,15 +140,15 @@ def test_finished_stage_is_loaded_and_another_run_set_aside(tmp_path):
 
 
 def gradients(batches, negatives):
-    """Losses and gradients of one step, added up over all processes."""
+    """Losses and gradients of one step, summed over all processes."""
     model = tiny_model().eval()
     # Adapters start at zero output; moved, every one of them has a gradient to compare.
     tiny_clip.stir(model, scale=0.02)
     objective = StageObjective(model, TrainingParams(negatives=negatives), "fp32", True, CPU)
     losses = objective.backward(iter(batches), len(batches))
     distributed.sum_gradients(list(trainable(model).values()), model.logit_scale)
-    found = {name: p.grad for name, p in trainable(model).items() if p.grad is not None}
-    return list(losses), found
+    grads = {name: p.grad for name, p in trainable(model).items() if p.grad is not None}
+    return list(losses), grads
 
 
 def test_accumulated_negatives_equal_the_big_batch():

@@ -1,4 +1,4 @@
-"""VAGTA as published: all counts of the real files, and every quirk mended, kept or refused."""
+"""VAGTA as published: counts of the real files, and every quirk repaired, kept or refused."""
 
 import json
 from collections import Counter
@@ -134,8 +134,8 @@ def test_negatives_are_merged_by_video_region_and_timestamps(tmp_path):
     ]
     path = written(tmp_path, {"items": negatives}, "qwen.json")
     items, report = load_vagta(written(tmp_path, rows), path)
-    found = [[region.hard_negatives for region in i.regions] for i in items]
-    assert found == [[(), ("a third sits",)], [()], [("later",)]]
+    merged = [[region.hard_negatives for region in i.regions] for i in items]
+    assert merged == [[(), ("a third sits",)], [()], [("later",)]]
     assert report.counts()["no hard negative"] == 2
     assert report.counts()["hard negatives written for another caption"] == 1
     unused = [r for r in report.rows if r.reason == "hard negatives without a region"]

@@ -1,4 +1,4 @@
-"""Videos: frames by number, what they hold, remembered; bad files are named."""
+"""Videos: frames by number, probing and caching; bad files are named."""
 
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +19,7 @@ FRAMES, FPS, SIZE = 40, 30, (48, 64)  # H, W
 
 
 def write_ids(path: Path, frames: int = FRAMES, **options: str) -> Path:
-    """A video whose grey level tells the frame number; with B-frames, as x264 makes them."""
+    """Write a video whose grey level encodes the frame number; with B-frames, as x264's default."""
     pictures = (np.full((*SIZE, 3), 10 + 5 * i, np.uint8) for i in range(frames))
     return encode(path, pictures, options=options)
 
@@ -27,7 +27,7 @@ def write_ids(path: Path, frames: int = FRAMES, **options: str) -> Path:
 def encode(
     path, pictures, codec="libx264", options=None, size=SIZE, coding=None, shown=None, rate=FPS
 ) -> Path:
-    """``shown``: the time (s) of each number, a Fraction; else numbers over ``rate``."""
+    """Write a video; ``shown`` gives each frame's time (s) as a Fraction, else ``rate`` does."""
     with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream(codec, rate=rate, options=coding or {})
         stream.height, stream.width = size
@@ -45,7 +45,7 @@ def encode(
 
 
 def spoilt(source: Path, path: Path, number: int) -> Path:
-    """A copy with a packet, one of those from ``number`` on, that no decoder understands."""
+    """Write a copy with one undecodable packet, the first from ``number`` on that is unique."""
     with av.open(str(source)) as container:
         packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
     content = source.read_bytes()
@@ -89,7 +89,7 @@ def test_probe_counts_and_remembers_by_content(clip, tmp_path, monkeypatch):
 
 
 def test_frames_chosen_while_counting_are_not_decoded_again(clip, tmp_path, monkeypatch):
-    """What the container promised wrongly is chosen again; too many are not held."""
+    """A wrong promise of the container means another choice; too many frames are not held."""
     monkeypatch.setattr(video, "_known", {})
     cache, kept, promised = FrameCache(tmp_path / "cache", SIZE), tmp_path / "cache/frames", []
     choose = lambda path, info: promised.append(info.frames) or [[3, 9]]  # noqa: E731
@@ -148,9 +148,9 @@ def test_decord_serves_a_long_video_of_which_it_gives_the_same_frames(tmp_path, 
     monkeypatch.setattr(video, "THROUGH", 8)
     info = video._with_decord(path, short)
     assert info.decord and asked == [video.PROOF]
-    found = read_frames(path, [30, 3, 17], (32, 32), info)
+    frames = read_frames(path, [30, 3, 17], (32, 32), info)
     assert len(asked) == 2
-    np.testing.assert_array_equal(found, read_frames(path, [30, 3, 17], (32, 32), short))
+    np.testing.assert_array_equal(frames, read_frames(path, [30, 3, 17], (32, 32), short))
     other = video._with_decord(path, replace(short, fps=2 * short.fps))  # other times
     assert not other.decord
 

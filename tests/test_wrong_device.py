@@ -1,4 +1,4 @@
-"""Training, features, detectors and explanation on a pretended GPU: as on the processor."""
+"""Training, features, detectors and explanation give the same on a simulated GPU as on the CPU."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,9 @@ import tiny_clip
 import torch
 from pretended_gpu import CUDA, OnGPU, PretendedGPU
 from safetensors.torch import load_file
-from test_detector_training import fit, scorer
+from test_detector_training import HEADS, KINDS, fit, made, scorer
 from test_training import TRAINING, Clips, changed, tiny_model
-from tiny_detectors import anomalyclip, training_videos, vadclip
+from tiny_detectors import training_videos
 
 from alertclip.anomaly_curve import _score_frames, embed_prompts
 from alertclip.attention_maps import attention_maps
@@ -19,14 +19,12 @@ from alertclip.objective import StageObjective, validate
 from alertclip.prompts import load_prompts
 from alertclip.training import Run
 from companion.profiles import ROOT
-from detectors import mil
 from detectors.features import SnippetRule, embed_crops
-from detectors.training_protocol import DetectorParams, detector_settings
 
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """Inside the test, device="cuda" is there."""
+    """device="cuda" is available in the test."""
     make = torch.tensor  # it copies to the device without a way to step in
 
     def tensor(values, dtype=None, device="cpu"):
@@ -64,13 +62,13 @@ def test_a_training_step_its_validation_and_export(gpu, tmp_path):
         torch.testing.assert_close([loss.cpu() for loss in losses], [*expected])
         for m, _ in pairs:
             m.zero_grad()
-    stage, found = changed(accumulation=2), []
+    stage, results = changed(accumulation=2), []
     for m, device in pairs:
         run = Run(m, stage, TRAINING, tmp_path / device.type, True, device)
         run.out.mkdir()
         run.step(0, 4, batches, 0.0)
-        found.append(validate(batches, run.objective))
-    assert run.optimizer.defaults["fused"] and found[1] == pytest.approx(found[0], abs=1e-4)
+        results.append(validate(batches, run.objective))
+    assert run.optimizer.defaults["fused"] and results[1] == pytest.approx(results[0], abs=1e-4)
     weights = model.temporal.out.weight
     assert isinstance(weights, OnGPU)
     torch.testing.assert_close(weights.cpu(), on_cpu.temporal.out.weight, atol=1e-5, rtol=1e-3)
@@ -81,8 +79,8 @@ def test_a_training_step_its_validation_and_export(gpu, tmp_path):
 
 @torch.no_grad()
 def test_features_explanation_clips_and_curves(gpu):
-    """What these return lies on the processor, and is the same."""
-    prompts, found = load_prompts(ROOT / "params/prompts.yaml"), []
+    """Their results are on the CPU, and the same."""
+    prompts, results = load_prompts(ROOT / "params/prompts.yaml"), []
     clips = [Clips(3)[i] | {"times": [0, 1], "class_name": ""} for i in range(3)]
     frames = torch.randint(256, (4, 27, 37, 3), dtype=torch.uint8)
     for device in ("cpu", "cuda"):
@@ -92,22 +90,16 @@ def test_features_explanation_clips_and_curves(gpu):
         curve = _score_frames(model, clips[0]["frames"], texts, 4)
         features = embed_crops.__wrapped__(model, frames, SnippetRule(2, 2, 10))
         maps = attention_maps.__wrapped__(model, tiny_clip.frames(3).to(device))
-        found.append([embedded.embedding, embedded.z, *curve, features, maps])
-    for on_cpu, on_gpu in zip(*found, strict=True):
+        results.append([embedded.embedding, embedded.z, *curve, features, maps])
+    for on_cpu, on_gpu in zip(*results, strict=True):
         np.testing.assert_allclose(on_gpu, on_cpu, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [*mil.HEADS, vadclip, anomalyclip])
-def test_detectors(gpu, name):
+@pytest.mark.parametrize("kind", [*KINDS, *HEADS])
+def test_detectors(gpu, kind):
     videos, kinds, _ = training_videos(8)
-    if name in mil.HEADS:
-        changes = {f"{name}_changes": {"epochs": 1, "epoch_steps": 2, "batch_size": 2}}
-        settings = detector_settings(name, DetectorParams(**changes))
-        head = mil.HEADS[name](len(videos[0][0]), settings).to("cuda")
-        history = mil.fit(head, videos, [kind > 0 for kind in kinds], 0)
-        found = mil.score_video(head, videos[0])
-    else:
-        more = {"warmup_epochs": 0} if name is anomalyclip else {}
-        history = fit(model := name(epochs=1, **more).to("cuda"), videos, kinds)
-        found = scorer(model)(videos[0])
-    assert np.isfinite(history["total"]).all() and np.isfinite(found.anomaly).all()
+    head = {"epoch_steps": 2, "batch_size": 2}
+    changes = head if kind in HEADS else {"warmup_epochs": 0} if kind == "anomalyclip" else {}
+    model = made(kind, epochs=1, **changes).to("cuda")
+    history, score = fit(model, videos, kinds), scorer(model)(videos[0])
+    assert np.isfinite(history["total"]).all() and np.isfinite(score.anomaly).all()

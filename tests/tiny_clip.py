@@ -11,6 +11,7 @@ from alertclip.backbone import Backbone, from_clip
 from alertclip.model import AlertCLIP
 
 END = 49  # open_clip pools the text tower at the largest token
+TEXTS = ["two men fight", "a calm street", "fire"]
 
 
 def config(pool: str = "tok", quick_gelu: bool = True) -> dict[str, Any]:
@@ -62,6 +63,14 @@ def frames(*shape: int, seed: int = 0, size: tuple[int, int] = (24, 32)) -> Tens
     """Random uint8 frames (*shape, 3, *size)."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (*shape, 3, *size), generator=generator, dtype=torch.uint8)
+
+
+@torch.no_grad()
+def embeddings(model: AlertCLIP) -> list[Tensor]:
+    """Embeddings of three frames, of their clip, of the frames within the clip, and of TEXTS."""
+    images, mask = frames(1, 3, size=model.image_size), torch.ones(1, 3, dtype=torch.bool)
+    clip = model.encode_clip(images, mask)
+    return [model.encode_frames(images).v[0], clip.embedding, clip.z, model.encode_text(TEXTS)]
 
 
 def stir(model: torch.nn.Module, seed: int = 1, scale: float = 0.3) -> None:

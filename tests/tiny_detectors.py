@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from alertclip.attention import split_attention
+from detectors import mil
+from detectors import training_protocol as protocol
 from detectors.anomalyclip.model import AnomalyCLIP
 from detectors.training_protocol import AnomalyCLIPSettings, VadCLIPSettings
 from detectors.vadclip.model import VadCLIP
@@ -17,6 +19,7 @@ WIDTH, LENGTH = 16, 16
 VAD_NAMES = ("normal", "fighting", "car accident")
 NAMES = ["abuse", "road_accident", "normal", "riot"]  # normal_id 2
 SMALL_VAD = {"length": LENGTH, "window": 4, "prefix": 2, "postfix": 1, "batch_size": 4}
+SMALL_MIL = {"batch_size": 4, "segments": 8, "epoch_steps": 20}
 SMALL = {
     **{"normal_id": 2, "segments": 4, "segment_frames": 2, "emb_size": 16, "heads": 2},
     **{"context_tokens": 3, "top_k": 2, "bottom_k": 2, "batch_size": 4},
@@ -29,8 +32,8 @@ def tokenize(texts: list[str], length: int = 12) -> Tensor:
     tokens = torch.zeros(len(texts), length, dtype=torch.long)
     for row, text in zip(tokens, texts, strict=True):
         words = text.replace(".", " .").split()[: length - 2]
-        found = [STOP if w == "." else zlib.crc32(w.encode()) % 46 + 1 for w in words]
-        row[: len(found) + 2] = torch.tensor([START, *found, END])
+        ids = [STOP if w == "." else zlib.crc32(w.encode()) % 46 + 1 for w in words]
+        row[: len(ids) + 2] = torch.tensor([START, *ids, END])
     return tokens
 
 
@@ -61,6 +64,12 @@ def anomalyclip(seed: int = 0, split: bool = False, backbone=None, **changes) ->
         split_attention(backbone)
     torch.manual_seed(seed)
     return AnomalyCLIP(backbone, tokenize, NAMES, torch.linspace(-1, 1, WIDTH), settings)
+
+
+def mil_head(name: str, width: int = WIDTH, seed: int = 0, **changes) -> mil.Sultani | mil.RTFM:
+    params = protocol.DetectorParams(**{f"{name}_changes": SMALL_MIL | changes})
+    torch.manual_seed(seed)
+    return mil.HEADS[name](width, protocol.detector_settings(name, params))
 
 
 def random(*shape: int, seed: int = 0, dtype=torch.float32) -> Tensor:

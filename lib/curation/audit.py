@@ -1,8 +1,8 @@
-"""Audit of a published hard-negative file: what in it breaks the contract, how varied it is.
+"""Audit of a published hard-negative file: contract violations, wrong polarity, word shortcuts.
 
-``python -m curation.audit FILE --out audit`` writes audit.csv, a copy of the file without what
-fails (vagta-clean.json) and what was left out (vagta-clean.csv). Intervals are 95% bootstraps over
-videos, since the captions of one video resemble one another.
+``python -m curation.audit FILE --out audit`` writes audit.csv, a copy of the file without the
+faulty negatives (vagta-clean.json) and a list of those removed (vagta-clean.csv). Intervals are 95%
+bootstraps over videos, since the captions of one video resemble one another.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from media.files import read_json, write_json, write_table
 
 CONTRACT = ("missing", "over-long", "not English", "repeated", "equal to the positive", "not text")
 OTHER = ("cut off", "repeated in another region", "caption of another region", "fantastical")
-DROPPED = (*CONTRACT[1:], "cut off")  # wrong whatever the video shows
+DROPPED = (*CONTRACT[1:], "cut off")  # faulty whatever the video shows
 SEED = 42
 CLOSED = r"[.!?][\"”'’)]?\s*$"
 STEMS = yaml.safe_load((PARAMS / "facts" / "fantastical.yaml").read_text(encoding="utf-8"))
@@ -39,10 +39,10 @@ FANTASTICAL = [re.compile(rf"\b(?:{'|'.join(stems)})", re.IGNORECASE) for stems 
 
 
 def read_regions(path: Path | str) -> pd.DataFrame:
-    """Regions of a hard-negative file as published, nothing mended.
+    """Regions of a hard-negative file, exactly as published.
 
-    Columns region (row number), key, video, class_name, abnormal, caption and negatives (the list
-    as it is). InputError names the first item not of VAGTA's schema.
+    Columns region (row number), key, video, class_name, abnormal, caption and negatives (the raw
+    list). Raises InputError naming the first item that does not follow VAGTA's schema.
     """
     content = read_json(path)
     rows = content.get("items") if isinstance(content, dict) else None
@@ -67,10 +67,10 @@ def _region(row: object, where: str) -> dict[str, object]:
 
 
 def negatives_table(regions: pd.DataFrame) -> pd.DataFrame:
-    """One row per hard negative: its region's columns, and a bool column per kind of fault.
+    """One row per hard negative: its region's columns and a bool column per kind of fault.
 
     Columns region, key, video, class_name, abnormal, caption, position, negative, then
-    CONTRACT (but missing) and OTHER.
+    CONTRACT (without missing) and OTHER.
     """
     rows = []
     for region in regions.to_dict("records"):
@@ -83,49 +83,49 @@ def negatives_table(regions: pd.DataFrame) -> pd.DataFrame:
         raise InputError("no region has a hard negative: there is nothing to audit")
     table = pd.DataFrame(rows)
     texts, captions = table["negative"], table["caption"]
-    forms, own = texts.map(normal_form), captions.map(normal_form)
-    spread = table.groupby(forms)["region"].nunique()
-    closed = captions.str.contains(CLOSED) & ~texts.str.contains(CLOSED)
-    table["cut off"] = closed & texts.ne("")  # a limit on length ended it in mid-sentence
-    table["repeated in another region"] = forms.map(spread) > 1
-    elsewhere = set(regions["caption"].map(normal_form))
-    table["caption of another region"] = forms.isin(elsewhere) & (forms != own)
-    # In other rewrites such words are a matter of polarity.
-    odd = [is_fantastical(*pair) for pair in zip(texts, captions, strict=True)]
-    table["fantastical"] = ~table["abnormal"] & np.array(odd)
+    forms, caption_forms = texts.map(normal_form), captions.map(normal_form)
+    region_counts = table.groupby(forms)["region"].nunique()
+    unclosed = captions.str.contains(CLOSED) & ~texts.str.contains(CLOSED)
+    table["cut off"] = unclosed & texts.ne("")  # a length limit ended it in mid-sentence
+    table["repeated in another region"] = forms.map(region_counts) > 1
+    all_captions = set(regions["caption"].map(normal_form))
+    table["caption of another region"] = forms.isin(all_captions) & (forms != caption_forms)
+    # In rewrites of abnormal captions, such words are a fault of polarity instead.
+    fantastical = [is_fantastical(*pair) for pair in zip(texts, captions, strict=True)]
+    table["fantastical"] = ~table["abnormal"] & np.array(fantastical)
     return table
 
 
 def is_fantastical(text: str, caption: str) -> bool:
-    """Whether a rewrite adds something of FANTASTICAL that its caption does not have."""
+    """Whether a rewrite contains a FANTASTICAL stem that its caption does not."""
     return any(stems.search(text) and not stems.search(caption) for stems in FANTASTICAL)
 
 
 def violation_table(
     regions: pd.DataFrame, table: pd.DataFrame, n_boot: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
-    """Hard negatives of each kind: columns direction, kind, count, n, value, low, high (shares).
+    """Share of faulty hard negatives: columns direction, kind, count, n, value, low, high.
 
-    n counts the negatives; for "missing", those there should be.
+    n is the number of negatives; for "missing", the number there should be.
     """
     absent = (NEGATIVES - regions["negatives"].map(len)).clip(lower=0)
     missing = _shares(regions, {"missing": absent}, n_boot, seed, NEGATIVES)
-    found = _shares(table, {kind: table[kind] for kind in (*CONTRACT[1:], *OTHER)}, n_boot, seed)
-    directions = pd.concat([missing, found]).groupby("direction", sort=False)
+    faulty = _shares(table, {kind: table[kind] for kind in (*CONTRACT[1:], *OTHER)}, n_boot, seed)
+    directions = pd.concat([missing, faulty]).groupby("direction", sort=False)
     return pd.concat([rows for _, rows in directions], ignore_index=True)
 
 
 def _directions(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Names and rows of the directions of rewriting that there are."""
-    parts = {"all": [True, False], "abnormal to normal": [True], "normal to abnormal": [False]}
-    named = {name: table[table["abnormal"].isin(kept)] for name, kept in parts.items()}
-    return ((name, part) for name, part in named.items() if len(part))
+    """Name and rows of each direction of rewriting that has rows."""
+    labels = {"all": [True, False], "abnormal to normal": [True], "normal to abnormal": [False]}
+    parts = {name: table[table["abnormal"].isin(kept)] for name, kept in labels.items()}
+    return ((name, part) for name, part in parts.items() if len(part))
 
 
 def share_interval(
     counts: np.ndarray, videos: Iterable[str], n_boot: int, seed: int, each: int = 1
 ) -> Interval:
-    """counts (M,) of ``each`` possible per row, as a share; resamples videos, or is Wilson's."""
+    """Share of ``counts`` (M,) out of ``each`` per row; bootstrap over videos, Wilson at 0 or 1."""
     frame = pd.DataFrame({"count": counts, "n": float(each), "video": list(videos)})
     values = frame.groupby("video")[["count", "n"]].sum().to_numpy()
     share = values[:, 0].sum() / values[:, 1].sum()
@@ -137,7 +137,7 @@ def share_interval(
 
 
 def wrong_polarity(regions: pd.DataFrame, table: pd.DataFrame, seed: int = 0) -> pd.Series:
-    """Which negatives keep their caption's polarity, by the words of other videos' captions."""
+    """Negatives that keep their caption's polarity, by a classifier of other videos' captions."""
     known = regions["caption"].to_numpy(str), regions["abnormal"].to_numpy(), regions["video"]
     scores = _words_scores(known, table["negative"], table["video"], seed)
     return (scores > 0) == table["abnormal"]
@@ -146,78 +146,81 @@ def wrong_polarity(regions: pd.DataFrame, table: pd.DataFrame, seed: int = 0) ->
 def shortcut_table(
     regions: pd.DataFrame, table: pd.DataFrame, n_boot: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
-    """How often words alone pick the caption among its negatives, without any video.
+    """How often words alone pick the caption among its negatives, without the video.
 
-    A bag-of-words classifier of captions against negatives of other videos picks one of each
-    region's texts, which is the task of the hard-negative loss. Columns direction, value, low,
-    high, n (regions with negatives), chance; shares of one.
+    A bag-of-words classifier, trained on other videos, picks one of each region's texts: the task
+    of the hard-negative loss. Columns direction, value, low, high, n (regions with negatives),
+    chance; shares in [0, 1].
     """
     texts = pd.concat([regions["caption"], table["negative"]]).to_numpy(str)
     videos = pd.concat([regions["video"], table["video"]])
     labels = np.arange(len(texts)) < len(regions)
     scores = _words_scores((texts, labels, videos), texts, videos, seed)
-    own, theirs = scores[: len(regions)], pd.Series(scores[len(regions) :])
-    best = theirs.groupby(table["region"].to_numpy()).agg(["max", "size"])
-    part, hit = regions.loc[best.index], own[best.index] > best["max"]
-    chance = [(1 / (1 + best["size"][rows.index])).mean() for _, rows in _directions(part)]
-    found = _shares(part, {"picked": hit}, n_boot, seed).assign(chance=chance)
-    return found[["direction", "value", "low", "high", "n", "chance"]]
+    caption_scores, negative_scores = scores[: len(regions)], pd.Series(scores[len(regions) :])
+    best = negative_scores.groupby(table["region"].to_numpy()).agg(["max", "size"])
+    judged, picked = regions.loc[best.index], caption_scores[best.index] > best["max"]
+    chance = [(1 / (1 + best["size"][rows.index])).mean() for _, rows in _directions(judged)]
+    shares = _shares(judged, {"picked": picked}, n_boot, seed).assign(chance=chance)
+    return shares[["direction", "value", "low", "high", "n", "chance"]]
 
 
 def _shares(
     table: pd.DataFrame, hits: Mapping[str, pd.Series], n_boot: int, seed: int, each: int = 1
 ) -> pd.DataFrame:
-    """Shares of ``hits`` by kind in each direction, of ``each`` possible per row of the table."""
+    """Share of ``hits`` of each kind in each direction, out of ``each`` per row of the table."""
     rows = []
-    for (name, part), (kind, counts) in product(_directions(table), hits.items()):
-        found = counts.loc[part.index].to_numpy(float)
-        share = share_interval(found, part["video"], n_boot, seed, each)._asdict()
-        row = {"direction": name, "kind": kind, "count": int(found.sum()), "n": each * len(part)}
+    for (name, part), (kind, hit) in product(_directions(table), hits.items()):
+        counts = hit.loc[part.index].to_numpy(float)
+        share = share_interval(counts, part["video"], n_boot, seed, each)._asdict()
+        row = {"direction": name, "kind": kind, "count": int(counts.sum()), "n": each * len(part)}
         rows.append(row | {key: share[key] for key in ("value", "low", "high")})
     return pd.DataFrame(rows)
 
 
 def _words_scores(
-    known: tuple[np.ndarray, np.ndarray, pd.Series], judged: Iterable, of: pd.Series, seed: int
+    known: tuple[np.ndarray, np.ndarray, pd.Series], judged: Iterable, videos: pd.Series, seed: int
 ) -> np.ndarray:
-    """Scores of ``judged`` texts ``of`` videos by classifiers of others' texts and labels."""
-    texts, labels, videos = known
-    names, judged = videos.to_numpy(str), np.asarray(judged, str)
+    """Cross-validated scores: each judged text by a classifier that never saw its video.
+
+    ``known`` holds the labelled texts: texts, bool labels, videos.
+    """
+    texts, labels, known_videos = known
+    groups, judged = known_videos.to_numpy(str), np.asarray(judged, str)
     scores = np.zeros(len(judged))
-    folds = GroupKFold(min(5, len(set(names))), shuffle=True, random_state=seed)
-    for train, test in folds.split(names, groups=names):
+    folds = GroupKFold(min(5, len(set(groups))), shuffle=True, random_state=seed)
+    for train, test in folds.split(groups, groups=groups):
         words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
         linear = LogisticRegression(C=10.0, class_weight="balanced", max_iter=500)
         model = make_pipeline(words, linear).fit(texts[train], labels[train])
-        if (mine := of.isin(set(names[test])).to_numpy()).any():
-            scores[mine] = model.decision_function(judged[mine])
+        if (held_out := videos.isin(set(groups[test])).to_numpy()).any():
+            scores[held_out] = model.decision_function(judged[held_out])
     return scores
 
 
 def clean(
     path_in: Path, path_out: Path, table: pd.DataFrame, kinds: Sequence[str] = DROPPED
 ) -> pd.DataFrame:
-    """Write a copy less what is flagged as ``kinds``; what was left out: key, negative, kind."""
-    failed = table[table[list(kinds)].any(axis=1)]
-    bad = set(zip(failed["region"], failed["position"], strict=True))
+    """Write a copy without negatives flagged as ``kinds``; return those: key, negative, kind."""
+    faulty = table[table[list(kinds)].any(axis=1)]
+    removed = set(zip(faulty["region"], faulty["position"], strict=True))
     content = read_json(path_in)
     for number, row in enumerate(content["items"]):
         texts = row.get("hard_negative") or []
-        row["hard_negative"] = [t for i, t in enumerate(texts) if (number, i) not in bad]
+        row["hard_negative"] = [t for i, t in enumerate(texts) if (number, i) not in removed]
     write_json(path_out, content)
-    named = [", ".join(k for k in kinds if row[k]) for row in failed.to_dict("records")]
-    return failed[["key", "negative"]].assign(kind=named)
+    flags = [", ".join(k for k in kinds if row[k]) for row in faulty.to_dict("records")]
+    return faulty[["key", "negative"]].assign(kind=flags)
 
 
 def summary(regions: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """The audit in one table of shares: columns direction, measure, value, low, high, n."""
+    """All shares of the audit in one table: columns direction, measure, value, low, high, n."""
     kept = {"polarity kept, by words": wrong_polarity(regions, table, SEED)}
     picked = shortcut_table(regions, table, seed=SEED)
     picked["kind"] = "picked among four by words alone (chance .25)"
-    broken = violation_table(regions, table, seed=SEED)
-    found = pd.concat([broken, picked, _shares(table, kept, 1000, SEED)], ignore_index=True)
+    faults = violation_table(regions, table, seed=SEED)
+    shares = pd.concat([faults, picked, _shares(table, kept, 1000, SEED)], ignore_index=True)
     columns = ["direction", "measure", "value", "low", "high", "n"]
-    return found.rename(columns={"kind": "measure"})[columns]
+    return shares.rename(columns={"kind": "measure"})[columns]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -229,14 +232,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         regions = read_regions(args.file)
         table = negatives_table(regions)
-        found = summary(regions, table)
-        done = clean(args.file, args.out / "vagta-clean.json", table)
-        for name, rows in {"audit": found, "vagta-clean": done}.items():
+        shares = summary(regions, table)
+        removed = clean(args.file, args.out / "vagta-clean.json", table)
+        for name, rows in {"audit": shares, "vagta-clean": removed}.items():
             write_table(rows, args.out / f"{name}.csv")
     except InputError as error:
         sys.exit(str(error))
-    print(found.to_string(index=False))
-    print(f"{args.out}: vagta-clean.json leaves {len(done)} of {len(table)} negatives out")
+    print(shares.to_string(index=False))
+    print(f"{args.out}: vagta-clean.json leaves out {len(removed)} of {len(table)} negatives")
 
 
 if __name__ == "__main__":

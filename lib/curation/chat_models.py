@@ -1,9 +1,8 @@
 """A vision-language chat model behind a URL, asked one question at a time.
 
-``transformers serve`` (of transformers[serving]) or vLLM give a model on this machine such a URL.
-
-The key of an endpoint comes from the environment only and never appears in a result, message or
-log: everything a server says is searched for it first.
+``transformers serve`` (of transformers[serving]) or vLLM serve a local model at such a URL. The API
+key comes from the environment only and never appears in a result, message or log: it is removed
+from everything the server returns.
 """
 
 import base64
@@ -22,7 +21,7 @@ from media.errors import InputError
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 JPEG_QUALITY = 85
-MAX_TOKENS = 300  # of a reply
+MAX_TOKENS = 300  # per reply
 
 
 class NoReply(Exception):
@@ -35,18 +34,18 @@ class Endpoint:
     def __init__(
         self, base_url: str, model: str, system: str = "", timeout: float = 60.0, retries: int = 4
     ) -> None:
-        """Send nothing yet; InputError for a URL that carries or would expose a key."""
+        """Check the URL, send nothing; raises InputError if it carries or would expose a key."""
         self._key = os.environ.get("OPENAI_API_KEY", "")
         url = urlsplit(base_url)
         if url.scheme not in ("http", "https") or not url.hostname:
-            what = f"{model}: the chat model's URL must start with http:// or https:// and name a"
-            raise InputError(f"{what} host (--base-url, --chat-url or qa_chat_url)")
+            rule = f"{model}: the chat model's URL must start with http:// or https:// and name a"
+            raise InputError(f"{rule} host (--base-url, --chat-url or qa_chat_url)")
         if url.username or url.password or url.query:
             raise InputError("base_url must hold no user, password or query: keys go in a variable")
         if self._key and url.scheme == "http" and url.hostname not in LOOPBACK:
             raise InputError(f"{url.hostname}: a key is not sent over http; use https or unset it")
         self.name, self.system, self._retries = model, system, retries
-        # Local servers ask for no key; 408, 409, 429, 5xx and lost connections are tried again.
+        # Local servers need no key. The client retries 408, 409, 429, 5xx and lost connections.
         options = {"api_key": self._key or "none", "timeout": timeout, "max_retries": retries}
         self._client = openai.OpenAI(base_url=base_url, **options)
 
@@ -69,11 +68,11 @@ class Endpoint:
                 break
         if isinstance(reply, str):
             return self._hide(reply)
-        # Raised outside of any handler: the client's errors hold the request with the key.
+        # Raised outside any handler: as a cause, the client's error would carry the key.
         raise reply or NoReply("the reply is no chat completion")
 
     def _complete(self, messages: list[dict[str, Any]]) -> str | Exception | None:
-        """The reply, why there will be none, or None if it is malformed."""
+        """The reply, the exception to raise, or None for a malformed reply (ask again)."""
         try:
             reply = self._client.chat.completions.create(
                 model=self.name, messages=messages, max_tokens=MAX_TOKENS
@@ -81,23 +80,23 @@ class Endpoint:
             text = reply.choices[0].message.content
             return text if isinstance(text, str) else None
         except openai.APIStatusError as error:
-            status, said = error.status_code, self._hide(str(error))[:300]
+            status, message = error.status_code, self._hide(str(error))[:300]
             if status in (401, 403):
-                return InputError(f"the endpoint refuses the key in OPENAI_API_KEY: {said}")
+                return InputError(f"the endpoint refuses the key in OPENAI_API_KEY: {message}")
             if status == 404:
-                return InputError(f"no model {self.name} at the endpoint, or a wrong URL: {said}")
-            return NoReply(f"HTTP {status}: {said}")
+                return InputError(f"no model {self.name} at the endpoint, or wrong URL: {message}")
+            return NoReply(f"HTTP {status}: {message}")
         except openai.APIError as error:
             return NoReply(self._hide(f"{type(error).__name__}: {error}"))
         except (ValueError, AttributeError, IndexError, TypeError):
-            return None  # not JSON, or JSON of another form
+            return None  # not JSON, or not a chat completion
 
     def _hide(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text
 
 
 class Results:
-    """Rows by digest in a JSONL file, the last one counts; a torn last line is cut off."""
+    """Rows of a JSONL file by digest, of which the last counts; a torn last line is dropped."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.rows = path, {}
@@ -114,7 +113,7 @@ class Results:
             os.truncate(path, len(whole))
 
     def add(self, row: dict[str, Any]) -> None:
-        """Append a row."""
+        """Append a row to the file."""
         with self.path.open("ab") as stream:
             stream.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
         self.rows[row["digest"]] = row

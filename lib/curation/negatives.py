@@ -1,7 +1,7 @@
-"""Write hard negatives: ask a chat model, check, repair, record, publish in VAGTA's format.
+"""Write hard negatives with a chat model: ask, check, repair, and publish in VAGTA's format.
 
-``python -m curation.negatives FILE --videos FOLDER --model NAME --base-url URL`` asks an endpoint.
-FILE is an annotation file of VAGTA, or a hard-negative file whose captions are taken.
+``python -m curation.negatives FILE --videos FOLDER --model NAME --base-url URL`` writes them for
+the captions in FILE, an annotation or hard-negative file of VAGTA.
 """
 
 import argparse
@@ -29,14 +29,14 @@ from media.video import DecodeError, probe, read_frames
 
 PROMPTS = PARAMS / "negative_prompts.yaml"
 LONGER_SIDE = 448  # pixels of an attached frame
-REPAIRS = 2  # answers asked for again per unit at most
-SILENT = 5  # units in a row without a reply: the endpoint is down
+REPAIRS = 2  # further answers asked for after a broken one
+SILENT = 5  # consecutive units without a reply after which the endpoint counts as down
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A caption to write for: a region of an abnormal clip, or a whole normal clip."""
+    """A caption to rewrite: of a region of an abnormal clip, or of a whole normal clip."""
 
     video: str
     region_index: int
@@ -53,20 +53,20 @@ class Unit:
 
 
 def units(items: Sequence[Item]) -> list[Unit]:
-    """One unit per region, in order; the region of a normal clip is its whole segment."""
-    found = []
+    """One unit per region, in order; the span of a region without one is its whole segment."""
+    regions = []
     for item in items:
         for index, region in enumerate(item.regions):
             span = region_span(region)
             frames = span and tuple(round(second * CLOCK) + 1 for second in span)
             about = item.video, index, region.caption, item.is_abnormal, item.timestamps
-            found.append(Unit(*about, frames, span or item.timestamps))
-    return found
+            regions.append(Unit(*about, frames, span or item.timestamps))
+    return regions
 
 
 @dataclass(frozen=True)
 class NegativePrompts:
-    """The prompt file: system, the two tasks and the request to repair an answer."""
+    """The prompt file: system prompt, one task per direction, and the request for a repair."""
 
     system: str
     abnormal_to_normal: str
@@ -74,17 +74,17 @@ class NegativePrompts:
     repair: str
 
     def task(self, unit: Unit, answer: str = "", broken: Sequence[Violation] = ()) -> str:
-        """The prompt for a unit, with what was wrong about the last answer if there was one."""
+        """The prompt for a unit, with the last answer and its violations if it was broken."""
         text = self.abnormal_to_normal if unit.abnormal else self.normal_to_abnormal
-        # As JSON strings they cannot end their quotation.
+        # As JSON strings, caption and answer cannot break out of their quotes.
         caption, quoted = (json.dumps(t, ensure_ascii=False) for t in (unit.caption, answer[:1000]))
-        named = "; ".join(violation.detail for violation in broken)
-        again = self.repair.format(answer=quoted, violations=named) if broken else ""
-        return text.format(caption=caption, tokens=MAX_TOKENS) + again
+        details = "; ".join(violation.detail for violation in broken)
+        repair = self.repair.format(answer=quoted, violations=details) if broken else ""
+        return text.format(caption=caption, tokens=MAX_TOKENS) + repair
 
 
 def load_negative_prompts(path: Path | str = PROMPTS) -> NegativePrompts:
-    """Read a prompt file; InputError names what is missing, unknown or not text."""
+    """Read a prompt file; raises InputError naming what is missing, unknown or not text."""
     try:
         prompts = NegativePrompts(**yaml.safe_load(Path(path).read_text(encoding="utf-8")))
         for abnormal in (True, False):
@@ -95,7 +95,7 @@ def load_negative_prompts(path: Path | str = PROMPTS) -> NegativePrompts:
 
 
 class Writer:
-    """Asks a chat model, showing ``frames`` of abnormal units; 0 (not the paper's) shows none."""
+    """Asks a chat model, showing it ``frames`` of abnormal units (0, unlike the paper: none)."""
 
     def __init__(
         self, model: Endpoint, prompts: NegativePrompts, videos: Path, frames: int = 4
@@ -104,7 +104,7 @@ class Writer:
         self.name = f"{model.name}, prompts {sha256_json(vars(prompts))[:12]}, {frames} frames"
 
     def digest(self, unit: Unit) -> str:
-        """Name of a unit's result by this model and these prompts."""
+        """Key of a unit's result: changes with unit, model, prompts and number of frames."""
         return sha256_json([unit.key, unit.caption, unit.abnormal, self.name])[:24]
 
     def write(self, unit: Unit) -> Row:
@@ -117,7 +117,7 @@ class Writer:
         for attempt in range(1, REPAIRS + 2):
             row["attempts"] = attempt
             try:
-                answer = self.model.ask(self.prompts.task(unit, answer, broken), self._shown(unit))
+                answer = self.model.ask(self.prompts.task(unit, answer, broken), self._frames(unit))
             except (NoReply, DecodeError) as error:
                 status = "silent" if isinstance(error, NoReply) else "unreadable"
                 return row | {"status": status, "reason": str(error)}
@@ -126,7 +126,7 @@ class Writer:
                 return row | {"status": "ok", "negatives": negatives}
         return row | {"status": "broken", "violations": [v.kind for v in broken]}
 
-    def _shown(self, unit: Unit) -> Sequence[np.ndarray]:
+    def _frames(self, unit: Unit) -> Sequence[np.ndarray]:
         if not (unit.abnormal and self.frames):
             return ()
         path = self.videos / unit.video
@@ -139,50 +139,49 @@ class Writer:
 
 
 def write_all(writer: Writer, chosen: Sequence[Unit], path: Path) -> dict[str, Row]:
-    """Result of each unit by digest, appended to ``path``; finished ones are not asked for again.
+    """Results by digest, appended to ``path`` (JSONL); units that are ok there are not asked again.
 
     Raises InputError if another process writes the file, or ``SILENT`` units in a row get no reply.
     """
     with locked(path.with_name(f".{path.name}.lock"), wait=False):
         results, silent = Results(path), 0
-        done = {name for name, row in results.rows.items() if row.get("status") == "ok"}
-        left = [unit for unit in chosen if writer.digest(unit) not in done]
-        for unit in progress(left, len(left), "writing hard negatives"):
+        done = {digest for digest, row in results.rows.items() if row.get("status") == "ok"}
+        pending = [unit for unit in chosen if writer.digest(unit) not in done]
+        for unit in progress(pending, len(pending), "writing hard negatives"):
             row = {"digest": writer.digest(unit), "unit": unit.key, "time": int(time.time())}
             row |= writer.write(unit)
             results.add(row)
             silent = silent + 1 if row["status"] == "silent" else 0
             if silent >= SILENT:
-                told = f"{silent} units in a row got no reply; the last: {row['reason']}"
-                again = "Check the endpoint and start again: finished units are kept"
-                raise InputError(f"{told}. {again}")
+                reason = f"{silent} units in a row got no reply; the last: {row['reason']}"
+                raise InputError(f"{reason}. Check the endpoint and rerun: finished units are kept")
     return results.rows
 
 
 def published(writer: Writer, chosen: Sequence[Unit], rows: dict[str, Row], meta_file: str) -> Row:
-    """The results as VAGTA publishes hard negatives; a unit without has an empty list."""
-    found = [rows.get(writer.digest(unit), {}) for unit in chosen]
+    """The results in VAGTA's hard-negative format; a unit without negatives has an empty list."""
+    results = [rows.get(writer.digest(unit), {}) for unit in chosen]
     items = [
         {"video": u.video, "region_index": u.region_index, "frames_25": u.frames_25,
          "region_caption": u.caption, "hard_negative": row.get("negatives", []),
          "timestamps": u.timestamps}
-        for u, row in zip(chosen, found, strict=True)
+        for u, row in zip(chosen, results, strict=True)
     ]  # fmt: skip
-    made = min((row["time"] for row in found if row), default=0)
-    return {"meta_file": meta_file, "model": writer.name, "created_at": made, "items": items}
+    created = min((row["time"] for row in results if row), default=0)
+    return {"meta_file": meta_file, "model": writer.name, "created_at": created, "items": items}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line; prints counts and the path."""
+    """Command line; prints the path and the number of units by status."""
     parser = argparse.ArgumentParser(prog="python -m curation.negatives", description=__doc__)
     add = parser.add_argument
-    add("file", type=Path, help="annotation file, or hard-negative file for its captions")
-    add("--videos", type=Path, default=Path(), help="folder the file's video paths start from")
-    add("--out", type=Path, default=Path("negatives.json"), help="published format; .jsonl beside")
+    add("file", type=Path, help="annotation or hard-negative file with the captions")
+    add("--videos", type=Path, default=Path(), help="root folder of the file's video paths")
+    add("--out", type=Path, default=Path("negatives.json"), help="in VAGTA's format; .jsonl beside")
     add("--base-url", required=True, help="such as http://localhost:8000/v1; key: OPENAI_API_KEY")
-    add("--model", required=True, help="its name there")
+    add("--model", required=True, help="name of the model at that URL")
     add("--prompts", default=PROMPTS, help="prompt file")
-    add("--frames", type=int, default=4, help="attached per abnormal region; 0 = none")
+    add("--frames", type=int, default=4, help="frames shown per abnormal region; 0 = none")
     args = parser.parse_args(arguments)
     try:
         prompts = load_negative_prompts(args.prompts)

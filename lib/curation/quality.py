@@ -18,13 +18,13 @@ from media.files import read_json, sha256_file, sha256_json, write_json
 from media.survey import VideoInfo
 from media.video import read_frames
 
-WINDOWS, RUN = 8, 8  # windows of consecutive frames: motion needs neighbours
+WINDOWS, RUN = 8, 8  # sampled windows of consecutive frames: motion needs neighbours
 Span = tuple[float, float] | None
 HASHED = 8  # frames per clip with a perceptual hash
 STILL = 1.0  # grey levels: a smaller change in every cell is a standstill
-AROUND = 9  # steps in time by which the usual one is known
+AROUND = 9  # width of the median filter over frame intervals
 CELLS = (16, 12)  # columns x rows
-TAPS, GRID = 11, 8  # pixels: of the second blur, of coding blocks
+TAPS, GRID = 11, 8  # pixels: width of the second blur, side of a coding block
 
 # Thresholds between the scores 1|2|3|4|5. Falling thresholds: a smaller value is better.
 LEVELS: dict[str, tuple[float, float, float, float]] = {
@@ -40,29 +40,29 @@ LEVELS: dict[str, tuple[float, float, float, float]] = {
 
 
 class Quality(NamedTuple):
-    """Measurements of one clip. ``hashes`` and ``motion`` identify it (see redundancy)."""
+    """Measurements of one clip; ``hashes`` and ``motion`` serve ``redundancy``."""
 
     values: dict[str, float]  # by the names of LEVELS
     hashes: np.ndarray  # (HASHED, 64) bool
     motion: np.ndarray  # (n - 1,) mean change between n sampled frames, grey levels
-    report: str = ""  # how many frames decode, if not all
+    report: str = ""  # number of frames that decode, if not all
 
 
 def level(value: float, thresholds: Sequence[float]) -> int:
-    """Score from 1 to 5: how many of four rising or falling ``thresholds`` are reached; nan: 1."""
+    """Score from 1 to 5: one plus the thresholds (rising or falling) that are reached; nan: 1."""
     rising = thresholds[0] < thresholds[-1]
     return 1 + sum(value >= t if rising else value <= t for t in thresholds)
 
 
 def score_quality(values: dict[str, float]) -> tuple[int, str]:
-    """Score of the worst measure and its name."""
+    """Score and name of the worst measure."""
     scores = {name: level(value, LEVELS[name]) for name, value in values.items()}
     worst = min(scores, key=scores.__getitem__)
     return scores[worst], worst
 
 
 def frame_numbers(first: int, last: int) -> np.ndarray:
-    """Sampled frames of [first, last): all, or WINDOWS runs of RUN consecutive frames."""
+    """Frame numbers sampled from [first, last): all, or WINDOWS runs of RUN consecutive ones."""
     if last - first <= WINDOWS * RUN:
         return np.arange(first, last)
     starts = np.linspace(first, last - RUN, WINDOWS).round().astype(int)
@@ -70,14 +70,14 @@ def frame_numbers(first: int, last: int) -> np.ndarray:
 
 
 def measure(path: Path, info: VideoInfo, span: Span, store: Path) -> Quality:
-    """Measure a clip (``span`` in s; None = the whole video), reusing ``store`` by content."""
+    """Measure a clip (``span`` in s; None = whole video), or read its result from ``store``."""
     file = store / f"{sha256_json([info.sha256, span, sha256_file(__file__)])[:40]}.json"
     if not file.exists():
         write_json(file, _measure(path, info, span))
-    found = read_json(file)
-    bits = np.unpackbits(np.frombuffer(bytes.fromhex(found["hashes"]), np.uint8))
+    stored = read_json(file)
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(stored["hashes"]), np.uint8))
     hashes = bits.reshape(HASHED, -1).astype(bool)
-    return Quality(found["values"], hashes, np.array(found["motion"]), info.report)
+    return Quality(stored["values"], hashes, np.array(stored["motion"]), info.report)
 
 
 def _measure(path: Path, info: VideoInfo, span: Span) -> dict[str, Any]:
@@ -87,15 +87,15 @@ def _measure(path: Path, info: VideoInfo, span: Span) -> dict[str, Any]:
     frames = read_frames(path, frame_numbers(first, last), (info.height, info.width), info)
     grey = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])
     changes = cell_changes(grey)
-    shown = grey[np.linspace(0, len(grey) - 1, min(len(grey), 16)).round().astype(int)]
-    pictures = {
-        "blur": [blur_effect(frame) for frame in shown],
-        "luma": shown.mean(axis=(1, 2)),
-        "glare": (shown > 250).mean(axis=(1, 2)),
-        "contrast": shown.std(axis=(1, 2)),
-        "blockiness": [blockiness(frame) for frame in shown],
+    sample = grey[np.linspace(0, len(grey) - 1, min(len(grey), 16)).round().astype(int)]
+    per_frame = {
+        "blur": [blur_effect(frame) for frame in sample],
+        "luma": sample.mean(axis=(1, 2)),
+        "glare": (sample > 250).mean(axis=(1, 2)),
+        "contrast": sample.std(axis=(1, 2)),
+        "blockiness": [blockiness(frame) for frame in sample],
     }
-    values = {name: np.median(found) for name, found in pictures.items()}
+    values = {name: np.median(measured) for name, measured in per_frame.items()}
     values |= {"decodable": info.decoded / max(info.promised, 1)}
     values |= {"missing": missing_share(info.times), "frozen": longest_standstill(changes)}
     return {
@@ -108,7 +108,7 @@ def _measure(path: Path, info: VideoInfo, span: Span) -> dict[str, Any]:
 def missing_share(times: Sequence[float]) -> float:
     """Share of frames missing from increasing ``times``: a gap of k usual steps lacks k - 1.
 
-    A step is usual beside its neighbours, so a change of the rate lacks nothing.
+    The usual step is the local median, so that a change of the frame rate loses nothing.
     """
     steps = np.diff(times)
     if not len(steps):
@@ -119,33 +119,33 @@ def missing_share(times: Sequence[float]) -> float:
 
 def blur_effect(grey: np.ndarray) -> float:
     """Share of the gradient that survives another blur: 0 sharp to 1 (Crete et al. 2007)."""
-    picture, results = grey.astype(np.float32), []
+    image, shares = grey.astype(np.float32), []
     for axis, kernel in ((0, (1, TAPS)), (1, (TAPS, 1))):
-        steps, soft = (np.abs(np.diff(p, axis=axis)) for p in (picture, cv2.blur(picture, kernel)))
-        total, lost = steps.sum(), np.maximum(steps - soft, 0).sum()
-        results.append(1.0 if total == 0 else float((total - lost) / total))
-    return max(results)
+        sharp, soft = (np.abs(np.diff(x, axis=axis)) for x in (image, cv2.blur(image, kernel)))
+        total, lost = sharp.sum(), np.maximum(sharp - soft, 0).sum()
+        shares.append(1.0 if total == 0 else float((total - lost) / total))
+    return max(shares)
 
 
 def blockiness(grey: np.ndarray) -> float:
-    """Mean step across the coding grid over that elsewhere; 1 = none (Wang et al. 2002)."""
-    picture, ratios = grey.astype(np.float32), []
+    """Mean grey-level step across coding-block borders over that elsewhere (Wang et al. 2002)."""
+    image, ratios = grey.astype(np.float32), []
     for axis in (0, 1):
-        steps = np.abs(np.diff(picture, axis=axis)).mean(axis=1 - axis)
+        steps = np.abs(np.diff(image, axis=axis)).mean(axis=1 - axis)
         border = np.arange(1, len(steps) + 1) % GRID == 0
         ratios.append((steps[border].mean() + 0.1) / (steps[~border].mean() + 0.1))
     return float(max(ratios))
 
 
 def cell_changes(grey: np.ndarray) -> np.ndarray:
-    """Mean change per cell, as one small person counts: (n, H, W) -> (n - 1, rows, columns)."""
+    """Mean change per cell, so that a small person counts: (n, H, W) -> (n - 1, rows, columns)."""
     pairs = zip(grey[:-1], grey[1:], strict=True)
     cells = [cv2.resize(cv2.absdiff(a, b), CELLS, interpolation=cv2.INTER_AREA) for a, b in pairs]
     return np.array(cells, np.float32).reshape(-1, CELLS[1], CELLS[0])
 
 
 def longest_standstill(changes: np.ndarray) -> float:
-    """Share of the frame steps in the longest run in which no cell changes."""
+    """Longest run of frame steps in which no cell changes, as a share of all steps."""
     still = changes.max(axis=(1, 2), initial=0.0) < STILL
     if not len(still):
         return 1.0  # a single frame
@@ -155,5 +155,5 @@ def longest_standstill(changes: np.ndarray) -> float:
 
 def perceptual_hashes(frames: np.ndarray) -> np.ndarray:
     """pHash (Zauner 2010) of HASHED evenly spaced frames: (HASHED, 64) bool."""
-    places = np.linspace(0, len(frames) - 1, HASHED).round().astype(int)
-    return np.stack([imagehash.phash(Image.fromarray(frames[i])).hash.ravel() for i in places])
+    indices = np.linspace(0, len(frames) - 1, HASHED).round().astype(int)
+    return np.stack([imagehash.phash(Image.fromarray(frames[i])).hash.ravel() for i in indices])

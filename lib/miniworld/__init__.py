@@ -1,7 +1,7 @@
-"""A procedural surveillance world: twin clips that differ in nothing but the event.
+"""A procedural surveillance world: twin clips that differ only in the event.
 
-Each seed is one pair of twins, an everyday event and the abnormal one that resembles it, equal to
-the last byte before the event starts. Files and annotations follow UCF-Crime, MSAD and VAGTA, so
+Each seed gives one pair of twins, an everyday event and the abnormal one that resembles it, with
+equal pixels before the event starts. Files and annotations follow UCF-Crime, MSAD and VAGTA, so
 that the code for the real data runs on them unchanged. Words, colours and poses are data:
 params/facts/miniworld.yaml.
 """

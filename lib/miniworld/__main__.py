@@ -1,4 +1,4 @@
-"""``python -m miniworld --out DIR``: render a world."""
+"""Render a world: ``python -m miniworld --out DIR``."""
 
 import argparse
 from pathlib import Path
@@ -7,7 +7,7 @@ from miniworld import generate
 
 
 def main() -> None:
-    """Command line: render a world into a folder."""
+    """Command line; prints the path of world.json."""
     parser = argparse.ArgumentParser(prog="python -m miniworld")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--style", choices=["flat", "line"], default="flat")

@@ -1,4 +1,4 @@
-"""Sub-pixel, anti-aliased drawing in two styles on an RGB image."""
+"""Anti-aliased sub-pixel drawing on an RGB image, in two styles."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ INK: Colour = (38, 36, 48)
 
 @lru_cache(maxsize=4096)
 def shade(colour: Colour, factor: float) -> Colour:
-    """Darken (factor < 1) or lighten (factor > 1) a colour."""
+    """The colour darkened (factor < 1) or lightened (factor > 1)."""
     if factor <= 1:
         return tuple(int(c * factor) for c in colour)
     return tuple(int(255 - (255 - c) / factor) for c in colour)
@@ -31,9 +31,9 @@ def union(boxes: Sequence[Box]) -> Box:
 
 
 class Canvas:
-    """An RGB image with the few shapes the world is made of.
+    """An RGB image and the few shapes the world is made of.
 
-    style "flat" fills shapes; "line" fills them with pastel and draws their outline in ink.
+    style "flat" fills shapes; "line" fills them in pastel and outlines them in ink.
     """
 
     def __init__(self, image: np.ndarray, style: str = "flat") -> None:
@@ -41,11 +41,11 @@ class Canvas:
         self.line = style == "line"
 
     def tone(self, colour: Colour) -> Colour:
-        """The colour as this style prints it."""
+        """The colour as drawn in this style."""
         return tuple(int(c * 0.62 + 94) for c in colour) if self.line else colour
 
     def polygon(self, points: Points, colour: Colour, outline: bool = True) -> None:
-        """Fill a polygon; ``outline=False`` spares the ink of large areas."""
+        """Fill a polygon; ``outline=False`` draws no ink, as for large areas."""
         fixed = _fixed(points)
         cv2.fillPoly(self.image, [fixed], self.tone(colour), cv2.LINE_AA, SHIFT)
         if self.line and outline:
@@ -69,7 +69,7 @@ class Canvas:
             cv2.ellipse(self.image, *shape, INK, 1, cv2.LINE_AA, SHIFT)
 
     def stroke(self, points: Points, width: float, colour: Colour) -> None:
-        """A polyline with round ends, ``width`` pixels wide."""
+        """Draw a polyline with round ends, ``width`` pixels wide."""
         thickness, fixed = max(1, round(width)), _fixed(points)
         if self.line and thickness > 2:
             cv2.polylines(self.image, [fixed], False, INK, thickness + 2, cv2.LINE_AA, SHIFT)
@@ -77,13 +77,13 @@ class Canvas:
 
     @contextmanager
     def translucent(self, alpha: float, boxes: Sequence[Box]) -> Iterator[None]:
-        """Mix in by ``alpha`` what the block draws, all of it in the rows of ``boxes``."""
+        """Blend in by ``alpha`` what the block draws; it must stay in the rows of ``boxes``."""
         _, top, _, bottom = union(boxes) if boxes else (0, 0, 0, 0)
-        part = self.image[max(0, int(top) - 3) : max(0, int(bottom) + 4)]  # room for ink
-        before = part.copy()
+        rows = self.image[max(0, int(top) - 3) : max(0, int(bottom) + 4)]  # room for ink
+        before = rows.copy()
         yield
-        if part.size:
-            cv2.addWeighted(part, alpha, before, 1 - alpha, 0, dst=part)
+        if rows.size:
+            cv2.addWeighted(rows, alpha, before, 1 - alpha, 0, dst=rows)
 
 
 def _fixed(points: Points) -> np.ndarray:

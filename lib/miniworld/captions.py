@@ -1,7 +1,6 @@
-"""Captions and hard negatives by template, in the style of VAGTA (Alert-CLIP, supplementary A).
+"""Captions and hard negatives from templates, in the style of VAGTA (Alert-CLIP, supplementary A).
 
-The last wording of every event is the held-out family: test captions may use it, training and
-development captions never do.
+The last wording of every event is held out: only test captions may use it.
 """
 
 import numpy as np
@@ -18,10 +17,10 @@ def article(noun: str) -> str:
 
 
 def fill(template: str, plan: Plan, detail: str, place: bool = True) -> str:
-    """A wording with the people, cars and place of a plan.
+    """A wording filled in with the people, cars and place of a plan.
 
-    detail: "coarse" leaves clothes out (so that captions recur, as VAGTA's do), "clothes" names
-    the shirt, "full" the trousers too where there is one person.
+    detail: "coarse" leaves out clothes (so that captions recur, as VAGTA's do), "clothes" names
+    the shirt, "full" also the trousers if there is only one person.
     """
 
     def person(who: int) -> str:
@@ -49,7 +48,7 @@ def _wording(event: str, rng: np.random.Generator, held_out: bool) -> str:
 def describe(plan: Plan, abnormal: bool, split: str) -> tuple[str, str, list[str]]:
     """Global caption, region caption and three hard negatives of one clip.
 
-    The negatives word what the other twin could show, same people and place.
+    The negatives describe what the other twin could show, with the same people and place.
     """
     rng, pair = np.random.default_rng([plan.entropy, 3, int(abnormal)]), plan.pair
     held_out = split == "test"

@@ -1,6 +1,6 @@
-"""What happens: people and things of a plan at a time, for either twin.
+"""What happens: the people and things of a plan at one time, for either twin.
 
-``moment`` is the only place that looks at the twin, and only for times at or after the start.
+Only ``moment`` depends on the twin, and only from the start of the event on.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from miniworld.poses import STAND, Pose, ease, mix, pose, pulse
 
 
 class Thing(NamedTuple):
-    """An object or effect of ``things``; x in body heights from the centre, options by name."""
+    """An object or effect of ``things``, with its options; x in body heights from the centre."""
 
     kind: str
     x: float
@@ -35,7 +35,7 @@ APPROACH = 0.42  # walking speed, body heights per second
 def _actor(
     plan: Plan, who: int, s: float, x: float, facing: int, walks: bool, acts: Pose, held: str = ""
 ) -> Person:
-    """Someone who walks up to x or waits there and, from s = 0 on, ``acts``."""
+    """A person who walks up to x, or waits there, and takes the pose ``acts`` from s = 0 on."""
     gait = pose("walk", "a", min(s, 0.0) * 1.2)
     if s < 0:
         x, acts = (x + facing * APPROACH * s, gait) if walks else (x, STAND)
@@ -61,7 +61,7 @@ def _couple(plan: Plan, event: str, s: float, p: float) -> Moment:
     facing, acts = 1, [pose(event, role, p) for role in ("a", "loser" if loser else "b")]
     if leaves:
         facing, gait = -1, pose("walk", "a", s * 1.2)
-        acts = [mix(own, gait, leaves) for own in acts]
+        acts = [mix(act, gait, leaves) for act in acts]
     a = _actor(plan, 0, s, -near - back, facing, True, acts[0])
     walks = plan.chance[1] < 0.6
     return Moment((_actor(plan, 1, s, near + back + push, -facing, walks, acts[1]), a), ())
@@ -110,25 +110,26 @@ def _window(plan: Plan, event: str, s: float, p: float) -> Moment:
 
 def _traffic(plan: Plan, event: str, s: float, p: float) -> Moment:
     speed, contact, stop = 0.95 + 0.35 * plan.chance[0], 0.45, 0.62
-    p, other, x = max(0.0, s), 0.58, 0.58 - 0.92 - speed * contact
+    p, x_b = max(0.0, s), 0.58
+    x_a = x_b - 0.92 - speed * contact
     shove = damage = angle = hit = 0.0
     braking = s >= 0 and event != "crash"
     if braking:
-        x += speed * (p - p * p / (2 * stop) if p < stop else stop / 2)
+        x_a += speed * (p - p * p / (2 * stop) if p < stop else stop / 2)
         if event == "park":
-            x -= 0.22 * ease((p - 1.6) / 1.4)
+            x_a -= 0.22 * ease((p - 1.6) / 1.4)
     else:
         hit = max(0.0, p - contact)
         shove, damage = 0.24 * ease(hit / 0.5), ease(hit / 0.15)
-        x = x + speed * min(s, contact) + 0.5 * shove
+        x_a = x_a + speed * min(s, contact) + 0.5 * shove
         angle = 9 * damage - 4 * ease((hit - 0.2) / 0.4)
-    (_, mine), (_, theirs) = plan.cars
-    b_options = {"colour": theirs, "angle": 6 * damage, "crumple": damage, "facing": -1}
+    (_, colour_a), (_, colour_b) = plan.cars
+    b_options = {"colour": colour_b, "angle": 6 * damage, "crumple": damage, "facing": -1}
     if plan.chance[2] < 0.5:
         b_options |= {"facing": 1, "angle": -5 * damage, "crumple": 0.0}
-    a_options = {"colour": mine, "angle": angle, "crumple": damage, "braking": braking}
-    cars = (Thing("car", other + shove, b_options), Thing("car", x, a_options))
-    return Moment((), cars + (_traffic_effects(event, p, hit, x) if s >= 0 else ()))
+    a_options = {"colour": colour_a, "angle": angle, "crumple": damage, "braking": braking}
+    cars = (Thing("car", x_b + shove, b_options), Thing("car", x_a, a_options))
+    return Moment((), cars + (_traffic_effects(event, p, hit, x_a) if s >= 0 else ()))
 
 
 def _traffic_effects(event: str, p: float, hit: float, x: float) -> tuple[Thing, ...]:
@@ -192,7 +193,7 @@ STAGES: dict[str, Callable[[Plan, str, float, float], Moment]] = {
 
 
 def event_of(plan: Plan, abnormal: bool) -> str:
-    """Name of the event shown by a twin."""
+    """Name of the event that a twin shows."""
     return plan.pair.event if abnormal else plan.normal_event
 
 
@@ -203,7 +204,7 @@ def event_frames(plan: Plan) -> tuple[int, int]:
 
 
 def moment(plan: Plan, abnormal: bool, t: float) -> Moment:
-    """People and things at ``t`` seconds."""
+    """People and things of a twin at ``t`` seconds."""
     s = t - plan.start / FPS
     event = event_of(plan, abnormal) if s >= 0 else plan.normal_event
     passers = tuple(

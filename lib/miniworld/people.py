@@ -1,4 +1,4 @@
-"""People: from joint angles to joints in pixels, and from joints to a drawn figure."""
+"""People: joint angles to joints in pixels, and joints to a drawn figure."""
 
 import math
 from collections import namedtuple
@@ -33,7 +33,7 @@ Joints = namedtuple("Joints", "pelvis chest head elbow1 hand1 elbow2 hand2"
 
 
 def _chain(start: Point, *bones: tuple[float, float]) -> list[Point]:
-    """Joints at the ends of ``bones``, (angle, length) each, one after the other."""
+    """Joints at the ends of consecutive ``bones`` (angle, length)."""
     joints = [start]
     for angle, length in bones:
         (x, y), radians = joints[-1], math.radians(angle)
@@ -43,7 +43,7 @@ def _chain(start: Point, *bones: tuple[float, float]) -> list[Point]:
 
 def skeleton(p: Pose) -> Joints:
     """Joints in body heights around the pelvis; y points down, the figure faces right."""
-    # Turning the body forward by tilt lowers every world angle by tilt (angles run from down).
+    # Tilting the body forward lowers every world angle (measured from down) by tilt.
     turn, pelvis, arms, legs = -p.tilt, (0.0, 0.0), [], []
     [chest] = _chain(pelvis, (180 - p.lean + turn, TORSO))
     head = _chain(chest, (180 - p.lean - p.head + turn, NECK))
@@ -88,7 +88,7 @@ def draw_person(canvas: Canvas, person: Person, joints: Joints, height: float) -
 
 
 def _beyond(start: Point, direction: Point, share: float) -> Point:
-    """The point ``share`` times ``direction`` from ``start``."""
+    """The point ``start`` + ``share`` * ``direction``."""
     return start[0] + direction[0] * share, start[1] + direction[1] * share
 
 

@@ -1,7 +1,7 @@
 """Every random draw of a clip, made before the twin is chosen.
 
-``draw_plan(seed, ...)`` takes no label, so a plan cannot know which twin will be shown: the two
-twins of a seed share scene, light, people, clothes, props, timing, noise and compression.
+``draw_plan(seed, ...)`` takes no label, so a plan cannot depend on the twin: the two twins of a
+seed share scene, light, people, clothes, props, timing, noise and compression.
 """
 
 from functools import lru_cache
@@ -14,7 +14,6 @@ import yaml
 FPS, FRAMES, WIDTH, HEIGHT = 8, 64, 320, 240
 DIALS = ("distance", "crowd", "occlusion", "night", "compression")  # uniform in [0, 1]
 
-
 FACTS_FILE = Path(__file__).resolve().parents[2] / "params/facts/miniworld.yaml"
 FACTS = yaml.safe_load(FACTS_FILE.read_text(encoding="utf-8"))
 OUTDOOR = FACTS["scenes"]["outdoor"]
@@ -24,7 +23,7 @@ CLOTHES = FACTS["clothes"]
 
 
 class Pair(NamedTuple):
-    """A class and the everyday events that look like it."""
+    """An abnormal event, its class, and the everyday events that resemble it."""
 
     event: str
     class_name: str
@@ -35,13 +34,13 @@ class Pair(NamedTuple):
 PAIRS = [Pair(**pair) for pair in FACTS["pairs"]]
 CLASSES = tuple(pair.class_name for pair in PAIRS)
 
-# Seeds are the numbers in the file names; the ranges are disjoint.
+# Ranges are disjoint; a clip's seed is the number in its file name.
 SEEDS = {"train": range(1, 50_001), "dev": range(50_001, 70_001), "test": range(70_001, 100_001),
          "stills": range(100_001, 10_100_001)}  # fmt: skip
 
 
 class Look(NamedTuple):
-    """How a person is dressed and built."""
+    """Clothes and build of a person."""
 
     kind: str  # "man" | "woman"
     upper: str  # colour names
@@ -55,7 +54,7 @@ class Look(NamedTuple):
 
 
 class Bystander(NamedTuple):
-    """Someone who passes behind the action."""
+    """A person who passes or stands behind the action."""
 
     look: Look
     start: float  # x at t = 0, body heights from the centre of the action
@@ -64,7 +63,7 @@ class Bystander(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """One clip, but for the twin shown."""
+    """All of a clip except which twin it shows."""
 
     seed: int
     style: str
@@ -89,7 +88,7 @@ class Plan(NamedTuple):
     cloud: int  # grey level of steam, smoke and dust
     light: tuple[float, float, float]
     stamp: str
-    chance: tuple[float, ...]  # spare uniforms for the events, indexed by name in events.py
+    chance: tuple[float, ...]  # uniforms for the variants of an event and the occluder
     particles: np.ndarray  # (64, 4) uniforms
     entropy: int  # seeds background, sensor noise and wording
 
@@ -149,7 +148,7 @@ def _stamp(rng: np.random.Generator) -> str:
 def draw_plan(seed: int, split: str, world_seed: int = 0, style: str = "flat") -> Plan:
     """The plan of one pair of twins.
 
-    ``seed`` modulo 8 picks the pair, so that any run of consecutive seeds is balanced.
+    ``seed`` modulo 8 selects the event, so that consecutive seeds are balanced.
     """
     rng = np.random.default_rng([world_seed, seed])
     pair = PAIRS[seed % len(PAIRS)]

@@ -1,7 +1,7 @@
 """Known faults planted into copies of a world's clips or hard negatives, to measure screening.
 
-The kinds of clips are those the Alert-CLIP paper removes (supplementary A.3, Fig. 3): duplicates,
-wrong class, weak event, corruption. The world itself is only read.
+The clips' faults are those for which Alert-CLIP removes clips (supplementary A.3, Fig. 3):
+duplicates, wrong class, weak event, corruption. The world itself is only read.
 """
 
 import shutil
@@ -22,8 +22,8 @@ from media.video import probe, read_frames
 from miniworld import world
 
 CLEAN = "clean"
-COPIES = ("exact copy", "re-encoded copy", "cropped copy", "brighter copy")  # original stays too
-LABELS = ("wrong class", "wrong polarity")  # content untouched, filed under another class
+COPIES = ("exact copy", "re-encoded copy", "cropped copy", "brighter copy")  # beside the original
+LABELS = ("wrong class", "wrong polarity")  # the same content, filed under another class
 EVENTS = ("late event", "faint event")  # need an annotated event
 FAULTS = (*COPIES, *LABELS, *EVENTS, "truncated", "frozen", "blurred", "dark", "blocks")
 ENCODING = {
@@ -35,11 +35,11 @@ TEXT_FAULTS = ("missing", "over-long", "not English", "repeated", "equal to the 
                "cut off", "fantastical", "wrong polarity")  # fmt: skip
 LONG_TAIL = ", seen by a fixed camera high up on a wall at some distance from everybody in view"
 ACTS = ("floating in mid-air", "turning into statues", "glowing in the dark")
-FOREIGN = "穿梭"  # "shuttle to and fro", as it stands in eight of VAGTA's own captions
+FOREIGN = "穿梭"  # "shuttle to and fro", found in eight of VAGTA's captions
 
 
 class Job(NamedTuple):
-    """One file to write: ``video`` (path below the folder) made from ``source`` by ``kind``."""
+    """One file to write: ``video`` (relative path), a copy of ``source`` with a fault ``kind``."""
 
     video: str
     source: Item
@@ -52,15 +52,15 @@ def plant(
 ) -> pd.DataFrame:
     """Write ``clean`` untouched clips and ``each`` of every fault to ``out``; returns planted.csv.
 
-    Columns video, kind, source, true_class, class_name (as filed). Clean clips are whole pairs of
+    Columns video, kind, source, true_class, class_name (as filed). Clean clips are pairs of
     neighbours in ``items`` (in the mini world twins: same scene and beginning, another event).
-    Copies are of clean clips, other faults of further ones. The same arguments give the same files;
-    a complete folder is reused.
+    Copies are made of clean clips, other faults of the rest. The same arguments give the same
+    files; a complete folder is reused.
     """
     jobs = _jobs(items, clean, each, seed)
-    content = [(job.video, job.source.key, job.kind, job.seed) for job in jobs]
+    plan = [(job.video, job.source.key, job.kind, job.seed) for job in jobs]
     code = [sha256_file(file) for file in (__file__, world.__file__)]
-    identity = sha256_json([content, code, av.__version__, cv2.__version__, str(root)])
+    identity = sha256_json([plan, code, av.__version__, cv2.__version__, str(root)])
     mark = out / "planted.json"
     if not mark.exists() or read_json(mark) != identity:
         if out.exists() and any(out.iterdir()) and not mark.exists():
@@ -79,7 +79,7 @@ def plant(
 
 
 def _jobs(items: Sequence[Item], clean: int, each: int, seed: int) -> list[Job]:
-    """Clean clips first, then the faulty ones in random order: a copy comes after its original."""
+    """Clean clips first, then the faulty ones in random order: a copy follows its original."""
     rng = np.random.default_rng(seed)
     pairs = rng.permutation(len(items) // 2)
     order = [items[2 * pair + twin] for pair in pairs for twin in (0, 1)]
@@ -103,9 +103,10 @@ def _jobs(items: Sequence[Item], clean: int, each: int, seed: int) -> list[Job]:
 def _sources(
     kind: str, kept: Sequence[Item], spare: list[Item], each: int, rng: np.random.Generator
 ) -> list[Item]:
-    """``each`` clips to plant a fault into, taken out of ``spare`` unless it is a copy."""
-    events = kind in (*EVENTS, "wrong class")
-    pool = [item for item in (kept if kind in COPIES else spare) if item.is_abnormal or not events]
+    """Draw ``each`` clips for a fault: copies from ``kept``, others removed from ``spare``."""
+    abnormal_only = kind in (*EVENTS, "wrong class")
+    pool = kept if kind in COPIES else spare
+    pool = [item for item in pool if item.is_abnormal or not abnormal_only]
     if len(pool) < each:
         raise InputError(f"{kind}: {each} clips asked for, {len(pool)} left; plant fewer")
     chosen = [pool[i] for i in rng.permutation(len(pool))[:each]]
@@ -134,7 +135,7 @@ def _write(root: Path, target: Path, job: Job) -> None:
 def _changed(
     job: Job, frames: np.ndarray, fps: float, rng: np.random.Generator
 ) -> Iterable[np.ndarray]:
-    """The frames (T, H, W, 3) with a job's fault."""
+    """The frames (T, H, W, 3) with the fault of a job."""
     height, width = frames.shape[1:3]
     if job.kind == "cropped copy":
         top, bottom, left, right = rng.uniform(0.02, 0.08, 4)
@@ -149,7 +150,7 @@ def _changed(
         return frames[: max(2, round((start + 0.5) * fps))]
     if job.kind == "faint event":
         return _faint(job.source, frames, fps)
-    if job.kind == "frozen":  # one frame stands still for the last 60 to 80 per cent
+    if job.kind == "frozen":  # for the last 60 to 80 % of the clip
         last = int(rng.uniform(0.2, 0.4) * len(frames))
         return [frames[min(i, last)] for i in range(len(frames))]
     if job.kind == "blurred":
@@ -158,56 +159,57 @@ def _changed(
     if job.kind == "dark":
         gain = rng.uniform(0.05, 0.15)
         return [cv2.convertScaleAbs(frame, alpha=gain) for frame in frames]
-    return frames  # the encoding, or what is cut off, is the fault
+    return frames  # the fault is in the encoding or the cut-off file
 
 
 def _faint(item: Item, frames: np.ndarray, fps: float) -> Iterable[np.ndarray]:
-    """The event's box at one fifth, over the empty scene: the pixels' median over time."""
+    """The event's box blended at 20 % over the empty scene, the median of the frames over time."""
     empty = np.median(frames, axis=0)
     height, width = frames.shape[1:3]
     for i, frame in enumerate(frames):
         box = box_at(item.regions[0].track, i / fps)
-        shown = frame.copy()
+        blended = frame.copy()
         if box is not None:
             x1, y1, x2, y2 = (np.array(box) * [width, height, width, height]).astype(int)
             part = np.s_[y1 : y2 + 1, x1 : x2 + 1]
-            shown[part] = (0.2 * frame[part] + 0.8 * empty[part]).astype(np.uint8)
-        yield shown
+            blended[part] = (0.2 * frame[part] + 0.8 * empty[part]).astype(np.uint8)
+        yield blended
 
 
 def plant_text_faults(path_in: Path, path_out: Path, share: float, seed: int) -> pd.DataFrame:
-    """Write a copy of a hard-negative file with a fault in a share of its regions, by seed.
+    """Write a copy of a hard-negative file with faults in a random ``share`` of its regions.
 
-    Each of these has one of TEXT_FAULTS, all equally often, in all its negatives (repeated: all but
-    the first). "wrong polarity" takes captions of other regions of the same class: true
-    descriptions called false. Returns key, position, kind, before, after (empty for "missing").
+    TEXT_FAULTS take turns; each affects all negatives of its region ("repeated": all but the
+    first). "wrong polarity" uses captions of other regions of the same class, which keep the
+    polarity. Returns key, position, kind, before, after (empty for "missing").
     """
     content = read_json(path_in)
     regions, rng, rows = content["items"], np.random.default_rng(seed), []
-    spoilt: dict[int, list[str]] = {}
-    for number, chosen in enumerate(rng.permutation(len(regions))[: round(share * len(regions))]):
-        region, kind = regions[chosen], TEXT_FAULTS[number % len(TEXT_FAULTS)]
+    faulty: dict[int, list[str]] = {}
+    chosen = rng.permutation(len(regions))[: round(share * len(regions))]
+    for number, index in enumerate(chosen):
+        region, kind = regions[index], TEXT_FAULTS[number % len(TEXT_FAULTS)]
         before = region["hard_negative"] or []
-        spoilt[chosen] = after = _spoilt(kind, region, regions, rng)
+        faulty[index] = after = _with_fault(kind, region, regions, rng)
         span = region["timestamps"] and tuple(region["timestamps"])
         key = f"{item_key(region['video'], span)} region {region['region_index']}"
         for position, texts in enumerate(zip(before, after or [""] * len(before), strict=True)):
             if not (kind == "repeated" and position == 0):
                 rows.append((key, position, kind, *texts))
-    for chosen, texts in spoilt.items():
-        regions[chosen]["hard_negative"] = texts
+    for index, texts in faulty.items():
+        regions[index]["hard_negative"] = texts
     write_json(path_out, content)
     return pd.DataFrame(rows, columns=["key", "position", "kind", "before", "after"])
 
 
-def _spoilt(
+def _with_fault(
     kind: str, region: dict, regions: Sequence[dict], rng: np.random.Generator
 ) -> list[str]:
-    """The negatives of a region with a fault in each."""
+    """The negatives of a region, each with the fault ``kind``."""
     texts, caption = region["hard_negative"] or [], region["region_caption"]
     if kind == "wrong polarity":
-        own = _class(region["video"])
-        captions = {r["region_caption"] for r in regions if _class(r["video"]) == own}
+        name = _class(region["video"])
+        captions = {r["region_caption"] for r in regions if _class(r["video"]) == name}
         others = sorted(captions - {caption}) or [caption]
         return [others[i] for i in rng.integers(len(others), size=len(texts))]
     return {

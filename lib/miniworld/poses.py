@@ -1,9 +1,9 @@
-"""The pose engine: joint angles as a pure function of (event, role, phase).
+"""Poses: joint angles as a pure function of (event, role, phase).
 
 Angles are degrees in the side view of a figure that faces right, forward positive. Limbs are
 measured from hanging straight down, elbows flex forward, knees backward; ``lean`` bends the
-torso, ``tilt`` turns the whole body (90 = lying face down, -90 = on the back). Lengths are in
-body heights. ``phase`` is seconds since the event began, times the clip's tempo.
+torso, ``tilt`` turns the whole body (90 = lying face down, -90 = on the back). ``lift`` is in body
+heights. ``phase`` is seconds since the event began, times the clip's tempo.
 """
 
 import math
@@ -36,7 +36,7 @@ ON_BACK = Pose(tilt=-88, shoulder1=30, elbow1=40, shoulder2=150, elbow2=20, hip1
 
 
 def mix(a: Pose, b: Pose, weight: float) -> Pose:
-    """Pose between ``a`` (weight 0) and ``b`` (weight 1)."""
+    """Linear mix of poses ``a`` (weight 0) and ``b`` (weight 1)."""
     return Pose(*(x + (y - x) * weight for x, y in zip(a, b, strict=True)))
 
 
@@ -47,16 +47,16 @@ def ease(x: float) -> float:
 
 
 def pulse(x: float, rise: float = 0.25, fall: float = 0.5) -> float:
-    """One bump per unit of x: quick up within ``rise``, down until ``fall``."""
+    """One bump per unit of x: up within ``rise``, down again at ``fall``."""
     x %= 1.0
     return ease(x / rise) * (1 - ease((x - rise) / (fall - rise)))
 
 
 class Act(NamedTuple):
-    """A pose taken within ``rise`` after ``start``, and left within ``fall`` after ``end``.
+    """A pose taken within ``rise`` s after ``start`` and left within ``fall`` s after ``end``.
 
-    The angles in ``swing`` move by so many degrees about the pose's, ``rate`` radians a second.
-    ``down``: when the figure ends on its back, and within which time.
+    Angles in ``swing`` oscillate by that many degrees about the pose at ``rate`` radians a second.
+    ``down``: when the figure falls on its back, and how long it takes.
     """
 
     pose: Pose
@@ -112,9 +112,9 @@ def _dance(role: str, s: float) -> Pose:
 
 
 def _fight(role: str, s: float) -> Pose:
-    own = s / 0.9 + (0.0 if role == "a" else 0.5)
-    hit, hurt = pulse(own), pulse(own - 0.5 - 0.08)
-    kick = hit if int(own) % 3 == 2 else 0.0
+    blows = s / 0.9 + (0.0 if role == "a" else 0.5)
+    hit, hurt = pulse(blows), pulse(blows - 0.5 - 0.08)
+    kick = hit if int(blows) % 3 == 2 else 0.0
     punch = hit - kick
     blow = Pose(
         lean=12 + 14 * punch - 22 * hurt - 14 * kick, head=-18 * hurt,
@@ -175,7 +175,7 @@ def pose(event: str, role: str, phase: float) -> Pose:
 
 
 def posture(p: Pose) -> str:
-    """Name of the posture, decided by joint angles alone."""
+    """Name of the posture, from the joint angles alone."""
     if abs(p.tilt) > 55:
         return "lying on the ground"
     if p.hip1 > 60 and p.hip2 > 60:

@@ -1,12 +1,11 @@
 """MiniCLIP and MiniSigLIP: small open_clip models pre-trained on stills of the mini world.
 
-MiniCLIP stands where OpenAI's CLIP stands in the paper, so that the whole method runs without a
-download; MiniSigLIP is the second family (params/facts/mini_models.yaml). They are made to resemble
-CLIP's weakness: they learn scenes, colours, objects and postures from neutral captions and never
-learn which twin of a pair is the abnormal one. The card written beside the weights says so. Both
-are pre-trained with symmetric InfoNCE: SigLIP's pairwise sigmoid loss, made for batches of 32,768,
-learned almost nothing here in 400 steps of 256.
-``python -m miniworld.prior --out DIR [--family siglip]`` makes them again.
+MiniCLIP replaces OpenAI's CLIP, so that the whole method runs without a download; MiniSigLIP is the
+second family (params/facts/mini_models.yaml). By design they share CLIP's weakness: they learn
+scenes, colours, objects and postures from neutral captions, but never which twin of a pair is
+abnormal. The card written beside the weights says so. Both are pre-trained with symmetric InfoNCE:
+SigLIP's pairwise sigmoid loss, made for batches of 32,768, learned almost nothing here in 400 steps
+of 256. ``python -m miniworld.prior --out DIR [--family siglip]`` trains them again.
 """
 
 import argparse
@@ -43,21 +42,21 @@ PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<start>", "<end>"
 
 
 def open_clip_config(family: str, vocab_size: int) -> dict:
-    """What stands in open_clip_config.json: model_cfg and preprocess_cfg."""
+    """Contents of open_clip_config.json: model_cfg and preprocess_cfg."""
     config = deepcopy(RECIPES[family])
     config["model_cfg"]["text_cfg"]["vocab_size"] = vocab_size
     return config
 
 
 def build(family: str, vocab_size: int) -> nn.Module:
-    """The model with random weights, by torch's seed."""
+    """The model with random weights from torch's global generator."""
     config = open_clip_config(family, vocab_size)["model_cfg"]
-    for name in ("hf_tokenizer_name", "tokenizer_kwargs"):  # read by open_clip's factory
+    for name in ("hf_tokenizer_name", "tokenizer_kwargs"):  # only for open_clip's factory
         del config["text_cfg"][name]
     if not config.pop("custom_text", False):
         return CLIP(**config)
     model = CustomTextCLIP(**config)
-    with torch.no_grad():  # residual scales at one: SigLIP's towers have none
+    with torch.no_grad():  # layer scales of one: SigLIP's towers have none
         for block in model.visual.trunk.blocks:
             block.ls1.gamma.fill_(1.0)
             block.ls2.gamma.fill_(1.0)
@@ -65,7 +64,7 @@ def build(family: str, vocab_size: int) -> nn.Module:
 
 
 def train_tokenizer(texts: list[str], vocab_size: int = 2048) -> PreTrainedTokenizerFast:
-    """Byte-level BPE over ``texts``; any English text stays encodable.
+    """Byte-level BPE trained on ``texts``; it encodes any text.
 
     END gets the highest id because open_clip pools the text tower at the largest token id.
     """
@@ -86,15 +85,15 @@ def augment(images: Tensor, generator: torch.Generator, family: str) -> Tensor:
     x = torch.where(flip[:, None, None, None], x.flip(3), x)
     x = x.roll(torch.randint(-6, 7, (2,), generator=generator).tolist(), (2, 3))
     x = x * (0.8 + 0.4 * torch.rand(len(x), 1, 1, 1, generator=generator))
-    made = RECIPES[family]["preprocess_cfg"]
-    mean, std = (torch.tensor(made[name])[:, None, None] for name in ("mean", "std"))
+    pixels = RECIPES[family]["preprocess_cfg"]
+    mean, std = (torch.tensor(pixels[name])[:, None, None] for name in ("mean", "std"))
     return (x.clamp(0, 1) - mean) / std
 
 
 def soft_contrastive_loss(
     image: Tensor, text: Tensor, scale: Tensor, caption_ids: Tensor
 ) -> Tensor:
-    """Symmetric InfoNCE whose target mass is shared by identical captions.
+    """Symmetric InfoNCE in which identical captions share the target probability equally.
 
     image, text: (B, D) l2-normalised; caption_ids: (B,) equal where captions are equal.
     """
@@ -142,7 +141,7 @@ def pretrain(
 
 
 def encode_captions(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> Tensor:
-    """Token ids (B, CONTEXT_LENGTH) as open_clip's own wrapper makes them from the folder."""
+    """Token ids (B, CONTEXT_LENGTH), equal to those of open_clip's tokenizer for the folder."""
     options = {"return_tensors": "pt", "padding": "max_length", "truncation": True}
     return tokenizer(captions, max_length=CONTEXT_LENGTH, **options).input_ids
 
@@ -161,7 +160,7 @@ def save_prior(
 
 
 def main() -> None:
-    """Command line: render stills, train the tokenizer and the model, save both."""
+    """Command line: render stills, train tokenizer and model, save both."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--family", choices=RECIPES, default="clip")

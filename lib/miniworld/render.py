@@ -1,4 +1,4 @@
-"""From a moment to pixels: order of drawing, light, occluder, noise, and the event's box."""
+"""From a moment to pixels: drawing order, light, occluder, noise, and the event's box."""
 
 from functools import lru_cache
 
@@ -29,19 +29,19 @@ def _thing(canvas: Canvas, plan: Plan, thing: Thing) -> Box:
 
 
 def _shadows(canvas: Canvas, plan: Plan, people: list[tuple[Person, Joints]]) -> None:
-    spots, thick = [], 0.03 * plan.height
+    shadows, ry = [], 0.03 * plan.height
     for person, joints in people:
         xs = [point[0] for point in joints]
         floor = plan.ground - person.depth * 0.13 * plan.height
-        reach = (max(xs) - min(xs)) / 2 + 0.05 * plan.height
-        spots.append(((max(xs) + min(xs)) / 2, floor, reach))
-    with canvas.translucent(0.35, [(x, y - thick, x, y + thick) for x, y, _ in spots]):
-        for x, y, reach in spots:
-            canvas.ellipse(x, y, reach, thick, (20, 20, 24), outline=False)
+        rx = (max(xs) - min(xs)) / 2 + 0.05 * plan.height
+        shadows.append(((max(xs) + min(xs)) / 2, floor, rx))
+    with canvas.translucent(0.35, [(x, y - ry, x, y + ry) for x, y, _ in shadows]):
+        for x, y, rx in shadows:
+            canvas.ellipse(x, y, rx, ry, (20, 20, 24), outline=False)
 
 
 def _occluder(canvas: Canvas, plan: Plan) -> None:
-    """A pole or a plant in the foreground, the larger the further the dial is turned."""
+    """Draw a pole or a plant in the foreground; its size grows with ``occlusion``."""
     if plan.occlusion < 0.3:
         return
     size = (plan.occlusion - 0.3) / 0.7
@@ -59,7 +59,7 @@ def _occluder(canvas: Canvas, plan: Plan) -> None:
 
 
 def _unlit(canvas: Canvas, plan: Plan, now: Moment) -> list[Box]:
-    """Draw what the light of the scene falls on; extents of what belongs to the event."""
+    """Draw everything lit by the scene; returns the extents of the event's people and things."""
     placed = [(p, place(p, plan.height, plan.ground, plan.centre)) for p in now.people]
     _shadows(canvas, plan, placed)
     for person, joints in placed:
@@ -67,27 +67,27 @@ def _unlit(canvas: Canvas, plan: Plan, now: Moment) -> list[Box]:
             draw_person(canvas, person, joints, plan.height)
     lit = [thing for thing in now.things if not thing.glow]
     extents = [_thing(canvas, plan, thing) for thing in lit if not thing.front]
-    extents += [draw_person(canvas, *who, plan.height) for who in placed if who[0].in_event]
+    extents += [draw_person(canvas, *pair, plan.height) for pair in placed if pair[0].in_event]
     return extents + [_thing(canvas, plan, thing) for thing in lit if thing.front]
 
 
 def _glowing(canvas: Canvas, plan: Plan, now: Moment) -> list[Box]:
-    glowing = [(thing, _thing(canvas, plan, thing)) for thing in now.things if thing.glow]
-    return [extent for thing, extent in glowing if thing.in_event]
+    extents = [(thing, _thing(canvas, plan, thing)) for thing in now.things if thing.glow]
+    return [extent for thing, extent in extents if thing.in_event]
 
 
 class Shot:
-    """What the frames of a plan share: background, light, lens and noise, computed once."""
+    """Renders the frames of a plan; background, light and noise are computed once."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.scene = plan, background(plan)
         dark = 1 - 0.6 * plan.night
         tint = np.array(plan.light) * dark * np.array([1, 1, 1 + 0.25 * plan.night])
         self.curve = np.clip(np.arange(256)[:, None] * tint, 0, 255).astype(np.uint8)[None]
-        self.grain: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # by bank: what it adds and takes
+        self.grain: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # by bank: parts above, below 0
 
     def frame(self, abnormal: bool, t: float) -> np.ndarray:
-        """The picture at ``t`` seconds, (240, 320, 3) uint8 RGB."""
+        """The frame at ``t`` seconds, (240, 320, 3) uint8 RGB."""
         plan, now = self.plan, moment(self.plan, abnormal, t)
         canvas = Canvas(self.scene.copy(), plan.style)
         _unlit(canvas, plan, now)
@@ -114,7 +114,7 @@ class Shot:
 
 
 def event_box(plan: Plan, abnormal: bool, t: float) -> Box | None:
-    """Extent of the event at ``t`` s, normalised x1 y1 x2 y2; None where none of it is in view."""
+    """Box of the event at ``t`` s, normalised x1 y1 x2 y2; None if (almost) out of view."""
     canvas, now = Canvas(np.zeros((1, 1, 3), np.uint8), plan.style), moment(plan, abnormal, t)
     if not (extents := _unlit(canvas, plan, now) + _glowing(canvas, plan, now)):
         return None

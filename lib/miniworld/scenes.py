@@ -1,4 +1,4 @@
-"""Backgrounds: one function per scene, drawn once per clip."""
+"""Backgrounds: one drawing function per scene, called once per clip."""
 
 from collections.abc import Callable, Sequence
 
@@ -154,11 +154,10 @@ def _corridor(c: Canvas, rng: np.random.Generator) -> None:
     c.rectangle(114, 44, 206, 132, shade(wall, 0.86))
     door = _vary(rng, (150, 84, 58))
     for far, near in ((102, 78), (58, 22)):
-        top, low = 44 - (114 - far) * 0.2, 132 + (114 - far) * 0.95
-        for side in (lambda x: x, lambda x: W - x):
-            near_low = 132 + (114 - near) * 0.95
-            a, b = side(far), side(near)
-            c.polygon([(a, top + 16), (a, low), (b, near_low), (b, top + 8)], door)
+        top, bottom = 44 - (114 - far) * 0.2, 132 + (114 - far) * 0.95
+        near_bottom = 132 + (114 - near) * 0.95
+        for a, b in ((far, near), (W - far, W - near)):
+            c.polygon([(a, top + 16), (a, bottom), (b, near_bottom), (b, top + 8)], door)
     c.rectangle(146, 6, 174, 26, (252, 252, 240))
 
 

@@ -1,8 +1,8 @@
-"""Stills for the prior: single frames under neutral captions.
+"""Stills for the prior: single frames with neutral captions.
 
-The prior must see what CLIP sees (scenes, clothes, objects, postures) and share its blind spot:
-35 % of the stills show the abnormal twin, but no caption depends on the twin other than through
-visible postures and shapes. Topic and generic words are drawn without looking at the twin.
+The prior must know what CLIP knows (scenes, clothes, objects, postures) and share its blind spot:
+35 % of the stills show the abnormal twin, but captions depend on the twin only through visible
+postures and shapes. Topic and generic phrases are drawn without regard to the twin.
 """
 
 from functools import partial
@@ -25,7 +25,7 @@ PEOPLE = {"a": "someone", "b": "a person", "c": "a car", "d": "another car"}
 
 
 def _shapes(plan: Plan, now: Moment) -> list[str]:
-    """Phrases for effects in view."""
+    """Phrases for the effects in view."""
     kinds = {thing.kind: thing.options for thing in now.things}
     phrases = {
         "white vapour" if plan.cloud > 140 else "dark cloud": kinds.keys() & {"cloud", "blast"},
@@ -38,7 +38,7 @@ def _shapes(plan: Plan, now: Moment) -> list[str]:
 
 
 def _phrases(plan: Plan, now: Moment, rng: np.random.Generator) -> list[str]:
-    """Everything a neutral observer could say of the moment, main actor's clothes first."""
+    """All phrases a neutral observer could say of the moment."""
     actors = [p for p in now.people if p.in_event]
     phrases = []
     for person in actors:
@@ -63,9 +63,9 @@ def _phrases(plan: Plan, now: Moment, rng: np.random.Generator) -> list[str]:
 
 
 def _caption(plan: Plan, now: Moment, rng: np.random.Generator) -> str:
-    """1-3 shuffled phrases and, mostly, the scene; a topic or a generic phrase ignores the twin.
+    """1-3 random phrases, at times led by a topic or generic phrase, mostly ending in the scene.
 
-    A topic is what either twin may do: its words become known, their side does not.
+    A topic is what either twin may do: the prior learns its words, not which twin they fit.
     """
     phrases = list(dict.fromkeys(_phrases(plan, now, rng)))
     rng.shuffle(phrases)
@@ -77,13 +77,13 @@ def _caption(plan: Plan, now: Moment, rng: np.random.Generator) -> str:
         chosen.insert(0, wording.format(**PEOPLE, at="").strip())
     elif draw < TOPIC_SHARE + GENERIC_SHARE:
         chosen.insert(0, str(rng.choice(GENERIC)))
-    if rng.random() < 0.6:  # the scene is the easy part
+    if rng.random() < 0.6:
         chosen[-1] += f" {PLACES[plan.scene]}"
     return ", ".join(chosen)
 
 
 def _zoom(image: np.ndarray, box: tuple | None, rng: np.random.Generator) -> np.ndarray:
-    """Crop around the event's extent with a random margin, 4:3 as the frame."""
+    """Crop around the event's box with a random margin, 4:3 like the frame."""
     x1, y1, x2, y2 = box or (0.25, 0.25, 0.75, 0.95)
     side = min(1.0, max(x2 - x1, y2 - y1, 0.3) * rng.uniform(1.05, 1.5))
     middle = np.array([x1 + x2, y1 + y2]) / 2 + rng.uniform(-0.05, 0.05, 2)
@@ -95,12 +95,12 @@ def _zoom(image: np.ndarray, box: tuple | None, rng: np.random.Generator) -> np.
 def still(
     size: tuple[int, int], world_seed: int, seed: int
 ) -> tuple[np.ndarray, tuple[str, str], dict[str, str]]:
-    """Full frame and zoom of one seed (2, H, W, 3), a caption for each, and their attributes."""
+    """Full frame and zoom of one seed (2, H, W, 3), a caption of each, and their attributes."""
     cv2.setNumThreads(1)
     plan = draw_plan(seed, "stills", world_seed)
     rng = np.random.default_rng([world_seed, seed, 4])
     abnormal = bool(rng.random() < ABNORMAL_SHARE)
-    # Most of them during the event: what comes before looks alike in all pairs.
+    # Mostly during the event: before it, all pairs look alike.
     first = plan.start + 3 if rng.random() < 0.8 else 4
     t = float(rng.uniform(first, 63)) / FPS
     image, box = Shot(plan).frame(abnormal, t), event_box(plan, abnormal, t)
@@ -125,9 +125,9 @@ def still(
 def stills(
     count: int, seed: int, size: tuple[int, int] = (128, 128), workers: int = 2
 ) -> tuple[np.ndarray, list[str], list[dict[str, str]]]:
-    """Images (count, H, W, 3) uint8 RGB, captions, attributes; two images (views) per seed.
+    """Images (count, H, W, 3) uint8 RGB, captions, attributes; two views per seed.
 
-    ``seed`` chooses the world; the seeds of stills are disjoint from every clip's.
+    ``seed`` is that of the world; the seeds of stills are disjoint from those of all clips.
     """
     seeds = SEEDS["stills"][: (count + 1) // 2]
     if count > 2 * len(seeds):
@@ -135,8 +135,8 @@ def stills(
     images = np.empty((2 * len(seeds), *size, 3), np.uint8)
     captions, attributes = [], []
     work = parallel(partial(still, size, seed), seeds, workers)
-    for k, (views, texts, shown) in enumerate(progress(work, len(seeds), "rendering stills")):
+    for k, (views, texts, facts) in enumerate(progress(work, len(seeds), "rendering stills")):
         images[2 * k : 2 * k + 2] = views
         captions += texts
-        attributes += [shown] * 2
+        attributes += [facts] * 2
     return images[:count], captions[:count], attributes[:count]

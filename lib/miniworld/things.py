@@ -1,7 +1,7 @@
 """Objects and effects: cars, window, grill, cabinet, flames, clouds, debris.
 
-Each function draws its thing at (x, y) in pixels and returns its extent; lengths are in body
-heights, and what stands on the ground takes no notice of y.
+Each function draws its thing at (x, y) in pixels and returns its box; lengths are in body heights.
+Things that stand on the ground ignore y.
 """
 
 import math
@@ -19,7 +19,7 @@ FRAME: Colour = (92, 78, 66)
 SHARD: Colour = (214, 232, 240)
 FLAME = (((226, 62, 24), 1.0), ((250, 150, 30), 0.68), ((255, 232, 110), 0.36))
 FIREBALL = (((240, 96, 26), 0.42), ((254, 176, 50), 0.3), ((255, 246, 190), 0.17))
-# Outlines from the middle of the ground, the car's nose to the right.
+# Outlines relative to the middle of the car on the ground, its nose to the right.
 CAR = ((-0.475, 0.08), (-0.475, 0.21), (-0.33, 0.235), (-0.2, 0.37), (0.12, 0.37), (0.26, 0.24))
 CAR_WINDOWS = (((-0.28, 0.24), (-0.18, 0.34), (-0.04, 0.34), (-0.04, 0.24)),
                ((-0.01, 0.24), (-0.01, 0.34), (0.1, 0.34), (0.21, 0.24)))  # fmt: skip
@@ -100,7 +100,7 @@ def grill(canvas: Canvas, plan: Plan, x: float, y: float) -> Box:
 
 
 def cabinet(canvas: Canvas, plan: Plan, x: float, y: float, open_door: float) -> Box:
-    """A boiler cabinet with a lamp; ``open_door`` in [0,1] tears it open."""
+    """A boiler cabinet with a lamp; ``open_door`` in [0,1] is the size of the hole torn in it."""
     h, ground = plan.height, plan.ground
     left, right, top = x - 0.2 * h, x + 0.2 * h, ground - 0.58 * h
     canvas.rectangle(left, top, right, ground, (118, 108, 112))
@@ -140,7 +140,7 @@ def cloud(
     canvas: Canvas, plan: Plan, x: float, y: float, radius: float, rise: float, age: float,
     count: int = 12, alpha: float = 0.75,
 ) -> Box:  # fmt: skip
-    """Puffs that rise from (x, y); ``age`` seconds since the first, ``rise`` per second."""
+    """Puffs rising from (x, y) at ``rise`` per second; ``age`` in seconds since the first."""
     radius, rise = radius * plan.height, rise * plan.height
     puffs = []
     for k in range(count):
@@ -166,7 +166,7 @@ def _puffs(canvas: Canvas, alpha: float, flat: float, puffs: Sequence[Puff]) -> 
 
 
 def blast(canvas: Canvas, plan: Plan, x: float, y: float, age: float) -> Box:
-    """A burst: fireball for half a second, then a spreading cloud, pieces flying outwards."""
+    """An explosion: a fireball for 0.7 s and a spreading cloud."""
     h, spread = plan.height, 1 - math.exp(-4 * age)
     fade, puffs = max(0.0, 1 - age / 3.2), []
     for a, b, c, d in plan.particles[:16]:
@@ -184,7 +184,7 @@ def blast(canvas: Canvas, plan: Plan, x: float, y: float, age: float) -> Box:
 
 
 def debris(canvas: Canvas, plan: Plan, x: float, y: float, age: float, reach: float = 1.0) -> Box:
-    """Dark pieces thrown from (x, y) that come to rest on the ground."""
+    """Dark pieces thrown from (x, y) that land on the ground."""
     h, ground = plan.height, plan.ground
     boxes: list[Box] = [(x - 1, ground - 2, x + 1, ground)]
     for a, b, c, d in plan.particles[24:44]:
@@ -198,7 +198,7 @@ def debris(canvas: Canvas, plan: Plan, x: float, y: float, age: float, reach: fl
 
 
 def flash(canvas: Canvas, plan: Plan, x: float, y: float, strength: float, colour: Colour) -> Box:
-    """A short star of light; ``strength`` in [0,1]."""
+    """A star of light; ``strength`` in [0,1]."""
     r = 0.15 * plan.height * strength
     angles = np.arange(14) * math.pi / 7
     reach = np.where(np.arange(14) % 2 == 0, r, 0.42 * r)

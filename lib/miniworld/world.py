@@ -1,6 +1,6 @@
-"""A whole world: its clips and annotation files, made by worker processes, resumed if interrupted.
+"""A whole world: its clips and its annotation files, in the formats of VAGTA and UCF-Crime.
 
-The annotation files have the schemas of VAGTA and UCF-Crime.
+Worker processes render the clips; an interrupted run is resumed.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ Entries = tuple[dict, dict, dict]
 
 
 class Job(NamedTuple):
-    """One clip to make."""
+    """One clip to render."""
 
     path: str  # inside the world's folder
     split: str
@@ -46,12 +46,12 @@ class Job(NamedTuple):
     style: str
 
     def plan(self) -> Plan:
-        """The plan this clip shows a twin of."""
+        """The plan of the clip's pair of twins."""
         return draw_plan(self.seed, self.split, self.world_seed, self.style)
 
 
 def relative_path(split: str, seed: int, abnormal: bool, plan: Plan) -> str:
-    """Path by the layout of UCF-Crime and MSAD; the number is the seed, unique in a world."""
+    """Path in the layout of UCF-Crime or MSAD; the number in the file name is the seed."""
     testing, name = split == "test", plan.pair.class_name
     if plan.pair.dataset == "MSAD":
         if abnormal:
@@ -60,8 +60,8 @@ def relative_path(split: str, seed: int, abnormal: bool, plan: Plan) -> str:
         return f"MSAD/MSAD_Videos/{folder}/{plan.scene.replace(' ', '_')}_{seed}.mp4"
     file = f"{name}/{name}{seed:05d}"
     if not abnormal:
-        split_name, gap = ("Testing", "_") if testing else ("Training", "")
-        file = f"{split_name}_Normal_Videos_Anomaly/Normal_Videos{gap}{seed:05d}"
+        folder, gap = ("Testing", "_") if testing else ("Training", "")
+        file = f"{folder}_Normal_Videos_Anomaly/Normal_Videos{gap}{seed:05d}"
     return f"UCF_Crimes_Videos/UCF_Crimes/Videos/{file}_x264.mp4"
 
 
@@ -73,25 +73,25 @@ def write_video(
     container_options: dict[str, str] | None = None,
     layout: str = "rgb24",
 ) -> None:
-    """Write frames, (H, W, 3) uint8 or of another ``layout`` of FFmpeg, as H.264 by libx264."""
+    """Write frames, (H, W, 3) uint8 or in another FFmpeg ``layout``, as H.264 by libx264."""
     arrays = map(np.ascontiguousarray, frames)
-    made = [av.VideoFrame.from_numpy_buffer(array, format=layout) for array in arrays]
-    options = ENCODER | (options or {})
-    opened = {"options": container_options or {}}
-    with atomic_write(path) as temporary, av.open(str(temporary), "w", **opened) as container:
+    images = [av.VideoFrame.from_numpy_buffer(array, format=layout) for array in arrays]
+    options, muxer = ENCODER | (options or {}), {"options": container_options or {}}
+    with atomic_write(path) as temporary, av.open(str(temporary), "w", **muxer) as container:
         rate = Fraction(fps).limit_denominator(1001)
         stream = container.add_stream("libx264", rate=rate, options=options)
-        stream.width, stream.height, stream.pix_fmt = made[0].width, made[0].height, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = images[0].width, images[0].height, "yuv420p"
         stream.thread_count = 1
-        for frame in made:
-            container.mux(stream.encode(frame))
+        for image in images:
+            container.mux(stream.encode(image))
         container.mux(stream.encode())
 
 
 @lru_cache(maxsize=1)
 def _opening(clip: Job) -> tuple[Shot, list[np.ndarray]]:
-    """What the twins of a clip share: its shot, and their frames before the event."""
-    shot = Shot(plan := clip.plan())
+    """What a clip shares with its twin: the shot and the frames before the event."""
+    plan = clip.plan()
+    shot = Shot(plan)
     return shot, [_planes(shot, False, frame) for frame in range(plan.start)]
 
 
@@ -100,10 +100,7 @@ def _planes(shot: Shot, abnormal: bool, frame: int) -> np.ndarray:
 
 
 def encode(job: Job, path: Path) -> None:
-    """Write the clip without B frames: the bits of a frame depend on the past only.
-
-    So twins stay equal before the event after decoding too.
-    """
+    """Write the clip without B frames, which would make frames before the event depend on it."""
     shot, opening = _opening(job._replace(path="", abnormal=False))
     options = {"bf": "0", "g": "32", "crf": str(23 + round(14 * shot.plan.compression))}
     rest = [_planes(shot, job.abnormal, frame) for frame in range(len(opening), FRAMES)]
@@ -111,7 +108,7 @@ def encode(job: Job, path: Path) -> None:
 
 
 def keyframes(plan: Plan) -> list[dict]:
-    """Box track of the abnormal twin on the 1-based 25 fps clock, the last keyframe disabled."""
+    """Box track of the abnormal twin on the 1-based 25 fps clock; the last keyframe is disabled."""
     start, end = event_frames(plan)
     track = []
     for frame in sorted({*range(start, end, KEYFRAME_STEP), end - 1}):
@@ -126,7 +123,7 @@ def keyframes(plan: Plan) -> list[dict]:
 def clip_jobs(split: str, count: int, style: str, seed: int) -> list[Job]:
     """The ``count`` clips of a split, twins next to each other."""
     pairs, abnormal = _pairs(split, count)
-    # The abnormal twins that stay are spread evenly over the classes.
+    # The abnormal twins that are kept are spread evenly over the classes.
     order = sorted(range(pairs), key=lambda k: (k % len(PAIRS), k))
     shares = np.arange(pairs + 1) * abnormal // max(1, pairs)
     kept, jobs = {order[rank] for rank in np.flatnonzero(np.diff(shares))}, []
@@ -139,7 +136,7 @@ def clip_jobs(split: str, count: int, style: str, seed: int) -> list[Job]:
 
 
 def _pairs(split: str, count: int) -> tuple[int, int]:
-    """Pairs behind ``count`` clips of a split, and abnormal clips; InputError if too many pairs."""
+    """Numbers of pairs and of abnormal clips in ``count`` clips; InputError if too many pairs."""
     abnormal = round(count * ABNORMAL_SHARE) if split == "train" else count // 2
     pairs, room = count - abnormal, len(SEEDS[split])
     if pairs > room:
@@ -148,7 +145,7 @@ def _pairs(split: str, count: int) -> tuple[int, int]:
 
 
 def entries(job: Job) -> Entries:
-    """Test-schema item, hard-negative item and clips.csv row of a clip."""
+    """Annotation item (VAGTA's test schema), hard-negative item and clips.csv row of a clip."""
     plan = job.plan()
     caption, region, negatives = describe(plan, job.abnormal, job.split)
     track = keyframes(plan) if job.abnormal else []
@@ -189,21 +186,21 @@ def entries(job: Job) -> Entries:
 
 
 def write_annotations(root: Path, made: Sequence[Entries]) -> None:
-    """All annotation files of a world, from the ``entries`` of its clips."""
+    """Write all annotation files of a world from the ``entries`` of its clips."""
     lines, files = "", {}
-    for *_, row in made:  # native frames, end exclusive, -1 where there is none
+    for *_, row in made:  # native frames, end exclusive; -1: no event
         seconds = row["event_start_s"], row["event_end_s"]
         start, end = (int(second * FPS) if row["label"] else -1 for second in seconds)
         name = Path(row["video"]).name
         lines += f"{name}  {row['class_name']}  {start}  {end}  -1  -1  \n"
     files["Temporal_Anomaly_Annotation.txt"] = lines
     for split in ("train", "dev", "test"):
-        part = [parts for parts in made if parts[2]["split"] == split]
-        write_json(root / f"vagta_{split}.json", [item for item, _, _ in part])
+        clips = [clip for clip in made if clip[2]["split"] == split]
+        write_json(root / f"vagta_{split}.json", [item for item, _, _ in clips])
         meta = {"meta_file": f"vagta_{split}.json", "model": "template", "created_at": 0}
-        negatives = [hard for _, hard, _ in part]
+        negatives = [hard for _, hard, _ in clips]
         write_json(root / f"hard_negatives_{split}.json", {**meta, "items": negatives})
-        files[f"{split}.txt"] = "".join(f"{row['video']}\n" for _, _, row in part)
+        files[f"{split}.txt"] = "".join(f"{row['video']}\n" for _, _, row in clips)
     table = pd.DataFrame([row for _, _, row in made])
     files["clips.csv"] = table.to_csv(index=False, lineterminator="\r\n")
     for name, text in files.items():
@@ -212,7 +209,7 @@ def write_annotations(root: Path, made: Sequence[Entries]) -> None:
 
 
 def _identity(**params: Any) -> dict[str, Any]:
-    """What a world is: its parameters, and the code and libraries that draw and write clips."""
+    """What determines a world: its parameters, the code that renders it, and library versions."""
     versions = {"av": av.__version__, "cv2": cv2.__version__, "numpy": np.__version__}
     files = [p for p in sorted(Path(__file__).parent.glob("*.py")) if p.name not in NOT_DRAWING]
     code = b"".join(path.read_bytes() for path in [*files, FACTS_FILE])
@@ -222,27 +219,27 @@ def _identity(**params: Any) -> dict[str, Any]:
 
 
 def _prepare(out: Path, identity: dict[str, Any]) -> bool:
-    """True if ``out`` already holds this world, complete; else make it ready for (more) clips."""
+    """Whether ``out`` already holds this complete world; if not, prepare it for (more) clips."""
     mark = out / "world.json"
     if not mark.exists():
         if any((out / root).exists() for root in VIDEO_ROOTS):
             raise InputError(f"{out}: holds videos but no world.json; choose another folder")
     else:
-        found = read_json(mark)
-        if found.get("generator") != identity["generator"]:
+        previous = read_json(mark)
+        if previous.get("generator") != identity["generator"]:
             raise InputError(f"{mark}: not written by the mini world; choose another folder")
-        if found.get("hash") == identity["hash"]:
-            return bool(found["complete"])
-        for root in VIDEO_ROOTS:  # another world's clips, made by this generator
+        if previous.get("hash") == identity["hash"]:
+            return bool(previous["complete"])
+        for root in VIDEO_ROOTS:  # clips of another mini world
             shutil.rmtree(out / root, ignore_errors=True)
-        for text in out.glob("*.json"):  # an interrupted rendering must not pass for complete
-            text.unlink()
+        for annotation in out.glob("*.json"):  # else an interrupted run would look complete
+            annotation.unlink()
     write_json(mark, {**identity, "complete": False})
     return False
 
 
 def _make(root: Path, job: Job) -> Entries:
-    """Render a clip, unless an earlier, interrupted run did, and describe it."""
+    """Render a clip unless an interrupted run already has; returns its entries."""
     cv2.setNumThreads(1)
     if not (path := root / job.path).exists():
         encode(job, path)
@@ -250,11 +247,11 @@ def _make(root: Path, job: Job) -> Entries:
 
 
 def parallel(function: Any, items: Sequence[Any], workers: int) -> Iterator[Any]:
-    """``map`` over processes that keeps order; in this process for one worker."""
+    """``map`` over processes, in order; one worker means this process."""
     if workers <= 1:
         yield from map(function, items)
         return
-    context = multiprocessing.get_context("spawn")  # fork is unsafe beside torch's threads
+    context = multiprocessing.get_context("spawn")  # fork is unsafe with torch's threads
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         yield from pool.map(function, items, chunksize=max(1, min(16, len(items) // 64)))
 
@@ -265,8 +262,8 @@ def generate(
     """Render a world of train + dev + test clips into ``out``; returns its world.json.
 
     A complete world of the same parameters, code and library versions is reused; an interrupted
-    one is resumed clip by clip. dev and test are even: both twins of every pair. The train clips
-    are 40 % abnormal. Raises InputError for odd counts or a folder that holds other data.
+    one is resumed clip by clip. dev and test hold both twins of every pair; 40 % of the train
+    clips are abnormal. Raises InputError for odd dev or test or a folder that holds other data.
     """
     out = Path(out)
     if dev % 2 or test % 2 or min(train, dev, test) < 0 or train + dev + test == 0:

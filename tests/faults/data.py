@@ -67,18 +67,18 @@ ROWS: list[tuple[str, dict[str, Any], str, str, int]] = [
 
 
 def told(rows: list[Finding]) -> str:
-    """What a report says of its rows."""
+    """All reasons and actions of a report."""
     return "; ".join(f"{row.reason}: {row.action}" for row in rows)
 
 
 def refuse(read: Callable, name: str, make: Callable[[Path], object], folder: Path) -> str:
-    """What is said of a file that ``make`` writes."""
+    """The message that refuses the file written by ``make``."""
     make(folder / name)
     return refused(read, folder / name)
 
 
 def read(load: Callable, rows: list[dict[str, Any]], kept: int, folder: Path) -> str:
-    """What is said of rows of which the last is good."""
+    """The report on rows of which the last is good."""
     content = rows if load is load_vagta else {"items": rows}
     items, report = load(written(folder, content))
     assert len(items) == kept and items[-1].video == rows[-1]["video"]
@@ -168,7 +168,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 
 
 def write_on(options: str, write: Callable[[Path], object], folder: Path) -> str:
-    """On a disk that is too small or may not be written; nothing half-written stays on it."""
+    """Write to a disk that is too small or read-only: nothing half-written stays on it."""
     with disk(folder / "disk", options) as small:
         message = refused(write, small)
         left = [p for p in small.rglob("*") if p.is_file() and p.name != "log.jsonl"]
@@ -195,7 +195,7 @@ def read_bad_features(write: Callable[[Path], object], folder: Path) -> str:
 
 
 def linked_clips(folder: Path) -> str:
-    """Class folders on another disk, with a link to a parent in one of them."""
+    """A class folder linked from another disk, with a link to itself inside."""
     (folder / "disk/Fight").mkdir(parents=True)
     (folder / "disk/Fight/a.WMV").touch()
     (folder / "disk/Fight/again").symlink_to(folder / "disk/Fight")

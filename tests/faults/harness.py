@@ -1,4 +1,4 @@
-"""One bad input, the ways to try it, and processes that are killed while they write."""
+"""Bad inputs as cases, and processes that are killed while they write."""
 
 import os
 import pickle
@@ -18,10 +18,9 @@ from media.errors import InputError
 
 
 class Case(NamedTuple):
-    """An input, what is done about it, a part of what is said, and how to try it.
+    """A bad input, what is done about it, and a pattern of the message.
 
-    ``run(folder)`` meets the input in an empty folder and returns what the user is told; it fails
-    if something else is done.
+    ``run(folder)`` tries the input in an empty folder, asserts what is done, returns the message.
     """
 
     given: str
@@ -31,14 +30,14 @@ class Case(NamedTuple):
 
 
 def refused(call: Callable, *args: Any, **options: Any) -> str:
-    """The message with which a call refuses its input."""
+    """Assert that a call raises InputError; returns its message."""
     with pytest.raises(InputError) as caught:
         call(*args, **options)
     return str(caught.value)
 
 
 class Bomb:
-    """An object that makes a call when it is unpickled: code in a checkpoint."""
+    """An object that makes a call when it is unpickled, as code in a checkpoint."""
 
     def __init__(self, call: Callable, *arguments: Any) -> None:
         self.call, self.arguments = call, arguments
@@ -48,7 +47,7 @@ class Bomb:
 
 
 def pickle_with_code(path: Path) -> Path:
-    """Write a pickle that runs code to ``path``; the trace it would leave."""
+    """Write a pickle that runs code to ``path``; returns the folder this code would create."""
     trace = path.with_name("code-was-run")
     path.write_bytes(pickle.dumps({"state_dict": Bomb(os.mkdir, str(trace))}))
     return trace
@@ -61,7 +60,7 @@ def no_trace(found: object) -> None:
 
 @contextmanager
 def disk(folder: Path, options: str) -> Iterator[Path]:
-    """A small disk of its own; needs the right to mount, else the test is skipped."""
+    """Mount a small disk; the test is skipped without the right to mount."""
     folder.mkdir()
     call = ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)]
     if not shutil.which("mount") or subprocess.run(call, capture_output=True).returncode:
@@ -73,7 +72,7 @@ def disk(folder: Path, options: str) -> Iterator[Path]:
 
 
 def killed(folder: Path, module: object, name: str, write: Callable[[Path], object]) -> None:
-    """``write(folder)`` in a process that is killed when ``module.name`` has written half."""
+    """Run ``write(folder)`` in a process that is killed when ``module.name`` has written half."""
     original = getattr(module, name)
 
     def half(*args: object, **options: object) -> None:

@@ -1,4 +1,4 @@
-"""Damaged stage folders, weights that are something else, and parameters that cannot be."""
+"""Damaged stage folders, unfit weights, and impossible parameters."""
 
 import json
 import os
@@ -38,7 +38,7 @@ NOT_LOADED, WEIGHTS = "weights refused", "trainable.safetensors"
 
 
 def train(out: Path, model: torch.nn.Module | None = None, **options: Any) -> dict:
-    """Train the tiny model for four steps, or what is missing of them; its weights."""
+    """Train the tiny model for four steps, or those still missing; returns its weights."""
     model = model or tiny_model()
     options = {"regions": True, "seed": 3, "device": "cpu"} | options
     fit(model, options.pop("clips", Clips(6)), None, STAGE, TRAINING, out, **options)
@@ -52,7 +52,7 @@ def trained() -> tuple[Path, dict]:
 
 
 def go_on(damage: Callable[[Path], object], start: int, folder: Path) -> str:
-    """A stage whose end is lost and something else besides; it ends in the same weights."""
+    """Damage a stage and train on from step ``start``: it ends in the same weights."""
     whole, weights = trained()
     out = folder / "stage"
     shutil.copytree(whole, out)
@@ -74,7 +74,7 @@ def other_backbone(folder: Path) -> str:
 
 
 class Killed(Clips):
-    """Clips whose loader is ended as by a full /dev/shm."""
+    """Clips whose loader is killed, as by a full /dev/shm."""
 
     def __getitem__(self, i: int) -> dict:
         if get_worker_info():
@@ -109,7 +109,7 @@ def reshaped(path: Path) -> None:
 
 
 def wrapped(folder: Path) -> str:
-    """A detector's weights as DataParallel and torch.compile name them."""
+    """A detector's weights, named as by DataParallel and torch.compile."""
     state, other = own_state(vadclip(seed=1)), vadclip(seed=5, stirred=False)
     torch.save({f"module._orig_mod.{n}": t for n, t in state.items()}, folder / "a.pth")
     load_vadclip(other, folder / "a.pth")
@@ -125,7 +125,7 @@ def not_finite(folder: Path) -> str:
 
 
 def lost_clip(folder: Path) -> str:
-    """A clip that cannot be read when a training goes on: it stops, or goes on without it."""
+    """A clip becomes unreadable before training resumes: it stops, or goes on without the clip."""
     data, cache = SimpleNamespace(skip_lost_clips=False), FrameCache(folder / "cache", SIZE)
     P: Any = SimpleNamespace(run_dir=folder, tuned_dir=folder, data=data)
     names = "a.mp4", "b.mp4", "late.mp4"
