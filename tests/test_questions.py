@@ -5,12 +5,9 @@ import pytest
 from faults.harness import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_qa import Scripted
-from test_video import write_ids
 
 from companion import qa_tables
 from companion.profiles import load_params
-from curation.chat_models import NoReply
 from detectors.benchmarks import load_benchmark
 from detectors.event_annotations import VideoTruth
 from vagpt import answerers
@@ -139,22 +136,6 @@ def test_accuracy_counts_what_cannot_be_parsed_as_wrong():
     assert (row["value"], row["unparsable"], row["n"]) == pytest.approx((40, 30, 10))
     assert [row["low"], row["high"]] == pytest.approx([16.82, 68.73], abs=0.01)  # Wilson 1927
     assert not row["above_chance"]
-
-
-def test_a_chat_model_sees_the_frames_of_the_footage_in_order(tmp_path):
-    model = Scripted("B", "I think it is B.", NoReply("HTTP 500"), "B")
-    questions = [ASKED._replace(video=name) for name in "wxyz"]
-    paths = [write_ids(tmp_path / f"{count}.mp4", count) for count in (4, 40)]  # dark, bright
-    footages = [qs.Footage(name, 2.0) for name in "wxyz"]
-    asked = qs.QuestionSet([], [[1, 0]] * 4, footages, questions, 1.0, paths)
-    answer = answerers.chat_answerer(model, asked, (16, 16), 1, {n: n for n in "wxyz"})
-    answers = answerers.answer_all(questions, answer)
-    assert answers["correct"].tolist() == [True, False, False, True]
-    assert answers["chosen"].isna().tolist() == [False, True, True, False]
-    assert answers["reply"][2] == "no reply: HTTP 500"
-    lines = model.asked[0].splitlines()
-    assert lines[0] == "w" and lines[3:6:2] == ["A. fire, from 1.0 s to 2.0 s", "C. No anomaly"]
-    assert [frame.mean() > 60 for frame in model.frames[0]] == [True, False]
 
 
 def test_blind_goes_by_other_footage_only():

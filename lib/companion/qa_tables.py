@@ -14,7 +14,6 @@ from companion.profiles import Params
 from companion.result_tables import per_cent, with_paper
 from companion.splits import load_split
 from companion.stage_runs import resolve_device
-from curation.chat_models import Endpoint
 from detectors.benchmarks import read_list
 from detectors.features import snippet_frames, snippet_rule
 from detectors.fitting import EvaluationSet, class_prompts
@@ -76,16 +75,6 @@ def stage_answerer(
         logs.append(answerers.class_log_probabilities(v, texts, scale, anomaly))
     classes = [benchmark.normal_class, *benchmark.abnormal_classes]
     return answerers.similarity_answerer(asked.joined(logs), asked.step, classes)
-
-
-def chat_answerers(
-    P: Params, asked: QuestionSet, size: tuple[int, int], priors: Mapping[str, str] | None = None
-) -> dict[str, Answerer]:
-    """The profile's vision-language model as answerer, by name; none without qa_chat_model."""
-    if not P.qa.chat_model:
-        return {}
-    model = Endpoint(P.qa.chat_url, P.qa.chat_model)
-    return {model.name: answerers.chat_answerer(model, asked, size, priors=priors)}
 
 
 def fit_classifier(P: Params, model: AlertCLIP) -> FrameClassifier:

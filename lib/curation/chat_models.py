@@ -39,7 +39,7 @@ class Endpoint:
         url = urlsplit(base_url)
         if url.scheme not in ("http", "https") or not url.hostname:
             rule = f"{model}: the chat model's URL must start with http:// or https:// and name a"
-            raise InputError(f"{rule} host (--base-url, --chat-url or qa_chat_url)")
+            raise InputError(f"{rule} host (--base-url or --chat-url)")
         if url.username or url.password or url.query:
             raise InputError("base_url must hold no user, password or query: keys go in a variable")
         if self._key and url.scheme == "http" and url.hostname not in LOOPBACK:

@@ -13,18 +13,15 @@ from scipy.stats import binomtest
 
 from alertclip import intervals
 from alertclip.mss import inside
-from curation.chat_models import Endpoint, NoReply
 from media.errors import InputError
-from media.survey import uniform_indices
-from media.video import DecodeError, probe, read_frames
-from vagpt.questions import LETTERS, Option, Question, QuestionSet, parse_reply, prompt, span_iou
+from vagpt.questions import LETTERS, Option, Question, parse_reply, span_iou
 
 CHANCE = 100 / len(LETTERS)
 ACCURACY = ["setting", "model", "value", "low", "high", "n"]
 DIFFERENCE = ["difference", "setting", *ACCURACY[2:]]
 
 Answerer = Callable[[Question], str]
-"""Question -> reply; raises NoReply or DecodeError if there is none."""
+"""Question -> reply."""
 
 
 def class_log_probabilities(
@@ -101,42 +98,12 @@ def blind_answerer(questions: Sequence[Question]) -> Answerer:
     return answer
 
 
-def chat_answerer(
-    model: Endpoint,
-    asked: QuestionSet,
-    size: tuple[int, int],
-    frames: int = 8,
-    priors: Mapping[str, str] | None = None,
-) -> Answerer:
-    """Answer by a vision-language model that sees ``frames`` frames of each video at ``size``.
-
-    ``priors``: a sentence by footage that precedes its questions.
-    """
-    parts = {f.name: numbers for f, numbers in zip(asked.footages, asked.parts, strict=True)}
-
-    def answer(question: Question) -> str:
-        images = []
-        for path in (asked.paths[i] for i in parts[question.video]):
-            info = probe(path)
-            indices = uniform_indices(info, 0, info.duration, frames)
-            images += list(read_frames(path, indices, size))
-        return model.ask(prompt(question, priors[question.video] if priors else ""), images)
-
-    return answer
-
-
 def answer_all(questions: Sequence[Question], answerer: Answerer) -> pd.DataFrame:
-    """Ask all questions: columns video, kind, abnormal, right, reply, chosen (or nan), correct.
-
-    If there is no reply, ``reply`` gives the reason.
-    """
+    """Ask all questions: columns video, kind, abnormal, right, reply, chosen (or nan), correct."""
     rows = []
     for question in questions:
-        try:
-            reply = answerer(question)
-            chosen = parse_reply(reply, question)
-        except (NoReply, DecodeError) as error:
-            reply, chosen = f"no reply: {error}", None
+        reply = answerer(question)
+        chosen = parse_reply(reply, question)
         row = {name: getattr(question, name) for name in ("video", "kind", "abnormal", "right")}
         answer = {"reply": reply, "chosen": np.nan if chosen is None else chosen}
         rows.append(row | answer | {"correct": chosen == question.right})

@@ -1,6 +1,6 @@
 """Parameters of question answering (VA-GPT)."""
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from alertclip.hyperparameters import Group
 
@@ -17,8 +17,6 @@ class QAParams(Group):
     token_share: float = Field(0.5, gt=0, le=1)
     token_videos: int | None = None  # answered with selected tokens; None = all
     token_encoder: str = ""  # timm model whose patches are compared; empty: the backbone
-    chat_url: str = ""  # OpenAI-compatible endpoint of a vision-language model that also answers
-    chat_model: str = ""  # its name there
     vlm: str = ""  # VA-GPT's language model: a LLaVA of transformers, by name or folder
     vlm_listed: bool = True  # list options, ask for a letter; False: compare their likelihoods
     vlm_frames: int = Field(8, ge=1)  # of each video; ours
@@ -30,9 +28,3 @@ class QAParams(Group):
     vlm_steps: int = Field(1000, ge=1)  # on all tokens; ours: unpublished
     vlm_kept_steps: int = Field(150, ge=1)  # on kept tokens; the paper: fewer than 150
     vlm_seeds: list[int] = Field([0, 1, 2], min_length=1)
-
-    @model_validator(mode="after")
-    def _check(self) -> "QAParams":
-        if bool(self.chat_url) != bool(self.chat_model):
-            raise ValueError("give chat_url and chat_model together")
-        return self
