@@ -134,8 +134,7 @@ def _rows(table: pd.DataFrame, metric: str) -> Iterator[dict[str, Any]]:
     tuned = [variants[name].kind == "alertclip" for name in table["variant"]]
     weights = table.get("weights", pd.Series("", table.index)).mask(tuned, "")
     table = table.assign(on=weights, processor=table.get("processor", ""))
-    keys = ["seed", "on", "processor"]
-    wide = table.pivot(index=keys, columns="variant", values="value")
+    wide = table.pivot(index=["seed", "on", "processor"], columns="variant", values="value")
     for name in (name for name in variants if name in wide):
         group, title = variants[name].group, variants[name].title
         references = (n for n in wide if variants[n].group == group and variants[n].reference)

@@ -73,9 +73,9 @@ def _job(P: Params, name: str, seed: int, measure: str) -> None:
     with result.with_suffix(".log").open("w") as log, redirect_stdout(log), redirect_stderr(log):
         try:
             table = MEASURES[measure][0](P, name, seed)
-            record = {"variant": name, "seed": seed, "params": inputs}
-            processor = surroundings(resolve_device(P))["device"]
-            write_table(table.assign(**record, processor=processor), result)
+            device = surroundings(resolve_device(P))["device"]
+            table = table.assign(variant=name, seed=seed, params=inputs, processor=device)
+            write_table(table, result)
         except Exception:
             traceback.print_exc()
             raise

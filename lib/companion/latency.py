@@ -10,7 +10,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
 import timeit
 from collections.abc import Callable
 from functools import partial
@@ -142,17 +141,15 @@ def spread(values: np.ndarray) -> tuple[float, float, float, int]:
 
 
 def seconds(call: Callable[[], object], repeats: int, warm_up: int = 2) -> np.ndarray:
-    """Seconds of each of ``repeats`` calls after warm-up, with GPU synchronisation: (repeats,)."""
-    for _ in range(warm_up):
+    """Seconds of ``repeats`` calls after a warm-up, each waiting for the GPU: (repeats,)."""
+
+    def finished() -> None:
         call()
-    return np.array(timeit.repeat(call, timer=timer, repeat=repeats, number=1))
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
 
-
-def timer() -> float:
-    """Seconds, once the GPU has finished. (torch.utils.benchmark's own warns of a missing CUDA.)"""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
+    timeit.repeat(finished, repeat=warm_up, number=1)
+    return np.array(timeit.repeat(finished, repeat=repeats, number=1))
 
 
 @torch.inference_mode()

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from companion.ablation_tables import ablation_table, gains, over_seeds, student_table
+from companion.ablation_tables import ablation_table, gains, over_seeds
 from companion.figures.style import committed
 from companion.profiles import ROOT
 from media.errors import InputError
@@ -104,11 +104,6 @@ def _table(name: str) -> pd.DataFrame:
     if base in SEEDS:  # models and their differences, on one processor or the mean of all
         table = committed(SEEDS[base])
         return over_seeds(table[table["processor"] == processor] if processor else table)
-    if name == "interpolation":  # a share of the tuned weights against all of them
-        wide = committed("interpolation_dev").pivot(
-            index=["metric", "seed"], columns="share", values="value"
-        )
-        return student_table(wide.drop(columns=1.0).sub(wide[1.0], axis=0).stack(), "change")
     return pd.read_csv(ROOT / name if "/" in name else ROOT / "figures" / name)
 
 
