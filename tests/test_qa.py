@@ -33,11 +33,10 @@ class Scripted:
     name = "scripted"
 
     def __init__(self, *replies):
-        self.replies, self.asked, self.frames = list(replies), [], []
+        self.replies, self.asked = list(replies), []
 
     def ask(self, prompt, frames=()):
         self.asked.append(prompt)
-        self.frames.append(frames)
         reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
         if isinstance(reply, BaseException):
             raise reply

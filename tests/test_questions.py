@@ -138,6 +138,11 @@ def test_accuracy_counts_what_cannot_be_parsed_as_wrong():
     assert not row["above_chance"]
 
 
+def test_a_prompt_lists_the_options_after_the_prior():
+    lines = qs.prompt(ASKED, "w").splitlines()
+    assert lines[0] == "w" and lines[3:6:2] == ["A. fire, from 1.0 s to 2.0 s", "C. No anomaly"]
+
+
 def test_blind_goes_by_other_footage_only():
     right = [("Fire", (0, 4)), ("Fire", (0, 4)), ("Abuse", (5, 9)), ("Abuse", (5, 9))]
     wrong = (qs.Option("Abuse", (5, 9)), qs.Option("Fire", (0, 4)), qs.Option("Arson", (1, 2)))

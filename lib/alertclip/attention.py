@@ -30,7 +30,7 @@ LAYOUTS = {  # pattern of a module's name -> {stem of a stock key: projections p
 class Projections(nn.Module):
     """Multi-head attention with separate q, k, v and out projections, batch first.
 
-    ``kept``: a list to which each forward pass appends its probabilities (B, heads, M, N).
+    ``kept``: a list to which each pass appends its probabilities (B, heads, M, N), not fused then.
     ``local``: each token attends to itself only.
     """
 
@@ -64,7 +64,7 @@ class Projections(nn.Module):
         q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in projected)
         mask = None if mask is None else mask.to(q.dtype)
         rate = self.dropout if self.training else 0.0
-        # On a CPU the fused kernel's backward pass in bf16 is six times slower.
+        # On a CPU the fused kernel's backward pass in bf16 takes six times as long.
         slow = self.training and q.is_cpu and q.dtype == torch.bfloat16
         if self.kept is None and not slow:
             x = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=rate)

@@ -168,7 +168,7 @@ def _clipped(item: Item, info: VideoInfo) -> Iterator[Finding]:
 def cover_spans(
     indices: np.ndarray, spans: Sequence[tuple[float, float]], info: VideoInfo
 ) -> np.ndarray:
-    """Move the nearest index into each span (s) that holds none; the result is sorted.
+    """Move the nearest index into each span (s) that holds none; sorted, as many as before.
 
     The only index of another span does not move if any other can.
     """

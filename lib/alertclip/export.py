@@ -47,7 +47,7 @@ def export_open_clip(model: AlertCLIP, out: Path, meta: dict[str, Any]) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     (out / META).unlink(missing_ok=True)
     if has_lora(model.adapted):
-        # PEFT would query the hub for resized embeddings of the base model; there are none.
+        # PEFT would look the base model up on the hub, to see if its embeddings were resized.
         with writing(out / ADAPTER):
             model.adapted.save_pretrained(str(out / ADAPTER), save_embedding_layers=False)
         (out / ADAPTER / "README.md").unlink(missing_ok=True)  # PEFT's empty model card

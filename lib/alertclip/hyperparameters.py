@@ -30,7 +30,7 @@ class DataParams(Group):
     annotations_dev: str = ""  # empty = a share of the training videos
     hard_negatives_train: str = "qwen_vl_train.json"
     hard_negatives_test: str = ""
-    validation_fraction: float = Field(0.05, gt=0, lt=1)  # ours: the test set must not select
+    validation_fraction: float = Field(0.05, gt=0, lt=1)  # ours: no selection on the test set
     strip_class_prefix: bool = False  # drop the caption prefix that states the class
     num_frames: int = Field(256, ge=1)  # Table 4
     frame_spacing: Literal["index", "time"] = "index"  # papers' rule; differs at variable rate
@@ -47,10 +47,10 @@ class ModelParams(Group):
     pretrained: str | None = "openai"
     lora_targets: list[Projection] = Field(["q", "k", "v"], min_length=1)  # Table 4 "include k"
     lora_towers: list[Literal["visual", "text"]] = Field(["visual", "text"], min_length=1)
-    lora_blocks: int | None = Field(None, ge=1)  # adapters in the last so many blocks; None: in all
+    lora_blocks: int | None = Field(None, ge=1)  # adapters in the last n blocks; None: in all
     region_pooling: Literal["mean", "temporal"] = "mean"  # supplementary C.2
     patch_tokens: Literal["plain", "value"] = "plain"
-    temporal_head: Literal["transformer", "pooling", "mean"] = "transformer"  # trained part
+    temporal_head: Literal["transformer", "pooling", "mean"] = "transformer"  # what is trained
     temporal_layers: int = Field(2, ge=1)  # supplementary C.1
     temporal_heads: int = Field(8, ge=1)
     temporal_dropout: float = Field(0.1, ge=0, lt=1)

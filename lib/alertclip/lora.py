@@ -29,7 +29,7 @@ def target_pattern(
     """Regular expression for the layers to adapt.
 
     Targets: the projections q, k, v, out, and "embedding", the text tower's token embedding; other
-    names raise KeyError. Towers: "visual", "text". ``blocks``: only the last so many of each tower.
+    names raise KeyError. Towers: "visual", "text". ``blocks``: only the last ``blocks`` ones.
     """
     names = [name for name, _ in clip.named_modules()]
     projections = "|".join(PROJECTIONS[target] for target in targets if target != "embedding")
@@ -62,7 +62,7 @@ def add_lora(
 ) -> nn.Module:
     """Freeze ``clip`` and add trainable adapters: output + alpha / rank * B A dropout(x).
 
-    ``blocks``: only in the last so many blocks of each tower; None: in all. Raises InputError if
+    ``blocks``: only in the last ``blocks`` of each tower; None: in all. Raises InputError if
     attention is not split (PEFT is wrong on packed attention) or ``clip`` already has adapters.
     """
     if has_lora(clip) or any(type(m) in SPLIT for m in clip.modules()):

@@ -1,8 +1,8 @@
 """The training losses of Alert-CLIP (paper, Key Designs 2-4) as pure functions.
 
-All embeddings are unit vectors; ``scale`` is the inverse temperature. Our text of the paper lacks
-the equations; these are CLIP's InfoNCE. Clips or regions that share a caption are never each
-other's negatives: they are left out of the denominators.
+All embeddings are unit vectors; ``scale`` is the inverse temperature. The equations were not
+available to us; we use CLIP's InfoNCE on the similarities that the text defines. Clips or regions
+that share a caption are never each other's negatives: they are left out of the denominators.
 """
 
 from collections.abc import Callable, Sequence

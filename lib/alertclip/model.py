@@ -216,7 +216,7 @@ def roi_features(patches: Tensor, frame: Tensor, boxes: Tensor) -> Tensor:
     pooled = roi_align(one_hot, [corners], (height, width), sampling_ratio=2, aligned=True)
     weights = pooled.mean(dim=(2, 3))  # (M, h * w): weight of each cell in a box's mean
     # f is the weighted sum of the frame's cells; ROI Align on all D channels costs 7 times as much.
-    cells = patches.float().flatten(2).transpose(1, 2)  # bf16: boxes off by a sixteenth of a cell
+    cells = patches.float().flatten(2).transpose(1, 2)  # embedding_bag wants the weights' dtype
     first = frame.long()[:, None] * weights.shape[1]
     rows = first + torch.arange(weights.shape[1], device=first.device)
     return embedding_bag(rows, cells.flatten(0, 1), per_sample_weights=weights, mode="sum")

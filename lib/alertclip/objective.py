@@ -41,12 +41,12 @@ class StageObjective:
             return self.model(batch.to(self.device), regions=self.regions)
 
     def loss(self, parts: Sequence[Embeddings]) -> Losses:
-        """Losses over the micro-batches ``parts`` of all processes."""
+        """Losses over the micro-batches of all processes; ``parts`` are this process's."""
         embeddings = distributed.share(parts, self.device)
         return total_loss(embeddings, self.model.logit_scale.exp(), self.weights)
 
     def backward(self, batches: Iterable[Batch], count: int) -> Losses:
-        """Accumulate gradients over this process's ``count`` micro-batches; return the losses.
+        """Accumulate gradients over ``count`` micro-batches; return the losses of the whole step.
 
         Only accumulated negatives need all micro-batches at once.
         """

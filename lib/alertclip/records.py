@@ -20,7 +20,7 @@ WHOLE_FRAME: Box = (0.0, 0.0, 1.0, 1.0)
 
 @dataclass(frozen=True)
 class Keyframe:
-    """An annotated box; ``frame`` is 1-based on the 25-fps clock; no box follows a disabled one."""
+    """Box at 1-based ``frame`` of the 25-fps clock; disabled: no box up to the next keyframe."""
 
     frame: int
     box: Box

@@ -23,7 +23,7 @@ from alertclip.objective import StageObjective, validate
 from media.errors import InputError
 from media.files import WHOLE, locked, progress, sha256_json
 
-BOOKKEEPING = {"save_steps", "save_limit"}  # affects what is written, not what is learned
+BOOKKEEPING = {"save_steps", "save_limit"}  # affect what is written, not what is learned
 
 
 class TrainingError(InputError):

@@ -14,7 +14,7 @@ from detectors import event_annotations as events
 from media.errors import InputError, nearest
 from media.files import files_below, is_video
 
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # as safe and eight times faster
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # as safe, eight times as fast
 BENCHMARKS = Path(__file__).resolve().parents[2] / "params" / "benchmarks.yaml"
 Split = Literal["train", "val", "test"]
 # VadCLIP's csv has feature paths of its author's machine; the video is <folder>/<name>.mp4.

@@ -84,7 +84,7 @@ def summarise(files: Sequence[Path]) -> FeatureSummary:
 
 @torch.inference_mode()
 def anchors(model: AlertCLIP, prompts: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return unit vectors (n, D) that mark a model's space: class prompts and blank images."""
+    """Return unit vectors (n, D) that mark a model's space: class prompts, grey and noisy image."""
     generator = torch.Generator().manual_seed(0)  # leaves the global seed alone
     noise = torch.randint(0, 256, (3, *model.image_size), generator=generator)
     images = torch.stack([torch.full_like(noise, 128), noise]).to(torch.uint8)

@@ -68,7 +68,7 @@ def load_clip(clip: nn.Module, path: Path | str) -> None:
 
 
 def load_vadclip(model: VadCLIP, path: Path | str) -> None:
-    """Load an official checkpoint except its CLIP; InputError lists weights that do not fit."""
+    """Load an official checkpoint less its CLIP, or nothing; InputError lists what does not fit."""
     state = {name: t for name, t in _state(path).items() if not name.startswith(CLIP)}
     tower = {n: t for n, t in model.state_dict().items() if n.startswith("text.")}
     _load(model, state | pack_state_dict(tower), path)

@@ -46,7 +46,7 @@ def frame_truth(truth: VideoTruth, n_frames: int) -> np.ndarray:
 
 
 def frame_class_truth(truth: VideoTruth, n_frames: int, classes: Sequence[str]) -> np.ndarray:
-    """Return frames of each class, (n_frames, C) bool, False for normal; InputError on others."""
+    """Return frames of each class, (n_frames, C) bool, False for normal; InputError if unknown."""
     if len(truth.span_classes) != len(truth.spans):
         raise InputError(f"{truth.name}: the annotation names no class per event")
     if unknown := {*truth.span_classes} - {*classes}:

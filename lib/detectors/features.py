@@ -125,7 +125,7 @@ def extract_features(
     """Write the missing crops of ``videos`` under ``root``; return each model's folder.
 
     Each video is decoded once for all models, by ``workers`` threads ahead of the embedding.
-    failures.json lists videos and frames that cannot be decoded (the frame before replaces one);
+    failures.json lists videos and frames that do not decode (the last one that does replaces them);
     videos.json holds file sizes, so that another file of the same name is extracted again. Raises
     InputError if two videos share a name, which the layout cannot tell apart.
     """

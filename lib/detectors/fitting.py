@@ -57,9 +57,9 @@ def class_prompts(benchmark: Benchmark, classes: Sequence[str]) -> list[str]:
 
 @torch.no_grad()
 def vadclip_score(vad: vadclip_model.VadCLIP, benchmark: Benchmark) -> Score:
-    """Return the ``Score`` of a trained VadCLIP: C-branch on UCF-Crime, A-branch on XD-Violence."""
+    """Return a VadCLIP's ``Score``: C-branch on UCF-Crime, A-branch on XD-Violence, if trained."""
     aligned = benchmark.metric == "AP" or not vad.settings.binary_weight
-    aligned = aligned and vad.settings.alignment_weight > 0  # Table 6: one branch is trained
+    aligned = aligned and vad.settings.alignment_weight > 0  # Table 6 also trains one alone
     text = vad.eval().encode_text()
     return partial(vadclip_model.score_video, vad, aligned=aligned, text=text)
 

@@ -178,7 +178,7 @@ def fit(
 
 @torch.no_grad()
 def score_video(model: Sultani | RTFM, features: parts.Features) -> parts.VideoScores:
-    """Score each feature of a video (n, D) as one bag; Sultani's authors score 32 segments."""
+    """Score all features of a video (n, D), one bag; Sultani's authors score 32 segments."""
     x = parts.as_features(features, model.width)[None].to(next(model.parameters()).device)
     scores = model.eval()(x)[0][0].cpu()
     return parts.VideoScores(scores.numpy(), torch.stack([1 - scores, scores], dim=1).numpy())

@@ -53,7 +53,7 @@ class VadCLIPSettings(Group):
 
     ``variant`` "paper" changes the graph (one shared W and the softmax of eq. 3, not four
     convolutions and exp(-d/e)), the visual prompt (eq. 6), the residual of eq. 7 (around t, not V +
-    t) and L_cts (eq. 9). Under both, windows do not overlap and the top K is taken per class.
+    t) and L_cts (eq. 9). In both, windows do not overlap; the top K is per class over time.
     """
 
     learning_rate: float = Field(2e-5, gt=0)
@@ -175,7 +175,7 @@ KINDS = VadCLIPSettings, AnomalyCLIPSettings, SultaniSettings, RTFMSettings
 SETTINGS: dict[Detector, type[Group]] = dict(zip(DETECTORS, KINDS, strict=True))
 VADCLIP_XD = {"learning_rate": 1e-5, "batch_size": 96, "balanced": False, "milestones": (3, 6, 10),
               "window": 64, "layers": 1, "separation_weight": 1e-4}  # fmt: skip
-# The text names no schedule (hence a fixed rate) and not how batches are drawn.
+# The text gives no learning-rate schedule, hence a fixed rate, and no way to draw batches.
 TEXT = {"batch_size": 64, "milestones": (), "layers": 1}
 PRESETS: dict[tuple[str, ...], dict[str, Any]] = {
     ("vadclip", "xd", "official"): VADCLIP_XD,

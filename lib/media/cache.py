@@ -29,7 +29,7 @@ class FrameCache:
     def info(
         self, path: Path, choose: Choose = lambda path, info: [], threads: str = "AUTO"
     ) -> VideoInfo:
-        """Info of a video, from one decoding pass that also caches the frames ``choose`` lists.
+        """Info of a video, counted once per content; that pass also caches what ``choose`` lists.
 
         ``choose`` gets the info that the packets promise. If decoding proves it wrong, or the
         frames are more than THROUGH, none is cached; ``get`` then decodes them.

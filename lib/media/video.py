@@ -53,8 +53,8 @@ class Walk:
         frames, info = decoded[-1] + 1, self.info
         lost = tuple(np.setdiff1d(np.arange(frames), decoded).tolist())
         keyframes = () if lost else info.keyframes  # after damage, decoders differ
-        found = {"frames": frames, "times": info.times[: frames + 1], "keyframes": keyframes}
-        self.info = replace(info, **found, lost=lost, promised=max(info.promised, frames))
+        counted = {"frames": frames, "times": info.times[: frames + 1], "keyframes": keyframes}
+        self.info = replace(info, **counted, lost=lost, promised=max(info.promised, frames))
 
 
 def count_frames(path: Path) -> VideoInfo:
@@ -72,7 +72,7 @@ def probe(
     status = path.stat()
     key = str(path.absolute()), status.st_size, status.st_mtime_ns
     if key not in _known:
-        # Hashing 100 GB takes minutes: a file of the same size and time is not hashed again.
+        # Hashing 100 GB takes minutes: an unchanged path, size and time is not hashed again.
         file = store / f"seen-{sha256_json(key)[:32]}.json" if store else None
         _known[key] = _load_or_make(file, partial(_probe_content, path, store, count))
     return _known[key]

@@ -72,7 +72,7 @@ def similarity_answerer(
 def blind_answerer(questions: Sequence[Question]) -> Answerer:
     """Answer without frames, by the right answers to the questions on other footage.
 
-    It takes the most frequent class, then the time that overlaps most with all these events. Its
+    It takes the most frequent class, then the time that overlaps most with events there. Its
     accuracy above chance comes from the questions themselves.
     """
     totals = [q for q in questions if q.kind == "total"]

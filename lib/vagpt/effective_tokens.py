@@ -1,4 +1,4 @@
-"""Spatial effective tokens: keep the patches that changed since the last frame (VA-GPT, SETS).
+"""Spatial effective tokens: keep patches that changed since the previous frame (VA-GPT, SETS).
 
 Patch features come from DINOv2 (a timm model) or from the backbone's own tower. VA-GPT keeps half
 of the patches, the best of the five shares it tries. Axes: T frames, (h, w) patches, D features.
@@ -31,7 +31,7 @@ class Shown(NamedTuple):
     """What a language model sees of a footage; an image is one frame."""
 
     tokens: Tensor  # (T, h, w, W), before the projector
-    moved: np.ndarray  # (T, h, w): change of each token since the frame before; inf where unknown
+    moved: np.ndarray  # (T, h, w): change of each token since an earlier frame; inf if unknown
     times: np.ndarray  # (T,) s
 
 

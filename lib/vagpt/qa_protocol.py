@@ -9,7 +9,7 @@ class QAParams(Group):
     """Questions, temporal classifier, tokens, and an optional vision-language model."""
 
     joined: int = Field(1, ge=1)  # test videos joined into one footage; 1 in the paper
-    max_iou: float = Field(0.5, gt=0, lt=1)  # of a wrong option's time with an event; ours
+    max_iou: float = Field(0.5, gt=0, lt=1)  # of a wrong time with events and other options; ours
     learning_rate: float = Field(1e-3, gt=0)
     batch_size: int = Field(32, ge=1)
     hidden: int = Field(256, ge=1)  # ours: unpublished

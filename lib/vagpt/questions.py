@@ -27,7 +27,7 @@ def words(class_name: str) -> str:
 
 
 class Footage(NamedTuple):
-    """Video that a question is about: events (start, end) in s, each with a class; () is normal."""
+    """One or more videos asked about: events (start, end) in s, each with a class; () is normal."""
 
     name: str
     duration: float
@@ -117,8 +117,8 @@ def make_questions(
     """Make a total question for each footage, and a temporal one for each with an event.
 
     The longest event is asked about; ``classes`` are the abnormal ones. Total: "no anomaly" and
-    three pairs of class and time, all different. Temporal: four times for the event's class. Wrong
-    times have an IoU of at most ``max_iou`` with any event and any other option.
+    three pairs of class and time, none of them twice. Temporal: four times for the event's class.
+    Wrong times have an IoU of at most ``max_iou`` with events and other options if possible.
     """
     pool = np.array([np.divide(s, f.duration) for f in footages for s in f.spans]).reshape(-1, 2)
     return [q for f in footages for q in _questions(f, classes, pool * f.duration, seed, max_iou)]

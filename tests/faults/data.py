@@ -66,7 +66,7 @@ ROWS: list[tuple[str, dict[str, Any], str, str, int]] = [
 ]
 
 
-def told(rows: list[Finding]) -> str:
+def summary(rows: list[Finding]) -> str:
     """All reasons and actions of a report."""
     return "; ".join(f"{row.reason}: {row.action}" for row in rows)
 
@@ -82,7 +82,7 @@ def read(load: Callable, rows: list[dict[str, Any]], kept: int, folder: Path) ->
     content = rows if load is load_vagta else {"items": rows}
     items, report = load(written(folder, content))
     assert len(items) == kept and items[-1].video == rows[-1]["video"]
-    return told(report.rows)
+    return summary(report.rows)
 
 
 def far_frames(folder: Path) -> str:
@@ -93,7 +93,7 @@ def far_frames(folder: Path) -> str:
     assert ids(dataset[0]["frames"]) == [31, 33, 36, 39]  # the last is the nearest to the region
     boxes, present, *_ = dataset[0]["regions"][0]
     assert present.tolist() == [False] * 3 + [True] and boxes[3].tolist() == [0, 0, 0.5, 0.5]
-    return told(dataset.notes)
+    return summary(dataset.notes)
 
 
 def sound(path: Path) -> None:

@@ -1,6 +1,6 @@
 """Selection, losses and training of AnomalyCLIP (section 3.4, Appendices A and B).
 
-Training reads no test data and keeps the last epoch, like the authors. Axes: B videos, the first
+Training reads no test data. Like the authors, we keep the last epoch. Axes: B videos, the first
 half abnormal, S segments, F frames, C abnormal classes, K selected segments.
 """
 

@@ -98,7 +98,7 @@ class VadCLIP(nn.Module):
         half, position = width // 2, torch.arange(self.settings.length, dtype=torch.float32)
         distance = (position[:, None] - position[None, :]).abs()
         self.activation = QuickGELU()
-        self.disAdj = nn.Module()  # sigma of eq. 3; unused in official checkpoints
+        self.disAdj = nn.Module()  # sigma of eq. 3; stored but not used by the official code
         self.disAdj.register_buffer("sigma", torch.ones(1))
         if self.settings.variant == "paper":
             self.gc = nn.Linear(width, half, bias=False)  # the one W of eq. 1
@@ -142,7 +142,7 @@ class VadCLIP(nn.Module):
         return self.linear(x)
 
     def _graph(self, x: Tensor, valid: Tensor) -> Tensor:
-        """Global module (eq. 1). Where its residual goes is unpublished; ours spans the module.
+        """Global module (eq. 1). The text does not place its residual; "paper" spans the module.
 
         Cosines (eq. 2) up to the threshold become 0, not -inf, so they weigh exp(0) (official).
         """

@@ -95,7 +95,7 @@ def training_window(features: Tensor, length: int) -> tuple[Tensor, int]:
 def epoch_batches(
     is_normal: Sequence[bool], settings: VadCLIPSettings, rng: np.random.Generator
 ) -> Iterable[list[int]]:
-    """Shuffled batches of an epoch: half normal, half abnormal until either runs out; or of all."""
+    """Shuffled batches of an epoch: half normal until either kind runs out, or all videos."""
     size, half = settings.batch_size, settings.batch_size // 2
     if not settings.balanced:
         order = rng.permutation(len(is_normal)).tolist()
