@@ -47,7 +47,7 @@ for book in books.runnable(PARAMS):
             "{PYTHON} -m companion.execution {params.name} {PROFILE} {PAIRS}"
 
 
-# One ablation per job, for a cluster; elsewhere use python -m companion.ablations
+# One ablation per job, for a cluster of equal nodes; elsewhere use python -m companion.ablations
 #   snakemake --config profile=paper --executor slurm runs/paper/ablations/full/seed{0,1,2,3,4}.csv
 rule ablation:
     input:

@@ -60,6 +60,15 @@ def test_a_detector_is_compared_on_the_same_features():
     assert results[["value", "change", "seeds"]].to_numpy().tolist() == [[70, 0, 1], [79, -1, 1]]
 
 
+def test_variants_pair_on_one_processor_and_a_seed_counts_once():
+    rows = [("full", 0, 80, "a"), ("full", 0, 84, "b"), ("full", 1, 60, "a"), ("hard", 0, 79, "a"),
+            ("hard", 0, 81, "b"), ("hard", 1, 58, "b"), ("global", 0, 70, "b")]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["variant", "seed", "value", "processor"])
+    results = ablation_tables.ablation_table(table.assign(metric="MSS"), "MSS").set_index("title")
+    found = results[["value", "change", "seeds"]].to_numpy().tolist()  # full, global, hard
+    assert found == [[71, 0, 2], [70, -14, 1], [80, -2, 1]]
+
+
 def test_a_verdict_counts_what_the_interval_leaves_zero_out_of():
     rows = [("whole", 80, 0, 0, 0, True), ("a", 75, -5, -6, -4, False), ("b", 81, 1, -1, 3, False)]
     columns = ["title", "value", "change", "low", "high", "reference"]

@@ -140,7 +140,7 @@ def test_log_odds_by_hand() -> None:
 
 def test_the_published_score_of_all_marks_and_its_bins() -> None:
     marks = pd.DataFrame(product(range(1, 6), repeat=4), columns=list(screening.WEIGHTS))
-    notes = {f"{name}_note": f"{name} told" for name in marks}
+    notes = {f"{name}_note": f"{name} noted" for name in marks}
     decided = screening.decide(marks.assign(clip="a", class_name="A", override="", **notes))
     score = marks @ [1, 2, 2, 5]
     veto = marks.eq(1).any(axis=1)

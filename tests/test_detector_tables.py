@@ -177,10 +177,11 @@ def test_shares_and_pieces_of_the_features_are_those_of_the_whole(tmp_path, monk
     for path in bad:
         path.write_text("not a video")
     model, rule = tuned_models.stage_model(load_params("smoke"), "clip"), SnippetRule(8, 2, 10)
-    what, rest = ([model], dict.fromkeys(videos + bad, range(10)), rule), (tmp_path / "cache", 1)
-    [whole] = extract_features(*what, tmp_path / "a", *rest)
+    wanted = [model], dict.fromkeys(videos + bad, range(10)), rule
+    options = tmp_path / "cache", 1
+    [whole] = extract_features(*wanted, tmp_path / "a", *options)
     assert {*read_json(whole / "failures.json")} == {"bad.mp4", "also bad.mp4"}
-    shared = *what, tmp_path / "b", *rest, "fp32"
+    shared = *wanted, tmp_path / "b", *options, "fp32"
     extract_features(*shared, parse_shard("2/2"))
     with locked(tmp_path / "b" / ".2-of-2.lock"):
         [shares] = extract_features(*shared, parse_shard("1/2"))
@@ -188,16 +189,16 @@ def test_shares_and_pieces_of_the_features_are_those_of_the_whole(tmp_path, monk
         assert (shares / file.name).read_bytes() == file.read_bytes()
     assert len(list(shares.iterdir())) == 3 * 10 + 3  # failures.json, features.json, videos.json
     monkeypatch.setattr(features, "PIECE", 3)
-    extract_features([model], {videos[2]: [5]}, rule, tmp_path / "c", *rest)
+    extract_features([model], {videos[2]: [5]}, rule, tmp_path / "c", *options)
     assert [file.name for file in tmp_path.glob("c/*/*.npy")] == ["2__5.npy"]
-    [pieces] = extract_features(*what, tmp_path / "c", *rest)
+    [pieces] = extract_features(*wanted, tmp_path / "c", *options)
     for crop in range(10):
         a, b = (read_features(feature_file(folder, videos[2], crop)) for folder in (whole, pieces))
         assert a.shape == (5, 128)
         np.testing.assert_allclose(a, b, atol=1e-4)
     assert whole.name == pieces.name
     twice = dict.fromkeys([videos[0], tmp_path / "x" / "0.mp4"], [0])
-    assert "share a name" in refused(extract_features, [model], twice, rule, tmp_path, *rest)
+    assert "share a name" in refused(extract_features, [model], twice, rule, tmp_path, *options)
 
 
 def test_another_video_of_the_name_is_extracted_anew_and_an_equal_one_is_not(tmp_path):

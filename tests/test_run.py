@@ -1,4 +1,4 @@
-"""A run: what is checked first, what Snakemake runs again, and what the user is told."""
+"""A run: what is checked first, what Snakemake runs again, and its messages."""
 
 import argparse
 import os

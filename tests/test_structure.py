@@ -28,7 +28,7 @@ ALLOWED = {("vagpt", "curation.chat_models")}
 MOST = {
     "lib/alertclip/": (3761, 4200),
     "lib/": (19_613, 15_000),
-    "tests/": (8_993, 8500),
+    "tests/": (9_007, 8500),
 }
 PARALLEL = ("vadclip", "anomalyclip")  # two packages with the same parts
 

@@ -1,8 +1,8 @@
 """Run variants of a profile over seeds, each variant and seed in a job of its own.
 
 ``python -m companion.ablations --profile mini --seeds 0 1 2 3 4 --cores 2`` runs every variant of
-params/ablations.yaml; ``--variants`` names some. Finished results are kept; a job that fails does
-not stop the others. ``--measure`` chooses the table:
+params/ablations.yaml; ``--variants`` names some. Finished results are kept; a failed job does not
+stop the others. Variants pair only on the same kind of processor. ``--measure`` chooses the table:
 
 ablations    zero-shot metrics of the trained model on the test clips
 seeds        the same for CLIP, Stage I and Full, with paired differences
@@ -10,7 +10,7 @@ benchmarks   the three models on whole videos: zero-shot in every domain, and in
 curves       development metrics every 25 steps
 
 Results: runs/<profile>/<measure>/<variant>/seed<seed>.csv, runs/<profile>/<measure>_reference.csv
-(committed as figures/ablations_reference, seeds_test, benchmarks_test and learning_curves.csv).
+(figures/ablations_reference, seeds_test, benchmarks_test and learning_curves.csv come from them).
 """
 
 import argparse
@@ -99,7 +99,7 @@ def results(
     tables = [_read(file) for file in files if file.exists()]
     if not tables:
         raise InputError(f"{measure}: no variant of {P.profile} has a result; run them first")
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(tables, ignore_index=True).fillna({"processor": "not recorded"})
 
 
 def main() -> None:
@@ -107,7 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m companion.ablations", description=__doc__)
     add = parser.add_argument
     add("--measure", choices=MEASURES, default="ablations")
-    add("--variants", nargs="+", help="default: all; for other measures, the committed ones")
+    add("--variants", nargs="+", help="default: all; for other measures, those in figures/")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     add("--cores", type=int, help="jobs at once; default: one per core, one on a GPU")
     args, P = read_command_line(parser)

@@ -72,7 +72,7 @@ def left_out(notebook: Path, lacking: Mapping[str, str]) -> nbformat.NotebookNod
     book = nbformat.read(notebook, as_version=4)
     for i, cell in enumerate(book.cells):
         if needs := [lacking[tag] for tag in lacking if tag in cell.metadata.get("tags", ())]:
-            text = f"*Left out: this needs {', '.join(needs)}.*"
+            text = f"*Left out: this needs {', '.join(dict.fromkeys(needs))}.*"
             book.cells[i] = nbformat.v4.new_markdown_cell(text, id=cell.id)
     return book
 

@@ -72,7 +72,7 @@ class AblationParams(paper.Group):
     variants: list[str] = []  # empty = all
     seeds: list[int] = Field([0, 1, 2, 3, 4], min_length=1)
     backbone: Literal["clip", "stage1", "full"] = "clip"  # of the detectors' own variants
-    detector: bool = True  # measure marked variants by VadCLIP too, each on new features
+    detector: bool = True  # also by VadCLIP, on new features: variants with detector: true
 
 
 class FailureParams(paper.Group):

@@ -107,7 +107,7 @@ def benchmark_gaps(
     names += filter(None, (benchmark.annotation_file, benchmark.class_annotation_file))
     files = [root / benchmark.annotation_root / name for name in names if "{" not in name]
     gaps = [Gap(f"{path}: missing", source) for path in files if not path.is_file()]
-    if gaps:
+    if gaps:  # nothing further can be read
         return gaps
     for split, video_paths in videos.items():
         try:

@@ -47,11 +47,11 @@ GALLERY = (  # VA-GPT, supplementary 2.1 and 2.2; last, the question that ends e
 
 
 class Exam(NamedTuple):
-    """Questions, and the visual tokens and the classifier's sentence for each footage."""
+    """Questions; visual tokens and the classifier's sentence (``hints``) of each footage."""
 
     asked: QuestionSet
     shown: dict[str, Shown]
-    told: dict[str, str]
+    hints: dict[str, str]
     listed: bool  # questions list their options
     source: str  # hash of the domain
 
@@ -170,7 +170,7 @@ def _footage(name: str, captions: Sequence[TimedCaption], duration: float) -> Fo
 
 
 def _item(exam: Exam, question: Question, interval: bool, option: int | None = None) -> Dialogue:
-    text = prompt(question, exam.told[question.video] if interval else "", exam.listed)
+    text = prompt(question, exam.hints[question.video] if interval else "", exam.listed)
     names = LETTERS if exam.listed else [o.text for o in question.options]
     return Dialogue(exam.shown[question.video], [(text, None if option is None else names[option])])
 
@@ -201,7 +201,7 @@ def replies(
     kept, interval = ARMS[arm]
     results = Results(file)
     digests = {
-        q: sha256_json([exam.source, arm, *q, prompt(q, exam.told[q.video])])
+        q: sha256_json([exam.source, arm, *q, prompt(q, exam.hints[q.video])])
         for q in exam.asked.questions
     }
     todo = [q for q in digests if digests[q] not in results.rows]

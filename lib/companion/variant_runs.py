@@ -34,6 +34,7 @@ STAGE1 = ("seed", "data", "world", "model", "training.negatives", "stage1")
 NOT_STAGE1 = ("hard_negatives_train", "region_negatives", "region_pooling", "patch_tokens")
 TUNING = ("seed", "data", "world", "model", "training", "stage1", "stage2", "evaluation.prompts")
 DETECTION = ("detector", "evaluation.precision")
+DOMAINS = ("evaluation.transfer", "evaluation.open_vocabulary_changes")
 KEPT = {f"stage{stage}_{name}": value for stage in (1, 2)
         for name, value in (("save_steps", 25), ("save_limit", 1000))}  # fmt: skip
 STILLS = 600  # per checkpoint, for accuracy on scene, colour, object and posture
@@ -165,8 +166,8 @@ def inputs_hash(P: Params, name: str, seed: int, measure: str = "ablations") -> 
     variant = load_variants()[name]
     names = (*TUNING, *DETECTION, "ablation.backbone")
     if variant.kind == "alertclip":
-        detected = measure == "benchmarks" or (P.ablation.detector and variant.detector)
-        names = TUNING + (DETECTION if detected else ())
+        detection = DETECTION if P.ablation.detector and variant.detector else ()
+        names = TUNING + (DETECTION + DOMAINS if measure == "benchmarks" else detection)
     elif P.features:
         names += ("features",)
     changed = _changed(P, variant, seed)

@@ -183,7 +183,7 @@ CASES = [
       for given, done, damage, start in STAGES),
     *(Case(f"weights: {given}", NOT_LOADED, says, partial(load_changed, change))
       for given, change, says in LOADED),
-    Case("stage: a clip lost on the way", "stops, or skips it if told so",
+    Case("stage: a clip lost on the way", "stops, or skips it with skip_lost_clips",
          r"a.mp4: 1 clips .*a.mp4: no such file.*skip_lost_clips=true", lost_clip),
     Case("weights: an export with NaN", NOT_LOADED, "ln_final.weight .*not finite", not_finite),
     Case("weights: a wrapped detector's, then with NaN", "loaded; NaN refused",
