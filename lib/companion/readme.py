@@ -18,8 +18,8 @@ from media.files import atomic_write
 
 TEMPLATES = ROOT / "docs" / "templates"
 PAGES = ("results.md", "speed.md")
-ABLATIONS = {"ablations": "ablations_reference", "short": "short_trainings"}
-SEEDS = {"seeds": "seeds_test", "siglip": "minisiglip_seeds", "benchmarks": "benchmarks_test"}
+OVER_SEEDS = {"ablations": "ablations_reference", "short": "short_trainings", "seeds": "seeds_test",
+              "siglip": "minisiglip_seeds", "benchmarks": "benchmarks_test"}  # fmt: skip
 BEGIN, END = "<!-- results: python -m companion.readme -->", "<!-- end of results -->"
 
 
@@ -85,25 +85,24 @@ def judged(
 
 
 def apart(**where: object) -> str:
-    """Root mean square difference of the two processors at equal seed, of seeds_test.csv."""
-    table = committed("seeds_test")
-    part = table[(table[list(where)] == pd.Series(where)).all(axis=1)]
+    """Root mean square difference of a seed's two trainings in seeds_test.csv, one decimal."""
+    part = _rows("seeds_test.csv", where)
     first, second = part.pivot(index="processor", columns="seed", values="value").to_numpy()
     return f"{np.sqrt(np.mean((first - second) ** 2)):.1f}"
 
 
 @cache
 def _table(name: str) -> pd.DataFrame:
-    if name in ABLATIONS:  # changes against the whole method
-        table = committed(ABLATIONS[name])
-        table["variant"] = table["variant"].str.removesuffix(", 25 steps")
-        return pd.concat(ablation_table(table, metric) for metric in table["metric"].unique())
     if name == "gains":  # Full minus global alone on development clips, by step
         return gains(committed("learning_curves"))
-    base, _, processor = name.partition(" on ")
-    if base in SEEDS:  # models and their differences, on one processor or the mean of all
-        table = committed(SEEDS[base])
-        return over_seeds(table[table["processor"] == processor] if processor else table)
+    base, _, processor = name.partition(" on ")  # one training of each seed, or the mean of all
+    if base in OVER_SEEDS:
+        table = committed(OVER_SEEDS[base])
+        table = table[table["processor"] == processor] if processor else table
+        if "variant" not in table:  # models and their differences
+            return over_seeds(table)
+        table = table.assign(variant=table["variant"].str.removesuffix(", 25 steps"))
+        return pd.concat(ablation_table(table, metric) for metric in table["metric"].unique())
     return pd.read_csv(ROOT / name if "/" in name else ROOT / "figures" / name)
 
 
