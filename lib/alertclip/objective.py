@@ -1,7 +1,7 @@
 """The objective of a stage: gradients of an optimiser step, and validation metrics.
 
-InfoNCE takes its negatives from the micro-batch (``micro``: 8 clips, Table 4 read literally) or
-from the whole optimiser step (``accumulated``: 128 clips). The latter is GradCache (Gao et al.
+InfoNCE takes its negatives from the micro-batch (``micro``: 8 clips, Table 4 read literally), or
+else from the whole optimiser step (``accumulated``: 128 clips). The latter is GradCache (Gao et al.
 2021; open_clip's ``accum_freq``): embed every micro-batch without a graph, compute the loss and the
 gradients of all embeddings, then embed each micro-batch again and backpropagate its gradients. That
 costs a second forward pass but no memory.

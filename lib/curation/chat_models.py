@@ -1,8 +1,8 @@
 """A vision-language chat model behind a URL, asked one question at a time.
 
 ``transformers serve`` (of transformers[serving]) or vLLM serve a local model at such a URL. The API
-key comes from the environment only and never appears in a result, message or log: it is removed
-from everything the server returns.
+key comes from the environment only and never appears in a result, message or log: whatever the
+server returns is cleared of it.
 """
 
 import base64
