@@ -83,18 +83,18 @@ def benchmark_metrics(P: Params, name: str, seed: int) -> pd.DataFrame:
     the detector seeds. Columns model (or a difference), measure, value.
     """
     P, stages = train_variant(P, name, seed), tuple(tuned_models.STAGES)
-    tables = {"zero-shot, ": zero_shot_table(P, stages, "snippet")}
-    novel = open_vocabulary_table(P, stages).query("normals and metric == 'AUC'")
-    tables["VadCLIP of base classes: frame AUC, "] = novel.assign(setting=novel["subset"])
+    zero_shot = zero_shot_table(P, stages, "snippet")
+    by_subset = open_vocabulary_table(P, stages).query("normals and metric == 'AUC'")
+    names = "VadCLIP of base classes: frame AUC, " + by_subset["subset"]
+    rows = [zero_shot.assign(metric="zero-shot, " + zero_shot["setting"])]
+    rows.append(by_subset.assign(metric=names))
     for kind in READERS:
         scored = detector_tables.score_stages(P, kind, stages)
-        resampled = detector_tables.resample_models(P, scored)
-        tables[f"{DETECTORS[kind]}: "] = detector_tables.backbone_table(resampled, "none")
-    rows = [table.assign(measure=start + table["setting"]) for start, table in tables.items()]
-    wide = pd.concat(rows).pivot(index="measure", columns="model", values="value")
+        rows.append(_frame_metrics(P, scored, f"{DETECTORS[kind]}: "))
+    wide = pd.concat(rows).pivot(index="metric", columns="model", values="value")
     for before, after in combinations(tuned_models.STAGES.values(), 2):
         wide[f"{after} minus {before}"] = wide[after] - wide[before]
-    return wide.melt(var_name="model", ignore_index=False).reset_index()
+    return wide.rename_axis("measure").melt(var_name="model", ignore_index=False).reset_index()
 
 
 def curve(P: Params, name: str, seed: int) -> pd.DataFrame:
